@@ -1,0 +1,136 @@
+"""avrobust: the adversarial robustness of multi-modal models, measured and improved.
+
+Every public name is here, and each is imported on first use: `import avrobust_core` loads neither torch nor
+pydantic, so that `avrobust plugins` answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from avrobust_core._version import __version__
+
+if TYPE_CHECKING:
+    from avrobust_core.balls import Ball
+    from avrobust_core.batches import Batch, Clip, Encoded
+    from avrobust_core.budgets import Budget, ThreatModel
+    from avrobust_core.components import Component, Config
+    from avrobust_core.contracts import (
+        Attack,
+        AttackResult,
+        Augmentation,
+        Dataset,
+        EncodedDims,
+        Encoder,
+        Fusion,
+        Measurement,
+        Metric,
+        Subject,
+        TrainingStep,
+    )
+    from avrobust_core.errors import AvrobustError, ClipError, DataError
+    from avrobust_core.hookspecs import hookimpl
+    from avrobust_core.media import MediaSpec, Task
+    from avrobust_core.model import AVModel
+    from avrobust_core.objectives import classification_loss, correct, margin
+    from avrobust_core.randomness import clip_generator, derive_seed
+    from avrobust_core.registry import Registry
+    from avrobust_core.statistics import Estimate, bootstrap, bootstrap_mean
+    from avrobust_core.verification import Verdict, verify
+    from avrobust_core.victim import BoundVictim, Victim
+
+_HOME = {
+    "Ball": "balls",
+    "Batch": "batches",
+    "Clip": "batches",
+    "Encoded": "batches",
+    "Budget": "budgets",
+    "ThreatModel": "budgets",
+    "Component": "components",
+    "Config": "components",
+    "Attack": "contracts",
+    "AttackResult": "contracts",
+    "Augmentation": "contracts",
+    "Dataset": "contracts",
+    "EncodedDims": "contracts",
+    "Encoder": "contracts",
+    "Fusion": "contracts",
+    "Measurement": "contracts",
+    "Metric": "contracts",
+    "Subject": "contracts",
+    "TrainingStep": "contracts",
+    "AvrobustError": "errors",
+    "ClipError": "errors",
+    "DataError": "errors",
+    "hookimpl": "hookspecs",
+    "MediaSpec": "media",
+    "Task": "media",
+    "AVModel": "model",
+    "classification_loss": "objectives",
+    "correct": "objectives",
+    "margin": "objectives",
+    "clip_generator": "randomness",
+    "derive_seed": "randomness",
+    "Registry": "registry",
+    "Estimate": "statistics",
+    "bootstrap": "statistics",
+    "bootstrap_mean": "statistics",
+    "Verdict": "verification",
+    "verify": "verification",
+    "BoundVictim": "victim",
+    "Victim": "victim",
+}
+
+__all__ = [
+    "AVModel",
+    "Attack",
+    "AttackResult",
+    "Augmentation",
+    "AvrobustError",
+    "Ball",
+    "Batch",
+    "BoundVictim",
+    "Budget",
+    "Clip",
+    "ClipError",
+    "Component",
+    "Config",
+    "DataError",
+    "Dataset",
+    "Encoded",
+    "EncodedDims",
+    "Encoder",
+    "Estimate",
+    "Fusion",
+    "Measurement",
+    "MediaSpec",
+    "Metric",
+    "Registry",
+    "Subject",
+    "Task",
+    "ThreatModel",
+    "TrainingStep",
+    "Verdict",
+    "Victim",
+    "__version__",
+    "bootstrap",
+    "bootstrap_mean",
+    "classification_loss",
+    "clip_generator",
+    "correct",
+    "derive_seed",
+    "hookimpl",
+    "margin",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'avrobust_core' has no attribute {name!r}")
+    value = getattr(import_module(f"avrobust_core.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

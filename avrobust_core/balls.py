@@ -1,0 +1,171 @@
+"""Norm balls around clean clips, cut by the media's bounds: what one modality of a batch may become.
+
+Everything an attack needs of a norm is here: nearest point, steepest step, a random start, and the measure in
+float64 by which the core checks the result. A new norm is one subclass.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from avrobust_core.budgets import Budget, Snr
+
+FLOAT32_HALF_ULP = 2.0**-24
+"""Largest relative error of rounding to float32."""
+
+
+class Ball(ABC):
+    """The points within `radius` of `center` in one norm, and within `bounds`.
+
+    Args:
+        center: clean clips, (B, ...) float32, any rank.
+        radius: (B,) float64, not negative; 0 leaves the clip as it is, bit for bit.
+        bounds: lowest and highest value, or None.
+    """
+
+    norm: ClassVar[str]
+
+    def __init__(self, center: Tensor, radius: Tensor, bounds: tuple[float, float] | None) -> None:
+        self.center = center
+        self.radius = radius
+        self.bounds = bounds
+        self.step_radius = per_clip(radius.to(center.dtype), center)
+        """The radius shaped to multiply a perturbation: (B, 1, ...), in the clips' dtype."""
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """A point of the ball and of the bounds: the nearest for linf; for l2 nearest in the ball, then clamped.
+
+        Stored in float32, it is inside when measured again in float64.
+        """
+
+    @abstractmethod
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The step of unit norm that raises a linear function with this gradient the most; 0 where it is 0."""
+
+    @abstractmethod
+    def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """A point drawn uniformly from the ball, then clamped: one generator per clip."""
+
+    @abstractmethod
+    def measure(self, x: Tensor) -> Tensor:
+        """The norm of x - center: (B,) float64."""
+
+    def select(self, index: Tensor) -> "Ball":
+        """The balls of the clips at `index` (int64 positions)."""
+        return type(self)(self.center[index], self.radius[index], self.bounds)
+
+    def _difference(self, x: Tensor) -> Tensor:
+        return (x.double() - self.center.double()).flatten(1)
+
+
+class LinfBall(Ball):
+    """No sample may move by more than the radius."""
+
+    norm = "linf"
+
+    def __init__(self, center: Tensor, radius: Tensor, bounds: tuple[float, float] | None) -> None:
+        super().__init__(center, radius, bounds)
+        exact = per_clip(radius, center)
+        # Rounded towards the center, so that float32 never steps over the radius by half an ulp.
+        self._low = _round_inside(center.double() - exact, center)
+        self._high = _round_inside(center.double() + exact, center)
+        if bounds is not None:
+            self._low.clamp_(min=bounds[0])
+            self._high.clamp_(max=bounds[1])
+
+    def project(self, x: Tensor) -> Tensor:
+        return torch.clamp(x, self._low, self._high)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
+        noise = torch.stack([torch.rand(self.center.shape[1:], generator=g) for g in generators])
+        noise = noise.to(self.center.device).mul_(2).sub_(1)
+        return self.project(self.center + self.step_radius * noise)
+
+    def measure(self, x: Tensor) -> Tensor:
+        return self._difference(x).abs().amax(dim=1)
+
+
+class L2Ball(Ball):
+    """The Euclidean length of the change, over all samples of the clip, is at most the radius."""
+
+    norm = "l2"
+
+    def __init__(self, center: Tensor, radius: Tensor, bounds: tuple[float, float] | None) -> None:
+        super().__init__(center, radius, bounds)
+        # A stored float32 is off by half an ulp of its own size in each coordinate: keep clear by all of them together.
+        largest = center.flatten(1).abs().amax(dim=1).double() + radius
+        slack = (center[0].numel() ** 0.5) * FLOAT32_HALF_ULP * largest + 1e-6 * radius
+        self._reach = per_clip((radius - slack).clamp(min=0).to(center.dtype), center)
+
+    def project(self, x: Tensor) -> Tensor:
+        delta = x - self.center
+        length = _length(delta)
+        inside = self.center + delta * (self._reach / length.clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1)
+        return inside if self.bounds is None else inside.clamp(*self.bounds)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        # Scaled by the largest entry first: the squares of a tiny gradient would vanish in float32.
+        largest = per_clip(gradient.flatten(1).abs().amax(dim=1), gradient)
+        scaled = gradient / largest.clamp(min=torch.finfo(gradient.dtype).tiny)
+        return scaled / _length(scaled).clamp(min=1)
+
+    def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
+        shape = self.center.shape[1:]
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+        share = torch.stack([torch.rand((), generator=g) for g in generators]) ** (1 / shape.numel())
+        noise, share = noise.to(self.center.device), share.to(self.center.device)
+        length = _length(noise).clamp(min=torch.finfo(noise.dtype).tiny)
+        return self.project(self.center + noise / length * self.step_radius * per_clip(share, noise))
+
+    def measure(self, x: Tensor) -> Tensor:
+        return self._difference(x).norm(dim=1)
+
+
+BALLS: dict[str, type[Ball]] = {ball.norm: ball for ball in (LinfBall, L2Ball)}
+
+
+def make_ball(clean: Tensor, budget: Budget, bounds: tuple[float, float] | None) -> Ball:
+    """The ball of one modality of a batch.
+
+    Args:
+        clean: (B, ...) float32.
+        budget: norm, radius and, where given, bounds of its own.
+        bounds: the media's bounds, used where the budget has none.
+    """
+    return BALLS[budget.norm](clean, radii(clean, budget), budget.bounds or bounds)
+
+
+def radii(clean: Tensor, budget: Budget) -> Tensor:
+    """The radius of each clip's ball: (B,) float64.
+
+    For a signal-to-noise ratio it is the radius at which a perturbation that fills the ball has that ratio:
+    l2: ||x||_2 10^(-snr/20); linf: rms(x) 10^(-snr/20), every sample moved by the full radius.
+    """
+    if not isinstance(budget.eps, Snr):
+        return torch.full((len(clean),), budget.eps, dtype=torch.float64, device=clean.device)
+    length = clean.double().flatten(1).norm(dim=1)
+    if budget.norm == "linf":
+        length = length / clean[0].numel() ** 0.5
+    return length * 10 ** (-budget.eps.snr_db / 20)
+
+
+def per_clip(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) values shaped (B, 1, ...) to broadcast over clips of any rank."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def _length(x: Tensor) -> Tensor:
+    return per_clip(x.flatten(1).norm(dim=1), x)
+
+
+def _round_inside(exact: Tensor, center: Tensor) -> Tensor:
+    rounded = exact.to(center.dtype)
+    outside = (rounded.double() - center.double()).abs() > (exact - center.double()).abs()
+    return torch.where(outside, torch.nextafter(rounded, center), rounded)

@@ -1,0 +1,86 @@
+"""What flows from a data set through encoders to logits: clips, batches, encodings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One audio-visual sample.
+
+    Attributes:
+        id: unique in its data set; results are keyed by it.
+        inputs: by modality, each of the shape that the modality's `MediaSpec` states; float32.
+        target: 0-d int64 class index, or (K,) float32 multi-hot.
+    """
+
+    id: str
+    inputs: dict[str, Tensor]
+    target: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Clips stacked.
+
+    Attributes:
+        inputs: by modality, each (B, ...); float32. Audio (B, C, T), video (B, 3, T, H, W).
+        targets: (B,) int64 class indices, or (B, K) float32: multi-hot, or soft targets after an augmentation.
+        ids: the clips' ids, in order.
+    """
+
+    inputs: dict[str, Tensor]
+    targets: Tensor
+    ids: tuple[str, ...]
+
+    @classmethod
+    def stack(cls, clips: Sequence[Clip]) -> "Batch":
+        """Stack clips of the same modalities and shapes.
+
+        Raises:
+            ValueError: if there is no clip.
+        """
+        if not clips:
+            raise ValueError("cannot stack no clips")
+        names = clips[0].inputs.keys()
+        return cls(
+            inputs={name: torch.stack([clip.inputs[name] for clip in clips]) for name in names},
+            targets=torch.stack([clip.target for clip in clips]),
+            ids=tuple(clip.id for clip in clips),
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device; the copy overlaps with computation where memory is pinned."""
+        return Batch(
+            inputs={name: x.to(device, non_blocking=True) for name, x in self.inputs.items()},
+            targets=self.targets.to(device, non_blocking=True),
+            ids=self.ids,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What an encoder returns.
+
+    Attributes:
+        tokens: (B, T, D), one per step of time; T may differ between modalities.
+        pooled: (B, E), the clip's embedding in this modality.
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+
+    def select(self, index: Tensor) -> "Encoded":
+        """The clips at `index` (int64 positions)."""
+        return Encoded(self.tokens.index_select(0, index), self.pooled.index_select(0, index))
+
+
+def select_inputs(inputs: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    """The clips at `index` (int64 positions) of every modality."""
+    return {name: x.index_select(0, index) for name, x in inputs.items()}

@@ -1,0 +1,220 @@
+"""What each kind of component is: the base classes that plugins subclass."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from avrobust_core.batches import Batch, Clip, Encoded
+from avrobust_core.media import MediaSpec, Task
+from avrobust_core.statistics import Estimate
+
+if TYPE_CHECKING:
+    from avrobust_core.victim import BoundVictim
+
+
+class Dataset(ABC):
+    """Clips with labels, in named splits. It must be picklable: worker processes get a copy.
+
+    Attributes:
+        media: what each modality is.
+        classes: the class names, in the order of the targets' indices.
+        task: whether a clip has one label or several.
+        max_unreadable: the share of a split's clips that may fail to load before the run ends with an error.
+    """
+
+    media: Mapping[str, MediaSpec]
+    classes: tuple[str, ...]
+    task: Task
+    max_unreadable: float = 0.0
+
+    @property
+    @abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits: "train" and "test" at least; "val" is used for selection where there is one."""
+
+    @abstractmethod
+    def ids(self, split: str) -> Sequence[str]:
+        """The ids of a split's clips, in order: unique over all splits, known without reading any media."""
+
+    @abstractmethod
+    def read(self, split: str, index: int) -> Clip:
+        """Read one clip; deterministic.
+
+        Raises:
+            ClipError: if it cannot be read; the loader skips it, counts it and names it.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of all that decides what `read` returns, but not of where it lies: part of every cell's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedDims:
+    """The width of what an encoder returns: `token` is D of tokens (B, T, D), `embed` is E of pooled (B, E)."""
+
+    token: int
+    embed: int
+
+
+class Encoder(nn.Module, ABC):
+    """From one modality to tokens and a pooled embedding.
+
+    What has a gradient but is no parameter (log-mel, pixel normalisation) is the `frontend`, so that budgets are
+    stated on the raw input.
+
+    Attributes:
+        dims: the widths of the tokens and of the pooled embedding.
+        frontend: differentiable, from the raw input (B, ...) to features (B, ...).
+    """
+
+    dims: EncodedDims
+    frontend: nn.Module
+
+    @abstractmethod
+    def encode(self, features: Tensor) -> Encoded:
+        """From the frontend's features to tokens (B, T, D) and pooled (B, E)."""
+
+    def forward(self, x: Tensor) -> Encoded:
+        """From the raw input to tokens and pooled."""
+        return self.encode(self.frontend(x))
+
+
+class Fusion(nn.Module, ABC):
+    """From what the encoders of a model return to one fused embedding.
+
+    Attributes:
+        dim: the width F of the fused embedding.
+    """
+
+    dim: int
+
+    @abstractmethod
+    def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:
+        """From encodings by modality to the fused embedding: (B, F), or (B, L, F) if the head pools it."""
+
+    def make_head(self, classes: int) -> nn.Module:
+        """The module from the fused embedding to logits (B, classes); linear unless the fusion needs its own."""
+        return nn.Linear(self.dim, classes)
+
+
+@dataclass(frozen=True, slots=True)
+class AttackResult:
+    """What an attack returns; the core measures norms, success and queries itself.
+
+    Attributes:
+        inputs: the attacked modalities only, each (B, ...), inside its ball; the clean clip where it failed.
+        success: (B,) bool: the attack believes that the clip is misclassified.
+        trace: (steps, B) loss per step, NaN where a clip was already done; None if it keeps none.
+    """
+
+    inputs: Mapping[str, Tensor]
+    success: Tensor
+    trace: Tensor | None = None
+
+
+class Attack(ABC):
+    """From a bound victim to perturbed inputs.
+
+    Attributes:
+        norms: the norms that it can attack in; a spec that asks for another is refused before anything runs.
+    """
+
+    norms: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def __call__(self, victim: "BoundVictim") -> AttackResult:
+        """Attack the clips of `victim`, each by itself: the result for a clip does not depend on its batch mates.
+
+        Random numbers come from `victim.generators(purpose)`. Nothing of the model, of the clean clips or of the
+        global random state may be changed.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a metric measures: a model's predictions on one split, clean or under one attack.
+
+    Attributes:
+        ids: the clips.
+        logits: (N, K) float32.
+        targets: (N,) int64, or (N, K) float32 multi-hot.
+        classes: K names.
+        task: decides what `targets` is.
+        confidence: of the intervals, e.g. 0.95.
+        resamples: how many bootstrap resamples.
+        seed: of the bootstrap.
+    """
+
+    ids: tuple[str, ...]
+    logits: NDArray[np.float32]
+    targets: NDArray[Any]
+    classes: tuple[str, ...]
+    task: Task
+    confidence: float = 0.95
+    resamples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a metric found.
+
+    Attributes:
+        values: by name, e.g. "top-1", "map"; each with an interval.
+        per_class: by name, then by class; NaN where a class has no clip to measure.
+    """
+
+    values: Mapping[str, Estimate]
+    per_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+class Metric(ABC):
+    """From predictions to numbers with intervals.
+
+    Attributes:
+        under_attack: measured again on the predictions under each attack, not only on the clean ones.
+        tasks: the tasks it is defined for; on others it is left out, and the result says so.
+    """
+
+    under_attack: ClassVar[bool] = False
+    tasks: ClassVar[frozenset[Task]] = frozenset({"single-label", "multi-label"})
+
+    @abstractmethod
+    def measure(self, subject: Subject) -> Measurement:
+        """Measure one subject."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStep:
+    """Where training stands when an augmentation is called.
+
+    Attributes:
+        epoch: from 0.
+        seed: of this fit; draw random numbers with `clip_generator(seed, clip_id, f"{purpose}/{epoch}")`.
+        model: the model in training mode.
+        classes: K.
+        task: decides what targets look like.
+    """
+
+    epoch: int
+    seed: int
+    model: nn.Module
+    classes: int
+    task: Task
+
+
+class Augmentation(ABC):
+    """From a training batch to the batch that is learned from."""
+
+    @abstractmethod
+    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
+        """The augmented batch; `batch` itself is not changed.
+
+        Single-label targets may become soft: (B, K) float that sum to 1.
+        """

@@ -1,0 +1,38 @@
+"""The errors that a user can cause and mend; the command prints them without a traceback."""
+
+
+class AvrobustError(Exception):
+    """Base of every error whose message is written for the user: what was wrong, where, and what to do."""
+
+
+class ClipError(AvrobustError):
+    """One clip cannot be read. The loader skips it, counts it and names it.
+
+    Args:
+        clip_id: the clip's id, as the data set names it.
+        reason: what is wrong with it, in one sentence without the id.
+    """
+
+    def __init__(self, clip_id: str, reason: str) -> None:
+        super().__init__(clip_id, reason)  # both, so that it survives pickling between worker processes
+        self.clip_id = clip_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"clip {self.clip_id!r}: {self.reason}"
+
+
+class DataError(AvrobustError):
+    """A data set as a whole cannot be used: no manifest, no such split, too many unreadable clips."""
+
+
+class ComponentError(AvrobustError):
+    """A component's name cannot be resolved, or its configuration does not fit."""
+
+
+class AttackViolation(AvrobustError):
+    """An attack returned something outside its threat model, or claimed what is not so."""
+
+
+class RunError(AvrobustError):
+    """A run cannot be carried out or read: its folder is in use, or a file of it is damaged."""

@@ -1,0 +1,23 @@
+"""What a data set says of its modalities and of its task; free of torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Task = Literal["single-label", "multi-label"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaSpec:
+    """What a data set says of one modality.
+
+    Attributes:
+        kind: what the tensor is, e.g. "audio", "video", "depth"; an encoder may refuse a kind it cannot read.
+        shape: of one clip, without the batch: audio (C, T), video (3, T, H, W).
+        rate: samples or frames per second; None where time has no rate.
+        bounds: lowest and highest value a clip may take, e.g. (-1, 1); None if unbounded.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    rate: float | None = None
+    bounds: tuple[float, float] | None = None

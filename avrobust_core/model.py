@@ -1,0 +1,75 @@
+"""The model: encoders by modality, a fusion, a head."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from torch import Tensor, nn
+
+from avrobust_core.batches import Encoded
+from avrobust_core.contracts import Encoder, Fusion
+
+
+class Single(Fusion):
+    """The fusion of a model with one encoder: its pooled embedding as it is."""
+
+    def __init__(self, modality: str, dim: int) -> None:
+        super().__init__()
+        self.modality = modality
+        self.dim = dim
+
+    def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:
+        """The pooled embedding: (B, E)."""
+        return encoded[self.modality].pooled
+
+
+class AVModel(nn.Module):
+    """Encoders by modality -> fusion -> head. Logits out, never probabilities.
+
+    Args:
+        encoders: by modality; a modality is a name, and nothing here knows any of them.
+        fusion: None for a model with one encoder.
+        classes: the number of logits K.
+    """
+
+    def __init__(self, encoders: Mapping[str, Encoder], fusion: Fusion | None, classes: int) -> None:
+        super().__init__()
+        if not encoders:
+            raise ValueError("a model needs at least one encoder")
+        if fusion is None:
+            if len(encoders) > 1:
+                raise ValueError(f"a model with the encoders {', '.join(encoders)} needs a fusion")
+            ((modality, encoder),) = encoders.items()
+            fusion = Single(modality, encoder.dims.embed)
+        self.encoders = nn.ModuleDict(encoders)
+        self.fusion = fusion
+        self.head = fusion.make_head(classes)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that the model reads."""
+        return tuple(self.encoders.keys())
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Encoded]:
+        """Encode those of the model's modalities that are among `inputs`; others are ignored."""
+        return {
+            name: cast(Encoded, encoder(inputs[name])) for name, encoder in self.encoders.items() if name in inputs
+        }
+
+    def classify(self, encoded: Mapping[str, Encoded]) -> Tensor:
+        """Logits (B, K) from the encodings of all modalities."""
+        return cast(Tensor, self.head(self.fusion(encoded)))
+
+    def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The fused embedding of raw inputs: (B, F), or (B, L, F) where the head pools it."""
+        return cast(Tensor, self.fusion(self.encode(inputs)))
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, K) from raw inputs by modality.
+
+        Raises:
+            KeyError: if a modality that the model reads is missing.
+        """
+        missing = [name for name in self.modalities if name not in inputs]
+        if missing:
+            raise KeyError(f"the model reads {', '.join(self.modalities)}; missing: {', '.join(missing)}")
+        return self.classify(self.encode(inputs))

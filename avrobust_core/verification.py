@@ -1,0 +1,106 @@
+"""The core's own check of whatever an attack returns: budget, bounds, untouched modalities, success."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avrobust_core.batches import Batch
+from avrobust_core.contracts import AttackResult
+from avrobust_core.errors import AttackViolation
+from avrobust_core.objectives import margin
+from avrobust_core.victim import BoundVictim
+
+NORM_TOLERANCE = 1e-6
+"""A norm may exceed its radius by this share: the rounding of float64 sums, nothing more."""
+
+MARGIN_TOLERANCE = 1e-4
+"""A success may be claimed on a margin up to this share of the largest logit: batching moves the last bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the core found when it checked an attack's result.
+
+    Attributes:
+        success: (B,) bool, by an independent forward pass of the whole model.
+        logits: (B, K) of that pass.
+        norms: by attacked modality, (B,) float64, measured again.
+    """
+
+    success: Tensor
+    logits: Tensor
+    norms: dict[str, Tensor]
+
+
+def verify(name: str, batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, result: AttackResult) -> Verdict:
+    """Check one attack's result on one batch.
+
+    Args:
+        name: the attack's, for the error.
+        batch: what was attacked.
+        pristine: a copy of the batch's inputs from before the attack.
+        bound: the victim bound to `batch`, as given to the attack.
+        result: what the attack returned.
+
+    Raises:
+        AttackViolation: names the attack, the modality, the clips and the excess.
+    """
+    for modality, x in pristine.items():
+        if not torch.equal(x, batch.inputs[modality]):
+            raise AttackViolation(f"attack {name!r} changed the clean {modality} of its batch in place")
+    extra = sorted(set(result.inputs) - set(bound.balls))
+    if extra:
+        raise AttackViolation(f"attack {name!r} returned {', '.join(extra)}, which the threat does not allow it to touch")
+    absent = sorted(set(bound.balls) - set(result.inputs))
+    if absent:
+        raise AttackViolation(f"attack {name!r} did not return the attacked modality {', '.join(absent)}")
+    if tuple(result.success.shape) != (len(batch),) or result.success.dtype != torch.bool:
+        raise AttackViolation(
+            f"attack {name!r} returned success as {result.success.dtype} of shape {tuple(result.success.shape)}, "
+            f"not as torch.bool of shape ({len(batch)},)"
+        )
+    norms = {modality: _check_modality(name, modality, bound, x) for modality, x in result.inputs.items()}
+    logits = bound.victim.logits({**pristine, **result.inputs})
+    distance = margin(logits, bound.targets, bound.task)
+    tolerance = MARGIN_TOLERANCE * logits.abs().amax(dim=1)
+    _reject(
+        result.success & (distance > tolerance),
+        bound.ids,
+        f"attack {name!r} claims success where an independent forward pass finds the clip classified correctly",
+    )
+    return Verdict(success=distance <= 0, logits=logits, norms=norms)
+
+
+def _check_modality(name: str, modality: str, bound: BoundVictim, x: Tensor) -> Tensor:
+    ball = bound.balls[modality]
+    clean = ball.center
+    if x.shape != clean.shape or x.dtype != clean.dtype or x.device != clean.device:
+        raise AttackViolation(
+            f"attack {name!r} returned {modality} as {x.dtype} {tuple(x.shape)} on {x.device}, "
+            f"not as {clean.dtype} {tuple(clean.shape)} on {clean.device}"
+        )
+    _reject(~torch.isfinite(x).flatten(1).all(dim=1), bound.ids, f"attack {name!r} returned non-finite {modality}")
+    norm = ball.measure(x)
+    worst = float((norm - ball.radius).max())
+    _reject(
+        norm > ball.radius * (1 + NORM_TOLERANCE),
+        bound.ids,
+        f"attack {name!r} left the {ball.norm} ball of {modality} (by up to {worst:.3g})",
+    )
+    if ball.bounds is not None:
+        low, high = ball.bounds
+        _reject(
+            ((x < low) | (x > high)).flatten(1).any(dim=1),
+            bound.ids,
+            f"attack {name!r} returned {modality} outside the bounds [{low}, {high}]",
+        )
+    return norm
+
+
+def _reject(bad: Tensor, ids: tuple[str, ...], what: str) -> None:
+    if bad.any():
+        names = [clip_id for clip_id, is_bad in zip(ids, bad.tolist(), strict=True) if is_bad]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise AttackViolation(f"{what}: {', '.join(names[:5])}{more}")
