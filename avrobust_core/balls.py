@@ -125,7 +125,7 @@ class L2Ball(Ball):
         return self.project(self.center + noise / length * self.step_radius * per_clip(share, noise))
 
     def measure(self, x: Tensor) -> Tensor:
-        return self._difference(x).norm(dim=1)
+        return torch.linalg.vector_norm(self._difference(x), dim=1)
 
 
 BALLS: dict[str, type[Ball]] = {ball.norm: ball for ball in (LinfBall, L2Ball)}
@@ -150,7 +150,7 @@ def radii(clean: Tensor, budget: Budget) -> Tensor:
     """
     if not isinstance(budget.eps, Snr):
         return torch.full((len(clean),), budget.eps, dtype=torch.float64, device=clean.device)
-    length = clean.double().flatten(1).norm(dim=1)
+    length = torch.linalg.vector_norm(clean.double().flatten(1), dim=1)
     if budget.norm == "linf":
         length = length / clean[0].numel() ** 0.5
     return length * 10 ** (-budget.eps.snr_db / 20)
@@ -162,7 +162,7 @@ def per_clip(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _length(x: Tensor) -> Tensor:
-    return per_clip(x.flatten(1).norm(dim=1), x)
+    return per_clip(torch.linalg.vector_norm(x.flatten(1), dim=1), x)
 
 
 def _round_inside(exact: Tensor, center: Tensor) -> Tensor:

@@ -51,9 +51,7 @@ class AVModel(nn.Module):
 
     def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Encoded]:
         """Encode those of the model's modalities that are among `inputs`; others are ignored."""
-        return {
-            name: cast(Encoded, encoder(inputs[name])) for name, encoder in self.encoders.items() if name in inputs
-        }
+        return {name: cast(Encoded, encoder(inputs[name])) for name, encoder in self.encoders.items() if name in inputs}
 
     def classify(self, encoded: Mapping[str, Encoded]) -> Tensor:
         """Logits (B, K) from the encodings of all modalities."""

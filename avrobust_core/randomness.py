@@ -27,11 +27,11 @@ def clip_generator(seed: int, clip_id: str, purpose: str) -> "torch.Generator":
 
 
 @contextmanager
-def seeded(seed: int) -> "Iterator[None]":
+def seeded(seed: int) -> Iterator[None]:
     """Run a block with torch's global random state seeded, and restore that state afterwards."""
     import torch
 
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield

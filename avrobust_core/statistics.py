@@ -34,9 +34,7 @@ class Estimate:
         return {key: None if value != value else value for key, value in asdict(self).items()}
 
 
-def bootstrap_mean(
-    values: ArrayLike, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> Estimate:
+def bootstrap_mean(values: ArrayLike, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> Estimate:
     """The mean of one 0/1 outcome per clip, with a percentile bootstrap interval over clips.
 
     Where all outcomes agree the bootstrap's interval has no width; Wilson's (1927) is given instead.

@@ -34,7 +34,9 @@ class Verdict:
     norms: dict[str, Tensor]
 
 
-def verify(name: str, batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, result: AttackResult) -> Verdict:
+def verify(
+    name: str, batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, result: AttackResult
+) -> Verdict:
     """Check one attack's result on one batch.
 
     Args:
@@ -52,7 +54,9 @@ def verify(name: str, batch: Batch, pristine: Mapping[str, Tensor], bound: Bound
             raise AttackViolation(f"attack {name!r} changed the clean {modality} of its batch in place")
     extra = sorted(set(result.inputs) - set(bound.balls))
     if extra:
-        raise AttackViolation(f"attack {name!r} returned {', '.join(extra)}, which the threat does not allow it to touch")
+        raise AttackViolation(
+            f"attack {name!r} returned {', '.join(extra)}, which the threat does not allow it to touch"
+        )
     absent = sorted(set(bound.balls) - set(result.inputs))
     if absent:
         raise AttackViolation(f"attack {name!r} did not return the attacked modality {', '.join(absent)}")

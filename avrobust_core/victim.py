@@ -76,9 +76,7 @@ class Victim:
             with torch.no_grad():
                 encoded = self.model.encode(fixed)
             fixed = {}
-        return BoundVictim(
-            self, balls=balls, fixed=fixed, encoded=encoded, targets=batch.targets, ids=batch.ids
-        )
+        return BoundVictim(self, balls=balls, fixed=fixed, encoded=encoded, targets=batch.targets, ids=batch.ids)
 
 
 class BoundVictim:

@@ -1,0 +1,162 @@
+"""The structure of a spec: what may stand where. What a component's `with` may hold is its own configuration's affair."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from avrobust_core.budgets import ThreatModel
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def _name(value: str) -> str:
+    if not NAME_PATTERN.fullmatch(value):
+        raise ValueError(f"{value!r} is not a name: letters, digits, '-' and '_', starting with a letter or digit")
+    return value
+
+
+def _use(value: Any) -> Any:
+    return {"use": value} if isinstance(value, str) else value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
+class Section(BaseModel):
+    """Base of every part of a spec: frozen, no unknown fields, every field described."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+
+
+class ComponentRef(Section):
+    """A component by name and its configuration; a bare string means {use: ...}."""
+
+    use: str
+    """The component's name: bare (pgd) if only one distribution offers it, else qualified (avrobust:pgd)."""
+    with_: Mapping[str, Any] = Field(default_factory=dict, alias="with")
+    """The component's configuration."""
+
+
+Ref = Annotated[ComponentRef, BeforeValidator(_use)]
+
+
+class EncoderEntry(ComponentRef):
+    """An encoder and the modality that it reads."""
+
+    modality: str | None = None
+    """The modality of the data set that it reads; by default the entry's own name."""
+
+
+class ModelEntry(Section):
+    """A model: which encoders, fused how."""
+
+    encoders: Annotated[list[str], Field(min_length=1)]
+    """Names from `encoders`, of different modalities."""
+    fusion: Ref | None = None
+    """How to fuse them; needed with two encoders or more."""
+
+
+class TrainingEntry(Section):
+    """A training regime: AdamW with linear warm-up and cosine decay."""
+
+    epochs: int = Field(ge=0)
+    """Passes over the training split; 0 leaves the initial weights."""
+    batch_size: int = Field(default=32, ge=1)
+    """Clips per optimiser step, over all processes together."""
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=1e-2, ge=0, allow_inf_nan=False)
+    """AdamW's decoupled weight decay; not applied to biases and normalisation."""
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    """Share of the steps over which the learning rate rises from 0."""
+    gradient_clip: float | None = Field(default=1.0, gt=0)
+    """Largest Euclidean norm of the gradient; null for none."""
+    augment: list[Ref] = Field(default_factory=list)
+    """Augmentations, applied to each batch in this order."""
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the training split held out for selection, where the data set has no "val" split; by clip id."""
+    select: Literal["best", "last"] = "best"
+    """Which weights are attacked: the best on the validation clips, or the last."""
+
+
+class AttackEntry(ComponentRef):
+    """An attack and the threats under which it is run."""
+
+    threats: list[str] | None = None
+    """Names from `threats`; by default all."""
+
+
+class EvaluationSection(Section):
+    """What is evaluated, and how intervals are made."""
+
+    split: str = "test"
+    """The split that is evaluated and attacked."""
+    clips: int | None = Field(default=None, ge=1)
+    """Evaluate only this many clips, chosen by a hash of their ids; null for all."""
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Confidence of the intervals."""
+    resamples: int = Field(default=1000, ge=100)
+    """Bootstrap resamples over clips."""
+
+
+class EngineSection(Section):
+    """Where and how it is computed. Of these only `precision` changes results."""
+
+    accelerator: str = "auto"
+    """Lightning Fabric's accelerator: auto, cpu, cuda, mps."""
+    devices: int | Literal["auto"] | list[int] = "auto"
+    """Number of devices or processes, or which ones; auto takes every GPU there is, or one process on CPU."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Precision of training; attacks and evaluation always run in float32."""
+    batch_size: int = Field(default=32, ge=1)
+    """Clips per forward pass in evaluation and attacks; changes speed and memory, not results."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that read clips; 0 reads in the main process."""
+
+
+class Pattern(Section):
+    """Which cells are meant: shell patterns on names; what is left out matches everything."""
+
+    model: str = "*"
+    """Name of the model."""
+    training: str = "*"
+    """Name of the training regime."""
+    attack: str | None = None
+    """Name of the attack; if this or `threat` is given, only attacks are trimmed, not whole cells."""
+    threat: str | None = None
+    """Name of the threat."""
+
+
+class Spec(Section):
+    """A study: data, encoders, models x training regimes, attacks x threats, metrics."""
+
+    version: Literal[1]
+    """The version of this format."""
+    name: Name
+    """The study's name: its runs lie in runs/<name>."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of initial weights, training order and attacks."""
+    data: Ref
+    """The data set."""
+    encoders: dict[Name, Annotated[EncoderEntry, BeforeValidator(_use)]] = Field(min_length=1)
+    """Encoders by name."""
+    models: dict[Name, ModelEntry] = Field(min_length=1)
+    """Models by name."""
+    training: dict[Name, TrainingEntry] = Field(min_length=1)
+    """Training regimes by name."""
+    threats: dict[Name, ThreatModel] = Field(default_factory=dict)
+    """Threat models by name: for each attacked modality a budget."""
+    attacks: dict[Name, Annotated[AttackEntry, BeforeValidator(_use)]] = Field(default_factory=dict)
+    """Attacks by name."""
+    metrics: list[Ref] = Field(default_factory=list)
+    """Metrics measured on every cell."""
+    include: list[Pattern] = Field(default_factory=list)
+    """If given, only what matches one of these is kept."""
+    exclude: list[Pattern] = Field(default_factory=list)
+    """What matches one of these is left out."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """What is evaluated, and how intervals are made."""
+    engine: EngineSection = EngineSection()
+    """Where and how it is computed."""
