@@ -125,7 +125,8 @@ class L2Ball(Ball):
         return self.project(self.center + noise / length * self.step_radius * per_clip(share, noise))
 
     def measure(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(self._difference(x), dim=1)
+        length: Tensor = torch.linalg.vector_norm(self._difference(x), dim=1)
+        return length
 
 
 BALLS: dict[str, type[Ball]] = {ball.norm: ball for ball in (LinfBall, L2Ball)}
@@ -150,7 +151,7 @@ def radii(clean: Tensor, budget: Budget) -> Tensor:
     """
     if not isinstance(budget.eps, Snr):
         return torch.full((len(clean),), budget.eps, dtype=torch.float64, device=clean.device)
-    length = torch.linalg.vector_norm(clean.double().flatten(1), dim=1)
+    length: Tensor = torch.linalg.vector_norm(clean.double().flatten(1), dim=1)
     if budget.norm == "linf":
         length = length / clean[0].numel() ** 0.5
     return length * 10 ** (-budget.eps.snr_db / 20)

@@ -29,6 +29,7 @@ def margin(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
     Args:
         logits: (B, K) float; shifting all by a constant changes nothing.
         targets: (B,) int64, or (B, K) float multi-hot (a class is the clip's own where it exceeds 0.5).
+        task: decides what `targets` is.
 
     Returns:
         (B,) float; +inf where a clip has every class, -inf where it has none.

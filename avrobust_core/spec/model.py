@@ -1,4 +1,4 @@
-"""The structure of a spec: what may stand where. What a component's `with` may hold is its own configuration's affair."""
+"""The structure of a spec: what may stand where. What a component's `with` may hold, its own configuration says."""
 
 import re
 from collections.abc import Mapping

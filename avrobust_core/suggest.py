@@ -1,0 +1,40 @@
+"""Suggest the known name that was probably meant by a misspelled one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+# difflib's ratio below which a name is too far off to be a likely slip; 0.6 accepts "pgdd" for "pgd" and "epsilom"
+# for "epsilon" but not "fgsm" for "pgd".
+_CUTOFF = 0.6
+
+
+def _folded(name: str) -> str:
+    """Return `name` in the form names are compared in: lower case, with `-` and `.` read as `_`."""
+    return name.casefold().replace("-", "_").replace(".", "_")
+
+
+def closest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """Return up to `limit` of the `known` names nearest to `name`, nearest first; an empty list when none is near.
+
+    Case and the choice between `-`, `_` and `.` do not count as differences.  Names equally near come in
+    alphabetical order, so that the answer does not depend on the order of `known`.
+    """
+    wanted = _folded(name)
+    scored: list[tuple[float, str]] = []
+    for candidate in set(known):
+        ratio = difflib.SequenceMatcher(None, wanted, _folded(candidate)).ratio()
+        if ratio >= _CUTOFF:
+            scored.append((-ratio, candidate))
+    return [candidate for _, candidate in sorted(scored)[: max(limit, 0)]]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the tail of an error message, such as `"; did you mean 'pgd'?"`, or `""` when no known name is near."""
+    near = [repr(candidate) for candidate in closest(name, known)]
+    if not near:
+        return ""
+    if len(near) == 1:
+        return f"; did you mean {near[0]}?"
+    return f"; did you mean {', '.join(near[:-1])} or {near[-1]}?"
