@@ -1,0 +1,181 @@
+"""From a data set to batches: which clips, in which order, and what becomes of those that cannot be read."""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from avrobust_core.batches import Batch, Clip
+from avrobust_core.contracts import Dataset
+from avrobust_core.errors import ClipError, DataError
+from avrobust_core.randomness import derive_seed
+
+
+@dataclass(slots=True)
+class Skipped:
+    """The clips that could not be read, by split and id, each with its reason.
+
+    One record serves a whole run; a clip that fails again in the next epoch counts once.
+    """
+
+    dataset: Dataset
+    by_split: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def add(self, split: str, error: ClipError) -> None:
+        """Record a clip.
+
+        Raises:
+            DataError: if more of the split has failed than the data set allows.
+        """
+        clips = self.by_split.setdefault(split, {})
+        clips[error.clip_id] = error.reason
+        total = len(self.dataset.ids(split))
+        allowed = self.dataset.max_unreadable
+        if len(clips) > allowed * total:
+            first = "; ".join(f"{name}: {reason}" for name, reason in list(clips.items())[:5])
+            raise DataError(
+                f"{len(clips)} of the {total} clips of split {split!r} cannot be read, more than the allowed share "
+                f"of {allowed:g} (max_unreadable): {first}"
+            )
+
+    def to_json(self) -> dict[str, dict[str, str]]:
+        """By split and id, sorted."""
+        return {split: dict(sorted(clips.items())) for split, clips in sorted(self.by_split.items()) if clips}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Clips of one split, in order: positions within the split, and their ids."""
+
+    split: str
+    indices: tuple[int, ...]
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def where(self, keep: Iterable[bool]) -> "Selection":
+        """The clips for which `keep` is true, in the same order."""
+        kept = [i for i, flag in enumerate(keep) if flag]
+        return Selection(self.split, tuple(self.indices[i] for i in kept), tuple(self.ids[i] for i in kept))
+
+    def share(self, rank: int, world: int) -> "Selection":
+        """One process's clips of `world` processes: every clip in exactly one share, none twice."""
+        return self.where(i % world == rank for i in range(len(self)))
+
+    def chunks(self, size: int) -> list[list[int]]:
+        """The positions in consecutive batches of at most `size`."""
+        return [list(self.indices[start : start + size]) for start in range(0, len(self), size)]
+
+
+def select(dataset: Dataset, split: str, clips: int | None = None) -> Selection:
+    """All clips of a split, or `clips` of them chosen by a hash of their ids, in the data set's order.
+
+    Raises:
+        DataError: if there is no such split, or it is empty.
+    """
+    if split not in dataset.splits:
+        raise DataError(f"the data set has no split {split!r}; it has: {', '.join(dataset.splits)}")
+    ids = tuple(dataset.ids(split))
+    if not ids:
+        raise DataError(f"split {split!r} of the data set is empty")
+    whole = Selection(split, tuple(range(len(ids))), ids)
+    if clips is None or clips >= len(ids):
+        return whole
+    chosen = set(sorted(range(len(ids)), key=lambda i: derive_seed("evaluation", ids[i]))[:clips])
+    return whole.where(i in chosen for i in range(len(ids)))
+
+
+def split_for_training(dataset: Dataset, held_out: float) -> tuple[Selection, Selection | None]:
+    """The clips to train on and those to select by: the "val" split, else a share of "train" by a hash of the ids.
+
+    Args:
+        dataset: must have the split "train".
+        held_out: share of "train" to hold out, in [0, 1), where there is no "val"; 0 holds none out.
+    """
+    train = select(dataset, "train")
+    if "val" in dataset.splits and dataset.ids("val"):
+        return train, select(dataset, "val")
+    if held_out == 0:
+        return train, None
+    limit = held_out * 2**63
+    held = [derive_seed("validation", clip_id) < limit for clip_id in train.ids]
+    if not any(held) or all(held):
+        return train, None
+    return train.where(not flag for flag in held), train.where(held)
+
+
+def epoch_batches(selection: Selection, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The positions of each training batch of one epoch: a permutation from (seed, epoch) alone.
+
+    The last batch is left out if it is not full, unless it is the only one: every optimiser step weighs the same.
+    """
+    order = list(selection.indices)
+    random.Random(derive_seed(seed, "order", epoch)).shuffle(order)  # not torch's: no global state is touched
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
+
+
+class _Reader(TorchDataset[Clip | ClipError]):
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        self.dataset = dataset
+        self.split = split
+
+    def __getitem__(self, index: int) -> Clip | ClipError:
+        clip_id = self.dataset.ids(self.split)[index]
+        try:
+            clip = self.dataset.read(self.split, index)
+        except ClipError as error:
+            return error
+        except Exception as error:  # noqa: BLE001  # a reader's bug is counted and named like a bad clip, and limited
+            return ClipError(clip_id, f"{type(error).__name__}: {error}")
+        fault = self._fault(clip)
+        return clip if fault is None else ClipError(clip_id, fault)
+
+    def _fault(self, clip: Clip) -> str | None:
+        if clip.inputs.keys() != self.dataset.media.keys():
+            return f"has {', '.join(clip.inputs)}, not {', '.join(self.dataset.media)}"
+        for name, x in clip.inputs.items():
+            spec = self.dataset.media[name]
+            if tuple(x.shape) != spec.shape or x.dtype != torch.float32:
+                return f"{name} is {x.dtype} of shape {tuple(x.shape)}, not torch.float32 of shape {spec.shape}"
+            if not torch.isfinite(x).all():
+                return f"{name} has values that are not finite"
+        return None
+
+
+def _collate(items: Sequence[Clip | ClipError]) -> tuple[Batch | None, list[ClipError]]:
+    clips = [item for item in items if isinstance(item, Clip)]
+    return (Batch.stack(clips) if clips else None), [item for item in items if isinstance(item, ClipError)]
+
+
+def read_batches(
+    dataset: Dataset, split: str, batches: Sequence[Sequence[int]], *, skipped: Skipped, workers: int, pin: bool
+) -> Iterator[Batch]:
+    """Read batches of clips; what cannot be read is left out of its batch and recorded.
+
+    Args:
+        dataset: what to read from.
+        split: the split.
+        batches: positions within the split, batch by batch.
+        skipped: where unreadable clips are recorded; it ends the run when there are too many.
+        workers: processes that read; 0 reads in this one.
+        pin: whether to pin memory for copies to a GPU.
+    """
+    options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin}
+    loader: DataLoader[Any] = DataLoader(
+        _Reader(dataset, split),
+        batch_sampler=batches,  # type: ignore[arg-type]  # any sized iterable of lists serves
+        collate_fn=_collate,
+        generator=torch.Generator(),  # else the loader draws a seed from the global random state
+        **options,
+    )
+    for batch, errors in loader:
+        for error in errors:
+            skipped.add(split, error)
+        if batch is not None:
+            yield batch

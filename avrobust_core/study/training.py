@@ -1,0 +1,336 @@
+"""Fitting a model: a visible loop on Lightning Fabric that can be killed at any step and goes on to the same weights."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from avrobust_core.contracts import Augmentation, Dataset, TrainingStep
+from avrobust_core.errors import AvrobustError, RunError
+from avrobust_core.objectives import classification_loss, correct
+from avrobust_core.randomness import derive_seed, seeded
+from avrobust_core.spec.model import EngineSection, TrainingEntry
+from avrobust_core.study.loading import Selection, Skipped, epoch_batches, read_batches, split_for_training
+from avrobust_core.study.store import write_atomically, write_json, write_text
+
+CHECKPOINT_SECONDS = 60.0
+"""How much training a killed process loses at most, beside the step it was in."""
+
+Report = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a fit stands; all that a resumed fit needs beside weights and optimiser."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    hits: float = 0.0
+    seen: int = 0
+    seconds: float = 0.0
+    forwards: int = 0
+    backwards: int = 0
+    best: tuple[float, float] | None = None
+    best_epoch: int | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Fit:
+    """One cell's fit.
+
+    Args:
+        fabric: launched.
+        model: with its initial weights.
+        dataset: to train on.
+        regime: epochs, optimiser, augmentations' names.
+        augmentations: built, in order.
+        seed: of order, dropout and augmentations.
+        folder: the cell's; receives model.safetensors, last.safetensors, history.jsonl and, last of all, fit.json.
+        engine: workers and batch size.
+        skipped: where unreadable clips are recorded.
+        report: told of progress.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        dataset: Dataset,
+        regime: TrainingEntry,
+        augmentations: Sequence[Augmentation],
+        *,
+        seed: int,
+        folder: Path,
+        engine: EngineSection,
+        skipped: Skipped,
+        report: Report,
+    ) -> None:
+        if regime.batch_size % fabric.world_size:
+            raise AvrobustError(
+                f"training batch_size {regime.batch_size} cannot be shared evenly by {fabric.world_size} processes"
+            )
+        self.fabric = fabric
+        self.module = model
+        self.dataset = dataset
+        self.regime = regime
+        self.augmentations = augmentations
+        self.seed = seed
+        self.folder = folder
+        self.engine = engine
+        self.skipped = skipped
+        self.report = report
+        self.train, self.validation = split_for_training(dataset, regime.validation if regime.select == "best" else 0)
+        self.progress = Progress()
+        optimizer = torch.optim.AdamW(parameter_groups(model, regime.weight_decay), lr=regime.learning_rate)
+        self.model, self.optimizer = fabric.setup(model, optimizer)
+
+    def run(self) -> dict[str, Any]:
+        """Fit, from the last checkpoint if there is one.
+
+        Returns:
+            The record that fit.json holds: epochs, best epoch, clips, cost.
+
+        Raises:
+            AvrobustError: if the loss is not finite; names the clips.
+            DataError: if too many clips cannot be read.
+        """
+        self._resume()
+        total = self.regime.epochs * self.steps_per_epoch
+        with seeded(derive_seed(self.seed, "fit")):
+            for epoch in range(self.progress.epoch, self.regime.epochs):
+                self._train_epoch(epoch, total)
+                self._close_epoch(epoch)
+        return self._finish()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in one epoch."""
+        return len(epoch_batches(self.train, self.regime.batch_size, self.seed, 0))
+
+    def _train_epoch(self, epoch: int, total: int) -> None:
+        state, rank, world = self.progress, self.fabric.global_rank, self.fabric.world_size
+        batches = epoch_batches(self.train, self.regime.batch_size, self.seed, epoch)[state.step :]
+        mine = [batch[rank::world] for batch in batches]
+        began = saved = time.monotonic()
+        earlier = state.seconds
+        loss_sum = torch.tensor(state.loss_sum, device=self.fabric.device, dtype=torch.float64)
+        hits = torch.tensor(state.hits, device=self.fabric.device, dtype=torch.float64)
+        self.model.train()
+        for batch in self._read("train", mine):
+            batch = batch.to(self.fabric.device)
+            done = epoch * self.steps_per_epoch + state.step
+            # Seeded step by step, so that a resumed fit draws the same dropout masks without saving any state.
+            torch.manual_seed(derive_seed(self.seed, "step", done, rank))
+            for augment in self.augmentations:
+                where = TrainingStep(epoch, self.seed, self.module, len(self.dataset.classes), self.dataset.task)
+                batch = augment(batch, where)
+            logits = self.model(batch.inputs)
+            losses = classification_loss(logits, batch.targets, self.dataset.task)
+            self.fabric.backward(losses.mean())
+            self._set_learning_rate(done, total)
+            if self.regime.gradient_clip is not None:
+                self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.regime.gradient_clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            loss_sum += losses.detach().sum().double()
+            hits += self._hits(logits.detach(), batch.targets)
+            state.step += 1
+            state.seen += len(batch)
+            state.forwards += len(batch)
+            state.backwards += len(batch)
+            self.report(f"epoch {epoch + 1}/{self.regime.epochs}", done + 1, total)
+            now = time.monotonic()
+            if now - saved > CHECKPOINT_SECONDS:
+                state.loss_sum, state.hits, state.seconds = float(loss_sum), float(hits), earlier + now - began
+                self._save()
+                saved = now
+        state.loss_sum, state.hits, state.seconds = float(loss_sum), float(hits), earlier + time.monotonic() - began
+        if not math.isfinite(state.loss_sum):
+            raise AvrobustError(
+                f"the training loss of epoch {epoch + 1} is not finite: lower learning_rate, or look for bad clips"
+            )
+
+    def _hits(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.dataset.task == "single-label" and targets.dim() == 2:
+            targets = targets.argmax(dim=1)  # soft targets: the heavier label
+        return correct(logits, targets, self.dataset.task).sum()
+
+    def _set_learning_rate(self, step: int, total: int) -> None:
+        rate = self.regime.learning_rate * schedule(step, total, self.regime.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _read(self, split: str, batches: Sequence[Sequence[int]]) -> Iterator[Any]:
+        return read_batches(
+            self.dataset,
+            split,
+            batches,
+            skipped=self.skipped,
+            workers=self.engine.workers,
+            pin=self.fabric.device.type == "cuda",
+        )
+
+    def _close_epoch(self, epoch: int) -> None:
+        state = self.progress
+        loss_sum, hits, seen = self._summed(state.loss_sum, state.hits, state.seen)
+        row = {
+            "epoch": epoch + 1,
+            "loss": loss_sum / max(seen, 1),
+            "accuracy": hits / max(seen, 1),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(state.seconds, 3),
+            "clips": int(seen),
+        }
+        if self.validation is not None:
+            loss, accuracy = self._validate(self.validation)
+            row |= {"validation_loss": loss, "validation_accuracy": accuracy}
+            score = (accuracy, -loss)
+            if state.best is None or score > tuple(state.best):
+                state.best, state.best_epoch = score, epoch + 1
+                self._write_weights("model.safetensors")
+        state.history.append(row)
+        state.epoch, state.step = epoch + 1, 0
+        state.loss_sum = state.hits = state.seconds = 0.0
+        state.seen = 0
+        self._write_history()
+        self._save()
+
+    @torch.no_grad()
+    def _validate(self, selection: Selection) -> tuple[float, float]:
+        mine = selection.share(self.fabric.global_rank, self.fabric.world_size)
+        loss_sum = hits = 0.0
+        seen = 0
+        self.model.eval()
+        for batch in self._read(selection.split, mine.chunks(self.engine.batch_size)):
+            batch = batch.to(self.fabric.device)
+            logits = self.module(batch.inputs)
+            loss_sum += float(classification_loss(logits, batch.targets, self.dataset.task).double().sum())
+            hits += float(correct(logits, batch.targets, self.dataset.task).sum())
+            seen += len(batch)
+            self.progress.forwards += len(batch)
+        loss_sum, hits, total = self._summed(loss_sum, hits, seen)
+        return loss_sum / max(total, 1), hits / max(total, 1)
+
+    def _summed(self, *values: float) -> tuple[float, ...]:
+        if self.fabric.world_size == 1:
+            return values
+        together = self.fabric.all_reduce(
+            torch.tensor(values, dtype=torch.float64, device=self.fabric.device), reduce_op="sum"
+        )
+        return tuple(cast(Tensor, together).tolist())
+
+    def _finish(self) -> dict[str, Any]:
+        state = self.progress
+        if state.best is None:
+            self._write_weights("model.safetensors")
+        self._write_weights("last.safetensors")
+        self._write_history()
+        (forwards, backwards) = self._summed(state.forwards, state.backwards)
+        record = {
+            "epochs": self.regime.epochs,
+            "best_epoch": state.best_epoch,
+            "train_clips": len(self.train),
+            "validation_clips": len(self.validation) if self.validation is not None else 0,
+            "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
+            "clip_forwards": int(forwards),
+            "clip_backwards": int(backwards),
+            "seconds": round(sum(row["seconds"] for row in state.history), 3),
+            "skipped": self.skipped.to_json(),
+        }
+        if self.fabric.is_global_zero:
+            write_json(self.folder / "fit.json", record)
+            self._checkpoint.unlink(missing_ok=True)
+        self.fabric.barrier()
+        return record
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def _write_history(self) -> None:
+        if self.fabric.is_global_zero:
+            import json
+
+            text = "".join(json.dumps(row) + "\n" for row in self.progress.history)
+            write_text(self.folder / "history.jsonl", text)
+
+    def _write_weights(self, name: str) -> None:
+        if self.fabric.is_global_zero:
+            save_weights(self.module, self.folder / name)
+
+    def _save(self) -> None:
+        if self.fabric.is_global_zero:
+            content = {
+                "model": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "progress": asdict(self.progress),
+            }
+            write_atomically(self._checkpoint, lambda file: torch.save(content, file))
+
+    def _resume(self) -> None:
+        self.fabric.barrier()
+        if not self._checkpoint.exists():
+            return
+        content = torch.load(self._checkpoint, map_location=self.fabric.device, weights_only=True)
+        self.module.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.progress = Progress(**content["progress"])
+        # Sums over processes are kept by the first alone; the others start from nothing.
+        if not self.fabric.is_global_zero:
+            self.progress.loss_sum = self.progress.hits = 0.0
+            self.progress.seen = 0
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters that decay, and those that do not: biases and the scales of normalisation (one dimension or none)."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+def schedule(step: int, total: int, warmup: float) -> float:
+    """The learning rate's factor at one step, in (0, 1]: linear warm-up, then a cosine down to 0 after the last step.
+
+    Args:
+        step: from 0.
+        total: steps in all.
+        warmup: share of the steps over which it rises.
+    """
+    rising = max(1, round(warmup * total)) if warmup > 0 else 0
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's parameters and buffers as safetensors, whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    content = save(tensors)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Read what `save_weights` wrote into a model of the same layout.
+
+    Raises:
+        RunError: if the file is damaged or belongs to another layout; lists the keys.
+    """
+    try:
+        tensors: Mapping[str, Tensor] = load_file(path)
+    except Exception as error:
+        raise RunError(f"{path}: cannot be read ({error}); delete the cell's folder to fit it again") from error
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise RunError(f"{path}: {error}") from error
