@@ -1,7 +1,7 @@
 """From a data set to batches: which clips, in which order, and what becomes of those that cannot be read."""
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from avrobust_core.randomness import derive_seed
 class Skipped:
     """The clips that could not be read, by split and id, each with its reason.
 
-    One record serves a whole run; a clip that fails again in the next epoch counts once.
+    A clip that fails again in the next epoch counts once.
     """
 
     dataset: Dataset
@@ -41,6 +41,11 @@ class Skipped:
                 f"{len(clips)} of the {total} clips of split {split!r} cannot be read, more than the allowed share "
                 f"of {allowed:g} (max_unreadable): {first}"
             )
+
+    def merge(self, by_split: Mapping[str, Mapping[str, str]]) -> None:
+        """Take in what was recorded elsewhere."""
+        for split, clips in by_split.items():
+            self.by_split.setdefault(split, {}).update(clips)
 
     def to_json(self) -> dict[str, dict[str, str]]:
         """By split and id, sorted."""
@@ -155,8 +160,10 @@ def _collate(items: Sequence[Clip | ClipError]) -> tuple[Batch | None, list[Clip
 
 def read_batches(
     dataset: Dataset, split: str, batches: Sequence[Sequence[int]], *, skipped: Skipped, workers: int, pin: bool
-) -> Iterator[Batch]:
+) -> Iterator[Batch | None]:
     """Read batches of clips; what cannot be read is left out of its batch and recorded.
+
+    Yields one item per batch asked for, None where none of its clips could be read.
 
     Args:
         dataset: what to read from.
@@ -177,5 +184,4 @@ def read_batches(
     for batch, errors in loader:
         for error in errors:
             skipped.add(split, error)
-        if batch is not None:
-            yield batch
+        yield batch

@@ -1,5 +1,6 @@
-"""Fitting a model: a visible loop on Lightning Fabric that can be killed at any step and goes on to the same weights."""
+"""Fitting a model: a visible loop on Lightning Fabric; killed at any step, it goes on to the same weights."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,8 +13,9 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from avrobust_core.batches import Batch
 from avrobust_core.contracts import Augmentation, Dataset, TrainingStep
-from avrobust_core.errors import AvrobustError, RunError
+from avrobust_core.errors import AvrobustError, DataError, RunError
 from avrobust_core.objectives import classification_loss, correct
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.spec.model import EngineSection, TrainingEntry
@@ -23,8 +25,8 @@ from avrobust_core.study.store import write_atomically, write_json, write_text
 CHECKPOINT_SECONDS = 60.0
 """How much training a killed process loses at most, beside the step it was in."""
 
-Report = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
+Report = Callable[[int, int], None]
+"""Told (steps done, steps in all)."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class Progress:
     best: tuple[float, float] | None = None
     best_epoch: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    skipped: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class Fit:
@@ -56,7 +59,6 @@ class Fit:
         seed: of order, dropout and augmentations.
         folder: the cell's; receives model.safetensors, last.safetensors, history.jsonl and, last of all, fit.json.
         engine: workers and batch size.
-        skipped: where unreadable clips are recorded.
         report: told of progress.
     """
 
@@ -71,7 +73,6 @@ class Fit:
         seed: int,
         folder: Path,
         engine: EngineSection,
-        skipped: Skipped,
         report: Report,
     ) -> None:
         if regime.batch_size % fabric.world_size:
@@ -86,7 +87,7 @@ class Fit:
         self.seed = seed
         self.folder = folder
         self.engine = engine
-        self.skipped = skipped
+        self.skipped = Skipped(dataset)
         self.report = report
         self.train, self.validation = split_for_training(dataset, regime.validation if regime.select == "best" else 0)
         self.progress = Progress()
@@ -126,8 +127,13 @@ class Fit:
         hits = torch.tensor(state.hits, device=self.fabric.device, dtype=torch.float64)
         self.model.train()
         for batch in self._read("train", mine):
+            state.step += 1
+            if batch is None:  # none of its clips could be read; they are recorded
+                if world > 1:
+                    raise DataError("no clip of a training batch could be read; the other processes wait for it")
+                continue
             batch = batch.to(self.fabric.device)
-            done = epoch * self.steps_per_epoch + state.step
+            done = epoch * self.steps_per_epoch + state.step - 1
             # Seeded step by step, so that a resumed fit draws the same dropout masks without saving any state.
             torch.manual_seed(derive_seed(self.seed, "step", done, rank))
             for augment in self.augmentations:
@@ -138,16 +144,20 @@ class Fit:
             self.fabric.backward(losses.mean())
             self._set_learning_rate(done, total)
             if self.regime.gradient_clip is not None:
-                self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.regime.gradient_clip)
+                self.fabric.clip_gradients(
+                    self.model,
+                    self.optimizer,
+                    max_norm=self.regime.gradient_clip,
+                    error_if_nonfinite=False,  # it would wait for the device at every step; the epoch's loss tells
+                )
             self.optimizer.step()
             self.optimizer.zero_grad()
             loss_sum += losses.detach().sum().double()
             hits += self._hits(logits.detach(), batch.targets)
-            state.step += 1
             state.seen += len(batch)
             state.forwards += len(batch)
             state.backwards += len(batch)
-            self.report(f"epoch {epoch + 1}/{self.regime.epochs}", done + 1, total)
+            self.report(done + 1, total)
             now = time.monotonic()
             if now - saved > CHECKPOINT_SECONDS:
                 state.loss_sum, state.hits, state.seconds = float(loss_sum), float(hits), earlier + now - began
@@ -169,7 +179,7 @@ class Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def _read(self, split: str, batches: Sequence[Sequence[int]]) -> Iterator[Any]:
+    def _read(self, split: str, batches: Sequence[Sequence[int]]) -> Iterator[Batch | None]:
         return read_batches(
             self.dataset,
             split,
@@ -211,6 +221,8 @@ class Fit:
         seen = 0
         self.model.eval()
         for batch in self._read(selection.split, mine.chunks(self.engine.batch_size)):
+            if batch is None:
+                continue
             batch = batch.to(self.fabric.device)
             logits = self.module(batch.inputs)
             loss_sum += float(classification_loss(logits, batch.targets, self.dataset.task).double().sum())
@@ -234,7 +246,8 @@ class Fit:
             self._write_weights("model.safetensors")
         self._write_weights("last.safetensors")
         self._write_history()
-        (forwards, backwards) = self._summed(state.forwards, state.backwards)
+        forwards, backwards = self._summed(state.forwards, state.backwards)
+        self._gather_skipped()
         record = {
             "epochs": self.regime.epochs,
             "best_epoch": state.best_epoch,
@@ -252,14 +265,19 @@ class Fit:
         self.fabric.barrier()
         return record
 
+    def _gather_skipped(self) -> None:
+        if self.fabric.world_size > 1:
+            everyone: list[Any] = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(everyone, self.skipped.to_json())
+            for found in everyone:
+                self.skipped.merge(found)
+
     @property
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
 
     def _write_history(self) -> None:
         if self.fabric.is_global_zero:
-            import json
-
             text = "".join(json.dumps(row) + "\n" for row in self.progress.history)
             write_text(self.folder / "history.jsonl", text)
 
@@ -269,6 +287,7 @@ class Fit:
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:
+            self.progress.skipped = self.skipped.to_json()
             content = {
                 "model": self.module.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -284,6 +303,7 @@ class Fit:
         self.module.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress = Progress(**content["progress"])
+        self.skipped.merge(self.progress.skipped)
         # Sums over processes are kept by the first alone; the others start from nothing.
         if not self.fabric.is_global_zero:
             self.progress.loss_sum = self.progress.hits = 0.0

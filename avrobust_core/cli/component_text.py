@@ -1,0 +1,217 @@
+"""Describe one component for `avrobust show`: its configuration, its sources, and a snippet for a spec."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
+
+from avrobust_core.config_errors import nested_models
+from avrobust_core.discovery import Offer
+from avrobust_core.errors import ComponentError
+
+# How a bound in a field's metadata is written, by the attribute that holds it.
+_BOUNDS: Mapping[str, str] = {
+    "ge": ">= {}",
+    "gt": "> {}",
+    "le": "<= {}",
+    "lt": "< {}",
+    "multiple_of": "a multiple of {}",
+    "min_length": "at least {} long",
+    "max_length": "at most {} long",
+    "pattern": "like {}",
+}
+
+# Where a component stands in a spec: the lines above its `use`, what stands before `use`, and what to mind.
+_PLACES: Mapping[str, tuple[tuple[str, ...], str, str]] = {
+    "dataset": (("data:",), "  ", ""),
+    "encoder": (("encoders:", "  {name}:"), "    ", "name the entry after the modality that it reads, or set modality"),
+    "fusion": (("fusion:",), "  ", "inside an entry of models"),
+    "attack": (("attacks:", "  {name}:"), "    ", ""),
+    "metric": (("metrics:",), "  - ", ""),
+    "augmentation": (("augment:",), "  - ", "inside an entry of training"),
+}
+
+
+def as_object(offer: Offer) -> dict[str, Any]:
+    """Return everything there is to say of a component, with its configuration's JSON Schema, as JSON data.
+
+    Raises:
+        ComponentError: if the configuration has no JSON Schema.
+    """
+    component = offer.component
+    try:
+        schema = component.config.model_json_schema()
+    except PydanticUserError as error:
+        raise ComponentError(
+            f"the configuration of {offer.kind} {offer.full_name!r} has no JSON Schema: {error}"
+        ) from error
+    return {
+        "kind": offer.kind,
+        "name": component.name,
+        "full_name": offer.full_name,
+        "summary": component.summary,
+        "distribution": offer.distribution,
+        "distribution_version": offer.distribution_version,
+        "plugin": offer.plugin,
+        "version": component.version,
+        "references": list(component.references),
+        "extras": list(component.extras),
+        "example": dict(component.example),
+        "schema": schema,
+    }
+
+
+def described(offer: Offer, use: str, width: int) -> list[str]:
+    """Return a component's description as lines.
+
+    Args:
+        offer: the component.
+        use: the name by which a spec asks for it.
+        width: columns of the terminal.
+    """
+    component = offer.component
+    lines = [f"{offer.kind} {offer.full_name}", *_paragraph(component.summary, width, 2), ""]
+    lines.append(f"  distribution  {offer.distribution} {offer.distribution_version} (plugin {offer.plugin})")
+    lines.append(f"  version       {component.version}")
+    if component.extras:
+        extras = ",".join(component.extras)
+        lines.append(f"  needs         pip install '{offer.distribution}[{extras}]'")
+    if component.references:
+        lines.append("  references")
+        lines.extend(line for reference in component.references for line in _paragraph(reference, width, 4))
+    lines += ["", "  configuration"]
+    lines.extend(_fields_text(component.config, width, 4, ()) or ["    (no fields)"])
+    lines += ["", "  in a spec"]
+    lines.extend("    " + line for line in snippet(offer, use))
+    return lines
+
+
+def snippet(offer: Offer, use: str) -> list[str]:
+    """Return the lines of YAML that use a component with its example configuration."""
+    above, before, remark = _PLACES[offer.kind]
+    lines = [f"# {remark}"] if remark else []
+    lines.extend(line.format(name=offer.component.name) for line in above)
+    if not offer.component.example and not before.endswith("- "):
+        lines[-1] += f" {yaml_scalar(use)}"
+        return lines
+    if not offer.component.example:
+        return [*lines, f"{before}{yaml_scalar(use)}"]
+    blank = " " * len(before)
+    lines += [f"{before}use: {yaml_scalar(use)}", f"{blank}with:"]
+    lines.extend(f"{blank}  {line}" for line in _yaml_mapping(offer.component.example))
+    return lines
+
+
+def _yaml_mapping(values: Mapping[str, object]) -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, BaseModel):
+            value = value.model_dump(mode="json")
+        if isinstance(value, Mapping) and value:
+            yield f"{yaml_scalar(str(key))}:"
+            yield from ("  " + line for line in _yaml_mapping(value))
+        else:
+            yield f"{yaml_scalar(str(key))}: {yaml_scalar(value)}"
+
+
+def yaml_scalar(value: object) -> str:
+    """Return a value as YAML 1.2 on one line; lists and empty mappings in flow style.
+
+    A string stands bare only where it cannot be read as anything else.
+    """
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if isinstance(value, float) and value != value:
+        return ".nan"
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return ".inf" if value > 0 else "-.inf"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{yaml_scalar(str(key))}: {yaml_scalar(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
+        items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+        return "[" + ", ".join(yaml_scalar(item) for item in items) + "]"
+    if value is None or isinstance(value, bool | int | float):
+        return json.dumps(value)
+    text = str(value)
+    return text if _is_plain(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether YAML reads the bare text as this string, in version 1.1 and in 1.2."""
+    if not text[:1].isalpha() or text.lower() in {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}:
+        return False
+    return all(character.isalnum() or character in "-_./" or character == ":" for character in text) and text[-1] != ":"
+
+
+def _fields_text(model: type[BaseModel], width: int, indent: int, above: tuple[type[BaseModel], ...]) -> list[str]:
+    """Return the fields of a model, and below each the fields of the models it holds, once."""
+    blank = " " * indent
+    lines: list[str] = []
+    for name, field in model.model_fields.items():
+        kind = type_text(field.annotation)
+        bounds = _bounds_text(field)
+        default = "required" if field.is_required() else f"default {_default_text(field)}"
+        head = f"{blank}{field.alias or name}: {kind}{f' ({bounds})' if bounds else ''}, {default}"
+        lines.extend(_paragraph(head.strip(), width, indent))
+        if field.description:
+            lines.extend(_paragraph(" ".join(field.description.split()), width, indent + 4))
+        for nested in dict.fromkeys(nested_models(field.annotation)):
+            if nested not in (*above, model):
+                lines.extend(_fields_text(nested, width, indent + 8, (*above, model)))
+    return lines
+
+
+def _bounds_text(field: FieldInfo) -> str:
+    written = [
+        text.format(value)
+        for item in field.metadata
+        for attribute, text in _BOUNDS.items()
+        if (value := getattr(item, attribute, None)) is not None
+    ]
+    return ", ".join(dict.fromkeys(written))
+
+
+def _default_text(field: FieldInfo) -> str:
+    if field.default_factory is not None and field.default_factory_takes_validated_data:
+        return "computed from the other fields"
+    return yaml_scalar(field.get_default(call_default_factory=True))
+
+
+def type_text(annotation: Any) -> str:
+    """Return a field's type as it would be said: `int`, `list of int`, `"linf" or "l2"`, `float or null`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(yaml_scalar(value) for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(type_text(argument) for argument in arguments))
+    if annotation in (None, NoneType):
+        return "null"
+    if annotation is Any:
+        return "anything"
+    if origin is not None and hasattr(annotation, "__metadata__"):  # Annotated
+        return type_text(arguments[0])
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"mapping from {type_text(arguments[0])} to {type_text(arguments[1])}"
+    if origin is tuple and arguments[-1:] != (Ellipsis,):
+        return f"[{', '.join(type_text(argument) for argument in arguments)}]"
+    if origin is not None and arguments:
+        return f"list of {type_text(arguments[0])}"
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def _paragraph(text: str, width: int, indent: int) -> list[str]:
+    blank = " " * indent
+    return textwrap.wrap(
+        text,
+        width=max(width, indent + 24),
+        initial_indent=blank,
+        subsequent_indent=blank,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

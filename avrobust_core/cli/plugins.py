@@ -1,0 +1,250 @@
+"""The commands `avrobust plugins` and `avrobust show`: what is installed, and how each component is used.
+
+What imports pydantic or pluggy is imported inside the commands, so that parsing the command line costs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from avrobust_core.registry import Offer, PluginRecord, Registry
+
+_GAP = "  "
+
+
+def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the two commands; each sets `run`, a function from the parsed arguments to the exit status."""
+    plugins = commands.add_parser(
+        "plugins",
+        help="list the installed plugins and what they offer",
+        description="List the installed plugins, broken ones with the reason, and the components that they offer.",
+    )
+    plugins.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    plugins.add_argument(
+        "--kind", metavar="K", help="only components of this kind: dataset, encoder, fusion, attack, metric, ..."
+    )
+    plugins.add_argument(
+        "--broken", action="store_true", help="list only the broken plugins; the exit status is 1 if there are any"
+    )
+    plugins.set_defaults(run=run_plugins)
+
+    show = commands.add_parser(
+        "show",
+        help="describe a component: its configuration, sources and an example",
+        description="Describe every component of this name: its configuration, its sources, and an example for a spec.",
+    )
+    show.add_argument("name", metavar="NAME", help="a component's name, bare (pgd) or full (avrobust:pgd)")
+    show.add_argument(
+        "--json", action="store_true", help="print one JSON object, with each configuration's JSON Schema"
+    )
+    show.set_defaults(run=run_show)
+
+
+def run_plugins(args: argparse.Namespace) -> int:
+    """Carry out `avrobust plugins`.
+
+    Returns:
+        0, also where plugins are broken: listing them worked. With `--broken`, 1 if there are any.
+
+    Raises:
+        ComponentError: if `--kind` or `--no-plugin` names what there is not.
+    """
+    registry = _discover(args)
+    offers = registry.offers(args.kind)
+    plugins = registry.plugins
+    if args.broken:
+        plugins, offers = tuple(plugin for plugin in plugins if plugin.status == "broken"), ()
+    elif args.kind is not None:
+        plugins = tuple(plugin for plugin in plugins if plugin.status != "ok" or _offers_kind(plugin, args.kind))
+    if args.json:
+        _write(json.dumps(_plugins_object(plugins, offers), indent=2))
+    else:
+        _write("\n".join(_plugins_text(registry, plugins, offers, broken_only=args.broken)))
+    return 1 if args.broken and plugins else 0
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Carry out `avrobust show`.
+
+    Returns:
+        0.
+
+    Raises:
+        ComponentError: if nothing has this name.
+    """
+    from avrobust_core.cli import component_text
+
+    registry = _discover(args)
+    offers = registry.find(args.name)
+    if args.json:
+        _write(json.dumps({"components": [component_text.as_object(offer) for offer in offers]}, indent=2, default=str))
+    else:
+        blocks = [component_text.described(offer, spec_name(registry, offer), _width()) for offer in offers]
+        _write("\n\n\n".join("\n".join(block) for block in blocks))
+    return 0
+
+
+def spec_name(registry: Registry, offer: Offer) -> str:
+    """Return the shortest name by which a spec can ask for a component: bare if that is unambiguous."""
+    name = offer.component.name
+    return name if len(registry.find(name, offer.kind)) == 1 else offer.full_name
+
+
+def _discover(args: argparse.Namespace) -> Registry:
+    with _no_collection(), redirect_stdout(sys.stderr):  # what a plugin prints on import must not mix with our JSON
+        from avrobust_core.registry import Registry
+
+        return Registry.discover(disabled=args.no_plugin or ())
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Switch the garbage collector off: importing makes many objects and no garbage, and looking for it costs 15 ms."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _offers_kind(plugin: PluginRecord, kind: str) -> bool:
+    return any(offer.kind == kind for offer in plugin.offers)
+
+
+def _plugins_object(plugins: Sequence[PluginRecord], offers: Sequence[Offer]) -> dict[str, Any]:
+    return {
+        "plugins": [
+            {
+                "name": plugin.name,
+                "full_name": plugin.full_name,
+                "distribution": plugin.distribution,
+                "distribution_version": plugin.distribution_version,
+                "module": plugin.module,
+                "group": plugin.group,
+                "status": plugin.status,
+                "error": plugin.error,
+                "milliseconds": round(plugin.milliseconds, 3),
+                "components": [{"kind": offer.kind, "name": offer.full_name} for offer in plugin.offers],
+            }
+            for plugin in plugins
+        ],
+        "components": [
+            {
+                "kind": offer.kind,
+                "name": offer.component.name,
+                "full_name": offer.full_name,
+                "summary": offer.component.summary,
+                "distribution": offer.distribution,
+                "distribution_version": offer.distribution_version,
+                "plugin": offer.plugin,
+                "version": offer.component.version,
+                "references": list(offer.component.references),
+                "extras": list(offer.component.extras),
+            }
+            for offer in offers
+        ],
+    }
+
+
+def _plugins_text(
+    registry: Registry, plugins: Sequence[PluginRecord], offers: Sequence[Offer], *, broken_only: bool
+) -> Iterator[str]:
+    if not plugins:
+        yield "No plugin is broken." if broken_only else "No plugins are installed."
+        return
+    width = _width()
+    head = ("plugin", "version", "status", "ms", "offers")
+    rows = [
+        (
+            plugin.full_name,
+            plugin.distribution_version,
+            plugin.status,
+            f"{plugin.milliseconds:.1f}" if plugin.status in {"ok", "broken"} else "-",
+            str(len(plugin.offers)),
+        )
+        for plugin in plugins
+    ]
+    head_line, *lines = table([head, *rows], right={3, 4})
+    yield head_line
+    for plugin, line in zip(plugins, lines, strict=True):
+        yield line
+        if plugin.error is not None:
+            yield from wrapped(plugin.error, width, indent=4)
+    kinds = dict.fromkeys(offer.kind for offer in offers)
+    several = len({plugin.distribution for plugin in plugins}) > 1
+    for kind in kinds:
+        yield ""
+        yield kind
+        yield from _components_text(registry, [offer for offer in offers if offer.kind == kind], width, several=several)
+
+
+def _components_text(registry: Registry, offers: Sequence[Offer], width: int, *, several: bool) -> Iterator[str]:
+    """Yield a line or more per component: the name that a spec may use, the distribution if it matters, the summary."""
+    names = [spec_name(registry, offer) for offer in offers]
+    columns = [
+        (_GAP + name, *((offer.distribution,) if several else ())) for name, offer in zip(names, offers, strict=True)
+    ]
+    lines = table(columns, pad_last=True)
+    for line, offer in zip(lines, offers, strict=True):
+        yield from wrapped(offer.component.summary, width, indent=len(line) + len(_GAP), first=line + _GAP)
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), pad_last: bool = False) -> list[str]:
+    """Return rows as lines of aligned columns.
+
+    Args:
+        rows: cells; every row has as many.
+        right: the columns that are aligned right.
+        pad_last: pad the last column too, for something that follows it.
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    to_right = set(right)
+    lines = [
+        _GAP.join(
+            cell.rjust(width) if column in to_right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return lines if pad_last else [line.rstrip() for line in lines]
+
+
+def wrapped(text: str, width: int, *, indent: int, first: str | None = None) -> list[str]:
+    """Return text as lines of at most `width`, indented; long words such as paths are left whole.
+
+    Args:
+        text: one paragraph.
+        width: columns of the terminal.
+        indent: columns before every line; where that leaves too little room, the text starts on a line of its own.
+        first: what stands before the text on the first line; by default the indentation.
+    """
+    if width - indent < 24 and first is not None:
+        return [first.rstrip(), *wrapped(text, width, indent=8)]
+    blank = " " * indent
+    return textwrap.wrap(
+        text,
+        width=max(width, indent + 24),
+        initial_indent=blank if first is None else first,
+        subsequent_indent=blank,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _width() -> int:
+    return max(shutil.get_terminal_size().columns, 40)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")

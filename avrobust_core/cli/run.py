@@ -1,0 +1,118 @@
+"""The commands that carry out a spec, or say what there is to do: run, plan."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from avrobust_core.registry import Registry
+    from avrobust_core.spec.loading import LoadedSpec
+
+
+def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `run` and `plan`."""
+    run = commands.add_parser("run", help="carry out a spec; resumes and reuses by itself")
+    _add_spec_arguments(run)
+    run.add_argument("--json", action="store_true", help="print one JSON object as the last line: run, cells, reused")
+    run.add_argument("--quiet", action="store_true", help="show no progress")
+    run.set_defaults(run=_run)
+    plan = commands.add_parser("plan", help="show the cells, what is done, and why the rest is not")
+    _add_spec_arguments(plan)
+    plan.add_argument("--json", action="store_true", help="print the plan as one JSON object")
+    plan.set_defaults(run=_plan)
+
+
+def _add_spec_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", metavar="SPEC", help="the study's YAML file")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a value of the spec")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<name>)")
+
+
+def _load(options: argparse.Namespace) -> "tuple[LoadedSpec, Registry] | None":
+    from avrobust_core.registry import Registry
+    from avrobust_core.spec.loading import load_spec
+    from avrobust_core.spec.problems import SpecError
+
+    registry = Registry.discover(disabled=options.no_plugin or ())
+    try:
+        return load_spec(options.spec, registry, options.set), registry
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return None
+
+
+def _run(options: argparse.Namespace) -> int:
+    found = _load(options)
+    if found is None:
+        return 2
+    loaded, registry = found
+    from avrobust_core.study.console import print_table
+    from avrobust_core.study.runner import carry_out
+
+    result = carry_out(loaded, registry, out=options.out, silent=options.quiet)
+    if _is_first_process():
+        print_table(result)
+        for line in _closing_lines(result):
+            print(line)
+        if options.json:
+            print(json.dumps(result))
+    return 1 if result["failed"] else 0
+
+
+def _is_first_process() -> bool:
+    import os
+
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
+def _closing_lines(result: dict[str, Any]) -> list[str]:
+    total = len(result["cells"])
+    lines = [f"{result['reused']} of {total} cells reused; results in {result['run']}"]
+    for split, clips in result["skipped"].items():
+        shown = "; ".join(f"{name} ({reason})" for name, reason in list(clips.items())[:5])
+        more = f"; and {len(clips) - 5} more, all named in result.json" if len(clips) > 5 else ""
+        lines.append(f"skipped {len(clips)} unreadable clip(s) of split {split!r}: {shown}{more}")
+    if result["failed"]:
+        lines.append(f"{result['failed']} of {total} cells failed; each cell's error.json has the traceback")
+    return lines
+
+
+def _plan(options: argparse.Namespace) -> int:
+    found = _load(options)
+    if found is None:
+        return 2
+    loaded, registry = found
+    from avrobust_core.study.building import Builder
+    from avrobust_core.study.plan import plan, why_stale
+
+    builder = Builder(loaded.spec, registry)
+    root = options.out if options.out is not None else Path("runs") / loaded.spec.name
+    cells = plan(builder, builder.dataset(), root)
+    rows = [
+        {
+            "id": cell.id,
+            "model": cell.model,
+            "training": cell.training,
+            "state": "done" if cell.done else "fitted" if cell.fitted else "to fit",
+            "why": None if cell.fitted else why_stale(cell, root),
+            "evaluations": {evaluation.label: evaluation.done for evaluation in cell.evaluations},
+        }
+        for cell in cells
+    ]
+    if options.json:
+        print(json.dumps({"run": str(root), "cells": rows}))
+        return 0
+    for cell, row in zip(cells, rows, strict=True):
+        print(f"{row['id']}  {cell.label}: {_state(cell.fitted, cell.done, row['why'])}")
+        print(f"    {len(cell.evaluations) - len(cell.pending)} of {len(cell.evaluations)} evaluations done", end="")
+        print(f"; to do: {', '.join(e.label for e in cell.pending)}" if cell.pending else "")
+    print(f"{sum(cell.done for cell in cells)} of {len(cells)} cells done in {root}")
+    return 0
+
+
+def _state(fitted: bool, done: bool, why: object) -> str:
+    if done:
+        return "done"
+    return "fitted" if fitted else f"to fit: {why}"

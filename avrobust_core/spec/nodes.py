@@ -1,0 +1,124 @@
+"""The tree of a YAML document in which every node and every key knows where it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Key: TypeAlias = str | int
+"""A step into a node: a map's key or a list's index."""
+Path: TypeAlias = tuple[Key, ...]
+"""Steps from the root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something was written.
+
+    Attributes:
+        source: the file as the user named it, or the `--set` argument.
+        line: from 1; 0 means the source as a whole.
+        column: from 1, in characters.
+        text: the whole source line.
+    """
+
+    source: str
+    line: int
+    column: int
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarNode:
+    """Text, a number, true, false or null."""
+
+    value: str | int | float | bool | None
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class ListNode:
+    """A sequence of nodes."""
+
+    items: tuple[Node, ...]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class MapNode:
+    """Nodes by key, in the order written; `keys` holds the place of each key."""
+
+    children: Mapping[str, Node]
+    keys: Mapping[str, Place]
+    place: Place
+
+
+Node: TypeAlias = ScalarNode | ListNode | MapNode
+
+
+def child(node: Node | None, key: Key) -> Node | None:
+    """The node one step below, or None if there is none."""
+    match node:
+        case MapNode() if isinstance(key, str):
+            return node.children.get(key)
+        case ListNode() if isinstance(key, int) and 0 <= key < len(node.items):
+            return node.items[key]
+        case _:
+            return None
+
+
+def follow(root: Node, path: Path) -> tuple[Node, int]:
+    """The deepest node that exists along `path`, and the number of steps to it."""
+    node = root
+    for depth, key in enumerate(path):
+        below = child(node, key)
+        if below is None:
+            return node, depth
+        node = below
+    return node, len(path)
+
+
+def find(root: Node | None, *path: Key) -> Node | None:
+    """The node at exactly this path, or None."""
+    for key in path:
+        root = child(root, key)
+    return root
+
+
+def key_place(root: Node, path: Path) -> Place:
+    """The place of the key that holds the node at `path`; of the node itself in a list or at the root."""
+    if path:
+        holder = find(root, *path[:-1])
+        if isinstance(holder, MapNode) and isinstance(path[-1], str) and path[-1] in holder.keys:
+            return holder.keys[path[-1]]
+    return follow(root, path)[0].place
+
+
+def plain(node: Node) -> Any:
+    """The data without its places: dict, list, str, int, float, bool, None."""
+    match node:
+        case ScalarNode():
+            return node.value
+        case ListNode():
+            return [plain(item) for item in node.items]
+        case MapNode():
+            return {key: plain(value) for key, value in node.children.items()}
+
+
+def scalars(node: Node, path: Path = ()) -> Iterator[tuple[Path, ScalarNode]]:
+    """Every scalar at or below `node`, with its path."""
+    match node:
+        case ScalarNode():
+            yield path, node
+        case ListNode():
+            for index, item in enumerate(node.items):
+                yield from scalars(item, (*path, index))
+        case MapNode():
+            for key, value in node.children.items():
+                yield from scalars(value, (*path, key))
+
+
+def dotted(path: Path) -> str:
+    """The path as `--set` and `avrobust explain` take it: `training.standard.augment.0`."""
+    return ".".join(str(key) for key in path)

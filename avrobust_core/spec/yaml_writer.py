@@ -1,0 +1,34 @@
+"""Write data as YAML that the strict reader, and YAML 1.1 readers too, read back as the same data."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from avrobust_core.spec.yaml_reader import BOOL, FLOAT, INFINITY, INT, NAN, NULL
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 or YAML 1.2 would take for something else; writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _tag, _pattern in (
+    ("null", NULL),
+    ("bool", BOOL),
+    ("int", INT),
+    ("float", FLOAT),
+    ("float", INFINITY),
+    ("float", NAN),
+):
+    # Tried after PyYAML's own rules, and for any first character: text such as 1e-3 or 0o17, plain in YAML 1.1.
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern.pattern})\Z"), None)
+
+
+def write_yaml(data: Any) -> str:
+    """The YAML text of dicts with text keys, lists, text, numbers, booleans and None; keys keep their order."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)

@@ -1,0 +1,100 @@
+"""What a run shows a person: progress on stderr, the table of results on stdout."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+WIDTH_WITHOUT_TERMINAL = 160
+
+
+class Monitor:
+    """Progress of a run on stderr: a bar in a terminal, one line per finished step elsewhere, nothing when silent."""
+
+    def __init__(self, *, silent: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=silent, highlight=False)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    @contextmanager
+    def task(self, label: str) -> Iterator[None]:
+        """Show a step while it lasts; `update` moves its bar."""
+        if not self._console.is_terminal or self._console.quiet:
+            yield
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            self._progress, self._task = progress, progress.add_task(label, total=None)
+            try:
+                yield
+            finally:
+                self._progress = self._task = None
+
+    def update(self, done: int, total: int) -> None:
+        """Set the bar of the step that is shown."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+
+def print_table(result: Mapping[str, Any]) -> None:
+    """Print a run's results: a row per cell, accuracies in percent with their intervals."""
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    cells: Sequence[Mapping[str, Any]] = result["cells"]
+    columns = _columns(cells)
+    table = Table(title=f"{result['name']}: accuracy in %, {_confidence(result)}", title_justify="left")
+    table.add_column("model")
+    table.add_column("training")
+    table.add_column("clean", justify="right")
+    for attack, threat in columns:
+        table.add_column(f"{attack}\n{threat}", justify="right")
+    for cell in cells:
+        if "error" in cell:
+            table.add_row(cell["model"], cell["training"], f"failed: {cell['error']['message']}", style="red")
+            continue
+        accuracies = [_robust(cell, attack, threat) for attack, threat in columns]
+        table.add_row(cell["model"], cell["training"], _percent(cell["clean_accuracy"]), *accuracies)
+    console.print(table)
+    if any(_robust(cell, *column).startswith("=") for cell in cells for column in columns):
+        console.print("= the threat touches nothing that this model reads: its clean accuracy stands")
+
+
+def _columns(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    found: dict[tuple[str, str], None] = {}
+    for cell in cells:
+        for attack, threats in cell.get("robust_accuracy", {}).items():
+            found.update(dict.fromkeys((attack, threat) for threat in threats))
+    worst = {threat for cell in cells for threat in cell.get("worst_case", {})}
+    if len({attack for attack, _ in found}) > 1:
+        found.update(dict.fromkeys(("worst case", threat) for _, threat in list(found) if threat in worst))
+    return list(found)
+
+
+def _robust(cell: Mapping[str, Any], attack: str, threat: str) -> str:
+    if attack == "worst case":
+        estimate = cell.get("worst_case", {}).get(threat)
+    else:
+        estimate = cell.get("robust_accuracy", {}).get(attack, {}).get(threat)
+    if estimate is None:
+        return "-"
+    return ("= " if estimate.get("attacked") == [] else "") + _percent(estimate)
+
+
+def _percent(estimate: Mapping[str, Any]) -> str:
+    return f"{100 * estimate['value']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+
+
+def _confidence(result: Mapping[str, Any]) -> str:
+    return f"[{100 * result['confidence']:g} % interval over clips]"

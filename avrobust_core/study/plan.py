@@ -1,0 +1,142 @@
+"""What a run has to do: cells and evaluations with their ids, what is done already, and why the rest is not."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avrobust_core.budgets import ThreatModel
+from avrobust_core.contracts import Dataset
+from avrobust_core.spec.cells import Cell, expand, modality_of
+from avrobust_core.study.building import Builder
+from avrobust_core.study.store import digest, read_json
+
+CLEAN = "clean"
+"""The name of the evaluation without an attack."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEvaluation:
+    """Predictions to be made: clean, or under one attack and threat.
+
+    Attributes:
+        attack: the attack's name in the spec; None for clean predictions.
+        threat: the threat's name in the spec; None for clean predictions.
+        applied: the part of the threat that touches the model's modalities; None if it touches none.
+        identity: all that decides the predictions, beside the cell's own identity.
+        folder: where they lie. Names of the spec that mean the same share one.
+    """
+
+    attack: str | None
+    threat: str | None
+    applied: ThreatModel | None
+    identity: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether its predictions are there."""
+        return (self.folder / "record.json").exists()
+
+    @property
+    def label(self) -> str:
+        """For messages: "clean", "pgd/both"."""
+        return CLEAN if self.attack is None else f"{self.attack}/{self.threat}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCell:
+    """A model under a training regime.
+
+    Attributes:
+        model, training: names in the spec.
+        modalities: those that the model reads, sorted.
+        id: a hash of `identity`.
+        identity: all that decides the weights.
+        folder: where its files lie.
+        evaluations: the clean one first.
+    """
+
+    model: str
+    training: str
+    modalities: tuple[str, ...]
+    id: str
+    identity: Mapping[str, Any]
+    folder: Path
+    evaluations: tuple[PlannedEvaluation, ...]
+
+    @property
+    def fitted(self) -> bool:
+        """Whether its weights are there."""
+        return (self.folder / "fit.json").exists()
+
+    @property
+    def pending(self) -> tuple[PlannedEvaluation, ...]:
+        """The evaluations still to be done."""
+        return tuple(evaluation for evaluation in self.evaluations if not evaluation.done)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to compute."""
+        return self.fitted and not self.pending
+
+    @property
+    def label(self) -> str:
+        """For messages: "concat/standard"."""
+        return f"{self.model}/{self.training}"
+
+
+def plan(builder: Builder, dataset: Dataset, root: Path) -> tuple[PlannedCell, ...]:
+    """The cells of a spec in a run's folder, in the spec's order."""
+    return tuple(_cell(builder, dataset, root, cell) for cell in expand(builder.spec))
+
+
+def _cell(builder: Builder, dataset: Dataset, root: Path, cell: Cell) -> PlannedCell:
+    spec = builder.spec
+    identity = builder.fit_identity(cell.model, cell.training, dataset)
+    cell_id = digest(identity)
+    folder = root / "cells" / cell_id
+    modalities = tuple(sorted(modality_of(spec, name) for name in spec.models[cell.model].encoders))
+    evaluations = [_evaluation(builder, folder, modalities, None, None)]
+    evaluations += [_evaluation(builder, folder, modalities, run.attack, run.threat) for run in cell.attacks]
+    return PlannedCell(cell.model, cell.training, modalities, cell_id, identity, folder, tuple(evaluations))
+
+
+def _evaluation(
+    builder: Builder, folder: Path, modalities: tuple[str, ...], attack: str | None, threat: str | None
+) -> PlannedEvaluation:
+    spec = builder.spec
+    identity: dict[str, Any] = {"split": spec.evaluation.split, "clips": spec.evaluation.clips}
+    applied = None
+    if attack is not None and threat is not None:
+        applied = spec.threats[threat].restricted(modalities)
+    if attack is not None and applied is not None:
+        identity["attack"] = builder.part("attack", spec.attacks[attack]).identity()
+        identity["threat"] = applied.model_dump(mode="json")
+    # A threat that touches nothing the model reads leaves the clean predictions.
+    return PlannedEvaluation(attack, threat, applied, identity, folder / "evaluations" / digest(identity))
+
+
+def why_stale(cell: PlannedCell, root: Path) -> str:
+    """Why a cell that is not fitted is not: what differs from the nearest cell of the same names in the folder."""
+    if (cell.folder / "checkpoint.pt").exists():
+        return "interrupted in the middle of its fit"
+    nearest: list[str] | None = None
+    for path in sorted(root.glob("cells/*/cell.json")):
+        earlier = read_json(path)
+        if [earlier["model"], earlier["training"]] == [cell.model, cell.training] and earlier["id"] != cell.id:
+            changed = list(differences(earlier["identity"], cell.identity))
+            if nearest is None or len(changed) < len(nearest):
+                nearest = changed
+    if nearest is None:
+        return "never run"
+    return "changed: " + "; ".join(nearest[:3]) + (f" and {len(nearest) - 3} more" if len(nearest) > 3 else "")
+
+
+def differences(old: object, new: object, path: str = "") -> Iterator[str]:
+    """Where JSON data differ, as "training.epochs 8 -> 9"."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    elif old != new:
+        yield f"{path} {old} -> {new}"

@@ -1,0 +1,319 @@
+"""Carrying out a spec: plan, fit, evaluate, measure, and write what was found; reusing what is there already."""
+
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from avrobust_core.contracts import Attack, Subject
+from avrobust_core.errors import AvrobustError, ComponentError, DataError
+from avrobust_core.model import AVModel
+from avrobust_core.registry import Registry
+from avrobust_core.spec.loading import LoadedSpec
+from avrobust_core.study import evaluation as evaluating
+from avrobust_core.study.building import Builder, Part
+from avrobust_core.study.console import Monitor
+from avrobust_core.study.evaluation import AttackRun, Predictions
+from avrobust_core.study.loading import Skipped, read_batches, select
+from avrobust_core.study.plan import PlannedCell, PlannedEvaluation, plan, why_stale
+from avrobust_core.study.provenance import lock
+from avrobust_core.study.results import Intervals, measurement_to_json, summarise, write_samples
+from avrobust_core.study.store import digest, exclusive, read_json, remove_leftovers, write_json, write_text
+from avrobust_core.study.training import Fit, load_weights
+from avrobust_core.victim import Victim
+
+RESULT_FORMAT = 1
+"""The version of result.json."""
+
+
+def carry_out(
+    loaded: LoadedSpec, registry: Registry, *, out: Path | None = None, silent: bool = False
+) -> dict[str, Any]:
+    """Carry out a study in its folder; what is there already is reused.
+
+    Args:
+        loaded: a valid spec.
+        registry: where its components are found.
+        out: the run's folder; by default runs/<name>.
+        silent: show no progress.
+
+    Returns:
+        What the run's result.json holds: `run`, `cells`, `reused`, `failed`, `skipped`.
+
+    Raises:
+        DataError: if the data set cannot be used, or too many of its clips cannot be read.
+        ComponentError: if a component cannot be built, or an attack does not support a norm that is asked for.
+        RunError: if the folder is in use, or a file in it is damaged.
+    """
+    engine = loaded.spec.engine
+    fabric = Fabric(
+        accelerator=engine.accelerator,
+        devices=_devices(engine.accelerator, engine.devices),
+        precision=engine.precision,
+    )
+    fabric.launch()
+    root = out if out is not None else Path("runs") / loaded.spec.name
+    if not fabric.is_global_zero:
+        return _Run(fabric, loaded, registry, root, Monitor(silent=True)).carry_out()
+    with exclusive(root):
+        remove_leftovers(root)
+        return _Run(fabric, loaded, registry, root, Monitor(silent=silent)).carry_out()
+
+
+def _devices(accelerator: str, devices: int | str | list[int]) -> int | str | list[int]:
+    from lightning_fabric.accelerators.cuda import CUDAAccelerator
+    from lightning_fabric.accelerators.mps import MPSAccelerator
+
+    on_cpu = accelerator == "cpu" or (
+        accelerator == "auto" and not CUDAAccelerator.is_available() and not MPSAccelerator.is_available()
+    )
+    return 1 if on_cpu and devices == "auto" else devices
+
+
+class _Run:
+    """One process's part in a run."""
+
+    def __init__(self, fabric: Fabric, loaded: LoadedSpec, registry: Registry, root: Path, monitor: Monitor) -> None:
+        self.fabric = fabric
+        self.loaded = loaded
+        self.spec = loaded.spec
+        self.registry = registry
+        self.root = root
+        self.monitor = monitor
+        self.builder = Builder(loaded.spec, registry)
+        self.dataset = self.builder.dataset()
+        self.selection = select(self.dataset, self.spec.evaluation.split, self.spec.evaluation.clips)
+        self.intervals = Intervals.of(self.spec.evaluation, self.spec.seed)
+        self.metrics = [self.builder.part("metric", reference) for reference in self.spec.metrics]
+        self.attacks = {name: self.builder.attack(name) for name in self.spec.attacks}
+        self.skipped = Skipped(self.dataset)
+        self._models: dict[str, AVModel] = {}
+
+    def carry_out(self) -> dict[str, Any]:
+        cells = plan(self.builder, self.dataset, self.root)
+        self._check(cells)
+        self.fabric.barrier()  # every process has seen the same files before the first one writes
+        if self.fabric.is_global_zero:
+            write_text(self.root / "spec.yaml", self.loaded.text)
+            write_text(self.root / "resolved.yaml", self.loaded.resolved_yaml())
+            device, world = str(self.fabric.device), self.fabric.world_size
+            write_json(self.root / "lock.json", lock(self.registry, self.dataset, cells, device, world))
+        results = []
+        for number, cell in enumerate(cells, start=1):
+            reused = cell.done
+            result = self._cell(cell, f"[{number}/{len(cells)}] {cell.label}")
+            results.append(result | {"reused": reused and "error" not in result})
+        outcome = {
+            "format": RESULT_FORMAT,
+            "run": str(self.root),
+            "name": self.spec.name,
+            "seed": self.spec.seed,
+            "task": self.dataset.task,
+            "confidence": self.spec.evaluation.confidence,
+            "cells": results,
+            "reused": sum(result["reused"] for result in results),
+            "failed": sum("error" in result for result in results),
+            "skipped": self.skipped.to_json(),
+        }
+        if self.fabric.is_global_zero:
+            write_json(self.root / "result.json", outcome)
+        return outcome
+
+    def _check(self, cells: tuple[PlannedCell, ...]) -> None:
+        """Refuse what cannot work before anything is fitted."""
+        for cell in cells:
+            if not cell.fitted:
+                self.builder.model(cell.model, self.dataset)
+            for evaluation in cell.evaluations:
+                if evaluation.attack is not None and evaluation.applied is not None:
+                    check_norms(evaluation, self.attacks[evaluation.attack])
+
+    def _cell(self, cell: PlannedCell, label: str) -> dict[str, Any]:
+        names = {"id": cell.id, "model": cell.model, "training": cell.training, "modalities": list(cell.modalities)}
+        try:
+            result = names | self._complete(cell, label)
+        except DataError:
+            raise  # the data set is every cell's: none of the others can do better
+        except Exception as error:
+            if self.fabric.world_size > 1:
+                raise  # the other processes wait for this one; only ending all of them is safe
+            message = str(error) if isinstance(error, AvrobustError) else f"{type(error).__name__}: {error}"
+            failure = {"error": {"message": message, "traceback": traceback.format_exc()}}
+            write_json(cell.folder / "error.json", names | failure)
+            self.monitor.say(f"{label}: failed: {message}")
+            return names | failure
+        finally:
+            self._models.clear()
+        if self.fabric.is_global_zero:
+            write_json(cell.folder / "result.json", result)
+            (cell.folder / "error.json").unlink(missing_ok=True)
+        return result
+
+    def _complete(self, cell: PlannedCell, label: str) -> dict[str, Any]:
+        if self.fabric.is_global_zero:
+            header = {"id": cell.id, "model": cell.model, "training": cell.training, "identity": cell.identity}
+            write_json(cell.folder / "cell.json", header)
+        fit = self._fit(cell, label)
+        # Several threats may mean the same to a model that reads few modalities: predictions are shared by folder.
+        by_folder: dict[Path, Predictions] = {}
+        found = {}
+        for evaluation in cell.evaluations:
+            if evaluation.folder not in by_folder:
+                by_folder[evaluation.folder] = self._evaluate(cell, evaluation, label)
+            found[evaluation.label] = by_folder[evaluation.folder]
+        measured = [entry for evaluation in cell.evaluations for entry in self._measure(cell, evaluation, found)]
+        if self.fabric.is_global_zero:
+            write_samples(cell.folder / "samples.parquet", cell, found, self.dataset)
+        return {
+            **summarise(cell, found, self.intervals),
+            "metrics": measured,
+            "fit": fit,
+            "evaluation_seconds": round(sum(predictions.seconds for predictions in by_folder.values()), 3),
+        }
+
+    def _fit(self, cell: PlannedCell, label: str) -> dict[str, Any]:
+        path = cell.folder / "fit.json"
+        if cell.fitted:
+            record: dict[str, Any] = read_json(path)
+            self.skipped.merge(record["skipped"])
+            return record
+        if self.fabric.is_global_zero:
+            self.monitor.say(f"{label}: fitting ({why_stale(cell, self.root)})")
+        regime = self.spec.training[cell.training]
+        with self.monitor.task(f"{label}: fit"):
+            fit = Fit(
+                self.fabric,
+                self.builder.model(cell.model, self.dataset),
+                self.dataset,
+                regime,
+                self.builder.augmentations(regime),
+                seed=self.spec.seed,
+                folder=cell.folder,
+                engine=self.spec.engine,
+                report=self.monitor.update,
+            )
+            record = fit.run()
+        self.skipped.merge(record["skipped"])
+        return record
+
+    def _model(self, cell: PlannedCell) -> AVModel:
+        if cell.id not in self._models:
+            model = self.builder.model(cell.model, self.dataset)
+            load_weights(model, cell.folder / "model.safetensors")
+            self._models[cell.id] = model.to(self.fabric.device).eval()
+        return self._models[cell.id]
+
+    def _evaluate(self, cell: PlannedCell, evaluation: PlannedEvaluation, label: str) -> Predictions:
+        record_path, predictions_path = evaluation.folder / "record.json", evaluation.folder / "predictions.parquet"
+        if not evaluation.done:
+            if self.fabric.is_global_zero:
+                self.monitor.say(f"{label}: {evaluation.label}")
+            with self.monitor.task(f"{label}: {evaluation.label}"):
+                self._predict(cell, evaluation)
+            self.fabric.barrier()
+            if self.fabric.is_global_zero:
+                predictions, skipped = evaluating.collect(evaluation.folder, self.selection, self.dataset.task)
+                evaluating.to_parquet(predictions_path, predictions)
+                record = {
+                    "identity": evaluation.identity,
+                    "clips": len(predictions.ids),
+                    "seconds": round(predictions.seconds, 3),
+                    "skipped": {self.selection.split: skipped},
+                }
+                write_json(record_path, record)
+                evaluating.remove_parts(evaluation.folder)
+            self.fabric.barrier()
+        record = read_json(record_path)
+        self.skipped.merge(record["skipped"])
+        return evaluating.from_parquet(predictions_path, self.dataset.task, record["seconds"])
+
+    def _predict(self, cell: PlannedCell, evaluation: PlannedEvaluation) -> None:
+        run = None
+        if evaluation.attack is not None and evaluation.applied is not None:
+            run = AttackRun(evaluation.attack, self.attacks[evaluation.attack], evaluation.applied)
+        mine = self.selection.share(self.fabric.global_rank, self.fabric.world_size)
+        skipped = Skipped(self.dataset)
+        done = 0
+
+        def tick(clips: int) -> None:
+            nonlocal done
+            done += clips
+            self.monitor.update(done, len(mine))
+
+        evaluating.carry_out(
+            evaluation.folder,
+            Victim(self._model(cell), media=self.dataset.media, task=self.dataset.task, seed=self.spec.seed),
+            mine,
+            run=run,
+            batch_size=self.spec.engine.batch_size,
+            read=lambda split, batches: read_batches(
+                self.dataset,
+                split,
+                batches,
+                skipped=skipped,
+                workers=self.spec.engine.workers,
+                pin=self.fabric.device.type == "cuda",
+            ),
+            unreadable=lambda: dict(skipped.by_split.get(mine.split, {})),
+            device=self.fabric.device,
+            rank=self.fabric.global_rank,
+            tick=tick,
+        )
+
+    def _measure(
+        self, cell: PlannedCell, evaluation: PlannedEvaluation, found: Mapping[str, Predictions]
+    ) -> list[dict[str, Any]]:
+        measured = []
+        for part in self.metrics:
+            metric = part.build()
+            if evaluation.attack is not None and not metric.under_attack:
+                continue
+            where = {"metric": part.offer.component.name, "attack": evaluation.attack, "threat": evaluation.threat}
+            if self.dataset.task not in metric.tasks:
+                measured.append(where | {"left_out": f"not defined for {self.dataset.task} data"})
+                continue
+            measured.append(where | self._measurement(cell, evaluation, part, metric.measure, found[evaluation.label]))
+        return measured
+
+    def _measurement(
+        self, cell: PlannedCell, evaluation: PlannedEvaluation, part: Part, measure: Any, predictions: Predictions
+    ) -> dict[str, Any]:
+        identity = {
+            "evaluation": evaluation.folder.name,
+            "metric": part.identity(),
+            "confidence": self.intervals.confidence,
+            "resamples": self.intervals.resamples,
+        }
+        path = cell.folder / "measurements" / f"{digest(identity)}.json"
+        if not path.exists() and self.fabric.is_global_zero:
+            subject = Subject(
+                ids=predictions.ids,
+                logits=predictions.logits,
+                targets=predictions.targets,
+                classes=self.dataset.classes,
+                task=self.dataset.task,
+                confidence=self.intervals.confidence,
+                resamples=self.intervals.resamples,
+                seed=self.intervals.seed,
+            )
+            write_json(path, measurement_to_json(measure(subject)))
+        self.fabric.barrier()
+        found: dict[str, Any] = read_json(path)
+        return found
+
+
+def check_norms(evaluation: PlannedEvaluation, attack: Attack) -> None:
+    """Refuse an attack that does not support a norm of its threat.
+
+    Raises:
+        ComponentError: names attack, threat, modality and norm.
+    """
+    assert evaluation.applied is not None
+    for modality, budget in evaluation.applied.items():
+        if budget.norm not in attack.norms:
+            raise ComponentError(
+                f"attack {evaluation.attack!r} cannot attack {modality} in {budget.norm} (threat "
+                f"{evaluation.threat!r}); it supports: {', '.join(sorted(attack.norms))}"
+            )
