@@ -299,7 +299,10 @@ class Fit:
         self.fabric.barrier()
         if not self._checkpoint.exists():
             return
-        content = torch.load(self._checkpoint, map_location=self.fabric.device, weights_only=True)
+        try:  # weights_only: no pickle is ever executed
+            content = torch.load(self._checkpoint, map_location=self.fabric.device, weights_only=True)
+        except Exception as error:
+            raise RunError(f"{self._checkpoint}: cannot be read ({error}); delete it to fit from the start") from error
         self.module.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress = Progress(**content["progress"])

@@ -1,0 +1,116 @@
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avrobust_core.errors import DataError
+from avrobust_core.study.loading import (
+    Selection,
+    Skipped,
+    epoch_batches,
+    read_batches,
+    select,
+    split_for_training,
+)
+
+
+def _selection(n: int) -> Selection:
+    return Selection("train", tuple(range(n)), tuple(f"clip-{i}" for i in range(n)))
+
+
+@given(n=st.integers(1, 200), world=st.integers(1, 7))
+def test_every_clip_is_in_exactly_one_process_share(n: int, world: int) -> None:
+    shares = [_selection(n).share(rank, world) for rank in range(world)]
+    assert sorted(i for share in shares for i in share.indices) == list(range(n))
+
+
+@given(n=st.integers(1, 200), size=st.integers(1, 50), epoch=st.integers(0, 3))
+def test_an_epoch_is_a_permutation_in_full_batches(n: int, size: int, epoch: int) -> None:
+    batches = epoch_batches(_selection(n), size, seed=3, epoch=epoch)
+    seen = [i for batch in batches for i in batch]
+    assert len(seen) == len(set(seen))
+    assert set(seen) <= set(range(n))
+    assert len(batches) == max(1, n // size)
+    assert batches == epoch_batches(_selection(n), size, seed=3, epoch=epoch)
+
+
+def test_epochs_and_seeds_differ_in_order() -> None:
+    orders = {str(epoch_batches(_selection(40), 8, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4
+
+
+def test_the_global_random_states_are_not_touched(blobs) -> None:
+    before = (random.getstate(), torch.random.get_rng_state())
+    epoch_batches(_selection(10), 2, 0, 0)
+    dataset = blobs()
+    list(read_batches(dataset, "test", [[0, 1]], skipped=Skipped(dataset), workers=0, pin=False))
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.random.get_rng_state(), before[1])
+
+
+def test_a_subset_for_evaluation_depends_on_ids_not_on_position(blobs) -> None:
+    few = select(blobs(test=50), "test", 10)
+    assert len(few) == 10
+    assert list(few.indices) == sorted(few.indices)
+    more = select(blobs(test=50), "test", 20)
+    assert set(few.ids) < set(more.ids), "a larger subset contains the smaller one"
+
+
+def test_an_unknown_split_is_named_with_those_there_are(blobs) -> None:
+    with pytest.raises(DataError, match=r"no split 'tset'; it has: train, test"):
+        select(blobs(), "tset")
+
+
+def test_validation_clips_are_held_out_by_id_and_never_trained_on(blobs) -> None:
+    train, held = split_for_training(blobs(train=500), 0.2)
+    assert held is not None
+    assert not set(train.ids) & set(held.ids)
+    assert len(train) + len(held) == 500
+    assert 60 <= len(held) <= 140
+    larger_train, larger_held = split_for_training(blobs(train=1000), 0.2)
+    assert larger_held is not None
+    assert set(held.ids) <= set(larger_held.ids), "a clip's place does not depend on the others"
+    assert set(train.ids) <= set(larger_train.ids)
+
+
+def test_unreadable_clips_are_left_out_counted_and_named(blobs) -> None:
+    dataset = blobs(corrupt=["test-1", "test-4", "test-5"])
+    skipped = Skipped(dataset)
+    batches = list(read_batches(dataset, "test", [[0, 1, 2], [4, 5], [6]], skipped=skipped, workers=0, pin=False))
+    assert [batch.ids if batch else None for batch in batches] == [("test-0", "test-2"), None, ("test-6",)]
+    assert skipped.to_json() == {"test": {name: "made corrupt" for name in ("test-1", "test-4", "test-5")}}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_unreadable_clips_end_the_run_and_are_named(blobs, workers: int) -> None:
+    dataset = blobs(test=20, corrupt=["test-1", "test-4", "test-5"], max_unreadable=0.1)
+    with pytest.raises(DataError, match=r"3 of the 20 clips of split 'test'.*test-1: made corrupt"):
+        list(read_batches(dataset, "test", [[i] for i in range(20)], skipped=Skipped(dataset), workers=workers, pin=False))
+
+
+def test_a_clip_of_the_wrong_shape_or_with_nan_is_skipped_with_the_reason(blobs) -> None:
+    class Faulty(blobs):  # type: ignore[misc]
+        def read(self, split, index):
+            clip = super().read(split, index)
+            if index == 0:
+                clip.inputs["left"] = clip.inputs["left"][:, :5]
+            if index == 1:
+                clip.inputs["right"][0, 0, 0] = float("nan")
+            if index == 2:
+                raise KeyError("a bug of the reader")
+            if index == 3:
+                del clip.inputs["left"]
+            return clip
+
+    dataset = Faulty()
+    skipped = Skipped(dataset)
+    (batch,) = read_batches(dataset, "test", [[0, 1, 2, 3, 4]], skipped=skipped, workers=0, pin=False)
+    assert batch is not None
+    assert batch.ids == ("test-4",)
+    reasons = skipped.to_json()["test"]
+    assert "(1, 5)" in reasons["test-0"]
+    assert "not finite" in reasons["test-1"]
+    assert "a bug of the reader" in reasons["test-2"]
+    assert "not left, right" in reasons["test-3"]

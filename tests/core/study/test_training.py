@@ -1,0 +1,154 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from avrobust_core.errors import AvrobustError, RunError
+from avrobust_core.study import training
+from avrobust_core.study.training import load_weights, parameter_groups, save_weights, schedule
+
+
+def _weights(folder: Path, name: str = "last.safetensors") -> bytes:
+    return (folder / name).read_bytes()
+
+
+def test_a_fit_learns_and_leaves_its_files(tmp_path: Path, new_fit) -> None:
+    record = new_fit(tmp_path, epochs=8).run()
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "fit.json", "history.jsonl", "last.safetensors", "model.safetensors"
+    }
+    assert record["train_clips"] + record["validation_clips"] == 48
+    steps = record["train_clips"] // 8
+    assert record["clip_backwards"] == 8 * steps * 8
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path, new_fit) -> None:
+    new_fit(tmp_path / "a").run()
+    new_fit(tmp_path / "b").run()
+    assert _weights(tmp_path / "a") == _weights(tmp_path / "b")
+
+
+class _Stopped(Exception):
+    pass
+
+
+def _stop_after(steps: int):
+    def report(done: int, total: int) -> None:
+        if done == steps:
+            raise _Stopped
+
+    return report
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7, 13])
+def test_a_fit_stopped_at_any_step_goes_on_to_the_same_weights(tmp_path, new_fit, monkeypatch, steps: int) -> None:
+    whole = new_fit(tmp_path / "whole")
+    whole.run()
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)  # checkpoint after every step
+    with pytest.raises(_Stopped):
+        new_fit(tmp_path / "stopped", report=_stop_after(steps)).run()
+    reports: list[int] = []
+    resumed = new_fit(tmp_path / "stopped", report=lambda done, total: reports.append(done))
+    resumed.run()
+    assert reports[0] >= max(steps, 1), "no more than the step that was stopped is done again"
+    assert _weights(tmp_path / "stopped") == _weights(tmp_path / "whole")
+    assert _weights(tmp_path / "stopped", "model.safetensors") == _weights(tmp_path / "whole", "model.safetensors")
+
+    def history(folder: Path) -> list[dict[str, float]]:
+        rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+    assert history(tmp_path / "stopped") == history(tmp_path / "whole")
+
+
+def test_the_best_weights_on_held_out_clips_are_kept(tmp_path: Path, new_fit) -> None:
+    record = new_fit(tmp_path, epochs=6, learning_rate=0.3).run()
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    best = max(rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
+    assert record["best_epoch"] == best["epoch"]
+
+
+def test_selecting_the_last_weights_holds_no_clip_out(tmp_path: Path, new_fit) -> None:
+    record = new_fit(tmp_path, select="last").run()
+    assert record["validation_clips"] == 0
+    assert record["best_epoch"] is None
+    assert _weights(tmp_path) == _weights(tmp_path, "model.safetensors")
+
+
+def test_the_global_random_state_is_restored(tmp_path: Path, new_fit) -> None:
+    fit = new_fit(tmp_path)
+    before = torch.random.get_rng_state()
+    fit.run()
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_unreadable_clips_are_named_in_the_record_even_after_a_stop(tmp_path, new_fit, blobs, monkeypatch) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    dataset = blobs(corrupt=["train-3", "train-7"])
+    with pytest.raises(_Stopped):
+        new_fit(tmp_path, dataset=dataset, report=_stop_after(14)).run()
+    record = new_fit(tmp_path, dataset=dataset).run()
+    assert set(record["skipped"]["train"]) == {"train-3", "train-7"}
+
+
+def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path, new_fit) -> None:
+    with pytest.raises(AvrobustError, match="not finite"):
+        new_fit(tmp_path, learning_rate=1e30, gradient_clip=None).run()
+    assert not (tmp_path / "fit.json").exists()
+
+
+def test_augmentations_see_the_epoch_and_change_what_is_learned(tmp_path: Path, new_fit) -> None:
+    epochs: set[int] = set()
+
+    def flip(batch, step):
+        epochs.add(step.epoch)
+        soft = torch.nn.functional.one_hot(batch.targets, step.classes).float() * 0.8 + 0.2 / step.classes
+        return type(batch)({name: -x for name, x in batch.inputs.items()}, soft, batch.ids)
+
+    new_fit(tmp_path / "plain").run()
+    new_fit(tmp_path / "flipped", augmentations=[flip]).run()
+    assert epochs == {0, 1, 2}
+    assert _weights(tmp_path / "plain") != _weights(tmp_path / "flipped")
+
+
+def test_the_schedule_rises_to_one_and_falls_to_zero() -> None:
+    rates = [schedule(step, 100, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == rates[10] == 1.0
+    assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
+
+
+def test_biases_and_normalisation_do_not_decay() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    decaying, others = parameter_groups(model, 0.1)
+    assert [p.dim() for p in decaying["params"]] == [2]
+    assert len(others["params"]) == 3
+    assert others["weight_decay"] == 0.0
+
+
+def test_a_checkpoint_with_a_malicious_pickle_is_refused(tmp_path: Path, new_fit) -> None:
+    class Evil:
+        def __reduce__(self):  # type: ignore[no-untyped-def]
+            return (Path.touch, (tmp_path / "owned",))
+
+    torch.save({"model": Evil()}, tmp_path / "checkpoint.pt")
+    with pytest.raises(RunError, match="cannot be read"):
+        new_fit(tmp_path).run()
+    assert not (tmp_path / "owned").exists()
+
+
+def test_weights_of_another_layout_are_refused_with_their_keys(tmp_path: Path) -> None:
+    save_weights(nn.Linear(3, 2), tmp_path / "w.safetensors")
+    load_weights(nn.Linear(3, 2), tmp_path / "w.safetensors")
+    with pytest.raises(RunError, match="size mismatch for weight"):
+        load_weights(nn.Linear(4, 2), tmp_path / "w.safetensors")
+    (tmp_path / "w.safetensors").write_bytes(b"not weights")
+    with pytest.raises(RunError, match="cannot be read"):
+        load_weights(nn.Linear(3, 2), tmp_path / "w.safetensors")
