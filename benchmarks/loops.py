@@ -2,8 +2,8 @@
 
     python benchmarks/loops.py [--pairs N] [--threads N]
 
-The last line is one JSON object: `train_overhead` and `attack_overhead`, each the median over pairs, run in turn, of our
-seconds over the bare loop's, for the same number of optimiser or attack steps on the same batches.
+The last line is one JSON object: `train_overhead` and `attack_overhead`, each the median over pairs, run in turn, of
+our seconds over the bare loop's, for the same number of optimiser or attack steps on the same batches.
 """
 
 import argparse
