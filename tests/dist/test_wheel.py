@@ -1,0 +1,118 @@
+"""The wheel, installed outside of the checkout: every package ships, every entry point resolves, the command works."""
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    (path,) = out.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment with the wheel; its dependencies are those of the environment that runs the tests."""
+    folder = tmp_path_factory.mktemp("env")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run(
+        [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)],
+        check=True,
+        capture_output=True,
+    )
+    (site,) = folder.glob("lib/python3*/site-packages")
+    dependencies = [path for path in sys.path if path.endswith("site-packages")]
+    # A .pth line adds a folder without running the .pth files in it, so our own editable install stays out.
+    (site / "dependencies.pth").write_text("\n".join(dependencies) + "\n")
+    return python
+
+
+def _run(python: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return subprocess.run(
+        [str(python), *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_the_wheel_ships_every_package_typed_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    packages = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    ours = {"avrobust_core"} | {path.name for path in (ROOT / "plugins").iterdir() if path.is_dir()}
+    assert packages == ours
+    for package in packages:
+        assert f"{package}/py.typed" in names
+        in_checkout = next(ROOT.glob(f"{package}")) if package == "avrobust_core" else ROOT / "plugins" / package
+        modules = {path.relative_to(in_checkout.parent).as_posix() for path in in_checkout.rglob("*.py")}
+        assert modules <= set(names)
+
+
+def test_every_bundled_plugin_resolves_outside_of_the_checkout(installed: Path, tmp_path: Path) -> None:
+    found = _run(installed, "-m", "avrobust_core", "plugins", "--json", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    plugins = {plugin["name"]: plugin for plugin in json.loads(found.stdout)["plugins"]}
+    assert {"data", "audio", "video", "fusion", "attacks", "metrics", "training"} <= set(plugins)
+    assert {plugin["status"] for plugin in plugins.values()} == {"ok"}
+    where = _run(installed, "-c", "import avrobust_core, avrobust_data; print(avrobust_core.__file__)", cwd=tmp_path)
+    assert str(ROOT) not in where.stdout
+
+
+def test_the_quickstart_validates_outside_of_the_checkout(installed: Path, tmp_path: Path) -> None:
+    command = installed.parent / "avrobust"
+    done = subprocess.run(
+        [str(command), "validate", str(ROOT / "examples" / "quickstart.yaml")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_third_party_plugin_is_found_like_a_bundled_one(installed: Path, tmp_path: Path) -> None:
+    source = ROOT / "examples" / "avrobust-depth"
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "w"), str(source)],
+        check=True,
+        capture_output=True,
+    )
+    (depth,) = (tmp_path / "w").glob("*.whl")
+    target = tmp_path / "extra"
+    subprocess.run(
+        [
+            str(installed),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-index",
+            "--target",
+            str(target),
+            str(depth),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    code = (
+        f"import sys; sys.path.append({str(target)!r})\n"
+        "from avrobust_core import Registry\n"
+        "print(Registry.discover().resolve('encoder', 'depth-cnn').full_name)"
+    )
+    done = _run(installed, "-c", code, cwd=tmp_path)
+    assert done.stdout.strip() == "avrobust-depth:depth-cnn", done.stderr
