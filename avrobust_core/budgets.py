@@ -20,6 +20,8 @@ class Snr(BaseModel):
 
 
 def _fraction(value: Any) -> Any:
+    if isinstance(value, bool):  # pydantic would read them as 1.0 and 0.0
+        raise ValueError(f"{str(value).lower()} is not a radius")  # noqa: TRY004 - pydantic reports ValueError only
     if isinstance(value, str):
         try:
             return float(Fraction(value.replace(" ", "")))

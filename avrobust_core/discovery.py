@@ -123,11 +123,13 @@ def _first_of_its_name(distribution: metadata.Distribution, name: str) -> metada
 
 
 def _declared_by(distribution: metadata.Distribution, name: str) -> Iterator[PluginRecord]:
+    version = str(distribution.metadata["Version"] or "unknown")  # parsed anew at each access
+
     def record(entry_point: str, module: str, group: str, status: Status, error: str | None) -> PluginRecord:
         return PluginRecord(
             name=entry_point,
             distribution=name or "unnamed",
-            distribution_version=str(distribution.metadata["Version"] or "unknown"),
+            distribution_version=version,
             module=module,
             group=group,
             status=status,

@@ -12,7 +12,7 @@ from avrobust_core.components import KINDS, Config
 from avrobust_core.config_errors import configuration_errors, location_text
 from avrobust_core.discovery import Offer, PluginRecord, Status, declared, normalised
 from avrobust_core.errors import ComponentError
-from avrobust_core.loading import PluginFault, load
+from avrobust_core.plugin_loading import PluginFault, load
 from avrobust_core.suggest import closest, did_you_mean
 
 __all__ = ["Offer", "PluginFault", "PluginRecord", "Registry", "Status"]
@@ -156,11 +156,11 @@ class Registry:
         elif known and kind is not None:
             text += f"; there are: {', '.join(sorted(known))}"
         elsewhere = [offer for offer in self._offers if offer.kind != kind and _fits(name, offer)]
-        if elsewhere:
-            text += "".join(f". {offer.full_name} is of another kind: {offer.kind}" for offer in elsewhere)
-        return text + self._left_out(distribution, bare)
+        sentences = [text, *(f"{offer.full_name} is of another kind: {offer.kind}" for offer in elsewhere)]
+        sentences += self._left_out(distribution, bare)
+        return " ".join(f"{sentence}{'' if sentence.endswith('?') else '.'}" for sentence in sentences).rstrip(".")
 
-    def _left_out(self, distribution: str, bare: str) -> str:
+    def _left_out(self, distribution: str, bare: str) -> list[str]:
         """Name the plugins that were not loaded and may have offered a name: those it points to, or the broken ones."""
         out = [plugin for plugin in self.plugins if plugin.status != "ok"]
         meant = [
@@ -169,12 +169,12 @@ class Registry:
             if (_is_of(plugin, distribution) if distribution else plugin.name == bare or _is_of(plugin, bare))
         ]
         if meant:
-            return "".join(f". Plugin {plugin.full_name} is {_why_out(plugin)}" for plugin in meant)
+            return [f"Plugin {plugin.full_name} is {_why_out(plugin)}" for plugin in meant]
         broken = [plugin.full_name for plugin in out if plugin.status == "broken"]
         if broken and not distribution:
             plural = "plugin is" if len(broken) == 1 else "plugins are"
-            return f". {len(broken)} {plural} broken and offer nothing: {', '.join(broken)} (see avrobust plugins)"
-        return ""
+            return [f"{len(broken)} {plural} broken: {', '.join(broken)} (see avrobust plugins --broken)"]
+        return []
 
 
 def _fits(name: str, offer: Offer) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
@@ -30,8 +31,11 @@ class Estimate:
     method: Literal["bootstrap", "wilson", "none"]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data: NaN becomes None."""
-        return {key: None if value != value else value for key, value in asdict(self).items()}
+        """As JSON data: NaN and infinity, which JSON has no number for, become None."""
+        return {
+            key: None if isinstance(value, float) and not isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
 
 
 def bootstrap_mean(values: ArrayLike, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> Estimate:

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 # difflib's ratio below which a name is too far off to be a likely slip; 0.6 accepts "pgdd" for "pgd" and "epsilom"
 # for "epsilon" but not "fgsm" for "pgd".
 _CUTOFF = 0.6
+# How far behind the nearest name another may be and still be worth a mention: names that share a long prefix, such as
+# the hooks, are all near one another.
+_BEHIND = 0.15
 
 
 def _folded(name: str) -> str:
@@ -18,8 +21,9 @@ def _folded(name: str) -> str:
 def closest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """Return up to `limit` of the `known` names nearest to `name`, nearest first; an empty list when none is near.
 
-    Case and the choice between `-`, `_` and `.` do not count as differences.  Names equally near come in
-    alphabetical order, so that the answer does not depend on the order of `known`.
+    A name much further off than the nearest one is left out. Case and the choice between `-`, `_` and `.` do not
+    count as differences. Names equally near come in alphabetical order, so that the answer does not depend on the
+    order of `known`.
     """
     wanted = _folded(name)
     scored: list[tuple[float, str]] = []
@@ -27,7 +31,9 @@ def closest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
         ratio = difflib.SequenceMatcher(None, wanted, _folded(candidate)).ratio()
         if ratio >= _CUTOFF:
             scored.append((-ratio, candidate))
-    return [candidate for _, candidate in sorted(scored)[: max(limit, 0)]]
+    nearest = min(scored, default=(0.0, ""))[0]
+    near = sorted(item for item in scored if item[0] <= nearest + _BEHIND)
+    return [candidate for _, candidate in near[: max(limit, 0)]]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,8 @@ NORM_TOLERANCE = 1e-6
 """A norm may exceed its radius by this share: the rounding of float64 sums, nothing more."""
 
 MARGIN_TOLERANCE = 1e-4
-"""A success may be claimed on a margin up to this share of the largest logit: batching moves the last bits."""
+"""A success may be claimed on a margin up to this share of the largest logit, or up to this much where all logits are
+below 1: batching moves the last bits, and two logits that meet at 0 leave no size to take a share of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,10 @@ def verify(
         )
     norms = {modality: _check_modality(name, modality, bound, x) for modality, x in result.inputs.items()}
     logits = bound.victim.logits({**pristine, **result.inputs})
+    # No comparison with NaN holds, so such a clip would pass for robust.
+    _reject(logits.isnan().any(dim=1), bound.ids, f"attack {name!r} returned clips on which the model's logits are NaN")
     distance = margin(logits, bound.targets, bound.task)
-    tolerance = MARGIN_TOLERANCE * logits.abs().amax(dim=1)
+    tolerance = MARGIN_TOLERANCE * logits.abs().amax(dim=1).clamp(min=1)
     _reject(
         result.success & (distance > tolerance),
         bound.ids,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
+from avrobust_core.cli.layout import wrapped
 from avrobust_core.config_errors import nested_models
 from avrobust_core.discovery import Offer
 from avrobust_core.errors import ComponentError
@@ -31,7 +31,7 @@ _BOUNDS: Mapping[str, str] = {
 # Where a component stands in a spec: the lines above its `use`, what stands before `use`, and what to mind.
 _PLACES: Mapping[str, tuple[tuple[str, ...], str, str]] = {
     "dataset": (("data:",), "  ", ""),
-    "encoder": (("encoders:", "  {name}:"), "    ", "name the entry after the modality that it reads, or set modality"),
+    "encoder": (("encoders:", "  {name}:"), "    ", "the entry is named after its modality, or sets it"),
     "fusion": (("fusion:",), "  ", "inside an entry of models"),
     "attack": (("attacks:", "  {name}:"), "    ", ""),
     "metric": (("metrics:",), "  - ", ""),
@@ -77,7 +77,7 @@ def described(offer: Offer, use: str, width: int) -> list[str]:
         width: columns of the terminal.
     """
     component = offer.component
-    lines = [f"{offer.kind} {offer.full_name}", *_paragraph(component.summary, width, 2), ""]
+    lines = [f"{offer.kind} {offer.full_name}", *wrapped(component.summary, width, indent=2), ""]
     lines.append(f"  distribution  {offer.distribution} {offer.distribution_version} (plugin {offer.plugin})")
     lines.append(f"  version       {component.version}")
     if component.extras:
@@ -85,7 +85,7 @@ def described(offer: Offer, use: str, width: int) -> list[str]:
         lines.append(f"  needs         pip install '{offer.distribution}[{extras}]'")
     if component.references:
         lines.append("  references")
-        lines.extend(line for reference in component.references for line in _paragraph(reference, width, 4))
+        lines.extend(line for reference in component.references for line in wrapped(reference, width, indent=4))
     lines += ["", "  configuration"]
     lines.extend(_fields_text(component.config, width, 4, ()) or ["    (no fields)"])
     lines += ["", "  in a spec"]
@@ -151,16 +151,15 @@ def _is_plain(text: str) -> bool:
 
 def _fields_text(model: type[BaseModel], width: int, indent: int, above: tuple[type[BaseModel], ...]) -> list[str]:
     """Return the fields of a model, and below each the fields of the models it holds, once."""
-    blank = " " * indent
     lines: list[str] = []
     for name, field in model.model_fields.items():
         kind = type_text(field.annotation)
         bounds = _bounds_text(field)
         default = "required" if field.is_required() else f"default {_default_text(field)}"
-        head = f"{blank}{field.alias or name}: {kind}{f' ({bounds})' if bounds else ''}, {default}"
-        lines.extend(_paragraph(head.strip(), width, indent))
+        head = f"{field.alias or name}: {kind}{f' ({bounds})' if bounds else ''}, {default}"
+        lines.extend(wrapped(head, width, indent=indent))
         if field.description:
-            lines.extend(_paragraph(" ".join(field.description.split()), width, indent + 4))
+            lines.extend(wrapped(field.description, width, indent=indent + 4))
         for nested in dict.fromkeys(nested_models(field.annotation)):
             if nested not in (*above, model):
                 lines.extend(_fields_text(nested, width, indent + 8, (*above, model)))
@@ -203,15 +202,3 @@ def type_text(annotation: Any) -> str:
     if origin is not None and arguments:
         return f"list of {type_text(arguments[0])}"
     return str(getattr(annotation, "__name__", annotation))
-
-
-def _paragraph(text: str, width: int, indent: int) -> list[str]:
-    blank = " " * indent
-    return textwrap.wrap(
-        text,
-        width=max(width, indent + 24),
-        initial_indent=blank,
-        subsequent_indent=blank,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import yaml
 
@@ -97,7 +97,7 @@ class _Composer:
         self._problems: list[Problem] = []
         self._anchors: dict[str, tuple[Node, int] | None] = {}  # None while the anchored node is being read
         self._count = 0
-        self._loader: yaml.SafeLoader | None = None
+        self._loader: Any = None  # PyYAML's scanner and parser, of which types-PyYAML knows half
 
     def read(self) -> Reading:
         try:
@@ -123,9 +123,8 @@ class _Composer:
         return root
 
     def _next(self) -> yaml.Event:
-        assert self._loader is not None
         try:
-            return self._loader.get_event()
+            event: yaml.Event = self._loader.get_event()
         except yaml.reader.ReaderError as error:
             self._unreadable(error)
         except yaml.MarkedYAMLError as error:
@@ -139,6 +138,7 @@ class _Composer:
         except (ValueError, OverflowError) as error:  # PyYAML lets chr() and int() fail, as on "\UFFFFFFFF"
             place = self._place(self._loader.get_mark())
             raise self._fatal(place, f"an escape or directive that means nothing: {error}") from None
+        return event
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
         place = self._place(event.start_mark)
@@ -167,8 +167,8 @@ class _Composer:
             self._anchors[event.anchor] = (node, self._count - before)
         return node
 
-    def _alias(self, name: str, place: Place) -> Node:
-        if name not in self._anchors:
+    def _alias(self, name: str | None, place: Place) -> Node:
+        if name is None or name not in self._anchors:
             raise self._fatal(place, f"no '&{name}' before '*{name}'", "quote text that starts with '*'")
         anchored = self._anchors[name]
         if anchored is None:
@@ -197,7 +197,7 @@ class _Composer:
                 self._note(written, "a key must be text, not a list or a map")
             elif not isinstance(key.value, str):
                 raw = event.value if isinstance(event, yaml.ScalarEvent) else str(key.value)
-                self._note(written, f"the key {raw or 'is empty: it'} is not text", f'quote it: "{raw}"')
+                self._note(written, f"the key {raw or '(empty)'} is not text", f'quote it: "{raw}"')
             elif key.value in keys:
                 first = keys[key.value].line
                 self._note(written, f"duplicate key '{key.value}'", f"it stands already in line {first}")
@@ -228,13 +228,13 @@ class _Composer:
         if self._count > MAX_NODES:
             raise self._fatal(place, f"more than {MAX_NODES} values, aliases expanded")
 
-    def _unreadable(self, error: yaml.reader.ReaderError) -> None:
+    def _unreadable(self, error: yaml.reader.ReaderError) -> NoReturn:
         before = self._text[: error.position]
         lines = _LINE_BREAK.split(before)
         place = self._place_at(len(lines) - 1, len(lines[-1]))
         raise self._fatal(place, f"the character U+{ord(self._text[error.position]):04X} is not allowed in YAML")
 
-    def _place(self, mark: yaml.Mark) -> Place:
+    def _place(self, mark: Any) -> Place:
         return self._place_at(mark.line, mark.column)
 
     def _place_at(self, line: int, column: int) -> Place:

@@ -17,6 +17,13 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    # PyYAML writes U+0085 and its like into single quotes, where they are read as line breaks and folded to spaces.
+    style = None if value.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
 for _tag, _pattern in (
     ("null", NULL),
     ("bool", BOOL),

@@ -86,17 +86,17 @@ def make_model(seed: int = 0) -> AVModel:
         return AVModel({"left": Flat(8), "right": Flat(18)}, Join(), 3)
 
 
-@pytest.fixture()
+@pytest.fixture
 def blobs() -> type[Blobs]:
     return Blobs
 
 
-@pytest.fixture()
+@pytest.fixture
 def new_model():
     return make_model
 
 
-@pytest.fixture()
+@pytest.fixture
 def new_fit(fabric: Fabric):
     """A fit of the small model; keyword arguments override the regime's fields."""
 

@@ -17,7 +17,10 @@ class Step(Attack):
     norms = frozenset({"linf", "l2"})
 
     def __call__(self, victim):
-        x = {name: ball.sample(victim.generators(f"start/{name}")).requires_grad_() for name, ball in victim.balls.items()}
+        x = {
+            name: ball.sample(victim.generators(f"start/{name}")).requires_grad_()
+            for name, ball in victim.balls.items()
+        }
         with torch.enable_grad():
             gradients = torch.autograd.grad(victim.loss(victim(x)).sum(), list(x.values()))
         moved = {}
@@ -32,7 +35,9 @@ THREAT = ThreatModel.of({"left": Budget(eps=0.5), "right": Budget(norm="l2", eps
 def _evaluate(folder: Path, dataset, model, *, batch_size=32, run=None, clips=None, shares=1, order=None):
     selection = select(dataset, "test", clips)
     if order is not None:
-        selection = type(selection)("test", tuple(selection.indices[i] for i in order), tuple(selection.ids[i] for i in order))
+        selection = type(selection)(
+            "test", tuple(selection.indices[i] for i in order), tuple(selection.ids[i] for i in order)
+        )
     skipped = Skipped(dataset)
     for rank in range(shares):
         carry_out(

@@ -21,7 +21,10 @@ def test_a_fit_learns_and_leaves_its_files(tmp_path: Path, new_fit) -> None:
     assert [row["epoch"] for row in rows] == list(range(1, 9))
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
     assert {p.name for p in tmp_path.iterdir()} == {
-        "fit.json", "history.jsonl", "last.safetensors", "model.safetensors"
+        "fit.json",
+        "history.jsonl",
+        "last.safetensors",
+        "model.safetensors",
     }
     assert record["train_clips"] + record["validation_clips"] == 48
     steps = record["train_clips"] // 8

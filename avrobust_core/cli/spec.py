@@ -1,0 +1,143 @@
+"""The commands that look at a spec and run nothing: validate, explain, schema."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from avrobust_core.registry import Registry
+    from avrobust_core.spec.explaining import Explanation
+    from avrobust_core.spec.loading import LoadedSpec
+
+_LONGEST_VALUE = 48
+
+
+def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `validate`, `explain` and `schema`."""
+    validate = commands.add_parser("validate", help="check a spec and report every mistake")
+    _add_spec_arguments(validate)
+    validate.set_defaults(run=_validate)
+    explain = commands.add_parser("explain", help="say what a value of a spec is, where it comes from, what it may be")
+    _add_spec_arguments(explain)
+    explain.add_argument(
+        "path", metavar="PATH", nargs="?", default="", help="as in training.standard.epochs; default: the whole spec"
+    )
+    explain.set_defaults(run=_explain)
+    schema = commands.add_parser("schema", help="write the JSON Schema of a spec for what is installed, for editors")
+    schema.add_argument("--out", type=Path, metavar="FILE", help="where to (default: standard output)")
+    schema.set_defaults(run=_schema)
+
+
+def _add_spec_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", metavar="SPEC", help="the study's YAML file")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a value of the spec")
+
+
+def _registry(options: argparse.Namespace) -> "Registry":
+    from avrobust_core.registry import Registry
+
+    return Registry.discover(disabled=options.no_plugin or ())
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from avrobust_core.spec.problems import SpecError
+
+    try:
+        loaded = _load(options, _registry(options))
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{options.spec}: OK, {_counts(loaded)}")
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from avrobust_core.spec.explaining import explain
+    from avrobust_core.spec.problems import SpecError
+
+    registry = _registry(options)
+    try:
+        explanation = explain(_load(options, registry), options.path, registry)
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(_explained(explanation)))
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from avrobust_core.spec.json_schema import spec_schema
+
+    text = json.dumps(spec_schema(_registry(options)), indent=2, ensure_ascii=False) + "\n"
+    if options.out is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = options.out.with_name(f".{options.out.name}.{os.getpid()}")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(options.out)
+    except OSError as error:
+        print(f"avrobust schema: cannot write {options.out}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _load(options: argparse.Namespace, registry: "Registry") -> "LoadedSpec":
+    from avrobust_core.spec.loading import load_spec
+
+    return load_spec(options.spec, registry, options.set)
+
+
+def _counts(loaded: "LoadedSpec") -> str:
+    from avrobust_core.spec.cells import attacked_modalities, expand
+
+    cells = expand(loaded.spec)
+    runs = sum(
+        attacked_modalities(loaded.spec, cell, plan.threat) is not None for cell in cells for plan in cell.attacks
+    )
+    return f"{_number(len(cells), 'cell')}, {_number(runs, 'attack run')}"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _explained(explanation: "Explanation") -> list[str]:
+    from pydantic_core import PydanticUndefined
+
+    from avrobust_core.cli.layout import table, wrapped
+    from avrobust_core.spec.nodes import dotted
+
+    width = shutil.get_terminal_size((100, 24)).columns
+    name = dotted(explanation.path) or "the spec"
+    title = name if explanation.children else f"{name} = {_shown(explanation.value)}"
+    rows = [("from", explanation.origin)]
+    if explanation.takes:
+        rows.append(("takes", explanation.takes))
+    if explanation.default is not PydanticUndefined and not explanation.children:
+        rows.append(("default", _shown(explanation.default)))
+    if explanation.choices:
+        rows.append(("choices", ", ".join(explanation.choices)))
+    lines = [title]
+    for label, text in rows:
+        lines += wrapped(text, width, indent=11, first=f"  {label:<9}")
+    if explanation.description:
+        lines += wrapped(explanation.description, width, indent=2)
+    if explanation.children:
+        cells = [(f"  {key}", _short(value), origin) for key, value, origin in explanation.children]
+        lines += ["", *table(cells)]
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _short(value: Any) -> str:
+    text = _shown(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."

@@ -1,0 +1,105 @@
+"""The cells of a study: models x training regimes, trimmed, each with the attacks that are run on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from avrobust_core.budgets import ThreatModel
+from avrobust_core.spec.model import Pattern, Spec
+
+
+@dataclass(frozen=True, slots=True)
+class AttackPlan:
+    """One attack under one threat model; both are names of the spec."""
+
+    attack: str
+    threat: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One model fitted in one regime, and what it is attacked with; names of the spec."""
+
+    model: str
+    training: str
+    attacks: tuple[AttackPlan, ...]
+
+
+def expand(spec: Spec) -> tuple[Cell, ...]:
+    """The cells that `include` and `exclude` leave, in the order of the spec.
+
+    A cell's attacks hold every threat of every attack, also those that touch no modality of its model:
+    `attacked_modalities` tells.
+    """
+    plans = [
+        AttackPlan(name, threat)
+        for name, attack in spec.attacks.items()
+        for threat in (spec.threats if attack.threats is None else attack.threats)
+    ]
+    return trim(spec.models, spec.training, plans, spec.include, spec.exclude)
+
+
+def attacked_modalities(spec: Spec, cell: Cell, threat_name: str) -> ThreatModel | None:
+    """The part of a threat that touches what the cell's model reads; None if it touches nothing of it.
+
+    Raises:
+        KeyError: if the spec has no such model or threat.
+    """
+    modalities = [modality_of(spec, encoder) for encoder in spec.models[cell.model].encoders]
+    return spec.threats[threat_name].restricted(modalities)
+
+
+def modality_of(spec: Spec, encoder_name: str) -> str:
+    """The modality that an encoder reads: as stated, or its own name.
+
+    Raises:
+        KeyError: if the spec has no such encoder.
+    """
+    return spec.encoders[encoder_name].modality or encoder_name
+
+
+def trim(
+    models: Iterable[str],
+    training: Iterable[str],
+    plans: Sequence[AttackPlan],
+    include: Sequence[Pattern],
+    exclude: Sequence[Pattern],
+) -> tuple[Cell, ...]:
+    """The product of models and regimes that the patterns leave, each cell with the plans that they leave."""
+    regimes = list(training)
+    cells = []
+    for model in models:
+        for regime in regimes:
+            if not _kept(include, exclude, model, regime, None):
+                continue
+            attacks = tuple(plan for plan in plans if _kept(include, exclude, model, regime, plan))
+            cells.append(Cell(model, regime, attacks))
+    return tuple(cells)
+
+
+def matches(pattern: Pattern, model: str, training: str, plan: AttackPlan | None) -> bool:
+    """Whether a pattern means this attack run, or, without a plan, this whole cell."""
+    if trims_attacks(pattern) != (plan is not None):
+        return False
+    if not (fnmatchcase(model, pattern.model) and fnmatchcase(training, pattern.training)):
+        return False
+    if plan is None:
+        return True
+    return fnmatchcase(plan.attack, pattern.attack or "*") and fnmatchcase(plan.threat, pattern.threat or "*")
+
+
+def trims_attacks(pattern: Pattern) -> bool:
+    """Whether a pattern trims attack runs only, and not whole cells."""
+    return pattern.attack is not None or pattern.threat is not None
+
+
+def _kept(
+    include: Sequence[Pattern], exclude: Sequence[Pattern], model: str, training: str, plan: AttackPlan | None
+) -> bool:
+    """Whether the patterns of this level, cells or attack runs, leave it."""
+    wanted = [pattern for pattern in include if trims_attacks(pattern) == (plan is not None)]
+    if wanted and not any(matches(pattern, model, training, plan) for pattern in wanted):
+        return False
+    return not any(matches(pattern, model, training, plan) for pattern in exclude)

@@ -1,0 +1,186 @@
+"""Check that what a spec's parts say of one another fits together.
+
+It reads the tree, not the validated model, and passes over what is not as it should be: so these mistakes are
+reported together with those of the structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Final
+
+from pydantic import ValidationError
+
+from avrobust_core.spec.cells import AttackPlan, matches, trim, trims_attacks
+from avrobust_core.spec.model import Pattern
+from avrobust_core.spec.nodes import ListNode, MapNode, Node, Place, ScalarNode, dotted, find, plain
+from avrobust_core.spec.problems import Problem, suggestion
+
+_PATTERN_NAMES: Final = {"model": "models", "training": "training", "attack": "attacks", "threat": "threats"}
+"""Each field of a pattern, and the section whose names it matches."""
+
+
+def cross_references(root: MapNode) -> list[Problem]:
+    """What does not fit together between the sections of a spec."""
+    return [
+        *_models(root),
+        *_threats(root),
+        *_attacks(root),
+        *_patterns(root),
+    ]
+
+
+def _models(root: MapNode) -> Iterator[Problem]:
+    encoders = _section(root, "encoders")
+    for name, model in _section(root, "models").items():
+        key = _key(root, "models", name)
+        listed = list(_names(find(model, "encoders")))
+        readers: dict[str, str] = {}
+        for encoder, place in listed:
+            if encoder not in encoders and not _malformed(root, "encoders"):
+                hint = suggestion(encoder, encoders, "the encoders are")
+                yield Problem.at(place, f"models.{name}.encoders: there is no '{encoder}' in encoders", hint)
+                continue
+            modality = _modality(encoders, encoder)
+            if modality is not None and modality in readers:
+                other = readers[modality]
+                also = f"'{other}' reads it already" if other != encoder else "it is listed twice"
+                message = f"models.{name}.encoders: '{encoder}' reads the modality '{modality}', and {also}"
+                yield Problem.at(place, message, "a model has one encoder for each modality")
+            elif modality is not None:
+                readers[modality] = encoder
+        fusion = find(model, "fusion")
+        fused = fusion is not None and not (isinstance(fusion, ScalarNode) and fusion.value is None)
+        if isinstance(model, MapNode) and len(listed) > 1 and not fused:
+            message = f"models.{name}: {len(listed)} encoders need a fusion"
+            yield Problem.at(key, message, "add, for example, `fusion: concat`")
+        if isinstance(model, MapNode) and len(listed) == 1 and fused:
+            message = f"models.{name}: one encoder needs no fusion"
+            yield Problem.at(model.keys["fusion"], message, "remove `fusion`, or add an encoder")
+
+
+def _threats(root: MapNode) -> Iterator[Problem]:
+    encoders = _section(root, "encoders")
+    read = [modality for name in encoders if (modality := _modality(encoders, name)) is not None]
+    if not read or len(read) != len(encoders):
+        return  # what is read is not known
+    for name, threat in _section(root, "threats").items():
+        for modality, place in threat.keys.items() if isinstance(threat, MapNode) else ():
+            if modality not in read:
+                hint = suggestion(modality, dict.fromkeys(read), "the encoders read")
+                yield Problem.at(place, f"threats.{name}: no encoder reads the modality '{modality}'", hint)
+
+
+def _attacks(root: MapNode) -> Iterator[Problem]:
+    threats = _section(root, "threats")
+    for name, attack in _section(root, "attacks").items():
+        listed = find(attack, "threats")
+        if listed is None or (isinstance(listed, ScalarNode) and listed.value is None):
+            if not threats and not _malformed(root, "threats"):
+                message = f"attacks.{name}: there are no threats to attack under"
+                yield Problem.at(_key(root, "attacks", name), message, "add `threats`, or remove the attack")
+            continue
+        if isinstance(listed, ListNode) and not listed.items:
+            yield Problem.at(listed.place, f"attacks.{name}.threats: an attack needs at least one threat")
+        seen: set[str] = set()
+        for threat, place in _names(listed):
+            if threat not in threats and not _malformed(root, "threats"):
+                hint = suggestion(threat, threats, "the threats are")
+                yield Problem.at(place, f"attacks.{name}.threats: there is no '{threat}' in threats", hint)
+            elif threat in seen:
+                yield Problem.at(place, f"attacks.{name}.threats: '{threat}' is listed twice")
+            seen.add(threat)
+
+
+def _patterns(root: MapNode) -> Iterator[Problem]:
+    """Patterns that mean nothing, and patterns that leave nothing."""
+    models, training = list(_section(root, "models")), list(_section(root, "training"))
+    plans = _plans(root)
+    patterns: dict[str, list[Pattern]] = {"include": [], "exclude": []}
+    complete = bool(models and training)
+    for side, kept in patterns.items():
+        listed = find(root, side)
+        for index, node in enumerate(listed.items if isinstance(listed, ListNode) else ()):
+            pattern = _pattern(node)
+            unknown = list(_unknown_names(root, node, (side, index)))
+            yield from unknown
+            if pattern is None or unknown:
+                complete = False
+                continue
+            kept.append(pattern)
+            runs: Sequence[AttackPlan | None] = plans if trims_attacks(pattern) else [None]
+            if complete and not any(matches(pattern, m, t, run) for m in models for t in training for run in runs):
+                complete = False
+                message = f"{side}.{index}: the pattern matches nothing"
+                yield Problem.at(node.place, message, "each name exists, but no attack runs under that threat")
+    if complete and not trim(models, training, plans, patterns["include"], patterns["exclude"]):
+        side = "exclude" if patterns["exclude"] else "include"
+        yield Problem.at(root.keys[side], f"{side}: no cell is left", "trim less")
+
+
+def _unknown_names(root: MapNode, pattern: Node, path: tuple[str, int]) -> Iterator[Problem]:
+    """Fields of a pattern that match no name of their section."""
+    for field, section in _PATTERN_NAMES.items():
+        wanted = find(pattern, field)
+        if not isinstance(wanted, ScalarNode) or not isinstance(wanted.value, str) or _malformed(root, section):
+            continue
+        names = _section(root, section)
+        if not any(fnmatchcase(name, wanted.value) for name in names):
+            hint = suggestion(wanted.value, names, f"{section}")
+            message = f"{dotted((*path, field))}: '{wanted.value}' matches no name in {section}"
+            yield Problem.at(wanted.place, message, hint)
+
+
+def _pattern(node: Node) -> Pattern | None:
+    try:
+        return Pattern.model_validate(plain(node))
+    except ValidationError:
+        return None  # the structure's check says what is wrong
+
+
+def _plans(root: MapNode) -> list[AttackPlan]:
+    threats = list(_section(root, "threats"))
+    plans = []
+    for name, attack in _section(root, "attacks").items():
+        listed = find(attack, "threats")
+        names = [threat for threat, _ in _names(listed)] if isinstance(listed, ListNode) else threats
+        plans += [AttackPlan(name, threat) for threat in names if threat in threats]
+    return plans
+
+
+def _section(root: MapNode, name: str) -> Mapping[str, Node]:
+    section = root.children.get(name)
+    return section.children if isinstance(section, MapNode) else {}
+
+
+def _malformed(root: MapNode, name: str) -> bool:
+    """Whether a section is there but is no map, so that its names are not known."""
+    return name in root.children and not isinstance(root.children[name], MapNode)
+
+
+def _key(root: MapNode, section: str, name: str) -> Place:
+    holder = root.children[section]
+    assert isinstance(holder, MapNode)
+    return holder.keys[name]
+
+
+def _names(node: Node | None) -> Iterator[tuple[str, Place]]:
+    """The text items of a list, with their places."""
+    for item in node.items if isinstance(node, ListNode) else ():
+        if isinstance(item, ScalarNode) and isinstance(item.value, str):
+            yield item.value, item.place
+
+
+def _modality(encoders: Mapping[str, Node], name: str) -> str | None:
+    """What an encoder reads; None if that is not known."""
+    if name not in encoders:
+        return None
+    stated = find(encoders[name], "modality")
+    if stated is None:
+        return name
+    if not isinstance(stated, ScalarNode):
+        return None
+    if stated.value is None:
+        return name
+    return stated.value if isinstance(stated.value, str) else None

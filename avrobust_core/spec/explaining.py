@@ -1,0 +1,178 @@
+"""Say of one place in a spec what stands there, who wrote it, and what may stand there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic_core import PydanticUndefined
+
+from avrobust_core.spec.fields import Slot, arms, choices, slot_at
+from avrobust_core.spec.loading import LoadedSpec
+from avrobust_core.spec.model import Spec
+from avrobust_core.spec.nodes import Node, Path, Place, ScalarNode, dotted, find
+from avrobust_core.spec.places import kind_at
+from avrobust_core.spec.problems import Problem, SpecError, suggestion
+from avrobust_core.spec.references import Resolved
+from avrobust_core.spec.tree import split_path
+
+if TYPE_CHECKING:
+    from avrobust_core.registry import Registry
+
+_DERIVED: Final = {
+    ("encoders", "modality"): "default: the entry's own name",
+    ("attacks", "threats"): "default: all of threats",
+}
+"""Fields (section, name) whose default depends on the rest of the spec."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What is known of one place in a resolved spec.
+
+    Attributes:
+        path: the place.
+        value: the resolved value, as plain data.
+        origin: `file:line:column`, the `--set` argument, or `default` and whose.
+        takes: what may stand there, in plain words; may be empty.
+        description: the field's docstring; may be empty.
+        default: the default as plain data; `PydanticUndefined` if the field must be given, or there is none.
+        choices: the names or values that may stand there, if they are few and known.
+        children: for a map or a list, what is in it: key, value and origin of each.
+    """
+
+    path: Path
+    value: Any
+    origin: str
+    takes: str
+    description: str
+    default: Any
+    choices: tuple[str, ...]
+    children: tuple[tuple[str, Any, str], ...]
+
+
+def explain(loaded: LoadedSpec, where: str, registry: Registry) -> Explanation:
+    """Explain the place `where`, such as `training.standard.epochs` or `metrics.0`; empty text is the whole spec.
+
+    Raises:
+        SpecError: if there is no such place in the resolved spec.
+    """
+    value, path = _value(loaded.resolved(), where)
+    component = _component(loaded, path)
+    slot = _slot(loaded, path, component)
+    below: list[tuple[str | int, Any]] = []
+    if isinstance(value, dict):
+        below = list(value.items())
+    elif isinstance(value, list):
+        below = list(enumerate(value))
+    return Explanation(
+        path=path,
+        value=value,
+        origin=_origin(loaded, path),
+        takes=slot.phrase if slot is not None else "",
+        description=_description(path, slot, component),
+        default=_default(slot),
+        choices=tuple(_choices(loaded, path, slot, registry)),
+        children=tuple((str(key), item, _origin(loaded, (*path, key))) for key, item in below),
+    )
+
+
+def _value(data: Any, where: str) -> tuple[Any, Path]:
+    """The value at a path of the resolved spec, and the path with its indices as integers."""
+    names = split_path(where)
+    if where and not names:
+        raise SpecError([Problem(f"{where!r} is not a path", "explain", hint="as in training.standard.epochs")])
+    path: Path = ()
+    for name in names:
+        known: list[str] = []
+        if isinstance(data, dict):
+            known = list(data)
+        elif isinstance(data, list):
+            known = [str(index) for index in range(len(data))]
+        if name not in known:
+            holder = dotted(path) or "the spec"
+            hint = suggestion(name, known) if known else f"{holder} is a single value"
+            raise SpecError([Problem(f"there is no '{name}' in {holder}", where, hint=hint)])
+        key = int(name) if isinstance(data, list) else name
+        data, path = data[key], (*path, key)
+    return data, path
+
+
+def _component(loaded: LoadedSpec, path: Path) -> tuple[Path, Resolved] | None:
+    """The component in whose entry `path` lies, and where the entry is."""
+    for length in range(1, len(path) + 1):
+        if path[:length] in loaded.components:
+            return path[:length], loaded.components[path[:length]]
+    return None
+
+
+def _slot(loaded: LoadedSpec, path: Path, component: tuple[Path, Resolved] | None) -> Slot | None:
+    if component is not None:
+        entry, resolved = component
+        if path[: len(entry) + 1] == (*entry, "with"):
+            return slot_at(type(resolved.config), path[len(entry) + 1 :])
+    return slot_at(Spec, path)
+
+
+def _description(path: Path, slot: Slot | None, component: tuple[Path, Resolved] | None) -> str:
+    if component is not None and path in (component[0], (*component[0], "use")):
+        resolved = component[1]
+        return f"{resolved.offer.full_name}: {resolved.offer.component.summary}"
+    return slot.description if slot is not None else ""
+
+
+def _default(slot: Slot | None) -> Any:
+    if slot is None or slot.field is None or slot.field.is_required():
+        return PydanticUndefined
+    default = slot.field.get_default(call_default_factory=True, validated_data={})
+    return default.model_dump(mode="json", by_alias=True) if hasattr(default, "model_dump") else default
+
+
+def _choices(loaded: LoadedSpec, path: Path, slot: Slot | None, registry: Registry) -> Iterator[str]:
+    kind = kind_at(path) or (kind_at(path[:-1]) if path[-1:] == ("use",) else None)
+    if kind is not None:
+        offers = registry.offers(kind)
+        bare = [offer.component.name for offer in offers]
+        for offer in offers:
+            yield offer.component.name if bare.count(offer.component.name) == 1 else offer.full_name
+    elif path[:1] == ("models",) and path[2:3] == ("encoders",):
+        yield from loaded.spec.encoders
+    elif path[:1] == ("attacks",) and path[2:3] == ("threats",):
+        yield from loaded.spec.threats
+    elif slot is not None and all(choices(arm) or arm is type(None) for arm in arms(slot.annotation)):
+        yield from (str(choice) for choice in choices(slot.annotation))
+
+
+def _origin(loaded: LoadedSpec, path: Path) -> str:
+    node = _written(loaded, path)
+    if node is not None:
+        return _said(loaded, node.place)
+    component = _component(loaded, path)
+    if component is not None and path[len(component[0]) :][:1] == ("with",):
+        return f"default of {component[1].offer.full_name}"
+    if len(path) >= 3 and (path[0], path[2]) in _DERIVED:
+        return _DERIVED[str(path[0]), str(path[2])]
+    return "default"
+
+
+def _written(loaded: LoadedSpec, path: Path) -> Node | None:
+    """The node that was written for `path`: for the `use` of a bare name, the name.
+
+    Null counts as not written where a default that depends on the rest of the spec takes its place.
+    """
+    node = find(loaded.tree, *path)
+    if node is None and path[-1:] == ("use",):
+        holder = find(loaded.tree, *path[:-1])
+        return holder if isinstance(holder, ScalarNode) else None
+    derived = len(path) == 3 and (path[0], path[2]) in _DERIVED
+    if derived and isinstance(node, ScalarNode) and node.value is None:
+        return None
+    return node
+
+
+def _said(loaded: LoadedSpec, place: Place) -> str:
+    if place.source.startswith("--set "):
+        return place.source
+    text = f"{place.source}:{place.line}:{place.column}"
+    return text if place.source == str(loaded.path) else f"{text} (extended by {loaded.path})"

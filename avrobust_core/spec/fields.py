@@ -1,0 +1,234 @@
+"""Walk a pydantic model along a path, and say in plain words what a field takes."""
+
+from __future__ import annotations
+
+import enum
+import types
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, RootModel
+from pydantic.fields import FieldInfo
+
+from avrobust_core.budgets import Budget
+from avrobust_core.spec.nodes import Key, Path
+
+_SAID: Final[Mapping[tuple[type[BaseModel], str], str]] = {
+    (Budget, "eps"): "a number, a fraction like 8/255, or {snr_db: 30}",
+}
+"""Fields that read more than their type says, because a validator converts it."""
+
+_WORDS: Final[Mapping[Any, str]] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bytes: "text",
+    FilePath: "a path",
+    type(None): "null",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place in a model at which a value stands.
+
+    Attributes:
+        annotation: its type, metadata included.
+        field: the field that it is; None for an item of a list or a value of a map.
+        owner: the model that has the field.
+    """
+
+    annotation: Any
+    field: FieldInfo | None = None
+    owner: type[BaseModel] | None = None
+
+    @property
+    def phrase(self) -> str:
+        """What the place takes, in plain words."""
+        if self.field is not None and self.owner is not None:
+            for name, info in self.owner.model_fields.items():
+                if info is self.field and (self.owner, name) in _SAID:
+                    return _SAID[self.owner, name]
+        return phrase(self.annotation)
+
+    @property
+    def description(self) -> str:
+        """The field's docstring; of an item of a map or list, its model's."""
+        if self.field is not None and self.field.description:
+            return self.field.description
+        model = _single_model(self.annotation)
+        return (model.__doc__ or "").strip().split("\n\n")[0] if model is not None else ""
+
+
+def slot_at(model: type[BaseModel], path: Path) -> Slot | None:
+    """The slot that `path` leads to, through maps, lists, unions and models; None where there is none."""
+    slot: Slot | None = Slot(model)
+    for key in path:
+        if slot is None:
+            return None
+        slot = _below(slot.annotation, key)
+    return slot
+
+
+def field_names(annotation: Any) -> list[str]:
+    """The keys that a map at this place may have, as written in YAML; empty if any may stand there."""
+    names: list[str] = []
+    for arm in arms(annotation):
+        if isinstance(arm, type) and issubclass(arm, BaseModel) and not issubclass(arm, RootModel):
+            names += [key_of(name, info) for name, info in arm.model_fields.items()]
+    return list(dict.fromkeys(names))
+
+
+def key_of(name: str, info: FieldInfo) -> str:
+    """The key under which a field is written in YAML."""
+    if isinstance(info.validation_alias, str):
+        return info.validation_alias
+    return info.alias or name
+
+
+def arms(annotation: Any) -> list[Any]:
+    """The members of a union, without metadata; a type alone is its only member."""
+    bare, _ = _strip(annotation)
+    if get_origin(bare) in (Union, types.UnionType):
+        return [arm for member in get_args(bare) for arm in arms(member)]
+    return [bare]
+
+
+def choices(annotation: Any) -> list[Any]:
+    """The values of a Literal or an Enum, as written in YAML; empty if the type is open."""
+    found: list[Any] = []
+    for arm in arms(annotation):
+        if get_origin(arm) is Literal:
+            found += [value.value if isinstance(value, enum.Enum) else value for value in get_args(arm)]
+        elif isinstance(arm, type) and issubclass(arm, enum.Enum):
+            found += [member.value for member in arm]
+    return found
+
+
+def phrase(annotation: Any) -> str:
+    """What a type takes, in the words of a YAML author: `a whole number, at least 1, or null`."""
+    bare, metadata = _strip(annotation)
+    if get_origin(bare) in (Union, types.UnionType):
+        said = list(dict.fromkeys(phrase(member) for member in get_args(bare)))
+        return _joined(said) + _limits(metadata)
+    origin = get_origin(bare) or bare
+    if origin is Literal:
+        return _joined([_quoted(value) for value in get_args(bare)])
+    if isinstance(origin, type) and issubclass(origin, enum.Enum):
+        return _joined([_quoted(member.value) for member in origin])
+    return _collection(origin, bare, metadata) or _WORDS.get(origin, "a value") + _limits(metadata)
+
+
+def short(limit: Any) -> Any:
+    """A limit as an error shows it: 1, not 1.0."""
+    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+
+
+def _collection(origin: Any, bare: Any, metadata: Sequence[Any]) -> str:
+    """What a map or a list takes; empty text for anything else."""
+    if not isinstance(origin, type) or issubclass(origin, str | bytes):
+        return ""
+    if issubclass(origin, BaseModel) and not issubclass(origin, RootModel):
+        names = [key_of(name, info) for name, info in origin.model_fields.items()]
+        return f"a map with {', '.join(names)}" if names else "an empty map"
+    if issubclass(origin, Mapping | RootModel):
+        return "a map"
+    if issubclass(origin, Collection):
+        items = get_args(bare)
+        if issubclass(origin, tuple) and items and items[-1] is not Ellipsis:
+            return f"a list [{', '.join(phrase(item) for item in items)}]"
+        of = f", each {phrase(items[0])}" if items and arms(items[0]) != [Any] else ""
+        smallest = max((m.min_length for m in metadata if isinstance(m, annotated_types.MinLen)), default=0)
+        return f"a list of at least {smallest}{of}" if smallest else f"a list{of}"
+    return ""
+
+
+def _strip(annotation: Any) -> tuple[Any, list[Any]]:
+    """The type without Annotated and aliases, and the metadata on the way."""
+    metadata: list[Any] = []
+    while True:
+        if hasattr(annotation, "__value__"):  # `type X = ...`, of typing or of typing_extensions
+            annotation = annotation.__value__
+        elif get_origin(annotation) is Annotated:
+            annotation, *more = get_args(annotation)
+            metadata += _flat(more)
+        else:
+            return annotation, metadata
+
+
+def _flat(metadata: Iterable[Any]) -> list[Any]:
+    flat: list[Any] = []
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            flat += item.metadata
+        elif isinstance(item, annotated_types.GroupedMetadata):
+            flat += list(item)
+        else:
+            flat.append(item)
+    return flat
+
+
+def _below(annotation: Any, key: Key) -> Slot | None:
+    for arm in arms(annotation):
+        origin = get_origin(arm) or arm
+        if not isinstance(origin, type):
+            continue
+        items = get_args(arm)
+        if issubclass(origin, RootModel):
+            slot = _below(_annotation(origin.model_fields["root"]), key)
+            if slot is not None:
+                return slot
+        elif issubclass(origin, BaseModel):
+            for name, info in origin.model_fields.items():
+                if key in (name, key_of(name, info)):
+                    return Slot(_annotation(info), info, origin)
+        elif issubclass(origin, Mapping) and isinstance(key, str):
+            return Slot(items[1] if len(items) == 2 else Any)
+        elif issubclass(origin, tuple) and isinstance(key, int) and items and items[-1] is not Ellipsis:
+            if key < len(items):
+                return Slot(items[key])
+        elif issubclass(origin, Collection) and not issubclass(origin, str | bytes) and isinstance(key, int):
+            return Slot(items[0] if items else Any)
+    return None
+
+
+def _annotation(info: FieldInfo) -> Any:
+    """The field's type with the metadata that pydantic keeps apart from it."""
+    return Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+
+
+def _single_model(annotation: Any) -> type[BaseModel] | None:
+    models = [arm for arm in arms(annotation) if isinstance(arm, type) and issubclass(arm, BaseModel)]
+    return models[0] if len(models) == 1 else None
+
+
+def _limits(metadata: Iterable[Any]) -> str:
+    words = []
+    for item in metadata:
+        match item:
+            case annotated_types.Gt():
+                words.append(f"above {short(item.gt)}")
+            case annotated_types.Ge():
+                words.append(f"at least {short(item.ge)}")
+            case annotated_types.Lt():
+                words.append(f"below {short(item.lt)}")
+            case annotated_types.Le():
+                words.append(f"at most {short(item.le)}")
+            case annotated_types.MultipleOf():
+                words.append(f"a multiple of {short(item.multiple_of)}")
+    return f" {' and '.join(words)}" if words else ""
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} or {parts[-1]}"
+
+
+def _quoted(value: Any) -> str:
+    value = value.value if isinstance(value, enum.Enum) else value
+    if isinstance(value, str):
+        return f"'{value}'"
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)

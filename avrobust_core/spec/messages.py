@@ -1,0 +1,281 @@
+"""Turn pydantic's errors into problems with a place, in the words of a YAML author, one per mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from avrobust_core.spec.fields import Slot, arms, choices, field_names, short, slot_at
+from avrobust_core.spec.nodes import (
+    ListNode,
+    MapNode,
+    Node,
+    Path,
+    Place,
+    ScalarNode,
+    child,
+    dotted,
+    find,
+    follow,
+    key_place,
+    plain,
+    scalars,
+)
+from avrobust_core.spec.problems import Problem, suggestion
+from avrobust_core.suggest import closest
+
+M = TypeVar("M", bound=BaseModel)
+
+_OTHER_TYPE: Final = ("_type", "_parsing", "_from_float", "literal_error", "enum", "none_required", "value_error")
+"""Ends of the error types that say: this member of a union was not meant."""
+
+_LIMITS: Final[Mapping[str, str]] = {
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "finite_number": "must be a finite number",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """An error of pydantic, and the way to it in the tree.
+
+    Attributes:
+        error: as pydantic tells it.
+        path: to the deepest node on the error's way.
+        missing: the key or index that is missing there, or None.
+        union: path to the value that is read as a union; None if the error is in no union.
+        arm: the union's member that the error speaks of.
+    """
+
+    error: ErrorDetails
+    path: Path
+    missing: str | int | None
+    union: Path | None
+    arm: str
+
+
+def problems_of(error: ValidationError, root: Node, model: type[BaseModel], base: Path = ()) -> list[Problem]:
+    """The problems behind a failed validation.
+
+    Args:
+        error: what validating the data at `base` raised.
+        root: the whole spec's tree.
+        model: what the data at `base` was validated with.
+        base: where in the tree; need not exist, if what was validated were defaults.
+    """
+    located = [_locate(item, root, base) for item in error.errors(include_url=False)]
+    located = _without_other_arms(located)
+    told = _Teller(root, model, base)
+    problems = [told.problem(item) for item in located if not told.explained(item, located)]
+    return list(dict.fromkeys(problems))
+
+
+def validated(root: Node, model: type[M], base: Path = ()) -> tuple[M | None, list[Problem]]:
+    """Validate the data at `base` of the tree, or an empty map if there is none: the model, and every problem."""
+    node = find(root, *base)
+    problems: list[Problem] = []
+    valid = None
+    try:
+        valid = model.model_validate({} if node is None else plain(node))
+    except ValidationError as error:
+        problems = problems_of(error, root, model, base)
+    told = {_position(problem) for problem in problems}
+    problems += [item for item in mistyped_scalars(root, model, base) if _position(item) not in told]
+    return valid, problems
+
+
+def mistyped_scalars(root: Node, model: type[BaseModel], base: Path = ()) -> list[Problem]:
+    """Booleans given for numbers, and numbers or text for booleans: pydantic would convert them without a word."""
+    node = find(root, *base)
+    problems = []
+    for path, scalar in scalars(node) if node is not None else ():
+        slot = slot_at(model, path)
+        if slot is not None and scalar.value is not None and _silently_converted(slot, scalar.value):
+            where = dotted((*base, *path))
+            problems.append(Problem.at(scalar.place, f"{where}: expected {slot.phrase}, found {shown(scalar)}"))
+    return problems
+
+
+def shown(node: Node | None) -> str:
+    """A value as an error shows it: short, text in double quotes."""
+    match node:
+        case None:
+            return "nothing"
+        case MapNode():
+            return "a map" if node.children else "an empty map"
+        case ListNode():
+            return f"a list of {len(node.items)}" if node.items else "an empty list"
+        case ScalarNode(value=None):
+            return "nothing"
+        case ScalarNode():
+            text = json.dumps(node.value, ensure_ascii=False)
+            return text if len(text) <= 60 else f"{text[:56]}..."
+
+
+def _position(problem: Problem) -> tuple[str, int, int]:
+    return problem.source, problem.line, problem.column
+
+
+def _silently_converted(slot: Slot, value: str | int | float | bool) -> bool:
+    members = arms(slot.annotation)
+    literals = [item for member in members if get_origin(member) is Literal for item in get_args(member)]
+    if isinstance(value, bool):
+        open_to_bool = any(member in (bool, Any, object) for member in members) or any(v is value for v in literals)
+        return not open_to_bool and (any(member in (int, float) for member in members) or value in literals)
+    return bool in members and not any(member not in (bool, type(None)) for member in members)
+
+
+def _locate(error: ErrorDetails, root: Node, base: Path) -> _Located:
+    node, depth = follow(root, base)
+    exists = depth == len(base)
+    path, union, arm, missing = base[:depth], None, "", None
+    location = error["loc"]
+    for index, key in enumerate(location):
+        below = child(node, key) if exists else None
+        if below is not None:
+            node, path = below, (*path, key)
+        elif index == len(location) - 1 and error["type"] == "missing":
+            missing = key
+        elif key == "[key]":
+            break  # the error is in the key itself, and the path leads to its value
+        elif union is None:
+            union, arm = path, str(key)
+    return _Located(error, path, missing, union, arm)
+
+
+def _without_other_arms(located: list[_Located]) -> list[_Located]:
+    """Of each union's errors keep those of the member that was meant; if none was, one error for the union."""
+    kept: list[_Located] = []
+    unions: dict[Path, dict[str, list[_Located]]] = {}
+    for item in located:
+        if item.union is None:
+            kept.append(item)
+        else:
+            unions.setdefault(item.union, {}).setdefault(item.arm, []).append(item)
+    for union, members in unions.items():
+        meant = [errors for errors in members.values() if not all(_is_other_type(item, union) for item in errors)]
+        if meant:
+            fewest: list[_Located] = min(meant, key=len)
+            kept += fewest
+        else:
+            first = next(iter(members.values()))[0]
+            same = [item for errors in members.values() for item in errors if item.error["type"] == "value_error"]
+            only = same[0] if len(same) == 1 and len(members) == 1 else None
+            kept.append(only or _Located({**first.error, "type": "union_type"}, union, None, union, ""))
+    return kept
+
+
+def _is_other_type(item: _Located, union: Path) -> bool:
+    return item.path == union and item.missing is None and item.error["type"].endswith(_OTHER_TYPE)
+
+
+class _Teller:
+    """Words for located errors of one model."""
+
+    def __init__(self, root: Node, model: type[BaseModel], base: Path) -> None:
+        self._root = root
+        self._model = model
+        self._base = base
+
+    def explained(self, item: _Located, others: list[_Located]) -> bool:
+        """Whether a missing field is only misspelled, which another problem says already."""
+        if not isinstance(item.missing, str):
+            return False
+        for other in others:
+            if other.error["type"] == "extra_forbidden" and other.path[:-1] == item.path and other.path:
+                written = str(other.path[-1])
+                if closest(written, self._fields(item.path), 1) == [item.missing]:
+                    return True
+        return False
+
+    def problem(self, item: _Located) -> Problem:
+        kind = item.error["type"]
+        if item.missing is not None:
+            return self._missing(item)
+        if kind == "extra_forbidden":
+            name = str(item.error["loc"][-1])
+            holder = item.path[:-1] if item.path[-1:] == (name,) else item.path  # a validator may rename keys
+            hint = suggestion(name, self._fields(holder), "allowed")
+            return Problem.at(key_place(self._root, item.path), f"unknown field '{name}'{self._of(holder)}", hint)
+        if item.error["loc"][-1:] == ("[key]",):
+            return Problem.at(key_place(self._root, item.path), f"{self._where(item.path[:-1])}{_own_words(item)}")
+        node = follow(self._root, item.path)[0]
+        message, hint = self._value(item, node)
+        return Problem.at(self._value_place(item, node), f"{self._where(item.path)}{message}", hint)
+
+    def _missing(self, item: _Located) -> Problem:
+        node = follow(self._root, item.path)[0]
+        if isinstance(item.missing, int):
+            slot = self._slot(item.path)
+            expected = slot.phrase if slot is not None else "more items"
+            return Problem.at(node.place, f"{self._where(item.path)}expected {expected}, found {shown(node)}")
+        slot = self._slot((*item.path, str(item.missing)), extra=item.error["loc"])
+        hint = f"{item.missing}: {slot.description}" if slot is not None and slot.description else ""
+        return Problem.at(node.place, f"'{item.missing}' is missing{self._of(self._told_path(item))}", hint)
+
+    def _value(self, item: _Located, node: Node) -> tuple[str, str]:
+        """Message and hint for a value that does not fit."""
+        kind, context = item.error["type"], item.error.get("ctx", {})
+        if kind in _LIMITS:
+            return (
+                f"{_LIMITS[kind].format(**{key: short(limit) for key, limit in context.items()})}, found {shown(node)}",
+                "",
+            )
+        if kind in ("too_short", "too_long"):
+            what = "entries" if isinstance(node, MapNode) else "items"
+            limit = context.get("min_length", context.get("max_length"))
+            return f"needs at {'least' if kind == 'too_short' else 'most'} {limit} {what}, found {shown(node)}", ""
+        if kind in ("value_error", "assertion_error"):
+            return _own_words(item), ""
+        slot = self._slot(item.path)
+        if slot is not None and kind.endswith(_OTHER_TYPE):
+            known = [str(choice) for choice in choices(slot.annotation)]
+            near = isinstance(node, ScalarNode) and closest(str(node.value), known, 1)
+            return f"expected {slot.phrase}, found {shown(node)}", f"did you mean '{near[0]}'?" if near else ""
+        said = item.error["msg"]
+        return f"{said[:1].lower()}{said[1:]}, found {shown(node)}", ""
+
+    def _value_place(self, item: _Located, node: Node) -> Place:
+        """The value itself; for a whole map or list that does not fit, the key that holds it."""
+        if isinstance(node, ScalarNode) or not item.path or isinstance(item.path[-1], int):
+            return node.place
+        return key_place(self._root, item.path)
+
+    def _slot(self, path: Path, extra: tuple[int | str, ...] = ()) -> Slot | None:
+        slot = slot_at(self._model, path[len(self._base) :]) if path[: len(self._base)] == self._base else None
+        return slot or (slot_at(self._model, extra) if extra else None)
+
+    def _fields(self, path: Path) -> list[str]:
+        slot = self._slot(path)
+        return field_names(slot.annotation) if slot is not None else []
+
+    def _told_path(self, item: _Located) -> Path:
+        """The path of what misses a field, even if the map that would hold it is not written."""
+        return item.path if len(item.path) >= len(self._base) else self._base
+
+    @staticmethod
+    def _of(path: Path) -> str:
+        return f" in {dotted(path)}" if path else ""
+
+    @staticmethod
+    def _where(path: Path) -> str:
+        return f"{dotted(path)}: " if path else ""
+
+
+def _own_words(item: _Located) -> str:
+    """What a validator said, without pydantic's prefix."""
+    error = item.error.get("ctx", {}).get("error")
+    said = str(error) if error is not None and str(error) else item.error["msg"]
+    return said.splitlines()[0] if said else said

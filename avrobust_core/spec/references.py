@@ -1,0 +1,111 @@
+"""Where a spec names components, and what each of those names means in a registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from avrobust_core.components import Config
+from avrobust_core.errors import ComponentError
+from avrobust_core.spec.messages import validated
+from avrobust_core.spec.nodes import ListNode, MapNode, Node, Path, ScalarNode, dotted, find, key_place
+from avrobust_core.spec.places import PLACES, Step
+from avrobust_core.spec.problems import Problem
+
+if TYPE_CHECKING:
+    from avrobust_core.registry import Offer, Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A component named in a spec.
+
+    Attributes:
+        path: where in the spec.
+        kind: what must stand there: encoder, attack, ...
+        node: the bare name, or the map with `use` and `with`.
+        name: the name node; None if it is missing or not text.
+    """
+
+    path: Path
+    kind: str
+    node: Node
+    name: ScalarNode | None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A reference that is in order: the component offered, and its configuration with all defaults."""
+
+    offer: Offer
+    config: Config
+
+
+def references(root: Node) -> Iterator[Reference]:
+    """Every place of the tree where a component is named, however wrong the rest of the tree is."""
+    for pattern, kind in PLACES.items():
+        for path, node in _matches(root, pattern):
+            if isinstance(node, ScalarNode) and node.value is None:
+                continue  # null: no component, where the structure allows it
+            named = node if isinstance(node, ScalarNode) else find(node, "use")
+            name = named if isinstance(named, ScalarNode) and isinstance(named.value, str) else None
+            yield Reference(path, kind, node, name)
+
+
+def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Resolved], list[Problem]]:
+    """Resolve every reference and validate its `with`: what is in order by path, and the problems."""
+    resolved: dict[Path, Resolved] = {}
+    problems: list[Problem] = []
+    for reference in references(root):
+        if reference.name is None:
+            continue  # the structure's check says what is wrong
+        try:
+            offer = registry.resolve(reference.kind, str(reference.name.value))
+        except ComponentError as error:
+            problems.append(_unresolved(reference, error))
+            continue
+        found = _configure(root, reference, offer.component.config, offer.full_name)
+        if isinstance(found, Config):
+            resolved[reference.path] = Resolved(offer, found)
+        else:
+            problems += found
+    return resolved, problems
+
+
+def _configure(root: Node, reference: Reference, config: type[Config], name: str) -> Config | list[Problem]:
+    """The reference's validated configuration, or what is wrong with it."""
+    given = find(reference.node, "with")
+    path = (*reference.path, "with")
+    if given is not None and not isinstance(given, MapNode):
+        return []  # the structure's check says so
+    try:
+        valid, problems = validated(root, config, path)
+    except Exception as error:  # noqa: BLE001 - a plugin's validator is foreign code: its fault must not hide the rest
+        message = f"the configuration of {name} could not be checked: {type(error).__name__}: {error}"
+        return [Problem.at(key_place(root, reference.path), message, "this is a fault of the plugin")]
+    return valid if valid is not None and not problems else problems
+
+
+def _unresolved(reference: Reference, error: ComponentError) -> Problem:
+    assert reference.name is not None
+    message, _, hint = str(error).partition("; ")
+    return Problem.at(reference.name.place, f"{dotted(reference.path)}: {message}", hint)
+
+
+def _matches(node: Node, pattern: tuple[Step, ...], path: Path = ()) -> Iterator[tuple[Path, Node]]:
+    if not pattern:
+        yield path, node
+        return
+    step, *rest = pattern
+    match node, step:
+        case MapNode(), "*":
+            below: list[tuple[str | int, Node]] = list(node.children.items())
+        case ListNode(), "#":
+            below = list(enumerate(node.items))
+        case MapNode(), _ if step in node.children:
+            below = [(step, node.children[step])]
+        case _:
+            below = []
+    for key, value in below:
+        yield from _matches(value, tuple(rest), (*path, key))

@@ -1,0 +1,253 @@
+"""Build the tree of a spec from its file, the files that it extends, and `--set`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Final, TypeVar
+
+from avrobust_core.spec.nodes import Key, ListNode, MapNode, Node, Path, Place, ScalarNode, child, dotted
+from avrobust_core.spec.places import kind_at
+from avrobust_core.spec.problems import Problem, suggestion
+from avrobust_core.spec.yaml_reader import read_yaml
+
+EXTENDS: Final = "extends"
+"""The top-level key that names the files to start from."""
+
+T = TypeVar("T")
+
+_INDEX = re.compile(r"\[([0-9]+)\]")
+
+
+@dataclass(slots=True)
+class TreeReading:
+    """What reading a spec's files gave.
+
+    Attributes:
+        root: the merged tree without `extends`; None if a file could not be read.
+        text: the text of the spec's own file.
+        sources: every file read, as problems name them, in the order in which problems are to be shown.
+        problems: the mistakes found so far.
+    """
+
+    root: MapNode | None = None
+    text: str = ""
+    sources: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read_tree(path: FilePath) -> TreeReading:
+    """Read a spec's file and, below it, the files that it extends."""
+    reading = TreeReading()
+    reading.root = _read(path, reading, chain=(), named_at=None)
+    return reading
+
+
+def merge(base: Node, over: Node, path: Path = ()) -> Node:
+    """`over` laid on `base`: maps merge, key by key; anything else replaces. Every node keeps its own place.
+
+    A bare component name in `base` counts as `{use: name}` under a map in `over`.
+    """
+    if not isinstance(over, MapNode):
+        return over
+    base = _opened(base, path)
+    if not isinstance(base, MapNode):
+        return over
+    children = dict(base.children)
+    for key, value in over.children.items():
+        children[key] = merge(children[key], value, (*path, key)) if key in children else value
+    return MapNode(children, {**base.keys, **over.keys}, over.place)
+
+
+def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]]:
+    """Replace the value at a path: `training.standard.epochs=3`, `metrics.0=map`, `metrics[0]=map`.
+
+    The value is YAML, as in a file. Missing keys of maps are made; the tree that is returned is a new one.
+    """
+    source = f"--set {_first_line(argument)}"
+    written, equals, value = argument.partition("=")
+    place = Place(source, 1, 1, _first_line(argument))
+    steps = _steps(written, place)
+    if not equals or not steps:
+        return root, [Problem.at(place, "not of the form path=value", "as in --set training.standard.epochs=3")]
+    if steps[0][0] == EXTENDS:
+        return root, [Problem.at(place, "`extends` cannot be set", "write it into the file")]
+    if not value.strip():
+        return root, [Problem.at(place, "there is no value", "write null to leave it empty")]
+    reading = read_yaml(value, source, f"{written}=")
+    if reading.root is None:
+        return root, list(reading.problems)
+    try:
+        changed = _set(root, steps, reading.root, ())
+    except _CannotSetError as error:
+        return root, [*reading.problems, error.problem]
+    assert isinstance(changed, MapNode)
+    return changed, list(reading.problems)
+
+
+class _CannotSetError(Exception):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+def _read(path: FilePath, reading: TreeReading, chain: tuple[FilePath, ...], named_at: Place | None) -> MapNode | None:
+    source = str(path)
+    if source not in reading.sources:
+        reading.sources.append(source)
+
+    def fail(message: str, hint: str = "") -> None:
+        if named_at is None:
+            reading.problems.append(Problem(message, source, hint=hint))
+        else:
+            reading.problems.append(Problem.at(named_at, f"{source}: {message}", hint))
+
+    identity = path.resolve()
+    if identity in chain:
+        names = [str(item.name) for item in (*chain[chain.index(identity) :], identity)]
+        fail(f"extends itself: {' -> '.join(names)}")
+        return None
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        fail("there is no such file", _beside(path))
+        return None
+    except IsADirectoryError:
+        fail("this is a folder, not a file")
+        return None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        fail(f"cannot be read: {getattr(error, 'strerror', None) or error}")
+        return None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8")
+        line = before.count("\n") + 1
+        column = len(before) - (before.rfind("\n") + 1) + 1
+        shown = f"byte 0x{data[error.start]:02x} is not UTF-8"
+        reading.problems.append(Problem(shown, source, line, column, hint="save the file as UTF-8"))
+        return None
+    if not chain:
+        reading.text = text
+    return _extended(text, path, reading, (*chain, identity))
+
+
+def _extended(text: str, path: FilePath, reading: TreeReading, chain: tuple[FilePath, ...]) -> MapNode | None:
+    """The tree of one file, laid over the files that it extends."""
+    document = read_yaml(text, str(path))
+    reading.problems += document.problems
+    root = document.root
+    if root is None:
+        return None
+    if not isinstance(root, MapNode):
+        reading.problems.append(Problem.at(root.place, "a spec is a map, with `version`, `name`, `data` and so on"))
+        return None
+    own = MapNode(_without(root.children), _without(root.keys), root.place)
+    if EXTENDS not in root.children:
+        return own
+    bases = _bases(root.children[EXTENDS], reading)
+    if bases is None:
+        return None
+    merged: Node | None = None
+    complete = True
+    for name in bases:
+        base = _read(_beside_of(path, str(name.value)), reading, chain, name.place)
+        complete = complete and base is not None
+        if base is not None:
+            merged = base if merged is None else merge(merged, base)
+    if not complete:
+        return None
+    together = own if merged is None else merge(merged, own)
+    assert isinstance(together, MapNode)
+    return together
+
+
+def _bases(node: Node, reading: TreeReading) -> list[ScalarNode] | None:
+    """The files named by `extends`; None if it holds anything else."""
+    items = node.items if isinstance(node, ListNode) else (node,)
+    named = []
+    for item in items:
+        if isinstance(item, ScalarNode) and isinstance(item.value, str) and item.value:
+            named.append(item)
+        else:
+            message = "extends: expected the path of a file, or a list of them"
+            reading.problems.append(Problem.at(item.place, message))
+    return named if len(named) == len(items) else None
+
+
+def _beside_of(path: FilePath, name: str) -> FilePath:
+    return FilePath(os.path.normpath(path.parent / name))
+
+
+def _beside(path: FilePath) -> str:
+    try:
+        names = sorted(item.name for item in path.parent.iterdir() if item.suffix in (".yaml", ".yml"))
+    except OSError:
+        return ""
+    hint = suggestion(path.name, names)
+    return hint if hint.startswith("did you mean") else ""
+
+
+def _without(entries: Mapping[str, T]) -> dict[str, T]:
+    return {key: value for key, value in entries.items() if key != EXTENDS}
+
+
+def _opened(node: Node, path: Path) -> Node:
+    """A bare component name as `{use: name}`; null as an empty map; anything else as it is."""
+    if isinstance(node, ScalarNode):
+        if node.value is None:
+            return MapNode({}, {}, node.place)
+        if isinstance(node.value, str) and kind_at(path) is not None:
+            return MapNode({"use": node}, {"use": node.place}, node.place)
+    return node
+
+
+def split_path(written: str) -> tuple[str, ...]:
+    """The keys and indices of `training.standard.augment[0]`, as text; empty if the path is malformed."""
+    return tuple(name for name, _ in _steps(written, Place("", 1, 1)))
+
+
+def _steps(written: str, place: Place) -> list[tuple[str, Place]]:
+    """The keys and indices of a path, each with its place in the argument; empty if the path is malformed."""
+    steps = []
+    column = 1
+    for part in _INDEX.sub(lambda found: f".{found[1]} ", written).split("."):
+        name = part.rstrip(" ")
+        if not name or name != part.strip():
+            return []
+        steps.append((name, Place(place.source, 1, column, place.text)))
+        column += len(part) + 1
+    return steps
+
+
+def _set(node: Node, steps: Sequence[tuple[str, Place]], value: Node, path: Path) -> Node:
+    """A copy of `node` with `value` at the end of `steps`."""
+    if not steps:
+        return value
+    (name, place), rest = steps[0], steps[1:]
+    node = _opened(node, path)
+    match node:
+        case MapNode():
+            empty = MapNode({}, {}, place)
+            below = _set(node.children.get(name, empty), rest, value, (*path, name))
+            return MapNode({**node.children, name: below}, {**node.keys, name: place}, node.place)
+        case ListNode():
+            index: Key = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else name
+            item = child(node, index)
+            if item is None or not isinstance(index, int):
+                there = f"0 to {len(node.items) - 1}" if node.items else "none: the list is empty"
+                message = f"{dotted(path)} is a list, and has no item '{name}'"
+                raise _CannotSetError(Problem.at(place, message, f"items: {there}"))
+            changed = _set(item, rest, value, (*path, index))
+            return ListNode((*node.items[:index], changed, *node.items[index + 1 :]), node.place)
+        case _:
+            message = f"{dotted(path)} is a single value, and has no '{name}'"
+            raise _CannotSetError(Problem.at(place, message, f"set {dotted(path)} itself"))
+
+
+def _first_line(text: str) -> str:
+    lines = text.splitlines()
+    return lines[0] if lines else ""

@@ -1,0 +1,168 @@
+"""The core's check: honest results pass, and each kind of violation is an error that names attack and clips."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from avrobust_core import AttackResult, AvrobustError, Batch, MediaSpec, ThreatModel, Victim, verify
+from avrobust_core.errors import AttackViolation
+
+
+class Difference(nn.Module):
+    """Class 1 against class 0: the sum of all samples, minus 5."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs):
+        odds = self.scale * (sum(x.flatten(1).sum(dim=1) for x in inputs.values()) - 5)
+        return torch.stack([torch.zeros_like(odds), odds], dim=1)
+
+
+class Case:
+    """Three clips of class 0; `fool` moves clip c1 over the edge, by 0.5 in every sample of audio and video."""
+
+    def __init__(self, norm="linf", eps=0.5):
+        self.batch = Batch(
+            {"audio": torch.zeros(3, 1, 8), "video": torch.full((3, 2, 2, 2), 0.15), "depth": torch.zeros(3, 4)},
+            torch.zeros(3, dtype=torch.int64),
+            ("c0", "c1", "c2"),
+        )
+        self.pristine = {name: x.clone() for name, x in self.batch.inputs.items()}
+        media = {
+            "audio": MediaSpec(kind="audio", shape=(1, 8), bounds=(-1.0, 1.0)),
+            "video": MediaSpec(kind="video", shape=(2, 2, 2), bounds=(0.0, 1.0)),
+            "depth": MediaSpec(kind="depth", shape=(4,)),
+        }
+        victim = Victim(Difference().requires_grad_(False), media=media, task="single-label")
+        budget = {"norm": norm, "eps": eps}
+        self.bound = victim.bind(self.batch, ThreatModel.model_validate({"audio": budget, "video": budget}))
+        self.audio, self.video = (self.pristine[name].clone() for name in ("audio", "video"))
+        self.success = torch.tensor([False, True, False])
+
+    def fool(self):
+        self.audio[1] += 0.5
+        self.video[1] += 0.5
+        return self
+
+    def verify(self, **changed):
+        result = AttackResult({"audio": self.audio, "video": self.video}, self.success)
+        return verify("my-attack", self.batch, self.pristine, self.bound, replace(result, **changed))
+
+
+def test_an_honest_result_passes_and_is_measured_again():
+    verdict = Case().fool().verify()
+    assert verdict.success.tolist() == [False, True, False]
+    assert verdict.norms["audio"].tolist() == [0.0, 0.5, 0.0]
+    torch.testing.assert_close(verdict.norms["video"], torch.tensor([0.0, 0.5, 0.0]).double(), rtol=0, atol=1e-7)
+    torch.testing.assert_close(verdict.logits[:, 1], torch.tensor([-3.8, 4.2, -3.8]))
+
+
+def test_honest_l2_results_pass():
+    case = Case(norm="l2", eps=0.5 * 8**0.5).fool()
+    case.video = case.bound.balls["video"].project(case.video)
+    torch.testing.assert_close(case.verify().norms["audio"], torch.tensor([0, 2**0.5, 0]).double())
+
+
+def test_a_success_that_the_attack_did_not_notice_counts():
+    assert Case().fool().verify(success=torch.tensor([False] * 3)).success.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_leaving_the_ball_is_caught(norm):
+    case = Case(norm=norm, eps=0.5 if norm == "linf" else 0.5 * 8**0.5).fool()
+    case.audio[1, 0, 0] += 1e-5
+    with pytest.raises(AttackViolation, match=f"'my-attack' left the {norm} ball of audio .*: c1$"):
+        case.verify()
+
+
+def test_leaving_the_bounds_is_caught():
+    case = Case().fool()
+    case.video[2, 0, 0, 0] = -0.1
+    with pytest.raises(AttackViolation, match=r"'my-attack' returned video outside the bounds \[0.0, 1.0\]: c2$"):
+        case.verify()
+
+
+def test_a_lying_success_is_caught():
+    with pytest.raises(AttackViolation, match=r"'my-attack' claims success .* classified correctly: c0, c2$"):
+        Case().fool().verify(success=torch.tensor([True, True, True]))
+
+
+def test_a_success_on_the_last_bits_is_no_lie_but_does_not_count():
+    case = Case().fool()
+    case.audio[1] = (5 - 1e-5 - case.video[1].sum()) / 8
+    verdict = case.verify()
+    assert -1e-4 < verdict.logits[1, 1] < 0
+    assert not verdict.success.any()
+
+
+@pytest.mark.parametrize("name", ["audio", "depth"])
+def test_changing_the_batch_in_place_is_caught(name):
+    case = Case().fool()
+    case.batch.inputs[name][0] += 0.01
+    with pytest.raises(AttackViolation, match=f"'my-attack' changed the clean {name} of its batch in place"):
+        case.verify()
+
+
+def test_touching_another_modality_is_caught():
+    case = Case().fool()
+    inputs = {"audio": case.audio, "video": case.video, "depth": torch.ones(3, 4)}
+    with pytest.raises(AttackViolation, match="'my-attack' returned depth, which the threat does not allow"):
+        case.verify(inputs=inputs)
+
+
+def test_leaving_out_a_modality_is_caught():
+    case = Case().fool()
+    with pytest.raises(AttackViolation, match="'my-attack' did not return the attacked modality video"):
+        case.verify(inputs={"audio": case.audio})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_inputs_that_are_not_finite_are_caught(bad):
+    case = Case().fool()
+    case.audio[2, 0, 5] = bad
+    with pytest.raises(AttackViolation, match=r"'my-attack' returned non-finite audio: c2$"):
+        case.verify()
+
+
+def test_logits_that_are_not_numbers_are_caught():
+    """No comparison with NaN holds, so that the clip would pass for robust."""
+    case = Case().fool()
+    case.bound.victim.model.register_forward_hook(
+        lambda module, args, out: torch.where(torch.tensor([[False], [True], [False]]), torch.nan, out)
+    )
+    with pytest.raises(AttackViolation, match=r"'my-attack' .* logits are NaN: c1$"):
+        case.verify()
+
+
+@pytest.mark.parametrize("change", [lambda x: x[:2], lambda x: x.double(), lambda x: x.flatten(1), lambda x: x.half()])
+def test_another_shape_or_dtype_is_caught(change):
+    case = Case().fool()
+    case.audio = change(case.audio)
+    with pytest.raises(AttackViolation, match=r"'my-attack' returned audio as .* not as torch.float32"):
+        case.verify()
+
+
+@pytest.mark.parametrize(
+    "success", [torch.tensor([True, False]), torch.tensor([0.0, 1.0, 0.0]), torch.zeros(3, 1, dtype=torch.bool)]
+)
+def test_success_of_another_shape_or_dtype_is_caught(success):
+    with pytest.raises(AttackViolation, match="'my-attack' returned success as"):
+        Case().fool().verify(success=success)
+
+
+def test_many_clips_are_named_briefly():
+    n = 9
+    batch = Batch({"audio": torch.zeros(n, 4)}, torch.zeros(n, dtype=torch.int64), tuple(f"c{i}" for i in range(n)))
+    victim = Victim(Difference(), media={}, task="single-label")
+    bound = victim.bind(batch, ThreatModel.model_validate({"audio": {"eps": 0.1}}))
+    result = AttackResult({"audio": torch.ones(n, 4)}, torch.zeros(n, dtype=torch.bool))
+    with pytest.raises(AttackViolation, match=r"c0, c1, c2, c3, c4 and 4 more$"):
+        verify("loud", batch, {"audio": batch.inputs["audio"].clone()}, bound, result)
+
+
+def test_a_violation_is_an_error_for_the_user():
+    assert issubclass(AttackViolation, AvrobustError)
