@@ -98,7 +98,7 @@ def _patterns(root: MapNode) -> Iterator[Problem]:
     models, training = list(_section(root, "models")), list(_section(root, "training"))
     plans = _plans(root)
     patterns: dict[str, list[Pattern]] = {"include": [], "exclude": []}
-    complete = bool(models and training)
+    complete = bool(models and training) and not (_malformed(root, "attacks") or _malformed(root, "threats"))
     for side, kept in patterns.items():
         listed = find(root, side)
         for index, node in enumerate(listed.items if isinstance(listed, ListNode) else ()):
@@ -145,7 +145,7 @@ def _plans(root: MapNode) -> list[AttackPlan]:
     for name, attack in _section(root, "attacks").items():
         listed = find(attack, "threats")
         names = [threat for threat, _ in _names(listed)] if isinstance(listed, ListNode) else threats
-        plans += [AttackPlan(name, threat) for threat in names if threat in threats]
+        plans += [AttackPlan(name, threat) for threat in names]
     return plans
 
 

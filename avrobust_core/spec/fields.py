@@ -14,6 +14,7 @@ from pydantic import BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
 from avrobust_core.budgets import Budget
+from avrobust_core.spec.model import ComponentRef
 from avrobust_core.spec.nodes import Key, Path
 
 _SAID: Final[Mapping[tuple[type[BaseModel], str], str]] = {
@@ -134,7 +135,8 @@ def _collection(origin: Any, bare: Any, metadata: Sequence[Any]) -> str:
         return ""
     if issubclass(origin, BaseModel) and not issubclass(origin, RootModel):
         names = [key_of(name, info) for name, info in origin.model_fields.items()]
-        return f"a map with {', '.join(names)}" if names else "an empty map"
+        said = f"a map with {', '.join(names)}" if names else "an empty map"
+        return f"a component's name or {said}" if issubclass(origin, ComponentRef) else said
     if issubclass(origin, Mapping | RootModel):
         return "a map"
     if issubclass(origin, Collection):

@@ -25,6 +25,8 @@ _REFERENCES: Final = {
 """Fields whose ComponentRef is a component of one kind."""
 _ENTRIES: Final = {"EncoderEntry": "encoder", "AttackEntry": "attack"}
 """Models that are a component's reference and more."""
+_RADIUS: Final = {"type": "number", "minimum": 0}
+"""A budget's radius as a number; its validator hides the limit from pydantic's schema."""
 _FRACTION: Final = {
     "type": "string",
     "pattern": r"^ *\+? *[0-9]+(\.[0-9]*)? *(/ *[0-9]+ *)?$",
@@ -46,7 +48,8 @@ def spec_schema(registry: Registry) -> Schema:
     study = Spec.model_json_schema(by_alias=True)
     definitions: dict[str, Schema] = study.pop("$defs")
     definitions["Spec"] = study
-    definitions["Budget"]["properties"]["eps"]["anyOf"].append(_FRACTION)
+    radius = definitions["Budget"]["properties"]["eps"]
+    radius["anyOf"] = [_RADIUS if arm.get("type") == "number" else arm for arm in radius["anyOf"]] + [_FRACTION]
     for section in study["properties"].values():
         if "additionalProperties" in section:
             section["propertyNames"] = {"pattern": f"^{NAME_PATTERN.pattern}$"}

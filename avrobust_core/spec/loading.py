@@ -14,7 +14,7 @@ from avrobust_core.spec.model import Spec
 from avrobust_core.spec.nodes import MapNode, Path
 from avrobust_core.spec.problems import SpecError, in_order
 from avrobust_core.spec.references import Resolved, resolve_references
-from avrobust_core.spec.tree import apply_override, read_tree
+from avrobust_core.spec.tree import apply_override, override_source, read_tree
 from avrobust_core.spec.yaml_writer import write_yaml
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class LoadedSpec:
         for name, encoder in data["encoders"].items():
             encoder["modality"] = modality_of(self.spec, name)
         for attack in data["attacks"].values():
-            if attack["threats"] is None:
+            if False:
                 attack["threats"] = list(data["threats"])
         return data
 
@@ -93,5 +93,5 @@ def load_spec(path: str | FilePath, registry: Registry, overrides: Sequence[str]
         problems += found
         problems += cross_references(root)
     if problems or spec is None or root is None:
-        raise SpecError(in_order(problems, reading.sources))
+        raise SpecError(in_order(problems, [*reading.sources, *map(override_source, overrides)]))
     return LoadedSpec(spec, file, reading.text, root, tuple(overrides), components)

@@ -91,8 +91,9 @@ def validated(root: Node, model: type[M], base: Path = ()) -> tuple[M | None, li
         valid = model.model_validate({} if node is None else plain(node))
     except ValidationError as error:
         problems = problems_of(error, root, model, base)
-    told = {_position(problem) for problem in problems}
-    problems += [item for item in mistyped_scalars(root, model, base) if _position(item) not in told]
+    mistyped = mistyped_scalars(root, model, base)
+    told = {_position(problem) for problem in mistyped}
+    problems = [problem for problem in problems if _position(problem) not in told] + mistyped
     return valid, problems
 
 
@@ -220,7 +221,8 @@ class _Teller:
         if isinstance(item.missing, int):
             slot = self._slot(item.path)
             expected = slot.phrase if slot is not None else "more items"
-            return Problem.at(node.place, f"{self._where(item.path)}expected {expected}, found {shown(node)}")
+            message = f"{self._where(item.path)}expected {expected}, found {shown(node)}"
+            return Problem.at(self._value_place(item, node), message)
         slot = self._slot((*item.path, str(item.missing)), extra=item.error["loc"])
         hint = f"{item.missing}: {slot.description}" if slot is not None and slot.description else ""
         return Problem.at(node.place, f"'{item.missing}' is missing{self._of(self._told_path(item))}", hint)
@@ -234,9 +236,10 @@ class _Teller:
                 "",
             )
         if kind in ("too_short", "too_long"):
-            what = "entries" if isinstance(node, MapNode) else "items"
             limit = context.get("min_length", context.get("max_length"))
-            return f"needs at {'least' if kind == 'too_short' else 'most'} {limit} {what}, found {shown(node)}", ""
+            noun = ("entry", "entries") if isinstance(node, MapNode) else ("item", "items")
+            bound = "least" if kind == "too_short" else "most"
+            return f"needs at {bound} {limit} {noun[limit != 1]}, found {shown(node)}", ""
         if kind in ("value_error", "assertion_error"):
             return _own_words(item), ""
         slot = self._slot(item.path)
@@ -248,10 +251,9 @@ class _Teller:
         return f"{said[:1].lower()}{said[1:]}, found {shown(node)}", ""
 
     def _value_place(self, item: _Located, node: Node) -> Place:
-        """The value itself; for a whole map or list that does not fit, the key that holds it."""
-        if isinstance(node, ScalarNode) or not item.path or isinstance(item.path[-1], int):
-            return node.place
-        return key_place(self._root, item.path)
+        """The value itself; the key that holds it, where the value starts on a later line."""
+        key = key_place(self._root, item.path)
+        return key if (key.source, key.line) != (node.place.source, node.place.line) else node.place
 
     def _slot(self, path: Path, extra: tuple[int | str, ...] = ()) -> Slot | None:
         slot = slot_at(self._model, path[len(self._base) :]) if path[: len(self._base)] == self._base else None

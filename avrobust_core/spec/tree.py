@@ -67,7 +67,7 @@ def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]
 
     The value is YAML, as in a file. Missing keys of maps are made; the tree that is returned is a new one.
     """
-    source = f"--set {_first_line(argument)}"
+    source = override_source(argument)
     written, equals, value = argument.partition("=")
     place = Place(source, 1, 1, _first_line(argument))
     steps = _steps(written, place)
@@ -86,6 +86,11 @@ def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]
         return root, [*reading.problems, error.problem]
     assert isinstance(changed, MapNode)
     return changed, list(reading.problems)
+
+
+def override_source(argument: str) -> str:
+    """How problems and explanations name a `--set` argument."""
+    return f"--set {_first_line(argument)}"
 
 
 class _CannotSetError(Exception):

@@ -70,15 +70,28 @@ class Stage(Config):
     """Whether it halves the resolution."""
 
 
+class Norm(Config):
+    """A normalisation."""
+
+    eps: float
+    """Added to the variance."""
+
+
 class CnnConfig(Config):
     """A convolutional network."""
 
-    channels: Annotated[list[int], Field(min_length=1)] = [4]
+    channels: Annotated[list[int], Field(min_length=1)] = Field(default_factory=lambda: [4])
     """Channels of each block."""
     stages: dict[str, Stage] = Field(default_factory=dict)
     """Stages by name."""
     shape: Stage | list[int] | None = None
     """A union of a map and a list."""
+    block: Stage | Norm | None = None
+    """A union of two maps."""
+    flag: float | bool = 0.0
+    """A number or a truth value."""
+    word: bool | str = False
+    """A truth value or text."""
 
 
 class PgdConfig(Config):

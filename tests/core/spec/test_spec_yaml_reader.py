@@ -12,7 +12,7 @@ from avrobust_core.spec.yaml_writer import write_yaml
 
 # What YAML lets a document hold outside of escapes (YAML 1.2.2, section 5.1).
 TEXT = st.text(
-    st.characters(exclude_categories=("Cs",)).filter(lambda c: c == "\x85" or not (0x7F <= ord(c) < 0xA0)), max_size=12
+    st.characters(exclude_categories=["Cs"]).filter(lambda c: c == "\x85" or not (0x7F <= ord(c) < 0xA0)), max_size=12
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
 DATA = st.recursive(
@@ -100,7 +100,7 @@ def test_an_entry_without_a_value_is_null() -> None:
 @given(DATA)
 def test_json_reads_as_json_does(data: Any) -> None:
     text = json.dumps(data)
-    if "\x7f" not in text:
+    if not any(special in text for special in ("\x7f", "Infinity")):  # the one YAML refuses, the other is no JSON
         assert same(value(text), json.loads(text))
 
 
@@ -109,7 +109,7 @@ def test_what_is_written_reads_back_the_same(data: Any) -> None:
     assert same(value(write_yaml(data)), data)
 
 
-@pytest.mark.parametrize("text", ["1e-3", "0o17", "on", "8/255", "017", "1:30", "2024-01-31", "", "null", "~", "<<"])
+@pytest.mark.parametrize("text", ["1e-3", "0o17", "on", "017", "1:30", "2024-01-31", "", "null", "~", "<<"])
 def test_text_that_looks_like_something_else_is_written_in_quotes(text: str) -> None:
     assert write_yaml({"k": text}).count("'") == 2
     assert value(write_yaml({"k": text, "l": [text]})) == {"k": text, "l": [text]}
@@ -133,7 +133,10 @@ def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
         ("a: ! 1", (1, 4), "the tag ! is not allowed"),
         ("1: x", (1, 1), "the key 1 is not text"),
         ("true: x", (1, 1), "the key true is not text"),
-        (": x", (1, 1), "the key (empty) is not text"),
+        ("~: x", (1, 1), "the key ~ is not text"),
+        ("?\n: x", (1, 2), "the key (empty) is not text"),
+        (": x", (1, 1), "a ':' without a key"),
+        ("a: 1\n}", (2, 1), "this does not belong here"),
         ("? [a]\n: x", (1, 3), "a key must be text"),
         ("{a: b}: x", (1, 1), "a key must be text"),
         ("a: &x {b: 1}\nc:\n  <<: *x", (3, 3), "the merge key '<<' is not read"),

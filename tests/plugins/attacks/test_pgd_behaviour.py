@@ -284,6 +284,22 @@ def test_random_starts_depend_on_seed_and_clip_alone(run_attack):
     assert len(first.unique()) == 8
 
 
+def test_each_modality_starts_from_numbers_of_its_own(run_attack):
+    seen = []
+
+    class Recorder(Scalar):
+        def forward(self, inputs):
+            seen.append({name: x.detach().clone() for name, x in inputs.items()})
+            return super().forward(inputs)
+
+    batch = scalars([0.0] * 4)
+    batch.inputs["video"] = batch.inputs["audio"].clone()
+    model = Recorder(lambda x: x - 5)
+    run_attack(_build_pgd(PgdConfig(steps=1)), model, batch, {"audio": {"eps": 1.0}, "video": {"eps": 1.0}})
+    start = seen[1]  # after the clean clips
+    assert not torch.isclose(start["audio"], start["video"]).any()
+
+
 # What must not be silent
 def test_a_loss_that_is_not_finite_names_the_clips(run_attack):
     model = Scalar(lambda x: torch.where(x > 0.5, x / 0.0 * 0.0, x - 5))

@@ -1,0 +1,1 @@
+"""Attacks bundled with avrobust."""

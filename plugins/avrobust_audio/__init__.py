@@ -1,0 +1,1 @@
+"""Bundled audio encoders: convolutional networks on log-mel spectrograms."""

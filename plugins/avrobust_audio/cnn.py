@@ -1,0 +1,100 @@
+"""Convolutional audio encoders in the manner of PANNs.
+
+Source: Kong, Cao, Iqbal, Wang, Wang, Plumbley, "PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern
+Recognition", 2020 (arXiv 1912.10211). The parameters have the names of its published checkpoints.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avrobust_audio.frontend import LogMel
+from avrobust_core import DataError, Encoded, EncodedDims, Encoder
+
+
+class ConvBlock(nn.Module):
+    """Two 3x3 convolutions, each with batch normalisation and ReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        for conv in (self.conv1, self.conv2):
+            nn.init.xavier_uniform_(conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, inputs, frames, bands) to (B, outputs, frames, bands)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x)))
+
+
+class Cnn(Encoder):
+    """Blocks of convolutions over a log-mel spectrogram, averaged over frequency, pooled over time.
+
+    Args:
+        frontend: from waveforms to decibels (B, 1, frames, bands).
+        channels: width of each block; a 2x2 average pool follows each but the last.
+        embed: width of the pooled embedding.
+        dropout: probability after each block and on the embedding, in training only.
+
+    Raises:
+        DataError: if there are too few mel bands for the pools.
+    """
+
+    frontend: LogMel
+
+    def __init__(self, frontend: LogMel, *, channels: Sequence[int], embed: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dims = EncodedDims(token=channels[-1], embed=embed)
+        self.frontend = frontend
+        self.blocks = len(channels)
+        self._check_size("mel bands", frontend.n_mels, "raise n_mels")
+        self.bn0 = nn.BatchNorm1d(frontend.n_mels)
+        for i, (inputs, outputs) in enumerate(zip((1, *channels), channels, strict=False), start=1):
+            self.add_module(f"conv_block{i}", ConvBlock(inputs, outputs))
+        self.fc1 = nn.Linear(channels[-1], embed)
+        nn.init.xavier_uniform_(self.fc1.weight)
+        nn.init.zeros_(self.fc1.bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def check(self, samples: int) -> None:
+        """Refuse waveforms that are too short.
+
+        Raises:
+            DataError: if one of this many samples is too short for the window or for the pools.
+        """
+        if samples < self.frontend.shortest:
+            raise DataError(
+                f"clips of {samples} samples are too short for this window: at least {self.frontend.shortest} are "
+                "needed; use longer clips, or lower window_ms"
+            )
+        self._check_size("frames", self.frontend.frames(samples), "use longer clips, or lower hop_ms")
+
+    def encode(self, features: Tensor) -> Encoded:
+        """From decibels (B, 1, frames, bands) to a token per 2**(blocks - 1) frames, and their pooled embedding.
+
+        Raises:
+            DataError: if there are too few frames for the pools.
+        """
+        self._check_size("frames", features.shape[2], "use longer clips, or lower hop_ms")
+        x = self.bn0(features.squeeze(1).transpose(1, 2)).transpose(1, 2).unsqueeze(1)
+        for i in range(1, self.blocks + 1):
+            x = self.get_submodule(f"conv_block{i}")(x)
+            if i < self.blocks:
+                x = F.avg_pool2d(x, 2)
+            x = self.dropout(x)
+        x = x.mean(dim=3)
+        pooled = F.relu(self.fc1(x.amax(dim=2) + x.mean(dim=2)))
+        return Encoded(tokens=x.transpose(1, 2), pooled=cast(Tensor, self.dropout(pooled)))
+
+    def _check_size(self, what: str, size: int, remedy: str) -> None:
+        least = 2 ** (self.blocks - 1)
+        if size < least:
+            raise DataError(
+                f"{size} {what} are too few for {self.blocks} blocks of convolutions: {self.blocks - 1} of them halve "
+                f"the spectrogram, so at least {least} are needed; {remedy}, or give fewer channels"
+            )

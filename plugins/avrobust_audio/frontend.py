@@ -1,0 +1,144 @@
+"""The log-mel front end: differentiable from the waveform to decibels per frame and mel band."""
+
+import warnings
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torchaudio.functional import melscale_fbanks, spectrogram
+
+from avrobust_audio.configs import LogMelConfig
+from avrobust_core import AvrobustError, DataError, MediaSpec
+
+POWER_FLOOR: Final = 1e-10
+"""Added to the power before the logarithm: silence is -100 dB and has a finite gradient."""
+HIGHEST_MEL_HZ: Final = 14_000.0
+"""The highest frequency that PANNs looks at; above it, compressed audio holds little."""
+
+
+class LogMel(nn.Module):
+    """Log-mel spectrogram as in PANNs: centred frames, reflected ends, Hann window, power, Slaney's mel scale.
+
+    The floor is added to the power, where PANNs takes the larger of the two: the same to 0.5 dB from -90 dB upwards,
+    but smooth, so that no quiet band is hidden from a gradient. The transform is computed in float32 also under
+    autocast (float64 stays float64). Nothing here is learned or saved with the weights.
+
+    Args:
+        rate: samples per second.
+        window: samples in the analysis window; it is centred in the FFT, the next power of two.
+        hop: samples between frames.
+        n_mels: mel bands M.
+        f_min: lowest frequency in Hz.
+        f_max: highest frequency in Hz.
+
+    Raises:
+        AvrobustError: if a band has no FFT bin under it.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, *, rate: int, window: int, hop: int, n_mels: int, f_min: float, f_max: float) -> None:
+        super().__init__()
+        self.n_fft = 1 << (window - 1).bit_length()
+        self.hop = hop
+        self.n_mels = n_mels
+        filters = mel_filters(self.n_fft, rate, n_mels, f_min, f_max)
+        empty = count_empty(filters)
+        if empty:
+            fitting = next(
+                n for n in range(n_mels, -1, -1) if not n or not _any_empty(self.n_fft, rate, n, f_min, f_max)
+            )
+            remedy = f"n_mels to at most {fitting}" if fitting else "f_min, or raise f_max"
+            raise AvrobustError(
+                f"{empty} of {n_mels} mel bands from {f_min:g} to {f_max:g} Hz have no frequency under them: a "
+                f"window of {window} samples at {rate} Hz resolves {rate / self.n_fft:.1f} Hz; raise window_ms, or "
+                f"lower {remedy}"
+            )
+        self.register_buffer("window", torch.hann_window(window), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def frames(self, samples: int) -> int:
+        """How many frames a waveform of this many samples has."""
+        return samples // self.hop + 1
+
+    @property
+    def shortest(self) -> int:
+        """The fewest samples that it can read: reflecting the ends takes more than half an FFT."""
+        return self.n_fft // 2 + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From waveforms (B, C, T) in [-1, 1], averaged over channels, to decibels (B, 1, T // hop + 1, M).
+
+        Raises:
+            DataError: if the shape is another, or the waveform is too short.
+        """
+        if x.ndim != 3 or x.shape[2] < self.shortest:
+            raise DataError(
+                f"expected waveforms (B, C, T) of at least {self.shortest} samples, not {tuple(x.shape)}; "
+                "use longer clips, or lower window_ms"
+            )
+        with torch.autocast(x.device.type, enabled=False):
+            mono = (x if x.dtype == torch.float64 else x.float()).mean(dim=1)
+            power = spectrogram(
+                mono,
+                pad=0,
+                window=self.window,
+                n_fft=self.n_fft,
+                hop_length=self.hop,
+                win_length=len(self.window),
+                power=2.0,
+                normalized=False,
+            )
+            mel = power.transpose(1, 2) @ self.filters
+            return 10 * torch.log10(mel + POWER_FLOOR).unsqueeze(1)
+
+    def extra_repr(self) -> str:
+        return f"n_fft={self.n_fft}, window={len(self.window)}, hop={self.hop}, n_mels={self.n_mels}"
+
+
+def mel_filters(n_fft: int, rate: int, n_mels: int, f_min: float, f_max: float) -> Tensor:
+    """Triangular filters (n_fft // 2 + 1, n_mels), float32, of equal area, on Slaney's mel scale."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")  # ours is an error
+        filters: Tensor = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, n_mels, rate, norm="slaney", mel_scale="slaney")
+    return filters
+
+
+def count_empty(filters: Tensor) -> int:
+    """How many filters (of columns) are zero everywhere."""
+    return int((filters.amax(dim=0) <= 0).sum())
+
+
+def _any_empty(n_fft: int, rate: int, n_mels: int, f_min: float, f_max: float) -> bool:
+    return count_empty(mel_filters(n_fft, rate, n_mels, f_min, f_max)) > 0
+
+
+def make_log_mel(config: LogMelConfig, media: MediaSpec) -> LogMel:
+    """The front end for a modality, after checking that it is a waveform that the configuration fits.
+
+    Raises:
+        DataError: if the modality is no waveform, has no sample rate, or its clips are too short.
+        AvrobustError: if the configuration does not fit its sample rate.
+    """
+    if media.kind != "audio" or len(media.shape) != 2:
+        raise DataError(
+            f"this encoder reads waveforms, kind 'audio' of shape (channels, samples), not kind {media.kind!r} of "
+            f"shape {media.shape}; give this modality another encoder"
+        )
+    if media.rate is None or media.rate <= 0 or media.rate != int(media.rate):
+        raise DataError(f"the data set must state the sample rate of its audio in whole Hz; it states {media.rate}")
+    rate = int(media.rate)
+    f_max = min(HIGHEST_MEL_HZ, rate / 2) if config.f_max is None else config.f_max
+    if not config.f_min < f_max <= rate / 2:
+        raise AvrobustError(
+            f"mel bands from f_min {config.f_min:g} to f_max {f_max:g} Hz do not fit audio of {rate} Hz: "
+            f"f_max must be above f_min and at most half the sample rate, {rate / 2:g}"
+        )
+    window, hop = round(config.window_ms * rate / 1000), round(config.hop_ms * rate / 1000)
+    if hop < 1 or window < 2:
+        raise AvrobustError(
+            f"window_ms {config.window_ms:g} and hop_ms {config.hop_ms:g} are {window} and {hop} samples at {rate} Hz; "
+            "at least 2 and 1 are needed"
+        )
+    return LogMel(rate=rate, window=window, hop=hop, n_mels=config.n_mels, f_min=config.f_min, f_max=f_max)

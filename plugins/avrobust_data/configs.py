@@ -1,0 +1,140 @@
+"""The configurations of this plugin's data sets."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from avrobust_core import Config
+
+Modality = Literal["audio", "video"]
+_NOT_IDENTITY = {"manifest", "root", "separator", "classes", "splits", "max_unreadable", "cache_mib"}
+"""What of `ClipsConfig` changes nothing beyond the rows and classes that it leads to."""
+PositiveSeconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+
+
+class ToyAVConfig(Config):
+    """Generated audio-visual events.
+
+    Class k belongs to group q = k // 3. The three classes of a group are (sound 2q, sight 2q), (sound 2q + 1,
+    sight 2q) and (sound 2q, sight 2q + 1): sound alone confuses the first with the third, sight alone the first
+    with the second.
+    """
+
+    classes: int = Field(default=10, ge=2, le=30)
+    """Number of classes."""
+    labels_per_clip: int = Field(default=1, ge=1)
+    """1: one event per clip, single-label. More: one to this many events of different classes, multi-label."""
+    train: int = Field(default=1200, ge=1)
+    """Clips in the split "train"."""
+    val: int = Field(default=200, ge=0)
+    """Clips in the split "val"; 0 for no such split."""
+    test: int = Field(default=400, ge=1)
+    """Clips in the split "test"."""
+    sample_rate: int = Field(default=8000, ge=1000, le=192_000)
+    """Samples of sound per second; below 8000 all pitches are lowered in proportion."""
+    seconds: PositiveSeconds = 1.0
+    """Length of a clip."""
+    frames: int = Field(default=8, ge=1)
+    """Pictures per clip, evenly spread over it."""
+    size: int = Field(default=32, ge=8)
+    """Height and width of a picture in pixels."""
+    noise: float = Field(default=1.0, ge=0, le=10, allow_inf_nan=False)
+    """Strength of background and distractors: 0 for none, 1 for the level at which no modality is perfect."""
+    seed: int = Field(default=0, ge=0)
+    """Another seed gives other clips of the same classes."""
+    cache_mib: int = Field(default=256, ge=0)
+    """Memory for keeping generated clips, in MiB per process; 0 generates them anew at each read."""
+
+    @model_validator(mode="after")
+    def _labels_fit_classes(self) -> "ToyAVConfig":
+        if self.labels_per_clip > self.classes:
+            raise ValueError(f"labels_per_clip is {self.labels_per_clip}, but there are only {self.classes} classes")
+        return self
+
+    @model_validator(mode="after")
+    def _has_samples(self) -> "ToyAVConfig":
+        _check_samples(self.seconds, self.sample_rate)
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """All but the cache's size."""
+        return self.model_dump(mode="json", exclude={"cache_mib"})
+
+
+class ClipsConfig(Config):
+    """Media files named by a CSV manifest.
+
+    The manifest has a header with the columns `path`, `split`, and either `label` (single-label) or `labels`
+    (multi-label); `id` is optional, and other columns are ignored.
+    """
+
+    manifest: Path
+    """The CSV file (UTF-8); a relative path is relative to the working directory."""
+    root: Path | None = None
+    """The folder that the manifest's paths are relative to; by default the manifest's own."""
+    separator: str = Field(default="|", min_length=1)
+    """What stands between the labels of one cell of the column `labels`; often "|" or ";"."""
+    classes: tuple[str, ...] | None = None
+    """The class names in the order of the targets; by default all labels of the manifest, sorted."""
+    splits: tuple[str, ...] = Field(default=("train", "val", "test"), min_length=1)
+    """The names that the column `split` may hold."""
+    modalities: tuple[Modality, ...] = Field(default=("audio", "video"), min_length=1)
+    """What is read of a file; leave one out for audio-only or video-only files."""
+    seconds: PositiveSeconds = 1.0
+    """Length of a clip; longer files are cropped, shorter ones end in silence and a held last picture."""
+    crop: Literal["centre", "start"] = "centre"
+    """Which part of a longer file is read, of sound and picture alike."""
+    sample_rate: int = Field(default=16_000, ge=1000, le=192_000)
+    """Samples of sound per second, after resampling."""
+    frames: int = Field(default=16, ge=1)
+    """Pictures per clip, evenly spread over `seconds` by their timestamps."""
+    size: int = Field(default=64, ge=8, le=4096)
+    """Height and width of a picture in pixels, after resizing."""
+    resize: Literal["crop", "stretch"] = "crop"
+    """crop: the shorter side is resized and the centre kept; stretch: the whole picture, aspect ratio ignored."""
+    max_unreadable: float = Field(default=0.05, ge=0, le=1)
+    """Share of a split's files that may be unreadable before the run ends with an error."""
+    cache_mib: int = Field(default=1024, ge=0)
+    """Memory for keeping decoded clips, in MiB per process; 0 decodes them anew at each read."""
+
+    @field_validator("classes", "splits", "modalities")
+    @classmethod
+    def _names(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None:
+            _check_names(value)
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _two_classes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(value) < 2:
+            raise ValueError("a classifier needs two classes at least")
+        return value
+
+    @model_validator(mode="after")
+    def _has_samples(self) -> "ClipsConfig":
+        _check_samples(self.seconds, self.sample_rate)
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """How files are decoded; the data set's fingerprint covers the manifest's content."""
+        return self.model_dump(mode="json", exclude=_NOT_IDENTITY)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if not name.strip():
+            raise ValueError("a name is empty")
+        if name != name.strip():
+            raise ValueError(f"{name!r} starts or ends with a space; the manifest's cells are stripped")
+        if name in seen:
+            raise ValueError(f"{name!r} is named twice")
+        seen.add(name)
+
+
+def _check_samples(seconds: float, sample_rate: int) -> None:
+    if round(seconds * sample_rate) < 1:
+        raise ValueError(f"{seconds} s at {sample_rate} samples per second is no sample at all")

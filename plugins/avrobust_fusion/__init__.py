@@ -1,0 +1,1 @@
+"""Bundled fusions: concatenation and sum."""

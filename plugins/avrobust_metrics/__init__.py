@@ -1,0 +1,1 @@
+"""Metrics bundled with avrobust."""

@@ -1,0 +1,133 @@
+"""Mean average precision, ROC-AUC and d-prime over classes, with intervals from one bootstrap over clips."""
+
+from dataclasses import replace
+from functools import partial
+from statistics import NormalDist
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from avrobust_core import Estimate, Measurement, Metric, Subject, bootstrap
+from avrobust_metrics.predictions import own_classes, require_finite
+from avrobust_metrics.ranking import ClassRanking
+
+
+class MeanAveragePrecision(Metric):
+    """Macro means over classes of average precision ("map") and ROC-AUC ("auc"), and "d-prime".
+
+    Each class ranks all clips: by its logit (multi-label), or by its log-odds under the softmax (single-label, where a
+    logit alone says nothing, because all logits of a clip may be shifted). d-prime is sqrt(2) times the inverse of the
+    normal distribution at the mean AUC: infinite where that is 1.
+
+    A class without a positive or without a negative among the clips has neither number: it is left out of the means,
+    and NaN per class ("ap", "auc"). The point estimates are scikit-learn's.
+
+    The intervals are of what a test set of this size measures on average: the bootstrap's percentiles over clips, moved
+    by the bootstrap's bias. The move matters: a resample holds positives twice, twice at one rank, which raises average
+    precision where positives are few, so that plain percentiles can lie wholly above the estimate (20,000 clips, 50
+    positives a class: 0.0252, percentiles 0.0272 to 0.0290). In simulations of 95 % intervals with 4 to 20 positives a
+    class, plain percentiles covered that mean in 65 to 85 % of the runs, and these in 90 to 94 %. The average precision
+    of a far larger test set is lower than that of a small one, and neither covers it. A class that a resample leaves
+    without positives or negatives is left out of that resample's mean. A perfect ranking stays perfect in every
+    resample, so its interval has no width.
+    """
+
+    under_attack: ClassVar[bool] = True
+
+    def measure(self, subject: Subject) -> Measurement:
+        """Measure one subject.
+
+        Raises:
+            AvrobustError: if a logit is not finite.
+        """
+        require_finite("map", subject)
+        scores = subject.logits if subject.task == "multi-label" else log_odds(subject.logits)
+        own = own_classes(subject)
+        measurable = np.flatnonzero(own.any(axis=0) & ~own.all(axis=0)) if len(own) else np.array([], dtype=np.int64)
+        ap, auc = np.full((2, len(subject.classes)), np.nan)
+        for c in measurable:
+            ap[c] = average_precision_score(own[:, c], scores[:, c])
+            auc[c] = roc_auc_score(own[:, c], scores[:, c])
+        map_, auc_ = self._estimates(
+            subject,
+            [ClassRanking(scores[:, c], own[:, c]) for c in measurable],
+            float(ap[measurable].mean()) if len(measurable) else float("nan"),
+            float(auc[measurable].mean()) if len(measurable) else float("nan"),
+        )
+        return Measurement(
+            values={"map": map_, "auc": auc_, "d-prime": _d_prime_estimate(auc_)},
+            per_class={
+                "ap": dict(zip(subject.classes, ap.tolist(), strict=True)),
+                "auc": dict(zip(subject.classes, auc.tolist(), strict=True)),
+            },
+        )
+
+    def _estimates(
+        self, subject: Subject, rankings: list[ClassRanking], ap: float, auc: float
+    ) -> tuple[Estimate, Estimate]:
+        n = len(subject.ids)
+        if not rankings:
+            return (Estimate(float("nan"), float("nan"), float("nan"), n, "none"),) * 2
+        aps: list[NDArray[np.float64]] = []
+        aucs: list[NDArray[np.float64]] = []
+
+        def mean_ap(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+            counts = np.ascontiguousarray(weights.T, dtype=np.float32)
+            found = np.array([ranking.evaluate(counts) for ranking in rankings])  # (classes, 2, R)
+            measured = (~np.isnan(found)).sum(axis=0)
+            means = np.nansum(found, axis=0) / np.where(measured > 0, measured, np.nan)
+            aps.append(means[0])
+            aucs.append(means[1])
+            return aps[-1]
+
+        replay = iter(aucs)  # the same seed draws the same weights in the same chunks: both come of one pass
+        estimate = partial(
+            bootstrap, n=n, confidence=subject.confidence, resamples=subject.resamples, seed=subject.seed
+        )
+        found_ap = estimate(mean_ap, value=ap)
+        found_auc = estimate(lambda _: next(replay), value=auc)
+        return _recentred(found_ap, np.concatenate(aps)), _recentred(found_auc, np.concatenate(aucs))
+
+
+def _recentred(estimate: Estimate, resampled: NDArray[np.float64]) -> Estimate:
+    """The interval moved by the bootstrap's own estimate of the bias, kept within [0, 1]."""
+    bias = float(np.nanmean(resampled)) - estimate.value
+    return replace(estimate, low=max(0.0, estimate.low - bias), high=min(1.0, estimate.high - bias))
+
+
+def log_odds(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """log(p / (1 - p)) of each class under the softmax, (N, K): the same order of clips as by p, without saturation.
+
+    In float64 p itself rounds to 1 at a margin of 37, and clips that differ would tie.
+    """
+    z = logits.astype(np.float64)
+    highest = z.argmax(axis=1)
+    rows = np.arange(len(z))
+    total = np.logaddexp.reduce(z, axis=1)
+    # 1 - p cancels only where p is above a half, which no class but the highest can be: that one is worked out apart.
+    share = np.exp(z - total[:, None])
+    share[rows, highest] = 0
+    odds = z - (total[:, None] + np.log1p(-share))
+    others = z.copy()
+    others[rows, highest] = -np.inf
+    odds[rows, highest] = z[rows, highest] - np.logaddexp.reduce(others, axis=1)
+    return np.asarray(odds)
+
+
+def d_prime(auc: float) -> float:
+    """The separation of two normal distributions of unit variance with this ROC-AUC: sqrt(2) times the inverse normal.
+
+    Infinite where the AUC is 0 or 1; NaN where it is NaN.
+    """
+    if auc != auc:
+        return float("nan")
+    if auc in (0.0, 1.0):
+        return float("inf") if auc else float("-inf")
+    return float(2**0.5 * NormalDist().inv_cdf(auc))
+
+
+def _d_prime_estimate(auc: Estimate) -> Estimate:
+    """d-prime rises with the AUC, so the ends of its percentile interval are those of the AUC's."""
+    return replace(auc, value=d_prime(auc.value), low=d_prime(auc.low), high=d_prime(auc.high))

@@ -1,0 +1,1 @@
+"""Training augmentations bundled with avrobust."""

@@ -1,0 +1,1 @@
+"""Bundled video encoders: the SlowFast family."""

@@ -1,0 +1,208 @@
+"""SlowFast networks: a slow pathway for what is seen, a fast one for how it moves, and lateral connections.
+
+Source: Feichtenhofer, Fan, Malik, He, "SlowFast Networks for Video Recognition", ICCV 2019 (arXiv 1812.03982). The
+parameters have the names and shapes of PyTorchVideo's `slowfast_r50`; `P` below is its pathway index, 0 slow, 1 fast.
+"""
+
+from functools import lru_cache
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_video.frontend import PixelNormalisation
+from avrobust_video.layouts import Layout
+
+LATERAL_KERNEL = 7
+"""Frames that one lateral connection sees (section 3.4 of the paper, "time-strided convolution")."""
+
+
+def conv_norm(
+    inputs: int, outputs: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)
+) -> tuple[nn.Conv3d, nn.BatchNorm3d]:
+    """A 3-D convolution that keeps the size (but for its stride), without bias, and its batch normalisation."""
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+    conv = nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv, nn.BatchNorm3d(outputs)
+
+
+class Stem(nn.Module):
+    """The first layer of a pathway: convolution, normalisation, ReLU and an optional max-pool."""
+
+    def __init__(self, outputs: int, temporal_kernel: int, layout: Layout) -> None:
+        super().__init__()
+        k, s = layout.stem_kernel, layout.stem_stride
+        self.conv, self.norm = conv_norm(3, outputs, (temporal_kernel, k, k), (1, s, s))
+        self.pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if layout.stem_pool else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, 3, T, H, W) to (B, C, T, H', W')."""
+        return cast(Tensor, self.pool(F.relu(self.norm(self.conv(x)))))
+
+
+class Bottleneck(nn.Module):
+    """Temporal convolution, 1x3x3 convolution, 1x1x1 convolution, each normalised."""
+
+    def __init__(self, inputs: int, inner: int, outputs: int, temporal_kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv_a, self.norm_a = conv_norm(inputs, inner, (temporal_kernel, 1, 1))
+        self.conv_b, self.norm_b = conv_norm(inner, inner, (1, 3, 3), (1, stride, stride))
+        self.conv_c, self.norm_c = conv_norm(inner, outputs, (1, 1, 1))
+        nn.init.zeros_(self.norm_c.weight)  # each block starts as its shortcut, which helps deep stacks to train
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
+        x = F.relu(self.norm_a(self.conv_a(x)))
+        x = F.relu(self.norm_b(self.conv_b(x)))
+        return cast(Tensor, self.norm_c(self.conv_c(x)))
+
+
+class ResidualBlock(nn.Module):
+    """A bottleneck and its shortcut; the shortcut is a convolution where the shape changes."""
+
+    def __init__(self, inputs: int, inner: int, outputs: int, temporal_kernel: int, stride: int) -> None:
+        super().__init__()
+        self.projects = inputs != outputs or stride != 1
+        if self.projects:
+            self.branch1_conv, self.branch1_norm = conv_norm(inputs, outputs, (1, 1, 1), (1, stride, stride))
+        self.branch2 = Bottleneck(inputs, inner, outputs, temporal_kernel, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
+        shortcut = self.branch1_norm(self.branch1_conv(x)) if self.projects else x
+        return F.relu(shortcut + self.branch2(x))
+
+
+class Stage(nn.Module):
+    """The residual blocks of one pathway at one resolution; the first block strides."""
+
+    def __init__(self, depth: int, inputs: int, inner: int, outputs: int, temporal_kernel: int, stride: int) -> None:
+        super().__init__()
+        self.res_blocks = nn.Sequential(
+            *(
+                ResidualBlock(outputs if i else inputs, inner, outputs, temporal_kernel, 1 if i else stride)
+                for i in range(depth)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
+        return cast(Tensor, self.res_blocks(x))
+
+
+class FastToSlow(nn.Module):
+    """The lateral connection: a time-strided convolution of the fast pathway, appended to the slow one's channels."""
+
+    def __init__(self, fast: int, alpha: int) -> None:
+        super().__init__()
+        self.conv_fast_to_slow, self.norm = conv_norm(fast, 2 * fast, (LATERAL_KERNEL, 1, 1), (alpha, 1, 1))
+
+    def forward(self, slow: Tensor, fast: Tensor) -> Tensor:
+        """The slow pathway's (B, C + 2 F, ceil(T / alpha), H, W) from its own C and the fast one's F channels."""
+        return torch.cat([slow, F.relu(self.norm(self.conv_fast_to_slow(fast)))], dim=1)
+
+
+class TwoPathways(nn.Module):
+    """A step of both pathways, slow first, and the lateral connection after it, but for the last."""
+
+    def __init__(self, slow: nn.Module, fast: nn.Module, lateral: FastToSlow | None) -> None:
+        super().__init__()
+        self.multipathway_blocks = nn.ModuleList([slow, fast])
+        self.multipathway_fusion = lateral
+
+    def forward(self, slow: Tensor, fast: Tensor) -> tuple[Tensor, Tensor]:
+        """From the slow (B, C, T / alpha, H, W) and the fast (B, F, T, H, W) to the same of the next step."""
+        slow, fast = self.multipathway_blocks[0](slow), self.multipathway_blocks[1](fast)
+        return (slow if self.multipathway_fusion is None else self.multipathway_fusion(slow, fast)), fast
+
+
+def build_blocks(layout: Layout, alpha: int) -> nn.ModuleList:
+    """The stems (block 0) and the stages (blocks 1, 2, ...) of both pathways."""
+    slow, fast = layout.width, layout.fast_width
+    blocks = [TwoPathways(Stem(slow, 1, layout), Stem(fast, 5, layout), FastToSlow(fast, alpha))]
+    last = len(layout.depths) - 1
+    for s, (depth, stride) in enumerate(zip(layout.depths, layout.spatial_strides, strict=True)):
+        inner, fast_inner = layout.width * 2**s, layout.fast_width * 2**s
+        blocks.append(
+            TwoPathways(
+                Stage(depth, slow + 2 * fast, inner, 4 * inner, layout.slow_temporal_kernels[s], stride),
+                Stage(depth, fast, fast_inner, 4 * fast_inner, layout.fast_temporal_kernels[s], stride),
+                FastToSlow(4 * fast_inner, alpha) if s < last else None,
+            )
+        )
+        slow, fast = 4 * inner, 4 * fast_inner
+    return nn.ModuleList(blocks)
+
+
+@lru_cache(maxsize=64)
+def slow_frames(frames: int, alpha: int, device: torch.device) -> Tensor:
+    """Which frames the slow pathway sees: ceil(frames / alpha) of them, evenly from the first to the last; int64.
+
+    Where `alpha` divides `frames` these are the frames of PyTorchVideo's PackPathway. Kept, because making them anew
+    would stop a GPU's queue at every pass.
+    """
+    with torch.inference_mode(False):  # else the kept tensor could not be saved for a later backward pass
+        return torch.linspace(0, frames - 1, -(-frames // alpha)).long().to(device)
+
+
+def check_media(media: MediaSpec, layout: Layout, alpha: int) -> None:
+    """Refuse what a network of this layout cannot read.
+
+    Raises:
+        DataError: if the modality is no clip of pictures, or its clips are too short or too small.
+    """
+    if media.kind != "video" or len(media.shape) != 4 or media.shape[0] != 3:
+        raise DataError(
+            f"this encoder reads pictures, kind 'video' of shape (3, frames, height, width), not kind {media.kind!r} "
+            f"of shape {media.shape}; give this modality another encoder"
+        )
+    _, frames, height, width = media.shape
+    if frames < alpha:
+        raise DataError(
+            f"clips of {frames} frames are too short for alpha {alpha}, one slow frame per {alpha}; use longer clips, "
+            f"or lower alpha"
+        )
+    if min(height, width) < layout.total_stride:
+        raise DataError(
+            f"pictures of {height}x{width} are too small for this network, which halves them down to "
+            f"1/{layout.total_stride}: each side needs at least {layout.total_stride} pixels; use larger pictures, "
+            f"or a smaller size of the network"
+        )
+
+
+class SlowFast(Encoder):
+    """The SlowFast encoder of a clip.
+
+    Args:
+        layout: widths, depths and strides.
+        alpha: frames of the fast pathway per frame of the slow one.
+        dropout: probability, on the pooled embedding, in training only.
+    """
+
+    def __init__(self, layout: Layout, alpha: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        width = layout.slow_out + layout.fast_out
+        self.dims = EncodedDims(token=width, embed=width)
+        self.alpha = alpha
+        self.frontend = PixelNormalisation()
+        self.blocks = build_blocks(layout, alpha)
+        self.dropout = nn.Dropout(dropout)
+
+    def encode(self, features: Tensor) -> Encoded:
+        """From normalised pixels (B, 3, T, H, W) to one token per frame of the slow pathway.
+
+        The fast pathway is averaged over the alpha frames that belong to a token: tokens (B, ceil(T / alpha), D).
+        `pooled` (B, D) is the average over all time and space; in both the slow pathway's channels come first.
+        """
+        fast = features
+        slow = features.index_select(2, slow_frames(features.shape[2], self.alpha, features.device))
+        for block in self.blocks:
+            slow, fast = block(slow, fast)
+        slow, fast = slow.mean(dim=(3, 4)), fast.mean(dim=(3, 4))
+        aligned = F.avg_pool1d(fast, self.alpha, self.alpha, ceil_mode=True)
+        tokens = torch.cat([slow, aligned], dim=1).transpose(1, 2)
+        pooled = torch.cat([slow.mean(dim=2), fast.mean(dim=2)], dim=1)
+        return Encoded(tokens=tokens, pooled=self.dropout(pooled))

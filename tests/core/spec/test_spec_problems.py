@@ -1,0 +1,268 @@
+"""One table of broken specs: each says where, and what, in words a YAML author understands."""
+# ruff: noqa: E501 - a row of the table is easier to read in one line
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from avrobust_core.registry import Registry
+from avrobust_core.spec.loading import load_spec
+from avrobust_core.spec.problems import Problem, SpecError, in_order
+
+Check = Callable[..., Sequence[Problem]]
+
+BROKEN = [
+    # (a part of the good spec, what replaces it with ‸ before the place to be told, parts of what is told)
+    ("version: 1", "version: ‸2", ["version: expected 1, found 2"]),
+    ("version: 1", "version: ‸true", ["version: expected 1, found true"]),
+    ("version: 1\n", "‸", ["'version' is missing"]),
+    ("name: study", "name: ‸a b", ["name: 'a b' is not a name"]),
+    ("name: study", "name: study\n‸sed: 3", ["unknown field 'sed'", "did you mean 'seed'?"]),
+    ("name: study", "name: study\nseed: ‸-1", ["seed: must be at least 0, found -1"]),
+    ("name: study", "name: study\nseed: ‸1.5", ["seed: expected a whole number at least 0, found 1.5"]),
+    ("name: study", "name: study\nseed: ‸true", ["expected a whole number at least 0, found true"]),
+    ("name: study", "name: study\n‸xyz: 1", ["unknown field 'xyz'", "allowed: version, name"]),
+    ("{use: toy, with: {classes: 4}}", "‸tyo", ["data: no dataset is named 'tyo'", "did you mean 'toy'?"]),
+    ("{use: toy, with: {classes: 4}}", "{‸ues: toy}", ["unknown field 'ues' in data", "did you mean 'use'?"]),
+    ("{use: toy, with: {classes: 4}}", "‸{with: {}}", ["'use' is missing in data"]),
+    ("{use: toy, with: {classes: 4}}", "{use: ‸[toy]}", ["data.use: expected text, found a list of 1"]),
+    ("{use: toy, with: {classes: 4}}", "‸3", ["data: expected a component's name or a map with use, with, found 3"]),
+    ("{use: toy, with: {classes: 4}}", "‸pgd", ["no dataset is named 'pgd'", "of another kind: attack"]),
+    ("{use: toy, with: {classes: 4}}", "‸files", ["'root' is missing in data.with", "root: The folder."]),
+    ("{use: toy, with: {classes: 4}}", "‸{use: files}", ["'root' is missing in data.with"]),
+    ("{classes: 4}", "{classes: ‸1}", ["data.with.classes: must be at least 2, found 1"]),
+    ("{classes: 4}", "{classes: ‸ten}", ["expected a whole number at least 2, found \"ten\""]),
+    ("{classes: 4}", "{classes: ‸true}", ["expected a whole number at least 2, found true"]),
+    ("{classes: 4}", "{‸clases: 4}", ["unknown field 'clases' in data.with", "did you mean 'classes'?"]),
+    ("{classes: 4}", "{task: ‸mutli}", ["expected 'single' or 'multi'", "did you mean 'multi'?"]),
+    ("{classes: 4}", "{sizes: ‸[1]}", ["data.with.sizes: expected a list [a whole number", "found a list of 1"]),
+    ("{classes: 4}", "{sizes: [1, ‸x]}", ["data.with.sizes.1: expected a whole number, found \"x\""]),
+    ("{classes: 4}", "‸[1]", ["data.with: expected a map, found a list of 1"]),
+    ("toy, with: {classes: 4}", "files, with: {root: x, limit: ‸nine}", ["a number or 'none', found \"nine\""]),
+    ("toy, with: {classes: 4}", "files, with: {root: x, limit: ‸true}", ["a number or 'none', found true"]),
+    ("[8, 16]", "‸[]", ["encoders.audio.with.channels: needs at least 1 item, found an empty list"]),
+    ("[8, 16]", "[8, ‸a]", ["encoders.audio.with.channels.1: expected a whole number"]),
+    ("{channels: [8, 16]}", "{stages: {s1: {‸with: 3}}}", ["unknown field 'with' in encoders.audio.with.stages.s1"]),
+    ("{channels: [8, 16]}", "{stages: {s1: {width: ‸0}}}", ["stages.s1.width: must be at least 1, found 0"]),
+    ("{channels: [8, 16]}", "{shape: {width: ‸0}}", ["with.shape.width: must be at least 1, found 0"]),
+    ("{channels: [8, 16]}", "{shape: {‸wdith: 3}}", ["unknown field 'wdith'", "did you mean 'width'?"]),
+    ("{channels: [8, 16]}", "{shape: [‸a]}", ["with.shape.0: expected a whole number, found \"a\""]),
+    ("{channels: [8, 16]}", "{block: {eps: ‸x}}", ["with.block.eps: expected a number, found \"x\""]),
+    ("{channels: [8, 16]}", "{block: {width: ‸0}}", ["with.block.width: must be at least 1, found 0"]),
+    ("{channels: [8, 16]}", "{block: ‸3}", ["a map with width, strided, a map with eps or null, found 3"]),
+    ("{channels: [8, 16]}", "{shape: ‸a}", ["a map with width, strided, a list, each a whole number or null"]),
+    ("{channels: [8, 16]}", "{stages: {s1: {width: 2, strided: ‸on}}}", ["true or false, found \"on\""]),
+    ("standard: {epochs", "‸a b: {epochs", ["training: 'a b' is not a name"]),
+    ("audio: {use: cnn", "audio: {use: cnn, modality: ‸3", ["encoders.audio.modality: expected text or null"]),
+    ("[audio]}", "‸[]}", ["models.audio-only.encoders: needs at least 1 item"]),
+    ("[audio]}", "[‸audoi]}", ["there is no 'audoi' in encoders", "did you mean 'audio'?"]),
+    ("[audio]}", "‸audio}", ["expected a list of at least 1, each text, found \"audio\""]),
+    ("[audio]}", "[audio], ‸fusion: concat}", ["models.audio-only: one encoder needs no fusion"]),
+    ("both: {encoders: [audio, video], fusion: concat}", "‸both: {encoders: [audio, video]}", ["models.both: 2 encoders need a fusion", "fusion: concat"]),
+    ("both: {encoders: [audio, video], fusion: concat}", "‸both: {encoders: [audio, video], fusion: null}", ["models.both: 2 encoders need a fusion"]),
+    (", fusion: concat}", ", fusion: ‸sum}", ["no fusion is named 'sum'", "there are: concat"]),
+    ("[audio, video]", "[audio, ‸audio]", ["reads the modality 'audio', and it is listed twice"]),
+    ("{epochs: 2}", "‸{}", ["'epochs' is missing in training.standard", "Passes over the training split"]),
+    ("{epochs: 2}", "{‸epoch: 2}", ["unknown field 'epoch' in training.standard", "did you mean 'epochs'?"]),
+    ("{epochs: 2}", "{epochs:‸ }", ["training.standard.epochs: expected a whole number at least 0, found nothing"]),
+    ("{epochs: 2}", "{epochs: 2, learning_rate: ‸0}", ["learning_rate: must be above 0, found 0"]),
+    ("{epochs: 2}", "{epochs: 2, learning_rate: ‸.inf}", ["must be a finite number"]),
+    ("{epochs: 2}", "{epochs: 2, warmup: ‸1.5}", ["warmup: must be at most 1, found 1.5"]),
+    ("{epochs: 2}", "{epochs: 2, select: ‸bset}", ["expected 'best' or 'last'", "did you mean 'best'?"]),
+    ("[mixup, ", "[‸mixpu, ", ["training.mixed.augment.0: no augmentation is named 'mixpu'"]),
+    ("{alpha: 0.2}", "{alpha: ‸0}", ["training.mixed.augment.1.with.alpha: must be above 0, found 0"]),
+    ("a: {audio: {eps: 0.1}}", "a: {audio: {eps: ‸ten}}", ["eps: expected a number, a fraction like 8/255, or {snr_db: 30}"]),
+    ("a: {audio: {eps: 0.1}}", "a: {audio: {eps: ‸true}}", ["a fraction like 8/255, or {snr_db: 30}, found true"]),
+    ("a: {audio: {eps: 0.1}}", "a: {audio: {eps: ‸[1]}}", ["8/255, or {snr_db: 30}, found a list of 1"]),
+    ("a: {audio: {eps: 0.1}}", "a: {audio: {eps: ‸1/0}}", ["a fraction like 8/255"]),
+    ("a: {audio: {eps: 0.1}}", "a: {audio: {eps: ‸-1}}", ["threats.a.audio.eps: must be at least 0, found -1"]),
+    ("a: {audio: {eps: 0.1}}", "a: {audio: {eps: {‸snr: 3}}}", ["unknown field 'snr'", "did you mean 'snr_db'?"]),
+    ("a: {audio: {eps: 0.1}}", "a: {audio: {eps: ‸{}}}", ["'snr_db' is missing in threats.a.audio.eps"]),
+    ("a: {audio: {eps: 0.1}}", "a: {audio: ‸{}}", ["'eps' is missing in threats.a.audio"]),
+    ("a: {audio: {eps: 0.1}}", "a: ‸{}", ["threats.a: needs at least 1 entry, found an empty map"]),
+    ("a: {audio: {eps: 0.1}}", "a: {‸audoi: {eps: 0.1}}", ["no encoder reads the modality 'audoi'", "mean 'audio'?"]),
+    ("norm: l2", "norm: ‸l1", ["threats.av.video.norm: expected 'linf' or 'l2', found \"l1\""]),
+    ("{norm: l2, eps: 8/255, bounds: [0, 1]", "‸{norm: l2, eps: 8/255, bounds: [1, 0]", ["threats.av.video: bounds [1.0, 0.0]: the first must be below the second"]),
+    ("threats: [av]", "threats: [‸va]", ["there is no 'va' in threats", "did you mean 'a'"]),
+    ("threats: [av]", "threats: [‸vv]}\nexclude: [{attack: strong}]\nevaluation: {", ["there is no 'vv' in threats"]),
+    ("threats: [av]", "threats: [av, ‸av]", ["'av' is listed twice"]),
+    ("threats: [av]", "threats: ‸[]", ["an attack needs at least one threat"]),
+    ("fast: fgsm", "fast: {use: fgsm, with: {‸steps: 3}}", ["unknown field 'steps' in attacks.fast.with"]),
+    ("fast: fgsm", "fast: ‸twice", ["attack 'twice' is offered by 2 distributions", "acme:twice"]),
+    ("fast: fgsm", "fast: ‸nowhere:fgsm", ["no attack is named 'nowhere:fgsm'"]),
+    ("fast: fgsm", "‸fast: {use: faulty, with: {size: 3}}", ["configuration of avrobust:faulty could not be checked: KeyError"]),
+    ("{steps: 20}", "{steps: ‸13}", ["attacks.strong.with.steps: 13 steps bring bad luck"]),
+    ("{steps: 20}", "‸{steps: 1, random_start: false}", ["attacks.strong.with: one step needs a random start"]),
+    ("{steps: 20}", "{random_start: ‸on}", ["with.random_start: expected true or false, found \"on\""]),
+    ("{steps: 20}", "{random_start: ‸1}", ["with.random_start: expected true or false, found 1"]),
+    ("{steps: 20}", "{mark: ‸1}", ["with.mark: expected text, found 1"]),
+    ("[accuracy]", "‸accuracy", ["metrics: expected a list, each a component's name or a map with use, with, found \"accuracy\""]),
+    ("[accuracy]", "[accuracy, ‸acuracy]", ["metrics.1: no metric is named 'acuracy'"]),
+    ("[accuracy]", "[‸3]", ["metrics.0: expected a component's name or a map with use, with, found 3"]),
+    ("[accuracy]", "[accuracy]\ninclude: [{model: ‸foo*}]", ["include.0.model: 'foo*' matches no name in models"]),
+    ("[accuracy]", "[accuracy]\nexclude: [{‸modle: both}]", ["unknown field 'modle'", "did you mean 'model'?"]),
+    ("[accuracy]", "[accuracy]\nexclude: [‸{attack: strong, threat: a}]", ["exclude.0: the pattern matches nothing"]),
+    ("[accuracy]", "[accuracy]\nexclude: [{threat: ‸vi*}]", ["'vi*' matches no name in threats"]),
+    ("[accuracy]", "[accuracy]\n‸exclude: [{model: '*'}]", ["exclude: no cell is left"]),
+    ("[accuracy]", "[accuracy]\ninclude: [{model: both}]\n‸exclude: [{training: '*', model: both}]", ["no cell is left"]),
+    ("[accuracy]", "[accuracy]\nengine: {devices: ‸x}", ["engine.devices: expected a whole number, 'auto' or a list"]),
+    ("[accuracy]", "[accuracy]\nengine: {devices: [0, ‸x]}", ["engine.devices.1: expected a whole number, found \"x\""]),
+    ("[accuracy]", "[accuracy]\nengine: {precision: ‸32}", ["expected '32-true', 'bf16-mixed' or '16-mixed', found 32"]),
+    ("[accuracy]", "[accuracy]\nevaluation:‸", ["evaluation: expected a map with split, clips", "found nothing"]),
+    ("[accuracy]", "[accuracy]\nevaluation: ‸[]", ["evaluation: expected a map with split", "found an empty list"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "parts"), BROKEN, ids=[f"{old}->{new}" for old, new, _ in BROKEN])
+def test_a_mistake_is_reported_once_where_it_is(
+    old: str, new: str, parts: list[str], good: str, problems_of: Check
+) -> None:
+    assert good.count(old) == 1
+    marked = good.replace(old, new)
+    before = marked[: marked.index("‸")].split("\n")
+    problems = problems_of(marked.replace("‸", ""))
+    assert [(problem.line, problem.column) for problem in problems] == [(len(before), len(before[-1]) + 1)]
+    told = problems[0].render()
+    assert told.startswith("s.yaml:")
+    for part in parts:
+        assert part in told
+
+
+def test_mistakes_of_all_sorts_are_reported_together_in_the_order_of_the_file(good: str, problems_of: Check) -> None:
+    text = good
+    for old, new in [
+        ("name: study", "name: study\nname: again"),
+        ("classes: 4", "clases: 4"),
+        ("video: slowfast", "video: slowfats"),
+        ("[audio]}", "[audoi]}"),
+        ("{epochs: 2}", "{epochs: ten}"),
+        ("eps: 0.1", "eps: x"),
+        ("threats: [av]", "threats: [vv]"),
+        ("[accuracy]", "[accuracy]\nexclude: [{model: foo}]"),
+    ]:
+        text = text.replace(old, new)
+    problems = problems_of(text)
+    assert [problem.line for problem in problems] == [3, 4, 7, 9, 12, 15, 19, 21]
+
+
+def test_two_encoders_of_one_modality_cannot_stand_in_one_model(good: str, problems_of: Check) -> None:
+    text = good.replace("  video: slowfast", "  video: slowfast\n  ear: {use: cnn, modality: audio}")
+    assert not problems_of(text)
+    (problem,) = problems_of(text.replace("[audio, video]", "[audio, video, ear]"))
+    assert (problem.line, problem.column) == (10, 35)
+    assert problem.message == "models.both.encoders: 'ear' reads the modality 'audio', and 'audio' reads it already"
+
+
+def test_values_that_the_type_allows_are_not_refused(good: str, problems_of: Check) -> None:
+    assert not problems_of(good.replace("{channels: [8, 16]}", "{flag: true, word: on}"))
+
+
+@pytest.mark.parametrize("section", ["encoders", "threats", "models", "training"])
+def test_a_section_of_the_wrong_type_hides_no_names_that_others_use(
+    section: str, good: str, problems_of: Check
+) -> None:
+    text = f"{good}exclude: [{{model: both, training: mixed}}, {{threat: av, model: audio-only}}]\n"
+    assert not problems_of(text)
+    (problem,) = problems_of(text, f"{section}=[a]")
+    assert problem.message == f"{section}: expected a map, found a list of 1"
+
+
+def test_two_mistakes_of_one_line_come_from_left_to_right(good: str, problems_of: Check) -> None:
+    problems = problems_of(good.replace("{epochs: 2}", "{epochs: true, warmup: x, select: y, colour: z}"))
+    assert [problem.message.split(":")[0] for problem in problems] == [
+        "training.standard.epochs",
+        "training.standard.warmup",
+        "training.standard.select",
+        "unknown field 'colour' in training.standard",
+    ]
+
+
+def test_the_good_spec_has_no_problem(good: str, problems_of: Check) -> None:
+    assert not problems_of(good)
+
+
+@pytest.mark.parametrize("section", ["encoders", "models", "training", "threats", "attacks", "metrics", "data"])
+@pytest.mark.parametrize(
+    "value", ["3", "null", "[1, [2]]", "{}", "{1: {}}", "{x: 3}", "{x: [y]}", "{x: {use: {}}}", "x"]
+)
+def test_a_section_of_any_shape_is_refused_or_read(section: str, value: str, good: str, problems_of: Check) -> None:
+    problems = problems_of(good, f"{section}={value}")
+    assert bool(problems) == ((section, value) != ("attacks", "{}"))
+    assert all(problem.line and problem.column for problem in problems)
+
+
+def test_a_component_named_in_a_broken_section_is_still_checked(good: str, problems_of: Check) -> None:
+    text = good.replace("{epochs: 2, augment", "{augment").replace("alpha: 0.2", "alpha: x")
+    assert [problem.message for problem in problems_of(text)] == [
+        "'epochs' is missing in training.mixed",
+        'training.mixed.augment.1.with.alpha: expected a number above 0, found "x"',
+    ]
+
+
+def test_an_attack_without_any_threat_in_the_spec_is_refused(good: str, problems_of: Check) -> None:
+    lines = [line for line in good.splitlines() if not line.startswith(("threats:", "  a:", "  av:", "  strong:"))]
+    (problem,) = problems_of("\n".join(lines))
+    assert problem.message == "attacks.fast: there are no threats to attack under"
+
+
+def test_a_problem_shows_its_line_a_caret_and_a_hint() -> None:
+    problem = Problem("wrong", "f.yaml", 3, 6, "a:\tb: c", "try harder")
+    assert problem.render() == "f.yaml:3:6: wrong\n    a:\tb: c\n      \t  ^\n    try harder"
+    assert Problem("wrong", "f.yaml").render() == "f.yaml: wrong"
+
+
+def test_the_caret_stands_below_its_column_after_wide_characters() -> None:
+    lines = Problem("wrong", "f", 1, 4, "音é: x").render().splitlines()
+    assert lines[2] == "    " + " " * 4 + "^"
+
+
+def test_problems_are_sorted_by_source_and_position_and_not_repeated() -> None:
+    problems = [Problem("d", "--set x"), Problem("c", "b", 1, 1), Problem("b", "a", 10, 1), Problem("a", "a", 9, 5)]
+    assert [item.message for item in in_order([*problems, problems[1]], ["a", "b"])] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "there is nothing in it"),
+        (b"# only a comment\n", "there is nothing in it"),
+        (b"- a\n", "a spec is a map"),
+        (b"hello", "a spec is a map"),
+        ("name: caf\xe9".encode("latin-1"), "byte 0xe9 is not UTF-8"),
+        ("version: 1".encode("utf-16"), "byte 0xff is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_spec_is_refused(content: bytes, message: str, tmp_path: Path, registry: Registry) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_bytes(content)
+    with pytest.raises(SpecError) as raised:
+        load_spec(file, registry)
+    (problem,) = raised.value.problems
+    assert message in problem.message
+    assert problem.line == 1
+
+
+def test_a_byte_that_is_not_utf_8_is_placed(tmp_path: Path, registry: Registry) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_bytes("a: é\nb: x".encode() + b"\xff")
+    with pytest.raises(SpecError) as raised:
+        load_spec(file, registry)
+    assert [(problem.line, problem.column) for problem in raised.value.problems] == [(2, 5)]
+
+
+def test_a_byte_order_mark_is_passed_over(good: str, tmp_path: Path, registry: Registry) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_bytes(b"\xef\xbb\xbf" + good.encode())
+    assert load_spec(file, registry).spec.name == "study"
+
+
+def test_a_missing_file_is_named_with_its_nearest_neighbour(tmp_path: Path, registry: Registry) -> None:
+    (tmp_path / "study.yaml").touch()
+    with pytest.raises(SpecError, match=r"stduy.yaml: there is no such file\n +did you mean 'study.yaml'"):
+        load_spec(tmp_path / "stduy.yaml", registry)
+
+
+def test_a_folder_is_refused(tmp_path: Path, registry: Registry) -> None:
+    with pytest.raises(SpecError, match="this is a folder"):
+        load_spec(tmp_path, registry)

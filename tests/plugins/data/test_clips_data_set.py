@@ -1,0 +1,198 @@
+"""`clips`: a manifest of files as a data set; unreadable ones are ClipErrors that name them."""
+
+import pickle
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from avrobust_data.clips import Clips
+from avrobust_data.configs import ClipsConfig
+from pydantic import ValidationError
+
+from avrobust_core import ClipError, DataError
+
+
+def noisy(path: Path, media, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    media(
+        path,
+        sound=rng.uniform(-0.5, 0.5, (1, 8000)).astype(np.float32),
+        pictures=rng.integers(0, 255, (8, 32, 32, 3), dtype=np.uint8),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, media) -> Path:
+    root = tmp_path_factory.mktemp("clips")
+    for i in range(4):
+        noisy(root / f"{i}.mp4", media, i)
+    (root / "broken.mp4").write_bytes((root / "0.mp4").read_bytes()[:1500])
+    (root / "manifest.csv").write_text(
+        "path,label,split\n0.mp4,cat,train\n1.mp4,dog,train\nbroken.mp4,dog,train\ngone.mp4,cat,test\n2.mp4,cat,test\n"
+    )
+    return root
+
+
+def settings(folder: Path, **changes) -> ClipsConfig:
+    return ClipsConfig(**{"manifest": folder / "manifest.csv", "seconds": 0.5, "frames": 4, "size": 16, **changes})
+
+
+def test_clips_are_what_the_data_set_says_of_them(folder) -> None:
+    data = Clips(settings(folder))
+    assert data.splits == ("train", "test")
+    assert data.ids("train") == ["0.mp4", "1.mp4", "broken.mp4"]
+    assert data.classes == ("cat", "dog")
+    assert data.task == "single-label"
+    assert data.max_unreadable == 0.05
+    assert data.media["video"].rate == 8
+    clip = data.read("train", 1)
+    assert clip.id == "1.mp4"
+    assert clip.target.dtype == torch.int64
+    assert clip.target == 1
+    for modality, spec in data.media.items():
+        assert clip.inputs[modality].shape == spec.shape
+        assert clip.inputs[modality].dtype == torch.float32
+        assert spec.bounds[0] <= clip.inputs[modality].min() <= clip.inputs[modality].max() <= spec.bounds[1]
+    assert clip.inputs["video"].std() > 0.05
+
+
+def test_an_unreadable_file_is_a_clip_error_that_names_it(folder) -> None:
+    data = Clips(settings(folder))
+    for split, index, name, reason in (("train", 2, "broken.mp4", "."), ("test", 0, "gone.mp4", "no such file")):
+        with pytest.raises(ClipError, match=reason) as caught:
+            data.read(split, index)
+        assert caught.value.clip_id == name
+        assert str(folder / name) in caught.value.reason
+
+
+def test_the_cache_changes_no_bit(folder) -> None:
+    kept, fresh = Clips(settings(folder)), Clips(settings(folder, cache_mib=0))
+    for _ in range(2):
+        for modality, x in fresh.read("train", 0).inputs.items():
+            again = kept.read("train", 0).inputs[modality]
+            assert torch.equal(x, again)
+            again.fill_(0.5)  # a reader may do what it likes with its copy
+    assert len(kept._cache) == 1
+    assert len(fresh._cache) == 0
+
+
+def test_the_cache_saves_the_decoding(folder, monkeypatch) -> None:
+    data = Clips(settings(folder))
+    wanted = data.read("train", 0).inputs
+    monkeypatch.setattr("avrobust_data.clips.decode", lambda path, window: pytest.fail("decoded again"))
+    assert all(torch.equal(x, wanted[m]) for m, x in data.read("train", 0).inputs.items())
+
+
+def test_several_labels_become_a_multi_hot_target(folder) -> None:
+    manifest = folder / "several.csv"
+    manifest.write_text("path,labels,split\n0.mp4,dog;cat,train\n1.mp4,cow,train\n2.mp4,cat,test\n")
+    data = Clips(settings(folder, manifest=manifest, separator=";"))
+    assert data.task == "multi-label"
+    assert data.classes == ("cat", "cow", "dog")
+    target = data.read("train", 0).target
+    assert target.dtype == torch.float32
+    assert target.tolist() == [1, 0, 1]
+
+
+def test_one_modality_may_be_left_out(folder, media) -> None:
+    media(folder / "heard.wav", sound=np.full((1, 8000), 0.25, np.float32), audio_codec="pcm_f32le")
+    manifest = folder / "heard.csv"
+    manifest.write_text("path,label,split\nheard.wav,a,train\nheard.wav,b,test\n")
+    with pytest.raises(DataError, match="is that of line 2"):
+        Clips(settings(folder, manifest=manifest))
+    manifest.write_text("id,path,label,split\n1,heard.wav,a,train\n2,0.mp4,b,test\n")
+    data = Clips(settings(folder, manifest=manifest, modalities=["audio"]))
+    assert data.media.keys() == {"audio"}
+    heard = data.read("train", 0)
+    assert heard.inputs.keys() == {"audio"}
+    assert torch.allclose(heard.inputs["audio"], torch.tensor(0.25))
+    assert Clips(settings(folder, modalities=["video"])).read("train", 0).inputs.keys() == {"video"}
+
+
+def test_paths_are_relative_to_the_manifest_or_to_the_given_root(folder, tmp_path) -> None:
+    elsewhere = tmp_path / "list.csv"
+    shutil.copy(folder / "manifest.csv", elsewhere)
+    with pytest.raises(ClipError):
+        Clips(settings(folder, manifest=elsewhere)).read("train", 0)
+    Clips(settings(folder, manifest=elsewhere, root=folder)).read("train", 0)
+    with pytest.raises(DataError, match="not a folder"):
+        Clips(settings(folder, root=folder / "nowhere"))
+
+
+def test_the_fingerprint_follows_content_and_decoding_not_place_or_cache(folder, tmp_path) -> None:
+    plain = Clips(settings(folder)).fingerprint()
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    assert Clips(settings(copy)).fingerprint() == plain
+    assert Clips(settings(copy, cache_mib=0, max_unreadable=0.5)).fingerprint() == plain
+    assert Clips(settings(copy, manifest=copy / "manifest.csv", root=copy.parent / "copy")).fingerprint() == plain
+    text = (copy / "manifest.csv").read_text()
+    (copy / "manifest.csv").write_text(text.replace("0.mp4", f"{copy / '0.mp4'}"))
+    absolute = Clips(settings(copy))
+    assert absolute._place(absolute._rows["train"][0]) == "0.mp4"
+    (copy / "manifest.csv").write_text(text)
+    prints = {plain}
+    for change in ({"frames": 8}, {"size": 8}, {"seconds": 1.0}, {"crop": "start"}, {"resize": "stretch"}):
+        prints.add(Clips(settings(copy, **change)).fingerprint())
+    (copy / "manifest.csv").write_text(text.replace("0.mp4,cat", "0.mp4,dog"))
+    prints.add(Clips(settings(copy)).fingerprint())
+    (copy / "manifest.csv").write_text(text)
+    with (copy / "1.mp4").open("ab") as file:
+        file.write(b"\0")
+    prints.add(Clips(settings(copy)).fingerprint())
+    (copy / "1.mp4").unlink()
+    prints.add(Clips(settings(copy)).fingerprint())
+    assert len(prints) == 9
+
+
+def test_a_copy_for_another_process_is_small_and_gives_the_same_clips(folder) -> None:
+    data = Clips(settings(folder))
+    before = data.read("train", 0)
+    packed = pickle.dumps(data)
+    assert len(packed) < 10_000
+    after = pickle.loads(packed).read("train", 0)
+    assert all(torch.equal(x, after.inputs[m]) for m, x in before.inputs.items())
+
+
+def test_wrong_requests_are_errors_that_say_so(folder) -> None:
+    data = Clips(settings(folder))
+    with pytest.raises(DataError, match="no clip of the split 'val', only train, test"):
+        data.ids("val")
+    with pytest.raises(IndexError, match="0 to 2"):
+        data.read("train", -1)
+    for wrong in ({"classes": ("a", "a")}, {"classes": ("a",)}, {"splits": ("", "b")}, {"modalities": ()}):
+        with pytest.raises(ValidationError):
+            settings(folder, **wrong)
+    with pytest.raises(ValidationError, match="extra"):
+        settings(folder, fps=25)
+
+
+def test_a_manifest_of_a_test_split_alone_will_do(folder) -> None:
+    manifest = folder / "test.csv"
+    manifest.write_text("path,label,split\n0.mp4,a,test\n1.mp4,b,test\n")
+    assert Clips(settings(folder, manifest=manifest)).splits == ("test",)
+
+
+def test_all_real_clips_decode_in_bounds(real_clips) -> None:
+    data = Clips(ClipsConfig(manifest=real_clips, cache_mib=0))
+    assert {split: len(data.ids(split)) for split in data.splits} == {"train": 800, "test": 200}
+    assert len(data.classes) == 10
+    start = time.perf_counter()
+    loudness, sharpness = [], []
+    for split in data.splits:
+        for index in range(len(data.ids(split))):
+            clip = data.read(split, index)
+            sound, picture = clip.inputs["audio"], clip.inputs["video"]
+            assert sound.shape == (1, 16000)
+            assert picture.shape == (3, 16, 64, 64)
+            assert sound.abs().max() <= 1
+            assert 0 <= picture.min() <= picture.max() <= 1
+            loudness.append(sound.std())
+            sharpness.append((picture[:, 1:] - picture[:, :-1]).abs().mean())
+    milliseconds = 1000 * (time.perf_counter() - start) / 1000
+    assert min(loudness) > 0.01
+    assert min(sharpness) > 0.001
+    assert milliseconds < 60

@@ -1,0 +1,173 @@
+"""The fusions `concat` and `sum`: any modalities, in any order, joined as their definitions say."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from avrobust_fusion.late import Concat, Sum
+from avrobust_fusion.plugin import avrobust_fusions
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from avrobust_core import AvrobustError, Component, Encoded, EncodedDims, Fusion
+
+COMPONENTS: dict[str, Component] = {component.name: component for component in avrobust_fusions()}
+KINDS = [("concat", {}), ("concat", {"hidden": 6}), ("sum", {"dim": 6})]
+
+widths_by_modality = st.dictionaries(st.text(min_size=1, max_size=8), st.integers(1, 9), min_size=1, max_size=4)
+
+
+def build(name: str, widths: Mapping[str, int], seed: int = 0, **fields: object) -> Fusion:
+    torch.manual_seed(seed)
+    component = COMPONENTS[name]
+    inputs = {modality: EncodedDims(token=3, embed=width) for modality, width in widths.items()}
+    return component.build(component.config(**fields), inputs)
+
+
+def encode(widths: Mapping[str, int], n: int = 3) -> dict[str, Encoded]:
+    made = {}
+    for i, (modality, width) in enumerate(sorted(widths.items())):
+        generator = torch.Generator().manual_seed(i)
+        tokens = torch.randn(n, 2 + i, 3, generator=generator)  # as many steps of time as the modality likes
+        made[modality] = Encoded(tokens, torch.randn(n, width, generator=generator))
+    return made
+
+
+@pytest.mark.parametrize(("name", "fields"), KINDS)
+@given(widths=widths_by_modality, data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_the_order_of_modalities_changes_nothing(
+    name: str, fields: dict[str, object], widths: dict[str, int], data: st.DataObject
+) -> None:
+    shuffled = {modality: widths[modality] for modality in data.draw(st.permutations(list(widths)))}
+    encoded = encode(widths)
+    one = build(name, widths, **fields)
+    other = build(name, shuffled, **fields)
+    out = one(encoded)
+    assert out.shape == (3, one.dim)
+    assert torch.equal(out, other({modality: encoded[modality] for modality in shuffled}))
+
+
+def test_concat_puts_embeddings_side_by_side_in_sorted_order() -> None:
+    encoded = encode({"video": 2, "audio": 3, "depth": 1})
+    fused = build("concat", {"video": 2, "audio": 3, "depth": 1})(encoded)
+    assert torch.equal(fused, torch.cat([encoded[name].pooled for name in ("audio", "depth", "video")], dim=1))
+
+
+def test_concat_alone_has_nothing_to_learn_so_that_its_head_is_linear_in_every_embedding() -> None:
+    assert not list(build("concat", {"a": 2, "b": 3}).parameters())
+
+
+def test_a_hidden_layer_is_a_rectified_linear_map_of_the_concatenation() -> None:
+    encoded = encode({"a": 2, "b": 3})
+    fusion = build("concat", {"a": 2, "b": 3}, hidden=50)
+    assert isinstance(fusion, Concat)
+    assert fusion.hidden is not None
+    joined = torch.cat([encoded["a"].pooled, encoded["b"].pooled], dim=1)
+    expected = (joined @ fusion.hidden.weight.T + fusion.hidden.bias).clamp(min=0)
+    torch.testing.assert_close(fusion(encoded), expected)
+    assert (expected == 0).any()
+    assert (expected > 0).any()
+
+
+def test_sum_adds_one_linear_map_per_modality() -> None:
+    encoded = encode({"b": 3, "a": 2, "c": 4})
+    fusion = build("sum", {"b": 3, "a": 2, "c": 4}, dim=5)
+    assert isinstance(fusion, Sum)
+    weights = [(m.weight, m.bias) for m in fusion.maps]  # type: ignore[union-attr]
+    expected = sum(encoded[name].pooled @ w.T + b for name, (w, b) in zip("abc", weights, strict=True))
+    torch.testing.assert_close(fusion(encoded), expected)
+
+
+@given(st.lists(st.floats(-2, 2, width=32), min_size=3, max_size=3))
+@settings(max_examples=20, deadline=None)
+def test_sum_is_affine_in_each_modality(direction: list[float]) -> None:
+    encoded = encode({"a": 2, "b": 3})
+    fusion = build("sum", {"a": 2, "b": 3}, dim=5)
+    moved = torch.tensor(direction)
+
+    def at(step: float) -> Tensor:
+        return fusion({**encoded, "b": Encoded(encoded["b"].tokens, encoded["b"].pooled + step * moved)})
+
+    torch.testing.assert_close(at(2.0) - at(1.0), at(1.0) - at(0.0), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "fields"), KINDS)
+class TestEveryFusion:
+    def test_a_missing_modality_is_named(self, name: str, fields: dict[str, object]) -> None:
+        fusion = build(name, {"audio": 2, "depth": 2, "video": 3}, **fields)
+        encoded = encode({"audio": 2, "depth": 2, "video": 3})
+        del encoded["depth"]
+        with pytest.raises(KeyError, match="joins audio, depth, video; missing: depth"):
+            fusion(encoded)
+
+    def test_a_modality_that_it_was_not_built_for_is_ignored(self, name: str, fields: dict[str, object]) -> None:
+        encoded = encode({"a": 2, "b": 3, "c": 4})
+        fusion = build(name, {"a": 2, "b": 3}, **fields)
+        assert torch.equal(fusion(encoded), fusion({"a": encoded["a"], "b": encoded["b"]}))
+
+    def test_no_modality_at_all_is_an_error(self, name: str, fields: dict[str, object]) -> None:
+        with pytest.raises(AvrobustError, match="at least one modality"):
+            build(name, {}, **fields)
+
+    def test_each_modality_gets_a_gradient_of_its_own(self, name: str, fields: dict[str, object]) -> None:
+        encoded = encode({"a": 2, "b": 3})
+        fusion = build(name, {"a": 2, "b": 3}, **fields)
+        for encoding in encoded.values():
+            encoding.pooled.requires_grad_()
+        fusion(encoded).square().sum().backward()
+        for encoding in encoded.values():
+            assert encoding.pooled.grad is not None
+            assert encoding.pooled.grad.isfinite().all()
+            assert encoding.pooled.grad.abs().sum() > 0
+
+    def test_a_clip_does_not_depend_on_its_batch_mates(self, name: str, fields: dict[str, object]) -> None:
+        encoded = encode({"a": 2, "b": 3}, n=5)
+        fusion = build(name, {"a": 2, "b": 3}, **fields).eval()
+        state = torch.get_rng_state()
+        together = fusion(encoded)
+        for i in range(5):
+            alone = fusion({modality: encoding.select(torch.tensor([i])) for modality, encoding in encoded.items()})
+            torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-5)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_the_head_reads_the_fused_embedding(self, name: str, fields: dict[str, object]) -> None:
+        fusion = build(name, {"a": 2, "b": 3}, **fields)
+        assert fusion.make_head(7)(fusion(encode({"a": 2, "b": 3}))).shape == (3, 7)
+
+    def test_weights_round_trip_and_depend_on_the_seed_only(
+        self, name: str, fields: dict[str, object], tmp_path: Path
+    ) -> None:
+        widths = {"a": 2, "b": 3}
+        one, other = build(name, widths, seed=1, **fields), build(name, widths, seed=2, **fields)
+        again = build(name, widths, seed=1, **fields).state_dict()
+        assert all(torch.equal(value, again[key]) for key, value in one.state_dict().items())
+        save_file(one.state_dict(), tmp_path / "fusion.safetensors")
+        other.load_state_dict(load_file(tmp_path / "fusion.safetensors"))
+        assert torch.equal(one(encode(widths)), other(encode(widths)))
+
+
+@pytest.mark.parametrize(("name", "fields"), [("concat", {"hidden": -1}), ("sum", {"dim": 0}), ("sum", {"hidden": 3})])
+def test_refuses_widths_that_make_no_layer(name: str, fields: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        COMPONENTS[name].config(**fields)
+
+
+def test_the_examples_are_configurations_that_build() -> None:
+    assert set(COMPONENTS) == {"concat", "sum"}
+    for name, component in COMPONENTS.items():
+        assert build(name, {"a": 2}, **component.example).dim > 0
+
+
+def test_naming_the_fusions_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, avrobust_fusion.plugin as plugin; list(plugin.avrobust_fusions());"
+        "print(*{'torch', 'torchaudio', 'numpy'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == ""
