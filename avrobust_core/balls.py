@@ -78,10 +78,9 @@ class LinfBall(Ball):
 
     def __init__(self, center: Tensor, radius: Tensor, bounds: tuple[float, float] | None) -> None:
         super().__init__(center, radius, bounds)
-        exact = per_clip(radius, center)
-        # Rounded towards the center, so that float32 never steps over the radius by half an ulp.
-        self._low = _round_inside(center.double() - exact, center)
-        self._high = _round_inside(center.double() + exact, center)
+        reach = per_clip(_round_down(radius, center.dtype), center)
+        self._low = _edge(center, -reach)
+        self._high = _edge(center, reach)
         if bounds is not None:
             self._low.clamp_(min=bounds[0])
             self._high.clamp_(max=bounds[1])
@@ -109,21 +108,21 @@ class L2Ball(Ball):
     def __init__(self, center: Tensor, radius: Tensor, bounds: tuple[float, float] | None) -> None:
         super().__init__(center, radius, bounds)
         # A stored float32 is off by half an ulp of its own size in each coordinate: keep clear by all of them together.
-        largest = center.flatten(1).abs().amax(dim=1).double() + radius
+        largest = _largest(center).flatten().double() + radius
         slack = (center[0].numel() ** 0.5) * FLOAT32_HALF_ULP * largest + 1e-6 * radius
         self._reach = per_clip((radius - slack).clamp(min=0).to(center.dtype), center)
 
     def project(self, x: Tensor) -> Tensor:
         delta = x - self.center
         length = _length(delta)
-        inside = self.center + delta * (self._reach / length.clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1)
-        return inside if self.bounds is None else inside.clamp(*self.bounds)
+        share = (self._reach / length.clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1)
+        inside = delta.mul_(share).add_(self.center)
+        return inside if self.bounds is None else inside.clamp_(*self.bounds)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         # Scaled by the largest entry first: the squares of a tiny gradient would vanish in float32.
-        largest = per_clip(gradient.flatten(1).abs().amax(dim=1), gradient)
-        scaled = gradient / largest.clamp(min=torch.finfo(gradient.dtype).tiny)
-        return scaled / _length(scaled).clamp(min=1)
+        scaled = gradient / _largest(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
+        return scaled.div_(_length(scaled).clamp(min=1))
 
     def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
         shape = self.center.shape[1:]
@@ -175,7 +174,25 @@ def _length(x: Tensor) -> Tensor:
     return per_clip(torch.linalg.vector_norm(x.flatten(1), dim=1), x)
 
 
-def _round_inside(exact: Tensor, center: Tensor) -> Tensor:
-    rounded = exact.to(center.dtype)
-    outside = (rounded.double() - center.double()).abs() > (exact - center.double()).abs()
-    return torch.where(outside, torch.nextafter(rounded, center), rounded)
+def _largest(x: Tensor) -> Tensor:
+    """The largest absolute value of each clip, shaped to broadcast; twice as fast as a norm, and without a copy."""
+    flat = x.flatten(1)
+    return per_clip(torch.maximum(flat.amax(dim=1), -flat.amin(dim=1)), x)
+
+
+def _round_down(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values that are not negative, in another dtype, none of them larger than it was."""
+    rounded = values.to(dtype)
+    return torch.where(rounded.to(values.dtype) > values, torch.nextafter(rounded, torch.zeros_like(rounded)), rounded)
+
+
+def _edge(center: Tensor, reach: Tensor) -> Tensor:
+    """The sum of both, rounded towards the center: in float64 no further from it than `reach`.
+
+    Knuth's two-sum gives what rounding the sum has lost exactly, at a fraction of the cost of float64.
+    """
+    edge = center + reach
+    shift = edge - center
+    lost = (edge - shift).neg_().add_(center).add_(reach - shift)  # center + reach = edge + lost
+    passed = (lost < 0) & (reach > 0) | (lost > 0) & (reach < 0)
+    return torch.where(passed, torch.nextafter(edge, center), edge)

@@ -162,7 +162,8 @@ def _check_bounds(modality: str, ball: Ball, ids: tuple[str, ...]) -> None:
     if ball.bounds is None:
         return
     low, high = ball.bounds
-    outside = ((ball.center < low) | (ball.center > high)).flatten(1).any(dim=1)
+    flat = ball.center.flatten(1)
+    outside = ~((flat.amin(dim=1) >= low) & (flat.amax(dim=1) <= high))  # true of NaN, too
     if outside.any():
         names = [clip_id for clip_id, bad in zip(ids, outside.tolist(), strict=True) if bad]
         raise DataError(

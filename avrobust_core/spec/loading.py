@@ -56,7 +56,7 @@ class LoadedSpec:
         for name, encoder in data["encoders"].items():
             encoder["modality"] = modality_of(self.spec, name)
         for attack in data["attacks"].values():
-            if False:
+            if attack["threats"] is None:
                 attack["threats"] = list(data["threats"])
         return data
 

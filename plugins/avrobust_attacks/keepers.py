@@ -69,9 +69,9 @@ class Keeper(ABC):
         """Note where a gradient is not finite, to be reported by `settle`."""
 
     def _not_finite(self, gradients: Iterable[Tensor]) -> Tensor:
-        # One pass and no copy; a NaN or an infinity anywhere in a clip's gradient comes out of the largest entry.
-        largest = [torch.linalg.vector_norm(g.flatten(1), torch.inf, dim=1) for g in gradients]
-        return ~torch.stack(largest).isfinite().all(dim=0)
+        # The largest and smallest entry show any NaN or infinity, without a tensor of flags as large as the gradient.
+        ends = [end for g in gradients for end in (g.flatten(1).amax(dim=1), g.flatten(1).amin(dim=1))]
+        return ~torch.stack(ends).isfinite().all(dim=0)
 
     def _refuse_broken(self, broken: Tensor) -> None:
         if broken.any():

@@ -1,4 +1,4 @@
-"""The sights of `toy-av`: twenty, each a shape in a motion."""
+"""The sights of `toy-av`: twenty, each a patch of a texture in a motion."""
 
 from typing import Final
 
@@ -6,18 +6,18 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-SHAPES: Final = ("disc", "ring", "square", "cross", "bars")
+TEXTURES: Final = ("disc", "stripes", "bars", "checks", "rings")
 MOTIONS: Final = ("sweeping", "bobbing", "orbiting", "pulsing")
-COUNT: Final = len(SHAPES) * len(MOTIONS)
+COUNT: Final = len(TEXTURES) * len(MOTIONS)
 
 
 def sight_name(sight: int) -> str:
     """E.g. "sweeping-disc". 5 and 4 share no factor, so that each of the 20 sights has its own pair."""
-    return f"{MOTIONS[sight % len(MOTIONS)]}-{SHAPES[sight % len(SHAPES)]}"
+    return f"{MOTIONS[sight % len(MOTIONS)]}-{TEXTURES[sight % len(TEXTURES)]}"
 
 
 def make_sight(sight: int, times: NDArray[np.float32], size: int, rng: Generator) -> NDArray[np.float32]:
-    """One moving shape of random place, size, pace and direction.
+    """One moving patch of random place, size, grain, pace and direction.
 
     Args:
         sight: from 0 to `COUNT` - 1.
@@ -26,50 +26,56 @@ def make_sight(sight: int, times: NDArray[np.float32], size: int, rng: Generator
         rng: what its variation is drawn from.
 
     Returns:
-        (F, S, S) float32 in [0, 1], the shape's coverage of each pixel.
+        (F, S, S) float32 in [0, 1]: how strongly the patch colours each pixel.
     """
     angle = 2 * np.pi * (rng.choice((-1.0, 1.0)) * rng.uniform(0.8, 1.4) * times + rng.random())
-    swing = rng.uniform(0.16, 0.26)
-    radius = rng.uniform(0.13, 0.19)
-    middle = rng.uniform(0.4, 0.6, 2)
+    swing = rng.uniform(0.14, 0.22)
+    radius = rng.uniform(0.24, 0.32)
+    middle = rng.uniform(0.43, 0.57, 2)
     across, along, grow = _motion(MOTIONS[sight % len(MOTIONS)], angle)
     x = middle[0] + swing * across
     y = middle[1] + swing * along
-    return cover(SHAPES[sight % len(SHAPES)], x, y, radius * grow, size)
+    period = rng.uniform(0.42, 0.62) * radius * 2
+    return draw(TEXTURES[sight % len(TEXTURES)], x, y, radius * grow, size, period)
 
 
-def cover(
-    shape: str, x: NDArray[np.floating], y: NDArray[np.floating], radius: NDArray[np.floating], size: int
+def draw(
+    texture: str,
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    radius: NDArray[np.floating],
+    size: int,
+    period: float = 1.0,
 ) -> NDArray[np.float32]:
-    """Draw a shape with soft edges.
+    """Draw a round patch with a soft edge; the texture moves with it.
 
     Args:
-        shape: one of `SHAPES`.
+        texture: one of `TEXTURES`.
         x: of its middle, from the left, per picture: (F,), as a share of the picture's side.
         y: of its middle, from the top, likewise.
         radius: likewise.
         size: S.
+        period: of the texture, as a share of the picture's side.
 
     Returns:
         (F, S, S) float32 in [0, 1].
     """
     centres = (np.arange(size, dtype=np.float32) + 0.5) / size
-    scale = radius.astype(np.float32)[:, None, None]
-    u = np.abs(centres[None, None, :] - x.astype(np.float32)[:, None, None]) / scale
-    v = np.abs(centres[None, :, None] - y.astype(np.float32)[:, None, None]) / scale
-    match shape:  # the distance to the edge in radii, negative inside
-        case "ring":
-            distance = np.abs(np.hypot(u, v) - 0.8) - 0.25
-        case "square":
-            distance = np.maximum(u, v) - 0.85
-        case "cross":
-            distance = np.minimum(np.maximum(u - 0.3, v - 1.1), np.maximum(u - 1.1, v - 0.3))
+    u = centres[None, None, :] - x.astype(np.float32)[:, None, None]
+    v = centres[None, :, None] - y.astype(np.float32)[:, None, None]
+    distance = np.hypot(u, v)
+    patch: NDArray[np.float32] = np.clip((radius.astype(np.float32)[:, None, None] - distance) * size + 0.5, 0, 1)
+    turn = np.float32(2 * np.pi / period)
+    match texture:
+        case "stripes":
+            patch = patch * (0.5 + 0.5 * np.cos(turn * u))
         case "bars":
-            distance = np.maximum(u - 1.0, np.abs(v - 0.65) - 0.3)
-        case _:
-            distance = np.hypot(u, v) - 1.0
-    covered: NDArray[np.float32] = np.clip(0.5 - distance * scale * size, 0, 1)
-    return covered
+            patch = patch * (0.5 + 0.5 * np.cos(turn * v))
+        case "checks":
+            patch = patch * (0.5 + 0.5 * np.cos(turn * u) * np.cos(turn * v))
+        case "rings":
+            patch = patch * (0.5 + 0.5 * np.cos(turn * distance))
+    return patch
 
 
 def _motion(

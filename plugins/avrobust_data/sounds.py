@@ -34,7 +34,7 @@ def make_sound(sound: int, samples: int, rate: int, rng: Generator) -> NDArray[n
     """
     scale = min(1.0, rate / _FULL_RATE)
     place = np.linspace(0, 1, samples, endpoint=False, dtype=np.float32)
-    pitch = scale * 520 * 2 ** rng.uniform(-0.4, 0.4) * _contour(CONTOURS[sound % len(CONTOURS)], place, rng)
+    pitch = scale * 520 * 2 ** rng.uniform(-0.3, 0.3) * _contour(CONTOURS[sound % len(CONTOURS)], place, rng)
     phase = np.cumsum(pitch, dtype=np.float64) / rate + rng.random()
     turns = (phase % 1).astype(np.float32) * _TAU
     wave = _timbre(TIMBRES[sound % len(TIMBRES)], turns, place, rng) * _fade(place)
@@ -44,7 +44,7 @@ def make_sound(sound: int, samples: int, rate: int, rng: Generator) -> NDArray[n
 
 def _contour(contour: str, place: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
     """Pitch along the sound, relative to its middle: (N,)."""
-    octaves = rng.uniform(0.5, 1.0)
+    octaves = rng.uniform(0.8, 1.2)
     match contour:
         case "rising":
             exponent = octaves * (place - 0.5)

@@ -14,8 +14,11 @@ from torch import Tensor
 from avrobust_core import Clip, DataError, Dataset, MediaSpec, derive_seed
 from avrobust_data.cache import ClipCache, Media, to_tensors
 from avrobust_data.configs import ToyAVConfig
-from avrobust_data.sights import cover, make_sight, sight_name
+from avrobust_data.sights import draw, make_sight, sight_name
 from avrobust_data.sounds import make_sound, sound_name
+
+FAINT: Final = 0.12
+"""Share of the clips whose sound is all but lost in the background, and, independently, whose sight is."""
 
 GENERATOR_VERSION: Final = 1
 """Raised when the same index gives another clip."""
@@ -112,7 +115,8 @@ class ToyAV(Dataset):
     def _generate(self, split: str, index: int) -> Media:
         events = [sound_and_sight(label) for label in self.labels(split, index)]
         when = self._rng(split, index, "when")
-        durations = when.uniform(0.6, 0.9, len(events))
+        # several events need room to differ in time, or nothing would say which sound belongs to which sight
+        durations = when.uniform(*((0.85, 1.0) if len(events) == 1 else (0.4, 0.8)), len(events))
         onsets = when.random(len(events)) * (1 - durations)
         spans = list(zip(onsets.tolist(), durations.tolist(), strict=True))
         sounds = [sound for sound, _ in events]
@@ -125,7 +129,7 @@ class ToyAV(Dataset):
     def _sound_track(
         self, sounds: Sequence[int], spans: Sequence[tuple[float, float]], rng: Generator
     ) -> NDArray[np.float32]:
-        """The sounds over noise at -16 to 6 dB and a short stray tone: (1, T) float32 in [-1, 1]."""
+        """The sounds over noise and a short stray tone: (1, T) float32 in [-1, 1]."""
         config, samples = self.config, self.samples
         track = np.zeros(samples, np.float32)
         for sound, span in zip(sounds, spans, strict=True):
@@ -133,7 +137,8 @@ class ToyAV(Dataset):
             loudness = np.float32(10 ** (rng.uniform(-3, 3) / 20))
             track[start:stop] += loudness * make_sound(sound, stop - start, config.sample_rate, rng)
         if config.noise > 0:
-            noise = np.float32(config.noise * 10 ** (-rng.uniform(-16, 6) / 20))
+            decibels = rng.uniform(-30, -16) if rng.random() < FAINT else rng.uniform(-2, 16)
+            noise = np.float32(config.noise * 10 ** (-decibels / 20))
             track += noise * rng.standard_normal(samples, dtype=np.float32)
             length = rng.uniform(0.1, 0.25)
             start, stop = _positions((rng.uniform(0, 1 - length), length), samples)
@@ -147,23 +152,24 @@ class ToyAV(Dataset):
     def _pictures(
         self, sights: Sequence[int], spans: Sequence[tuple[float, float]], rng: Generator
     ) -> NDArray[np.uint8]:
-        """The shapes over a smooth ground with grain and a drifting spot: (3, F, S, S) uint8."""
+        """The patches over a smooth ground with grain and a drifting spot: (3, F, S, S) uint8."""
         config = self.config
         times = ((np.arange(config.frames) + 0.5) / config.frames).astype(np.float32)
-        ground = rng.uniform(0.35, 0.65, 3).astype(np.float32)
+        ground = rng.uniform(0.2, 0.5, 3).astype(np.float32)
         video = np.empty((3, config.frames, config.size, config.size), np.float32)
         video[:] = ground[:, None, None, None]
         if config.noise > 0:
-            video += _smooth(config.size, config.noise * 0.12, rng)[:, None]
+            video += _smooth(config.size, config.noise * 0.05, rng)[:, None]
             spot = _spot(times, config.size, rng)
             video += _tint(rng, config.noise * 0.2)[:, None, None, None] * spot
+        faint = rng.random() < FAINT * min(config.noise, 1)
         for sight, (onset, duration) in zip(sights, spans, strict=True):
-            # what is heard is seen: the shape fades in and out with its sound, over a twentieth of the clip
+            # what is heard is seen: the patch fades in and out with its sound, over a twentieth of the clip
             shown = np.clip(np.minimum(times - onset, onset + duration - times) / 0.05 + 0.5, 0, 1)
             mask = make_sight(sight, times, config.size, rng) * shown.astype(np.float32)[:, None, None]
-            video += _tint(rng, rng.uniform(0.2, 0.5))[:, None, None, None] * mask
+            video += _tint(rng, 0.03 if faint else rng.uniform(0.25, 0.5))[:, None, None, None] * mask
         if config.noise > 0:
-            grain = np.float32(config.noise * rng.uniform(0.03, 0.2))
+            grain = np.float32(config.noise * rng.uniform(0.02, 0.1))
             video += grain * rng.standard_normal(video.shape, dtype=np.float32)
         return np.rint(np.clip(video, 0, 1) * 255).astype(np.uint8)
 
@@ -179,8 +185,8 @@ def _positions(span: tuple[float, float], samples: int) -> tuple[int, int]:
 
 
 def _tint(rng: Generator, strength: float) -> NDArray[np.float32]:
-    """A change of colour of this length, brighter or darker: (3,)."""
-    direction = rng.choice((-1.0, 1.0)) * rng.uniform(0.3, 1, 3)
+    """A brighter colour, by this much (root mean square) over red, green and blue: (3,)."""
+    direction = rng.uniform(0.3, 1, 3)
     tint: NDArray[np.float32] = (strength * direction / np.sqrt(np.mean(direction**2))).astype(np.float32)
     return tint
 
@@ -199,4 +205,4 @@ def _spot(times: NDArray[np.float32], size: int, rng: Generator) -> NDArray[np.f
     start = rng.uniform(0.1, 0.9, 2)
     drift = rng.uniform(-0.5, 0.5, 2)
     radius = np.full(len(times), rng.uniform(0.05, 0.09))
-    return cover("disc", start[0] + drift[0] * times, start[1] + drift[1] * times, radius, size)
+    return draw("disc", start[0] + drift[0] * times, start[1] + drift[1] * times, radius, size)

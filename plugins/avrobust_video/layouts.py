@@ -3,30 +3,34 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Widths, depths and strides of a SlowFast network.
 
-    Stage s (from 0) has bottleneck blocks of inner width `width * 2**s` and output width four times that in the slow
-    pathway, and `1 / beta_inverse` of both in the fast pathway.
+    Stage s (from 0) has blocks of inner width `width * 2**s` in the slow pathway, and `1 / beta_inverse` of that in the
+    fast one; bottleneck blocks put out four times their inner width, basic blocks as much as it.
 
     Attributes:
         width: channels of the slow stem.
         beta_inverse: slow channels per fast channel; the paper's 1 / beta.
-        depths: bottleneck blocks per stage.
+        block: "bottleneck" (temporal, 1x3x3 and 1x1x1 convolution, as in ResNet-50) or "basic" (two 3x3 convolutions,
+            as in ResNet-18, which learns from far fewer clips at small widths).
+        depths: blocks per stage.
         stem_kernel: spatial kernel of both stems.
         stem_stride: spatial stride of both stems.
         stem_pool: whether a 3x3 max-pool of stride 2 follows each stem.
         spatial_strides: per stage, on its first block.
         slow_temporal_kernels: per stage, of the first convolution of each block.
         fast_temporal_kernels: the same for the fast pathway.
+        spatial_pool: how a frame becomes a token: "mean", or "max", which finds small things on large backgrounds.
     """
 
     width: int
     beta_inverse: int
+    block: Literal["basic", "bottleneck"]
     depths: tuple[int, ...]
     stem_kernel: int
     stem_stride: int
@@ -34,6 +38,7 @@ class Layout:
     spatial_strides: tuple[int, ...]
     slow_temporal_kernels: tuple[int, ...]
     fast_temporal_kernels: tuple[int, ...]
+    spatial_pool: Literal["mean", "max"]
 
     def __post_init__(self) -> None:
         stages = len(self.depths)
@@ -61,9 +66,14 @@ class Layout:
         return total
 
     @property
+    def expansion(self) -> int:
+        """Output channels of a block per inner channel."""
+        return 4 if self.block == "bottleneck" else 1
+
+    @property
     def slow_out(self) -> int:
         """Channels that leave the slow pathway."""
-        return self.width * 4 << (len(self.depths) - 1)
+        return self.width * self.expansion << (len(self.depths) - 1)
 
     @property
     def fast_out(self) -> int:
@@ -76,17 +86,20 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
         "tiny": Layout(
             width=16,
             beta_inverse=2,
+            block="basic",
             depths=(1, 1, 1),
             stem_kernel=5,
             stem_stride=2,
             stem_pool=False,
-            spatial_strides=(2, 2, 2),
+            spatial_strides=(1, 2, 2),
             slow_temporal_kernels=(1, 1, 3),
             fast_temporal_kernels=(3, 3, 3),
+            spatial_pool="max",
         ),
         "small": Layout(
             width=32,
             beta_inverse=4,
+            block="basic",
             depths=(2, 2, 2, 2),
             stem_kernel=7,
             stem_stride=2,
@@ -94,10 +107,12 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
             spatial_strides=(1, 2, 2, 2),
             slow_temporal_kernels=(1, 1, 3, 3),
             fast_temporal_kernels=(3, 3, 3, 3),
+            spatial_pool="max",
         ),
         "r50": Layout(
             width=64,
             beta_inverse=8,
+            block="bottleneck",
             depths=(3, 4, 6, 3),
             stem_kernel=7,
             stem_stride=2,
@@ -105,6 +120,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
             spatial_strides=(1, 2, 2, 2),
             slow_temporal_kernels=(1, 1, 3, 3),
             fast_temporal_kernels=(3, 3, 3, 3),
+            spatial_pool="mean",
         ),
     }
 )

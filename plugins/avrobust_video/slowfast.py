@@ -60,15 +60,37 @@ class Bottleneck(nn.Module):
         return cast(Tensor, self.norm_c(self.conv_c(x)))
 
 
+class Basic(nn.Module):
+    """A convolution over time and space and one over space, each 3x3 and normalised.
+
+    Its last normalisation starts at 1, not at 0: in a shallow stack trained for a few epochs, blocks that start as
+    their shortcut learn late.
+    """
+
+    def __init__(self, inputs: int, outputs: int, temporal_kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv_a, self.norm_a = conv_norm(inputs, outputs, (temporal_kernel, 3, 3), (1, stride, stride))
+        self.conv_b, self.norm_b = conv_norm(outputs, outputs, (1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
+        x = F.relu(self.norm_a(self.conv_a(x)))
+        return cast(Tensor, self.norm_b(self.conv_b(x)))
+
+
 class ResidualBlock(nn.Module):
-    """A bottleneck and its shortcut; the shortcut is a convolution where the shape changes."""
+    """A bottleneck or basic block and its shortcut; the shortcut is a convolution where the shape changes."""
 
     def __init__(self, inputs: int, inner: int, outputs: int, temporal_kernel: int, stride: int) -> None:
         super().__init__()
         self.projects = inputs != outputs or stride != 1
         if self.projects:
             self.branch1_conv, self.branch1_norm = conv_norm(inputs, outputs, (1, 1, 1), (1, stride, stride))
-        self.branch2 = Bottleneck(inputs, inner, outputs, temporal_kernel, stride)
+        self.branch2 = (
+            Basic(inputs, outputs, temporal_kernel, stride)
+            if inner == outputs
+            else Bottleneck(inputs, inner, outputs, temporal_kernel, stride)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
@@ -126,14 +148,15 @@ def build_blocks(layout: Layout, alpha: int) -> nn.ModuleList:
     last = len(layout.depths) - 1
     for s, (depth, stride) in enumerate(zip(layout.depths, layout.spatial_strides, strict=True)):
         inner, fast_inner = layout.width * 2**s, layout.fast_width * 2**s
+        outer, fast_outer = inner * layout.expansion, fast_inner * layout.expansion
         blocks.append(
             TwoPathways(
-                Stage(depth, slow + 2 * fast, inner, 4 * inner, layout.slow_temporal_kernels[s], stride),
-                Stage(depth, fast, fast_inner, 4 * fast_inner, layout.fast_temporal_kernels[s], stride),
-                FastToSlow(4 * fast_inner, alpha) if s < last else None,
+                Stage(depth, slow + 2 * fast, inner, outer, layout.slow_temporal_kernels[s], stride),
+                Stage(depth, fast, fast_inner, fast_outer, layout.fast_temporal_kernels[s], stride),
+                FastToSlow(fast_outer, alpha) if s < last else None,
             )
         )
-        slow, fast = 4 * inner, 4 * fast_inner
+        slow, fast = outer, fast_outer
     return nn.ModuleList(blocks)
 
 
@@ -189,19 +212,22 @@ class SlowFast(Encoder):
         self.alpha = alpha
         self.frontend = PixelNormalisation()
         self.blocks = build_blocks(layout, alpha)
+        self.spatial_pool = layout.spatial_pool
         self.dropout = nn.Dropout(dropout)
 
     def encode(self, features: Tensor) -> Encoded:
         """From normalised pixels (B, 3, T, H, W) to one token per frame of the slow pathway.
 
         The fast pathway is averaged over the alpha frames that belong to a token: tokens (B, ceil(T / alpha), D).
-        `pooled` (B, D) is the average over all time and space; in both the slow pathway's channels come first.
+        Space is averaged, or its maximum taken, as the layout says; `pooled` (B, D) is the average over time of that. In
+        both the slow pathway's channels come first.
         """
         fast = features
         slow = features.index_select(2, slow_frames(features.shape[2], self.alpha, features.device))
         for block in self.blocks:
             slow, fast = block(slow, fast)
-        slow, fast = slow.mean(dim=(3, 4)), fast.mean(dim=(3, 4))
+        pool = torch.amax if self.spatial_pool == "max" else torch.mean
+        slow, fast = pool(slow, dim=(3, 4)), pool(fast, dim=(3, 4))
         aligned = F.avg_pool1d(fast, self.alpha, self.alpha, ceil_mode=True)
         tokens = torch.cat([slow, aligned], dim=1).transpose(1, 2)
         pooled = torch.cat([slow.mean(dim=2), fast.mean(dim=2)], dim=1)

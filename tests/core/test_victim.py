@@ -203,9 +203,13 @@ def test_an_attacked_modality_that_is_absent_is_an_error(plain):
         victim_of(plain).bind(make_batch(), threat("smell"))
 
 
-def test_clean_clips_outside_their_bounds_are_named(plain):
+@pytest.mark.parametrize("value", [1.001, -0.001])
+def test_clean_clips_outside_their_bounds_are_named(plain, value):
     batch = make_batch()
-    batch.inputs["audio"][2, 0, 3] = 1.001
+    batch.inputs["audio"][2, 0, 3] = value
     with pytest.raises(DataError, match=r"audio: clean clips outside the bounds \[0.0, 1.0\]: clip-2;"):
         victim_of(plain).bind(batch, threat("audio"))
     victim_of(plain).bind(batch, threat("video"))  # it is not attacked: no bounds to keep
+    batch.inputs["video"][5, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(DataError, match=r"video: .*: clip-5;"):
+        victim_of(plain).bind(batch, threat("video"))

@@ -162,7 +162,7 @@ def test_values_that_the_type_allows_are_not_refused(good: str, problems_of: Che
 def test_a_section_of_the_wrong_type_hides_no_names_that_others_use(
     section: str, good: str, problems_of: Check
 ) -> None:
-    text = f"{good}exclude: [{{model: both, training: mixed}}, {{threat: av, model: audio-only}}]\n"
+    text = f"{good}exclude: [{{model: both, training: mixed}}, {{attack: fast, model: audio-only}}]\n"
     assert not problems_of(text)
     (problem,) = problems_of(text, f"{section}=[a]")
     assert problem.message == f"{section}: expected a map, found a list of 1"

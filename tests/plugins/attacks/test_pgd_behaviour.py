@@ -307,12 +307,32 @@ def test_a_loss_that_is_not_finite_names_the_clips(run_attack):
         run_attack(ATTACKS["pgd-clean-start"], model, scalars([0.0, 0.9, 0.2]), {"audio": {"eps": 0.1}})
 
 
+class InfiniteSlope(torch.autograd.Function):
+    """x - 5, whose gradient at 0 is what is asked for."""
+
+    @staticmethod
+    def forward(ctx, x, slope):
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return x - 5
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return torch.where(x == 0, ctx.slope, gradient), None
+
+
 @pytest.mark.parametrize("every", [1, 4])
-def test_a_gradient_that_is_not_finite_names_the_clips(run_attack, monkeypatch, every):
+@pytest.mark.parametrize("slope", [float("inf"), -float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_names_the_clips(run_attack, monkeypatch, every, slope):
     monkeypatch.setitem(pgd_module.STEPS_BETWEEN_WAITS, "cpu", every)
-    model = Scalar(lambda x: x.abs().sqrt() - 5)  # its slope at 0 is infinite
+    model = Scalar(lambda x: InfiniteSlope.apply(x, slope))
+    batch = scalars([0.3, 0.0, 0.2])
+    batch = Batch(
+        {"audio": batch.inputs["audio"].repeat(1, 1, 3)}, batch.targets, batch.ids
+    )  # finite entries beside it
     with pytest.raises(AvrobustError, match="gradient is not finite for c1:"):
-        run_attack(ATTACKS["pgd-clean-start"], model, scalars([0.3, 0.0, 0.2]), {"audio": {"eps": 0.05}})
+        run_attack(ATTACKS["pgd-clean-start"], model, batch, {"audio": {"eps": 0.05}})
 
 
 def test_a_model_without_a_gradient_is_refused(run_attack):

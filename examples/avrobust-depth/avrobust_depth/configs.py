@@ -1,0 +1,25 @@
+"""What a spec may write under `with:`; free of torch."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from avrobust_core import Config
+
+
+class ToyAVDConfig(Config):
+    """Configuration of `toy-avd`."""
+
+    train: int = Field(default=400, ge=1)
+    """Clips in the split "train"."""
+    test: int = Field(default=200, ge=1)
+    """Clips in the split "test"."""
+    seed: int = Field(default=0, ge=0)
+    """Another seed gives other clips of the same classes."""
+
+
+class DepthCnnConfig(Config):
+    """Configuration of `depth-cnn`."""
+
+    channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(16, 32), min_length=1)
+    """Width of each 3x3 convolution, from the first; each halves the map."""
