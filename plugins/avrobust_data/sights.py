@@ -68,14 +68,17 @@ def draw(
     turn = np.float32(2 * np.pi / period)
     match texture:
         case "stripes":
-            patch = patch * (0.5 + 0.5 * np.cos(turn * u))
+            wave = np.cos(turn * u)
         case "bars":
-            patch = patch * (0.5 + 0.5 * np.cos(turn * v))
+            wave = np.cos(turn * v)
         case "checks":
-            patch = patch * (0.5 + 0.5 * np.cos(turn * u) * np.cos(turn * v))
+            wave = np.cos(turn * u) * np.cos(turn * v)
         case "rings":
-            patch = patch * (0.5 + 0.5 * np.cos(turn * distance))
-    return patch
+            wave = np.cos(turn * distance)
+        case _:
+            return patch
+    textured: NDArray[np.float32] = patch * (0.5 + 0.5 * wave)
+    return textured
 
 
 def _motion(

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from avrobust_core import Clip, DataError, Dataset, MediaSpec, clip_generator
 from avrobust_depth.configs import ToyAVDConfig
 
-RATE, SAMPLES, FRAMES, SIDE = 8000, 4000, 8, 32
+RATE, SAMPLES, FRAMES, SIDE = 8000, 4000, 8, 24
 VERSION = 1  # raised when the same index gives another clip
 
 
@@ -74,28 +74,28 @@ class ToyAVD(Dataset):
 
 
 def tone(high: bool, rng: Generator) -> Tensor:
-    """A tone around 500 or 1000 Hz in noise: (1, SAMPLES)."""
-    hertz = (1000 if high else 500) * uniform(0.85, 1.15, rng)
+    """A tone around 500 or 1500 Hz in noise: (1, SAMPLES)."""
+    hertz = (1500 if high else 500) * uniform(0.85, 1.15, rng)
     wave = torch.sin(2 * math.pi * (hertz * torch.arange(SAMPLES) / RATE + uniform(0, 1, rng)))
     noise = torch.randn(SAMPLES, generator=rng)
-    return (0.1 * wave + 0.05 * noise).clamp(-1, 1)[None]
+    return (0.1 * wave + 0.03 * noise).clamp(-1, 1)[None]
 
 
 def bar(down: bool, rng: Generator) -> Tensor:
     """A bright bar that moves down, or across: (3, FRAMES, SIDE, SIDE)."""
     place = torch.arange(SIDE)
     at = (uniform(0, SIDE, rng) + 3 * torch.arange(FRAMES)) % SIDE
-    lit = 0.3 * ((place[None, :] - at[:, None]).abs() < 3)
+    lit = 0.5 * ((place[None, :] - at[:, None]).abs() < 3)
     video = (lit[:, :, None] if down else lit[:, None, :]).expand(FRAMES, SIDE, SIDE)
-    noise = 0.1 * torch.randn(3, FRAMES, SIDE, SIDE, generator=rng)
-    return (0.3 + video + noise).clamp(0, 1)
+    noise = 0.05 * torch.randn(3, FRAMES, SIDE, SIDE, generator=rng)
+    return (0.2 + video + noise).clamp(0, 1)
 
 
 def form(bump: bool, rng: Generator) -> Tensor:
     """A round form that is nearer or further than what is around it: (1, SIDE, SIDE)."""
     place = torch.arange(SIDE)
-    x, y = uniform(10, SIDE - 10, rng), uniform(10, SIDE - 10, rng)
-    height = torch.exp(-((place[None, :] - x) ** 2 + (place[:, None] - y) ** 2) / (2 * 5**2))
+    x, y = uniform(8, SIDE - 8, rng), uniform(8, SIDE - 8, rng)
+    height = torch.exp(-((place[None, :] - x) ** 2 + (place[:, None] - y) ** 2) / (2 * 4**2))
     noise = 0.1 * torch.randn(SIDE, SIDE, generator=rng)
     return (0.5 + (0.3 if bump else -0.3) * height + noise).clamp(0, 1)[None]
 

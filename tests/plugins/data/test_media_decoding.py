@@ -53,6 +53,13 @@ def test_a_known_tone_keeps_its_pitch_phase_and_amplitude(
     assert np.abs(error).max() < 0.02  # a shift by one sample at 16 kHz would be 0.086
 
 
+def test_the_resampler_gives_up_its_last_samples(tmp_path, media) -> None:
+    path = media(tmp_path / "full.wav", sound=np.full((1, 44100), 0.5, np.float32), rate=44100, audio_codec="pcm_f32le")
+    heard = decode(path, Window(seconds=1.0, sample_rate=16000))["audio"][0]
+    assert heard[-4:].min() > 0.2
+    assert heard[100:-100] == pytest.approx(0.5, abs=1e-3)
+
+
 def test_channels_are_averaged_not_summed(tmp_path, media) -> None:
     left = sine(440, 0.8, 16000, 1.0)
     path = media(tmp_path / "left.wav", sound=np.concatenate([left, 0 * left]), audio_codec="pcm_f32le")
@@ -210,7 +217,7 @@ def test_cover_art_is_no_moving_picture(tmp_path) -> None:
         audio = container.add_stream("libmp3lame", rate=16000, layout="mono")
         art = container.add_stream("png", rate=1)
         art.width, art.height, art.pix_fmt = 16, 16, "rgb24"
-        art.disposition = av.stream.Disposition.attached_pic
+        art.disposition = av.stream.Disposition.attached_pic.value
         container.start_encoding()
         frame = av.AudioFrame.from_ndarray(sine(440, 0.5, 16000, 1.0), format="fltp", layout="mono")
         frame.sample_rate = 16000
@@ -242,6 +249,18 @@ def test_a_truncated_file_is_refused(tmp_path, media, suffix, share) -> None:
         decode(cut, window)
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("wav", "pcm_s16le")])
+def test_even_a_cut_of_a_few_bytes_is_refused_where_packets_state_their_size(tmp_path, media, suffix, codec) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 32000)).astype(np.float32)
+    options = {"movflags": "faststart"} if suffix == "mp4" else {}
+    whole = media(tmp_path / f"whole.{suffix}", sound=noise, audio_codec=codec, options=options)
+    cut = tmp_path / f"cut.{suffix}"
+    cut.write_bytes(whole.read_bytes()[:-100])
+    decode(whole, Window(seconds=2.0, sample_rate=16000))
+    with pytest.raises(MediaError, match="a packet is incomplete"):
+        decode(cut, Window(seconds=2.0, sample_rate=16000))
+
+
 def test_what_is_cut_off_behind_the_window_does_not_matter(tmp_path, media) -> None:
     whole = media(
         tmp_path / "whole.mp4",
@@ -256,6 +275,16 @@ def test_what_is_cut_off_behind_the_window_does_not_matter(tmp_path, media) -> N
     start = Window(seconds=1.0, sample_rate=16000, frames=4, size=16, centre=False)
     for modality, wanted in decode(whole, start).items():
         assert np.array_equal(decode(cut, start)[modality], wanted)
+
+
+def test_a_window_without_picture_or_without_sound_is_refused(tmp_path, media) -> None:
+    sound = sine(440, 0.5, 16000, 5.0)
+    early = media(tmp_path / "early.mp4", sound=sound, pictures=counting(4, 10), fps=8)
+    with pytest.raises(MediaError, match="no picture in the part that is read"):
+        decode(early, BOTH)
+    brief = media(tmp_path / "brief.mp4", sound=sound[:, :8000], pictures=counting(40, 5), fps=8)
+    with pytest.raises(MediaError, match="no sound in the part that is read"):
+        decode(brief, BOTH)
 
 
 def test_sound_alone_may_be_shorter_than_its_container(tmp_path, media) -> None:

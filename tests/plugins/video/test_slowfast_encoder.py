@@ -166,6 +166,17 @@ def test_a_frame_that_the_slow_pathway_skips_changes_what_is_seen_around_it() ->
     assert not changed[-1]
 
 
+def test_lateral_connections_tell_the_slow_pathway_of_frames_that_it_skips() -> None:
+    encoder = trained(build())
+    x = clips(1)
+    moved = x.clone()
+    assert 3 not in slow_frames(8, 4, torch.device("cpu"))
+    moved[:, :, 3] = 1 - moved[:, :, 3]
+    slow = LAYOUTS["tiny"].slow_out
+    change = (encoder(x).tokens - encoder(moved).tokens).abs()[..., :slow]
+    assert change.max() > 1e-4
+
+
 def test_the_order_of_frames_matters() -> None:
     encoder = trained(build())
     x = clips(1)
@@ -264,7 +275,11 @@ def test_weights_round_trip_through_safetensors(tmp_path: Path) -> None:
         (MediaSpec(kind="video", shape=(1, 8, 32, 32)), {}, "shape \\(3, frames, height, width\\)"),
         (MediaSpec(kind="video", shape=(10, 2048)), {}, "shape \\(3, frames, height, width\\)"),
         (MediaSpec(kind="video", shape=(3, 3, 32, 32)), {}, "3 frames are too short for alpha 4"),
-        (MediaSpec(kind="video", shape=(3, 8, 32, 15)), {}, "32x15 are too small .* at least 16 pixels"),
+        (
+            MediaSpec(kind="video", shape=(3, 8, 32, 7)),
+            {},
+            f"32x7 are too small .* at least {LAYOUTS['tiny'].total_stride} ",
+        ),
         (MediaSpec(kind="video", shape=(3, 8, 31, 32)), {"size": "r50"}, "31x32 are too small .* at least 32 pixels"),
     ],
 )
@@ -277,6 +292,30 @@ def test_refuses_what_it_cannot_read(spec: MediaSpec, fields: dict[str, object],
 def test_refuses_settings_that_make_no_network(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         SlowFastConfig(**fields)
+
+
+@pytest.mark.parametrize("size", LAYOUTS)
+def test_space_is_pooled_as_the_layout_says(size: str) -> None:
+    encoder = build("slowfast", size=size).eval()
+    assert isinstance(encoder, SlowFast)
+    last: list[Tensor] = []
+    encoder.blocks[-1].register_forward_hook(lambda _, __, out: last.append(out[0]))
+    with torch.no_grad():
+        tokens = encoder(clips(1)).tokens
+    maps = last[0].flatten(3)
+    expected = maps.amax(dim=3) if LAYOUTS[size].spatial_pool == "max" else maps.mean(dim=3)
+    torch.testing.assert_close(tokens[..., : LAYOUTS[size].slow_out], expected.transpose(1, 2))
+
+
+@pytest.mark.parametrize("size", LAYOUTS)
+def test_the_total_stride_is_that_of_the_network(size: str) -> None:
+    encoder, stride = build("slowfast", size=size).eval(), LAYOUTS[size].total_stride
+    assert isinstance(encoder, SlowFast)
+    last: list[torch.Size] = []
+    encoder.blocks[-1].register_forward_hook(lambda _, __, out: last.append(out[0].shape))
+    with torch.no_grad():
+        encoder(clips(1, frames=4, size=2 * stride))
+    assert last[0][3:] == (2, 2)
 
 
 def test_layouts_that_do_not_fit_together_are_refused() -> None:
