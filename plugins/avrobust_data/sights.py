@@ -77,7 +77,7 @@ def draw(
             wave = np.cos(turn * distance)
         case _:
             return patch
-    textured: NDArray[np.float32] = patch * (0.5 + 0.5 * wave)
+    textured: NDArray[np.float32] = (patch * (0.5 + 0.5 * wave)).astype(np.float32, copy=False)
     return textured
 
 

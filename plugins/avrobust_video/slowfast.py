@@ -219,8 +219,8 @@ class SlowFast(Encoder):
         """From normalised pixels (B, 3, T, H, W) to one token per frame of the slow pathway.
 
         The fast pathway is averaged over the alpha frames that belong to a token: tokens (B, ceil(T / alpha), D).
-        Space is averaged, or its maximum taken, as the layout says; `pooled` (B, D) is the average over time of that. In
-        both the slow pathway's channels come first.
+        Space is averaged, or its maximum taken, as the layout says; `pooled` (B, D) is the average over time of that.
+        In both the slow pathway's channels come first.
         """
         fast = features
         slow = features.index_select(2, slow_frames(features.shape[2], self.alpha, features.device))

@@ -37,15 +37,15 @@ engine: {batch_size: 8}
 """
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a tiny study."""
-    path = tmp_path / "tiny.yaml"
+    path = tmp_path_factory.mktemp("spec") / "tiny.yaml"
     path.write_text(TINY)
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_command() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m avrobust_core.cli` (or another script) in a process of its own, one thread."""
 

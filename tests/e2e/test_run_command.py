@@ -8,11 +8,20 @@ import yaml
 from safetensors.torch import load_file
 
 
-@pytest.fixture
-def done(tiny: Path, tmp_path: Path, run_command):
-    """The tiny study, run once."""
-    ran = run_command("run", tiny, "--out", tmp_path / "out", "--json")
+@pytest.fixture(scope="module")
+def first(tiny: Path, tmp_path_factory: pytest.TempPathFactory, run_command):
+    """The tiny study, run once, and its folder."""
+    out = tmp_path_factory.mktemp("first") / "out"
+    ran = run_command("run", tiny, "--out", out, "--json")
     assert ran.returncode == 0, ran.stderr
+    return ran, out
+
+
+@pytest.fixture
+def done(first, tmp_path: Path):
+    """What the first run printed; tmp_path / "out" is a copy of its folder."""
+    ran, out = first
+    shutil.copytree(out, tmp_path / "out")
     return ran
 
 
@@ -20,6 +29,7 @@ def test_a_study_runs_reports_and_is_reused(done, tiny, tmp_path, run_command, l
     out = tmp_path / "out"
     result = last_json(done.stdout)
     assert result == json.loads((out / "result.json").read_text())
+    assert Path(result["run"]).name == "out"
     assert result["reused"] == 0
     assert "0 of 2 cells reused" in done.stdout
     audio, concat = result["cells"]
