@@ -19,8 +19,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import AVModel, Batch, Budget, Dataset, Registry, ThreatModel, Victim
-from avrobust_core.spec.model import ComponentRef, EngineSection, ModelEntry, Spec, TrainingEntry
+from avrobust_core import AVModel, Batch, Dataset, Registry, Victim
+from avrobust_core.spec.model import EngineSection, Spec
 from avrobust_core.study.building import Builder
 from avrobust_core.study.evaluation import AttackRun, evaluate_batch
 from avrobust_core.study.loading import epoch_batches, select
@@ -53,14 +53,20 @@ def main() -> None:
 
 def study_spec() -> Spec:
     """An audio-visual model on toy-av, as in examples/quickstart.yaml."""
-    return Spec(
-        version=1,
-        name="loops",
-        data=ComponentRef(use="toy-av", with_={"train": TRAINING_CLIPS}),
-        encoders={"audio": {"use": "cnn", "with": {"channels": [16, 32, 64]}}, "video": "slowfast-tiny"},
-        models={"concat": ModelEntry(encoders=["audio", "video"], fusion=ComponentRef(use="concat"))},
-        training={"standard": TrainingEntry(epochs=1, batch_size=BATCH_SIZE, select="last")},
-        attacks={"pgd": {"use": "pgd", "with": {"steps": ATTACK_STEPS}}},
+    return Spec.model_validate(
+        {
+            "version": 1,
+            "name": "loops",
+            "data": {"use": "toy-av", "with": {"train": TRAINING_CLIPS}},
+            "encoders": {
+                "audio": {"use": "cnn", "with": {"channels": [16, 32, 64], "n_mels": 32, "hop_ms": 16}},
+                "video": "slowfast-tiny",
+            },
+            "models": {"concat": {"encoders": ["audio", "video"], "fusion": "concat"}},
+            "training": {"standard": {"epochs": 1, "batch_size": BATCH_SIZE, "select": "last"}},
+            "threats": {"both": {name: {"eps": eps} for name, eps in EPS.items()}},
+            "attacks": {"pgd": {"use": "pgd", "with": {"steps": ATTACK_STEPS}}},
+        }
     )
 
 
@@ -110,7 +116,7 @@ def train_bare(builder: Builder, dataset: Dataset) -> float:
         batch = Batch.stack([dataset.read("train", position) for position in positions])
         loss = F.cross_entropy(model(batch.inputs), batch.targets)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = regime.learning_rate * schedule(step, len(batches), regime.warmup)
@@ -125,8 +131,7 @@ def attack_overhead(builder: Builder, dataset: Dataset, pairs: int) -> float:
     with torch.no_grad():  # every clip correct, so that none is done before it starts
         batch = Batch(batch.inputs, model(batch.inputs).argmax(dim=1), batch.ids)
     victim = Victim(model, media=dataset.media, task=dataset.task)
-    threat = ThreatModel.of({name: Budget(eps=eps) for name, eps in EPS.items()})
-    run = AttackRun("pgd", builder.attack("pgd"), threat)
+    run = AttackRun("pgd", builder.attack("pgd"), builder.spec.threats["both"])
 
     def ours() -> float:
         began = time.perf_counter()

@@ -7,7 +7,7 @@ weighting then needs only the weight that lies between one positive and the next
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse  # type: ignore[import-untyped]
+from scipy import sparse
 
 
 class ClassRanking:
