@@ -129,9 +129,11 @@ class _Reader(TorchDataset[Clip | ClipError]):
     def __init__(self, dataset: Dataset, split: str) -> None:
         self.dataset = dataset
         self.split = split
+        self.ids = dataset.ids(split)
+        self.classes = len(dataset.classes)
 
     def __getitem__(self, index: int) -> Clip | ClipError:
-        clip_id = self.dataset.ids(self.split)[index]
+        clip_id = self.ids[index]
         try:
             clip = self.dataset.read(self.split, index)
         except ClipError as error:
@@ -144,6 +146,10 @@ class _Reader(TorchDataset[Clip | ClipError]):
     def _fault(self, clip: Clip) -> str | None:
         if clip.inputs.keys() != self.dataset.media.keys():
             return f"has {', '.join(clip.inputs)}, not {', '.join(self.dataset.media)}"
+        target = (clip.target.dtype, tuple(clip.target.shape))
+        expected = (torch.int64, ()) if self.dataset.task == "single-label" else (torch.float32, (self.classes,))
+        if target != expected:
+            return f"its target is {target[0]} of shape {target[1]}, not {expected[0]} of shape {expected[1]}"
         for name, x in clip.inputs.items():
             spec = self.dataset.media[name]
             if tuple(x.shape) != spec.shape or x.dtype != torch.float32:

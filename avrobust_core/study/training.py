@@ -90,6 +90,7 @@ class Fit:
         self.skipped = Skipped(dataset)
         self.report = report
         self.train, self.validation = split_for_training(dataset, regime.validation if regime.select == "best" else 0)
+        self.steps_per_epoch = len(epoch_batches(self.train, regime.batch_size, seed, 0))
         self.progress = Progress()
         optimizer = torch.optim.AdamW(parameter_groups(model, regime.weight_decay), lr=regime.learning_rate)
         self.model, self.optimizer = fabric.setup(model, optimizer)
@@ -111,11 +112,6 @@ class Fit:
                 self._train_epoch(epoch, total)
                 self._close_epoch(epoch)
         return self._finish()
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps in one epoch."""
-        return len(epoch_batches(self.train, self.regime.batch_size, self.seed, 0))
 
     def _train_epoch(self, epoch: int, total: int) -> None:
         state, rank, world = self.progress, self.fabric.global_rank, self.fabric.world_size

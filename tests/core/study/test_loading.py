@@ -106,11 +106,13 @@ def test_a_clip_of_the_wrong_shape_or_with_nan_is_skipped_with_the_reason(blobs)
                 raise KeyError("a bug of the reader")
             if index == 3:
                 del clip.inputs["left"]
+            if index == 5:
+                return type(clip)(clip.id, clip.inputs, clip.target.float())
             return clip
 
     dataset = Faulty()
     skipped = Skipped(dataset)
-    (batch,) = read_batches(dataset, "test", [[0, 1, 2, 3, 4]], skipped=skipped, workers=0, pin=False)
+    (batch,) = read_batches(dataset, "test", [[0, 1, 2, 3, 4, 5]], skipped=skipped, workers=0, pin=False)
     assert batch is not None
     assert batch.ids == ("test-4",)
     reasons = skipped.to_json()["test"]
@@ -118,3 +120,17 @@ def test_a_clip_of_the_wrong_shape_or_with_nan_is_skipped_with_the_reason(blobs)
     assert "not finite" in reasons["test-1"]
     assert "a bug of the reader" in reasons["test-2"]
     assert "not left, right" in reasons["test-3"]
+    assert "its target is torch.float32" in reasons["test-5"]
+
+
+def test_the_ids_of_a_split_are_asked_for_once_not_per_clip(blobs) -> None:
+    calls = []
+
+    class Counting(blobs):  # type: ignore[misc]
+        def ids(self, split):
+            calls.append(split)
+            return super().ids(split)
+
+    dataset = Counting()
+    list(read_batches(dataset, "test", [[i] for i in range(20)], skipped=Skipped(dataset), workers=0, pin=False))
+    assert len(calls) == 1, "a split may have millions of clips"
