@@ -27,7 +27,7 @@ from avrobust_core.study.loading import epoch_batches, select
 from avrobust_core.study.training import Fit, parameter_groups, schedule
 
 BATCH_SIZE = 32
-TRAINING_CLIPS = 640
+TRAINING_CLIPS = 1280
 ATTACK_STEPS = 20
 EPS = {"audio": 1e-6, "video": 1e-6}
 """So small that no clip is fooled: neither loop may stop early, both do every step."""

@@ -19,7 +19,7 @@ from avrobust_core.errors import AvrobustError, DataError, RunError
 from avrobust_core.objectives import classification_loss, correct
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.spec.model import EngineSection, TrainingEntry
-from avrobust_core.study.loading import Selection, Skipped, epoch_batches, read_batches, split_for_training
+from avrobust_core.study.loading import Selection, Skipped, epoch_batches, read_batches, select, split_for_training
 from avrobust_core.study.store import write_atomically, write_json, write_text
 
 CHECKPOINT_SECONDS = 60.0
@@ -89,7 +89,9 @@ class Fit:
         self.engine = engine
         self.skipped = Skipped(dataset)
         self.report = report
-        self.train, self.validation = split_for_training(dataset, regime.validation if regime.select == "best" else 0)
+        self.train, self.validation = (
+            split_for_training(dataset, regime.validation) if regime.select == "best" else (select(dataset, "train"), None)
+        )
         self.steps_per_epoch = len(epoch_batches(self.train, regime.batch_size, seed, 0))
         self.progress = Progress()
         optimizer = torch.optim.AdamW(parameter_groups(model, regime.weight_decay), lr=regime.learning_rate)
@@ -131,7 +133,7 @@ class Fit:
             batch = batch.to(self.fabric.device)
             done = epoch * self.steps_per_epoch + state.step - 1
             # Seeded step by step, so that a resumed fit draws the same dropout masks without saving any state.
-            torch.manual_seed(derive_seed(self.seed, "step", done, rank))
+            self._seed(derive_seed(self.seed, "step", done, rank))
             for augment in self.augmentations:
                 where = TrainingStep(epoch, self.seed, self.module, len(self.dataset.classes), self.dataset.task)
                 batch = augment(batch, where)
@@ -164,6 +166,12 @@ class Fit:
             raise AvrobustError(
                 f"the training loss of epoch {epoch + 1} is not finite: lower learning_rate, or look for bad clips"
             )
+
+    def _seed(self, seed: int) -> None:
+        if self.fabric.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every kind of device: 0.8 ms
+        else:
+            torch.manual_seed(seed)
 
     def _hits(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.dataset.task == "single-label" and targets.dim() == 2:

@@ -69,9 +69,9 @@ class Keeper(ABC):
         """Note where a gradient is not finite, to be reported by `settle`."""
 
     def _not_finite(self, gradients: Iterable[Tensor]) -> Tensor:
-        # The largest and smallest entry show any NaN or infinity, without a tensor of flags as large as the gradient.
-        ends = [end for g in gradients for end in (g.flatten(1).amax(dim=1), g.flatten(1).amin(dim=1))]
-        return ~torch.stack(ends).isfinite().all(dim=0)
+        # A sum carries any NaN or infinity, in one pass and without a tensor of flags as large as the gradient.
+        totals = [g.flatten(1).sum(dim=1) for g in gradients]
+        return ~torch.stack(totals).isfinite().all(dim=0)
 
     def _refuse_broken(self, broken: Tensor) -> None:
         if broken.any():
