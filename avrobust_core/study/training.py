@@ -90,7 +90,9 @@ class Fit:
         self.skipped = Skipped(dataset)
         self.report = report
         self.train, self.validation = (
-            split_for_training(dataset, regime.validation) if regime.select == "best" else (select(dataset, "train"), None)
+            split_for_training(dataset, regime.validation)
+            if regime.select == "best"
+            else (select(dataset, "train"), None)
         )
         self.steps_per_epoch = len(epoch_batches(self.train, regime.batch_size, seed, 0))
         self.progress = Progress()

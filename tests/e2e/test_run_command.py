@@ -158,3 +158,21 @@ def test_an_attack_that_does_not_support_a_norm_is_refused_before_anything_is_fi
     assert ran.returncode == 1
     assert "cannot attack audio in l2 (threat 'both'); it supports: linf" in ran.stderr
     assert not (tmp_path / "out" / "cells").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_what_is_found_does_not_depend_on_the_batch_size(first, tiny, tmp_path, run_command, batch_size: int) -> None:
+    _, before = first
+    out = tmp_path / "out"
+    shutil.copytree(before, out)
+    for cell in (out / "cells").iterdir():
+        shutil.rmtree(cell / "evaluations")
+        shutil.rmtree(cell / "measurements")
+    ran = run_command("run", tiny, "--out", out, "--set", f"engine.batch_size={batch_size}")
+    assert ran.returncode == 0, ran.stderr
+    for cell in (out / "cells").iterdir():
+        again = pq.read_table(cell / "samples.parquet").to_pylist()
+        expected = pq.read_table(before / "cells" / cell.name / "samples.parquet").to_pylist()
+        assert [row["correct"] for row in again] == [row["correct"] for row in expected]
+        assert [row["margin"] for row in again] == pytest.approx([row["margin"] for row in expected], abs=1e-3)
