@@ -7,7 +7,7 @@ from typing import Any
 
 from avrobust_core.budgets import ThreatModel
 from avrobust_core.contracts import Dataset
-from avrobust_core.spec.cells import Cell, expand, modality_of
+from avrobust_core.spec.cells import AttackPlan, Cell, attacked_modalities, expand, modality_of
 from avrobust_core.study.building import Builder
 from avrobust_core.study.store import digest, read_json
 
@@ -97,23 +97,20 @@ def _cell(builder: Builder, dataset: Dataset, root: Path, cell: Cell) -> Planned
     cell_id = digest(identity)
     folder = root / "cells" / cell_id
     modalities = tuple(sorted(modality_of(spec, name) for name in spec.models[cell.model].encoders))
-    evaluations = [_evaluation(builder, folder, modalities, None, None)]
-    evaluations += [_evaluation(builder, folder, modalities, run.attack, run.threat) for run in cell.attacks]
+    evaluations = [_evaluation(builder, folder, cell, None)]
+    evaluations += [_evaluation(builder, folder, cell, run) for run in cell.attacks]
     return PlannedCell(cell.model, cell.training, modalities, cell_id, identity, folder, tuple(evaluations))
 
 
-def _evaluation(
-    builder: Builder, folder: Path, modalities: tuple[str, ...], attack: str | None, threat: str | None
-) -> PlannedEvaluation:
+def _evaluation(builder: Builder, folder: Path, cell: Cell, run: AttackPlan | None) -> PlannedEvaluation:
     spec = builder.spec
     identity: dict[str, Any] = {"split": spec.evaluation.split, "clips": spec.evaluation.clips}
-    applied = None
-    if attack is not None and threat is not None:
-        applied = spec.threats[threat].restricted(modalities)
-    if attack is not None and applied is not None:
-        identity["attack"] = builder.part("attack", spec.attacks[attack]).identity()
+    applied = attacked_modalities(spec, cell, run.threat) if run is not None else None
+    if run is not None and applied is not None:
+        identity["attack"] = builder.part("attack", spec.attacks[run.attack]).identity()
         identity["threat"] = applied.model_dump(mode="json")
     # A threat that touches nothing the model reads leaves the clean predictions.
+    attack, threat = (run.attack, run.threat) if run is not None else (None, None)
     return PlannedEvaluation(attack, threat, applied, identity, folder / "evaluations" / digest(identity))
 
 
