@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from avrobust_core._version import __version__
 
 if TYPE_CHECKING:
+    from avrobust_core.attacking import Attacked, AttackRun, attack_batch
     from avrobust_core.balls import Ball
     from avrobust_core.batches import Batch, Clip, Encoded
     from avrobust_core.budgets import Budget, ThreatModel
@@ -24,21 +25,31 @@ if TYPE_CHECKING:
         Fusion,
         Measurement,
         Metric,
+        Preparation,
         Subject,
         TrainingStep,
     )
     from avrobust_core.errors import AvrobustError, ClipError, DataError
+    from avrobust_core.goals import Aim, Goal
     from avrobust_core.hookspecs import hookimpl
     from avrobust_core.media import MediaSpec, Task
     from avrobust_core.model import AVModel
     from avrobust_core.objectives import classification_loss, correct, margin
     from avrobust_core.randomness import clip_generator, derive_seed
+    from avrobust_core.regions import Region
     from avrobust_core.registry import Registry
     from avrobust_core.statistics import Estimate, bootstrap, bootstrap_mean
     from avrobust_core.verification import Verdict, verify
     from avrobust_core.victim import BoundVictim, Victim
 
 _HOME = {
+    "attack_batch": "attacking",
+    "Attacked": "attacking",
+    "AttackRun": "attacking",
+    "Preparation": "contracts",
+    "Region": "regions",
+    "Goal": "goals",
+    "Aim": "goals",
     "Ball": "balls",
     "Batch": "batches",
     "Clip": "batches",
@@ -82,8 +93,11 @@ _HOME = {
 
 __all__ = [
     "AVModel",
+    "Aim",
     "Attack",
     "AttackResult",
+    "AttackRun",
+    "Attacked",
     "Augmentation",
     "AvrobustError",
     "Ball",
@@ -101,9 +115,12 @@ __all__ = [
     "Encoder",
     "Estimate",
     "Fusion",
+    "Goal",
     "Measurement",
     "MediaSpec",
     "Metric",
+    "Preparation",
+    "Region",
     "Registry",
     "Subject",
     "Task",
@@ -112,6 +129,7 @@ __all__ = [
     "Verdict",
     "Victim",
     "__version__",
+    "attack_batch",
     "bootstrap",
     "bootstrap_mean",
     "classification_loss",

@@ -55,6 +55,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def select(self, index: Tensor) -> "Batch":
+        """The clips at `index` (int64 positions)."""
+        ids = tuple(self.ids[i] for i in index.tolist())
+        return Batch(select_inputs(self.inputs, index), self.targets.index_select(0, index), ids)
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device; the copy overlaps with computation where memory is pinned."""
         return Batch(

@@ -1,7 +1,7 @@
 """What each kind of component is: the base classes that plugins subclass."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -71,10 +71,13 @@ class Encoder(nn.Module, ABC):
     Attributes:
         dims: the widths of the tokens and of the pooled embedding.
         frontend: differentiable, from the raw input (B, ...) to features (B, ...).
+        time_axis: which axis of one clip's features is time; None if it is not known. Budgets with `space: features`
+            that speak of time need it.
     """
 
     dims: EncodedDims
     frontend: nn.Module
+    time_axis: int | None = None
 
     @abstractmethod
     def encode(self, features: Tensor) -> Encoded:
@@ -109,13 +112,29 @@ class AttackResult:
 
     Attributes:
         inputs: the attacked modalities only, each (B, ...), inside its ball; the clean clip where it failed.
-        success: (B,) bool: the attack believes that the clip is misclassified.
+        success: (B,) bool: the attack believes that the clip is where its goal wants it.
         trace: (steps, B) loss per step, NaN where a clip was already done; None if it keeps none.
+        last: the attacked modalities where the search stood when it ended, inside the region: from there a search
+            under a larger budget begins (`BoundVictim.start`); None to begin from `inputs`.
     """
 
     inputs: Mapping[str, Tensor]
     success: Tensor
     trace: Tensor | None = None
+    last: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What an attack must see before it attacks: clips of one split, in batches of a size that is the attack's own.
+
+    Attributes:
+        split: a split of the data set; None for the one that is attacked.
+        batch_size: clips per batch; the results may depend on it, so that it is the attack's and not the engine's.
+    """
+
+    split: str | None = None
+    batch_size: int = 32
 
 
 class Attack(ABC):
@@ -123,9 +142,25 @@ class Attack(ABC):
 
     Attributes:
         norms: the norms that it can attack in; a spec that asks for another is refused before anything runs.
+        minimal: whether it looks for the smallest perturbation that reaches the goal, in the sense of
+            `victim.region.size`, and takes the region only as the limit of the search; one run gives the whole curve.
+        bounded: False for a corruption (a modality that is removed, say) that takes no notice of the radius: the core
+            then reports how far it went, instead of refusing it. Media bounds hold all the same.
+        preparation: what it must see before it attacks; None for nothing.
     """
 
     norms: ClassVar[frozenset[str]]
+    minimal: bool = False
+    bounded: bool = True
+    preparation: Preparation | None = None
+
+    def prepare(self, victims: "Callable[[], Iterator[BoundVictim]]") -> "Attack":
+        """The attack, ready to be called; only called where there is a `preparation`.
+
+        Args:
+            victims: gives all clips asked for, bound batch by batch; may be called again for another pass.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a preparation, but no way to prepare")
 
     @abstractmethod
     def __call__(self, victim: "BoundVictim") -> AttackResult:

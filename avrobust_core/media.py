@@ -15,9 +15,12 @@ class MediaSpec:
         shape: of one clip, without the batch: audio (C, T), video (3, T, H, W).
         rate: samples or frames per second; None where time has no rate.
         bounds: lowest and highest value a clip may take, e.g. (-1, 1); None if unbounded.
+        time_axis: which axis of `shape` is time; None if none is, or it is not known. Budgets that speak of time need
+            it.
     """
 
     kind: str
     shape: tuple[int, ...]
     rate: float | None = None
     bounds: tuple[float, float] | None = None
+    time_axis: int | None = None

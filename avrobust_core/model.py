@@ -1,6 +1,6 @@
 """The model: encoders by modality, a fusion, a head."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import cast
 
 from torch import Tensor, nn
@@ -49,9 +49,19 @@ class AVModel(nn.Module):
         """The modalities that the model reads."""
         return tuple(self.encoders.keys())
 
-    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Encoded]:
-        """Encode those of the model's modalities that are among `inputs`; others are ignored."""
-        return {name: cast(Encoded, encoder(inputs[name])) for name, encoder in self.encoders.items() if name in inputs}
+    def encode(self, inputs: Mapping[str, Tensor], features: Collection[str] = ()) -> dict[str, Encoded]:
+        """Encode those of the model's modalities that are among `inputs`; others are ignored.
+
+        Args:
+            inputs: by modality, raw.
+            features: the modalities whose inputs are features already, as their encoder's frontend gives them.
+        """
+        found = {}
+        for name, encoder in self.encoders.items():
+            if name in inputs:
+                whole = cast(Encoder, encoder)
+                found[name] = whole.encode(inputs[name]) if name in features else cast(Encoded, whole(inputs[name]))
+        return found
 
     def classify(self, encoded: Mapping[str, Encoded]) -> Tensor:
         """Logits (B, K) from the encodings of all modalities."""

@@ -9,7 +9,6 @@ from torch import Tensor
 from avrobust_core.batches import Batch
 from avrobust_core.contracts import AttackResult
 from avrobust_core.errors import AttackViolation
-from avrobust_core.objectives import margin
 from avrobust_core.victim import BoundVictim
 
 NORM_TOLERANCE = 1e-6
@@ -25,18 +24,26 @@ class Verdict:
     """What the core found when it checked an attack's result.
 
     Attributes:
-        success: (B,) bool, by an independent forward pass of the whole model.
+        success: (B,) bool, whether the goal is reached, by an independent forward pass of the whole model.
         logits: (B, K) of that pass.
         norms: by attacked modality, (B,) float64, measured again.
+        size: (B,) float64, the smallest factor by which the threat must be scaled to hold the result.
     """
 
     success: Tensor
     logits: Tensor
     norms: dict[str, Tensor]
+    size: Tensor
 
 
 def verify(
-    name: str, batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, result: AttackResult
+    name: str,
+    batch: Batch,
+    pristine: Mapping[str, Tensor],
+    bound: BoundVictim,
+    result: AttackResult,
+    *,
+    bounded: bool = True,
 ) -> Verdict:
     """Check one attack's result on one batch.
 
@@ -46,12 +53,14 @@ def verify(
         pristine: a copy of the batch's inputs from before the attack.
         bound: the victim bound to `batch`, as given to the attack.
         result: what the attack returned.
+        bounded: whether the result must lie inside the region; bounds and untouched modalities are checked anyway.
 
     Raises:
         AttackViolation: names the attack, the modality, the clips and the excess.
     """
     for modality, x in pristine.items():
-        if not torch.equal(x, batch.inputs[modality]):
+        clean = bound.clean[modality] if modality in bound.balls and modality not in bound.features else x
+        if not torch.equal(x, batch.inputs[modality]) or not torch.equal(x, clean):
             raise AttackViolation(f"attack {name!r} changed the clean {modality} of its batch in place")
     extra = sorted(set(result.inputs) - set(bound.balls))
     if extra:
@@ -66,21 +75,35 @@ def verify(
             f"attack {name!r} returned success as {result.success.dtype} of shape {tuple(result.success.shape)}, "
             f"not as torch.bool of shape ({len(batch)},)"
         )
-    norms = {modality: _check_modality(name, modality, bound, x) for modality, x in result.inputs.items()}
-    logits = bound.victim.logits({**pristine, **result.inputs})
+    norms = {
+        modality: _check_modality(name, modality, bound, x, bounded=bounded) for modality, x in result.inputs.items()
+    }
+    size = bound.region.size(result.inputs)
+    if bounded and bound.threat.kind == "shared":
+        worst = float(size.max())
+        _reject(
+            size > 1 + NORM_TOLERANCE,
+            bound.ids,
+            f"attack {name!r} left the shared l2 ball of {', '.join(bound.balls)} (by a factor of up to {worst:.6g})",
+        )
+    logits = bound.victim.logits({**pristine, **result.inputs}, bound.features)
     # No comparison with NaN holds, so such a clip would pass for robust.
     _reject(logits.isnan().any(dim=1), bound.ids, f"attack {name!r} returned clips on which the model's logits are NaN")
-    distance = margin(logits, bound.targets, bound.task)
+    if bound.victim.samples == 1:  # of a model with randomness of its own, two passes may well disagree
+        _check_claims(name, bound, result.success, logits)
+    return Verdict(success=bound.goal.reached(logits), logits=logits, norms=norms, size=size)
+
+
+def _check_claims(name: str, bound: BoundVictim, claimed: Tensor, logits: Tensor) -> None:
     tolerance = MARGIN_TOLERANCE * logits.abs().amax(dim=1).clamp(min=1)
     _reject(
-        result.success & (distance > tolerance),
+        claimed & (bound.goal.distance(logits) > tolerance),
         bound.ids,
-        f"attack {name!r} claims success where an independent forward pass finds the clip classified correctly",
+        f"attack {name!r} claims success where an independent forward pass finds that the goal is not reached",
     )
-    return Verdict(success=distance <= 0, logits=logits, norms=norms)
 
 
-def _check_modality(name: str, modality: str, bound: BoundVictim, x: Tensor) -> Tensor:
+def _check_modality(name: str, modality: str, bound: BoundVictim, x: Tensor, *, bounded: bool) -> Tensor:
     ball = bound.balls[modality]
     clean = ball.center
     if x.shape != clean.shape or x.dtype != clean.dtype or x.device != clean.device:
@@ -90,12 +113,19 @@ def _check_modality(name: str, modality: str, bound: BoundVictim, x: Tensor) -> 
         )
     _reject(~torch.isfinite(x).flatten(1).all(dim=1), bound.ids, f"attack {name!r} returned non-finite {modality}")
     norm = ball.measure(x)
-    worst = float((norm - ball.radius).max())
-    _reject(
-        norm > ball.radius * (1 + NORM_TOLERANCE),
-        bound.ids,
-        f"attack {name!r} left the {ball.norm} ball of {modality} (by up to {worst:.3g})",
-    )
+    if bounded:
+        worst = float((norm - ball.radius).max())
+        _reject(
+            norm > ball.radius * (1 + NORM_TOLERANCE),
+            bound.ids,
+            f"attack {name!r} left the {ball.norm} ball of {modality} (by up to {worst:.3g})",
+        )
+        _reject(
+            ball.strays(x),
+            bound.ids,
+            f"attack {name!r} changed {modality} where, or in a way that, the budget does not allow "
+            "(frames, time_invariant, cap)",
+        )
     if ball.bounds is not None:
         low, high = ball.bounds
         _reject(

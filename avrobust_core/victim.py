@@ -1,19 +1,25 @@
 """The victim: a model frozen for attack, and its binding to a batch under a threat model."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.balls import Ball, make_ball
+from avrobust_core.balls import Ball
 from avrobust_core.batches import Batch, Encoded, select_inputs
 from avrobust_core.budgets import ThreatModel
+from avrobust_core.contracts import Encoder
 from avrobust_core.errors import DataError
+from avrobust_core.goals import Aim, Goal, make_goal
 from avrobust_core.media import MediaSpec, Task
 from avrobust_core.model import AVModel
-from avrobust_core.objectives import classification_loss, correct
 from avrobust_core.randomness import clip_generator
+from avrobust_core.regions import REGIONS, Region, make_ball
+
+AttackPrecision = Literal["32-true", "bf16-mixed"]
 
 
 class Victim:
@@ -24,13 +30,29 @@ class Victim:
         media: what each modality is; its bounds limit every perturbation.
         task: decides loss and success.
         seed: of the random numbers that attacks draw per clip.
+        samples: forward passes whose mean logits stand for the model: more than 1 for a model with randomness of its
+            own, so that gradients are in expectation over it (EoT, Athalye et al. 2018).
+        precision: of the attacks' own forward and backward passes; what they find is confirmed in float32.
     """
 
-    def __init__(self, model: nn.Module, *, media: Mapping[str, MediaSpec], task: Task, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        media: Mapping[str, MediaSpec],
+        task: Task,
+        seed: int = 0,
+        samples: int = 1,
+        precision: AttackPrecision = "32-true",
+    ) -> None:
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, not {samples}")
         self.model = model
         self.media = media
         self.task: Task = task
         self.seed = seed
+        self.samples = samples
+        self.precision: AttackPrecision = precision
 
     @contextmanager
     def frozen(self) -> "Iterator[None]":
@@ -49,43 +71,114 @@ class Victim:
                 parameter.requires_grad_(flag)
 
     @torch.no_grad()
-    def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """A plain forward pass of the whole model: (B, K)."""
-        out: Tensor = self.model(dict(inputs))
-        return out
+    def logits(self, inputs: Mapping[str, Tensor], features: Collection[str] = ()) -> Tensor:
+        """Plain forward passes of the whole model in float32, their mean over `samples`: (B, K).
 
-    def bind(self, batch: Batch, threat: ThreatModel) -> "BoundVictim":
+        Args:
+            inputs: by modality.
+            features: the modalities whose inputs are features after the frontend.
+        """
+        if features:
+            model = self._audio_visual()
+            return self.mean_of(lambda: model.classify(model.encode(inputs, features)))
+        return self.mean_of(lambda: cast(Tensor, self.model(dict(inputs))))
+
+    def mean_of(self, forward: Callable[[], Tensor]) -> Tensor:
+        """The mean of `samples` forward passes."""
+        if self.samples == 1:
+            return forward()
+        return torch.stack([forward() for _ in range(self.samples)]).mean(dim=0)
+
+    def bind(self, batch: Batch, threat: ThreatModel, aim: Aim | None = None) -> "BoundVictim":
         """Bind to a batch; the modalities that `threat` does not name are encoded here, once.
 
+        Args:
+            batch: the clips.
+            threat: what may be changed.
+            aim: the attack's goal; by default any other class.
+
         Raises:
-            DataError: if the batch lacks an attacked modality, or a clean clip is outside its bounds.
+            DataError: if the batch lacks an attacked modality, a clean clip is outside its bounds, or the threat asks
+                for features or time where the model or the data set has none.
         """
-        balls = {}
-        for name, budget in threat.items():
-            if name not in batch.inputs:
-                raise DataError(
-                    f"the threat attacks {name!r}, but the batch has only: {', '.join(sorted(batch.inputs))}"
-                )
-            spec = self.media.get(name)
-            ball = make_ball(batch.inputs[name], budget, spec.bounds if spec is not None else None)
-            _check_bounds(name, ball, batch.ids)
-            balls[name] = ball
+        features = frozenset(name for name, budget in threat.items() if budget.space == "features")
+        balls = {name: self._ball(batch, threat, name) for name in threat.modalities}
         fixed = {name: x for name, x in batch.inputs.items() if name not in balls}
         encoded: dict[str, Encoded] = {}
         if isinstance(self.model, AVModel):
             with torch.no_grad():
                 encoded = self.model.encode(fixed)
             fixed = {}
-        return BoundVictim(self, balls=balls, fixed=fixed, encoded=encoded, targets=batch.targets, ids=batch.ids)
+        aim = aim or Aim()
+        logits = self.logits(batch.inputs) if aim.targeted else torch.empty(len(batch), 0, device=batch.targets.device)
+        goal = make_goal(aim, logits, batch.targets, self.task, batch.ids, self.seed)
+        return BoundVictim(
+            self,
+            threat=threat,
+            region=REGIONS[threat.kind](balls),
+            goal=goal,
+            ids=batch.ids,
+            hidden=_Hidden(fixed, encoded, features),
+        )
+
+    def _ball(self, batch: Batch, threat: ThreatModel, name: str) -> Ball:
+        budget = threat[name]
+        if name not in batch.inputs:
+            raise DataError(f"the threat attacks {name!r}, but the batch has only: {', '.join(sorted(batch.inputs))}")
+        spec = self.media.get(name)
+        clean = batch.inputs[name]
+        if budget.space == "input":
+            bounds, time_axis = (spec.bounds, spec.time_axis) if spec is not None else (None, None)
+        else:  # the media's bounds say nothing of features
+            encoders = self._audio_visual().encoders
+            if name not in encoders:
+                raise DataError(f"the threat attacks features of {name!r}, which the model does not read")
+            encoder = cast(Encoder, encoders[name])
+            with torch.no_grad():
+                clean = encoder.frontend(clean)
+            bounds, time_axis = None, encoder.time_axis
+        ball = make_ball(clean, budget, bounds, time_axis)
+        _check_bounds(name, ball, batch.ids)
+        return ball
+
+    def _audio_visual(self) -> AVModel:
+        if not isinstance(self.model, AVModel):
+            raise DataError(
+                f"the threat attacks features, but {type(self.model).__name__} is no avrobust_core.AVModel with "
+                "encoders and frontends: attack the input, or wrap the model"
+            )
+        return self.model
+
+
+@dataclass(frozen=True, slots=True)
+class _Hidden:
+    """What an attack has no business with.
+
+    Attributes:
+        fixed: raw inputs of modalities that are not attacked, for models that are no `AVModel`.
+        encoded: encodings of the modalities that are not attacked.
+        features: the attacked modalities that are attacked after the frontend.
+    """
+
+    fixed: Mapping[str, Tensor]
+    encoded: Mapping[str, Encoded]
+    features: frozenset[str]
+
+    def select(self, index: Tensor) -> "_Hidden":
+        encoded = {name: encoding.select(index) for name, encoding in self.encoded.items()}
+        return _Hidden(select_inputs(self.fixed, index), encoded, self.features)
 
 
 class BoundVictim:
     """A victim bound to a batch: a callable from the attacked modalities to logits.
 
     Attributes:
-        balls: by attacked modality, the set of points that the attack may return.
-        targets: (B,) int64 or (B, K) float32.
+        region: what the attack may return.
+        threat: the threat model behind it.
+        goal: what the attack wants; decides loss and success.
         ids: the clips' ids.
+        start: a point of the region to begin from, where an attack under a smaller budget has been before; None if
+            there was none. An attack is free to take no notice of it.
         queries: (B,) int64: how many forward passes each clip has cost, counted here; shared with selections.
     """
 
@@ -93,52 +186,76 @@ class BoundVictim:
         self,
         victim: Victim,
         *,
-        balls: Mapping[str, Ball],
-        fixed: Mapping[str, Tensor],
-        encoded: Mapping[str, Encoded],
-        targets: Tensor,
+        threat: ThreatModel,
+        region: Region,
+        goal: Goal,
         ids: tuple[str, ...],
+        hidden: _Hidden,
+        start: Mapping[str, Tensor] | None = None,
         queries: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> None:
         self.victim = victim
-        self.balls = balls
-        self.targets = targets
+        self.threat = threat
+        self.region = region
+        self.goal = goal
         self.ids = ids
-        self._fixed = fixed
-        self._encoded = encoded
-        self.queries = torch.zeros(len(ids), dtype=torch.int64, device=targets.device) if queries is None else queries
-        self._positions = torch.arange(len(ids), device=targets.device) if positions is None else positions
+        self.start = start
+        self._hidden = hidden
+        device = goal.labels.device
+        self.queries = torch.zeros(len(ids), dtype=torch.int64, device=device) if queries is None else queries
+        self._positions = torch.arange(len(ids), device=device) if positions is None else positions
 
     @property
     def task(self) -> Task:
-        """What `targets` is: one label or several."""
+        """Whether clips have one label or several."""
         return self.victim.task
+
+    @property
+    def balls(self) -> dict[str, Ball]:
+        """The region's balls, by attacked modality."""
+        return self.region.balls
 
     @property
     def clean(self) -> dict[str, Tensor]:
         """The clean clips, attacked modalities only. Not to be changed in place."""
-        return {name: ball.center for name, ball in self.balls.items()}
+        return self.region.clean
+
+    @property
+    def device(self) -> torch.device:
+        """Where the clips are."""
+        return self.goal.labels.device
+
+    @property
+    def features(self) -> frozenset[str]:
+        """The attacked modalities that are attacked after the frontend."""
+        return self._hidden.features
+
+    @property
+    def exact(self) -> bool:
+        """Whether calls are in float32; if not, successes must be looked at again with `confirm`."""
+        return self.victim.precision == "32-true"
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __call__(self, perturbed: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, K) of the batch with the attacked modalities replaced; differentiable in `perturbed`."""
-        self.queries[self._positions] += 1
-        model = self.victim.model
-        if isinstance(model, AVModel):
-            return model.classify({**self._encoded, **model.encode(perturbed)})
-        out: Tensor = model({**self._fixed, **perturbed})
-        return out
+        """Logits (B, K) float32 of the batch with the attacked modalities replaced; differentiable in `perturbed`."""
+        with self._precision(next(iter(perturbed.values())).device.type):
+            return self._forward(perturbed).float()
+
+    @torch.no_grad()
+    def confirm(self, perturbed: Mapping[str, Tensor]) -> Tensor:
+        """As a call, in float32 whatever the precision of the attack, and without a gradient."""
+        return self._forward(perturbed)
 
     def loss(self, logits: Tensor) -> Tensor:
-        """The classification loss per clip, (B,): what an untargeted attack raises."""
-        return classification_loss(logits, self.targets, self.task)
+        """The classification loss per clip, (B,), that an attack raises."""
+        return self.goal.loss(logits)
 
     def fooled(self, logits: Tensor) -> Tensor:
-        """Whether each clip is misclassified: (B,) bool."""
-        return ~correct(logits, self.targets, self.task)
+        """Whether each clip is where the attack's goal wants it: (B,) bool."""
+        return self.goal.reached(logits)
 
     def generators(self, purpose: str) -> list[torch.Generator]:
         """One generator per clip, from (seed, clip id, purpose)."""
@@ -148,14 +265,58 @@ class BoundVictim:
         """The same victim bound to the clips at `index` (int64 positions); nothing is encoded again."""
         return BoundVictim(
             self.victim,
-            balls={name: ball.select(index) for name, ball in self.balls.items()},
-            fixed=select_inputs(self._fixed, index),
-            encoded={name: encoding.select(index) for name, encoding in self._encoded.items()},
-            targets=self.targets[index],
+            threat=self.threat,
+            region=self.region.select(index),
+            goal=self.goal.select(index),
             ids=tuple(self.ids[i] for i in index.tolist()),
+            hidden=self._hidden.select(index),
+            start=None if self.start is None else select_inputs(self.start, index),
             queries=self.queries,
             positions=self._positions[index],
         )
+
+    def scaled(self, factor: float, start: Mapping[str, Tensor] | None = None) -> "BoundVictim":
+        """The same victim under the threat scaled by `factor`, to be attacked from `start`; nothing is encoded."""
+        threat = self.threat.scaled(factor)
+        balls = {
+            name: make_ball(ball.center, threat[name], ball.bounds, self._time_axis(name))
+            for name, ball in self.balls.items()
+        }
+        return BoundVictim(
+            self.victim,
+            threat=threat,
+            region=REGIONS[threat.kind](balls),
+            goal=self.goal,
+            ids=self.ids,
+            hidden=self._hidden,
+            start=start,
+            queries=self.queries,
+            positions=self._positions,
+        )
+
+    def _time_axis(self, name: str) -> int | None:
+        if name in self.features:
+            return cast(Encoder, cast(AVModel, self.victim.model).encoders[name]).time_axis
+        spec = self.victim.media.get(name)
+        return spec.time_axis if spec is not None else None
+
+    def _precision(self, device: str) -> AbstractContextManager[object]:
+        return nullcontext() if self.exact else torch.autocast(device, dtype=torch.bfloat16)
+
+    def _forward(self, perturbed: Mapping[str, Tensor]) -> Tensor:
+        self.queries[self._positions] += self.victim.samples
+        model, hidden = self.victim.model, self._hidden
+        if isinstance(model, AVModel):
+            whole = model
+
+            def once() -> Tensor:
+                return whole.classify({**hidden.encoded, **whole.encode(perturbed, hidden.features)})
+        else:
+
+            def once() -> Tensor:
+                return cast(Tensor, model({**hidden.fixed, **perturbed}))
+
+        return self.victim.mean_of(once)
 
 
 def _check_bounds(modality: str, ball: Ball, ids: tuple[str, ...]) -> None:

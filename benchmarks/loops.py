@@ -19,10 +19,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import AVModel, Batch, Dataset, Registry, Victim
+from avrobust_core import AttackRun, AVModel, Batch, Dataset, Registry, Victim
 from avrobust_core.spec.model import EngineSection, Spec
 from avrobust_core.study.building import Builder
-from avrobust_core.study.evaluation import AttackRun, evaluate_batch
+from avrobust_core.study.evaluation import evaluate_batch
 from avrobust_core.study.loading import epoch_batches, select
 from avrobust_core.study.training import Fit, parameter_groups, schedule
 

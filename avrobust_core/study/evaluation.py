@@ -14,15 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avrobust_core.attacking import AttackRun, attack_batch
 from avrobust_core.batches import Batch
-from avrobust_core.budgets import ThreatModel
-from avrobust_core.contracts import Attack
 from avrobust_core.errors import DataError
 from avrobust_core.media import Task
 from avrobust_core.objectives import margin
 from avrobust_core.study.loading import Selection
 from avrobust_core.study.store import write_atomically
-from avrobust_core.verification import verify
 from avrobust_core.victim import Victim
 
 PART_SECONDS = 30.0
@@ -36,15 +34,6 @@ Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class AttackRun:
-    """One attack under one threat: `name` for errors, the attack, and what it may do."""
-
-    name: str
-    attack: Attack
-    threat: ThreatModel
-
-
-@dataclass(frozen=True, slots=True)
 class Predictions:
     """What was found for each clip that could be read, in the selection's order.
 
@@ -54,6 +43,9 @@ class Predictions:
         targets: (N,) int64 or (N, K) float32.
         margins: (N,) float32; correct where positive.
         norms: by attacked modality, (N,) float64: the size of the perturbation.
+        success: (N,) bool: whether the attack's goal is reached; False for clean predictions.
+        factor: (N,) float64: by what factor of the threat's radii a clip is broken, of those tried or, with an attack
+            that looks for the smallest perturbation, of all; infinite where it is not.
         queries: (N,) int64 forward passes per clip; 0 for clean predictions.
         seconds: spent on these clips, by all processes together.
     """
@@ -63,6 +55,8 @@ class Predictions:
     targets: NDArray[Any]
     margins: NDArray[np.float32]
     norms: dict[str, NDArray[np.float64]]
+    success: NDArray[np.bool_]
+    factor: NDArray[np.float64]
     queries: NDArray[np.int64]
     seconds: float
 
@@ -76,7 +70,8 @@ def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[
     """Predict one batch, attacked first if there is an attack; whatever the attack returns is verified.
 
     Returns:
-        By column: logits (B, K), margin (B,), queries (B,), and norm/<modality> (B,) for each attacked modality.
+        By column: logits (B, K), margin (B,), success (B,), factor (B,), queries (B,), and norm/<modality> (B,) for
+        each attacked modality.
 
     Raises:
         AttackViolation: if the attack broke its threat model.
@@ -86,17 +81,19 @@ def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[
         return {
             "logits": logits,
             "margin": margin(logits, batch.targets, victim.task),
+            "success": torch.zeros(len(batch), dtype=torch.bool),
+            "factor": torch.full((len(batch),), torch.inf, dtype=torch.float64),
             "queries": torch.zeros(len(batch), dtype=torch.int64),
         }
-    pristine = {name: x.clone() for name, x in batch.inputs.items()}
-    bound = victim.bind(batch, run.threat)
-    verdict = verify(run.name, batch, pristine, bound, run.attack(bound))
+    found = attack_batch(victim, batch, run)
     columns = {
-        "logits": verdict.logits,
-        "margin": margin(verdict.logits, batch.targets, victim.task),
-        "queries": bound.queries,
+        "logits": found.logits,
+        "margin": margin(found.logits, batch.targets, victim.task),
+        "success": found.success,
+        "factor": found.factor,
+        "queries": found.queries,
     }
-    return columns | {f"norm/{name}": norm for name, norm in verdict.norms.items()}
+    return columns | {f"norm/{name}": norm for name, norm in found.norms.items()}
 
 
 def carry_out(
@@ -176,6 +173,8 @@ def to_parquet(path: Path, predictions: Predictions) -> None:
             "target": _column(predictions.targets),
             "logits": _column(predictions.logits),
             "margin": predictions.margins,
+            "success": predictions.success,
+            "factor": predictions.factor,
             "queries": predictions.queries,
             **{f"norm/{name}": norm for name, norm in predictions.norms.items()},
         }
@@ -201,6 +200,8 @@ def from_table(table: pa.Table, task: Task, seconds: float) -> Predictions:
             for name in table.column_names
             if name.startswith("norm/")
         },
+        success=table["success"].to_numpy(zero_copy_only=False),
+        factor=table["factor"].to_numpy(),
         queries=table["queries"].to_numpy(),
         seconds=seconds,
     )

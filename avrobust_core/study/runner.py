@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from avrobust_core.attacking import AttackRun
 from avrobust_core.contracts import Attack, Subject
 from avrobust_core.errors import AvrobustError, ComponentError, DataError
 from avrobust_core.model import AVModel
@@ -15,7 +16,7 @@ from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study import evaluation as evaluating
 from avrobust_core.study.building import Builder, Part
 from avrobust_core.study.console import Monitor
-from avrobust_core.study.evaluation import AttackRun, Predictions
+from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.loading import Skipped, read_batches, select
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation, plan, why_stale
 from avrobust_core.study.provenance import lock

@@ -1,4 +1,4 @@
-"""The losses that gradient attacks raise: per clip, and with a gradient where the model is confident."""
+"""The losses that gradient attacks raise: per clip, for every goal, with a gradient where the model is sure."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -7,55 +7,102 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avrobust_core import Task, margin
+from avrobust_core import Goal
 
-Loss = Callable[[Tensor, Tensor, Task], Tensor]
-"""From logits (B, K), targets and task to a loss per clip (B,)."""
+Loss = Callable[[Tensor, Goal], Tensor]
+"""From logits (B, K) and the goal to a loss per clip (B,), which rises as the attack gets on."""
+
+SMALLEST_SPREAD = 1e-12
+"""Below this, the logits that DLR divides by are all the same."""
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
+def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
     """Cross-entropy in a form that does not saturate.
 
     Single-label: the log-odds against the clip's class, log((1 - p) / p). It rises with the cross-entropy
     -log(p) = softplus(log-odds), so each clip's gradient has the same direction; but the cross-entropy's own gradient
     rounds to 0 (in the clip's own logit) once p rounds to 1 in float32, at a margin of about 17.
     Multi-label: binary cross-entropy averaged over classes, written so that each class keeps its gradient.
+    Targeted: minus the same of the wanted labels.
 
     Args:
         logits: (B, K) float; shifting all of a single-label clip's logits changes nothing.
-        targets: (B,) int64, or (B, K) float multi-hot.
-        task: decides what `targets` is.
+        goal: the attacker's.
 
     Returns:
         (B,) float.
     """
-    if task == "multi-label":
-        return (targets * F.softplus(-logits) + (1 - targets) * F.softplus(logits)).mean(dim=1)
-    own = targets.unsqueeze(1)
-    others = logits.scatter(1, own, -torch.inf)
-    return others.logsumexp(dim=1) - logits.gather(1, own).squeeze(1)
+    labels = goal.labels
+    if goal.task == "multi-label":
+        loss = (labels * F.softplus(-logits) + (1 - labels) * F.softplus(logits)).mean(dim=1)
+    else:
+        own = labels.unsqueeze(1)
+        loss = logits.scatter(1, own, -torch.inf).logsumexp(dim=1) - logits.gather(1, own).squeeze(1)
+    return -loss if goal.targeted else loss
 
 
-def negative_margin(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
-    """The best other logit minus the best of the clip's own classes: positive means misclassified.
+def negative_margin(logits: Tensor, goal: Goal) -> Tensor:
+    """Minus the distance to the goal, in logits: the best other logit minus the best of the clip's own, if untargeted.
 
     A multi-label clip that has no class, or every class, has no margin: its loss is 0 and has no gradient, so that
     it stays as it is.
 
     Args:
         logits: (B, K) float; shifting all of a clip's logits changes nothing.
-        targets: (B,) int64, or (B, K) float multi-hot.
-        task: decides what `targets` is.
+        goal: the attacker's.
 
     Returns:
         (B,) float.
     """
-    loss = -margin(logits, targets, task)
-    if task == "multi-label":
-        own = targets > 0.5
+    loss = -goal.distance(logits)
+    if goal.task == "multi-label":
+        own = goal.labels > 0.5
         loss = loss.masked_fill(own.all(dim=1) | ~own.any(dim=1), 0.0)
     return loss
 
 
-LOSSES: Mapping[str, Loss] = MappingProxyType({"ce": cross_entropy, "margin": negative_margin})
+def difference_of_logits_ratio(logits: Tensor, goal: Goal) -> Tensor:
+    """The margin over the spread between the highest and the third highest logit (DLR, Croce and Hein, ICML 2020).
+
+    So neither a shift nor a scale of the logits changes it. With fewer than three classes there is no third logit: the
+    margin alone is returned.
+
+    Args:
+        logits: (B, K) float.
+        goal: the attacker's.
+
+    Returns:
+        (B,) float.
+    """
+    loss = negative_margin(logits, goal)
+    if logits.shape[1] < 3:
+        return loss
+    top = logits.topk(3, dim=1).values
+    return loss / (top[:, 0] - top[:, 2]).clamp(min=SMALLEST_SPREAD)
+
+
+def mean_rank(logits: Tensor, goal: Goal) -> Tensor:
+    """A smooth mean rank of the clip's own labels among all: what average precision looks at, not the best alone.
+
+    The mean of softplus(other - own) over all pairs of an own and another label (the logistic bound on the share of
+    pairs in wrong order). Targeted: minus the same of the wanted labels. 0 where a clip has no pair.
+
+    Args:
+        logits: (B, K) float; shifting all of a clip's logits changes nothing.
+        goal: the attacker's.
+
+    Returns:
+        (B,) float.
+    """
+    labels = goal.labels if goal.task == "multi-label" else F.one_hot(goal.labels, logits.shape[1])
+    own = labels > 0.5
+    pairs = own.unsqueeze(2) & ~own.unsqueeze(1)  # (B, own, other)
+    apart = F.softplus(logits.unsqueeze(1) - logits.unsqueeze(2)).masked_fill(~pairs, 0)
+    loss = apart.sum(dim=(1, 2)) / pairs.sum(dim=(1, 2)).clamp(min=1)
+    return -loss if goal.targeted else loss
+
+
+LOSSES: Mapping[str, Loss] = MappingProxyType(
+    {"ce": cross_entropy, "margin": negative_margin, "dlr": difference_of_logits_ratio, "rank": mean_rank}
+)
 """Each loss by its name in a configuration."""

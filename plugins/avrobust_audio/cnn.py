@@ -46,6 +46,7 @@ class Cnn(Encoder):
     """
 
     frontend: LogMel
+    time_axis = 1
 
     def __init__(self, frontend: LogMel, *, channels: Sequence[int], embed: int, dropout: float = 0.0) -> None:
         super().__init__()

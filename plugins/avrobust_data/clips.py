@@ -47,13 +47,18 @@ class Clips(Dataset):
         )
         specs = {
             "audio": MediaSpec(
-                kind="audio", shape=(1, self.window.samples), rate=float(config.sample_rate), bounds=(-1, 1)
+                kind="audio",
+                shape=(1, self.window.samples),
+                rate=float(config.sample_rate),
+                bounds=(-1, 1),
+                time_axis=1,
             ),
             "video": MediaSpec(
                 kind="video",
                 shape=(3, config.frames, config.size, config.size),
                 rate=config.frames / config.seconds,
                 bounds=(0, 1),
+                time_axis=1,
             ),
         }
         self.media: Mapping[str, MediaSpec] = {name: specs[name] for name in config.modalities}

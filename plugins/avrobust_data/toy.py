@@ -44,12 +44,15 @@ class ToyAV(Dataset):
         self.config = config
         self.samples = round(config.seconds * config.sample_rate)
         self.media: Mapping[str, MediaSpec] = {
-            "audio": MediaSpec(kind="audio", shape=(1, self.samples), rate=float(config.sample_rate), bounds=(-1, 1)),
+            "audio": MediaSpec(
+                kind="audio", shape=(1, self.samples), rate=float(config.sample_rate), bounds=(-1, 1), time_axis=1
+            ),
             "video": MediaSpec(
                 kind="video",
                 shape=(3, config.frames, config.size, config.size),
                 rate=config.frames / config.seconds,
                 bounds=(0, 1),
+                time_axis=1,
             ),
         }
         pairs = [sound_and_sight(label) for label in range(config.classes)]

@@ -205,6 +205,8 @@ class SlowFast(Encoder):
         dropout: probability, on the pooled embedding, in training only.
     """
 
+    time_axis = 1
+
     def __init__(self, layout: Layout, alpha: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         width = layout.slow_out + layout.fast_out

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrobust_core.balls import BALLS, make_ball, per_clip, radii
+from avrobust_core.balls import per_clip
 from avrobust_core.budgets import Budget
+from avrobust_core.norms import BALLS
+from avrobust_core.regions import make_ball, radii
 
 NORMS = sorted(BALLS)
 SMALL_TO_LARGE = st.floats(-5, 0.5).map(lambda power: 10**power)

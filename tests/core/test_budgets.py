@@ -4,8 +4,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from avrobust_core.balls import radii
 from avrobust_core.budgets import Budget, Snr, ThreatModel
+from avrobust_core.regions import radii
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ class ToyAVD(Dataset):
     def __init__(self, config: ToyAVDConfig) -> None:
         self.config = config
         self.media = {
-            "audio": MediaSpec(kind="audio", shape=(1, SAMPLES), rate=RATE, bounds=(-1, 1)),
+            "audio": MediaSpec(kind="audio", shape=(1, SAMPLES), rate=RATE, bounds=(-1, 1), time_axis=1),
             "video": MediaSpec(
-                kind="video", shape=(3, FRAMES, SIDE, SIDE), rate=FRAMES * RATE / SAMPLES, bounds=(0, 1)
+                kind="video", shape=(3, FRAMES, SIDE, SIDE), rate=FRAMES * RATE / SAMPLES, bounds=(0, 1), time_axis=1
             ),
             "depth": MediaSpec(kind="depth", shape=(1, SIDE, SIDE), bounds=(0, 1)),
         }

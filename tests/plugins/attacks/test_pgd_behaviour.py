@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 from avrobust_attacks import pgd as pgd_module
-from avrobust_attacks.configs import FgsmConfig, PgdConfig
+from avrobust_attacks.gradient.configs import FgsmConfig, PgdConfig
+from avrobust_attacks.gradient.offers import build_fgsm as _build_fgsm
+from avrobust_attacks.gradient.offers import build_pgd as _build_pgd
 from avrobust_attacks.losses import cross_entropy, negative_margin
-from avrobust_attacks.plugin import _build_fgsm, _build_pgd
 from pydantic import ValidationError
 from torch import nn
 

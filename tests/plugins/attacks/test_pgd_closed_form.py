@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from avrobust_attacks.configs import FgsmConfig, PgdConfig
-from avrobust_attacks.plugin import _build_fgsm, _build_pgd
+from avrobust_attacks.gradient.configs import FgsmConfig, PgdConfig
+from avrobust_attacks.gradient.offers import build_fgsm as _build_fgsm
+from avrobust_attacks.gradient.offers import build_pgd as _build_pgd
 
 from avrobust_core import Batch, ThreatModel
 

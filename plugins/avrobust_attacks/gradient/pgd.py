@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from avrobust_attacks.keepers import FirstSuccess, HighestLoss, Keeper
+from avrobust_attacks.gradient.keepers import FirstSuccess, HighestLoss, Keeper
 from avrobust_attacks.losses import LOSSES
 from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim
 
@@ -43,7 +43,7 @@ class PGD(Attack):
         loss: a name in `LOSSES`.
     """
 
-    norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2"})
+    norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
 
     def __init__(self, *, steps: int, step_size: float, restarts: int, random_start: bool, loss: str) -> None:
         self.steps = steps
@@ -72,10 +72,10 @@ class PGD(Attack):
     def _start(self, victim: BoundVictim, restart: int) -> dict[str, Tensor]:
         if not self.random_start:
             return victim.clean
-        return {name: ball.sample(victim.generators(f"start/{restart}/{name}")) for name, ball in victim.balls.items()}
+        return victim.region.sample(lambda name: victim.generators(f"start/{restart}/{name}"))
 
     def _climb(self, keeper: Keeper, x: dict[str, Tensor], *, traced: bool) -> None:
-        every = STEPS_BETWEEN_WAITS.get(keeper.victim.targets.device.type, DEFAULT_STEPS_BETWEEN_WAITS)
+        every = STEPS_BETWEEN_WAITS.get(keeper.victim.device.type, DEFAULT_STEPS_BETWEEN_WAITS)
         for step in range(self.steps):
             leaves = {name: start.detach().requires_grad_() for name, start in x.items()}
             with torch.enable_grad():
@@ -88,19 +88,12 @@ class PGD(Attack):
                 leaves = {name: leaf.index_select(0, kept) for name, leaf in leaves.items()}
                 gradients = {name: gradient.index_select(0, kept) for name, gradient in gradients.items()}
             keeper.examine(gradients.values())
-            x = self._step(keeper.victim, leaves, gradients)
+            region = keeper.victim.region
+            x = region.project(region.step(leaves, gradients, self.step_size))
             if (step + 1) % every:
                 x = keeper.hold(leaves, x)
         keeper.score(x, self.steps if traced else None)
         keeper.settle(x)
-
-    def _step(self, victim: BoundVictim, x: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            name: ball.project(
-                torch.addcmul(x[name], ball.steepest(gradients[name]), ball.step_radius, value=self.step_size)
-            )
-            for name, ball in victim.balls.items()
-        }
 
 
 def _joint_gradient(loss: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from avrobust_core import Config
 
-LossName = Literal["ce", "margin"]
+LossName = Literal["ce", "margin", "dlr", "rank"]
 
 
 class FgsmConfig(Config):
@@ -15,7 +15,8 @@ class FgsmConfig(Config):
     random_start: bool = False
     """Start from a point drawn from the ball instead of the clean clip."""
     loss: LossName = "ce"
-    """Loss that is raised: ce (cross-entropy) or margin (best other logit minus best of the clip's own)."""
+    """Loss that is raised: ce (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over
+    the spread of the logits) or rank (mean rank of the clip's labels, which average precision measures)."""
 
 
 class PgdConfig(Config):
@@ -30,7 +31,8 @@ class PgdConfig(Config):
     random_start: bool = True
     """Start from a point drawn from the ball instead of the clean clip."""
     loss: LossName = "ce"
-    """Loss that is raised: ce (cross-entropy) or margin (best other logit minus best of the clip's own)."""
+    """Loss that is raised: ce (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over
+    the spread of the logits) or rank (mean rank of the clip's labels, which average precision measures)."""
 
     @model_validator(mode="after")
     def _restarts_differ(self) -> "PgdConfig":

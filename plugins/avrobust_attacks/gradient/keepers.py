@@ -21,7 +21,7 @@ class Keeper(ABC):
     def __init__(self, victim: BoundVictim, loss: Loss, steps: int) -> None:
         self.victim = victim
         self._loss = loss
-        device = victim.targets.device
+        device = victim.device
         self._positions = torch.arange(len(victim), device=device)
         self._broken = torch.zeros(len(victim), dtype=torch.bool, device=device)
         self.result = AttackResult(
@@ -38,7 +38,7 @@ class Keeper(ABC):
             row: of the trace, where this iterate's loss belongs; None for nowhere.
         """
         logits = self.victim(x)
-        loss = self._loss(logits, self.victim.targets, self.victim.task)
+        loss = self._loss(logits, self.victim.goal)
         self._keep(x, logits.detach(), loss.detach().float(), row)
         return loss
 

@@ -1,0 +1,1 @@
+"""Attacks and corruptions that need no gradient."""

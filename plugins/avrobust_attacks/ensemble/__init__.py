@@ -1,0 +1,1 @@
+"""Several attacks, one after the other, each on the clips that the earlier ones have not broken."""

@@ -1,0 +1,1 @@
+"""Attacks that climb a loss by its gradient, inside a region of given size."""

@@ -1,0 +1,1 @@
+"""One perturbation for a whole set of clips."""
