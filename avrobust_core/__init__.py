@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         TrainingStep,
     )
     from avrobust_core.errors import AvrobustError, ClipError, DataError
+    from avrobust_core.evaluating import Evaluation, evaluate
     from avrobust_core.goals import Aim, Goal
     from avrobust_core.hookspecs import hookimpl
     from avrobust_core.media import MediaSpec, Task
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from avrobust_core.victim import BoundVictim, Victim
 
 _HOME = {
+    "evaluate": "evaluating",
+    "Evaluation": "evaluating",
     "attack_batch": "attacking",
     "Attacked": "attacking",
     "AttackRun": "attacking",
@@ -114,6 +117,7 @@ __all__ = [
     "EncodedDims",
     "Encoder",
     "Estimate",
+    "Evaluation",
     "Fusion",
     "Goal",
     "Measurement",
@@ -136,6 +140,7 @@ __all__ = [
     "clip_generator",
     "correct",
     "derive_seed",
+    "evaluate",
     "hookimpl",
     "margin",
     "verify",

@@ -9,6 +9,7 @@ from torch import Tensor
 from avrobust_core.batches import Batch
 from avrobust_core.budgets import ThreatModel
 from avrobust_core.contracts import Attack
+from avrobust_core.errors import ComponentError
 from avrobust_core.goals import Aim
 from avrobust_core.verification import NORM_TOLERANCE, Verdict, verify
 from avrobust_core.victim import BoundVictim, Victim
@@ -149,3 +150,17 @@ class _State:
 
     def attacked(self, bound: BoundVictim) -> Attacked:
         return Attacked(self.inputs, self.logits, self.success, self.norms, self.factor, bound.queries)
+
+
+def refuse_norms(name: str, attack: Attack, threat_name: str, threat: ThreatModel) -> None:
+    """Refuse an attack that does not support a norm of its threat.
+
+    Raises:
+        ComponentError: names attack, threat, modality and norm.
+    """
+    for modality, budget in threat.items():
+        if budget.norm not in attack.norms:
+            raise ComponentError(
+                f"attack {name!r} cannot attack {modality} in {budget.norm} (threat {threat_name!r}); it supports: "
+                f"{', '.join(sorted(attack.norms))}"
+            )

@@ -1,9 +1,13 @@
-"""What a data set says of its modalities and of its task; free of torch."""
+"""What a data set says of its modalities and of its task, and what an attacker may want of it; free of torch."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Task = Literal["single-label", "multi-label"]
+
+GoalName = Literal["untargeted", "least-likely", "runner-up", "random", "class"]
+"""untargeted: any other class. Targeted: at the class that the model holds least likely, second, one drawn per clip,
+or one class for all clips; never one of the clip's own, but for `class`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,8 +91,30 @@ def bootstrap(
         for start in range(0, resamples, chunk)
     ]
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(np.concatenate(found), [tail, 1 - tail])
+    # Where values may be infinite there is nothing between two of them: the nearest one stands.
+    samples = np.concatenate(found)
+    finite = bool(np.isfinite(samples[~np.isnan(samples)]).all())
+    low, high = np.nanquantile(samples, [tail, 1 - tail], method="linear" if finite else "nearest")
     return Estimate(value, float(low), float(high), n, "bootstrap")
+
+
+def weighted_median(values: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """A statistic for `bootstrap`: the median of one number per clip.
+
+    It is the smallest value at which half of the weight is reached, so that it is a value of a clip, which may be
+    infinite.
+
+    Args:
+        values: (N,), not NaN.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+
+    def median(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        reached = np.cumsum(weights[:, order], axis=1)
+        return np.asarray(ordered[(reached >= reached[:, -1:] / 2).argmax(axis=1)])
+
+    return median
 
 
 def _wilson(share: float, n: int, confidence: float) -> tuple[float, float]:

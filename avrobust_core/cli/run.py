@@ -48,12 +48,12 @@ def _run(options: argparse.Namespace) -> int:
     if found is None:
         return 2
     loaded, registry = found
-    from avrobust_core.study.console import print_table
+    from avrobust_core.study.console import print_tables
     from avrobust_core.study.runner import carry_out
 
     result = carry_out(loaded, registry, out=options.out, silent=options.quiet)
     if _is_first_process():
-        print_table(result)
+        print_tables(result)
         for line in _closing_lines(result):
             print(line)
         if options.json:

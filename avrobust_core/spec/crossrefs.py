@@ -12,6 +12,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from avrobust_core.budgets import ThreatModel
 from avrobust_core.spec.cells import AttackPlan, matches, trim, trims_attacks
 from avrobust_core.spec.model import Pattern
 from avrobust_core.spec.nodes import ListNode, MapNode, Node, Place, ScalarNode, dotted, find, plain
@@ -67,7 +68,7 @@ def _threats(root: MapNode) -> Iterator[Problem]:
         return  # what is read is not known
     for name, threat in _section(root, "threats").items():
         for modality, place in threat.keys.items() if isinstance(threat, MapNode) else ():
-            if modality not in read:
+            if modality not in read and modality not in ThreatModel.model_fields:
                 hint = suggestion(modality, dict.fromkeys(read), "the encoders read")
                 yield Problem.at(place, f"threats.{name}: no encoder reads the modality '{modality}'", hint)
 

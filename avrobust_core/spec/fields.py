@@ -7,7 +7,7 @@ import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
 from pydantic import BaseModel, RootModel
@@ -188,6 +188,8 @@ def _below(annotation: Any, key: Key) -> Slot | None:
             for name, info in origin.model_fields.items():
                 if key in (name, key_of(name, info)):
                     return Slot(_annotation(info), info, origin)
+            if origin.model_config.get("extra") == "allow" and isinstance(key, str):
+                return Slot(_extra(origin))
         elif issubclass(origin, Mapping) and isinstance(key, str):
             return Slot(items[1] if len(items) == 2 else Any)
         elif issubclass(origin, tuple) and isinstance(key, int) and items and items[-1] is not Ellipsis:
@@ -201,6 +203,13 @@ def _below(annotation: Any, key: Key) -> Slot | None:
 def _annotation(info: FieldInfo) -> Any:
     """The field's type with the metadata that pydantic keeps apart from it."""
     return Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+
+
+def _extra(model: type[BaseModel]) -> Any:
+    """The type of a model's further fields, by whatever name: Any where it is not stated."""
+    stated = get_type_hints(model).get("__pydantic_extra__")
+    items = get_args(stated)
+    return items[1] if len(items) == 2 else Any
 
 
 def _single_model(annotation: Any) -> type[BaseModel] | None:

@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from avrobust_core.budgets import ThreatModel
+from avrobust_core.media import GoalName
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -22,6 +23,7 @@ def _use(value: Any) -> Any:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -82,10 +84,32 @@ class TrainingEntry(Section):
 
 
 class AttackEntry(ComponentRef):
-    """An attack and the threats under which it is run."""
+    """An attack, the threats under which it is run, and what it wants."""
 
     threats: list[str] | None = None
     """Names from `threats`; by default all."""
+    goal: GoalName = "untargeted"
+    """untargeted: any other class; or at a class: the least-likely, the runner-up, one drawn at random for each clip,
+    or one and the same class for all clips."""
+    target: str | None = None
+    """The class that is aimed at, by its name in the data set; with `goal: class` only."""
+    curve: list[Factor] = Field(default_factory=list)
+    """Factors of the threats' radii at which robust accuracy is measured beside 1: one sweep, each budget begun where
+    the smaller one ended. An attack that looks for the smallest perturbation gives all of it in one run."""
+    front: int | None = Field(default=None, ge=3)
+    """For an attack that looks for the smallest perturbation, under threats of two modalities: also the smallest joint
+    budgets along so many ratios of the two radii (the Pareto front)."""
+
+    @model_validator(mode="after")
+    def _target_fits(self) -> "AttackEntry":
+        if (self.goal == "class") != (self.target is not None):
+            raise ValueError("target: belongs to `goal: class`, and `goal: class` needs it")
+        return self
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """The factors of the curve, ascending, 1 among them."""
+        return tuple(sorted({*self.curve, 1.0}))
 
 
 class EvaluationSection(Section):
@@ -99,19 +123,25 @@ class EvaluationSection(Section):
     """Confidence of the intervals."""
     resamples: int = Field(default=1000, ge=100)
     """Bootstrap resamples over clips."""
+    samples: int = Field(default=1, ge=1)
+    """Forward passes whose mean logits stand for the model, in attacks and in their check: more than 1 for models with
+    randomness of their own (expectation over transformation)."""
 
 
 class EngineSection(Section):
-    """Where and how it is computed. Of these only `precision` changes results."""
+    """Where and how it is computed. Of these only the two precisions change results."""
 
     accelerator: str = "auto"
     """Lightning Fabric's accelerator: auto, cpu, cuda, mps."""
     devices: int | Literal["auto"] | list[int] = "auto"
     """Number of devices or processes, or which ones; auto takes every GPU there is, or one process on CPU."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Precision of training; attacks and evaluation always run in float32."""
+    """Precision of training; evaluation always runs in float32."""
+    attack_precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Precision of the attacks' own passes; what they find is confirmed, and verified, in float32."""
     batch_size: int = Field(default=32, ge=1)
-    """Clips per forward pass in evaluation and attacks; changes speed and memory, not results."""
+    """Clips per forward pass in evaluation and attacks; changes speed and memory, not results. Halved by itself where
+    the device's memory does not hold it."""
     workers: int = Field(default=0, ge=0)
     """Processes that read clips; 0 reads in the main process."""
 

@@ -49,9 +49,17 @@ class Monitor:
         self._console.print(text, markup=False, soft_wrap=True)
 
 
-def print_table(result: Mapping[str, Any]) -> None:
-    """Print a run's results: a row per cell, accuracies in percent with their intervals."""
+def print_tables(result: Mapping[str, Any]) -> None:
+    """Print a run's results: accuracies, and where there are any, curves, smallest perturbations and fronts."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    _print_accuracies(console, result)
+    cells = [cell for cell in result["cells"] if "error" not in cell]
+    _print_curves(console, cells)
+    _print_sizes(console, cells)
+    _print_fronts(console, cells)
+
+
+def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     cells: Sequence[Mapping[str, Any]] = result["cells"]
     columns = _columns(cells)
     table = Table(title=f"{result['name']}: accuracy in %, {_confidence(result)}", title_justify="left")
@@ -69,6 +77,71 @@ def print_table(result: Mapping[str, Any]) -> None:
     console.print(table)
     if any(_robust(cell, *column).startswith("=") for cell in cells for column in columns):
         console.print("= the threat touches nothing that this model reads: its clean accuracy stands")
+    if any(_robust(cell, *column).startswith("!") for cell in cells for column in columns):
+        console.print("! the attack takes no notice of the threat's radius")
+
+
+def _print_curves(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    rows = [(cell, attack, threat, curve) for cell in cells for attack, threat, curve in _entries(cell, "curves")]
+    factors = sorted({point["factor"] for *_, curve in rows for point in curve})
+    if not rows:
+        return
+    table = Table(title="robust accuracy in % by factor of the threat's radii", title_justify="left")
+    for heading in ("model", "training", "attack", "threat"):
+        table.add_column(heading)
+    for factor in factors:
+        table.add_column(f"x {factor:g}", justify="right")
+    for cell, attack, threat, curve in rows:
+        by_factor = {point["factor"]: f"{100 * point['value']:.1f}" for point in curve}
+        table.add_row(
+            cell["model"], cell["training"], attack, threat, *(by_factor.get(factor, "-") for factor in factors)
+        )
+    console.print(table)
+
+
+def _print_sizes(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    rows = [
+        (cell, attack, threat, found["median_size"])
+        for cell in cells
+        for attack, threat, found in _entries(cell, "smallest_perturbation")
+    ]
+    if not rows:
+        return
+    title = "median size of the smallest perturbation found, in shares of the threat's radii"
+    table = Table("model", "training", "attack", "threat", title=title, title_justify="left")
+    table.add_column("median", justify="right")
+    for cell, attack, threat, size in rows:
+        table.add_row(cell["model"], cell["training"], attack, threat, _size(size))
+    console.print(table)
+
+
+def _print_fronts(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    rows = [(cell, attack, threat, front) for cell in cells for attack, threat, front in _entries(cell, "fronts")]
+    if not rows:
+        return
+    title = "smallest joint budgets that break half of the clips, in shares of the threat's radii"
+    table = Table("model", "training", "attack", "threat", "direction", title=title, title_justify="left")
+    table.add_column("budgets", justify="right")
+    for cell, attack, threat, front in rows:
+        for point in front:
+            direction = ", ".join(f"{name} {share:.2f}" for name, share in point["direction"].items())
+            budgets = ", ".join(
+                f"{name} {'-' if share is None else format(share, '.3f')}" for name, share in point["budget"].items()
+            )
+            table.add_row(cell["model"], cell["training"], attack, threat, direction, budgets)
+    console.print(table)
+
+
+def _entries(cell: Mapping[str, Any], section: str) -> Iterator[tuple[str, str, Any]]:
+    for attack, threats in cell.get(section, {}).items():
+        for threat, entry in threats.items():
+            yield attack, threat, entry
+
+
+def _size(estimate: Mapping[str, Any]) -> str:
+    ends = (estimate[key] for key in ("value", "low", "high"))
+    value, low, high = ("beyond" if end is None else f"{end:.3f}" for end in ends)
+    return f"{value} [{low}, {high}]"
 
 
 def _columns(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -89,7 +162,8 @@ def _robust(cell: Mapping[str, Any], attack: str, threat: str) -> str:
         estimate = cell.get("robust_accuracy", {}).get(attack, {}).get(threat)
     if estimate is None:
         return "-"
-    return ("= " if estimate.get("attacked") == [] else "") + _percent(estimate)
+    mark = "= " if estimate.get("attacked") == [] else "" if estimate.get("bounded", True) else "! "
+    return mark + _percent(estimate)
 
 
 def _percent(estimate: Mapping[str, Any]) -> str:

@@ -96,6 +96,46 @@ def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[
     return columns | {f"norm/{name}": norm for name, norm in found.norms.items()}
 
 
+class MicroBatches:
+    """Evaluates batches in parts that the device's memory holds; results do not depend on the size of a part.
+
+    Args:
+        victim: the model.
+        run: the attack; None for clean predictions.
+    """
+
+    def __init__(self, victim: Victim, run: AttackRun | None) -> None:
+        self.victim = victim
+        self.run = run
+        self.largest: int | None = None
+        """Clips in a part, halved each time that memory runs out; None until it has."""
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """As `evaluate_batch`.
+
+        Raises:
+            torch.OutOfMemoryError: if memory does not even hold one clip.
+        """
+        positions = torch.arange(len(batch), device=batch.targets.device)
+        found: list[dict[str, Tensor]] = []
+        while len(positions):
+            part = positions[: self.largest]
+            try:
+                found.append(
+                    evaluate_batch(self.victim, batch if len(part) == len(batch) else batch.select(part), self.run)
+                )
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self.largest = len(part) // 2
+            else:
+                positions = positions[len(part) :]
+                continue
+            if batch.targets.device.type == "cuda":
+                torch.cuda.empty_cache()  # outside the handler: its traceback holds on to what the attempt left behind
+        return found[0] if len(found) == 1 else {name: torch.cat([part[name] for part in found]) for name in found[0]}
+
+
 def carry_out(
     folder: Path,
     victim: Victim,
@@ -129,11 +169,12 @@ def carry_out(
     chunks = remaining.chunks(batch_size)
     tables: list[pa.Table] = []
     saved = time.monotonic()
+    evaluate = MicroBatches(victim, run)
     with victim.frozen():
         for number, batch in enumerate(read(selection.split, chunks), start=1):
             if batch is not None:
                 batch = batch.to(device)
-                tables.append(_to_table(batch, evaluate_batch(victim, batch, run)))
+                tables.append(to_table(batch, evaluate(batch)))
             tick(len(chunks[number - 1]))
             now = time.monotonic()
             if now - saved > PART_SECONDS or number == len(chunks):
@@ -207,7 +248,8 @@ def from_table(table: pa.Table, task: Task, seconds: float) -> Predictions:
     )
 
 
-def _to_table(batch: Batch, columns: dict[str, Tensor]) -> pa.Table:
+def to_table(batch: Batch, columns: dict[str, Tensor]) -> pa.Table:
+    """One row per clip of what was found for a batch."""
     arrays = {name: _column(tensor.cpu().numpy()) for name, tensor in columns.items()}
     return pa.table(
         {"id": pa.array(batch.ids, type=pa.string()), "target": _column(batch.targets.cpu().numpy()), **arrays}

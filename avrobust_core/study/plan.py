@@ -7,6 +7,7 @@ from typing import Any
 
 from avrobust_core.budgets import ThreatModel
 from avrobust_core.contracts import Dataset
+from avrobust_core.fronts import directions, tilted
 from avrobust_core.spec.cells import AttackPlan, Cell, attacked_modalities, expand, modality_of
 from avrobust_core.study.building import Builder
 from avrobust_core.study.store import digest, read_json
@@ -23,6 +24,7 @@ class PlannedEvaluation:
         attack: the attack's name in the spec; None for clean predictions.
         threat: the threat's name in the spec; None for clean predictions.
         applied: the part of the threat that touches the model's modalities; None if it touches none.
+        direction: for a point of the Pareto front, the share of each modality's radius that it allows.
         identity: all that decides the predictions, beside the cell's own identity.
         folder: where they lie. Names of the spec that mean the same share one.
     """
@@ -32,6 +34,7 @@ class PlannedEvaluation:
     applied: ThreatModel | None
     identity: Mapping[str, Any]
     folder: Path
+    direction: Mapping[str, float] | None = None
 
     @property
     def done(self) -> bool:
@@ -40,8 +43,11 @@ class PlannedEvaluation:
 
     @property
     def label(self) -> str:
-        """For messages: "clean", "pgd/both"."""
-        return CLEAN if self.attack is None else f"{self.attack}/{self.threat}"
+        """For messages: "clean", "pgd/both", "fmn/both at audio 0.71, video 0.71"."""
+        if self.attack is None:
+            return CLEAN
+        shares = ", ".join(f"{name} {share:.3g}" for name, share in (self.direction or {}).items())
+        return f"{self.attack}/{self.threat}{f' at {shares}' if shares else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +104,44 @@ def _cell(builder: Builder, dataset: Dataset, root: Path, cell: Cell) -> Planned
     folder = root / "cells" / cell_id
     modalities = tuple(sorted(modality_of(spec, name) for name in spec.models[cell.model].encoders))
     evaluations = [_evaluation(builder, folder, cell, None)]
-    evaluations += [_evaluation(builder, folder, cell, run) for run in cell.attacks]
+    for run in cell.attacks:
+        evaluations.append(_evaluation(builder, folder, cell, run))
+        evaluations += _front(builder, folder, cell, run)
     return PlannedCell(cell.model, cell.training, modalities, cell_id, identity, folder, tuple(evaluations))
 
 
-def _evaluation(builder: Builder, folder: Path, cell: Cell, run: AttackPlan | None) -> PlannedEvaluation:
+def _evaluation(
+    builder: Builder,
+    folder: Path,
+    cell: Cell,
+    run: AttackPlan | None,
+    direction: Mapping[str, float] | None = None,
+) -> PlannedEvaluation:
     spec = builder.spec
-    identity: dict[str, Any] = {"split": spec.evaluation.split, "clips": spec.evaluation.clips}
+    section = spec.evaluation
+    identity: dict[str, Any] = {"split": section.split, "clips": section.clips, "samples": section.samples}
     applied = attacked_modalities(spec, cell, run.threat) if run is not None else None
+    if applied is not None and direction is not None:
+        applied = tilted(applied, direction)
     if run is not None and applied is not None:
-        identity["attack"] = builder.part("attack", spec.attacks[run.attack]).identity()
+        entry = spec.attacks[run.attack]
+        identity["attack"] = builder.part("attack", entry).identity()
         identity["threat"] = applied.model_dump(mode="json")
+        identity["goal"] = [entry.goal, entry.target]
+        identity["factors"] = list(entry.factors)
+        identity["precision"] = spec.engine.attack_precision
     # A threat that touches nothing the model reads leaves the clean predictions.
     attack, threat = (run.attack, run.threat) if run is not None else (None, None)
-    return PlannedEvaluation(attack, threat, applied, identity, folder / "evaluations" / digest(identity))
+    return PlannedEvaluation(attack, threat, applied, identity, folder / "evaluations" / digest(identity), direction)
+
+
+def _front(builder: Builder, folder: Path, cell: Cell, run: AttackPlan) -> list[PlannedEvaluation]:
+    """The evaluations of a Pareto front: none where the threat does not touch two modalities of the model."""
+    points = builder.spec.attacks[run.attack].front
+    applied = attacked_modalities(builder.spec, cell, run.threat)
+    if points is None or applied is None or len(applied.modalities) != 2:
+        return []
+    return [_evaluation(builder, folder, cell, run, shares) for shares in directions(applied.modalities, points)]
 
 
 def why_stale(cell: PlannedCell, root: Path) -> str:

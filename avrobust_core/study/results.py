@@ -1,7 +1,7 @@
-"""From predictions to what a run reports: accuracies with intervals, worst cases, metrics, the per-clip table."""
+"""From predictions to what a run reports: accuracies with intervals, curves, fronts, the per-clip table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from avrobust_core.contracts import Dataset, Measurement
 from avrobust_core.errors import RunError
+from avrobust_core.goals import Aim
 from avrobust_core.randomness import derive_seed
 from avrobust_core.spec.model import EvaluationSection
-from avrobust_core.statistics import Estimate, bootstrap, bootstrap_mean
+from avrobust_core.statistics import Estimate, bootstrap, bootstrap_mean, weighted_median
 from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.plan import CLEAN, PlannedCell
 from avrobust_core.study.store import write_atomically
+from avrobust_core.verification import NORM_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +53,127 @@ class Intervals:
         found = bootstrap(ratio, outcomes.size, confidence=self.confidence, resamples=self.resamples, seed=self.seed)
         return Estimate(found.value, found.low, found.high, int(inside.size), found.method)
 
+    def median(self, values: NDArray[np.float64]) -> Estimate:
+        """The median of one number per clip, which may be infinite."""
+        return bootstrap(
+            weighted_median(values),
+            values.size,
+            confidence=self.confidence,
+            resamples=self.resamples,
+            seed=self.seed,
+        )
 
-def summarise(cell: PlannedCell, found: Mapping[str, Predictions], intervals: Intervals) -> dict[str, Any]:
-    """The headline numbers of one cell, as JSON data; `found` is by the evaluation's label.
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one attack under one threat has come to.
+
+    Attributes:
+        attack, threat: names.
+        modalities: those that were attacked; none if the threat touches nothing that the model reads.
+        predictions: under the attack.
+        aim: what it wanted.
+        factors: the budgets of its curve, ascending.
+        minimal: whether it looked for the smallest perturbation.
+        bounded: False if it takes no notice of the radius.
+        front: for each direction between two modalities' budgets, the share of each radius, and the predictions.
+    """
+
+    attack: str
+    threat: str
+    modalities: tuple[str, ...]
+    predictions: Predictions
+    aim: Aim = field(default_factory=Aim)
+    factors: tuple[float, ...] = (1.0,)
+    minimal: bool = False
+    bounded: bool = True
+    front: Sequence[tuple[Mapping[str, float], Predictions]] = ()
+
+    @property
+    def label(self) -> str:
+        """For messages: "pgd/both"."""
+        return f"{self.attack}/{self.threat}"
+
+
+def summarise(clean: Predictions, outcomes: Sequence[Outcome], intervals: Intervals) -> dict[str, Any]:
+    """The headline numbers of one model, as JSON data.
 
     Robust accuracy counts the clips that are classified correctly both clean and after the attack. The worst case
     counts, per threat, those that no attack broke. A threat that touches nothing the model reads leaves the clean
-    accuracy, with an empty list of attacked modalities.
+    accuracy, with an empty list of attacked modalities. The success rate of a targeted attack is the share of clips,
+    not of the target's class, that are classified as the target.
+
+    Raises:
+        RunError: if the outcomes are not all of the same clips.
     """
-    clean = found[CLEAN]
     robust: dict[str, dict[str, Any]] = {}
     success: dict[str, dict[str, Any]] = {}
+    curves: dict[str, dict[str, Any]] = {}
+    smallest: dict[str, dict[str, Any]] = {}
+    fronts: dict[str, dict[str, Any]] = {}
     surviving: dict[str, NDArray[np.bool_]] = {}
-    for evaluation in cell.evaluations[1:]:
-        attack, threat = str(evaluation.attack), str(evaluation.threat)
-        predictions = found[evaluation.label]
-        _same_clips(cell, clean, predictions)
+    for outcome in outcomes:
+        attack, threat, predictions = outcome.attack, outcome.threat, outcome.predictions
+        _same_clips(clean, predictions, outcome.label)
         survived = clean.correct & predictions.correct
-        attacked = list(evaluation.applied.modalities) if evaluation.applied is not None else []
         robust.setdefault(attack, {})[threat] = intervals.mean(survived).to_json() | {
-            "attacked": attacked,
+            "attacked": list(outcome.modalities),
+            "bounded": outcome.bounded,
             "queries": float(predictions.queries.mean()),
+            "norms": {name: float(norms.mean()) for name, norms in sorted(predictions.norms.items())},
         }
-        success.setdefault(attack, {})[threat] = intervals.share(clean.correct & ~survived, clean.correct).to_json()
+        success.setdefault(attack, {})[threat] = _success(clean, outcome, survived, intervals).to_json()
         surviving[threat] = surviving.get(threat, clean.correct) & survived
+        if not outcome.modalities:
+            continue
+        if len(outcome.factors) > 1:
+            curves.setdefault(attack, {})[threat] = _curve(clean, outcome, intervals)
+        if outcome.minimal:
+            sizes = predictions.factor[clean.correct]
+            smallest.setdefault(attack, {})[threat] = {"median_size": intervals.median(sizes).to_json()}
+        if outcome.front:
+            fronts.setdefault(attack, {})[threat] = _front(clean, outcome, intervals)
     return {
         "clips": len(clean.ids),
         "clean_accuracy": intervals.mean(clean.correct).to_json(),
         "robust_accuracy": robust,
         "attack_success_rate": success,
         "worst_case": {threat: intervals.mean(correct).to_json() for threat, correct in surviving.items()},
+        "curves": curves,
+        "smallest_perturbation": smallest,
+        "fronts": fronts,
     }
+
+
+def _success(clean: Predictions, outcome: Outcome, survived: NDArray[np.bool_], intervals: Intervals) -> Estimate:
+    if not outcome.aim.targeted:
+        return intervals.share(clean.correct & ~survived, clean.correct)
+    among = np.ones(len(clean.ids), dtype=bool)
+    if outcome.aim.target is not None:
+        own = clean.targets
+        among = own[:, outcome.aim.target] <= 0.5 if own.ndim == 2 else own != outcome.aim.target
+    return intervals.share(outcome.predictions.success, among)
+
+
+def _curve(clean: Predictions, outcome: Outcome, intervals: Intervals) -> list[dict[str, Any]]:
+    """Robust accuracy by factor of the radii: a clip broken at one stays broken at larger ones."""
+    points = []
+    for factor in outcome.factors:
+        broken = outcome.predictions.factor <= factor * (1 + NORM_TOLERANCE)
+        points.append({"factor": factor} | intervals.mean(clean.correct & ~broken).to_json())
+    return points
+
+
+def _front(clean: Predictions, outcome: Outcome, intervals: Intervals) -> list[dict[str, Any]]:
+    """The smallest joint budgets, in shares of the threat's radii, that break half of the clips."""
+    points = []
+    for shares, predictions in outcome.front:
+        _same_clips(clean, predictions, outcome.label)
+        size = intervals.median(predictions.factor[clean.correct])
+        found = np.isfinite(size.value)
+        budget = {name: share * size.value if found else None for name, share in shares.items()}
+        points.append({"direction": dict(shares), "median_size": size.to_json(), "budget": budget})
+    return points
 
 
 def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
@@ -96,22 +187,23 @@ def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def write_samples(path: Path, cell: PlannedCell, found: Mapping[str, Predictions], dataset: Dataset) -> None:
+def write_samples(path: Path, clean: Predictions, outcomes: Sequence[Outcome], dataset: Dataset) -> None:
     """Write one row per clip and evaluation: what was predicted, and what it took.
 
-    The norm of a modality that was not attacked is 0: the core has checked that it is as it was, bit for bit.
+    The norm of a modality that was not attacked is 0: the core has checked that it is as it was, bit for bit. `factor`
+    is null for clean rows and where no budget tried has broken the clip.
     """
-    clean = found[CLEAN]
+    rows: list[tuple[str | None, str | None, Predictions]] = [(None, None, clean)]
+    rows += [(outcome.attack, outcome.threat, outcome.predictions) for outcome in outcomes]
     tables = []
-    for evaluation in cell.evaluations:
-        predictions = found[evaluation.label]
+    for attack, threat, predictions in rows:
         count = len(predictions.ids)
         tables.append(
             pa.table(
                 {
                     "id": pa.array(predictions.ids, type=pa.string()),
-                    "attack": pa.array([evaluation.attack] * count, type=pa.string()),
-                    "threat": pa.array([evaluation.threat] * count, type=pa.string()),
+                    "attack": pa.array([attack] * count, type=pa.string()),
+                    "threat": pa.array([threat] * count, type=pa.string()),
                     "labels": pa.array(_labels(predictions, dataset), type=pa.list_(pa.string())),
                     "prediction": pa.array(
                         [dataset.classes[k] for k in predictions.logits.argmax(axis=1)], type=pa.string()
@@ -119,6 +211,8 @@ def write_samples(path: Path, cell: PlannedCell, found: Mapping[str, Predictions
                     "correct": predictions.correct,
                     "clean_correct": clean.correct,
                     "margin": predictions.margins,
+                    "success": predictions.success,
+                    "factor": pa.array(predictions.factor, mask=~np.isfinite(predictions.factor)),
                     "queries": predictions.queries,
                     **{f"norm/{name}": predictions.norms.get(name, np.zeros(count)) for name in sorted(dataset.media)},
                 }
@@ -134,9 +228,9 @@ def _labels(predictions: Predictions, dataset: Dataset) -> Sequence[list[str]]:
     return [[dataset.classes[k] for k in np.flatnonzero(row > 0.5)] for row in predictions.targets]
 
 
-def _same_clips(cell: PlannedCell, clean: Predictions, other: Predictions) -> None:
+def _same_clips(clean: Predictions, other: Predictions, label: str) -> None:
     if clean.ids != other.ids:
         raise RunError(
-            f"cell {cell.id} ({cell.label}): its evaluations hold different clips, since some could be read at one "
-            f"time and not at another; delete {cell.folder / 'evaluations'} and run again"
+            f"{label}: its predictions hold other clips than the clean ones, since some could be read at one time and "
+            "not at another; delete the cell's folder `evaluations` and run again"
         )

@@ -1,15 +1,18 @@
 """Carrying out a spec: plan, fit, evaluate, measure, and write what was found; reusing what is there already."""
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
 
-from avrobust_core.attacking import AttackRun
-from avrobust_core.contracts import Attack, Subject
+from avrobust_core.attacking import AttackRun, refuse_norms
+from avrobust_core.batches import Batch
+from avrobust_core.contracts import Subject
 from avrobust_core.errors import AvrobustError, ComponentError, DataError
+from avrobust_core.goals import Aim
 from avrobust_core.model import AVModel
 from avrobust_core.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
@@ -20,10 +23,11 @@ from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.loading import Skipped, read_batches, select
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation, plan, why_stale
 from avrobust_core.study.provenance import lock
-from avrobust_core.study.results import Intervals, measurement_to_json, summarise, write_samples
+from avrobust_core.study.results import Intervals, Outcome, measurement_to_json, summarise, write_samples
 from avrobust_core.study.store import digest, exclusive, read_json, remove_leftovers, write_json, write_text
 from avrobust_core.study.training import Fit, load_weights
-from avrobust_core.victim import Victim
+from avrobust_core.suggest import closest
+from avrobust_core.victim import BoundVictim, Victim
 
 RESULT_FORMAT = 1
 """The version of result.json."""
@@ -129,7 +133,15 @@ class _Run:
                 self.builder.model(cell.model, self.dataset)
             for evaluation in cell.evaluations:
                 if evaluation.attack is not None and evaluation.applied is not None:
-                    check_norms(evaluation, self.attacks[evaluation.attack])
+                    attack = self.attacks[evaluation.attack]
+                    refuse_norms(evaluation.attack, attack, str(evaluation.threat), evaluation.applied)
+        for name, entry in self.spec.attacks.items():
+            self._aim(name)
+            if entry.front is not None and not self.attacks[name].minimal:
+                raise ComponentError(
+                    f"attack {name!r} asks for a front, but {entry.use} does not look for the smallest perturbation; "
+                    "use one that does, such as fmn, or leave out `front`"
+                )
 
     def _cell(self, cell: PlannedCell, label: str) -> dict[str, Any]:
         names = {"id": cell.id, "model": cell.model, "training": cell.training, "modalities": list(cell.modalities)}
@@ -159,20 +171,64 @@ class _Run:
         fit = self._fit(cell, label)
         # Several threats may mean the same to a model that reads few modalities: predictions are shared by folder.
         by_folder: dict[Path, Predictions] = {}
-        found = {}
         for evaluation in cell.evaluations:
             if evaluation.folder not in by_folder:
                 by_folder[evaluation.folder] = self._evaluate(cell, evaluation, label)
-            found[evaluation.label] = by_folder[evaluation.folder]
-        measured = [entry for evaluation in cell.evaluations for entry in self._measure(cell, evaluation, found)]
+        measured = [
+            entry
+            for evaluation in cell.evaluations
+            if evaluation.direction is None
+            for entry in self._measure(cell, evaluation, by_folder[evaluation.folder])
+        ]
+        clean = by_folder[cell.evaluations[0].folder]
+        outcomes = self._outcomes(cell, by_folder)
         if self.fabric.is_global_zero:
-            write_samples(cell.folder / "samples.parquet", cell, found, self.dataset)
+            write_samples(cell.folder / "samples.parquet", clean, outcomes, self.dataset)
         return {
-            **summarise(cell, found, self.intervals),
+            **summarise(clean, outcomes, self.intervals),
             "metrics": measured,
             "fit": fit,
             "evaluation_seconds": round(sum(predictions.seconds for predictions in by_folder.values()), 3),
         }
+
+    def _outcomes(self, cell: PlannedCell, by_folder: Mapping[Path, Predictions]) -> list[Outcome]:
+        """What became of the cell under each attack and threat, points of a front gathered under theirs."""
+        outcomes = []
+        for evaluation in cell.evaluations[1:]:
+            if evaluation.direction is not None:
+                continue
+            attack, threat = str(evaluation.attack), str(evaluation.threat)
+            front = [
+                (point.direction, by_folder[point.folder])
+                for point in cell.evaluations
+                if point.direction is not None and (point.attack, point.threat) == (attack, threat)
+            ]
+            outcomes.append(
+                Outcome(
+                    attack,
+                    threat,
+                    evaluation.applied.modalities if evaluation.applied is not None else (),
+                    by_folder[evaluation.folder],
+                    aim=self._aim(attack),
+                    factors=self.spec.attacks[attack].factors,
+                    minimal=self.attacks[attack].minimal,
+                    bounded=self.attacks[attack].bounded,
+                    front=front,
+                )
+            )
+        return outcomes
+
+    def _aim(self, attack: str) -> Aim:
+        entry = self.spec.attacks[attack]
+        if entry.target is None:
+            return Aim(entry.goal)
+        if entry.target not in self.dataset.classes:
+            near = closest(entry.target, self.dataset.classes, 3)
+            raise DataError(
+                f"attack {attack!r} aims at the class {entry.target!r}, which the data set does not have"
+                + (f"; did you mean {' or '.join(near)}?" if near else "")
+            )
+        return Aim(entry.goal, self.dataset.classes.index(entry.target))
 
     def _fit(self, cell: PlannedCell, label: str) -> dict[str, Any]:
         path = cell.folder / "fit.json"
@@ -231,9 +287,26 @@ class _Run:
         return evaluating.from_parquet(predictions_path, self.dataset.task, record["seconds"])
 
     def _predict(self, cell: PlannedCell, evaluation: PlannedEvaluation) -> None:
+        section = self.spec.evaluation
+        victim = Victim(
+            self._model(cell),
+            media=self.dataset.media,
+            task=self.dataset.task,
+            seed=self.spec.seed,
+            samples=section.samples,
+            precision=self.spec.engine.attack_precision,
+        )
         run = None
         if evaluation.attack is not None and evaluation.applied is not None:
-            run = AttackRun(evaluation.attack, self.attacks[evaluation.attack], evaluation.applied)
+            entry = self.spec.attacks[evaluation.attack]
+            run = AttackRun(
+                evaluation.attack,
+                self.attacks[evaluation.attack],
+                evaluation.applied,
+                self._aim(evaluation.attack),
+                entry.factors,
+            )
+            run = self._prepared(victim, run)
         mine = self.selection.share(self.fabric.global_rank, self.fabric.world_size)
         skipped = Skipped(self.dataset)
         done = 0
@@ -245,26 +318,49 @@ class _Run:
 
         evaluating.carry_out(
             evaluation.folder,
-            Victim(self._model(cell), media=self.dataset.media, task=self.dataset.task, seed=self.spec.seed),
+            victim,
             mine,
             run=run,
             batch_size=self.spec.engine.batch_size,
-            read=lambda split, batches: read_batches(
-                self.dataset,
-                split,
-                batches,
-                skipped=skipped,
-                workers=self.spec.engine.workers,
-                pin=self.fabric.device.type == "cuda",
-            ),
+            read=lambda split, batches: self._read(split, batches, skipped),
             unreadable=lambda: dict(skipped.by_split.get(mine.split, {})),
             device=self.fabric.device,
             rank=self.fabric.global_rank,
             tick=tick,
         )
 
+    def _prepared(self, victim: Victim, run: AttackRun) -> AttackRun:
+        """The run with its attack shown the clips that it must see first; in every process all of them, in order."""
+        preparation = run.attack.preparation
+        if preparation is None:
+            return run
+        section = self.spec.evaluation
+        split = preparation.split or section.split
+        clips = self.selection if split == section.split else select(self.dataset, split)
+        skipped = Skipped(self.dataset)
+
+        def victims() -> Iterator[BoundVictim]:
+            for batch in self._read(split, clips.chunks(preparation.batch_size), skipped):
+                if batch is not None:
+                    yield victim.bind(batch.to(self.fabric.device), run.threat, run.aim)
+
+        with victim.frozen():
+            attack = run.attack.prepare(victims)
+        self.skipped.merge(skipped.by_split)
+        return replace(run, attack=attack)
+
+    def _read(self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped) -> Iterator[Batch | None]:
+        return read_batches(
+            self.dataset,
+            split,
+            batches,
+            skipped=skipped,
+            workers=self.spec.engine.workers,
+            pin=self.fabric.device.type == "cuda",
+        )
+
     def _measure(
-        self, cell: PlannedCell, evaluation: PlannedEvaluation, found: Mapping[str, Predictions]
+        self, cell: PlannedCell, evaluation: PlannedEvaluation, predictions: Predictions
     ) -> list[dict[str, Any]]:
         measured = []
         for part in self.metrics:
@@ -275,7 +371,7 @@ class _Run:
             if self.dataset.task not in metric.tasks:
                 measured.append(where | {"left_out": f"not defined for {self.dataset.task} data"})
                 continue
-            measured.append(where | self._measurement(cell, evaluation, part, metric.measure, found[evaluation.label]))
+            measured.append(where | self._measurement(cell, evaluation, part, metric.measure, predictions))
         return measured
 
     def _measurement(
@@ -303,18 +399,3 @@ class _Run:
         self.fabric.barrier()
         found: dict[str, Any] = read_json(path)
         return found
-
-
-def check_norms(evaluation: PlannedEvaluation, attack: Attack) -> None:
-    """Refuse an attack that does not support a norm of its threat.
-
-    Raises:
-        ComponentError: names attack, threat, modality and norm.
-    """
-    assert evaluation.applied is not None
-    for modality, budget in evaluation.applied.items():
-        if budget.norm not in attack.norms:
-            raise ComponentError(
-                f"attack {evaluation.attack!r} cannot attack {modality} in {budget.norm} (threat "
-                f"{evaluation.threat!r}); it supports: {', '.join(sorted(attack.norms))}"
-            )

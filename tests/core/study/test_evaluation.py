@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from avrobust_core import Attack, AttackResult, Batch, Budget, ThreatModel, Victim
+from avrobust_core import Attack, AttackResult, AttackRun, Batch, Budget, ThreatModel, Victim
 from avrobust_core.errors import AttackViolation, DataError
 from avrobust_core.study import evaluation
-from avrobust_core.study.evaluation import AttackRun, carry_out, collect, from_parquet, to_parquet
+from avrobust_core.study.evaluation import MicroBatches, carry_out, collect, evaluate_batch, from_parquet, to_parquet
 from avrobust_core.study.loading import Skipped, read_batches, select
 
 
@@ -23,9 +23,8 @@ class Step(Attack):
         }
         with torch.enable_grad():
             gradients = torch.autograd.grad(victim.loss(victim(x)).sum(), list(x.values()))
-        moved = {}
-        for (name, ball), gradient in zip(victim.balls.items(), gradients, strict=True):
-            moved[name] = ball.project(ball.center + ball.step_radius * ball.steepest(gradient))
+        steps = dict(zip(victim.balls, gradients, strict=True))
+        moved = victim.region.project(victim.region.step(victim.clean, steps, 1.0))
         return AttackResult(moved, torch.zeros(len(victim), dtype=torch.bool))
 
 
@@ -151,3 +150,41 @@ def test_a_batch_that_an_attack_changes_in_place_is_noticed(blobs, new_model, tm
 def test_batches_stack_in_order() -> None:
     with pytest.raises(ValueError, match="no clips"):
         Batch.stack([])
+
+
+class Cramped(Step):
+    """Runs out of memory where more than `room` clips are attacked at once."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.sizes: list[int] = []
+
+    def __call__(self, victim):
+        self.sizes.append(len(victim))
+        if len(victim) > self.room:
+            raise torch.OutOfMemoryError("made to fail")
+        return super().__call__(victim)
+
+
+def test_where_memory_runs_out_the_batch_is_halved_to_the_same_results(blobs, new_model) -> None:
+    dataset, model = blobs(), new_model()
+    victim = Victim(model, media=dataset.media, task=dataset.task)
+    batch = Batch.stack([dataset.read("test", i) for i in range(11)])
+    cramped = Cramped(3)
+    evaluate = MicroBatches(victim, AttackRun("step", cramped, THREAT))
+    with victim.frozen():
+        whole = evaluate_batch(victim, batch, AttackRun("step", Step(), THREAT))
+        found = evaluate(batch)
+        evaluate(batch)
+    assert found.keys() == whole.keys()
+    for name in whole:
+        torch.testing.assert_close(found[name], whole[name])
+    assert cramped.sizes == [11, 5, *[2, 2, 2, 2, 2, 1] * 2]  # what did not fit is not tried again
+
+
+def test_a_clip_that_does_not_fit_by_itself_is_an_error(blobs, new_model) -> None:
+    dataset, model = blobs(), new_model()
+    victim = Victim(model, media=dataset.media, task=dataset.task)
+    batch = Batch.stack([dataset.read("test", i) for i in range(3)])
+    with victim.frozen(), pytest.raises(torch.OutOfMemoryError):
+        MicroBatches(victim, AttackRun("step", Cramped(0), THREAT))(batch)

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 
+from avrobust_core.errors import RunError
+from avrobust_core.goals import Aim
+from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.plan import differences
-from avrobust_core.study.results import Intervals
+from avrobust_core.study.results import Intervals, Outcome, summarise
 
 
 def test_every_estimate_of_a_study_resamples_the_same_clips() -> None:
@@ -36,3 +39,70 @@ def test_differences_name_the_path_and_both_values() -> None:
     old = {"training": {"epochs": 8, "augment": []}, "seed": 0}
     new = {"training": {"epochs": 9, "augment": []}, "seed": 0, "fusion": "sum"}
     assert list(differences(old, new)) == ["fusion None -> sum", "training.epochs 8 -> 9"]
+
+
+def predictions(margins, *, factor=None, targets=None, success=None, ids=None) -> Predictions:
+    count = len(margins)
+    return Predictions(
+        ids=ids or tuple(f"c{i}" for i in range(count)),
+        logits=np.zeros((count, 3), np.float32),
+        targets=np.zeros(count, np.int64) if targets is None else np.asarray(targets),
+        margins=np.asarray(margins, np.float32),
+        norms={"audio": np.full(count, 0.25)},
+        success=np.zeros(count, bool) if success is None else np.asarray(success),
+        factor=np.full(count, np.inf) if factor is None else np.asarray(factor, np.float64),
+        queries=np.full(count, 4),
+        seconds=0.0,
+    )
+
+
+INTERVALS = Intervals(0.95, 200, seed=0)
+CLEAN = predictions([1, 1, 1, 1, -1])
+
+
+def test_a_curve_counts_a_clip_as_broken_from_its_factor_on() -> None:
+    found = predictions([1, -1, -1, 1, -1], factor=[np.inf, 0.5, 1.0, 2.0, 0.25])
+    outcome = Outcome("pgd", "both", ("audio",), found, factors=(0.25, 0.5, 1.0, 2.0))
+    summary = summarise(CLEAN, [outcome], INTERVALS)
+    curve = summary["curves"]["pgd"]["both"]
+    assert [(point["factor"], point["value"]) for point in curve] == [(0.25, 0.8), (0.5, 0.6), (1.0, 0.4), (2.0, 0.2)]
+    assert summary["robust_accuracy"]["pgd"]["both"]["value"] == 0.4
+    assert summary["robust_accuracy"]["pgd"]["both"]["norms"] == {"audio": 0.25}
+    assert summary["attack_success_rate"]["pgd"]["both"]["value"] == 0.5
+
+
+def test_the_median_size_is_of_clips_that_were_right_and_may_lie_beyond_the_search() -> None:
+    found = predictions([1] * 5, factor=[0.2, 0.4, 0.6, np.inf, 0.0])
+    outcome = Outcome("fmn", "both", ("audio",), found, minimal=True)
+    size = summarise(CLEAN, [outcome], INTERVALS)["smallest_perturbation"]["fmn"]["both"]["median_size"]
+    assert size["value"] == 0.4
+    assert size["n"] == 4
+    assert size["low"] == 0.2
+    beyond = Outcome("fmn", "both", ("audio",), predictions([1] * 5, factor=[0.1, *[np.inf] * 4]), minimal=True)
+    size = summarise(CLEAN, [beyond], INTERVALS)["smallest_perturbation"]["fmn"]["both"]["median_size"]
+    assert size["value"] is None
+    assert size["high"] is None
+
+
+def test_a_front_gives_the_budget_of_each_modality_along_each_direction() -> None:
+    directions = [({"audio": 1.0, "video": 0.0}, [0.5] * 5), ({"audio": 0.6, "video": 0.8}, [0.25] * 5)]
+    front = [(shares, predictions([1] * 5, factor=factor)) for shares, factor in directions]
+    outcome = Outcome("fmn", "both", ("audio", "video"), predictions([1] * 5), minimal=True, front=front)
+    points = summarise(CLEAN, [outcome], INTERVALS)["fronts"]["fmn"]["both"]
+    assert points[0]["budget"] == {"audio": 0.5, "video": 0.0}
+    assert points[1]["budget"] == pytest.approx({"audio": 0.15, "video": 0.2})
+
+
+def test_a_targeted_attack_succeeds_where_the_target_is_reached_among_clips_of_other_classes() -> None:
+    found = predictions([1, -1, -1, 1, 1], targets=[0, 0, 0, 2, 2], success=[False, True, False, True, True])
+    clean = predictions([1] * 5, targets=[0, 0, 0, 2, 2])
+    outcome = Outcome("pgd", "both", ("audio",), found, aim=Aim("class", 2))
+    rate = summarise(clean, [outcome], INTERVALS)["attack_success_rate"]["pgd"]["both"]
+    assert rate["value"] == pytest.approx(1 / 3)
+    assert rate["n"] == 3
+
+
+def test_outcomes_of_other_clips_are_refused() -> None:
+    other = predictions([1] * 5, ids=("a", "b", "c", "d", "e"))
+    with pytest.raises(RunError, match="pgd/both: its predictions hold other clips"):
+        summarise(CLEAN, [Outcome("pgd", "both", ("audio",), other)], INTERVALS)
