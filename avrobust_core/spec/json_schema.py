@@ -48,8 +48,9 @@ def spec_schema(registry: Registry) -> Schema:
     study = Spec.model_json_schema(by_alias=True)
     definitions: dict[str, Schema] = study.pop("$defs")
     definitions["Spec"] = study
-    radius = definitions["Budget"]["properties"]["eps"]
-    radius["anyOf"] = [_RADIUS if arm.get("type") == "number" else arm for arm in radius["anyOf"]] + [_FRACTION]
+    for name in ("eps", "cap"):
+        radius = definitions["Budget"]["properties"][name]
+        radius["anyOf"] = [_RADIUS if arm.get("type") == "number" else arm for arm in radius["anyOf"]] + [_FRACTION]
     for section in study["properties"].values():
         if "additionalProperties" in section:
             section["propertyNames"] = {"pattern": f"^{NAME_PATTERN.pattern}$"}

@@ -92,7 +92,8 @@ def test_nothing_is_left_implicit(good: str, load: Load) -> None:
         "with": {"classes": 4, "task": "single", "sizes": [3, 4]},
     }
     assert resolved["encoders"]["audio"]["modality"] == "audio"
-    assert resolved["attacks"]["fast"] == {"use": "avrobust:fgsm", "with": {}, "threats": ["a", "av"]}
+    aimless = {"goal": "untargeted", "target": None, "curve": [], "front": None}
+    assert resolved["attacks"]["fast"] == {"use": "avrobust:fgsm", "with": {}, "threats": ["a", "av"], **aimless}
     assert resolved["attacks"]["strong"]["with"] == {"steps": 20, "random_start": True, "mark": "-"}
     assert resolved["training"]["mixed"]["augment"] == [
         {"use": "avrobust:mixup", "with": {"alpha": 0.4}},
