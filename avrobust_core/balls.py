@@ -18,6 +18,15 @@ Bounds = tuple[float, float] | None
 FLOAT32_HALF_ULP = 2.0**-24
 """Largest relative error of rounding to float32."""
 
+SAFETY = 1e-6
+"""The share of a radius that is kept clear for what float32 sums are wrong by."""
+
+NORM_BLOCK = 512
+"""Samples whose squares are summed in float32."""
+
+PIECE = 2**18
+"""Samples worked on at a time on CPU: a few tensors of this size fit into a core's cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class Freedom:
@@ -37,19 +46,28 @@ class Freedom:
 
     def confine(self, delta: Tensor) -> Tensor:
         """The nearest allowed perturbation: zero outside `frames`, the mean over time if invariant; differentiable."""
+        whole = delta
         if self.frames is not None:
-            delta = delta * self.shaped(delta)
+            delta = torch.where(self._free(whole), delta, 0)  # not a product: 0 times infinity is no number
         if self.invariant:
-            delta = (delta.sum(dim=self.axis, keepdim=True) / self.steps).expand_as(delta)
-            delta = delta if self.frames is None else delta * self.shaped(delta)
+            delta = (delta.sum(dim=self.axis, keepdim=True) / self.steps).expand_as(whole)
+            delta = delta if self.frames is None else torch.where(self._free(whole), delta, 0)
         return delta
 
     def shaped(self, like: Tensor) -> Tensor:
         """The free steps as 1 and the others as 0, shaped to broadcast."""
+        return self._free(like).to(like.dtype)
+
+    def samples(self, shape: torch.Size) -> int:
+        """How many samples of a clip of this shape may change, each by itself."""
+        steps = 1 if self.invariant else self.steps
+        return shape.numel() // shape[self.axis - 1] * steps
+
+    def _free(self, like: Tensor) -> Tensor:
         assert self.frames is not None
         shape = [1] * like.dim()
         shape[self.axis] = -1
-        return self.frames.view(shape).to(like.dtype)
+        return self.frames.view(shape)
 
 
 class Ball(ABC):
@@ -72,12 +90,13 @@ class Ball(ABC):
         self.step_radius = per_clip(radius.to(center.dtype), center)
         """The radius shaped to multiply a perturbation: (B, 1, ...), in the clips' dtype."""
         self._room: tuple[Tensor, Tensor] | None = None
+        self._checksum = _checksum(center)
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
         """The nearest point of the ball, bounds and freedom: stored in float32, it is inside when measured in float64.
 
-        `x` is not changed.
+        `x` is not changed. No gradient flows through it: what is differentiable is `confine`.
         """
 
     @abstractmethod
@@ -116,11 +135,14 @@ class Ball(ABC):
         delta = x.double() - self.center.double()
         astray = (delta - self.freedom.confine(delta)).abs()
         # What is the same at all steps of time is still rounded to float32 at each of them.
-        allowed = 4 * FLOAT32_HALF_ULP * largest(self.center).clamp(min=1) if self.freedom.invariant else 0.0
+        allowed = self._grain(x) if self.freedom.invariant else torch.zeros_like(delta)
         if self.freedom.frames is not None:
-            fixed = (delta * (1 - self.freedom.shaped(delta))).flatten(1).abs().amax(dim=1) > 0
-            return (astray > allowed).flatten(1).any(dim=1) | fixed
+            allowed = allowed * self.freedom.shaped(delta)
         return (astray > allowed).flatten(1).any(dim=1)
+
+    def altered(self) -> Tensor:
+        """Whether a clean clip was changed in place since the ball was made: (B,) bool."""
+        return _checksum(self.center) != self._checksum
 
     def confine(self, x: Tensor) -> Tensor:
         """`x` with its perturbation confined to the freedom of time; differentiable, `x` itself where all is free."""
@@ -158,19 +180,13 @@ class Ball(ABC):
         return self._room
 
     def _delta(self, x: Tensor) -> Tensor:
-        """The perturbation, confined to the freedom of time; always a new tensor."""
+        """The perturbation, confined to the freedom of time; always a new tensor, laid out in full."""
         delta = x - self.center
-        return delta if self.freedom is None else self.freedom.confine(delta)
+        return delta if self.freedom is None else self.freedom.confine(delta).contiguous()
 
-    def _place(self, delta: Tensor) -> Tensor:
-        """The center plus a confined perturbation, within the bounds; may change `delta` in place."""
-        if self.bounds is None:
-            return delta.add_(self.center) if delta.is_contiguous() else delta + self.center
-        if self.freedom is not None and self.freedom.invariant:
-            delta = torch.clamp(delta, *self.room)
-            delta = delta if self.freedom.frames is None else delta * self.freedom.shaped(delta)
-            return torch.add(self.center, delta).clamp_(*self.bounds)
-        return torch.add(self.center, delta).clamp_(*self.bounds)
+    def _grain(self, x: Tensor) -> Tensor:
+        """What rounding to float32 may add up to in one sample, several times over: shaped to broadcast, float64."""
+        return 4 * FLOAT32_HALF_ULP * torch.maximum(largest(self.center), largest(x)).double()
 
     def _difference(self, x: Tensor) -> Tensor:
         return (x.double() - self.center.double()).flatten(1)
@@ -181,12 +197,44 @@ def per_clip(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
-def length(x: Tensor) -> Tensor:
-    """The Euclidean length of each clip, shaped to broadcast."""
-    return per_clip(torch.linalg.vector_norm(x.flatten(1), dim=1), x)
+def clip_norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of each clip, (B,) float64, right to about 3e-7 of itself without a copy in float64.
+
+    One float32 sum over a whole video is wrong by up to several thousandths, which would pass for, or hide, a violation
+    of the budget: so the squares are summed in short blocks, and the blocks in float64.
+    """
+    flat = x.flatten(1)
+    whole = flat.shape[1] // NORM_BLOCK * NORM_BLOCK
+    blocks = flat[:, :whole].reshape(len(flat), whole // NORM_BLOCK, NORM_BLOCK)
+    sums: Tensor = torch.linalg.vector_norm(blocks, dim=2).double().square().sum(dim=1)
+    if whole < flat.shape[1]:
+        sums = sums + torch.linalg.vector_norm(flat[:, whole:], dim=1).double().square()
+    return sums.sqrt()
+
+
+def pieces(clips: int, samples: int, device: torch.device) -> list[slice]:
+    """Slices of a batch of so many clips of so many samples each, to be worked through one by one.
+
+    On CPU each piece stays in the cache through all passes over it; elsewhere the whole batch is one piece.
+    """
+    step = max(1, PIECE // max(1, samples)) if device.type == "cpu" else max(1, clips)
+    return [slice(first, first + step) for first in range(0, clips, step)]
+
+
+def settled(flags: Tensor) -> bool:
+    """Whether all flags are true, where to ask costs nothing: elsewhere than on CPU it would wait for the device."""
+    return flags.device.type == "cpu" and bool(flags.all())
 
 
 def largest(x: Tensor) -> Tensor:
     """The largest absolute value of each clip, shaped to broadcast; twice as fast as a norm, and without a copy."""
     flat = x.flatten(1)
     return per_clip(torch.maximum(flat.amax(dim=1), -flat.amin(dim=1)), x)
+
+
+def _checksum(x: Tensor) -> Tensor:
+    """The sum of each clip's bit patterns, (B,) int64: exact, whatever the order of the sum."""
+    flat = x.detach().flatten(1).contiguous()
+    if flat.shape[1] * flat.element_size() % 8 == 0:
+        return flat.view(torch.int64).sum(dim=1)
+    return flat.view({2: torch.int16, 4: torch.int32}[flat.element_size()]).sum(dim=1, dtype=torch.int64)

@@ -32,6 +32,10 @@ def _fraction(value: Any) -> Any:
     return value
 
 
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(step) is int for step in value)
+
+
 Radius = Annotated[float, BeforeValidator(_fraction), Field(ge=0, allow_inf_nan=False)]
 
 
@@ -59,6 +63,13 @@ class Budget(BaseModel):
     """Steps of time that one frame of an l0 budget has."""
     cap: Radius | None = None
     """Largest change of a single sample under l0; null for what the bounds leave."""
+
+    @field_validator("frames", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, (list, tuple)) and all(map(_is_pair, value))):
+            raise ValueError(f"frames: {value!r} is no list of ranges [first, end), like [[0, 4], [8, 12]]")
+        return value
 
     @field_validator("frames")
     @classmethod
@@ -95,7 +106,7 @@ class Budget(BaseModel):
         if isinstance(self.eps, Snr):
             eps: float | Snr = Snr(snr_db=self.eps.snr_db - 20 * math.log10(factor))
         else:
-            eps = float(math.floor(self.eps * factor)) if self.norm == "l0" else self.eps * factor
+            eps = float(math.floor(self.eps * factor * (1 + 1e-9))) if self.norm == "l0" else self.eps * factor
         return self.model_copy(update={"eps": eps})
 
 

@@ -2,19 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avrobust_core.media import Task
+from avrobust_core.media import GoalName, Task
 from avrobust_core.objectives import classification_loss, margin
 from avrobust_core.randomness import clip_generator
-
-GoalName = Literal["untargeted", "least-likely", "runner-up", "random", "class"]
-"""untargeted: any other class. Targeted: at the class that the model holds least likely, second, one drawn per clip,
-or one class for all clips; never one of the clip's own, but for `class`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +83,8 @@ def make_goal(aim: Aim, logits: Tensor, targets: Tensor, task: Task, ids: Sequen
         seed: of the classes drawn at random.
 
     Raises:
-        ValueError: if every class is one of a clip's own, so that there is nothing to aim at.
+        ValueError: if every class is one of a clip's own, so that there is nothing to aim at, or if there is no such
+            class as the one to aim at.
     """
     if not aim.targeted:
         return Goal(targets, task)
@@ -96,6 +92,8 @@ def make_goal(aim: Aim, logits: Tensor, targets: Tensor, task: Task, ids: Sequen
     own = targets > 0.5 if task == "multi-label" else F.one_hot(targets, classes).bool()
     if aim.name == "class":
         assert aim.target is not None
+        if not 0 <= aim.target < classes:
+            raise ValueError(f"goal 'class': target {aim.target} is none of the {classes} classes, 0 to {classes - 1}")
         wanted = torch.full((len(ids),), aim.target, device=logits.device)
     else:
         full = own.all(dim=1)
@@ -107,5 +105,6 @@ def make_goal(aim: Aim, logits: Tensor, targets: Tensor, task: Task, ids: Sequen
             scores = scores.to(logits.device)
         else:
             scores = -logits if aim.name == "least-likely" else logits
+            scores = scores.clamp(min=torch.finfo(scores.dtype).min)  # a logit of -inf still goes before an own class
         wanted = scores.masked_fill(own, -torch.inf).argmax(dim=1)
     return Goal(wanted if task == "single-label" else F.one_hot(wanted, classes).to(targets.dtype), task, targeted=True)

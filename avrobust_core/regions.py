@@ -10,10 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from avrobust_core.balls import Ball, Bounds, Freedom, per_clip
+from avrobust_core.balls import SAFETY, Ball, Bounds, Freedom, clip_norm, per_clip
 from avrobust_core.budgets import Budget, Snr, ThreatKind
 from avrobust_core.errors import DataError
-from avrobust_core.norms import BALLS, L0Ball, L2Ball
+from avrobust_core.euclidean import nearest
+from avrobust_core.norms import BALLS, L2Ball
+from avrobust_core.sparse_norms import L0Ball
 
 Inputs = Mapping[str, Tensor]
 """The attacked modalities by name, each (B, ...)."""
@@ -106,69 +108,76 @@ class SeparateRegion(Region):
 
 
 class SharedRegion(Region):
-    """One l2 ball for all modalities: the squares of their norms, each over its radius, sum to 1 at most."""
+    """One l2 ball for all modalities: the squares of their norms, each over its radius, sum to 1 at most.
+
+    Points are nearest in that metric, each modality measured in its radius: with equal radii the plain Euclidean one.
+
+    Raises:
+        TypeError: if a ball is not l2.
+    """
 
     kind = "shared"
 
+    def __init__(self, balls: Mapping[str, Ball]) -> None:
+        super().__init__(balls)
+        self._l2 = {name: ball for name, ball in self.balls.items() if isinstance(ball, L2Ball)}
+        if len(self._l2) < len(self.balls):
+            raise TypeError("a shared region is made of l2 balls only")
+        radius = torch.stack([ball.radius for ball in self._l2.values()])
+        rounding = torch.stack([ball.rounding for ball in self._l2.values()])
+        self._weights = torch.where(radius > 0, 1 / radius, 0)  # (M, B) float64
+        # Rounding to float32 must not use up what belongs to the others: a modality whose radius it fills stays clean.
+        self._firm_weights = torch.where(rounding > radius / 2, 0, self._weights)
+        self._reach = 1 - SAFETY - torch.linalg.vector_norm(rounding * self._firm_weights, dim=0)
+
     def project(self, x: Inputs) -> dict[str, Tensor]:
-        # Each modality's own projection keeps clear of float32's rounding; a hair off the sum covers the squares'.
-        inside = self.within(x, torch.full_like(next(iter(self.balls.values())).radius, 1 - 1e-6))
-        inside = {name: ball.project(inside[name]) for name, ball in self.balls.items()}
-        over = self.size(inside)
-        # Rounding to float32 adds to every modality: what it added is taken off once more.
-        tight = self.within(inside, (1 - 2 * (over - 1).clamp(min=0) - 1e-6).clamp(min=0))
-        size = self.size(tight)
-        return {
-            name: torch.where(
-                per_clip(over <= 1, x[name]),
-                inside[name],
-                torch.where(per_clip(size <= 1, x[name]), tight[name], ball.center),
-            )
-            for name, ball in self.balls.items()
-        }
+        return self._nearest(x, self._firm_weights, self._reach)
 
     def within(self, x: Inputs, size: Tensor) -> dict[str, Tensor]:
-        """Radially, towards the clean clip, then within the bounds: the nearest point where all radii are equal."""
-        bounded = {name: ball.within(x[name], torch.full_like(size, torch.inf)) for name, ball in self.balls.items()}
-        share = (size / self.size(bounded).clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1)
-        return {
-            name: ball.center + (bounded[name] - ball.center) * per_clip(share.to(ball.center.dtype), ball.center)
-            for name, ball in self.balls.items()
-        }
+        return self._nearest(x, self._weights, size.double())
+
+    @torch.no_grad()
+    def _nearest(self, x: Inputs, weights: Tensor, reach: Tensor) -> dict[str, Tensor]:
+        found = nearest(list(self.balls.values()), [x[name] for name in self.balls], weights, reach.clamp(min=0))
+        return dict(zip(self.balls, found, strict=True))
 
     def step(self, x: Inputs, gradients: Inputs, length: float | Tensor) -> dict[str, Tensor]:
-        gains = torch.stack([ball.gain(gradients[name]) for name, ball in self.balls.items()])
-        shares = gains / gains.amax(dim=0).clamp(min=torch.finfo(gains.dtype).tiny)
-        shares = shares / torch.linalg.vector_norm(shares, dim=0).clamp(min=1)
-        return {
-            name: ball.step(x[name], gradients[name], per_clip(share, x[name]) * _shaped(length, x[name]))
-            for share, (name, ball) in zip(shares, self.balls.items(), strict=True)
-        }
+        polar = {name: ball.polar(gradients[name]) for name, ball in self._l2.items()}
+        gains = torch.stack([polar[name][1] * polar[name][2] * ball.radius for name, ball in self._l2.items()])
+        shares = gains / torch.linalg.vector_norm(gains, dim=0).clamp(min=torch.finfo(gains.dtype).tiny)
+        moved = {}
+        for share, (name, ball) in zip(shares, self._l2.items(), strict=True):
+            direction, norm, _ = polar[name]
+            scale = per_clip((ball.radius * share / norm).to(direction.dtype), direction)
+            moved[name] = torch.addcmul(x[name], direction, scale * _shaped(length, direction))
+        return moved
 
     def gain(self, gradients: Inputs) -> Tensor:
         gains = torch.stack([ball.gain(gradients[name]) for name, ball in self.balls.items()])
-        found: Tensor = torch.linalg.vector_norm(gains, dim=0)
+        found: Tensor = torch.linalg.vector_norm(gains.double(), dim=0).to(gains.dtype)
         return found
 
     def sample(self, generators: Generators) -> dict[str, Tensor]:
         """Uniform in the shared ball: a normal direction over all modalities, at the share of a ball of their sum."""
         noise: dict[str, Tensor] = {}
-        shares: list[Tensor] = []
-        samples = 0
-        for name, ball in self.balls.items():
-            assert isinstance(ball, L2Ball)
-            drawn = generators(name)
-            raw = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in drawn]).to(ball.center.device)
+        drawn: Tensor | None = None
+        for name, ball in self._l2.items():
+            own = generators(name)
+            raw = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in own]).to(ball.center.device)
             noise[name] = raw if ball.freedom is None else ball.freedom.confine(raw)
-            if not shares:
-                shares = [torch.rand((), generator=g) for g in drawn]
-            samples += ball.center[0].numel()
-        size = torch.stack([x.flatten(1).square().sum(dim=1) for x in noise.values()]).sum(dim=0).sqrt()
-        share = (torch.stack(shares) ** (1 / samples)).to(size.device) / size.clamp(min=torch.finfo(size.dtype).tiny)
+            if drawn is None:
+                drawn = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in own])
+        assert drawn is not None
+        open_to = self._weights > 0  # a modality of radius 0 is no dimension of the ball
+        norms = torch.stack([clip_norm(each) for each in noise.values()]) * open_to
+        samples = sum(on * ball.samples for on, ball in zip(open_to, self._l2.values(), strict=True))
+        assert isinstance(samples, Tensor)
+        share = drawn.to(norms.device) ** (1 / samples.clamp(min=1))
+        share = share / torch.linalg.vector_norm(norms, dim=0).clamp(min=torch.finfo(norms.dtype).tiny)
         return self.project(
             {
-                name: ball.center + noise[name] * per_clip(share, noise[name]) * ball.step_radius
-                for name, ball in self.balls.items()
+                name: ball.center + noise[name] * per_clip((share * ball.radius).to(noise[name].dtype), noise[name])
+                for name, ball in self._l2.items()
             }
         )
 
@@ -195,27 +204,33 @@ def make_ball(clean: Tensor, budget: Budget, bounds: Bounds, time_axis: int | No
             nothing limits how far an l0 perturbation may move a sample.
     """
     limits = budget.bounds or bounds
-    freedom = _freedom(clean, budget, time_axis)
+    axis = _batch_axis(clean, time_axis) if budget.needs_time else None
+    freedom = _freedom(clean, budget, axis)
     radius = radii(clean, budget)
     if budget.norm == "l0":
         if limits is None and budget.cap is None:
             raise DataError("an l0 budget needs `cap` where neither it nor the data set states bounds")
-        axis = time_axis + 1 if budget.per == "frame" and time_axis is not None else None
-        return L0Ball(clean, radius, limits, freedom, cap=budget.cap, frame=(axis, budget.frame_steps))
+        frame = (axis if budget.per == "frame" else None, budget.frame_steps)
+        return L0Ball(clean, radius, limits, freedom, cap=budget.cap, frame=frame)
     return BALLS[budget.norm](clean, radius, limits, freedom)
 
 
-def _freedom(clean: Tensor, budget: Budget, time_axis: int | None) -> Freedom | None:
-    if not budget.needs_time:
-        return None
+def _batch_axis(clean: Tensor, time_axis: int | None) -> int:
+    """The axis of a batch that is time, from that of one clip, which may count from the end."""
     if time_axis is None:
         raise DataError(
             "the budget speaks of time (frames, time_invariant or per: frame), but the time axis is not known: "
             "the data set's MediaSpec, or for space: features the encoder, must state `time_axis`"
         )
-    if budget.frames is None and not budget.time_invariant:
+    rank = clean.dim() - 1
+    if not -rank <= time_axis < rank:
+        raise DataError(f"time_axis {time_axis} is none of the {rank} axes of a clip of shape {tuple(clean.shape[1:])}")
+    return time_axis % rank + 1
+
+
+def _freedom(clean: Tensor, budget: Budget, axis: int | None) -> Freedom | None:
+    if axis is None or (budget.frames is None and not budget.time_invariant):
         return None
-    axis = time_axis + 1
     length = clean.shape[axis]
     frames = None
     if budget.frames is not None:

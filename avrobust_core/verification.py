@@ -62,6 +62,12 @@ def verify(
         clean = bound.clean[modality] if modality in bound.balls and modality not in bound.features else x
         if not torch.equal(x, batch.inputs[modality]) or not torch.equal(x, clean):
             raise AttackViolation(f"attack {name!r} changed the clean {modality} of its batch in place")
+    for modality in sorted(bound.features):
+        _reject(
+            bound.balls[modality].altered(),
+            bound.ids,
+            f"attack {name!r} changed the clean features of {modality} in place",
+        )
     extra = sorted(set(result.inputs) - set(bound.balls))
     if extra:
         raise AttackViolation(

@@ -1,5 +1,6 @@
 """The losses that gradient attacks raise: per clip, for every goal, with a gradient where the model is sure."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -14,6 +15,18 @@ Loss = Callable[[Tensor, Goal], Tensor]
 
 SMALLEST_SPREAD = 1e-12
 """Below this, the logits that DLR divides by are all the same."""
+
+
+class PerClipLoss(ABC):
+    """A loss that holds something of each clip, and is selected along with the clips."""
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, goal: Goal) -> Tensor:
+        """As every `Loss`."""
+
+    @abstractmethod
+    def select(self, index: Tensor) -> "PerClipLoss":
+        """The loss of the clips at `index` (int64 positions)."""
 
 
 def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
@@ -62,10 +75,12 @@ def negative_margin(logits: Tensor, goal: Goal) -> Tensor:
 
 
 def difference_of_logits_ratio(logits: Tensor, goal: Goal) -> Tensor:
-    """The margin over the spread between the highest and the third highest logit (DLR, Croce and Hein, ICML 2020).
+    """The margin over a spread of the logits, so that neither a shift nor a scale of them changes it (DLR).
 
-    So neither a shift nor a scale of the logits changes it. With fewer than three classes there is no third logit: the
-    margin alone is returned.
+    Croce and Hein, ICML 2020. Untargeted with one label the spread is from the highest logit to the third (eq. 6). Where
+    the logit that is raised may itself be the third, that would be a ratio of 1 without a gradient: targeted, and with
+    several labels, it is from the highest to the mean of the third and the fourth (eq. 7). With fewer than three (four)
+    classes there is no such logit: the margin alone is returned.
 
     Args:
         logits: (B, K) float.
@@ -75,10 +90,45 @@ def difference_of_logits_ratio(logits: Tensor, goal: Goal) -> Tensor:
         (B,) float.
     """
     loss = negative_margin(logits, goal)
+    if goal.targeted or goal.task == "multi-label":
+        return _over_wide_spread(loss, logits)
     if logits.shape[1] < 3:
         return loss
     top = logits.topk(3, dim=1).values
     return loss / (top[:, 0] - top[:, 2]).clamp(min=SMALLEST_SPREAD)
+
+
+def _over_wide_spread(loss: Tensor, logits: Tensor) -> Tensor:
+    """A difference of logits over the one from the highest to the mean of the third and the fourth, if there is one."""
+    if logits.shape[1] < 4:
+        return loss
+    top = logits.topk(4, dim=1).values
+    return loss / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2).clamp(min=SMALLEST_SPREAD)
+
+
+class TowardsClass(PerClipLoss):
+    """The DLR towards one class per clip (Croce and Hein, ICML 2020, eq. 7): its logit less the best of the clip's own.
+
+    That is taken over the spread from the highest logit to the mean of the third and the fourth. With fewer than four
+    classes there is no fourth: the difference alone is returned.
+
+    Args:
+        classes: (B,) int64, the class aimed at for each clip: none of its own.
+    """
+
+    def __init__(self, classes: Tensor) -> None:
+        self._classes = classes
+
+    def __call__(self, logits: Tensor, goal: Goal) -> Tensor:
+        own = goal.labels > 0.5 if goal.task == "multi-label" else F.one_hot(goal.labels, logits.shape[1]).bool()
+        best_own = logits.masked_fill(~own, -torch.inf).amax(dim=1)
+        loss = logits.gather(1, self._classes.unsqueeze(1)).squeeze(1) - best_own
+        if goal.task == "multi-label":  # as in `negative_margin`
+            loss = loss.masked_fill(own.all(dim=1) | ~own.any(dim=1), 0.0)
+        return _over_wide_spread(loss, logits)
+
+    def select(self, index: Tensor) -> "TowardsClass":
+        return TowardsClass(self._classes.index_select(0, index))
 
 
 def mean_rank(logits: Tensor, goal: Goal) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from avrobust_core import (
+    Aim,
     AVModel,
     Batch,
     DataError,
@@ -142,7 +143,7 @@ def test_bound_logits_are_those_of_the_whole_model(request, kind, names):
         part = bound.select(index)
         torch.testing.assert_close(part({m: x[index] for m, x in changed.items()}), whole[index])
     assert part.ids == ("clip-5", "clip-0", "clip-3")
-    assert torch.equal(part.targets, batch.targets[index])
+    assert torch.equal(part.goal.labels, batch.targets[index])
     assert len(part) == 3
 
 
@@ -213,3 +214,82 @@ def test_clean_clips_outside_their_bounds_are_named(plain, value):
     batch.inputs["video"][5, 0, 0, 0, 0] = float("nan")
     with pytest.raises(DataError, match=r"video: .*: clip-5;"):
         victim_of(plain).bind(batch, threat("video"))
+
+
+def times(name):
+    return {"audio": 1, "depth": None, "video": 1}[name]
+
+
+TIMED = {
+    name: MediaSpec(kind=name, shape=shape, bounds=(0.0, 1.0), time_axis=times(name)) for name, shape in SHAPES.items()
+}
+
+THREATS = [
+    {"audio": {"eps": 0.1}, "video": {"norm": "l2", "eps": {"snr_db": 20}}},
+    {"audio": {"norm": "l1", "eps": 1.5}, "depth": {"norm": "l0", "eps": 4}},
+    {"kind": "shared", "audio": {"norm": "l2", "eps": 0.5}, "video": {"norm": "l2", "eps": {"snr_db": 10}}},
+    {"audio": {"eps": 0.1, "frames": [[0, 3]]}, "video": {"norm": "l2", "eps": 1, "time_invariant": True}},
+    {"audio": {"norm": "l0", "eps": 4, "per": "frame", "bounds": [-1, 2]}},
+    {"audio": {"eps": 0.1, "space": "features"}, "video": {"eps": 0.2}},
+]
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+@pytest.mark.parametrize("written", THREATS)
+def test_a_scaled_binding_is_a_binding_to_the_scaled_threat(model, written, factor):
+    batch = make_batch()
+    whole = ThreatModel.model_validate(written)
+    victim = Victim(model, media=TIMED, task="single-label", seed=4)
+    with victim.frozen(), torch.no_grad():
+        first = victim.bind(batch, whole, Aim("random"))
+        scaled, fresh = first.scaled(factor), victim.bind(batch, whole.scaled(factor), Aim("random"))
+        assert scaled.threat == fresh.threat
+        assert scaled.features == fresh.features
+        assert torch.equal(scaled.goal.labels, fresh.goal.labels)
+        x = {
+            name: clean + torch.linspace(-1, 1, clean[0].numel()).view_as(clean[0])
+            for name, clean in fresh.clean.items()
+        }
+        for name, ball in fresh.balls.items():
+            torch.testing.assert_close(scaled.balls[name].radius, ball.radius)
+            assert scaled.balls[name].bounds == ball.bounds
+            assert torch.equal(scaled.clean[name], ball.center)
+            torch.testing.assert_close(scaled.region.project(x)[name], fresh.region.project(x)[name])
+            torch.testing.assert_close(scaled.region.step(x, x, 0.3)[name], fresh.region.step(x, x, 0.3)[name])
+        torch.testing.assert_close(scaled.region.size(x), fresh.region.size(x))
+        torch.testing.assert_close(scaled(x), fresh(x))
+        torch.testing.assert_close(first.region.size(x), factor * scaled.region.size(x))
+
+
+def test_a_scaled_binding_counts_its_queries_with_the_first_and_starts_where_it_is_told(plain):
+    bound = victim_of(plain).bind(make_batch(4), threat("audio"))
+    start = {"audio": bound.clean["audio"] + 0.01}
+    scaled = bound.scaled(2, start=start)
+    scaled(scaled.clean)
+    part = scaled.select(torch.tensor([2]))
+    part(part.clean)
+    assert bound.queries.tolist() == [1, 1, 2, 1]
+    assert bound.start is None
+    assert torch.equal(part.start["audio"], start["audio"][2:3])
+
+
+def test_the_goal_is_chosen_by_the_clean_logits(plain):
+    batch, victim = make_batch(), victim_of(plain)
+    with torch.no_grad():
+        logits = victim.logits(batch.inputs)
+    bound = victim.bind(batch, threat("audio"), Aim("least-likely"))
+    others = logits.masked_fill(torch.nn.functional.one_hot(batch.targets, 3).bool(), torch.inf)
+    assert bound.goal.targeted
+    assert torch.equal(bound.goal.labels, others.argmin(dim=1))
+    assert bound.queries.tolist() == [0] * 6
+    part = bound.select(torch.tensor([4, 1]))
+    assert torch.equal(part.goal.labels, bound.goal.labels[[4, 1]])
+
+
+def test_features_can_be_attacked_where_there_are_some(model, plain):
+    features = ThreatModel.model_validate({"audio": {"eps": 0.1, "space": "features"}})
+    with pytest.raises(DataError, match=r"Plain is no avrobust_core\.AVModel"):
+        victim_of(plain).bind(make_batch(), features)
+    bound = victim_of(model).bind(make_batch(), features)
+    assert bound.features == {"audio"}
+    assert bound.balls["audio"].bounds is None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from avrobust_attacks.losses import Loss
+from avrobust_attacks.losses import Loss, PerClipLoss
 from avrobust_core import AttackResult, AvrobustError, BoundVictim
 
 
@@ -15,20 +15,23 @@ class Keeper(ABC):
 
     Attributes:
         victim: the clips that are still worked on; it shrinks as clips are done.
-        result: what is kept, of all clips; the clean clips at first.
+        positions: (b,) int64, where those clips are among all.
+
+    Args:
+        victim: all clips.
+        loss: what is climbed; another may be set between climbs by `climb_on`.
+        rows: of the trace.
     """
 
-    def __init__(self, victim: BoundVictim, loss: Loss, steps: int) -> None:
+    def __init__(self, victim: BoundVictim, loss: Loss, rows: int) -> None:
         self.victim = victim
-        self._loss = loss
+        self.loss = loss
         device = victim.device
-        self._positions = torch.arange(len(victim), device=device)
+        self.positions = torch.arange(len(victim), device=device)
+        self.inputs = {name: x.clone() for name, x in victim.clean.items()}
+        self.success = torch.zeros(len(victim), dtype=torch.bool, device=device)
+        self.trace = torch.full((rows, len(victim)), torch.nan, device=device)
         self._broken = torch.zeros(len(victim), dtype=torch.bool, device=device)
-        self.result = AttackResult(
-            inputs={name: x.clone() for name, x in victim.clean.items()},
-            success=torch.zeros(len(victim), dtype=torch.bool, device=device),
-            trace=torch.full((steps + 1, len(victim)), torch.nan, device=device),
-        )
 
     def score(self, x: Mapping[str, Tensor], row: int | None = None) -> Tensor:
         """The loss of an iterate, (b,) for the b clips still worked on, differentiable where gradients are enabled.
@@ -37,8 +40,11 @@ class Keeper(ABC):
             x: by attacked modality, (b, ...); it must not be changed in place before `settle` is called.
             row: of the trace, where this iterate's loss belongs; None for nowhere.
         """
-        logits = self.victim(x)
-        loss = self._loss(logits, self.victim.goal)
+        return self.score_logits(x, self.victim(x), row)
+
+    def score_logits(self, x: Mapping[str, Tensor], logits: Tensor, row: int | None = None) -> Tensor:
+        """As `score`, of an iterate whose logits (b, K) are known."""
+        loss = self.loss(logits, self.victim.goal)
         self._keep(x, logits.detach(), loss.detach().float(), row)
         return loss
 
@@ -68,6 +74,14 @@ class Keeper(ABC):
     def examine(self, gradients: Iterable[Tensor]) -> None:
         """Note where a gradient is not finite, to be reported by `settle`."""
 
+    @abstractmethod
+    def rest(self, x: Mapping[str, Tensor], loss: Tensor) -> None:
+        """Note where a climb has ended, (b, ...), and the loss there, (b,)."""
+
+    @abstractmethod
+    def result(self) -> AttackResult:
+        """What is kept, of all clips; the clean clips at first."""
+
     def _not_finite(self, gradients: Iterable[Tensor]) -> Tensor:
         # A sum carries any NaN or infinity, in one pass and without a tensor of flags as large as the gradient.
         totals = [g.flatten(1).sum(dim=1) for g in gradients]
@@ -84,58 +98,92 @@ class Keeper(ABC):
 
 
 class FirstSuccess(Keeper):
-    """Keeps a clip's first misclassified iterate and stops working on it; a clip never fooled stays clean."""
+    """Keeps a clip's first iterate that reaches the goal and stops working on it; others stay clean.
 
-    def __init__(self, victim: BoundVictim, loss: Loss, steps: int) -> None:
-        super().__init__(victim, loss, steps)
+    Where the victim computes in less than float32, an iterate counts once float32 confirms it; else its clip goes on.
+    """
+
+    def __init__(self, victim: BoundVictim, loss: Loss, rows: int) -> None:
+        super().__init__(victim, loss, rows)
         self._done = torch.zeros_like(self._broken)
+        self._last = {name: x.clone() for name, x in victim.clean.items()}
+        self._last_loss = torch.full((len(victim),), -torch.inf, device=victim.device)
 
     def _keep(self, x: Mapping[str, Tensor], logits: Tensor, loss: Tensor, row: int | None) -> None:
-        if row is not None and self.result.trace is not None:
-            self.result.trace[row, self._positions] = loss.masked_fill(self._done, torch.nan)
+        if row is not None:
+            self.trace[row, self.positions] = loss.masked_fill(self._done, torch.nan)
         self._broken |= ~(loss.isfinite() | self._done)
         self._done |= self.victim.fooled(logits)
 
     def settle(self, x: Mapping[str, Tensor]) -> Tensor | None:
         done, broken = torch.stack((self._done, self._broken)).cpu()  # the only wait for the device
         self._refuse_broken(broken)
+        if not self.victim.exact and done.any():
+            done = self._confirm(x, done)
         if not done.any():
             return None
-        device = self._positions.device
+        device = self.positions.device
         out: Tensor = done.nonzero().squeeze(1).to(device)
         kept: Tensor = (~done).nonzero().squeeze(1).to(device)
-        settled = self._positions[out]
-        for name, found in self.result.inputs.items():
+        settled = self.positions[out]
+        for name, found in self.inputs.items():
             found.index_copy_(0, settled, x[name].detach().index_select(0, out))
-        self.result.success.index_fill_(0, settled, True)
+            self._last[name].index_copy_(0, settled, self.victim.clean[name].index_select(0, out))
+        self.success.index_fill_(0, settled, True)
         self.victim = self.victim.select(kept)
-        self._positions = self._positions[kept]
+        self.positions = self.positions[kept]
         self._done, self._broken = self._done[kept], self._broken[kept]
+        if isinstance(self.loss, PerClipLoss):
+            self.loss = self.loss.select(kept)
         return kept
 
+    def _confirm(self, x: Mapping[str, Tensor], done: Tensor) -> Tensor:
+        """Those of the clips that float32, too, finds done; the others are no longer."""
+        index = done.nonzero().squeeze(1).to(self.positions.device)
+        chosen = self.victim.select(index)
+        logits = chosen.confirm({name: moved.detach().index_select(0, index) for name, moved in x.items()})
+        self._done.index_copy_(0, index, chosen.fooled(logits))
+        return self._done.cpu()
+
     def hold(self, old: Mapping[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: torch.where(_like(self._done, x), old[name], x) for name, x in new.items()}
+        return {name: torch.where(like(self._done, x), old[name], x) for name, x in new.items()}
 
     def examine(self, gradients: Iterable[Tensor]) -> None:
         self._broken |= self._not_finite(gradients) & ~self._done
 
+    def rest(self, x: Mapping[str, Tensor], loss: Tensor) -> None:
+        higher = loss > self._last_loss[self.positions]
+        self._last_loss[self.positions] = torch.where(higher, loss, self._last_loss[self.positions])
+        for name, last in self._last.items():
+            last[self.positions] = torch.where(like(higher, last), x[name], last[self.positions])
+
+    def result(self) -> AttackResult:
+        return AttackResult(self.inputs, self.success, self.trace, self._last)
+
 
 class HighestLoss(Keeper):
-    """Keeps a clip's iterate of highest loss; no clip is ever done."""
+    """Keeps a clip's iterate of highest loss; no clip is ever done.
 
-    def __init__(self, victim: BoundVictim, loss: Loss, steps: int) -> None:
-        super().__init__(victim, loss, steps)
+    Args:
+        victim, loss, rows: see `Keeper`.
+        by: the loss that decides what is kept; None for the one that is climbed.
+    """
+
+    def __init__(self, victim: BoundVictim, loss: Loss, rows: int, by: Loss | None = None) -> None:
+        super().__init__(victim, loss, rows)
+        self._by = by
         self._highest = torch.full((len(victim),), -torch.inf, device=self._broken.device)
 
     def _keep(self, x: Mapping[str, Tensor], logits: Tensor, loss: Tensor, row: int | None) -> None:
-        if row is not None and self.result.trace is not None:
-            self.result.trace[row] = loss
+        if row is not None:
+            self.trace[row] = loss
         self._broken |= ~loss.isfinite()
-        higher = loss > self._highest
-        torch.where(higher, loss, self._highest, out=self._highest)
-        torch.where(higher, self.victim.fooled(logits), self.result.success, out=self.result.success)
-        for name, found in self.result.inputs.items():
-            torch.where(_like(higher, found), x[name].detach(), found, out=found)
+        kept_by = loss if self._by is None else self._by(logits, self.victim.goal).float()
+        higher = kept_by > self._highest
+        torch.where(higher, kept_by, self._highest, out=self._highest)
+        torch.where(higher, self.victim.fooled(logits), self.success, out=self.success)
+        for name, found in self.inputs.items():
+            torch.where(like(higher, found), x[name].detach(), found, out=found)
 
     def settle(self, x: Mapping[str, Tensor]) -> Tensor | None:
         self._refuse_broken(self._broken.cpu())
@@ -147,7 +195,28 @@ class HighestLoss(Keeper):
     def examine(self, gradients: Iterable[Tensor]) -> None:
         self._broken |= self._not_finite(gradients)
 
+    def rest(self, x: Mapping[str, Tensor], loss: Tensor) -> None:
+        """Nothing: what is kept is the best place to go on from."""
 
-def _like(per_clip: Tensor, x: Tensor) -> Tensor:
+    def result(self) -> AttackResult:
+        success = self.success
+        if not self.victim.exact:
+            success = self.victim.fooled(self.victim.confirm(self.inputs))
+        return AttackResult(self.inputs, success, self.trace)
+
+
+def keeper_for(victim: BoundVictim, loss: Loss, rows: int, by: Loss | None = None) -> Keeper:
+    """The keeper that a task asks for: single-label the first success, multi-label the highest loss.
+
+    Args:
+        victim, loss, rows: see `Keeper`.
+        by: see `HighestLoss`.
+    """
+    if victim.task == "multi-label":
+        return HighestLoss(victim, loss, rows, by)
+    return FirstSuccess(victim, loss, rows)
+
+
+def like(per_clip: Tensor, x: Tensor) -> Tensor:
     """(b,) shaped (b, 1, ...) to broadcast over clips of any rank."""
     return per_clip.view(-1, *[1] * (x.dim() - 1))

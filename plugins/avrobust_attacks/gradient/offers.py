@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from avrobust_attacks.gradient.configs import FgsmConfig, PgdConfig
+from avrobust_attacks.gradient.configs import ApgdConfig, FgsmConfig, MimConfig, PgdConfig
 from avrobust_core import Component
 
 if TYPE_CHECKING:
@@ -13,19 +13,40 @@ def build_fgsm(config: FgsmConfig) -> "Attack":
     """One step over the whole radius."""
     from avrobust_attacks.gradient.pgd import PGD
 
-    return PGD(steps=1, step_size=1.0, restarts=1, random_start=config.random_start, loss=config.loss)
+    return PGD(lengths=[1.0], restarts=1, random_start=config.random_start, loss=config.loss)
 
 
 def build_pgd(config: PgdConfig) -> "Attack":
     """As configured."""
-    from avrobust_attacks.gradient.pgd import PGD
+    from avrobust_attacks.gradient.pgd import PGD, falling_lengths
 
+    constant = config.step_size
     return PGD(
-        steps=config.steps,
-        step_size=2.5 / config.steps if config.step_size is None else config.step_size,
+        lengths=falling_lengths(config.steps) if constant is None else [constant] * config.steps,
         restarts=config.restarts,
         random_start=config.random_start,
         loss=config.loss,
+    )
+
+
+def build_mim(config: MimConfig) -> "Attack":
+    """As configured."""
+    from avrobust_attacks.gradient.mim import MIM
+
+    length = 1 / config.steps if config.step_size is None else config.step_size
+    return MIM(steps=config.steps, length=length, decay=config.decay, loss=config.loss)
+
+
+def build_apgd(config: ApgdConfig) -> "Attack":
+    """As configured."""
+    from avrobust_attacks.gradient.apgd import APGD
+
+    return APGD(
+        steps=config.steps,
+        restarts=config.restarts,
+        random_start=config.random_start,
+        loss=config.loss,
+        targets=config.targets,
     )
 
 
@@ -37,6 +58,7 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_fgsm,
         references=("https://arxiv.org/abs/1412.6572",),
         example={},
+        version=2,
     ),
     Component(
         name="pgd",
@@ -45,6 +67,22 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_pgd,
         references=("https://arxiv.org/abs/1706.06083",),
         example={"steps": 10},
-        version=2,
+        version=3,
+    ),
+    Component(
+        name="mim",
+        summary="Momentum iterative method: joint steps along a running sum of normalised gradients.",
+        config=MimConfig,
+        build=build_mim,
+        references=("https://arxiv.org/abs/1710.06081",),
+        example={"steps": 10},
+    ),
+    Component(
+        name="apgd",
+        summary="Auto-PGD: momentum, and a step size per clip that is halved where it no longer pays.",
+        config=ApgdConfig,
+        build=build_apgd,
+        references=("https://arxiv.org/abs/2003.01690",),
+        example={"steps": 20, "loss": "dlr"},
     ),
 )

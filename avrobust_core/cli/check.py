@@ -1,0 +1,125 @@
+"""The command `avrobust check-plugin`: does what a plugin offers keep to the contracts?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+from avrobust_core.cli.layout import wrapped
+
+if TYPE_CHECKING:
+    from avrobust_core.registry import Offer, PluginRecord, Registry
+    from avrobust_core.testing.running import Outcome
+
+_WIDTH = len("not applicable")
+
+
+def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command; it sets `run`, a function from the parsed arguments to the exit status."""
+    parser = commands.add_parser(
+        "check-plugin",
+        help="check that a component, a plugin or a distribution keeps to the contracts",
+        description=(
+            "Run the conformance kit on a component, or on everything that a plugin or a distribution offers, each "
+            "configured by its own example. The exit status is 1 if any check failed."
+        ),
+    )
+    parser.add_argument(
+        "name", metavar="NAME", help="a component (pgd, avrobust:pgd), a plugin (attacks) or a distribution (avrobust)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a line per check")
+    parser.set_defaults(run=run_check_plugin)
+
+
+def run_check_plugin(args: argparse.Namespace) -> int:
+    """Carry out `avrobust check-plugin`.
+
+    Returns:
+        0 if no check failed, else 1.
+
+    Raises:
+        ComponentError: if nothing has this name.
+    """
+    with redirect_stdout(sys.stderr):  # what a plugin prints on import must not mix with ours
+        from avrobust_core.registry import Registry
+
+        registry = Registry.discover(disabled=args.no_plugin or ())
+    plugins, offers = _meant(registry, args.name)
+    reports: list[dict[str, Any]] = []
+    counts = dict.fromkeys(("passed", "failed", "not applicable"), 0)
+    for kind, name, outcomes in _checked(registry, plugins, offers):
+        if not args.json:
+            print(f"{kind} {name}")
+        found = []
+        for outcome in outcomes:
+            found.append(_as_object(outcome))
+            counts[outcome.status] += 1
+            if not args.json:
+                print("\n".join(_lines(outcome)), flush=True)
+        reports.append({"kind": kind, "name": name, "checks": found})
+        if not args.json:
+            print()
+    if args.json:
+        print(json.dumps({"subjects": reports, "counts": counts}, indent=2))
+    else:
+        print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    return 1 if counts["failed"] else 0
+
+
+def _meant(registry: Registry, name: str) -> tuple[list[PluginRecord], list[Offer]]:
+    """The plugins and components that a name means: a component's name first, then a plugin's or a distribution's."""
+    from avrobust_core.discovery import normalised
+    from avrobust_core.errors import ComponentError
+
+    try:
+        return [], list(registry.find(name))
+    except ComponentError as error:
+        plugins = [p for p in registry.plugins if name in (p.name, p.full_name) or normalised(name) == normalised(p.distribution)]
+        if not plugins:
+            known = ", ".join(sorted({p.full_name for p in registry.plugins})) or "none"
+            raise ComponentError(f"{error}. No plugin or distribution has this name either; there are: {known}") from error
+        return plugins, [offer for plugin in plugins for offer in plugin.offers]
+
+
+def _checked(
+    registry: Registry, plugins: list[PluginRecord], offers: list[Offer]
+) -> Iterator[tuple[str, str, Iterator[Outcome]]]:
+    """Yield (kind, name, outcomes): of each plugin, then of each component."""
+    from avrobust_core.testing.component_checks import PLUGIN_CHECKS, check_offer, media_of
+    from avrobust_core.testing.running import Outcome, run_check
+
+    for plugin in plugins:
+        if plugin.status != "ok":
+            why = plugin.error or f"the plugin is {plugin.status}"
+            loads = Outcome("loads", "The plugin is found, imported, and offers components.", (), "failed", why)
+            yield "plugin", plugin.full_name, iter([loads])
+        else:
+            yield "plugin", plugin.full_name, (run_check(plugin, check) for check in PLUGIN_CHECKS)
+    for offer in offers:
+        media = ()
+        if offer.kind == "encoder":
+            media = media_of(tuple(o for o in registry.offers("dataset") if o.distribution == offer.distribution))
+        yield offer.kind, offer.full_name, check_offer(offer, media)
+
+
+def _lines(outcome: Outcome) -> list[str]:
+    head = f"  {outcome.status.ljust(_WIDTH)}  {outcome.check}"
+    if not outcome.reason:
+        return [head]
+    width = max(shutil.get_terminal_size().columns, 40)
+    return wrapped(outcome.reason, width, indent=_WIDTH + 4, first=f"{head}: ")
+
+
+def _as_object(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "check": outcome.check,
+        "summary": outcome.summary,
+        "faults": list(outcome.faults),
+        "status": outcome.status,
+        "reason": outcome.reason,
+    }

@@ -1,0 +1,35 @@
+"""The conformance kit: checks that attacks and other components must pass, and the models that they need.
+
+One list of plain functions drives pytest (`parametrize_with_checks`), the command `avrobust check-plugin`, and
+avrobust's own tests. On linear models (`LinearOracle`) the best attack is known exactly.
+"""
+
+from avrobust_core.testing.attack_checks import ATTACK_CHECKS, run_checks
+from avrobust_core.testing.models import Noisy, Rescored, Witness, stateful_model, watched
+from avrobust_core.testing.oracles import LinearOracle, LinearProblem, make_problem, make_threat
+from avrobust_core.testing.parametrizing import parametrize_with_checks
+from avrobust_core.testing.running import Check, CheckFailed, NotApplicable, Outcome, check
+from avrobust_core.testing.subjects import AttackSubject, Case, Trial
+
+__all__ = [
+    "ATTACK_CHECKS",
+    "AttackSubject",
+    "Case",
+    "Check",
+    "CheckFailed",
+    "LinearOracle",
+    "LinearProblem",
+    "Noisy",
+    "NotApplicable",
+    "Outcome",
+    "Rescored",
+    "Trial",
+    "Witness",
+    "check",
+    "make_problem",
+    "make_threat",
+    "parametrize_with_checks",
+    "run_checks",
+    "stateful_model",
+    "watched",
+]

@@ -1,0 +1,231 @@
+"""Checks of what an attack returns: inside its threat, nothing it found left out, and no failure dressed up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from avrobust_core.batches import Batch
+from avrobust_core.budgets import ThreatModel
+from avrobust_core.randomness import clip_generator
+from avrobust_core.testing.models import Rescored, watched
+from avrobust_core.testing.oracles import LinearProblem, make_problem, make_threat
+from avrobust_core.testing.running import CheckFailed, NotApplicable, check
+from avrobust_core.testing.strength_checks import BOTH
+from avrobust_core.testing.subjects import AttackSubject, Case, Trial
+from avrobust_core.verification import verify
+
+
+@check(5)
+def check_success_on_the_way(subject: AttackSubject) -> None:
+    """A clip that was broken at any point the attack looked at, inside its region, is returned broken."""
+    problem = make_problem(classes=2, seed=41)
+    threat = problem.threat(BOTH, subject.norm, slack=1.0 if subject.norm == "l0" else 1.2)
+    witness, case = watched(Case.of(problem, threat), _passing(problem, problem.smallest_margin(threat)))
+    with subject.engaged(case) as (attack, bound):
+        witness.looks.clear()
+        result = attack(bound)
+        seen = witness.reached(bound)
+    trial = subject.run(case)
+    lost = seen & ~trial.success
+    if lost.any():
+        raise CheckFailed(
+            f"it looked at points that break {int(seen.sum())} clips, inside its region, and returned {int(lost.sum())} "
+            "of these clips unbroken: keep each clip's best iterate, and score the last one, too"
+        )
+    if bool((trial.success & ~result.success).any()):
+        raise CheckFailed("it returned clips that are broken, with success False: it did not look at what it returns")
+
+
+@check(5)
+def check_last_step(subject: AttackSubject) -> None:
+    """The step that the last gradient leads to is looked at."""
+    problem = make_problem(seed=42)
+    threat = _hopeless(problem, subject)
+    witness, case = watched(Case.of(problem, threat))
+    with subject.engaged(case) as (attack, bound):
+        witness.looks.clear()
+        result = attack(bound)
+        unseen = witness.ends_in_gradient(len(problem.batch)) & ~result.success
+    if unseen.any():
+        raise CheckFailed(
+            f"on {int(unseen.sum())} of {len(unseen)} clips that it did not break, it took a gradient and never looked "
+            "at where that leads: the last step is wasted, or worse, returned without a look; score it"
+        )
+
+
+@check(6)
+def check_failed_clips(subject: AttackSubject) -> None:
+    """A clip that cannot be broken is returned clean, bit for bit, with success False; a misclassified one as a success."""
+    problem = make_problem(seed=43)
+    trial = subject.run(Case.of(problem, _hopeless(problem, subject)))
+    for name in trial.result.inputs:
+        dressed = trial.changed(name) & ~trial.success
+        if dressed.any():
+            raise CheckFailed(
+                f"it failed on {int((~trial.success).sum())} clips and returned the {name} of {int(dressed.sum())} of "
+                "them changed: a failed clip is returned clean, or norms and accuracy count what broke nothing"
+            )
+    wrong = LinearProblem(problem.oracle, _mislabelled(problem), problem.bounds)
+    outset = subject.run(Case.of(wrong, _hopeless(problem, subject)))
+    if not bool(outset.result.success.all()):
+        raise CheckFailed(
+            "clips that the model misclassifies as they are came back with success False: the goal is reached before "
+            "the attack begins, and success must say so"
+        )
+
+
+@check()
+def check_no_radius(subject: AttackSubject) -> None:
+    """A radius of 0 leaves every clip as it is, bit for bit."""
+    _need_bounded(subject)
+    problem = make_problem(seed=44)
+    trial = subject.run(Case.of(problem, make_threat(BOTH, subject.norm, 0.0)))
+    for name in trial.result.inputs:
+        if trial.changed(name).any():
+            raise CheckFailed(f"it changed {name} under a radius of 0; project what is returned onto victim.region")
+
+
+@check(15, 16)
+def check_budgets(subject: AttackSubject) -> None:
+    """What it returns is within the radius of every norm, for each modality, both, and one shared ball: in float64."""
+    _need_bounded(subject)
+    problem = make_problem(seed=45, inside=0.9)
+    for norm in subject.norms:
+        for names in (("audio",), ("video",), BOTH):
+            threat = problem.threat(names, norm, share=0.5)
+            _show(subject, problem, Case.of(problem, threat), f"{norm} on {' and '.join(names)}")
+        threat = problem.threat(BOTH, norm, share=0.5, slack=0.4)
+        _show(subject, problem, Case.of(problem, threat), f"{norm}, a radius that breaks few clips")
+    if "l2" in subject.norms:
+        problem = make_problem(seed=46, inside=0.9)
+        threat = problem.threat(BOTH, "l2", share=0.5, kind="shared")
+        _show(subject, problem, Case.of(problem, threat), "one shared l2 ball")
+
+
+@check(17)
+def check_only_what_is_attacked(subject: AttackSubject) -> None:
+    """Attacking one modality changes that one alone; attacking both uses both where one is not enough."""
+    problem = make_problem(seed=47)
+    alone: dict[str, Trial] = {}
+    for name in BOTH:
+        trial = alone[name] = subject.run(Case.of(problem, problem.threat((name,), subject.norm, slack=2.0)))
+        idle = trial.success & ~trial.changed(name)
+        if idle.any():
+            raise CheckFailed(f"attacking {name} broke clips whose {name} is unchanged: what was it that changed?")
+    for name, other in (BOTH, BOTH[::-1]):
+        if alone[name].broken == 0 and alone[other].broken >= 0.25 * len(problem.batch):
+            raise CheckFailed(
+                f"attacking {other} it broke {alone[other].broken} of {len(problem.batch)} clips, attacking {name} none, "
+                "at twice the radius that breaks them all: it does not attack what the threat names (victim.balls)"
+            )
+    if not any(trial.broken for trial in alone.values()):
+        raise NotApplicable("it breaks no clip through one modality at twice the radius that breaks them all")
+
+
+@check()
+def check_low_precision(subject: AttackSubject) -> None:
+    """What it finds in bfloat16 is confirmed in float32 before it is claimed."""
+    problem = make_problem(seed=48, clips=24)
+    threat = problem.threat(BOTH, subject.norm, share=0.5)
+    subject.run(Case.of(problem, threat, partial(Rescored, after=_coarse), precision="bf16-mixed"))
+
+
+@check()
+def check_several_labels(subject: AttackSubject) -> None:
+    """With several labels per clip it returns what its threat allows, and breaks clips as it does with one."""
+    problem = make_problem(seed=49, classes=4)
+    single = Case.of(problem, problem.threat(BOTH, subject.norm, slack=3.0))
+    one = subject.run(single)
+    _show_some(one)
+    hot = torch.nn.functional.one_hot(problem.batch.targets, 4).float()
+    batch = Batch(problem.batch.inputs, hot, problem.batch.ids)
+    several = subject.run(
+        replace(single, batch=batch, task="multi-label")
+    )
+    if several.broken < 0.5 * one.broken - 1:
+        raise CheckFailed(
+            f"it broke {one.broken} of {len(one.success)} clips as single-label clips, but {several.broken} with the "
+            "same labels as multi-hot targets: use victim.goal, which knows the task"
+        )
+
+
+@check()
+def check_warm_start(subject: AttackSubject) -> None:
+    """From a start anywhere inside its region it works about as well as from the clean clip."""
+    _need_bounded(subject)
+    problem = make_problem(seed=50)
+    case = Case.of(problem, problem.threat(BOTH, subject.norm, slack=2.0))
+    cold = subject.run(case)
+    _show_some(cold)
+    with subject.engaged(case) as (attack, bound):
+        bound.start = bound.region.sample(lambda name: [clip_generator(0, i, f"kit/{name}") for i in bound.ids])
+        verdict = verify(subject.name, case.batch, case.batch.inputs, bound, attack(bound))
+    broken = int(verdict.success.sum())
+    if broken < 0.7 * cold.broken - 1:
+        raise CheckFailed(
+            f"it broke {cold.broken} of {len(cold.success)} clips from the clean ones, and {broken} from another point "
+            "of the region (victim.start): curves begin each budget where the last one ended"
+        )
+
+
+def _coarse(logits: Tensor) -> Tensor:
+    """Logits in steps of 1/4 where a model runs at low precision, so that ties, which pass for successes, abound."""
+    if not torch.is_autocast_enabled(logits.device.type):
+        return logits
+    return logits + ((logits * 4).round() / 4 - logits).detach()
+
+
+def _passing(problem: LinearProblem, lowest: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """A score under which clips are broken on the middle of the way downhill and whole again at its end.
+
+    The gradient stays that of the linear model throughout, so that nothing warns an attack that walks past.
+    """
+    highest = problem.margins().amin(dim=1).float()
+    labels = problem.batch.targets
+
+    def score(logits: Tensor, clips: Tensor) -> Tensor:
+        own = labels[clips].unsqueeze(1)
+        margin = (logits.gather(1, own) - logits.gather(1, 1 - own)).squeeze(1)
+        done = (highest[clips] - margin) / (highest - lowest.float())[clips]
+        shown = torch.where((done > 0.35) & (done < 0.85), -0.5, 0.5).to(margin.dtype)
+        half = (shown + margin - margin.detach()).unsqueeze(1) / 2
+        return torch.cat((half, half), dim=1).scatter(1, own, half).scatter(1, 1 - own, -half)
+
+    return score
+
+
+def _hopeless(problem: LinearProblem, subject: AttackSubject) -> ThreatModel:
+    """A threat under which no clip can be broken."""
+    if subject.norm == "l0":
+        raise NotApplicable("it attacks in l0 only, where the smallest radius, one sample, may break a clip of the oracle")
+    return make_threat(BOTH, subject.norm, 0.3 * float(problem.smallest_size(make_threat(BOTH, subject.norm, 1.0)).min()))
+
+
+def _mislabelled(problem: LinearProblem) -> Batch:
+    batch = problem.batch
+    return Batch(batch.inputs, (batch.targets + 1) % len(problem.oracle.bias), batch.ids)
+
+
+def _show(subject: AttackSubject, problem: LinearProblem, case: Case, what: str) -> None:
+    try:
+        trial = subject.run(case)
+    except CheckFailed as error:
+        raise CheckFailed(f"{what}: {error}") from error
+    impossible = trial.success & (problem.smallest_margin(case.threat) > 1e-4)
+    if impossible.any():
+        raise CheckFailed(f"{what}: it broke {int(impossible.sum())} clips that no perturbation of this size breaks")
+
+
+def _show_some(trial: Trial) -> None:
+    if trial.broken == 0:
+        raise NotApplicable("it breaks no clip that this check needs for a comparison")
+
+
+def _need_bounded(subject: AttackSubject) -> None:
+    if not subject.bounded:
+        raise NotApplicable("it takes no notice of the radius (bounded = False)")

@@ -1,0 +1,135 @@
+"""Checks of what a clip's result depends on: that clip, the seed, and nothing else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avrobust_core.batches import Batch
+from avrobust_core.budgets import Budget, Snr, ThreatModel
+from avrobust_core.testing.oracles import LinearProblem, make_problem
+from avrobust_core.testing.running import CheckFailed, NotApplicable, check
+from avrobust_core.testing.strength_checks import BOTH
+from avrobust_core.testing.subjects import AttackSubject, Case, Trial
+
+CLOSE = 1e-3
+"""By what share of the largest change two results may differ that should be the same: rounding, after many steps."""
+
+
+@check(3, 11)
+def check_batch_mates(subject: AttackSubject) -> None:
+    """A batch of n clips gives, clip by clip, what n batches of one give, and what it gives in another order."""
+    problem = make_problem(seed=61, clips=10)
+    case = Case.of(problem, problem.threat(BOTH, subject.norm, share=0.6))
+    attack = subject.prepared(case)
+    whole = subject.run(case, attack)
+    clips = len(problem.batch)
+    order = torch.arange(clips).flip(0)
+    for what, parts in (
+        ("each by itself", torch.arange(clips).split(1)),
+        ("in batches of four in another order", order.split(4)),
+    ):
+        for index in parts:
+            part = subject.run(replace(case, batch=case.batch.select(index)), attack)
+            different = _different(whole, part, index)
+            if different:
+                raise CheckFailed(
+                    f"clip {different} of a batch of {clips} comes out differently {what}: robust accuracy would depend "
+                    "on the batch size. Look for sums, means, maxima or early stops over the batch, for random numbers "
+                    "that are not from victim.generators, and for steps that depend on len(victim)"
+                )
+
+
+@check(10)
+def check_radius_of_batch_mates(subject: AttackSubject) -> None:
+    """Radii differ from clip to clip, and a loud clip with a large one does not move the others."""
+    norms = [norm for norm in subject.norms if norm != "l0"]
+    if not norms:
+        raise NotApplicable("it attacks in l0 only, where a radius counts samples and is the same for all clips")
+    if not subject.bounded:
+        raise NotApplicable("it takes no notice of the radius (bounded = False)")
+    problem = make_problem(seed=62, clips=8, bounds=None)
+    quiet = problem.batch
+    inputs = {name: torch.cat((x, 40 * x[:1])) for name, x in quiet.inputs.items()}
+    loud = Batch(inputs, torch.cat((quiet.targets, quiet.targets[:1])), (*quiet.ids, "loud"))
+    for norm in norms:
+        budget = Budget(norm=norm, eps=Snr(snr_db=5.0 if norm == "l1" else 8.0))
+        case = Case.of(problem, ThreatModel.of(dict.fromkeys(BOTH, budget)))
+        attack = subject.prepared(case)
+        without = subject.run(case, attack)
+        everyone = subject.run(replace(case, batch=loud), attack)
+        different = _different(everyone, without, torch.arange(len(quiet)))
+        if different:
+            raise CheckFailed(
+                f"in {norm}, clip {different} comes out differently beside a clip 40 times as loud, whose radius is 40 "
+                "times as large: a projection takes its maximum, or its radius, over the batch; each clip has its own"
+            )
+
+
+@check(18)
+def check_global_random_state(subject: AttackSubject) -> None:
+    """Global random state and global settings are left alone, and results do not depend on them."""
+    problem = make_problem(seed=63)
+    case = Case.of(problem, problem.threat(BOTH, subject.norm, share=0.6))
+    trials = []
+    kept = _global_state(), torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            random.seed(seed)
+            before = _global_state()
+            trials.append(subject.run(case))
+            changed = [name for name, value in _global_state().items() if value != before[name]]
+            if changed:
+                raise CheckFailed(
+                    f"it changed {', '.join(changed)}: whatever else is random in the study, training and the other "
+                    "attacks, changes with it. Draw from victim.generators(purpose), and restore what you must set"
+                )
+    finally:
+        torch.set_rng_state(kept[1])
+        np.random.set_state(kept[2])  # noqa: NPY002
+        random.setstate(kept[3])
+    different = _different(trials[0], trials[1], torch.arange(len(problem.batch)))
+    if different:
+        raise CheckFailed(
+            f"clip {different} comes out differently when the global random state does: a run cannot be repeated or "
+            "resumed. Draw from victim.generators(purpose)"
+        )
+
+
+def _different(whole: Trial, part: Trial, index: Tensor) -> str | None:
+    """The id of the first clip whose result in `part` is not that in `whole`, where it stands at `index`."""
+    for place, position in enumerate(index.tolist()):
+        same = bool(whole.success[position]) == bool(part.success[place])
+        for name, x in part.result.inputs.items():
+            clean = part.bound.clean[name][place]
+            expected = whole.result.inputs[name][position]
+            scale = float((expected - clean).abs().max())
+            same &= bool(torch.allclose(x[place], expected, rtol=0, atol=CLOSE * scale + 1e-6))
+        if not same:
+            return part.bound.ids[place]
+    return None
+
+
+def _global_state() -> dict[str, object]:
+    cuda: Sequence[bytes] = ()
+    if torch.cuda.is_available():
+        cuda = [bytes(state.numpy().tobytes()) for state in torch.cuda.get_rng_state_all()]
+    return {
+        "torch's global random state": torch.get_rng_state().numpy().tobytes(),
+        "the accelerators' global random state": tuple(cuda),
+        "numpy's global random state": str(np.random.get_state()),  # noqa: NPY002
+        "Python's global random state": random.getstate(),
+        "whether gradients are recorded": torch.is_grad_enabled(),
+        "torch's default type": torch.get_default_dtype(),
+        "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "torch's number of threads": torch.get_num_threads(),
+    }
+
+

@@ -1,0 +1,330 @@
+"""Audio-visual models on which the best attack is known exactly: linear encoders, linear fusion, linear head."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from avrobust_core.balls import Bounds
+from avrobust_core.batches import Batch, Encoded
+from avrobust_core.budgets import Budget, NormName, ThreatKind, ThreatModel
+from avrobust_core.contracts import EncodedDims, Encoder, Fusion
+from avrobust_core.media import MediaSpec
+from avrobust_core.model import AVModel
+from avrobust_core.regions import radii
+from avrobust_core.testing.closed_forms import FALLS, fall_l2, smallest_size
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shape of one clip, without the batch, by modality."""
+
+SHAPES: Shapes = {"audio": (1, 12), "video": (2, 2, 2, 2)}
+"""Two modalities of different rank."""
+
+
+class RowwiseLinear(nn.Module):
+    """x W' + b, summed row by row: unlike a matrix product, a row's last bits do not depend on how many rows there are.
+
+    Args:
+        weight: (outputs, inputs).
+        bias: (outputs,).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, inputs) to (B, outputs)."""
+        return (x.unsqueeze(1) * self.weight).sum(dim=2) + self.bias
+
+
+class LinearEncoder(Encoder):
+    """A clip of any rank laid flat, times a matrix.
+
+    Args:
+        weight: (E, n).
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.dims = EncodedDims(token=len(weight), embed=len(weight))
+        self.frontend = nn.Identity()
+        self.linear = RowwiseLinear(weight, torch.zeros(len(weight)))
+
+    def encode(self, features: Tensor) -> Encoded:
+        """One token, which is the pooled embedding."""
+        pooled = self.linear(features.flatten(1))
+        return Encoded(tokens=pooled.unsqueeze(1), pooled=pooled)
+
+
+class LinearFusion(Fusion):
+    """The pooled embeddings laid end to end, in the order of the modalities' names, with a linear head.
+
+    Args:
+        weight: (K, F) of the head.
+        bias: (K,) of the head.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.dim = weight.shape[1]
+        self._head = (weight, bias)
+
+    def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:
+        """(B, F)."""
+        return torch.cat([encoded[name].pooled for name in sorted(encoded)], dim=1)
+
+    def make_head(self, classes: int) -> nn.Module:
+        """The head given."""
+        return RowwiseLinear(*self._head)
+
+
+class LinearOracle(AVModel):
+    """logits = sum over modalities of H_m E_m x_m, plus b: encoders E_m, and the head's columns H_m.
+
+    Args:
+        encoders: (E, n) by modality.
+        heads: (K, E) by modality.
+        bias: (K,).
+    """
+
+    def __init__(self, encoders: Mapping[str, Tensor], heads: Mapping[str, Tensor], bias: Tensor) -> None:
+        names = sorted(encoders)
+        fusion = LinearFusion(torch.cat([heads[name] for name in names], dim=1), bias)
+        super().__init__({name: LinearEncoder(encoders[name]) for name in names}, fusion, len(bias))
+
+    @classmethod
+    def random(
+        cls, shapes: Shapes = SHAPES, *, classes: int = 3, seed: int = 0, bias: float = 0.1, width: int = 4
+    ) -> "LinearOracle":
+        """An oracle with normal weights, each modality's of the same size whatever the number of its samples."""
+        generator = torch.Generator().manual_seed(seed)
+        sizes = {name: torch.Size(shape).numel() for name, shape in sorted(shapes.items())}
+        encoders = {name: torch.randn(width, n, generator=generator) / n**0.5 for name, n in sizes.items()}
+        heads = {name: torch.randn(classes, width, generator=generator) for name in sizes}
+        return cls(encoders, heads, torch.randn(classes, generator=generator) * bias)
+
+    def weight(self, modality: str) -> Tensor:
+        """The matrix from one modality, laid flat, to the logits: (K, n) float64."""
+        encoder = cast(LinearEncoder, self.encoders[modality]).linear.weight.detach().double()
+        first = 0
+        for name in self.modalities:
+            if name == modality:
+                break
+            first += cast(LinearEncoder, self.encoders[name]).dims.embed
+        head = cast(RowwiseLinear, self.head).weight.detach().double()
+        return head[:, first : first + len(encoder)] @ encoder
+
+    @property
+    def bias(self) -> Tensor:
+        """(K,) float64."""
+        return cast(RowwiseLinear, self.head).bias.detach().double()
+
+    def alone(self, modality: str) -> "LinearOracle":
+        """The uni-modal model that has this modality's weights, without the bias."""
+        identity = torch.eye(len(self.bias))
+        return LinearOracle({modality: self.weight(modality).float()}, {modality: identity}, torch.zeros_like(self.bias).float())
+
+    def moved(self, scale: float, shift: float) -> "LinearOracle":
+        """The oracle that says of scale * x + shift what this one says of x."""
+        identity = torch.eye(len(self.bias))
+        weights = {name: self.weight(name) / scale for name in self.modalities}
+        bias = self.bias - sum(w.sum(dim=1) * shift for w in weights.values())
+        return LinearOracle(
+            {name: w.float() for name, w in weights.items()}, dict.fromkeys(weights, identity), bias.float()
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearProblem:
+    """An oracle, clips and their bounds: all that is needed to say what the best untargeted attack reaches.
+
+    Problems are kept and shared: nothing of one may be changed.
+
+    Attributes:
+        oracle: the model.
+        batch: clips with one label each.
+        bounds: of all modalities.
+    """
+
+    oracle: LinearOracle
+    batch: Batch
+    bounds: Bounds
+
+    @property
+    def media(self) -> dict[str, MediaSpec]:
+        """What each modality is."""
+        return {
+            name: MediaSpec(kind=name, shape=tuple(x.shape[1:]), bounds=self.bounds)
+            for name, x in self.batch.inputs.items()
+        }
+
+    def select(self, index: Tensor) -> "LinearProblem":
+        """The problem of the clips at `index` (int64 positions)."""
+        return LinearProblem(self.oracle, self.batch.select(index), self.bounds)
+
+    def reshaped(self, shapes: Shapes) -> "LinearProblem":
+        """The same problem, with clips of other shapes and as many samples."""
+        inputs = {name: x.reshape(len(x), *shapes[name]) for name, x in self.batch.inputs.items()}
+        return LinearProblem(self.oracle, Batch(inputs, self.batch.targets, self.batch.ids), self.bounds)
+
+    def moved(self, scale: float, shift: float, *, bounded: bool = True) -> "LinearProblem":
+        """The same problem, with x and the bounds replaced by scale * x + shift; a radius becomes scale times it."""
+        inputs = {name: x * scale + shift for name, x in self.batch.inputs.items()}
+        bounds = None
+        if bounded and self.bounds is not None:
+            bounds = (self.bounds[0] * scale + shift, self.bounds[1] * scale + shift)
+        batch = Batch(inputs, self.batch.targets, self.batch.ids)
+        return LinearProblem(self.oracle.moved(scale, shift), batch, bounds)
+
+    def margins(self) -> Tensor:
+        """By how much each clip's own logit exceeds each other: (B, K) float64, infinite for its own."""
+        flat = {name: self.batch.inputs[name].double().flatten(1) for name in self.oracle.modalities}
+        logits = self.oracle.bias + sum(x @ self.oracle.weight(name).T for name, x in flat.items())
+        found = logits.gather(1, self.batch.targets.unsqueeze(1)) - logits
+        return found.scatter(1, self.batch.targets.unsqueeze(1), torch.inf)
+
+    def smallest_margin(self, threat: ThreatModel) -> Tensor:
+        """The smallest margin that any point of the threat has: (B,) float64; an attack exists where it is <= 0."""
+        heights = self.margins()
+        one = torch.ones(heights.numel(), dtype=torch.float64)
+        return (heights - self._falls(threat)(one).view_as(heights)).amin(dim=1)
+
+    def smallest_size(self, threat: ThreatModel) -> Tensor:
+        """The smallest factor by which the threat must be scaled for an attack to exist: (B,) float64.
+
+        That is the best `region.size` that an attack can reach; 0 for clips that are misclassified as they are,
+        infinite for those that no perturbation within the bounds reaches.
+        """
+        heights = self.margins()
+        return smallest_size(self._falls(threat), heights.flatten()).view_as(heights).amin(dim=1)
+
+    def threat(
+        self,
+        names: Iterable[str],
+        norm: NormName,
+        *,
+        share: float = 1.0,
+        slack: float = 1.0,
+        kind: ThreatKind = "separate",
+    ) -> ThreatModel:
+        """A threat under which an attack exists on a given share of the clips, with something to spare.
+
+        Args:
+            names: the attacked modalities, all with the same radius.
+            norm: of all of them.
+            share: of the clips, in (0, 1], on which an attack exists.
+            slack: what the smallest such radius is multiplied by.
+            kind: separate balls, or one shared.
+        """
+        sizes = _sorted_sizes(self, tuple(names), norm, kind)
+        eps = sizes[max(round(share * len(sizes)) - 1, 0)] * slack
+        if norm == "l0":
+            eps = float(max(round(eps), 1))
+        return make_threat(names, norm, eps, kind)
+
+    def _falls(self, threat: ThreatModel) -> Callable[[Tensor], Tensor]:
+        """From sizes (B * K,) to how far each clip's margin over each class can fall under the scaled threat."""
+        classes = len(self.oracle.bias)
+        slopes: dict[str, Tensor] = {}
+        rooms: dict[str, Tensor] = {}
+        radius: dict[str, Tensor] = {}
+        for name, budget in threat.items():
+            slopes[name], rooms[name] = self._downhill(name, budget)
+            radius[name] = radii(self.batch.inputs[name], budget).repeat_interleave(classes)
+        if threat.kind == "shared":
+            slope = torch.cat([slopes[name] * radius[name].unsqueeze(1) for name in slopes], dim=1)
+            room = torch.cat([rooms[name] / radius[name].unsqueeze(1) for name in rooms], dim=1)
+            return lambda size: fall_l2(slope, room, size)
+        norms = {name: FALLS[budget.norm] for name, budget in threat.items()}
+        return lambda size: torch.stack(
+            [norms[name](slopes[name], rooms[name], size * radius[name]) for name in norms]
+        ).sum(dim=0)
+
+    def _downhill(self, name: str, budget: Budget) -> tuple[Tensor, Tensor]:
+        """Each margin's slope in each sample, and how far that sample may move downhill: (B * K, n) both."""
+        if budget.needs_time or budget.space != "input":
+            raise NotImplementedError("closed forms are of budgets on the whole raw input, without regard to time")
+        x = self.batch.inputs[name].double().flatten(1).unsqueeze(1)
+        slope = torch.zeros(len(x), len(self.oracle.bias), x.shape[2], dtype=torch.float64)
+        if name in self.oracle.modalities:
+            weight = self.oracle.weight(name)
+            slope = weight[self.batch.targets].unsqueeze(1) - weight
+        low, high = budget.bounds or self.bounds or (-torch.inf, torch.inf)
+        room = torch.where(slope > 0, x - low, high - x)
+        room = room if budget.cap is None else room.clamp(max=budget.cap)
+        return slope.abs().flatten(0, 1), room.flatten(0, 1)
+
+
+@lru_cache(maxsize=1024)
+def _sorted_sizes(
+    problem: LinearProblem, names: tuple[str, ...], norm: NormName, kind: ThreatKind
+) -> tuple[float, ...]:
+    return tuple(problem.smallest_size(make_threat(names, norm, 1.0, kind)).sort().values.tolist())
+
+
+def make_threat(
+    names: Iterable[str], norm: NormName, eps: float, kind: ThreatKind = "separate"
+) -> ThreatModel:
+    """The threat that gives each of these modalities the same norm and radius."""
+    return ThreatModel.of({name: Budget(norm=norm, eps=eps) for name in names}, kind)
+
+
+def make_problem(
+    shapes: Shapes = SHAPES,
+    *,
+    clips: int = 12,
+    classes: int = 3,
+    bounds: Bounds = (-1.0, 1.0),
+    inside: float = 0.6,
+    seed: int = 0,
+    bias: float = 0.1,
+) -> LinearProblem:
+    """A random oracle and random clips that it classifies correctly, none of them by a hair.
+
+    Args:
+        shapes: of the modalities.
+        clips: how many.
+        classes: K.
+        bounds: of all modalities; without any, clips are as within (-1, 1).
+        inside: the share of the bounds' half width, around their middle, that clips keep to.
+        seed: another seed, another problem.
+        bias: size of the oracle's bias.
+    """
+    key = tuple(sorted(shapes.items()))
+    return _made(key, clips, classes, bounds, inside, seed, bias)
+
+
+@lru_cache(maxsize=256)
+def _made(
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    clips: int,
+    classes: int,
+    bounds: Bounds,
+    inside: float,
+    seed: int,
+    bias: float,
+) -> LinearProblem:
+    oracle = LinearOracle.random(dict(shapes), classes=classes, seed=seed, bias=bias)
+    generator = torch.Generator().manual_seed(seed + 1)
+    low, high = bounds or (-1.0, 1.0)
+    middle, half = (low + high) / 2, (high - low) / 2 * inside
+    many = 6 * clips
+    # On a grid of 1/256 an affine change of all values by powers of two is exact.
+    grid = {name: torch.rand(many, *shape, generator=generator) * 2 - 1 for name, shape in shapes}
+    inputs = {name: ((middle + half * x) * 256).round() / 256 for name, x in grid.items()}
+    return confident(oracle, inputs, clips, bounds)
+
+
+def confident(oracle: LinearOracle, inputs: Mapping[str, Tensor], clips: int, bounds: Bounds) -> LinearProblem:
+    """The problem of those clips that the oracle is surest of, labelled as it sees them: `clips` of (N, ...)."""
+    with torch.no_grad():
+        logits = oracle(dict(inputs))
+    batch = Batch(dict(inputs), logits.argmax(dim=1), tuple(f"clip-{i}" for i in range(len(logits))))
+    whole = LinearProblem(oracle, batch, bounds)
+    surest = whole.margins().amin(dim=1).argsort(descending=True)[: 2 * clips : 2]
+    return whole.select(surest.sort().values)

@@ -1,0 +1,101 @@
+"""What a check is, what may come of it, and how a list of checks is run."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from avrobust_core.plugin_loading import one_line
+
+S = TypeVar("S")
+
+Status = Literal["passed", "failed", "not applicable"]
+
+
+class CheckFailed(AssertionError):
+    """A check found a fault; the message says what was found, why it matters and what to do."""
+
+
+class NotApplicable(unittest.SkipTest):  # which pytest, too, takes for a skipped test
+    """A check has nothing to say of its subject; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Generic[S]):
+    """A plain function that takes a subject and raises if it is at fault.
+
+    Attributes:
+        function: raises `CheckFailed` or `NotApplicable`; the first line of its docstring says what it looks for.
+        faults: the numbers of the known faults of attack libraries that it catches.
+    """
+
+    function: Callable[[S], None]
+    faults: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Short, for tables and test ids: `batch_mates`."""
+        return self.function.__name__.removeprefix("check_")
+
+    @property
+    def summary(self) -> str:
+        """What it looks for, in one line."""
+        return (self.function.__doc__ or "").strip().partition("\n")[0]
+
+    def __call__(self, subject: S) -> None:
+        """Check one subject.
+
+        Raises:
+            CheckFailed: if it is at fault.
+            NotApplicable: if the check has nothing to say of it.
+        """
+        self.function(subject)
+
+    def __repr__(self) -> str:
+        return f"<check {self.name}>"
+
+
+def check(*faults: int) -> Callable[[Callable[[S], None]], Check[S]]:
+    """Make a check of a function; `faults` are the numbers of the known faults that it catches."""
+    return lambda function: Check(function, faults)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one check of one subject.
+
+    Attributes:
+        check: its name.
+        summary: what it looks for.
+        faults: the numbers of the known faults that it catches.
+        status: passed, failed, or not applicable.
+        reason: why it failed and what to do, or why it does not apply; empty if it passed.
+    """
+
+    check: str
+    summary: str
+    faults: tuple[int, ...]
+    status: Status
+    reason: str = ""
+
+
+def run_check(subject: S, check: Check[S]) -> Outcome:
+    """Run one check; whatever it raises becomes part of the outcome."""
+    status: Status = "passed"
+    reason = ""
+    try:
+        check(subject)
+    except NotApplicable as error:
+        status, reason = "not applicable", str(error)
+    except CheckFailed as error:
+        status, reason = "failed", str(error)
+    except Exception as error:  # noqa: BLE001 - what the subject raises is its failure, not the command's
+        status, reason = "failed", f"raised {one_line(error)}"
+    return Outcome(check.name, check.summary, check.faults, status, reason)
+
+
+def run_each(subject: S, checks: Sequence[Check[S]]) -> list[Outcome]:
+    """Run checks one after the other; none keeps the others from running."""
+    return [run_check(subject, check) for check in checks]

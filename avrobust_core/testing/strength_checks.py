@@ -1,0 +1,327 @@
+"""Checks of how strong an attack is, against closed forms and against itself on the same problem in other clothes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from avrobust_core.batches import Batch
+from avrobust_core.budgets import NormName, ThreatKind
+from avrobust_core.contracts import Attack
+from avrobust_core.goals import Aim
+from avrobust_core.testing.models import Noisy, Rescored, watched
+from avrobust_core.testing.oracles import SHAPES, LinearProblem, Shapes, confident, make_problem, make_threat
+from avrobust_core.testing.running import CheckFailed, NotApplicable, check
+from avrobust_core.testing.subjects import AttackSubject, Case, Trial
+
+BOTH = ("audio", "video")
+
+RANKS: Mapping[str, Shapes] = {
+    "2": {"audio": (12,), "video": (16,)},
+    "3": {"audio": (1, 12), "video": (4, 4)},
+    "4": {"audio": (1, 3, 4), "video": (4, 2, 2)},
+    "5": {"audio": (1, 3, 2, 2), "video": (2, 2, 2, 2)},
+    "2 and 5 at once": {"audio": (12,), "video": (2, 2, 2, 2)},
+}
+"""The same samples as batches of every rank, which counts the clips' own dimension."""
+
+SPARE: Mapping[NormName, float] = {"linf": 1.1, "l2": 1.1, "l1": 1.3, "l0": 1.5}
+"""How much larger than the smallest radius the radius is at which a gradient attack must succeed on a linear model."""
+
+
+@check()
+def check_easy_clips_fall(subject: AttackSubject) -> None:
+    """It breaks at least one clip in ten of a linear model under a radius six times the smallest that works."""
+    problem = make_problem(seed=11)
+    try:
+        trial = subject.run(Case.of(problem, problem.threat(BOTH, subject.norm, slack=6)))
+    except NotApplicable as error:
+        raise CheckFailed(f"on a plain case, three classes and one label per clip, {error}") from error
+    if trial.broken < 0.1 * len(problem.batch):
+        raise CheckFailed(
+            f"it broke {trial.broken} of {len(problem.batch)} clips of a linear model at six times the radius that "
+            "breaks them all: whatever it measures is no robustness. Look at the sign of the loss that it raises"
+        )
+
+
+@check(1)
+def check_inputs_at_the_bounds(subject: AttackSubject) -> None:
+    """Clips whose every sample is at a bound are broken as well as clips strictly inside."""
+    inside = make_problem(classes=2, bounds=(0.0, 1.0), seed=12)
+    if int(_gradients(subject, inside).min()) == 0:
+        raise NotApplicable("it takes no gradient of a clip, and clips at the bounds are further from others than most")
+    edge = _at_the_bounds(inside)
+    free, held = (
+        subject.run(Case.of(p, p.threat(BOTH, subject.norm, slack=1.6 if subject.norm != "l0" else 1.0)))
+        for p in (inside, edge)
+    )
+    _need_some(free, "clips strictly inside the bounds")
+    if held.broken < free.broken - _tolerance(free):
+        raise CheckFailed(
+            f"it broke {free.broken} of {len(free.success)} clips strictly inside (0, 1), but {held.broken} of as many "
+            "whose samples are all at 0 or 1 and have room inwards: silence and black pictures look like that. If it "
+            "maps the bounds to infinity (arctanh), keep clear of them when it does"
+        )
+
+
+@check(2)
+def check_shifted_logits(subject: AttackSubject) -> None:
+    """Adding a constant to all logits, or normalising them to log-probabilities, changes nothing."""
+    problem = make_problem(seed=13)
+    threat = problem.threat(BOTH, subject.norm, share=0.8, slack=1.0 if subject.norm == "l0" else 1.2)
+    plain = subject.run(Case.of(problem, threat))
+    _need_some(plain, "clips with logits as they are")
+    for what, after in (
+        ("with 64 taken from every logit", lambda logits: logits - 64),
+        ("with 64 added to every logit", lambda logits: logits + 64),
+        ("with log-probabilities for logits", lambda logits: logits.log_softmax(dim=1)),
+    ):
+        shifted = subject.run(Case.of(problem, threat, partial(Rescored, after=after)))
+        if abs(shifted.broken - plain.broken) > _tolerance(plain):
+            raise CheckFailed(
+                f"it broke {plain.broken} of {len(plain.success)} clips, but {shifted.broken} {what}, which changes no "
+                "prediction. A margin masked by multiplying with 0 does that: where all logits are negative, 0 wins; "
+                "mask with -inf"
+            )
+
+
+@check(7)
+def check_bounds_of_every_kind(subject: AttackSubject) -> None:
+    """The same problem within (0, 1), (-1, 1), (-2, 2) and without bounds is solved equally well."""
+    problem = make_problem(bounds=(0.0, 1.0), inside=0.5, classes=2, seed=14)
+    norm = subject.norm
+    threat = problem.threat(BOTH, norm, share=0.9, slack=1.0 if norm == "l0" else 1.2)
+    found: dict[str, Trial] = {}
+    for what, scale, shift in (("(0, 1)", 1, 0), ("(-1, 1)", 2, -1), ("(-2, 2)", 4, -2), ("no bounds", 2, -1)):
+        bounded = what != "no bounds"
+        if not bounded and norm in ("l1", "l0"):
+            continue  # there the bounds are what keeps a single sample from taking all
+        eps = threat["audio"].eps if norm == "l0" else threat["audio"].eps * scale  # type: ignore[operator]
+        moved = problem.moved(scale, shift, bounded=bounded)
+        try:
+            found[what] = subject.run(Case.of(moved, make_threat(BOTH, norm, float(eps))))  # type: ignore[arg-type]
+        except NotApplicable:
+            if bounded:
+                raise
+    best = max(found, key=lambda what: found[what].broken)
+    _need_some(found[best], "clips under any bounds")
+    for what, trial in found.items():
+        if trial.broken < found[best].broken - _tolerance(found[best]):
+            raise CheckFailed(
+                f"it broke {found[best].broken} of {len(trial.success)} clips with {best} for bounds, and {trial.broken} "
+                f"with {what}, the same problem in other units: is [0, 1] written somewhere? The bounds, if there are "
+                "any, are those of victim.region"
+            )
+
+
+@check(8)
+def check_every_rank(subject: AttackSubject) -> None:
+    """Clips of every rank, batches of 2 to 5 dimensions and two modalities of different rank, are attacked alike."""
+    problem = make_problem(RANKS["2"], clips=8, seed=15)
+    for norm in subject.norms:
+        threat = problem.threat(BOTH, norm, slack=1.0 if norm == "l0" else 1.5)
+        found = {what: subject.run(Case.of(problem.reshaped(shapes), threat)) for what, shapes in RANKS.items()}
+        best = max(found, key=lambda what, found=found: found[what].broken)
+        _need_some(found[best], "clips of any rank")
+        for what, trial in found.items():
+            if trial.broken < found[best].broken - max(2, 0.25 * found[best].broken):
+                raise CheckFailed(
+                    f"in {norm} it broke {found[best].broken} of {len(trial.success)} clips as batches of rank {best}, and "
+                    f"{trial.broken} of the same as batches of rank {what}: a shape such as (B, 1, 1, 1) is written "
+                    "somewhere; take sums over flatten(1), or leave norms to victim.region"
+                )
+
+
+@check(9)
+def check_nearest_projection(subject: AttackSubject) -> None:
+    """In each of its norms, a gradient attack of several steps breaks the clips of a linear model that can be broken."""
+    _need_bounded(subject)
+    for norm in subject.norms:
+        problem = make_problem(classes=2, clips=16, inside=0.8, seed=16)
+        if norm == subject.norm and int(_gradients(subject, problem).min()) < 3:
+            raise NotApplicable("it takes fewer than three gradients of a clip")
+        threat = problem.threat(BOTH, norm, share=0.6, slack=1.0)
+        size = problem.smallest_size(threat)
+        must = size * SPARE[norm] <= 1
+        trial = subject.run(Case.of(problem, threat))
+        broken = int((trial.success & must).sum())
+        if broken < 0.85 * int(must.sum()):
+            raise CheckFailed(
+                f"in {norm} it broke {broken} of {int(must.sum())} clips of a linear model that have an adversarial "
+                f"point {SPARE[norm]:g} times nearer than the edge. A projection that only rescales does that in l1, "
+                "a direction that is not the norm's steepest in any: use victim.region's project and step"
+            )
+
+
+@check(11)
+def check_noisy_model(subject: AttackSubject) -> None:
+    """A smooth model with noise of its own is broken about as often as the same model without the noise."""
+    problem = make_problem(seed=17)
+    threat = problem.threat(BOTH, subject.norm, slack=1.0 if subject.norm == "l0" else 2.0)
+    free = subject.run(Case.of(problem, threat))
+    _need_some(free, "clips of the model without noise")
+    noisy = subject.run(Case.of(problem, threat, partial(Noisy, sigma=0.1), samples=8))
+    # Judged without the noise, and not by the very edge, where a minimal attack's clips fall to either side.
+    inputs = {**problem.batch.inputs, **noisy.result.inputs}
+    left = replace(problem, batch=Batch(inputs, problem.batch.targets, problem.batch.ids)).margins().amin(dim=1)
+    found = int((left < 0.2 * problem.margins().amin(dim=1)).sum())
+    if found < 0.7 * free.broken - 1:
+        raise CheckFailed(
+            f"it broke {free.broken} of {len(free.success)} clips, but brought only {found} near the edge once the model's "
+            "logits have noise of a tenth of their size, averaged over 8 passes: its estimate of the gradient points "
+            "elsewhere. The victim takes the mean over the noise by itself; do not estimate again, and mind the sign"
+        )
+
+
+@check(12)
+def check_members(subject: AttackSubject) -> None:
+    """An ensemble breaks every clip that one of its members breaks, with no larger perturbation if it is minimal."""
+    members = _members(subject.make())
+    if not members:
+        raise NotApplicable("it names no attacks in `members`: it is no ensemble")
+    problem = make_problem(seed=18, clips=16)
+    case = Case.of(problem, problem.threat(BOTH, subject.norm, share=0.6))
+    whole = subject.run(case)
+    for name, member in members:
+        alone = AttackSubject.of(member, f"{subject.name}: {name}").run(case)
+        missed = alone.success & ~whole.success
+        if missed.any():
+            raise CheckFailed(
+                f"its member {name} breaks {int(missed.sum())} clips that it does not: the clean clip must not pass for "
+                "the best result because its distance is 0; compare distances among successes only"
+            )
+        both = alone.success & whole.success
+        if subject.minimal and bool((whole.verdict.size > alone.verdict.size * 1.01)[both].any()):
+            raise CheckFailed(f"its member {name} finds smaller perturbations than it returns: keep the smallest")
+
+
+@check(13)
+def check_smallest_perturbation(subject: AttackSubject) -> None:
+    """A minimal attack comes within 5 % of the smallest perturbation of linear models, in each norm and for each threat."""
+    if not subject.minimal:
+        raise NotApplicable("it does not look for the smallest perturbation (minimal = False)")
+    for problem, names, norm, kind in _minimal_problems(subject.norms):
+        threat = problem.threat(names, norm, slack=2.5, kind=kind)
+        best = problem.smallest_size(threat)
+        trial = subject.run(Case.of(problem, threat))
+        what = f"in {norm} on {' and '.join(names)}{', one shared ball' if kind == 'shared' else ''}, bounds {problem.bounds}"
+        if trial.broken < len(best):
+            raise CheckFailed(
+                f"{what}, it broke {trial.broken} of {len(best)} clips of a linear model at 2.5 times the smallest "
+                "radius that breaks them all"
+            )
+        share = trial.verdict.size / best
+        allowed = 1.05 + (0.5 / float((best * _radius(threat)).mean()) if norm == "l0" else 0.0)  # half a sample, too
+        if float(share.mean()) > allowed or float(share.max()) > allowed + 0.3:
+            raise CheckFailed(
+                f"{what}, its perturbations are {float(share.mean()):.3f} times the smallest there are on average, "
+                f"{float(share.max()):.3f} at worst, where {allowed:.3f} is allowed on average: is the state of the "
+                "search kept from step to step, each clip's own, with no two names for one tensor?"
+            )
+
+
+@check(19)
+def check_two_classes(subject: AttackSubject) -> None:
+    """Two classes are as good as three; if not, it says so in an error of its own."""
+    broken: dict[int, Trial] = {}
+    for classes in (3, 2):
+        problem = make_problem(classes=classes, seed=19)
+        broken[classes] = subject.run(Case.of(problem, problem.threat(BOTH, subject.norm, slack=2.0)))
+    _need_some(broken[3], "clips of a model with three classes")
+    if broken[2].broken < 0.7 * broken[3].broken - 1:
+        raise CheckFailed(
+            f"it broke {broken[3].broken} of {len(broken[3].success)} clips of a linear model with three classes, but "
+            f"{broken[2].broken} with two: a loss that divides by the third highest logit (DLR) has no meaning there; "
+            "use the margin, or raise an AvrobustError that says so"
+        )
+
+
+@check(19)
+def check_targeted(subject: AttackSubject) -> None:
+    """Aimed at the second most likely of three classes, clips end there, not just anywhere."""
+    _need_bounded(subject)
+    problem = make_problem(seed=20)
+    threat = problem.threat(BOTH, subject.norm, slack=3.0)
+    away = subject.run(Case.of(problem, threat))
+    _need_some(away, "clips when any other class will do")
+    aimed = subject.run(Case.of(problem, threat, aim=Aim("runner-up")))
+    if aimed.broken < 0.5 * away.broken - 2:
+        raise CheckFailed(
+            f"it broke {away.broken} of {len(away.success)} clips with any other class for a goal, but brought only "
+            f"{aimed.broken} to the second most likely of three, at three times the radius that is needed: use "
+            "victim.goal (`loss`, `distance`, `reached`), which knows the aim"
+        )
+
+
+def _tolerance(trial: Trial) -> float:
+    return max(1, 0.15 * trial.broken)
+
+
+def _need_some(trial: Trial, what: str) -> None:
+    if trial.broken == 0:
+        raise NotApplicable(f"it breaks none of the {what} that this check needs for a comparison")
+
+
+def _need_bounded(subject: AttackSubject) -> None:
+    if not subject.bounded:
+        raise NotApplicable("it takes no notice of the radius (bounded = False)")
+
+
+def _radius(threat: object) -> float:
+    return float(next(iter(threat.budgets.values())).eps)  # type: ignore[attr-defined]
+
+
+def _gradients(subject: AttackSubject, problem: LinearProblem) -> Tensor:
+    """How many gradients the attack takes of each clip when nothing succeeds."""
+    threat = problem.threat(BOTH, subject.norm, slack=0.2)
+    weaker = 1e-3 if subject.norm != "l0" else 1.0
+    scaled = threat if subject.norm == "l0" else threat.scaled(weaker)
+    witness, case = watched(Case.of(problem, scaled))
+    with subject.engaged(case) as (attack, bound):
+        witness.looks.clear()  # of its preparation
+        attack(bound)
+    return witness.gradients(len(problem.batch))
+
+
+def _at_the_bounds(problem: LinearProblem) -> LinearProblem:
+    """Clips of the same oracle with every sample at a bound, three in four of them with the way inwards downhill."""
+    low, high = problem.bounds or (0.0, 1.0)
+    generator = torch.Generator().manual_seed(99)
+    clips = 6 * len(problem.batch)
+    own = torch.arange(clips) % 2
+    inputs = {}
+    for name in problem.oracle.modalities:
+        weight = problem.oracle.weight(name)
+        slope = weight[own] - weight[1 - own]
+        up = (slope > 0) ^ (torch.rand(slope.shape, generator=generator) < 0.25)
+        flat = torch.where(up, high, low).float()
+        inputs[name] = flat.view(clips, *problem.batch.inputs[name].shape[1:])
+    return confident(problem.oracle, inputs, len(problem.batch), problem.bounds)
+
+
+def _minimal_problems(
+    norms: Sequence[NormName],
+) -> Iterator[tuple[LinearProblem, tuple[str, ...], NormName, ThreatKind]]:
+    """Linear problems with two classes: every norm on each modality and on both, every kind of bounds in turn."""
+    for norm in norms:
+        for seed, (names, kind, bounds) in enumerate(
+            (
+                (("audio",), "separate", (0.0, 1.0)),
+                (("video",), "separate", None if norm in ("linf", "l2") else (-2.0, 2.0)),
+                (BOTH, "separate", (-1.0, 1.0)),
+                (BOTH, "shared", (-1.0, 1.0)),
+            )
+        ):
+            if kind == "shared" and norm != "l2":
+                continue
+            yield make_problem(SHAPES, classes=2, bounds=bounds, clips=8, seed=30 + seed), names, norm, kind  # type: ignore[misc]
+
+
+def _members(attack: Attack) -> list[tuple[str, Attack]]:
+    members = getattr(attack, "members", ())
+    pairs = members.items() if isinstance(members, Mapping) else [(type(m).__name__, m) for m in members]
+    return [(str(name), member) for name, member in pairs if isinstance(member, Attack)]

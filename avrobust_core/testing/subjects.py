@@ -1,0 +1,237 @@
+"""What the checks of attacks are run on: an attack that can be made anew, and the cases that it is set."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avrobust_core.batches import Batch
+from avrobust_core.budgets import NormName, ThreatModel
+from avrobust_core.components import Component, Config
+from avrobust_core.contracts import Attack, AttackResult
+from avrobust_core.errors import AttackViolation, AvrobustError
+from avrobust_core.goals import Aim
+from avrobust_core.media import MediaSpec, Task
+from avrobust_core.plugin_loading import one_line
+from avrobust_core.testing.oracles import LinearProblem
+from avrobust_core.testing.running import CheckFailed, NotApplicable
+from avrobust_core.verification import Verdict, verify
+from avrobust_core.victim import AttackPrecision, BoundVictim, Victim
+
+NORMS: tuple[NormName, ...] = ("linf", "l2", "l1", "l0")
+"""In the order in which a check that needs only one of them chooses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """All that an attack is set: a model, clips, a threat, an aim.
+
+    Attributes:
+        model: an `AVModel`, or any module from a dict of modalities to logits.
+        batch: the clips.
+        media: what each modality is.
+        threat: what may be changed.
+        task, aim, seed, samples, precision: see `Victim` and its `bind`.
+    """
+
+    model: nn.Module
+    batch: Batch
+    media: Mapping[str, MediaSpec]
+    threat: ThreatModel
+    task: Task = "single-label"
+    aim: Aim = field(default_factory=Aim)
+    seed: int = 0
+    samples: int = 1
+    precision: AttackPrecision = "32-true"
+
+    @classmethod
+    def of(
+        cls,
+        problem: LinearProblem,
+        threat: ThreatModel,
+        wrap: Callable[[nn.Module], nn.Module] = lambda oracle: oracle,
+        **more: Any,
+    ) -> Case:
+        """The case of a linear problem: a copy of its clips, and of its oracle, wrapped into another model if asked."""
+        batch = problem.batch
+        inputs = {name: x.clone() for name, x in batch.inputs.items()}
+        return cls(
+            model=wrap(copy.deepcopy(problem.oracle)),
+            batch=Batch(inputs, batch.targets.clone(), batch.ids),
+            media=problem.media,
+            threat=threat,
+            **more,
+        )
+
+    def victim(self) -> Victim:
+        """The model under attack."""
+        return Victim(
+            self.model,
+            media=self.media,
+            task=self.task,
+            seed=self.seed,
+            samples=self.samples,
+            precision=self.precision,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of an attack on a case.
+
+    Attributes:
+        result: what the attack returned.
+        bound: what it attacked.
+        verdict: what the core found.
+    """
+
+    result: AttackResult
+    bound: BoundVictim
+    verdict: Verdict
+
+    @property
+    def success(self) -> Tensor:
+        """(B,) bool, by the core's own forward pass."""
+        return self.verdict.success
+
+    @property
+    def broken(self) -> int:
+        """How many clips the attack broke."""
+        return int(self.verdict.success.sum())
+
+    def changed(self, modality: str) -> Tensor:
+        """Whether each clip was changed in a modality, by one bit at least: (B,) bool."""
+        x, clean = self.result.inputs[modality], self.bound.clean[modality]
+        return (x != clean).flatten(1).any(dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class AttackSubject:
+    """An attack that is checked.
+
+    Attributes:
+        name: for errors and test ids.
+        make: gives the attack, in the same state at every call.
+    """
+
+    name: str
+    make: Callable[[], Attack]
+
+    @classmethod
+    def of(cls, attack: Attack | AttackSubject, name: str | None = None) -> AttackSubject:
+        """The subject of an attack: a copy of it at every call, so that no check sees what another has left in it."""
+        if isinstance(attack, AttackSubject):
+            return attack
+        return cls(name or type(attack).__name__, lambda: copy.deepcopy(attack))
+
+    @classmethod
+    def of_component(
+        cls, component: Component[Any, Attack], given: Mapping[str, object] | None = None, name: str | None = None
+    ) -> AttackSubject:
+        """The subject of an attack as a plugin offers it, configured by its example or as given.
+
+        Raises:
+            ValidationError: if the configuration is not valid.
+        """
+        config: Config = component.config.model_validate(dict(component.example if given is None else given))
+        return cls(name or component.name, lambda: component.build(config))
+
+    @property
+    def norms(self) -> tuple[NormName, ...]:
+        """The norms that it attacks in.
+
+        Raises:
+            CheckFailed: if it names none that there is.
+        """
+        declared = self.make().norms
+        found = tuple(norm for norm in NORMS if norm in declared)
+        if not found:
+            raise CheckFailed(f"norms = {sorted(declared)!r} names no norm that a budget can have: {', '.join(NORMS)}")
+        return found
+
+    @property
+    def norm(self) -> NormName:
+        """The norm of those checks that need only one."""
+        return self.norms[0]
+
+    @property
+    def minimal(self) -> bool:
+        """Whether it looks for the smallest perturbation."""
+        return self.make().minimal
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it keeps to the threat's radius."""
+        return self.make().bounded
+
+    def prepared(self, case: Case) -> Attack:
+        """The attack, shown the case's clips if it must see some before it attacks."""
+        attack = self.make()
+        if attack.preparation is None:
+            return attack
+        victim, size = case.victim(), attack.preparation.batch_size
+
+        def victims() -> Iterator[BoundVictim]:
+            for index in torch.arange(len(case.batch)).split(size):
+                yield victim.bind(case.batch.select(index), case.threat, case.aim)
+
+        with victim.frozen(), _explained():
+            return attack.prepare(victims)
+
+    @contextmanager
+    def engaged(self, case: Case, attack: Attack | None = None) -> Iterator[tuple[Attack, BoundVictim]]:
+        """The attack, prepared, and the victim that it is about to be called with, frozen inside the block.
+
+        What is raised in the block becomes `CheckFailed`, or, where the attack refuses in so many words,
+        `NotApplicable`.
+        """
+        if attack is None:
+            attack = self.prepared(case)
+        victim = case.victim()
+        with victim.frozen(), _explained():
+            yield attack, victim.bind(case.batch, case.threat, case.aim)
+
+    def run(self, case: Case, attack: Attack | None = None) -> Trial:
+        """Attack a case as the core does, and verify the result.
+
+        Args:
+            case: what is attacked.
+            attack: one that is prepared already.
+
+        Raises:
+            CheckFailed: if the attack raised, or what it returned is not within the threat, or not what it claims.
+            NotApplicable: if it refuses the case: any `AvrobustError` of its own.
+        """
+        pristine = {name: x.clone() for name, x in case.batch.inputs.items()}
+        with self.engaged(case, attack) as (attack, bound):
+            result = attack(bound)
+            if not isinstance(result, AttackResult):
+                raise CheckFailed(f"it returned {type(result).__name__}, not an avrobust_core.AttackResult")
+            return Trial(
+                result, bound, verify(self.name, case.batch, pristine, bound, result, bounded=attack.bounded)
+            )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (CheckFailed, NotApplicable):
+        raise
+    except AttackViolation as error:
+        raise CheckFailed(
+            f"{error}. The core checks every result again and refuses this one: mend what the attack returns"
+        ) from error
+    except AvrobustError as error:
+        raise NotApplicable(f"the attack refuses: {error}") from error
+    except Exception as error:
+        raise CheckFailed(
+            f"it raised {one_line(error)}. An attack must take every case that its norms allow, or refuse it with an "
+            "AvrobustError that says why"
+        ) from error

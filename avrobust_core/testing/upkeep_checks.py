@@ -1,0 +1,209 @@
+"""Checks of what an attack leaves behind and what it costs: the model, parameters' gradients, waits, memory."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+from collections.abc import Mapping
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from avrobust_core.budgets import ThreatModel
+from avrobust_core.contracts import Attack
+from avrobust_core.model import AVModel
+from avrobust_core.testing.counting import Work, counted
+from avrobust_core.testing.models import stateful_model
+from avrobust_core.testing.oracles import SHAPES, LinearProblem, make_problem, make_threat
+from avrobust_core.testing.running import CheckFailed, check
+from avrobust_core.testing.strength_checks import BOTH
+from avrobust_core.testing.subjects import AttackSubject, Case
+
+BATCHES = 5
+"""How many batches are attacked one after the other to see whether the cost of one grows."""
+
+ALLOWED_GROWTH: Mapping[str, int] = {
+    "forward passes": 0,
+    "tensor operations": 2,
+    "values written": 32,
+    "function calls": 50,
+    "tensors kept": 1,
+    "bytes kept by the attack": 16,
+}
+"""By how much each count may grow from the second batch to the last, all of the same clips."""
+
+
+@check(4)
+def check_parameter_gradients(subject: AttackSubject) -> None:
+    """No gradient of a parameter is computed, and what lies in `.grad` is not touched."""
+    problem = make_problem(seed=71)
+    case = Case.of(problem, problem.threat(BOTH, subject.norm, share=0.6))
+    model = case.model
+    attack = subject.prepared(case)
+    model.eval()
+    computed: set[str] = set()
+    given = {name: torch.full_like(p, 0.5) for name, p in list(model.named_parameters())[::2]}
+    handles = []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(True)
+        parameter.grad = given.get(name)
+        handles.append(parameter.register_hook(partial(_note, computed, name)))
+    with subject.engaged(case, attack) as (attack, bound):
+        for parameter in model.parameters():  # as an attack finds them that is called without the core
+            parameter.requires_grad_(True)
+        attack(bound)
+    for handle in handles:
+        handle.remove()
+    touched = [
+        name
+        for name, p in model.named_parameters()
+        if p.grad is not given.get(name) or (p.grad is not None and not bool((p.grad == 0.5).all()))
+    ]
+    if computed or touched:
+        raise CheckFailed(
+            f"it computed gradients of {len(computed)} parameters and left other `.grad` than it found in "
+            f"{len(touched)}: half the work of a step for nothing, and training goes on from it. Take "
+            "torch.autograd.grad(loss, perturbation), never backward()"
+        )
+
+
+@check(20)
+def check_flags_and_buffers(subject: AttackSubject) -> None:
+    """Training flags, `requires_grad`, parameters and buffers (batch normalisation's) are as they were."""
+    problem = make_problem(seed=72)
+    model = stateful_model(SHAPES, 3)
+    case = Case.of(problem, make_threat(BOTH, subject.norm, 2.0 if subject.norm == "l0" else 0.3), lambda _: model)
+    attack = subject.prepared(case)
+    model.train()
+    model.head.eval()
+    state = {name: x.clone() for name, x in model.state_dict().items()}
+    outside = _flags(model)
+    with subject.engaged(case, attack) as (attack, bound):
+        inside = _flags(model)
+        attack(bound)
+        left = _flags(model)
+    changed = [name for name, flag in left.items() if flag != inside[name]]
+    changed += [name for name, flag in _flags(model).items() if flag != outside[name]]
+    changed += [name for name, x in model.state_dict().items() if not torch.equal(x, state[name])]
+    if changed:
+        raise CheckFailed(
+            f"it changed the model: {', '.join(list(dict.fromkeys(changed))[:5])}. The next attack, or training, goes on "
+            "with another model. The victim is in evaluation mode already: leave its modes, flags and buffers alone"
+        )
+
+
+@check(14)
+def check_waits_and_copies(subject: AttackSubject) -> None:
+    """No wait for the device per clip, no whole batch handed to numpy, no float64 copies of it from step to step."""
+    few, many = (_measured(subject, clips) for clips in (4, 16))
+    work, passes, allowed = many
+    if work.waits > 1.5 * few[0].waits + 8 * len(BOTH):
+        raise CheckFailed(
+            f"it would wait for the device {few[0].waits} times with 4 clips and {work.waits} times with 16: a loop over "
+            "clips asks for values (item, bool, float) one by one. Keep per-clip decisions in tensors (torch.where)"
+        )
+    if work.large_copies:
+        raise CheckFailed(
+            f"it handed the whole batch to numpy or to Python lists {work.large_copies} times: on a device each is a wait "
+            "and a copy. torch has what is needed"
+        )
+    if work.large_float64 > allowed.large_float64 * passes + 16:
+        raise CheckFailed(
+            f"in {passes} forward passes it made {work.large_float64} float64 tensors as large as the batch, where "
+            f"{allowed.large_float64} per pass would do to project and to measure: twice the memory, and on a device up "
+            "to 32 times the time. Only victim.region measures in float64"
+        )
+    if work.waits > (allowed.waits + 8) * passes + 16:
+        raise CheckFailed(
+            f"it would wait for the device {work.waits} times in {passes} forward passes: ask it for values once per "
+            "step at most"
+        )
+
+
+@check(21)
+def check_cost_per_batch(subject: AttackSubject) -> None:
+    """A batch costs the same whether it is the first or the hundredth: nothing is kept, nothing is written again."""
+    problem = make_problem(seed=74, clips=4)
+    case = Case.of(problem, problem.threat(BOTH, subject.norm, slack=2.0))
+    attack = subject.prepared(case)
+    found: list[dict[str, int]] = []
+    for number in range(BATCHES):
+        with subject.engaged(case, attack) as (_, bound), counted(1 << 30, calls=True) as work:
+            attack(bound)
+        if number in (1, BATCHES - 1):  # the first makes what is made once
+            tensors, size = _kept(attack)
+            found.append(
+                {
+                    "forward passes": int(bound.queries.sum()),
+                    "tensor operations": work.operations,
+                    "values written": work.elements,
+                    "function calls": work.calls,
+                    "tensors kept": tensors,
+                    "bytes kept by the attack": size,
+                }
+            )
+    second, last = found
+    for what, count in last.items():
+        if count > second[what] + ALLOWED_GROWTH[what]:
+            raise CheckFailed(
+                f"{what} grow from batch to batch: {second[what]} at the second, {count} at the {BATCHES}th batch of the "
+                "same clips. Whatever is kept or written of earlier batches makes a long evaluation quadratic: the core "
+                "keeps the results"
+            )
+
+
+def _note(computed: set[str], name: str, gradient: Tensor) -> None:
+    del gradient
+    computed.add(name)
+
+
+def _flags(model: nn.Module) -> Mapping[str, object]:
+    return {
+        **{f"{name or 'model'}.training": module.training for name, module in model.named_modules()},
+        **{f"{name}.requires_grad": p.requires_grad for name, p in model.named_parameters()},
+    }
+
+
+def _measured(subject: AttackSubject, clips: int) -> tuple[Work, int, Work]:
+    """The work on so many clips that cannot be broken, how many forward passes it took, and what one may cost besides."""
+    problem = make_problem({"audio": (1, 64), "video": (2, 2, 4, 4)}, seed=73, clips=clips)
+    case = Case.of(problem, _tiny(problem, subject))
+    attack = subject.prepared(case)
+    large = min(x.numel() for x in problem.batch.inputs.values())
+    passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    handle = cast(AVModel, case.model).head.register_forward_hook(count)
+    with subject.engaged(case, attack) as (_, bound):
+        x = {name: ball.center + 0.01 for name, ball in bound.balls.items()}
+        with counted(large) as allowed:
+            bound.region.project(x)
+            bound.region.size(x)
+        bound.queries.zero_()
+        with counted(large) as work:
+            attack(bound)
+    handle.remove()
+    return work, max(passes, 1), allowed
+
+
+def _tiny(problem: LinearProblem, subject: AttackSubject) -> ThreatModel:
+    if subject.norm == "l0":
+        return make_threat(BOTH, "l0", 1.0)
+    return make_threat(BOTH, subject.norm, 0.3 * float(problem.smallest_size(make_threat(BOTH, subject.norm, 1.0)).min()))
+
+
+def _kept(attack: Attack) -> tuple[int, int]:
+    """How many tensors are alive, and how large the attack is when it is pickled; 0 if it cannot be."""
+    gc.collect()
+    tensors = sum(1 for found in gc.get_objects() if type(found) is Tensor)
+    try:
+        return tensors, len(pickle.dumps(attack))
+    except Exception:  # noqa: BLE001 - an attack need not be one that can be pickled
+        return tensors, 0
+
+

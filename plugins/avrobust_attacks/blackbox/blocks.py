@@ -1,0 +1,194 @@
+"""Blocks: contiguous parts of clips of any rank, placed at random, one per clip, without a loop over clips."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avrobust_core import Ball
+
+CHANNELS_AT_MOST = 4
+"""A clip of rank 2 is a waveform (channels, time) if its first axis is no longer than this, else a matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis that blocks extend over.
+
+    Attributes:
+        dim: its number in a batch (B, ...).
+        steps: how many of its positions may change.
+        places: (n,) int64, the number of each position among those that may change; -steps for the others.
+    """
+
+    dim: int
+    steps: int
+    places: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How blocks lie in clips of one modality.
+
+    The first axis of a clip holds the channels: each has a sign of its own. The exceptions are clips of rank 1, and
+    matrices such as (frames, features), which have no channels. Blocks extend over all other axes; where the
+    perturbation must be the same at all steps of time, over all of time.
+
+    Attributes:
+        shape: of one clip.
+        channels: with signs of their own; 1 where there is no channel axis.
+        axes: that blocks extend over, in order; may be empty.
+        frames: the steps of time that may change as 1, the others as 0, shaped to broadcast, where blocks extend over
+            all of time; else None.
+    """
+
+    shape: tuple[int, ...]
+    channels: int
+    axes: tuple[Axis, ...]
+    frames: Tensor | None
+
+    @classmethod
+    def of(cls, ball: Ball) -> "Layout":
+        """The layout of the clips of a ball."""
+        center, freedom = ball.center, ball.freedom
+        shape = tuple(center.shape[1:])
+        has_channels = len(shape) >= 3 or (len(shape) == 2 and shape[0] <= CHANNELS_AT_MOST)
+        axes = []
+        for dim in range(2 if has_channels else 1, center.dim()):
+            places = torch.arange(center.shape[dim], device=center.device)
+            steps = center.shape[dim]
+            if freedom is not None and dim == freedom.axis:
+                if freedom.invariant:
+                    continue
+                if freedom.frames is not None:
+                    steps = freedom.steps
+                    places = torch.where(freedom.frames, freedom.frames.cumsum(0) - 1, -steps)
+            axes.append(Axis(dim, steps, places))
+        frames = None
+        if freedom is not None and freedom.invariant and freedom.frames is not None:
+            frames = freedom.shaped(center)
+        return cls(shape, shape[0] if has_channels else 1, tuple(axes), frames)
+
+    def sides(self, share: float, least: int = 1) -> tuple[int, ...]:
+        """The lengths of a block that covers a share of the samples, at least so many steps along each axis.
+
+        Every axis is covered to the same share, as far as that goes in whole steps: what the shorter axes cover too
+        much or too little of, the longer ones make good.
+        """
+        found = [0] * len(self.axes)
+        for number, index in enumerate(sorted(range(len(found)), key=lambda i: self.axes[i].steps)):
+            steps = self.axes[index].steps
+            found[index] = min(max(round(steps * share ** (1 / (len(found) - number))), least), steps)
+            share = min(share * steps / found[index], 1.0)
+        return tuple(found)
+
+    def place(self, sides: Sequence[int], uniform: Tensor) -> "Blocks":
+        """Blocks of these lengths, one per clip.
+
+        Args:
+            sides: along each axis.
+            uniform: (B, axes), from [0, 1): where they lie.
+        """
+        within = []
+        for number, (axis, side) in enumerate(zip(self.axes, sides, strict=True)):
+            first = (uniform[:, number : number + 1] * (axis.steps - side + 1)).long()
+            within.append(axis.places - first)
+        return Blocks(self, tuple(sides), tuple(within), len(uniform))
+
+    def tile(self, most: int, clips: int) -> "Blocks":
+        """All clips cut into equal blocks, at most so many along each axis; `within` starts anew in each of them."""
+        sides = tuple(-(-axis.steps // most) for axis in self.axes)
+        within = tuple(
+            torch.where(axis.places < 0, axis.places, axis.places % side).expand(clips, -1)
+            for axis, side in zip(self.axes, sides, strict=True)
+        )
+        return Blocks(self, sides, within, clips)
+
+    def along(self, axis: Axis, values: Tensor) -> Tensor:
+        """(B, n) values at the positions of an axis, shaped to broadcast over clips."""
+        shape = [len(values), *[1] * len(self.shape)]
+        shape[axis.dim] = values.shape[1]
+        return values.view(shape)
+
+    def per_channel(self, values: Tensor) -> Tensor:
+        """(B, channels) values shaped to broadcast over clips."""
+        if self.channels == 1:
+            return values.view(-1, *[1] * len(self.shape))
+        return values.view(*values.shape, *[1] * (len(self.shape) - 1))
+
+    def channel_sums(self, x: Tensor) -> Tensor:
+        """The sum of each channel of each clip: (B, channels)."""
+        return x.flatten(1).sum(dim=1, keepdim=True) if self.channels == 1 else x.flatten(2).sum(dim=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """One block in each clip.
+
+    Attributes:
+        layout: of the clips.
+        sides: along each axis.
+        within: for each axis, (B, n) int64 positions inside the block, from 0; negative or beyond the side outside.
+        clips: B.
+    """
+
+    layout: Layout
+    sides: tuple[int, ...]
+    within: tuple[Tensor, ...]
+    clips: int
+
+    def mask(self) -> Tensor:
+        """Whether a sample is in its clip's block: bool, shaped to broadcast over channels."""
+        device = self.within[0].device if self.within else None
+        found = torch.ones((self.clips, *[1] * len(self.layout.shape)), dtype=torch.bool, device=device)
+        for axis, side, within in zip(self.layout.axes, self.sides, self.within, strict=True):
+            found = found & self.layout.along(axis, (within >= 0) & (within < side))
+        return found if self.layout.frames is None else found & (self.layout.frames > 0)
+
+    def wave(self, uniform: Tensor) -> Tensor | None:
+        """A square wave over each block along its only axis: its half period log-uniform from 1 to the block's length.
+
+        Signals of one axis are carried by oscillations: a block of one sign is a constant offset, which no filter bank
+        sees. None where blocks have more than one axis, or none.
+
+        Args:
+            uniform: (B,), from [0, 1): the half period.
+        """
+        if len(self.layout.axes) != 1:
+            return None
+        half = (float(self.sides[0]) ** uniform.unsqueeze(1)).round().long()
+        up = (self.within[0].clamp(min=0) // half) % 2 == 0
+        return self.layout.along(self.layout.axes[0], torch.where(up, 1.0, -1.0))
+
+    def bumps(self, uniform: Tensor) -> Tensor:
+        """Two neighbouring bumps of opposite sign that fill the block: float, shaped to broadcast; 0 outside.
+
+        As in section 4.3 of the paper: each falls from its centre with the largest distance d along any axis, as the
+        sum of 1 / (k + 1)^2 over k >= d.
+
+        Args:
+            uniform: (B,), from [0, 1): the axis along which the two are neighbours.
+        """
+        inside = self.mask()
+        if not self.within:
+            return inside.float()
+        split = (uniform * len(self.within)).long().unsqueeze(1)
+        furthest = max(self.sides)
+        distance = torch.zeros((), dtype=torch.int64, device=inside.device)
+        sign = torch.ones((), device=inside.device)
+        for number, (axis, side) in enumerate(zip(self.layout.axes, self.sides, strict=True)):
+            within, first = self.within[number], side // 2
+            halved = (split == number) & (side > 1)
+            second = halved & (within >= first)
+            centre = torch.where(halved, torch.where(second, first + (side - first) // 2, first // 2), side // 2)
+            apart = self.layout.along(axis, (within - centre).abs().clamp(max=furthest))
+            distance = torch.maximum(distance, apart)
+            sign = sign * self.layout.along(axis, torch.where(second, -1.0, 1.0))
+        return _falling(furthest, inside.device)[distance] * sign * inside
+
+
+def _falling(furthest: int, device: torch.device) -> Tensor:
+    """Sums of 1 / (k + 1)^2 over k from d to `furthest`, for d from 0 to `furthest`."""
+    steps = 1 / torch.arange(1, furthest + 2, dtype=torch.float32, device=device) ** 2
+    return steps.flip(0).cumsum(0).flip(0)

@@ -1,0 +1,169 @@
+"""Square attack: a random search over blocks, which needs no gradient."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from avrobust_attacks.blackbox.blocks import Layout
+from avrobust_attacks.blackbox.proposals import PROPOSALS, L2Proposals, Pool, Proposals, relative
+from avrobust_attacks.blackbox.tracker import Tracker, waits
+from avrobust_attacks.losses import LOSSES
+from avrobust_core import Attack, AttackResult, BoundVictim
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""After these of `SCHEDULED` steps the share of the samples that a block covers is halved."""
+
+SCHEDULED = 10_000
+
+DRAWN_AT_ONCE = 500
+"""Steps whose random numbers are drawn together, for each clip."""
+
+
+class Square(Attack):
+    """Random search over blocks of each clip (Andriushchenko et al., ECCV 2020, arXiv 1912.00049), for any rank.
+
+    Each step changes one block of each clip, in one modality, the modalities taking turns; the change is kept if the
+    loss rises. Blocks are contiguous and extend over all axes but the channels': intervals of a waveform, rectangles
+    of an image or a spectrogram, parts of space and time of a video. What is in them: see `LinfProposals` and
+    `L2Proposals`. On signals of one axis they carry a square wave of random period, which is this project's own.
+
+    In a shared ball, the part of the radius that a block may use is taken in turns from the other modalities and from
+    its own, so that the search also finds how to split the ball.
+
+    The clean clip is scored first: one that the model misclassifies from the outset costs one query. Single-label: a
+    clip's first point that reaches the goal is returned. Multi-label: all clips are searched to the end, and each
+    clip's point of highest loss is returned. The first restart begins at `victim.start`, or at that point moved out
+    to the region's edge, where its loss is higher than the random start's.
+
+    Args:
+        queries: forward passes for each clip and restart, all of the above counted.
+        p_init: share of the samples that the first blocks cover.
+        restarts: independent starts, each on the clips that earlier ones failed on.
+        loss: a name in `LOSSES`.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset(PROPOSALS)
+
+    def __init__(self, *, queries: int, p_init: float, restarts: int, loss: str) -> None:
+        self.queries = queries
+        self.p_init = p_init
+        self.restarts = restarts
+        self.loss = LOSSES[loss]
+
+    @torch.no_grad()
+    def __call__(self, victim: BoundVictim) -> AttackResult:
+        """Attack the clips of `victim`; see the class."""
+        tracker = Tracker(victim, self.loss)
+        tracker.offer(victim.clean)
+        tracker.settle()
+        proposals = {name: PROPOSALS[ball.norm](Layout.of(ball)) for name, ball in victim.balls.items()}
+        for restart in range(self.restarts):
+            if len(tracker.victim):
+                _Search(tracker, proposals, restart).run(self.queries - (restart == 0), self.p_init)
+        return tracker.result()
+
+
+class _Search:
+    """One restart.
+
+    Args:
+        tracker: holds the clips that go on.
+        proposals: by attacked modality.
+        restart: its number.
+    """
+
+    def __init__(self, tracker: Tracker, proposals: Mapping[str, Proposals], restart: int) -> None:
+        self._tracker = tracker
+        self._proposals = proposals
+        self._first = restart == 0
+        self._generators: Sequence[torch.Generator] = tracker.victim.generators(f"square/{restart}")
+
+    def run(self, queries: int, p_init: float) -> None:
+        """Spend at most so many queries on each clip that goes on."""
+        tracker = self._tracker
+        tracker.begin()
+        points = self._starts()[:queries]
+        for point in points:
+            tracker.offer(point)
+        kept = tracker.settle()
+        if kept is not None:
+            self._keep(kept)
+        steps = queries - len(points)
+        every = waits(tracker.victim.device)
+        drawn = torch.empty(0)
+        for step in range(steps):
+            if not len(tracker.victim):
+                return
+            row = step % DRAWN_AT_ONCE
+            if row == 0:
+                drawn = self._draw(min(DRAWN_AT_ONCE, steps - step), [p.numbers for p in self._proposals.values()])
+            tracker.offer(self._next(step, share_at(p_init, step, steps), drawn[:, row]))
+            if (step + 1) % every == 0 or step + 1 == steps:
+                kept = tracker.settle()
+                if kept is not None:
+                    self._keep(kept)
+                    drawn = drawn[kept]
+
+    def _starts(self) -> list[dict[str, Tensor]]:
+        victim = self._tracker.victim
+        uniform = self._draw(1, [p.start_numbers for p in self._proposals.values()])[:, 0]
+        parts = torch.split(uniform, [p.start_numbers for p in self._proposals.values()], dim=1)
+        drawn = {
+            name: proposals.start(victim.balls[name], part)
+            for (name, proposals), part in zip(self._proposals.items(), parts, strict=True)
+        }
+        points = [victim.region.project(drawn)]
+        if self._first and victim.start is not None:
+            points += [victim.region.project(victim.start), _at_the_edge(victim, victim.start)]
+        return points
+
+    def _next(self, step: int, share: float, uniform: Tensor) -> dict[str, Tensor]:
+        """The best points with one block of one modality changed."""
+        victim, x = self._tracker.victim, self._tracker.best
+        names = tuple(self._proposals)
+        name = names[step % len(names)]
+        numbers = dict(
+            zip(names, torch.split(uniform, [p.numbers for p in self._proposals.values()], dim=1), strict=True)
+        )
+        ball = victim.balls[name]
+        if victim.threat.kind == "separate":
+            changed = self._proposals[name].change(x[name], ball, share, numbers[name])
+            return {**x, name: ball.project(changed)}
+        giver = names[step // len(names) % len(names)]
+        if giver != name:
+            proposals = self._proposals[giver]
+            assert isinstance(proposals, L2Proposals)
+            x = {**x, giver: proposals.release(x[giver], victim.balls[giver], share, numbers[giver])}
+        others = [relative(x[other], victim.balls[other]).square().flatten(1).sum(dim=1) for other in names]
+        others.pop(names.index(name))
+        pool = Pool(spent=torch.stack(others).sum(dim=0) if others else torch.zeros(()), given=giver != name)
+        return victim.region.project(
+            {**x, name: self._proposals[name].change(x[name], ball, share, numbers[name], pool)}
+        )
+
+    def _draw(self, rows: int, numbers: Sequence[int]) -> Tensor:
+        """Uniform random numbers, each clip's from its own generator: (b, rows, sum of numbers)."""
+        drawn = [torch.rand(rows, sum(numbers), generator=g) for g in self._generators]
+        return torch.stack(drawn).to(self._tracker.victim.device) if drawn else torch.empty(0, rows, sum(numbers))
+
+    def _keep(self, kept: Tensor) -> None:
+        self._generators = [self._generators[i] for i in kept.tolist()]
+
+
+def share_at(p_init: float, step: int, steps: int) -> float:
+    """The share of the samples that a block covers at a step: the published schedule, stretched to `steps`."""
+    return p_init * 0.5 ** sum(step * SCHEDULED > limit * steps for limit in HALVINGS)
+
+
+def _at_the_edge(victim: BoundVictim, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`x` with its perturbation stretched until it touches the edge of the region."""
+    size = victim.region.size(x)
+    factor = torch.where((size > 0) & size.isfinite(), 1 / size, 1.0)
+    return victim.region.project(
+        {
+            name: ball.center + (x[name] - ball.center) * factor.to(x[name].dtype).view(-1, *[1] * (x[name].dim() - 1))
+            for name, ball in victim.balls.items()
+        }
+    )

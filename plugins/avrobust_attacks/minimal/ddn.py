@@ -1,0 +1,84 @@
+"""DDN: direction and norm decoupled, in l2."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from avrobust_attacks.minimal.search import Search, cosine, leaves_of, nearest_boundary
+from avrobust_core import Attack, AttackResult, BoundVictim, Region
+
+LAST_STEP = 0.01
+"""The last step's length as a share of the first one's, as in the paper."""
+
+
+class DDN(Attack):
+    """Decoupled direction and norm (Rony et al., CVPR 2019, arXiv 1811.09600), on any region of l2 balls.
+
+    Each step moves all modalities along one joint gradient, then sets the perturbation's size: it shrinks by `gamma`
+    where the goal is reached and grows by as much where it is not. Lengths are shares of the clip's present size, so
+    that nothing depends on the unit of the inputs; the size never exceeds 1, the region itself.
+
+    What differs from the paper: the margin is lowered instead of the cross-entropy raised; the search begins at the
+    nearest boundary of the linearised model (`nearest_boundary`), and from `BoundVictim.start` where there is one;
+    `gamma` falls with the step length; and the smallest success is trimmed at the end.
+
+    Args:
+        steps: gradients after the first-order start.
+        step_size: length of the first step as a share of the present size; it falls along a cosine.
+        gamma: share by which the size changes at the first step; it falls along a cosine.
+        classes: other classes whose boundaries the start compares, each at the cost of one backward pass.
+        trim: forward passes of the bisection at the end.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"l2"})
+    minimal = True
+
+    def __init__(self, *, steps: int, step_size: float, gamma: float, classes: int, trim: int) -> None:
+        self.steps = steps
+        self.step_size = step_size
+        self.gamma = gamma
+        self.classes = classes
+        self.trim = trim
+
+    @torch.no_grad()
+    def __call__(self, victim: BoundVictim) -> AttackResult:
+        """Attack the clips of `victim`; see the class.
+
+        Raises:
+            AvrobustError: if a loss or gradient is not finite, or no gradient reaches the attacked modalities.
+        """
+        search = Search(victim)
+        if len(search.victim):
+            self._search(search)
+            search.trim(self.trim)
+        return search.result()
+
+    def _search(self, search: Search) -> None:
+        region = search.region
+        estimate = nearest_boundary(search, self.classes)
+        size = estimate.size.clamp(max=1)
+        x = region.within(region.step(region.clean, estimate.gradients, size), size)
+        for step in range(self.steps):
+            share = step / self.steps
+            leaves = leaves_of(x)
+            with torch.enable_grad():
+                scored = search.score(leaves)
+            gradients = search.downhill(scored.distance, leaves)
+            gamma = cosine(self.gamma, self.gamma * LAST_STEP, share)
+            size = (size * torch.where(scored.reached, 1 - gamma, 1 + gamma)).clamp(max=1)
+            length = size * cosine(self.step_size, self.step_size * LAST_STEP, share)
+            x = onto(region, region.step(leaves, gradients, length), size)
+        search.score(x)
+
+
+def onto(region: Region, x: Mapping[str, Tensor], size: Tensor) -> dict[str, Tensor]:
+    """`x` scaled about the clean clip to the region's edge at `size` (b,), then within bounds: at most that size."""
+    found = region.size(x)
+    factor = (size / found.clamp(min=torch.finfo(found.dtype).tiny)).clamp(min=1)
+    longer = {}
+    for name, value in x.items():
+        center = region.balls[name].center
+        longer[name] = center + (value - center) * factor.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
+    return region.within(longer, size)
