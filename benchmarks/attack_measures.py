@@ -1,6 +1,7 @@
 """Running an attack, ours or a peer's, and measuring what came of it: the same measure for all."""
 
 import io
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -19,6 +20,9 @@ OURS = "avrobust"
 SLOW = 2.5
 """A peer that takes this many times as long as the fastest one decides no speed-up, and is run once only."""
 
+LEEWAY = 1e-3
+"""Share by which a radius may be passed before a clip no longer counts as broken: peers round more than we do."""
+
 Clock = Callable[[], float]
 """Seconds: of the wall, or of the processor where other work would lengthen those of the wall."""
 
@@ -32,7 +36,7 @@ class Record:
 
     Attributes:
         norms: per clip, in the units of the peers' tensor, by which audio and video share one radius; infinite where
-            the model is not fooled.
+            the model is not fooled, or only from outside the radius.
         seconds: of the attack alone.
         costs: of the attack alone.
     """
@@ -44,12 +48,12 @@ class Record:
     @property
     def robust(self) -> int:
         """Clips that are still classified correctly."""
-        return self.norms.count(float("inf"))
+        return self.norms.count(math.inf)
 
     @property
     def broken(self) -> list[float]:
         """The norms of the clips that are not."""
-        return [norm for norm in self.norms if norm < float("inf")]
+        return [norm for norm in self.norms if norm < math.inf]
 
     def to_json(self) -> dict[str, object]:
         """What is reported of it."""
@@ -102,13 +106,17 @@ class Comparison:
         strongest = min(statistics.median(record.robust for record in runs) for runs in self.peers.values())
         return statistics.median(record.robust for record in self.runs[OURS]) - strongest
 
-    def norm_ratio(self) -> float:
-        """Our median norm over that of the peer that needs least; a clip that is not fooled has an infinite one."""
+    def norm_ratio(self) -> float | None:
+        """Our median norm over that of the peer that needs least; None if no peer breaks half of the clips.
+
+        A clip that is not broken has an infinite norm.
+        """
         medians = {
             name: statistics.median(statistics.median(record.norms) for record in runs)
             for name, runs in self.runs.items()
         }
-        return medians[OURS] / min(medians[name] for name in self.peers)
+        least = min(medians[name] for name in self.peers)
+        return medians[OURS] / least if least < math.inf else None
 
 
 def compare(parties: Mapping[str, Callable[[], Record]], turns: int, aside: frozenset[str] = frozenset()) -> Comparison:
@@ -124,13 +132,15 @@ def compare(parties: Mapping[str, Callable[[], Record]], turns: int, aside: froz
                 result.runs.pop(name, None)
             else:
                 result.runs.setdefault(name, []).append(record)
-        active = [name for name in active if name == OURS or _goes_on(name, result)]
+        active = [name for name in active if _goes_on(name, result)]
+        if not active:
+            break
     return result
 
 
 def _goes_on(name: str, result: Comparison) -> bool:
     if name not in result.peers:
-        return False
+        return name in result.runs and name == OURS
     fastest = min(runs[0].seconds for runs in result.peers.values())
     return result.peers[name][0].seconds <= SLOW * fastest
 
@@ -141,7 +151,7 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
-def measured(subject: Subject, batch: Batch, view: View, norm: str, clock: Clock, party: Party) -> Record:
+def measured(subject: Subject, batch: Batch, view: View, norm: str, eps: float, clock: Clock, party: Party) -> Record:
     """Run an attack; time it, count its work, and look at what it returned with a forward pass of our own."""
     with counted(subject.model) as costs:
         began = clock()
@@ -151,7 +161,8 @@ def measured(subject: Subject, batch: Batch, view: View, norm: str, clock: Clock
         parameter.grad = None
     with torch.no_grad():
         fooled = subject.model(inputs).argmax(dim=1) != batch.targets
-    norms = distance(view, batch.inputs, inputs, norm).masked_fill(~fooled, float("inf"))
+    norms = distance(view, batch.inputs, inputs, norm)
+    norms = norms.masked_fill(~fooled | (norms > eps * (1 + LEEWAY)), math.inf)
     return Record(tuple(norms.tolist()), seconds, costs)
 
 
@@ -161,7 +172,7 @@ def distance(view: View, clean: Mapping[str, Tensor], perturbed: Mapping[str, Te
         view.scaled(name, perturbed[name].detach().double()) - view.scaled(name, clean[name].double())
         for name in view.attacked
     ]
-    order = {"linf": float("inf"), "l2": 2.0}[norm]
+    order = {"linf": math.inf, "l2": 2.0}[norm]
     length: Tensor = torch.linalg.vector_norm(torch.cat(parts, dim=1), ord=order, dim=1)
     return length
 

@@ -5,7 +5,7 @@ perturbed inputs. Peers are imported inside, so that one that is missing or brok
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -40,10 +40,6 @@ class Settings:
     def step_size(self) -> float:
         """Of PGD (Madry et al. 2018)."""
         return 2.5 / self.steps * self.eps
-
-    def within(self, bounds: tuple[float, float] | None) -> "Settings":
-        """The same with other bounds, where there are any."""
-        return self if bounds is None else replace(self, bounds=bounds)
 
 
 Attacker = Callable[[nn.Module, Tensor, Tensor, Settings], Tensor]

@@ -1,17 +1,24 @@
 """Tasks of ours that peers are asked to do as they are, to say which of them cannot, and why."""
 
-import torch
+from dataclasses import replace
+
 from torch import Tensor, nn
 
-from benchmarks.attack_measures import one_line, quiet
+from benchmarks.attack_measures import LEEWAY, one_line, quiet
 from benchmarks.attack_peers import AUTO_ATTACK, CW, PGD, Settings
 from benchmarks.attack_subject import Subject
 from benchmarks.attack_views import NativeView, View
 
-CLIPS = 4
+CLIPS = 2
 
-SETTINGS = Settings(eps=0.3, steps=10, restarts=2, searches=2)
-"""Only to see who can do a task at all: quick, and with a radius at which every clip is soon fooled."""
+QUICK = Settings(steps=10, restarts=2, searches=2)
+TASKS = {
+    "pgd": (PGD, replace(QUICK, eps=0.001)),
+    "cw": (CW, QUICK),
+    "autoattack": (AUTO_ATTACK, replace(QUICK, eps=0.3)),
+}
+"""Only to see who can do a task at all. PGD has a radius so small that a result clipped to the wrong bounds leaves it,
+AutoAttack one so large that it breaks the clips at once, and is done."""
 
 
 def probe(subject: Subject) -> dict[str, dict[str, str]]:
@@ -25,39 +32,27 @@ def probe(subject: Subject) -> dict[str, dict[str, str]]:
     targets = clip.targets.repeat(CLIPS)
     found = {}
     for name, x in copies.items():
-        settings = SETTINGS.within(subject.dataset.media[name].bounds)
-        found[f"{name} as it is"] = refusals(NativeView(subject.model, clip, name), x, targets, settings)
+        bounds = subject.dataset.media[name].bounds or QUICK.bounds
+        found[f"{name} as it is"] = refusals(NativeView(subject.model, clip, name), x, targets, bounds)
     picture = View(subject.model, subject.first(CLIPS), subject.dataset.media, tuple(copies))
     classes = len(subject.dataset.classes)
     several = nn.functional.one_hot(targets, classes) + nn.functional.one_hot((targets + 1) % classes, classes)
-    found["several labels"] = refusals(picture, picture.pack(copies), several.float(), SETTINGS)
+    found["several labels"] = refusals(picture, picture.pack(copies), several.float(), QUICK.bounds)
     return found
 
 
-def refusals(module: nn.Module, x: Tensor, y: Tensor, settings: Settings) -> dict[str, str]:
+def refusals(module: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float]) -> dict[str, str]:
     """Which peers raise an error when they are asked to attack this, or return what they must not."""
     found = {}
-    for task, peers in {"pgd": PGD, "cw": CW, "autoattack": AUTO_ATTACK}.items():
+    for task, (peers, settings) in TASKS.items():
         for name, attacker in peers.items():
             try:
                 with quiet():
-                    perturbed = attacker(module, x.clone(), y.clone(), settings)
+                    perturbed = attacker(module, x.clone(), y.clone(), replace(settings, bounds=bounds))
             except Exception as error:  # noqa: BLE001 - a peer may raise anything, and what it cannot run is a result
                 found[f"{name} {task}"] = one_line(error)
             else:
-                reason = fault(module, x, y, perturbed, None if task == "cw" else settings.eps)
-                if reason is not None:
-                    found[f"{name} {task}"] = reason
+                distance = float((perturbed - x).abs().max())  # not a number where one is among the samples
+                if settings.eps and not distance <= settings.eps * (1 + LEEWAY):
+                    found[f"{name} {task}"] = f"perturbed by {distance:.3g} at a radius of {settings.eps:g}"
     return found
-
-
-def fault(module: nn.Module, x: Tensor, y: Tensor, perturbed: Tensor, eps: float | None) -> str | None:
-    """What is wrong with an answer; None for nothing."""
-    if not perturbed.isfinite().all():
-        return "returned numbers that are not finite"
-    distance = float((perturbed - x).abs().max())
-    if eps is not None and distance > 1.01 * eps:
-        return f"returned a perturbation of {distance:.3g} at a radius of {eps:g}"
-    with torch.no_grad():
-        fooled = module(perturbed).argmax(dim=1) != y if y.dim() == 1 else torch.ones(1, dtype=torch.bool)
-    return None if fooled.any() else "fooled no clip, at any radius" if eps is None else f"fooled no clip at {eps:g}"

@@ -1,7 +1,7 @@
-r"""Our attacks beside foolbox's, torchattacks', ART's, adv-lib's and AutoAttack's: one process, one trained model.
+"""Our attacks beside foolbox's, torchattacks', ART's, adv-lib's and AutoAttack's: one process, one trained model.
 
-    printf 'setuptools<81\n' > build-constraints.txt  # visdom, which adv-lib needs, is built with pkg_resources
-    uv pip install -e '.[test,bench]' --build-constraints build-constraints.txt
+    echo 'setuptools<81' > build.txt  # with which visdom, that adv-lib needs, can be built
+    uv pip install -e '.[test,bench]' --build-constraints build.txt
     python benchmarks/attacks.py [--only PART ...] [--pairs N] [--clips N] [--threads N]
 
 Peers know one tensor and one radius in [0, 1]: they attack a module in which audio and video are one picture, or one
@@ -107,6 +107,7 @@ def main() -> None:
     """Measure and print."""
     options = parse()
     torch.set_num_threads(options.threads)
+    torch.manual_seed(0)  # of the peers' random starts; ours come from the clips' ids
     quieten()
     import_peers()
     subject = make_subject(options.clips, options.cache)
@@ -180,7 +181,7 @@ def run_part(subject: Subject, name: str, part: Part, turns: int, clock: Clock) 
     view = View(subject.model, batch, subject.dataset.media, part.attacked)
     eps = part.settings.eps or math.sqrt(sum(view.sizes))  # none means any: the whole space lies within
     ours = partial(run_ours, subject, batch, *part.ours, our_threat(view, part.norm, eps))
-    judged = partial(measured, subject, batch, view, part.norm, clock)
+    judged = partial(measured, subject, batch, view, part.norm, eps, clock)
     parties: dict[str, Callable[[], Record]] = {
         OURS: partial(judged, ours),
         **{
@@ -231,7 +232,7 @@ def report(
         "audio_only_speedup": speedups.get("audio"),
         "restarts_speedup": speedups.get("restarts"),
         "cw_speedup": speedups.get("cw"),
-        "cw_norm_ratio": round(usable["cw"].norm_ratio(), 4) if "cw" in usable else None,
+        "cw_norm_ratio": usable["cw"].norm_ratio() if "cw" in usable else None,
         "ensemble_speedup": min((speedups[name] for name in speedups if name.startswith("ensemble")), default=None),
         "robust_accuracy_gap": max(gaps.values()) if gaps else None,
         "robust_accuracy_gaps": gaps,

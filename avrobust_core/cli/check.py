@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from avrobust_core.cli.layout import wrapped
 
 if TYPE_CHECKING:
+    from avrobust_core.media import MediaSpec
     from avrobust_core.registry import Offer, PluginRecord, Registry
     from avrobust_core.testing.running import Outcome
 
@@ -79,10 +80,16 @@ def _meant(registry: Registry, name: str) -> tuple[list[PluginRecord], list[Offe
     try:
         return [], list(registry.find(name))
     except ComponentError as error:
-        plugins = [p for p in registry.plugins if name in (p.name, p.full_name) or normalised(name) == normalised(p.distribution)]
+        plugins = [
+            p
+            for p in registry.plugins
+            if name in (p.name, p.full_name) or normalised(name) == normalised(p.distribution)
+        ]
         if not plugins:
             known = ", ".join(sorted({p.full_name for p in registry.plugins})) or "none"
-            raise ComponentError(f"{error}. No plugin or distribution has this name either; there are: {known}") from error
+            raise ComponentError(
+                f"{error}. No plugin or distribution has this name either; there are: {known}"
+            ) from error
         return plugins, [offer for plugin in plugins for offer in plugin.offers]
 
 
@@ -101,7 +108,7 @@ def _checked(
         else:
             yield "plugin", plugin.full_name, (run_check(plugin, check) for check in PLUGIN_CHECKS)
     for offer in offers:
-        media = ()
+        media: tuple[MediaSpec, ...] = ()
         if offer.kind == "encoder":
             media = media_of(tuple(o for o in registry.offers("dataset") if o.distribution == offer.distribution))
         yield offer.kind, offer.full_name, check_offer(offer, media)

@@ -5,7 +5,9 @@ avrobust's own tests. On linear models (`LinearOracle`) the best attack is known
 """
 
 from avrobust_core.testing.attack_checks import ATTACK_CHECKS, run_checks
+from avrobust_core.testing.component_checks import COMPONENT_CHECKS, PLUGIN_CHECKS, check_offer
 from avrobust_core.testing.models import Noisy, Rescored, Witness, stateful_model, watched
+from avrobust_core.testing.offer_subjects import OfferSubject
 from avrobust_core.testing.oracles import LinearOracle, LinearProblem, make_problem, make_threat
 from avrobust_core.testing.parametrizing import parametrize_with_checks
 from avrobust_core.testing.running import Check, CheckFailed, NotApplicable, Outcome, check
@@ -13,6 +15,8 @@ from avrobust_core.testing.subjects import AttackSubject, Case, Trial
 
 __all__ = [
     "ATTACK_CHECKS",
+    "COMPONENT_CHECKS",
+    "PLUGIN_CHECKS",
     "AttackSubject",
     "Case",
     "Check",
@@ -21,11 +25,13 @@ __all__ = [
     "LinearProblem",
     "Noisy",
     "NotApplicable",
+    "OfferSubject",
     "Outcome",
     "Rescored",
     "Trial",
     "Witness",
     "check",
+    "check_offer",
     "make_problem",
     "make_threat",
     "parametrize_with_checks",

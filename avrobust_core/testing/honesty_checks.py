@@ -34,7 +34,8 @@ def check_success_on_the_way(subject: AttackSubject) -> None:
     lost = seen & ~trial.success
     if lost.any():
         raise CheckFailed(
-            f"it looked at points that break {int(seen.sum())} clips, inside its region, and returned {int(lost.sum())} "
+            f"it looked at points that break {int(seen.sum())} clips, inside its region, and returned "
+            f"{int(lost.sum())} "
             "of these clips unbroken: keep each clip's best iterate, and score the last one, too"
         )
     if bool((trial.success & ~result.success).any()):
@@ -60,7 +61,7 @@ def check_last_step(subject: AttackSubject) -> None:
 
 @check(6)
 def check_failed_clips(subject: AttackSubject) -> None:
-    """A clip that cannot be broken is returned clean, bit for bit, with success False; a misclassified one as a success."""
+    """A clip that cannot be broken comes back clean, to the bit, with success False; a misclassified one as success."""
     problem = make_problem(seed=43)
     trial = subject.run(Case.of(problem, _hopeless(problem, subject)))
     for name in trial.result.inputs:
@@ -70,6 +71,8 @@ def check_failed_clips(subject: AttackSubject) -> None:
                 f"it failed on {int((~trial.success).sum())} clips and returned the {name} of {int(dressed.sum())} of "
                 "them changed: a failed clip is returned clean, or norms and accuracy count what broke nothing"
             )
+    if not subject.bounded:
+        return  # a corruption is no search: it may leave a misclassified clip better off, and say so
     wrong = LinearProblem(problem.oracle, _mislabelled(problem), problem.bounds)
     outset = subject.run(Case.of(wrong, _hopeless(problem, subject)))
     if not bool(outset.result.success.all()):
@@ -84,7 +87,10 @@ def check_no_radius(subject: AttackSubject) -> None:
     """A radius of 0 leaves every clip as it is, bit for bit."""
     _need_bounded(subject)
     problem = make_problem(seed=44)
-    trial = subject.run(Case.of(problem, make_threat(BOTH, subject.norm, 0.0)))
+    try:
+        trial = subject.run(Case.of(problem, make_threat(BOTH, subject.norm, 0.0)))
+    except NotApplicable as error:
+        raise CheckFailed(f"a radius of 0 is a plain case, but {error}") from error
     for name in trial.result.inputs:
         if trial.changed(name).any():
             raise CheckFailed(f"it changed {name} under a radius of 0; project what is returned onto victim.region")
@@ -120,7 +126,8 @@ def check_only_what_is_attacked(subject: AttackSubject) -> None:
     for name, other in (BOTH, BOTH[::-1]):
         if alone[name].broken == 0 and alone[other].broken >= 0.25 * len(problem.batch):
             raise CheckFailed(
-                f"attacking {other} it broke {alone[other].broken} of {len(problem.batch)} clips, attacking {name} none, "
+                f"attacking {other} it broke {alone[other].broken} of {len(problem.batch)} clips, attacking {name} "
+                f"none, "
                 "at twice the radius that breaks them all: it does not attack what the threat names (victim.balls)"
             )
     if not any(trial.broken for trial in alone.values()):
@@ -137,19 +144,17 @@ def check_low_precision(subject: AttackSubject) -> None:
 
 @check()
 def check_several_labels(subject: AttackSubject) -> None:
-    """With several labels per clip it returns what its threat allows, and breaks clips as it does with one."""
+    """With several labels per clip it returns what its threat allows, and breaks some if it breaks most with one."""
     problem = make_problem(seed=49, classes=4)
     single = Case.of(problem, problem.threat(BOTH, subject.norm, slack=3.0))
     one = subject.run(single)
     _show_some(one)
     hot = torch.nn.functional.one_hot(problem.batch.targets, 4).float()
     batch = Batch(problem.batch.inputs, hot, problem.batch.ids)
-    several = subject.run(
-        replace(single, batch=batch, task="multi-label")
-    )
-    if several.broken < 0.5 * one.broken - 1:
+    several = subject.run(replace(single, batch=batch, task="multi-label"))
+    if several.broken == 0 and one.broken >= 0.5 * len(one.success):
         raise CheckFailed(
-            f"it broke {one.broken} of {len(one.success)} clips as single-label clips, but {several.broken} with the "
+            f"it broke {one.broken} of {len(one.success)} clips as single-label clips, but none with the "
             "same labels as multi-hot targets: use victim.goal, which knows the task"
         )
 
@@ -202,8 +207,12 @@ def _passing(problem: LinearProblem, lowest: Tensor) -> Callable[[Tensor, Tensor
 def _hopeless(problem: LinearProblem, subject: AttackSubject) -> ThreatModel:
     """A threat under which no clip can be broken."""
     if subject.norm == "l0":
-        raise NotApplicable("it attacks in l0 only, where the smallest radius, one sample, may break a clip of the oracle")
-    return make_threat(BOTH, subject.norm, 0.3 * float(problem.smallest_size(make_threat(BOTH, subject.norm, 1.0)).min()))
+        raise NotApplicable(
+            "it attacks in l0 only, where the smallest radius, one sample, may break a clip of the oracle"
+        )
+    return make_threat(
+        BOTH, subject.norm, 0.3 * float(problem.smallest_size(make_threat(BOTH, subject.norm, 1.0)).min())
+    )
 
 
 def _mislabelled(problem: LinearProblem) -> Batch:

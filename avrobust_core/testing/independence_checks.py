@@ -12,7 +12,7 @@ from torch import Tensor
 
 from avrobust_core.batches import Batch
 from avrobust_core.budgets import Budget, Snr, ThreatModel
-from avrobust_core.testing.oracles import LinearProblem, make_problem
+from avrobust_core.testing.oracles import make_problem
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
 from avrobust_core.testing.strength_checks import BOTH
 from avrobust_core.testing.subjects import AttackSubject, Case, Trial
@@ -31,15 +31,16 @@ def check_batch_mates(subject: AttackSubject) -> None:
     clips = len(problem.batch)
     order = torch.arange(clips).flip(0)
     for what, parts in (
-        ("each by itself", torch.arange(clips).split(1)),
-        ("in batches of four in another order", order.split(4)),
+        ("each by itself", [torch.tensor([i]) for i in range(clips)]),
+        ("in batches of four in another order", [order[i : i + 4] for i in range(0, clips, 4)]),
     ):
         for index in parts:
             part = subject.run(replace(case, batch=case.batch.select(index)), attack)
             different = _different(whole, part, index)
             if different:
                 raise CheckFailed(
-                    f"clip {different} of a batch of {clips} comes out differently {what}: robust accuracy would depend "
+                    f"clip {different} of a batch of {clips} comes out differently {what}: robust accuracy would "
+                    f"depend "
                     "on the batch size. Look for sums, means, maxima or early stops over the batch, for random numbers "
                     "that are not from victim.generators, and for steps that depend on len(victim)"
                 )
@@ -77,11 +78,11 @@ def check_global_random_state(subject: AttackSubject) -> None:
     problem = make_problem(seed=63)
     case = Case.of(problem, problem.threat(BOTH, subject.norm, share=0.6))
     trials = []
-    kept = _global_state(), torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    kept = _global_state(), torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         for seed in (1, 2):
             torch.manual_seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
+            np.random.seed(seed)
             random.seed(seed)
             before = _global_state()
             trials.append(subject.run(case))
@@ -93,7 +94,7 @@ def check_global_random_state(subject: AttackSubject) -> None:
                 )
     finally:
         torch.set_rng_state(kept[1])
-        np.random.set_state(kept[2])  # noqa: NPY002
+        np.random.set_state(kept[2])
         random.setstate(kept[3])
     different = _different(trials[0], trials[1], torch.arange(len(problem.batch)))
     if different:
@@ -124,12 +125,10 @@ def _global_state() -> dict[str, object]:
     return {
         "torch's global random state": torch.get_rng_state().numpy().tobytes(),
         "the accelerators' global random state": tuple(cuda),
-        "numpy's global random state": str(np.random.get_state()),  # noqa: NPY002
+        "numpy's global random state": str(np.random.get_state()),
         "Python's global random state": random.getstate(),
         "whether gradients are recorded": torch.is_grad_enabled(),
         "torch's default type": torch.get_default_dtype(),
         "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "torch's number of threads": torch.get_num_threads(),
     }
-
-

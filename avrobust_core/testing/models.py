@@ -58,7 +58,8 @@ class Noisy(nn.Module):
         """(B, K)."""
         logits: Tensor = self.model(inputs)
         tilt, shift = torch.randn(2, *logits.shape, generator=self._generator) * self._sigma
-        return logits * (1 + tilt) + shift
+        found: Tensor = logits * (1 + tilt) + shift
+        return found
 
 
 @dataclass(slots=True)
@@ -103,7 +104,7 @@ class Witness(nn.Module):
         self.looks.append(look)
         for x in shown.values():
             if x.requires_grad:
-                x.register_hook(partial(_note_gradient, look))
+                x.register_hook(partial(_note_gradient, look))  # type: ignore[no-untyped-call]
         return logits
 
     def reached(self, bound: BoundVictim) -> Tensor:

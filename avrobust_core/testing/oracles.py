@@ -127,7 +127,9 @@ class LinearOracle(AVModel):
     def alone(self, modality: str) -> "LinearOracle":
         """The uni-modal model that has this modality's weights, without the bias."""
         identity = torch.eye(len(self.bias))
-        return LinearOracle({modality: self.weight(modality).float()}, {modality: identity}, torch.zeros_like(self.bias).float())
+        return LinearOracle(
+            {modality: self.weight(modality).float()}, {modality: identity}, torch.zeros_like(self.bias).float()
+        )
 
     def moved(self, scale: float, shift: float) -> "LinearOracle":
         """The oracle that says of scale * x + shift what this one says of x."""
@@ -267,9 +269,7 @@ def _sorted_sizes(
     return tuple(problem.smallest_size(make_threat(names, norm, 1.0, kind)).sort().values.tolist())
 
 
-def make_threat(
-    names: Iterable[str], norm: NormName, eps: float, kind: ThreatKind = "separate"
-) -> ThreatModel:
+def make_threat(names: Iterable[str], norm: NormName, eps: float, kind: ThreatKind = "separate") -> ThreatModel:
     """The threat that gives each of these modalities the same norm and radius."""
     return ThreatModel.of({name: Budget(norm=norm, eps=eps) for name in names}, kind)
 

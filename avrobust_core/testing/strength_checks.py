@@ -9,12 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from avrobust_core.balls import Bounds
 from avrobust_core.batches import Batch
 from avrobust_core.budgets import NormName, ThreatKind
 from avrobust_core.contracts import Attack
 from avrobust_core.goals import Aim
 from avrobust_core.testing.models import Noisy, Rescored, watched
-from avrobust_core.testing.oracles import SHAPES, LinearProblem, Shapes, confident, make_problem, make_threat
+from avrobust_core.testing.oracles import LinearProblem, Shapes, confident, make_problem, make_threat
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
 from avrobust_core.testing.subjects import AttackSubject, Case, Trial
 
@@ -31,6 +32,9 @@ RANKS: Mapping[str, Shapes] = {
 
 SPARE: Mapping[NormName, float] = {"linf": 1.1, "l2": 1.1, "l1": 1.3, "l0": 1.5}
 """How much larger than the smallest radius the radius is at which a gradient attack must succeed on a linear model."""
+
+NOISE = 0.05
+"""Standard deviation of a noisy model's errors, in logits of about 1."""
 
 
 @check()
@@ -112,7 +116,8 @@ def check_bounds_of_every_kind(subject: AttackSubject) -> None:
     for what, trial in found.items():
         if trial.broken < found[best].broken - _tolerance(found[best]):
             raise CheckFailed(
-                f"it broke {found[best].broken} of {len(trial.success)} clips with {best} for bounds, and {trial.broken} "
+                f"it broke {found[best].broken} of {len(trial.success)} clips with {best} for bounds, and "
+                f"{trial.broken} "
                 f"with {what}, the same problem in other units: is [0, 1] written somewhere? The bounds, if there are "
                 "any, are those of victim.region"
             )
@@ -122,15 +127,21 @@ def check_bounds_of_every_kind(subject: AttackSubject) -> None:
 def check_every_rank(subject: AttackSubject) -> None:
     """Clips of every rank, batches of 2 to 5 dimensions and two modalities of different rank, are attacked alike."""
     problem = make_problem(RANKS["2"], clips=8, seed=15)
+    climbs = int(_gradients(subject, make_problem(seed=15)).min()) > 0
     for norm in subject.norms:
         threat = problem.threat(BOTH, norm, slack=1.0 if norm == "l0" else 1.5)
         found = {what: subject.run(Case.of(problem.reshaped(shapes), threat)) for what, shapes in RANKS.items()}
-        best = max(found, key=lambda what, found=found: found[what].broken)
+        best = max(RANKS, key={name: trial.broken for name, trial in found.items()}.__getitem__)
         _need_some(found[best], "clips of any rank")
         for what, trial in found.items():
-            if trial.broken < found[best].broken - max(2, 0.25 * found[best].broken):
+            # What searches at random, in blocks that go by the shape, may well find more in one shape than another.
+            enough = (
+                found[best].broken - max(2, 0.25 * found[best].broken) if climbs else 0.5 * (found[best].broken > 3)
+            )
+            if trial.broken < enough:
                 raise CheckFailed(
-                    f"in {norm} it broke {found[best].broken} of {len(trial.success)} clips as batches of rank {best}, and "
+                    f"in {norm} it broke {found[best].broken} of {len(trial.success)} clips as batches of rank "
+                    f"{best}, and "
                     f"{trial.broken} of the same as batches of rank {what}: a shape such as (B, 1, 1, 1) is written "
                     "somewhere; take sums over flatten(1), or leave norms to victim.region"
                 )
@@ -138,7 +149,7 @@ def check_every_rank(subject: AttackSubject) -> None:
 
 @check(9)
 def check_nearest_projection(subject: AttackSubject) -> None:
-    """In each of its norms, a gradient attack of several steps breaks the clips of a linear model that can be broken."""
+    """In each of its norms, a gradient attack of several steps breaks what can be broken of a linear model's clips."""
     _need_bounded(subject)
     for norm in subject.norms:
         problem = make_problem(classes=2, clips=16, inside=0.8, seed=16)
@@ -164,22 +175,27 @@ def check_noisy_model(subject: AttackSubject) -> None:
     threat = problem.threat(BOTH, subject.norm, slack=1.0 if subject.norm == "l0" else 2.0)
     free = subject.run(Case.of(problem, threat))
     _need_some(free, "clips of the model without noise")
-    noisy = subject.run(Case.of(problem, threat, partial(Noisy, sigma=0.1), samples=8))
+    noisy = subject.run(Case.of(problem, threat, partial(Noisy, sigma=NOISE), samples=8))
     # Judged without the noise, and not by the very edge, where a minimal attack's clips fall to either side.
     inputs = {**problem.batch.inputs, **noisy.result.inputs}
     left = replace(problem, batch=Batch(inputs, problem.batch.targets, problem.batch.ids)).margins().amin(dim=1)
     found = int((left < 0.2 * problem.margins().amin(dim=1)).sum())
-    if found < 0.7 * free.broken - 1:
+    if found < (0.5 if subject.minimal else 0.7) * free.broken - 1:
         raise CheckFailed(
-            f"it broke {free.broken} of {len(free.success)} clips, but brought only {found} near the edge once the model's "
-            "logits have noise of a tenth of their size, averaged over 8 passes: its estimate of the gradient points "
-            "elsewhere. The victim takes the mean over the noise by itself; do not estimate again, and mind the sign"
+            f"it broke {free.broken} of {len(free.success)} clips, but brought only {found} near the edge once the "
+            f"model's "
+            "logits have noise of a twentieth of their size, averaged over 8 passes: its estimate of the gradient points "
+            "elsewhere, or it gives up what the noise hides at the very edge. The victim takes the mean over the noise "
+            "by itself: do not estimate again, mind the sign, and step back from the edge where a last look fails"
         )
 
 
 @check(12)
 def check_members(subject: AttackSubject) -> None:
-    """An ensemble breaks every clip that one of its members breaks, with no larger perturbation if it is minimal."""
+    """An ensemble breaks every clip that one of its members breaks, with no larger perturbation if it is minimal.
+
+    Its members are what it has under `members`: attacks, (name, attack) pairs, or attacks by name.
+    """
     members = _members(subject.make())
     if not members:
         raise NotApplicable("it names no attacks in `members`: it is no ensemble")
@@ -191,7 +207,8 @@ def check_members(subject: AttackSubject) -> None:
         missed = alone.success & ~whole.success
         if missed.any():
             raise CheckFailed(
-                f"its member {name} breaks {int(missed.sum())} clips that it does not: the clean clip must not pass for "
+                f"its member {name} breaks {int(missed.sum())} clips that it does not: the clean clip must not pass "
+                f"for "
                 "the best result because its distance is 0; compare distances among successes only"
             )
         both = alone.success & whole.success
@@ -201,14 +218,14 @@ def check_members(subject: AttackSubject) -> None:
 
 @check(13)
 def check_smallest_perturbation(subject: AttackSubject) -> None:
-    """A minimal attack comes within 5 % of the smallest perturbation of linear models, in each norm and for each threat."""
+    """A minimal attack comes within 5 % of a linear model's smallest perturbation, in each norm, for each threat."""
     if not subject.minimal:
         raise NotApplicable("it does not look for the smallest perturbation (minimal = False)")
     for problem, names, norm, kind in _minimal_problems(subject.norms):
         threat = problem.threat(names, norm, slack=2.5, kind=kind)
         best = problem.smallest_size(threat)
         trial = subject.run(Case.of(problem, threat))
-        what = f"in {norm} on {' and '.join(names)}{', one shared ball' if kind == 'shared' else ''}, bounds {problem.bounds}"
+        what = f"in {norm} on {' and '.join(names)} ({kind}), bounds {problem.bounds}"
         if trial.broken < len(best):
             raise CheckFailed(
                 f"{what}, it broke {trial.broken} of {len(best)} clips of a linear model at 2.5 times the smallest "
@@ -276,11 +293,9 @@ def _radius(threat: object) -> float:
 
 
 def _gradients(subject: AttackSubject, problem: LinearProblem) -> Tensor:
-    """How many gradients the attack takes of each clip when nothing succeeds."""
-    threat = problem.threat(BOTH, subject.norm, slack=0.2)
-    weaker = 1e-3 if subject.norm != "l0" else 1.0
-    scaled = threat if subject.norm == "l0" else threat.scaled(weaker)
-    witness, case = watched(Case.of(problem, scaled))
+    """How many gradients the attack takes of each clip when nothing succeeds, its preparation left aside."""
+    smallest = 1.0 if subject.norm == "l0" else 1e-4
+    witness, case = watched(Case.of(problem, make_threat(BOTH, subject.norm, smallest)))
     with subject.engaged(case) as (attack, bound):
         witness.looks.clear()  # of its preparation
         attack(bound)
@@ -307,21 +322,28 @@ def _minimal_problems(
     norms: Sequence[NormName],
 ) -> Iterator[tuple[LinearProblem, tuple[str, ...], NormName, ThreatKind]]:
     """Linear problems with two classes: every norm on each modality and on both, every kind of bounds in turn."""
+    cases: tuple[tuple[tuple[str, ...], ThreatKind, Bounds], ...] = (
+        (("audio",), "separate", (0.0, 1.0)),
+        (("video",), "separate", None),
+        (BOTH, "separate", (-1.0, 1.0)),
+        (BOTH, "shared", (-1.0, 1.0)),
+    )
     for norm in norms:
-        for seed, (names, kind, bounds) in enumerate(
-            (
-                (("audio",), "separate", (0.0, 1.0)),
-                (("video",), "separate", None if norm in ("linf", "l2") else (-2.0, 2.0)),
-                (BOTH, "separate", (-1.0, 1.0)),
-                (BOTH, "shared", (-1.0, 1.0)),
-            )
-        ):
+        for seed, (names, kind, limits) in enumerate(cases, start=30):
             if kind == "shared" and norm != "l2":
                 continue
-            yield make_problem(SHAPES, classes=2, bounds=bounds, clips=8, seed=30 + seed), names, norm, kind  # type: ignore[misc]
+            # In l1 and l0 it is the bounds that keep a single sample from taking all.
+            bounds = limits or (None if norm in ("linf", "l2") else (-2.0, 2.0))
+            yield make_problem(classes=2, bounds=bounds, clips=8, seed=seed), names, norm, kind
 
 
 def _members(attack: Attack) -> list[tuple[str, Attack]]:
     members = getattr(attack, "members", ())
-    pairs = members.items() if isinstance(members, Mapping) else [(type(m).__name__, m) for m in members]
+    pairs = members.items() if isinstance(members, Mapping) else [_named(member) for member in members]
     return [(str(name), member) for name, member in pairs if isinstance(member, Attack)]
+
+
+def _named(member: object) -> tuple[str, object]:
+    if isinstance(member, tuple) and len(member) == 2:
+        return str(member[0]), member[1]
+    return type(member).__name__, member

@@ -178,7 +178,7 @@ class AttackSubject:
         victim, size = case.victim(), attack.preparation.batch_size
 
         def victims() -> Iterator[BoundVictim]:
-            for index in torch.arange(len(case.batch)).split(size):
+            for index in torch.split(torch.arange(len(case.batch)), size):
                 yield victim.bind(case.batch.select(index), case.threat, case.aim)
 
         with victim.frozen(), _explained():
@@ -213,9 +213,7 @@ class AttackSubject:
             result = attack(bound)
             if not isinstance(result, AttackResult):
                 raise CheckFailed(f"it returned {type(result).__name__}, not an avrobust_core.AttackResult")
-            return Trial(
-                result, bound, verify(self.name, case.batch, pristine, bound, result, bounded=attack.bounded)
-            )
+            return Trial(result, bound, verify(self.name, case.batch, pristine, bound, result, bounded=attack.bounded))
 
 
 @contextmanager

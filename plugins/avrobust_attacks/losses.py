@@ -77,10 +77,10 @@ def negative_margin(logits: Tensor, goal: Goal) -> Tensor:
 def difference_of_logits_ratio(logits: Tensor, goal: Goal) -> Tensor:
     """The margin over a spread of the logits, so that neither a shift nor a scale of them changes it (DLR).
 
-    Croce and Hein, ICML 2020. Untargeted with one label the spread is from the highest logit to the third (eq. 6). Where
-    the logit that is raised may itself be the third, that would be a ratio of 1 without a gradient: targeted, and with
-    several labels, it is from the highest to the mean of the third and the fourth (eq. 7). With fewer than three (four)
-    classes there is no such logit: the margin alone is returned.
+    Croce and Hein, ICML 2020. Untargeted with one label, the spread is from the highest logit to the third (eq. 6).
+    Where the logit that is raised may itself be the third, that would be a ratio of 1 without a gradient: targeted, and
+    with several labels, it is from the highest to the mean of the third and the fourth (eq. 7). With fewer
+    than three (four) classes there is no such logit: the margin alone is returned.
 
     Args:
         logits: (B, K) float.

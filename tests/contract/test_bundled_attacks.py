@@ -17,9 +17,7 @@ def configured(component):
 
 
 BUNDLED = [
-    configured(offer.component)
-    for offer in Registry.discover().offers("attack")
-    if offer.distribution == "avrobust"
+    configured(offer.component) for offer in Registry.discover().offers("attack") if offer.distribution == "avrobust"
 ]
 
 

@@ -43,7 +43,7 @@ def clips(draw):
     return x.clamp(low, high), bounds, generator
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(drawn=clips(), norm=st.sampled_from(NORMS), eps=SMALL_TO_LARGE, reach=st.sampled_from([0.1, 1.0, 30.0]))
 def test_what_is_projected_is_inside_in_float64_and_stays_there(drawn, norm, eps, reach):
     center, bounds, generator = drawn
@@ -328,6 +328,14 @@ def test_sums_over_a_whole_video_are_right(norm, change, bounds):
         assert ball.measure(step).item() == pytest.approx(eps, rel=1e-5)
         gain = ball.gain(torch.full_like(center, change)).item()
         assert gain == pytest.approx(eps * change * center.numel() ** 0.5, rel=1e-6)
+
+
+def test_a_radius_below_the_last_bit_of_a_sample_leaves_it():
+    """Just below 1 the next sample up is further away than the next one down."""
+    center = torch.nextafter(torch.tensor([[1.0, -1.0]]), torch.zeros(1, 2))
+    ball = ball_of(center, "linf", 0.7 * 2.0**-24)
+    assert torch.equal(ball.project(center + torch.tensor([[1.0, -1.0]])), center)
+    assert torch.equal(ball.project(center - torch.tensor([[1.0, -1.0]])), center)
 
 
 @pytest.mark.parametrize("values", [512, 700, 1, 511])

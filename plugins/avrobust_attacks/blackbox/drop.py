@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from avrobust_attacks.blackbox.tracker import like
 from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Preparation, derive_seed
 
 NORMS = frozenset({"linf", "l2", "l1", "l0"})
@@ -42,10 +43,7 @@ class Drop(Attack):
         success = victim.fooled(victim.confirm(replaced))
         if victim.task == "multi-label":
             return AttackResult(inputs=replaced, success=success)
-        inputs = {
-            name: torch.where(success.view(-1, *[1] * (x.dim() - 1)), x, victim.clean[name])
-            for name, x in replaced.items()
-        }
+        inputs = {name: torch.where(like(success, x), x, victim.clean[name]) for name, x in replaced.items()}
         return AttackResult(inputs=inputs, success=success)
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from avrobust_attacks.blackbox.tracker import Tracker
+from avrobust_attacks.blackbox.tracker import Tracker, like
 from avrobust_attacks.losses import LOSSES
 from avrobust_core import Attack, AttackResult, Ball, BoundVictim
 
@@ -78,5 +78,4 @@ def _filling(ball: Ball, generators: list[torch.Generator]) -> Tensor:
         size = torch.linalg.vector_norm(flat, dim=1)
         if ball.norm == "linf":
             size = size / (flat != 0).sum(dim=1).clamp(min=1).sqrt()
-    size = size.clamp(min=torch.finfo(noise.dtype).tiny).view(-1, *[1] * (noise.dim() - 1))
-    return noise / size * ball.step_radius
+    return noise / like(size.clamp(min=torch.finfo(noise.dtype).tiny), noise) * ball.step_radius

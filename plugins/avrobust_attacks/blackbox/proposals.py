@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.blackbox.blocks import Blocks, Layout
+from avrobust_attacks.blackbox.tracker import like
 from avrobust_core import Ball
 
 TILES = 5
@@ -18,6 +19,9 @@ TILES = 5
 
 LEAST_SIDE = 3
 """Along each axis, the least length of a block in l2, where the axis has so many steps."""
+
+LOWEST_BUMPS = 1 / 16
+"""In l2, the least height of the bumps that are added, against what they are added to."""
 
 SMALLEST_LENGTH = 1e-12
 """Below this, a perturbation over its radius is taken to be 0."""
@@ -111,14 +115,17 @@ class LinfProposals(Proposals):
         mask = blocks.mask()
         changed = ball.project(torch.where(mask, ball.center + moves, x))
         # A block that is so already would waste a query: it is turned round.
-        same = (changed == x).flatten(1).all(dim=1).view(-1, *[1] * (x.dim() - 1))
+        same = like((changed == x).flatten(1).all(dim=1), x)
         return torch.where(mask & same, ball.center - moves, changed)
 
 
 class L2Proposals(Proposals):
     """The square of the length moves from one block to another, where two bumps are added (section 4.3 of the paper).
 
-    It starts with a grid of such bumps, with random signs for each tile and channel.
+    It starts with a grid of such bumps, with random signs for each tile and channel. Beyond the paper, at half of the
+    steps each, and by random numbers of their own: the giving block keeps a part of what it has; the bumps are lower
+    than what they are added to; and the channels of a block share what they have by random weights. In the paper no
+    channel ever gains on another, and no step is small.
     """
 
     norm = "l2"
@@ -130,7 +137,7 @@ class L2Proposals(Proposals):
 
     @property
     def numbers(self) -> int:
-        return 2 * len(self.layout.axes) + self.layout.channels + 2
+        return 2 * len(self.layout.axes) + self.layout.channels + 5
 
     def start(self, ball: Ball, uniform: Tensor) -> Tensor:
         layout = self.layout
@@ -159,12 +166,17 @@ class L2Proposals(Proposals):
             unused = unused - pool.spent
         if pool is None or not pool.given:
             giving = layout.place(receiving.sides, other).mask() & ~mask
-            gained = gained + layout.channel_sums((delta * giving).square())
-            delta = delta.masked_fill(giving, 0)
+            part = like((2 * form[:, 0]).clamp(max=1), delta)
+            gained = gained + layout.channel_sums((delta * giving).square() * part)
+            delta = torch.where(giving, delta * (1 - part).sqrt(), delta)
         gained = gained + unused.clamp(min=0).unsqueeze(1) / layout.channels
-        bumps = _carried_bumps(receiving, form).expand_as(x)
-        fresh = layout.per_channel(_signs(colours)) * self._unit(bumps) + self._unit(inside)
-        filled = self._unit(fresh) * layout.per_channel(gained.sqrt())
+        spread = gained.sum(dim=1, keepdim=True) * _shares(colours)
+        gained = torch.where(form[:, 1:2] < 0.5, spread, gained)
+        height = LOWEST_BUMPS ** (2 * form[:, 2] - 1).clamp(min=0)
+        bumps = _carried_bumps(receiving, form[:, 3:]).expand_as(x)
+        added = layout.per_channel(_signs(colours)) * self._unit(bumps) * like(height, x)
+        fresh = self._unit(added + self._unit(inside))
+        filled = fresh * layout.per_channel(gained.sqrt())
         return ball.center + torch.where(mask, filled, delta) * ball.step_radius
 
     def release(self, x: Tensor, ball: Ball, share: float, uniform: Tensor) -> Tensor:
@@ -194,10 +206,16 @@ def _carried_bumps(blocks: Blocks, uniform: Tensor) -> Tensor:
     return bumps if wave is None else bumps * wave
 
 
+def _shares(uniform: Tensor) -> Tensor:
+    """Random weights, (B, channels), that sum to 1 over the channels, of the numbers whose signs are the colours."""
+    weights = (2 * uniform - 1).abs() + SMALLEST_LENGTH
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
 def _signs(uniform: Tensor) -> Tensor:
     return torch.where(uniform < 0.5, 1.0, -1.0)
 
 
 def _lengths(x: Tensor) -> Tensor:
     found: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
-    return found.view(-1, *[1] * (x.dim() - 1))
+    return like(found, x)

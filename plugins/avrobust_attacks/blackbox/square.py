@@ -8,7 +8,7 @@ from torch import Tensor
 
 from avrobust_attacks.blackbox.blocks import Layout
 from avrobust_attacks.blackbox.proposals import PROPOSALS, L2Proposals, Pool, Proposals, relative
-from avrobust_attacks.blackbox.tracker import Tracker, waits
+from avrobust_attacks.blackbox.tracker import Tracker, like, waits
 from avrobust_attacks.losses import LOSSES
 from avrobust_core import Attack, AttackResult, BoundVictim
 
@@ -163,7 +163,7 @@ def _at_the_edge(victim: BoundVictim, x: Mapping[str, Tensor]) -> dict[str, Tens
     factor = torch.where((size > 0) & size.isfinite(), 1 / size, 1.0)
     return victim.region.project(
         {
-            name: ball.center + (x[name] - ball.center) * factor.to(x[name].dtype).view(-1, *[1] * (x[name].dim() - 1))
+            name: ball.center + (x[name] - ball.center) * like(factor.to(x[name].dtype), x[name])
             for name, ball in victim.balls.items()
         }
     )

@@ -75,7 +75,7 @@ class Tracker:
         self.loss = torch.where(better, loss, self.loss)
         self._reached = torch.where(better, reached, self._reached)
         self.best = {
-            name: kept if x[name] is kept else torch.where(_like(better, kept), x[name], kept)
+            name: kept if x[name] is kept else torch.where(like(better, kept), x[name], kept)
             for name, kept in self.best.items()
         }
 
@@ -116,7 +116,7 @@ class Tracker:
         self._store()
         if self._single:
             clean = self._whole.clean
-            inputs = {name: torch.where(_like(self._success, x), x, clean[name]) for name, x in self._found.items()}
+            inputs = {name: torch.where(like(self._success, x), x, clean[name]) for name, x in self._found.items()}
             return AttackResult(inputs=inputs, success=self._success, last=self._found)
         success = self._success
         if not self._whole.exact:
@@ -152,6 +152,6 @@ def waits(device: torch.device) -> int:
     return STEPS_BETWEEN_WAITS.get(device.type, DEFAULT_STEPS_BETWEEN_WAITS)
 
 
-def _like(per_clip: Tensor, x: Tensor) -> Tensor:
-    """(b,) shaped (b, 1, ...) to broadcast over clips of any rank."""
+def like(per_clip: Tensor, x: Tensor) -> Tensor:
+    """(b,) values shaped (b, 1, ...) to broadcast over clips of any rank."""
     return per_clip.view(-1, *[1] * (x.dim() - 1))

@@ -37,6 +37,16 @@ class AutoSteps(Stepper):
         steps: of the whole climb; the checkpoints depend on it.
     """
 
+    _length: Tensor
+    _previous: dict[str, Tensor]
+    _best: dict[str, Tensor]
+    _best_gradient: dict[str, Tensor]
+    _loss: Tensor
+    _best_loss: Tensor
+    _best_before: Tensor
+    _rises: Tensor
+    _halved: Tensor
+
     def __init__(self, steps: int) -> None:
         self._checkpoints = checkpoints(steps)
         self._step = 0
@@ -52,7 +62,7 @@ class AutoSteps(Stepper):
         moved = region.project(region.step(x, gradients, self._length))
         if self._step > 0:
             for name, new in moved.items():
-                # x + MOMENTUM (new - x) + (1 - MOMENTUM) (x - previous)
+                # From x, MOMENTUM of the way to the new point, and 1 - MOMENTUM of the last way once more.
                 new.lerp_(x[name], 1 - MOMENTUM)
                 new.add_(x[name] - self._previous[name], alpha=1 - MOMENTUM)
             moved = region.project(moved)

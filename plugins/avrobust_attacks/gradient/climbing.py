@@ -33,7 +33,7 @@ class Stepper(ABC):
         """
 
     def rest(self, x: dict[str, Tensor], loss: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Where the climb ends, and the loss there, (b,): `x`, the point after the last step, unless it knows better."""
+        """Where the climb ends, and the loss there, (b,): `x`, after the last step, unless it knows better."""
         return x, loss
 
     def select(self, kept: Tensor) -> None:  # noqa: B027 - most remember nothing

@@ -15,11 +15,13 @@ class Keeper(ABC):
 
     Attributes:
         victim: the clips that are still worked on; it shrinks as clips are done.
+        loss: what is climbed, of those clips.
         positions: (b,) int64, where those clips are among all.
+        inputs, success, trace: what is kept of all clips; the clean clips at first.
 
     Args:
         victim: all clips.
-        loss: what is climbed; another may be set between climbs by `climb_on`.
+        loss: what is climbed; another may be set between climbs.
         rows: of the trace.
     """
 
@@ -209,7 +211,9 @@ def keeper_for(victim: BoundVictim, loss: Loss, rows: int, by: Loss | None = Non
     """The keeper that a task asks for: single-label the first success, multi-label the highest loss.
 
     Args:
-        victim, loss, rows: see `Keeper`.
+        victim: all clips.
+        loss: what is climbed.
+        rows: of the trace.
         by: see `HighestLoss`.
     """
     if victim.task == "multi-label":

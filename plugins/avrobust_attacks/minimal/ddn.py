@@ -6,11 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from avrobust_attacks.minimal.search import Search, cosine, leaves_of, nearest_boundary
+from avrobust_attacks.minimal.search import Momentum, Search, cosine, leaves_of, nearest_boundary
 from avrobust_core import Attack, AttackResult, BoundVictim, Region
 
 LAST_STEP = 0.01
 """The last step's length as a share of the first one's, as in the paper."""
+
+LAST_GAMMA = 0.02
+"""The last change of the size as a share of the first one."""
 
 
 class DDN(Attack):
@@ -28,6 +31,8 @@ class DDN(Attack):
         steps: gradients after the first-order start.
         step_size: length of the first step as a share of the present size; it falls along a cosine.
         gamma: share by which the size changes at the first step; it falls along a cosine.
+        start: the first size, over that at which the nearest boundary is expected.
+        momentum: share of the running mean of gradients that each step keeps.
         classes: other classes whose boundaries the start compares, each at the cost of one backward pass.
         trim: forward passes of the bisection at the end.
     """
@@ -35,10 +40,12 @@ class DDN(Attack):
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     minimal = True
 
-    def __init__(self, *, steps: int, step_size: float, gamma: float, classes: int, trim: int) -> None:
+    def __init__(self, *, steps: int, step_size: float, gamma: float, start: float, momentum: float, classes: int, trim: int) -> None:
         self.steps = steps
         self.step_size = step_size
         self.gamma = gamma
+        self.start = start
+        self.momentum = momentum
         self.classes = classes
         self.trim = trim
 
@@ -58,19 +65,21 @@ class DDN(Attack):
     def _search(self, search: Search) -> None:
         region = search.region
         estimate = nearest_boundary(search, self.classes)
-        size = estimate.size.clamp(max=1)
+        size = (self.start * estimate.size).clamp(max=1)
         x = region.within(region.step(region.clean, estimate.gradients, size), size)
+        momentum = Momentum(self.momentum)
         for step in range(self.steps):
             share = step / self.steps
             leaves = leaves_of(x)
             with torch.enable_grad():
-                scored = search.score(leaves)
-            gradients = search.downhill(scored.distance, leaves)
-            gamma = cosine(self.gamma, self.gamma * LAST_STEP, share)
+                scored = search.score(leaves, share)
+            gradients = search.downhill(scored.loss, leaves)
+            direction = momentum.of(gradients, region.gain(gradients))
+            gamma = cosine(self.gamma, self.gamma * LAST_GAMMA, share)
             size = (size * torch.where(scored.reached, 1 - gamma, 1 + gamma)).clamp(max=1)
             length = size * cosine(self.step_size, self.step_size * LAST_STEP, share)
-            x = onto(region, region.step(leaves, gradients, length), size)
-        search.score(x)
+            x = onto(region, region.step(leaves, direction, length), size)
+        search.score(x, 1.0)
 
 
 def onto(region: Region, x: Mapping[str, Tensor], size: Tensor) -> dict[str, Tensor]:

@@ -1,11 +1,21 @@
 """FMN: the fast minimum-norm attack, in linf, l2, l1 and l0."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from avrobust_attacks.minimal.search import TINY, Search, cosine, leaves_of, nearest_boundary
+from avrobust_attacks.minimal.search import (
+    TINY,
+    Momentum,
+    Scored,
+    Search,
+    cosine,
+    leaves_of,
+    nearest_boundary,
+    per_clip,
+)
 from avrobust_core import Attack, AttackResult, BoundVictim, Region
 
 LAST_STEP = 0.01
@@ -13,6 +23,10 @@ LAST_STEP = 0.01
 
 LAST_GAMMA = 0.02
 """The last change of the size as a share of the first one, as in the paper (0.001 of 0.05)."""
+
+
+HAIR = 1 + 1e-9
+"""`within` rounds an l0 size between two counts down: just at a count it must not drop one too many."""
 
 
 class FMN(Attack):
@@ -31,6 +45,8 @@ class FMN(Attack):
         steps: gradients after the first-order start.
         step_size: length of the first step as a share of the present size; it falls along a cosine.
         gamma: share by which the size changes at the first step; it falls along a cosine.
+        start: the first size, over that at which the nearest boundary is expected.
+        momentum: share of the running mean of gradients that each step keeps.
         classes: other classes whose boundaries the start compares, each at the cost of one backward pass.
         trim: forward passes of the bisection at the end.
     """
@@ -38,10 +54,12 @@ class FMN(Attack):
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
     minimal = True
 
-    def __init__(self, *, steps: int, step_size: float, gamma: float, classes: int, trim: int) -> None:
+    def __init__(self, *, steps: int, step_size: float, gamma: float, start: float, momentum: float, classes: int, trim: int) -> None:
         self.steps = steps
         self.step_size = step_size
         self.gamma = gamma
+        self.start = start
+        self.momentum = momentum
         self.classes = classes
         self.trim = trim
 
@@ -62,28 +80,47 @@ class FMN(Attack):
         region = search.region
         estimate = nearest_boundary(search, self.classes)
         quantum = counting_quantum(region)
-        size = estimate.size.maximum(quantum).clamp(max=1)
-        x = region.within(region.step(region.clean, estimate.gradients, size), size)
+        size = (self.start * estimate.size).maximum(quantum).clamp(max=1)
+        x = region.within(moved(region, region.clean, estimate.gradients, size, 1.0), size * HAIR)
+        momentum = Momentum(self.momentum)
         for step in range(self.steps):
             share = step / self.steps
             leaves = leaves_of(x)
             with torch.enable_grad():
-                scored = search.score(leaves)
-            gradients = search.downhill(scored.distance, leaves)
+                scored = search.score(leaves, share)
+            gradients = search.downhill(scored.loss, leaves)
+            gain = region.gain(gradients)
             gamma = cosine(self.gamma, self.gamma * LAST_GAMMA, share)
-            best = search.size[search.positions]
-            left = scored.distance.detach().double() / region.gain(gradients).double().clamp(min=TINY)
-            lower = torch.minimum(size, best) * (1 - gamma)
-            higher = torch.where(best.isfinite(), size * (1 + gamma), scored.size + left)
-            size = torch.where(
-                scored.reached,
-                torch.minimum(lower, torch.minimum(size, best) - quantum),
-                torch.maximum(higher, size + quantum),
-            ).maximum(quantum).clamp(max=1)
-            length = size * cosine(self.step_size, self.step_size * LAST_STEP, share)
-            # For l0 a size between two counts is rounded down: a hair more, or it would drop one too many.
-            x = region.within(region.step(leaves, gradients, length), size * (1 + 1e-9))
-        search.score(x)
+            size = self._resized(scored, search.size[search.positions], size, gamma, gain.double(), quantum)
+            length = cosine(self.step_size, self.step_size * LAST_STEP, share)
+            x = region.within(moved(region, leaves, momentum.of(gradients, gain), size, length), size * HAIR)
+        search.score(x, 1.0)
+
+    def _resized(
+        self, scored: Scored, best: Tensor, size: Tensor, gamma: float, gain: Tensor, quantum: Tensor
+    ) -> Tensor:
+        """The size of the next iterate, (b,)."""
+        smallest = torch.minimum(size, best)
+        lower = torch.minimum(smallest * (1 - gamma), smallest - quantum)
+        left = scored.distance.double() / gain.clamp(min=TINY)
+        higher = torch.where(best.isfinite(), size * (1 + gamma), scored.size + left)
+        higher = torch.maximum(higher, size + quantum)
+        return torch.where(scored.reached, lower, higher).maximum(quantum).clamp(max=1)
+
+
+def moved(
+    region: Region, x: Mapping[str, Tensor], direction: Mapping[str, Tensor], size: Tensor, length: float
+) -> dict[str, Tensor]:
+    """`x` after a step of steepest ascent by `length` times the size (b,); under l0 by `length` times the whole span.
+
+    An l0 size says how many samples move, and nothing of how far.
+    """
+    if all(ball.norm != "l0" for ball in region.balls.values()):
+        return region.step(x, direction, size * length)
+    return {
+        name: ball.step(x[name], direction[name], length if ball.norm == "l0" else per_clip(size * length, x[name]).float())
+        for name, ball in region.balls.items()
+    }
 
 
 def counting_quantum(region: Region) -> Tensor:

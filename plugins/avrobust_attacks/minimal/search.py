@@ -12,6 +12,10 @@ SLACK = 4e-6
 """A success counts if the goal is passed by this share of the largest logit: batching moves the last bits, and a clip
 left on the very boundary would be a success in one batch and none in another."""
 
+FIRST_SHARPNESS, LAST_SHARPNESS = 8.0, 200.0
+"""Of the smooth distance, at the start of a search and at its end, over the spread of the clean logits (the highest
+minus their mean), so that the scale of the logits does not matter."""
+
 TINY = 1e-30
 """Below this a gain is none."""
 
@@ -21,14 +25,16 @@ class Scored:
     """What is known of an iterate.
 
     Attributes:
-        distance: (b,) to the goal, in logits; differentiable where gradients are enabled.
+        distance: (b,) to the goal, in logits.
         reached: (b,) bool: the goal is reached, confirmed in float32.
         size: (b,) float64, see `Region.size`.
+        loss: (b,) to be lowered, see `softened`; differentiable where gradients are enabled.
     """
 
     distance: Tensor
     reached: Tensor
     size: Tensor
+    loss: Tensor
 
 
 class Search:
@@ -55,7 +61,8 @@ class Search:
         distance = victim.goal.distance(logits)
         self._refuse(distance.isnan())
         self.size[done] = 0
-        self.spread = (logits.amax(dim=1) - logits.mean(dim=1)).clamp(min=TINY)
+        self._distance = distance
+        self._spread = (logits.amax(dim=1) - logits.mean(dim=1)).clamp(min=TINY)
         self.keep(~done & (distance < torch.inf))
 
     @property
@@ -63,14 +70,17 @@ class Search:
         """Of the clips still worked on."""
         return self.victim.region
 
-    def score(self, x: Mapping[str, Tensor]) -> Scored:
-        return self.score_logits(x)[1]
-
     def work_on(self, positions: Tensor) -> None:
+        """Work on these clips of all, (b,) int64."""
         self.victim, self.positions = self._whole.select(positions), positions
 
-    def score_logits(self, x: Mapping[str, Tensor]) -> tuple[Tensor, Scored]:
-        """Score an iterate (b, ...) of the clips still worked on, and keep it where it is the smallest success."""
+    def score(self, x: Mapping[str, Tensor], share: float) -> Scored:
+        """Score an iterate (b, ...) of the clips still worked on, and keep it where it is the smallest success.
+
+        Args:
+            x: by attacked modality.
+            share: of the search that is done, for `softened`.
+        """
         logits = self.victim(x)
         distance = self.victim.goal.distance(logits)
         size = self.region.size({name: value.detach() for name, value in x.items()})
@@ -78,16 +88,18 @@ class Search:
         if not self.victim.exact:
             reached = reached & _passed(self.victim.goal, self.victim.confirm(x))
         self._note(x, size, reached)
-        return logits, Scored(distance, reached, size)
+        return Scored(distance.detach(), reached, size, self._softened(logits, share))
+
+    def _softened(self, logits: Tensor, share: float) -> Tensor:
+        sharpness = FIRST_SHARPNESS * (LAST_SHARPNESS / FIRST_SHARPNESS) ** share / self._spread[self.positions]
+        return softened(logits, self.victim.goal, sharpness)
 
     def probe(self, x: Mapping[str, Tensor]) -> Scored:
         """As `score`, in float32 and without a gradient."""
-        with torch.no_grad():
-            logits = self.victim.confirm(x)
-            scored = Scored(
-                self.victim.goal.distance(logits), _passed(self.victim.goal, logits), self.region.size(x)
-            )
-            self._note(x, scored.size, scored.reached)
+        logits = self.victim.confirm(x)
+        distance = self.victim.goal.distance(logits)
+        scored = Scored(distance, _passed(self.victim.goal, logits), self.region.size(x), distance)
+        self._note(x, scored.size, scored.reached)
         return scored
 
     def downhill(self, loss: Tensor, x: Mapping[str, Tensor], *, more: bool = False) -> dict[str, Tensor]:
@@ -95,7 +107,7 @@ class Search:
 
         Args:
             loss: (b,), to be lowered.
-            x: the leaves.
+            x: the leaves, (b, ...).
             more: whether the graph is needed again.
 
         Raises:
@@ -124,9 +136,13 @@ class Search:
         self.positions = self.positions[kept]
         return kept
 
-    def found(self) -> tuple[dict[str, Tensor], Tensor]:
-        """Best inputs and their sizes, of the clips still worked on."""
-        return {name: x.index_select(0, self.positions) for name, x in self.best.items()}, self.size[self.positions]
+    def best_or(self, positions: Tensor, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The smallest successes of the clips at `positions` (b,) of all; `x` (b, ...) where a clip has none."""
+        found = self.size[positions].isfinite()
+        return {
+            name: torch.where(per_clip(found, value), self.best[name].index_select(0, positions), value)
+            for name, value in x.items()
+        }
 
     def trim(self, rounds: int) -> None:
         """Shrink the successes: bisect over the size at which the region cuts them off.
@@ -140,7 +156,7 @@ class Search:
         self._resume(self.size > 0)
         if not len(self.victim):
             return
-        start, high = self.found()
+        start, high = self.best_or(self.positions, self.victim.clean), self.size[self.positions]
         low = torch.zeros_like(high)
         above, below = self._ends(start)
         for _ in range(rounds):
@@ -157,11 +173,9 @@ class Search:
             low, high = torch.where(reached, low, tried), torch.where(reached, tried, high)
 
     def _ends(self, start: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            goal = self.victim.goal
-            clean = goal.distance(self.victim.confirm(self.victim.clean)).clamp(min=TINY)
-            end = goal.distance(self.victim.confirm(start)).clamp(max=-TINY)
-        return clean, end
+        goal = self.victim.goal
+        end = goal.distance(self.victim.confirm(start)).clamp(max=-TINY)
+        return self._distance[self.positions].clamp(min=TINY), end
 
     def result(self) -> AttackResult:
         """The smallest successes, projected into the region and scored once more; else the clean clips."""
@@ -172,9 +186,7 @@ class Search:
         if len(asked):
             part = {name: x.index_select(0, asked) for name, x in last.items()}
             chosen = victim.select(asked)
-            with torch.no_grad():
-                reached = chosen.fooled(chosen.confirm(part)) & (chosen.region.size(part) <= 1)
-            success[asked] = reached
+            success[asked] = chosen.fooled(chosen.confirm(part)) & (chosen.region.size(part) <= 1)
         inputs = {
             name: torch.where(per_clip(success, x), x, victim.clean[name]) for name, x in last.items()
         }
@@ -246,8 +258,7 @@ def nearest_boundary(search: Search, classes: int) -> Estimate:
 def _distances(logits: Tensor, goal: Goal, classes: int) -> list[Tensor]:
     if goal.targeted:
         return [goal.distance(logits)]
-    labels = goal.labels
-    own = labels > 0.5 if goal.task == "multi-label" else torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    own = _own(goal, logits)
     others = logits.masked_fill(own, -torch.inf)
     best = logits.masked_fill(~own, -torch.inf).amax(dim=1)
     nearest = others.detach().topk(min(classes, logits.shape[1] - 1), dim=1).indices
@@ -259,6 +270,32 @@ def _distances(logits: Tensor, goal: Goal, classes: int) -> list[Tensor]:
         chosen = torch.where(real.unsqueeze(1), chosen, nearest[:, :1])
         distances.append(best - logits.gather(1, chosen).squeeze(1))
     return distances
+
+
+class Momentum:
+    """A running mean of gradients, each clip's scaled to the same gain first, so that no step outweighs the others.
+
+    Args:
+        share: of the mean that each step keeps.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._mean: dict[str, Tensor] | None = None
+
+    def of(self, gradients: Mapping[str, Tensor], gain: Tensor) -> dict[str, Tensor]:
+        """The mean after one more step.
+
+        Args:
+            gradients: by modality.
+            gain: (b,), of the region for these gradients.
+        """
+        scale = 1 / gain.clamp(min=TINY)
+        scaled = {name: g * per_clip(scale, g) for name, g in gradients.items()}
+        if self._mean is not None:
+            scaled = {name: torch.lerp(g, self._mean[name], self._share) for name, g in scaled.items()}
+        self._mean = scaled
+        return scaled
 
 
 def leaves_of(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -280,17 +317,24 @@ def per_clip(values: Tensor, x: Tensor) -> Tensor:
     return values.view(-1, *[1] * (x.dim() - 1))
 
 
-SHARP = (8.0, 200.0)
+def softened(logits: Tensor, goal: Goal, sharpness: Tensor) -> Tensor:
+    """The distance to the goal with the highest of the other logits replaced by a smooth one, in logits: (B,).
 
+    The plain distance pulls towards one class only, and changes its mind from step to step: smooth, it falls towards
+    wherever many classes are near, as the cross-entropy does, which ends in better minima. The sharper it is, the
+    nearer to the plain one.
 
-def sharpness(search: Search, share: float) -> Tensor:
-    return SHARP[0] * (SHARP[1] / SHARP[0]) ** share / search.spread[search.positions]
-
-
-def softened(logits: Tensor, goal: Goal, sharp: Tensor) -> Tensor:
-    labels = goal.labels
-    own = labels > 0.5 if goal.task == "multi-label" else torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
-    best = logits.masked_fill(~own, -torch.inf).amax(dim=1)
-    beta = sharp.unsqueeze(1)
-    others = (logits * beta).masked_fill(own, -torch.inf).logsumexp(dim=1) / sharp
+    Args:
+        logits: (B, K).
+        goal: the attacker's.
+        sharpness: (B,), over one logit: 1 is the cross-entropy's.
+    """
+    best = logits.masked_fill(~_own(goal, logits), -torch.inf).amax(dim=1)
+    others = (logits * sharpness.unsqueeze(1)).masked_fill(_own(goal, logits), -torch.inf).logsumexp(dim=1) / sharpness
     return others - best if goal.targeted else best - others
+
+
+def _own(goal: Goal, logits: Tensor) -> Tensor:
+    if goal.task == "multi-label":
+        return goal.labels > 0.5
+    return torch.nn.functional.one_hot(goal.labels, logits.shape[1]).bool()

@@ -57,7 +57,9 @@ class LinearModel(nn.Module):
         margins = []
         for other in range(self.bias.numel()):
             apart = clean[torch.arange(len(own)), own] - clean[:, other]
-            slopes = {name: (self.weights[name][own] - self.weights[name][other]).double() for name, _ in threat.items()}
+            slopes = {
+                name: (self.weights[name][own] - self.weights[name][other]).double() for name, _ in threat.items()
+            }
             worst = apart - largest_fall(slopes, batch, threat, bounds)
             margins.append(torch.where(own == other, torch.inf, worst))
         return torch.stack(margins).amin(dim=0).detach()
@@ -94,7 +96,7 @@ def largest_fall(
 
 
 def _l2_fall(slopes: Mapping[str, Tensor], rooms: Mapping[str, Tensor], radii: Mapping[str, float]) -> Tensor:
-    """In one Euclidean ball of all modalities, each over its radius: every sample moves by min(t radius^2 slope, room)."""
+    """In one Euclidean ball of all modalities, each over its radius: a sample moves by min(t radius^2 slope, room)."""
     low = torch.zeros(len(next(iter(slopes.values()))), 1, dtype=torch.float64)
     high = low + 1e9
 

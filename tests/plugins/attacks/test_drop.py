@@ -28,7 +28,9 @@ def dropped(model, batch, threat, *, size=5, order=None, **options):
     attack = build_drop(DropConfig(**config))
     order = torch.arange(len(batch)) if order is None else order
     if attack.preparation is not None:
-        attack = attack.prepare(lambda: (bound_to(model, batch.select(i), threat, **options) for i in order.split(size)))
+        attack = attack.prepare(
+            lambda: (bound_to(model, batch.select(i), threat, **options) for i in order.split(size))
+        )
     bound = bound_to(model, batch, threat, **options)
     result = attack(bound)
     pristine = {name: x.clone() for name, x in batch.inputs.items()}

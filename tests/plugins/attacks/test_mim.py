@@ -1,5 +1,7 @@
 """The momentum iterative method: the sum that it steps along, and the ball that it keeps to."""
 
+import itertools
+
 import pytest
 import torch
 from avrobust_attacks.gradient.configs import MimConfig, PgdConfig
@@ -55,7 +57,7 @@ def test_each_step_follows_the_sum_of_normalised_gradients(run_attack, decay, ki
     seen = model.seen[:6]
     region = found.bound.region
     momentum = {name: torch.zeros_like(x) for name, x in batch.inputs.items()}
-    for now, then in zip(seen[:-1], seen[1:], strict=True):
+    for now, then in itertools.pairwise(seen):
         gradients = slopes(now)
         size = {name: mean_size(gradient) for name, gradient in gradients.items()}
         if kind == "shared":

@@ -15,7 +15,7 @@ from avrobust_attacks.losses import cross_entropy, negative_margin
 from pydantic import ValidationError
 from torch import nn
 
-from avrobust_core import Aim, AvrobustError, Batch, Goal, ThreatModel, margin
+from avrobust_core import Aim, AvrobustError, Batch, Goal, margin
 
 BOUNDS = {"audio": (-1.0, 1.0), "video": (0.0, 1.0)}
 BOTH = {"audio": {"norm": "linf", "eps": 0.12}, "video": {"norm": "l2", "eps": "16/255"}}

@@ -1,4 +1,4 @@
-"""On linear models the best attack is known exactly: PGD, APGD and FGSM must reach it, for any rank, bounds and norm."""
+"""On linear models the best attack is known exactly: PGD, APGD and FGSM must reach it, whatever the norm."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ SHAPES = {
 THREATS = {"audio": ("audio",), "video": ("video",), "both": ("audio", "video")}
 ATTACKS = {"pgd": _build_pgd(PgdConfig(steps=20)), "apgd": _build_apgd(ApgdConfig(steps=40))}
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-BOUNDS = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "two": (-2.0, 2.0), "none": None}
+BOUNDS = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "none": None}
 
 
 def make_batch(model, shapes, bounds, *, n=40, inside=1.0, seed=1):
@@ -58,9 +58,9 @@ def counting_threat(model, batch, names, bounds):
     while cap < 10:
         threat = make_threat(names, "l0", 5, cap=cap)
         smallest = model.smallest_margin(batch, threat, bounds)
-        if 0.3 < (smallest <= 0).float().mean() < 0.7 and smallest.abs().min() > 1e-4:
+        if 0.25 < (smallest <= 0).float().mean() < 0.75 and smallest.abs().min() > 1e-4:
             return threat
-        cap *= 1.1
+        cap *= 1.02
     raise AssertionError("no such cap")
 
 
@@ -75,7 +75,9 @@ def check(run_attack, attack, model, batch, threat, bounds, aim=None):
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 @pytest.mark.parametrize("rank", SHAPES)
 @pytest.mark.parametrize("names", THREATS.values(), ids=THREATS)
-@pytest.mark.parametrize("bounds", [BOUNDS[name] for name in ("unit", "signed", "none")], ids=["unit", "signed", "none"])
+@pytest.mark.parametrize(
+    "bounds", [BOUNDS[name] for name in ("unit", "signed", "none")], ids=["unit", "signed", "none"]
+)
 def test_the_closed_form_is_reached(run_attack, linear_model, attack, norm, rank, names, bounds):
     """Clips right up to the bounds, a sixth of the samples at them; an untouched modality speaks along."""
     model = linear_model(SHAPES[rank], 2, seed=100 + rank)
@@ -142,45 +144,21 @@ def test_only_the_class_aimed_at_counts(run_attack, linear_model, attack):
     assert not far.result.success.any()
 
 
-@pytest.mark.parametrize("rank", SHAPES)
-@pytest.mark.parametrize("names", THREATS.values(), ids=THREATS)
-@pytest.mark.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
-def test_linf_reaches_the_closed_form_where_bounds_do_not_bind(run_attack, linear_model, rank, names, bounds):
-    model = linear_model(SHAPES[rank], 2, seed=rank)
-    batch = make_batch(model, SHAPES[rank], bounds, inside=0.5)
-    threat = balanced_threat(model, batch, names, "linf", bounds)
-    if bounds:
-        assert threat[names[0]].eps < 0.25 * (bounds[1] - bounds[0])
-    check(run_attack, ATTACKS["pgd"], model, batch, threat, bounds)
+@every_attack
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_bounds_other_than_those_of_pictures_and_sound_are_kept_to(run_attack, linear_model, attack, norm):
+    bounds = (-2.0, 5.0)
+    model = linear_model(SHAPES[4], 2, seed=120)
+    batch = make_batch(model, SHAPES[4], bounds)
+    check(run_attack, attack, model, batch, balanced_threat(model, batch, ("audio", "video"), norm, bounds), bounds)
 
 
-@pytest.mark.parametrize("rank", SHAPES)
-@pytest.mark.parametrize("names", THREATS.values(), ids=THREATS)
-@pytest.mark.parametrize("bounds", [b for b in BOUNDS.values() if b], ids=[k for k, b in BOUNDS.items() if b])
-def test_linf_reaches_the_closed_form_where_bounds_bind(run_attack, linear_model, rank, names, bounds):
-    model = linear_model(SHAPES[rank], 2, seed=10 + rank)
-    batch = make_batch(model, SHAPES[rank], bounds, inside=1.2)
-    inputs = {name: x.clamp(*bounds) for name, x in batch.inputs.items()}  # a sixth of the samples at the very bounds
-    batch = Batch(inputs, model(inputs).argmax(dim=1), batch.ids)
-    check(
-        run_attack,
-        ATTACKS["pgd"],
-        model,
-        batch,
-        balanced_threat(model, batch, names, "linf", bounds),
-        bounds,
-    )
-
-
-@pytest.mark.parametrize("rank", SHAPES)
-@pytest.mark.parametrize("names", THREATS.values(), ids=THREATS)
-@pytest.mark.parametrize("random_start", [False, True])
-def test_l2_reaches_the_closed_form(run_attack, linear_model, rank, names, random_start):
-    model = linear_model(SHAPES[rank], 2, seed=20 + rank)
-    batch = make_batch(model, SHAPES[rank], None)
-    threat = balanced_threat(model, batch, names, "l2", None)
-    attack = _build_pgd(PgdConfig(steps=20, step_size=0.5, random_start=random_start))
-    check(run_attack, attack, model, batch, threat, None)
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_pgd_reaches_it_from_the_clean_clip_too(run_attack, linear_model, norm):
+    model = linear_model(SHAPES[3], 2, seed=121)
+    batch = make_batch(model, SHAPES[3], (-1.0, 1.0))
+    threat = balanced_threat(model, batch, ("audio", "video"), norm, (-1.0, 1.0))
+    check(run_attack, _build_pgd(PgdConfig(steps=20, random_start=False)), model, batch, threat, (-1.0, 1.0))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

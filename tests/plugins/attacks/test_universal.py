@@ -100,7 +100,7 @@ def test_on_a_linear_model_it_is_the_best_perturbation_there_is(linear_model, no
 def test_the_budget_holds_however_many_steps_were_made(av_model, av_batch, threat):
     attack = prepared(av_model, av_batch, threat, config={"epochs": 30, "step_size": 0.5}, time_axis=1)
     assert attack.bounded
-    bound, result, verdict = applied(attack, av_model, av_batch, threat, time_axis=1)  # verified in float64
+    _, _, verdict = applied(attack, av_model, av_batch, threat, time_axis=1)  # verified in float64
     assert (verdict.size <= 1 + 1e-6).all()
     assert verdict.size.max() > 0.3
 
@@ -207,7 +207,7 @@ def test_radii_of_clips_that_differ_are_averaged_and_held_by_each(av_model, av_b
     av_batch.inputs["audio"][0] *= 0.01
     threat = {"audio": {"norm": "l2", "eps": {"snr_db": 15}}}
     attack = prepared(av_model, av_batch, threat, config={"epochs": 3, "step_size": 1.0})
-    bound, result, verdict = applied(attack, av_model, av_batch, threat)
+    bound, _, verdict = applied(attack, av_model, av_batch, threat)
     mean = bound.balls["audio"].radius.mean()
     torch.testing.assert_close(attack.delta["audio"].norm().double(), mean, rtol=1e-4, atol=0)
     assert bound.balls["audio"].radius[0] < mean / 50
@@ -279,9 +279,7 @@ def test_clips_of_different_shapes_are_refused(linear_model):
     fresh = build_universal(UniversalConfig())
     with pytest.raises(AvrobustError, match=r"\(1, 12\) and \(1, 9\)"):
         fresh.prepare(
-            lambda: iter(
-                [bound_to(m, b, {"x": {"eps": 0.3}}, bounds={}) for m, b in ((model, batch), (other, short))]
-            )
+            lambda: iter([bound_to(m, b, {"x": {"eps": 0.3}}, bounds={}) for m, b in ((model, batch), (other, short))])
         )
 
 

@@ -1,0 +1,120 @@
+"""Checks of data sets, metrics and augmentations."""
+
+from __future__ import annotations
+
+import pickle
+from typing import cast
+
+import torch
+from torch import nn
+
+from avrobust_core.batches import Batch, Clip
+from avrobust_core.contracts import Augmentation, Dataset, Metric, Subject, TrainingStep
+from avrobust_core.errors import AvrobustError, ClipError
+from avrobust_core.testing.offer_subjects import OfferSubject
+from avrobust_core.testing.oracles import SHAPES, LinearOracle
+from avrobust_core.testing.running import CheckFailed, NotApplicable, check
+
+
+@check()
+def check_ids(subject: OfferSubject) -> None:
+    """There are splits "train" and "test", and every clip's id is unique over all splits."""
+    dataset = cast(Dataset, subject.build())
+    missing = {"train", "test"} - set(dataset.splits)
+    if missing:
+        raise CheckFailed(
+            f"there is no split {', '.join(sorted(missing))}; a study trains on one and attacks the other"
+        )
+    seen: dict[str, str] = {}
+    for split in dataset.splits:
+        for clip_id in dataset.ids(split):
+            if clip_id in seen:
+                raise CheckFailed(
+                    f"the id {clip_id!r} is in {seen[clip_id]!r} and in {split!r}: results are kept by id"
+                )
+            seen[clip_id] = split
+
+
+@check()
+def check_clips(subject: OfferSubject) -> None:
+    """A clip read twice, and by a copy as worker processes get it, is the same, and is what its MediaSpec says."""
+    dataset = cast(Dataset, subject.build())
+    copy = cast(Dataset, pickle.loads(pickle.dumps(dataset)))
+    other = cast(Dataset, subject.build())
+    if not dataset.fingerprint() == copy.fingerprint() == other.fingerprint():
+        raise CheckFailed("fingerprint() differs between two data sets of one configuration: no result could be reused")
+    for split in dataset.splits:
+        ids = dataset.ids(split)
+        for index in {0, len(ids) - 1} if ids else ():
+            try:
+                clip = dataset.read(split, index)
+            except ClipError:
+                continue
+            again = copy.read(split, index)
+            if clip.id != ids[index]:
+                raise CheckFailed(f"read({split!r}, {index}) has the id {clip.id!r}, but ids() says {ids[index]!r}")
+            if any(not torch.equal(x, again.inputs[name]) for name, x in clip.inputs.items()):
+                raise CheckFailed(
+                    f"clip {clip.id!r} read twice is not the same: draw from clip_generator(seed, id, ...)"
+                )
+            _as_stated(dataset, clip)
+
+
+@check()
+def check_measurement(subject: OfferSubject) -> None:
+    """It measures predictions of each of its tasks, the same twice."""
+    metric = cast(Metric, subject.build())
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(24, 4, generator=generator)
+    targets = torch.randint(4, (24,), generator=generator)
+    for task in sorted(metric.tasks):
+        wanted = targets if task == "single-label" else nn.functional.one_hot(targets, 4).float()
+        given = Subject(
+            ids=tuple(f"clip-{i}" for i in range(24)),
+            logits=logits.numpy(),
+            targets=wanted.numpy(),
+            classes=("a", "b", "c", "d"),
+            task=task,
+            resamples=50,
+        )
+        first, second = metric.measure(given), metric.measure(given)
+        if not first.values or first.values != second.values:
+            raise CheckFailed(f"measuring the same {task} predictions twice gave {first.values} and {second.values}")
+
+
+@check()
+def check_batch_unchanged(subject: OfferSubject) -> None:
+    """The batch that it is given is not changed, and what it returns is a batch of clips of the same shapes."""
+    augmentation = cast(Augmentation, subject.build())
+    generator = torch.Generator().manual_seed(0)
+    oracle = LinearOracle.random(classes=4)
+    inputs = {name: torch.rand(6, *shape, generator=generator) for name, shape in SHAPES.items()}
+    batch = Batch(inputs, torch.randint(4, (6,), generator=generator), tuple(f"clip-{i}" for i in range(6)))
+    kept = {name: x.clone() for name, x in inputs.items()}, batch.targets.clone()
+    step = TrainingStep(epoch=1, seed=0, model=oracle.train(), classes=4, task="single-label")
+    try:
+        found = augmentation(batch, step)
+    except AvrobustError as error:
+        raise NotApplicable(f"it refuses a plain batch: {error}") from error
+    if not torch.equal(batch.targets, kept[1]) or any(not torch.equal(x, kept[0][n]) for n, x in batch.inputs.items()):
+        raise CheckFailed("it changed the batch that it was given, in place: return a new one")
+    if any(found.inputs[name].shape[1:] != x.shape[1:] for name, x in inputs.items()):
+        raise CheckFailed("it returned clips of other shapes than it was given")
+
+
+def _as_stated(dataset: Dataset, clip: Clip) -> None:
+    for name, spec in dataset.media.items():
+        x = clip.inputs.get(name)
+        if x is None or tuple(x.shape) != spec.shape or x.dtype != torch.float32:
+            found = "missing" if x is None else f"{x.dtype} {tuple(x.shape)}"
+            raise CheckFailed(f"{name} of clip {clip.id!r} is {found}; its MediaSpec says float32 {spec.shape}")
+        low, high = spec.bounds or (-torch.inf, torch.inf)
+        if not bool(((x >= low) & (x <= high)).all()):
+            raise CheckFailed(
+                f"{name} of clip {clip.id!r} is outside the bounds [{low}, {high}] of its MediaSpec, or NaN"
+            )
+    target, classes = clip.target, len(dataset.classes)
+    single = dataset.task == "single-label"
+    shape, kind = ((), torch.int64) if single else ((classes,), torch.float32)
+    if tuple(target.shape) != shape or target.dtype != kind or (single and not 0 <= int(target) < classes):
+        raise CheckFailed(f"the target of clip {clip.id!r} is {target!r}, which a {dataset.task} clip cannot have")

@@ -1,0 +1,89 @@
+"""What the checks of components are run on: what a plugin offers, and how it is built for a check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from avrobust_core.components import Config
+from avrobust_core.contracts import Attack, Augmentation, Dataset, EncodedDims, Encoder, Fusion, Metric
+from avrobust_core.discovery import Offer
+from avrobust_core.errors import AvrobustError
+from avrobust_core.media import MediaSpec
+from avrobust_core.plugin_loading import one_line
+from avrobust_core.testing.running import CheckFailed, NotApplicable
+
+_BASES: Mapping[str, type[Any]] = {
+    "dataset": Dataset,
+    "encoder": Encoder,
+    "fusion": Fusion,
+    "attack": Attack,
+    "metric": Metric,
+    "augmentation": Augmentation,
+}
+
+MEDIA: tuple[MediaSpec, ...] = (
+    MediaSpec(kind="audio", shape=(1, 16_000), rate=16_000, bounds=(-1.0, 1.0), time_axis=1),
+    MediaSpec(kind="video", shape=(3, 8, 32, 32), rate=8, bounds=(0.0, 1.0), time_axis=1),
+    MediaSpec(kind="video", shape=(3, 16, 64, 64), rate=16, bounds=(0.0, 1.0), time_axis=1),
+    MediaSpec(kind="video", shape=(3, 32, 224, 224), rate=16, bounds=(0.0, 1.0), time_axis=1),
+)
+"""What encoders are tried with, after the media of the data sets that their own plugin's distribution offers."""
+
+DIMS: Mapping[str, EncodedDims] = {"audio": EncodedDims(token=6, embed=5), "video": EncodedDims(token=4, embed=7)}
+"""What fusions are built for."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfferSubject:
+    """A component that is checked.
+
+    Attributes:
+        offer: what is offered, by whom.
+        media: what encoders are tried with, in this order; the first that one accepts is used.
+    """
+
+    offer: Offer
+    media: tuple[MediaSpec, ...] = field(default=MEDIA)
+
+    def config(self) -> Config:
+        """The configuration of the component's example."""
+        component = self.offer.component
+        config: Config = component.config.model_validate(dict(component.example))
+        return config
+
+    def build(self) -> Any:
+        """The component, made from its example."""
+        return self.build_with_media()[0]
+
+    def build_with_media(self) -> tuple[Any, MediaSpec | None]:
+        """The component, and, if it is an encoder, the media that it was built for.
+
+        Raises:
+            CheckFailed: if building raised, or gave something else than its kind should be.
+            NotApplicable: if it refuses: its example needs files, or media, that are not here.
+        """
+        component, kind = self.offer.component, self.offer.kind
+        choices: tuple[tuple[Any, ...], ...] = {
+            "encoder": tuple((media,) for media in self.media),
+            "fusion": ((dict(DIMS),),),
+        }.get(kind, ((),))
+        refusals: list[str] = []
+        for arguments in choices:
+            try:
+                made = component.build(self.config(), *arguments)
+            except (AvrobustError, OSError) as error:
+                refusals.append(str(error))
+                continue
+            except Exception as error:
+                raise CheckFailed(
+                    f"building its example raised {one_line(error)}: refuse what cannot be built with an AvrobustError "
+                    "that says why"
+                ) from error
+            if not isinstance(made, _BASES[kind]):
+                raise CheckFailed(
+                    f"build returned a {type(made).__name__}, not an avrobust_core.{_BASES[kind].__name__}"
+                )
+            return made, arguments[0] if kind == "encoder" else None
+        raise NotApplicable(f"it cannot be built from its example here: {'; '.join(dict.fromkeys(refusals))}")

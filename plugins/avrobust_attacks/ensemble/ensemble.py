@@ -1,0 +1,106 @@
+"""Several attacks as one: each attacks the clips that the earlier ones have left."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from avrobust_attacks.losses import Loss
+from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim
+
+
+class Ensemble(Attack):
+    """The union of its members, as AutoAttack is (Croce and Hein, ICML 2020, arXiv 2003.01690).
+
+    Single-label: each member attacks the clips that no earlier one has broken, so that a clip is broken if any member
+    breaks it. `last` holds, of the clips that none has broken, the end of the member's search that came nearest.
+    Multi-label: every member attacks all clips, and of the clean clip and all results the one of highest `loss` is
+    returned. A start of the victim's is handed to every member. There is no trace: members keep different ones.
+
+    Attributes:
+        norms: those in which at least one member attacks. A member that cannot attack in all norms of a threat is left
+            out under that threat.
+
+    Args:
+        members: by their names, in order; cheap ones first.
+        loss: with several labels per clip, decides which member's result is kept.
+
+    Raises:
+        AvrobustError: if a member needs to be prepared, or takes no notice of the radius.
+    """
+
+    def __init__(self, members: Sequence[tuple[str, Attack]], loss: Loss) -> None:
+        for name, attack in members:
+            if attack.preparation is not None or not attack.bounded:
+                why = "must see a whole set of clips first" if attack.preparation else "takes no notice of the radius"
+                raise AvrobustError(
+                    f"{name} cannot be a member of an ensemble: it {why}; run it as an attack of its own"
+                )
+        self.members = tuple(members)
+        self.loss = loss
+        # The members decide, and a configuration chooses them.
+        self.norms = frozenset().union(*(attack.norms for _, attack in members))  # type: ignore[misc]
+
+    @torch.no_grad()
+    def __call__(self, victim: BoundVictim) -> AttackResult:
+        """Attack the clips of `victim`; see the class.
+
+        Raises:
+            AvrobustError: if no member can attack in all norms of the threat.
+        """
+        asked = {budget.norm for _, budget in victim.threat.items()}
+        able = [attack for _, attack in self.members if asked <= attack.norms]
+        if not able:
+            names = ", ".join(name for name, _ in self.members)
+            raise AvrobustError(f"no member of the ensemble ({names}) attacks in {', '.join(sorted(asked))} at once")
+        if victim.task == "multi-label":
+            return _strongest(victim, able, self.loss)
+        return _first_to_succeed(victim, able)
+
+
+def _first_to_succeed(victim: BoundVictim, members: Sequence[Attack]) -> AttackResult:
+    inputs = {name: x.clone() for name, x in victim.clean.items()}
+    last = {name: x.clone() for name, x in victim.clean.items()}
+    success = torch.zeros(len(victim), dtype=torch.bool, device=victim.device)
+    left = torch.full((len(victim),), torch.inf, device=victim.device)  # how far from the goal `last` is
+    alive = torch.arange(len(victim), device=victim.device)
+    part = victim
+    for member in members:
+        result = member(part)
+        _put(inputs, alive, result.inputs, result.success)
+        success[alive] = result.success
+        if result.last is not None:
+            distance = part.goal.distance(part.confirm(result.last)).float()
+            nearer = ~result.success & (distance < left[alive])
+            _put(last, alive, result.last, nearer)
+            left[alive] = torch.where(nearer, distance, left[alive])
+        going_on = (~result.success).nonzero().squeeze(1)
+        alive = alive[going_on]
+        if not len(alive):
+            break
+        part = part.select(going_on)
+    for name, x in last.items():
+        x[success] = victim.clean[name][success]
+    return AttackResult(inputs, success, last=last)
+
+
+def _strongest(victim: BoundVictim, members: Sequence[Attack], loss: Loss) -> AttackResult:
+    inputs = {name: x.clone() for name, x in victim.clean.items()}
+    logits = victim.confirm(inputs)
+    success, highest = victim.fooled(logits), loss(logits, victim.goal)
+    everyone = torch.arange(len(victim), device=victim.device)
+    for member in members:
+        found = member(victim).inputs
+        logits = victim.confirm(found)
+        reached = loss(logits, victim.goal)
+        higher = reached > highest
+        _put(inputs, everyone, found, higher)
+        success = torch.where(higher, victim.fooled(logits), success)
+        highest = torch.where(higher, reached, highest)
+    return AttackResult(inputs, success)
+
+
+def _put(into: dict[str, Tensor], positions: Tensor, found: Mapping[str, Tensor], where: Tensor) -> None:
+    """Write what was found for the clips at `positions`, of those for which `where` is true."""
+    for name, x in found.items():
+        into[name][positions[where]] = x[where]

@@ -1,0 +1,59 @@
+"""The configurations of the attacks for the smallest perturbation; free of torch."""
+
+from pydantic import Field
+
+from avrobust_core import Config
+
+
+class MinimalConfig(Config):
+    """What all of them have."""
+
+    classes: int = Field(default=9, ge=1)
+    """Other classes, those of the highest logits, of which the start takes the one whose boundary is nearest by the
+    linearised model; each costs one backward pass."""
+    trim: int = Field(default=8, ge=0)
+    """Forward passes of the bisection that shrinks each success at the end."""
+
+
+class CwConfig(MinimalConfig):
+    """Configuration of `cw`."""
+
+    searches: int = Field(default=2, ge=1)
+    """Searches, each with another constant (l2) and from the smallest success so far; the paper has 9."""
+    steps: int = Field(default=40, ge=1)
+    """Gradient steps of each search, at most."""
+    learning_rate: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    """Adam's first learning rate, as a share of the perturbation's present size; it falls along a cosine."""
+    patience: int = Field(default=20, ge=1)
+    """Steps without a smaller success after which a clip that has one leaves the search it is in."""
+
+
+class DdnConfig(MinimalConfig):
+    """Configuration of `ddn`."""
+
+    steps: int = Field(default=80, ge=1)
+    """Gradient steps after the first-order start."""
+    step_size: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Length of the first step as a share of the perturbation's present size; it falls along a cosine."""
+    gamma: float = Field(default=0.1, gt=0, lt=1)
+    """Share by which the size shrinks or grows at the first step; it falls along a cosine."""
+    start: float = Field(default=3.0, gt=0, allow_inf_nan=False)
+    """The first size, over that at which the nearest boundary is expected; above 1 the search comes from outside."""
+    momentum: float = Field(default=0.7, ge=0, lt=1)
+    """Share of the running mean of gradients that each step keeps; 0 for the paper's plain gradients."""
+
+
+class FmnConfig(MinimalConfig):
+    """Configuration of `fmn`."""
+
+    steps: int = Field(default=80, ge=1)
+    """Gradient steps after the first-order start."""
+    step_size: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Length of the first step as a share of the perturbation's present size (l0: of the samples' span); it falls along
+    a cosine."""
+    gamma: float = Field(default=0.05, gt=0, lt=1)
+    """Share by which the size shrinks or grows at the first step; it falls along a cosine."""
+    start: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """The first size, over that at which the nearest boundary is expected."""
+    momentum: float = Field(default=0.7, ge=0, lt=1)
+    """Share of the running mean of gradients that each step keeps; 0 for the paper's plain gradients."""

@@ -1,0 +1,190 @@
+"""Carlini and Wagner's l2 form: the squared size and a penalty for the goal that is not reached, lowered by Adam."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from avrobust_attacks.minimal.search import TINY, Search, cosine, leaves_of, per_clip
+from avrobust_attacks.minimal.tanh import Variable
+
+FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
+"""Of Adam's moments (Kingma and Ba, arXiv 1412.6980)."""
+
+LAST_RATE = 0.02
+"""The last learning rate as a share of the first."""
+
+HEADROOM = 1.5
+"""The constant over the one that the linearised model asks for: at just that one, the boundary is reached in the limit
+only."""
+
+GROWTH = 4.0
+"""By how much a constant grows that was too small, while none is known that is large enough."""
+
+BALANCE_RATE = 0.1
+"""How fast the modalities' weights follow their gains, and their shares."""
+
+MAX_CORRECTION = 1e3
+"""How far the shares may move the weights off what the gains alone say."""
+
+
+class Bracket:
+    """The constants known to be too small and large enough, per clip, over all searches.
+
+    Attributes:
+        unit: (B,) float64, the size that the objective is measured in: what the first-order start expects.
+        low: (B,) float64, the largest constant that failed.
+        high: (B,) float64, the smallest that reached the goal; infinite where none did.
+    """
+
+    def __init__(self, unit: Tensor) -> None:
+        tiny = torch.finfo(unit.dtype).tiny ** 0.25
+        self.unit = unit.clamp(min=tiny)
+        self.low = torch.zeros_like(unit)
+        self.high = torch.full_like(unit, torch.inf)
+
+    def choose(self, wished: Tensor) -> Tensor:
+        """The next constants (B,): those wished where they lie between the limits, else the middle of these."""
+        middle = torch.where(self.high.isfinite(), (self.low + self.high) / 2, self.low * GROWTH)
+        return torch.where((wished > self.low) & (wished < self.high), wished, middle)
+
+    def learn(self, positions: Tensor, constants: Tensor, reached: Tensor) -> None:
+        """Narrow the limits of the clips at `positions` by what became of their constants."""
+        high, low = self.high[positions], self.low[positions]
+        self.high[positions] = torch.where(reached, torch.minimum(high, constants), high)
+        self.low[positions] = torch.where(reached, low, torch.maximum(low, constants))
+
+
+class Penalty:
+    """One search: Adam on sum_m a_m (norm_m / eps_m)^2 / unit^2 + c max(distance, 0), from a given point.
+
+    In a shared region all weights a_m are 1, and the sum is the squared size. In a separate one the size is the
+    largest share norm_m / eps_m, whose square has no useful gradient: but where all shares are the same, the largest
+    is smallest exactly if it minimises the weighted sum with weights in proportion to eps_m times the gradients'
+    norms. So weights follow these, and are corrected until the shares are the same, which bounds may prevent.
+
+    The variables are those of `Variable` (tanh). Adam keeps one second moment for a clip's whole perturbation, each
+    modality measured by its radius, instead of one for each sample (Adam-mini, arXiv 2406.16793, keeps one for each
+    block): steps keep the direction of the gradient, which is the one of steepest descent in l2. A second moment for
+    each sample would move thousands that hardly matter as far as those that do. The learning rate is a share of the
+    clip's smallest success, so that the unit of the inputs does not matter.
+
+    Args:
+        search: what is worked on; each step is scored there.
+        x: the start, (b, ...) by modality.
+        bracket: of all clips that this and earlier searches started with, in their order.
+    """
+
+    def __init__(self, search: Search, x: Mapping[str, Tensor], bracket: Bracket) -> None:
+        self._search = search
+        self._bracket = bracket
+        self._rows = torch.arange(len(bracket.unit), device=bracket.unit.device)
+        self._unit = bracket.unit
+        self._last = dict(x)
+        self._variables = {name: Variable(ball) for name, ball in search.region.balls.items()}
+        self._w = {name: variable.of(x[name]) for name, variable in self._variables.items()}
+        self._first = {name: torch.zeros_like(w) for name, w in self._w.items()}
+        self._second = torch.zeros_like(self._unit)
+        self._gains = torch.zeros(len(self._w), len(self._unit), dtype=torch.float64, device=self._unit.device)
+        self._correction = torch.ones_like(self._gains)
+        self._reached = torch.zeros_like(self._unit, dtype=torch.bool)
+        self._constants = torch.zeros_like(self._unit)
+        self._steps = 0
+
+    def step(self, share: float, learning_rate: float) -> None:
+        """Score where it stands, and take one step of Adam.
+
+        Args:
+            share: of all searches that is done.
+            learning_rate: at share 0.
+        """
+        search, region = self._search, self._search.region
+        x = self._values()
+        leaves = leaves_of(x)
+        with torch.enable_grad():
+            scored = search.score(region.confine(leaves), share)
+        gradients = search.downhill(scored.loss, leaves)
+        gain = region.gain(gradients).double().clamp(min=TINY)
+        if not self._steps:
+            size = torch.minimum(scored.size, GROWTH * self._unit)
+            self._constants = self._bracket.choose(HEADROOM * 2 * size / (self._unit.square() * gain))
+        self._reached |= scored.reached
+        self._steps += 1
+        push = torch.where(scored.reached, 0, self._constants)
+        weights = self._weights(x, gradients)
+        slopes: dict[str, Tensor] = {}
+        for weight, (name, ball) in zip(weights, region.balls.items(), strict=True):
+            moved = x[name] - ball.center
+            pull = torch.where(ball.radius > 0, 2 * weight / (ball.radius * self._unit).square(), 0)
+            whole = _times(pull, moved) - _times(push, gradients[name])
+            slopes[name] = whole * self._variables[name].slope(self._w[name])
+        best = search.size[search.positions]
+        reach = torch.where(best.isfinite(), best, torch.maximum(scored.size, self._unit))
+        self._move(slopes, reach * cosine(learning_rate, learning_rate * LAST_RATE, share))
+
+    def select(self, kept: Tensor) -> None:
+        """Go on with the clips at `kept` (int64 places among those of until now)."""
+        values = self._values()
+        gone = torch.ones_like(self._reached).index_fill_(0, kept, False).nonzero().squeeze(1)
+        self._leave(gone, values)
+        for name in self._w:
+            self._w[name] = self._w[name].index_select(0, kept)
+            self._first[name] = self._first[name].index_select(0, kept)
+        self._rows, self._unit, self._second = self._rows[kept], self._unit[kept], self._second[kept]
+        self._gains, self._correction = self._gains[:, kept], self._correction[:, kept]
+        self._reached, self._constants = self._reached[kept], self._constants[kept]
+        self._variables = {name: Variable(ball) for name, ball in self._search.region.balls.items()}
+
+    def end(self, everyone: Tensor) -> dict[str, Tensor]:
+        """Score the last point, and give the next search its start: the smallest success, or else the last point.
+
+        Args:
+            everyone: (B,) int64, the positions of all clips of `x`.
+        """
+        values = self._values()
+        if len(self._rows):
+            self._reached |= self._search.score(values, 1.0).reached
+        self._leave(torch.arange(len(self._rows), device=self._rows.device), values)
+        return self._search.best_or(everyone, self._last)
+
+    def _leave(self, places: Tensor, values: Mapping[str, Tensor]) -> None:
+        rows = self._rows[places]
+        self._bracket.learn(rows, self._constants[places], self._reached[places])
+        self._last = {
+            name: last.index_copy(0, rows, values[name].index_select(0, places)) for name, last in self._last.items()
+        }
+
+    def _values(self) -> dict[str, Tensor]:
+        return {name: variable.value(self._w[name]) for name, variable in self._variables.items()}
+
+    def _weights(self, x: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Tensor:
+        """The modalities' weights a_m, (M, b) float64."""
+        region = self._search.region
+        if region.kind == "shared" or len(x) == 1:
+            return torch.ones_like(self._gains)
+        gains = torch.stack([ball.gain(gradients[name]).double() for name, ball in region.balls.items()])
+        gains = gains / gains.sum(dim=0).clamp(min=TINY)
+        self._gains = gains if self._steps == 1 else torch.lerp(self._gains, gains, BALANCE_RATE)
+        shares = torch.stack([ball.measure(x[name]) / ball.radius for name, ball in region.balls.items()])
+        shares = shares.nan_to_num(posinf=0).clamp(min=TINY)
+        off = (shares / shares.mean(dim=0)).clamp(0.1, 10) ** BALANCE_RATE
+        self._correction = (self._correction * off).clamp(1 / MAX_CORRECTION, MAX_CORRECTION)
+        weights = self._gains * self._correction
+        return weights / weights.sum(dim=0).clamp(min=TINY)
+
+    def _move(self, slopes: Mapping[str, Tensor], length: Tensor) -> None:
+        balls = self._search.region.balls
+        square = torch.zeros_like(self._second)
+        for name, slope in slopes.items():
+            square += (torch.linalg.vector_norm(slope.flatten(1), dim=1).double() * balls[name].radius).square()
+        self._second = torch.lerp(square, self._second, SECOND_DECAY)
+        second = (self._second / (1 - SECOND_DECAY**self._steps)).sqrt()
+        scale = torch.where(second > TINY, length / second, 0) / (1 - FIRST_DECAY**self._steps)
+        for name, slope in slopes.items():
+            self._first[name] = torch.lerp(slope, self._first[name], FIRST_DECAY)
+            step = _times(-scale * balls[name].radius.square(), self._first[name])
+            self._w[name] = self._variables[name].moved(self._w[name], step)
+
+
+def _times(factor: Tensor, x: Tensor) -> Tensor:
+    return per_clip(factor.to(x.dtype), x) * x
