@@ -123,4 +123,5 @@ def _wilson(share: float, n: int, confidence: float) -> tuple[float, float]:
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # At a share of 0 or 1 one end is that very number, which rounding must not pass.
+    return (0.0 if share == 0 else middle - half), (1.0 if share == 1 else middle + half)

@@ -40,9 +40,8 @@ def check_batch_mates(subject: AttackSubject) -> None:
             if different:
                 raise CheckFailed(
                     f"clip {different} of a batch of {clips} comes out differently {what}: robust accuracy would "
-                    f"depend "
-                    "on the batch size. Look for sums, means, maxima or early stops over the batch, for random numbers "
-                    "that are not from victim.generators, and for steps that depend on len(victim)"
+                    "depend on the batch size. Look for sums, means, maxima or early stops over the batch, for random "
+                    "numbers that are not from victim.generators, and for steps that depend on len(victim)"
                 )
 
 

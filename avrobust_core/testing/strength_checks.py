@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avrobust_core.balls import Bounds
 from avrobust_core.batches import Batch
-from avrobust_core.budgets import NormName, ThreatKind
+from avrobust_core.budgets import NormName, ThreatKind, ThreatModel
 from avrobust_core.contracts import Attack
 from avrobust_core.goals import Aim
 from avrobust_core.testing.models import Noisy, Rescored, watched
@@ -104,10 +104,10 @@ def check_bounds_of_every_kind(subject: AttackSubject) -> None:
         bounded = what != "no bounds"
         if not bounded and norm in ("l1", "l0"):
             continue  # there the bounds are what keeps a single sample from taking all
-        eps = threat["audio"].eps if norm == "l0" else threat["audio"].eps * scale  # type: ignore[operator]
+        eps = _radius(threat) * (1 if norm == "l0" else scale)
         moved = problem.moved(scale, shift, bounded=bounded)
         try:
-            found[what] = subject.run(Case.of(moved, make_threat(BOTH, norm, float(eps))))  # type: ignore[arg-type]
+            found[what] = subject.run(Case.of(moved, make_threat(BOTH, norm, eps)))
         except NotApplicable:
             if bounded:
                 raise
@@ -117,9 +117,8 @@ def check_bounds_of_every_kind(subject: AttackSubject) -> None:
         if trial.broken < found[best].broken - _tolerance(found[best]):
             raise CheckFailed(
                 f"it broke {found[best].broken} of {len(trial.success)} clips with {best} for bounds, and "
-                f"{trial.broken} "
-                f"with {what}, the same problem in other units: is [0, 1] written somewhere? The bounds, if there are "
-                "any, are those of victim.region"
+                f"{trial.broken} with {what}, the same problem in other units: is [0, 1] written somewhere? The "
+                "bounds, if there are any, are those of victim.region"
             )
 
 
@@ -130,8 +129,9 @@ def check_every_rank(subject: AttackSubject) -> None:
     climbs = int(_gradients(subject, make_problem(seed=15)).min()) > 0
     for norm in subject.norms:
         threat = problem.threat(BOTH, norm, slack=1.0 if norm == "l0" else 1.5)
-        found = {what: subject.run(Case.of(problem.reshaped(shapes), threat)) for what, shapes in RANKS.items()}
-        best = max(RANKS, key={name: trial.broken for name, trial in found.items()}.__getitem__)
+        ranks = RANKS if norm == subject.norm else {what: RANKS[what] for what in ("3", "2 and 5 at once")}
+        found = {what: subject.run(Case.of(problem.reshaped(shapes), threat)) for what, shapes in ranks.items()}
+        best = max(ranks, key={name: trial.broken for name, trial in found.items()}.__getitem__)
         _need_some(found[best], "clips of any rank")
         for what, trial in found.items():
             # What searches at random, in blocks that go by the shape, may well find more in one shape than another.
@@ -140,10 +140,9 @@ def check_every_rank(subject: AttackSubject) -> None:
             )
             if trial.broken < enough:
                 raise CheckFailed(
-                    f"in {norm} it broke {found[best].broken} of {len(trial.success)} clips as batches of rank "
-                    f"{best}, and "
-                    f"{trial.broken} of the same as batches of rank {what}: a shape such as (B, 1, 1, 1) is written "
-                    "somewhere; take sums over flatten(1), or leave norms to victim.region"
+                    f"in {norm} it broke {found[best].broken} of {len(trial.success)} clips as batches of rank {best}, "
+                    f"and {trial.broken} of the same as batches of rank {what}: a shape such as (B, 1, 1, 1) is "
+                    "written somewhere; take sums over flatten(1), or leave norms to victim.region"
                 )
 
 
@@ -163,8 +162,8 @@ def check_nearest_projection(subject: AttackSubject) -> None:
         if broken < 0.85 * int(must.sum()):
             raise CheckFailed(
                 f"in {norm} it broke {broken} of {int(must.sum())} clips of a linear model that have an adversarial "
-                f"point {SPARE[norm]:g} times nearer than the edge. A projection that only rescales does that in l1, "
-                "a direction that is not the norm's steepest in any: use victim.region's project and step"
+                f"point {SPARE[norm]:g} times nearer than the edge. A projection that only rescales does that in l1, a "
+                "direction that is not the norm's steepest in any: use victim.region's project and step"
             )
 
 
@@ -183,10 +182,10 @@ def check_noisy_model(subject: AttackSubject) -> None:
     if found < (0.5 if subject.minimal else 0.7) * free.broken - 1:
         raise CheckFailed(
             f"it broke {free.broken} of {len(free.success)} clips, but brought only {found} near the edge once the "
-            f"model's "
-            "logits have noise of a twentieth of their size, averaged over 8 passes: its estimate of the gradient points "
-            "elsewhere, or it gives up what the noise hides at the very edge. The victim takes the mean over the noise "
-            "by itself: do not estimate again, mind the sign, and step back from the edge where a last look fails"
+            "model's logits have noise of a twentieth of their size, averaged over 8 passes: its estimate of the "
+            "gradient points elsewhere, or it gives up what the noise hides at the very edge. The victim takes the "
+            "mean over the noise by itself: do not estimate again, mind the sign, and step back from the edge where a "
+            "last look fails"
         )
 
 
@@ -208,8 +207,7 @@ def check_members(subject: AttackSubject) -> None:
         if missed.any():
             raise CheckFailed(
                 f"its member {name} breaks {int(missed.sum())} clips that it does not: the clean clip must not pass "
-                f"for "
-                "the best result because its distance is 0; compare distances among successes only"
+                "for the best result because its distance is 0; compare distances among successes only"
             )
         both = alone.success & whole.success
         if subject.minimal and bool((whole.verdict.size > alone.verdict.size * 1.01)[both].any()):
@@ -218,7 +216,10 @@ def check_members(subject: AttackSubject) -> None:
 
 @check(13)
 def check_smallest_perturbation(subject: AttackSubject) -> None:
-    """A minimal attack comes within 5 % of a linear model's smallest perturbation, in each norm, for each threat."""
+    """A minimal attack comes within 5 % of a linear model's smallest perturbation (l0: 25 %), for each norm and threat.
+
+    That is the mean over clips; a single one may be off by 30 points more.
+    """
     if not subject.minimal:
         raise NotApplicable("it does not look for the smallest perturbation (minimal = False)")
     for problem, names, norm, kind in _minimal_problems(subject.norms):
@@ -232,7 +233,9 @@ def check_smallest_perturbation(subject: AttackSubject) -> None:
                 "radius that breaks them all"
             )
         share = trial.verdict.size / best
-        allowed = 1.05 + (0.5 / float((best * _radius(threat)).mean()) if norm == "l0" else 0.0)  # half a sample, too
+        allowed = 1.05
+        if norm == "l0":  # a search over subsets, which no gradient attack solves; and counts are whole numbers
+            allowed = 1.25 + 0.5 / float((best * _radius(threat)).mean())
         if float(share.mean()) > allowed or float(share.max()) > allowed + 0.3:
             raise CheckFailed(
                 f"{what}, its perturbations are {float(share.mean()):.3f} times the smallest there are on average, "
@@ -288,8 +291,10 @@ def _need_bounded(subject: AttackSubject) -> None:
         raise NotApplicable("it takes no notice of the radius (bounded = False)")
 
 
-def _radius(threat: object) -> float:
-    return float(next(iter(threat.budgets.values())).eps)  # type: ignore[attr-defined]
+def _radius(threat: ThreatModel) -> float:
+    eps = next(iter(threat.budgets.values())).eps
+    assert isinstance(eps, float)
+    return eps
 
 
 def _gradients(subject: AttackSubject, problem: LinearProblem) -> Tensor:

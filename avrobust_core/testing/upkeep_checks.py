@@ -94,8 +94,7 @@ def check_flags_and_buffers(subject: AttackSubject) -> None:
     if changed:
         raise CheckFailed(
             f"it changed the model: {', '.join(list(dict.fromkeys(changed))[:5])}. The next attack, or training, goes "
-            f"on "
-            "with another model. The victim is in evaluation mode already: leave its modes, flags and buffers alone"
+            "on with another model. The victim is in evaluation mode already: leave its modes, flags and buffers alone"
         )
 
 
@@ -107,21 +106,19 @@ def check_waits_and_copies(subject: AttackSubject) -> None:
     if work.waits > 1.5 * few[0].waits + 8 * len(BOTH):
         raise CheckFailed(
             f"it would wait for the device {few[0].waits} times with 4 clips and {work.waits} times with 16: a loop "
-            f"over "
-            "clips asks for values (item, bool, float) one by one. Keep per-clip decisions in tensors (torch.where)"
+            "over clips asks for values (item, bool, float) one by one. Keep per-clip decisions in tensors "
+            "(torch.where)"
         )
     if work.large_copies:
         raise CheckFailed(
             f"it handed the whole batch to numpy or to Python lists {work.large_copies} times: on a device each is a "
-            f"wait "
-            "and a copy. torch has what is needed"
+            "wait and a copy. torch has what is needed"
         )
     if work.large_float64 > 2 * allowed.large_float64 * passes + 16:
         raise CheckFailed(
             f"in {passes} forward passes it made {work.large_float64} float64 tensors as large as the batch, where "
             f"{allowed.large_float64} per pass would do to project and to measure: twice the memory, and on a device "
-            f"up "
-            "to 32 times the time. Only victim.region measures in float64"
+            "up to 32 times the time. Only victim.region measures in float64"
         )
     if work.waits > (allowed.waits + WAITS) * passes + 16:
         raise CheckFailed(
@@ -160,10 +157,8 @@ def check_cost_per_batch(subject: AttackSubject) -> None:
         if count > second[what] + ALLOWED_GROWTH[what]:
             raise CheckFailed(
                 f"{what} grow from batch to batch: {second[what]} at the second, {count} at the {BATCHES}th batch of "
-                f"the "
-                "same clips. Whatever is kept or written of earlier batches makes a long evaluation quadratic: the "
-                "core "
-                "keeps the results"
+                "the same clips. Whatever is kept or written of earlier batches makes a long evaluation quadratic: the "
+                "core keeps the results"
             )
 
 

@@ -118,3 +118,9 @@ def test_json_has_no_nan_and_no_infinity():
     found = Estimate(float("inf"), float("nan"), float("-inf"), 3, "bootstrap").to_json()
     assert found == {"value": None, "low": None, "high": None, "n": 3, "method": "bootstrap"}
     assert json.loads(json.dumps(Estimate(0.5, 0.25, 0.75, 8, "bootstrap").to_json(), allow_nan=False))["low"] == 0.25
+
+
+@pytest.mark.parametrize("n", range(1, 60))
+def test_where_all_agree_the_interval_ends_at_the_very_number(n) -> None:
+    assert bootstrap_mean([0] * n).low == 0.0
+    assert bootstrap_mean([1] * n).high == 1.0

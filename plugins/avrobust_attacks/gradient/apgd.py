@@ -1,17 +1,13 @@
 """Auto-PGD: momentum, and a step size per clip that is halved where it no longer pays."""
 
 import math
-from collections.abc import Iterator
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from avrobust_attacks.gradient.climbing import Inputs, Stepper, climb, start_of
-from avrobust_attacks.gradient.keepers import Keeper, keeper_for, like
-from avrobust_attacks.losses import LOSSES, Loss, TowardsClass, difference_of_logits_ratio
-from avrobust_core import Attack, AttackResult, BoundVictim, Goal, Region
+from avrobust_attacks.gradient.climbing import Inputs, Stepper
+from avrobust_attacks.gradient.keepers import like
+from avrobust_core import Region
 
 FIRST_LENGTH = 2.0
 """Of the first steps, as a share of the radius: from one end of a ball to the other."""
@@ -24,8 +20,6 @@ ENOUGH_RISES = 0.75
 
 FIRST_CHECKPOINT, SHORTENING, SHORTEST = 0.22, 0.03, 0.06
 """Where the step size is looked at, as shares of all steps: see `checkpoints`."""
-
-AutoLoss = Literal["ce", "margin", "dlr", "rank", "targeted"]
 
 
 class AutoSteps(Stepper):
@@ -120,62 +114,6 @@ class AutoSteps(Stepper):
         return back(self._best, x), back(self._best_gradient, gradients)
 
 
-class APGD(Attack):
-    """Auto-PGD on all attacked modalities at once (Croce and Hein, ICML 2020, arXiv 2003.01690).
-
-    What is scored and returned for a clip, and what `last` and the trace hold, are as in `PGD`; the clean clips are
-    always scored first. With `targeted`, each restart is one climb per class among the `targets` that the clean
-    clip's logits hold most likely beside its own, each on the clips that are not broken yet; if the attack's goal is
-    itself a class, that class is the only one.
-
-    With fewer than 3 classes (targeted: 4) there is no DLR: the margin is climbed instead.
-
-    Args:
-        steps: of each climb.
-        restarts: independent starts.
-        random_start: start from a point drawn from the ball, from the clip's own generator; else from the clean clip.
-        loss: a name in `LOSSES`, or "targeted".
-        targets: how many classes are aimed at with "targeted".
-    """
-
-    norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
-
-    def __init__(self, *, steps: int, restarts: int, random_start: bool, loss: AutoLoss, targets: int = 9) -> None:
-        self.steps = steps
-        self.restarts = restarts
-        self.random_start = random_start
-        self.loss = loss
-        self.targets = targets
-
-    @torch.no_grad()
-    def __call__(self, victim: BoundVictim) -> AttackResult:
-        """Attack the clips of `victim`; see the class.
-
-        Raises:
-            AvrobustError: if a loss or gradient is not finite, or no gradient reaches the attacked modalities.
-        """
-        loss: Loss = LOSSES.get(self.loss, difference_of_logits_ratio)
-        # With a class to climb towards, climbs have losses of their own: what is kept must be told by a common one.
-        keeper = keeper_for(victim, loss, self.steps + 1, by=loss)
-        logits = victim(victim.clean)
-        keeper.score_logits(victim.clean, logits)
-        keeper.settle(victim.clean)
-        for run, climbed in enumerate(self._losses(keeper, loss, victim.goal, logits)):
-            keeper.loss = climbed
-            start = start_of(keeper.victim, run, random=self.random_start)
-            climb(keeper, AutoSteps(self.steps), start, self.steps, first_row=None if run else 0)
-        return keeper.result()
-
-    def _losses(self, keeper: Keeper, loss: Loss, goal: Goal, logits: Tensor) -> Iterator[Loss]:
-        """What each climb raises, while there are clips left."""
-        likely = likely_classes(logits, goal, self.targets) if self.loss == "targeted" else None
-        for _ in range(self.restarts):
-            for column in range(1 if likely is None else likely.shape[1]):
-                if not len(keeper.victim):
-                    return
-                yield loss if likely is None else TowardsClass(likely[keeper.positions, column])
-
-
 def checkpoints(steps: int) -> frozenset[int]:
     """The steps at which step sizes are looked at (Croce and Hein, 2020, section 4): their gaps grow shorter."""
     found, before, at = set(), 0.0, FIRST_CHECKPOINT
@@ -183,20 +121,3 @@ def checkpoints(steps: int) -> frozenset[int]:
         found.add(math.ceil(at * steps - 1e-9))  # 57 of 100, not 58 for 57.000000000000007
         before, at = at, at + max(at - before - SHORTENING, SHORTEST)
     return frozenset(found)
-
-
-def likely_classes(logits: Tensor, goal: Goal, count: int) -> Tensor | None:
-    """The classes that each clip is most easily driven to: (B, count or as many as all clips have) int64; None if none.
-
-    Args:
-        logits: (B, K) of the clean clips.
-        goal: untargeted: the highest logits of classes that are not the clip's own. Targeted: None, for there is
-            nothing to choose.
-        count: how many.
-    """
-    if goal.targeted:
-        return None
-    classes = logits.shape[1]
-    own = goal.labels > 0.5 if goal.task == "multi-label" else F.one_hot(goal.labels, classes).bool()
-    ranked = logits.masked_fill(own, -torch.inf).argsort(dim=1, descending=True)
-    return ranked[:, : min(count, classes - 1)]

@@ -1,7 +1,7 @@
 """The loop of all gradient attacks, and what one step of theirs is: a stepper, with all it remembers of each clip."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -38,20 +38,6 @@ class Stepper(ABC):
 
     def select(self, kept: Tensor) -> None:  # noqa: B027 - most remember nothing
         """Forget all clips but those at `kept` (int64 positions)."""
-
-
-class PlainSteps(Stepper):
-    """Steps of steepest ascent of given lengths.
-
-    Args:
-        lengths: of each step, as a share of each modality's radius.
-    """
-
-    def __init__(self, lengths: Sequence[float]) -> None:
-        self._lengths = iter(lengths)
-
-    def move(self, region: Region, x: Inputs, gradients: Inputs, loss: Tensor) -> dict[str, Tensor]:
-        return region.project(region.step(x, gradients, next(self._lengths)))
 
 
 def climb(keeper: Keeper, stepper: Stepper, x: dict[str, Tensor], steps: int, first_row: int | None = None) -> None:

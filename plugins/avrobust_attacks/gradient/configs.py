@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from avrobust_core import Config
 
 LossName = Literal["ce", "margin", "dlr", "rank"]
-AutoLossName = Literal["ce", "margin", "dlr", "rank", "targeted"]
+ClimbedLossName = Literal["ce", "margin", "dlr", "rank", "targeted"]
 
 
 class FgsmConfig(Config):
@@ -20,7 +20,31 @@ class FgsmConfig(Config):
     the spread of the logits) or rank (mean rank of the clip's labels, which average precision measures)."""
 
 
-class PgdConfig(Config):
+class RestartedConfig(Config):
+    """What `pgd` and `apgd` have in common."""
+
+    restarts: int = Field(default=1, ge=1)
+    """Independent starts; each attacks only the clips that all earlier ones failed on."""
+    random_start: bool = True
+    """Start from a point drawn from the ball instead of the clean clip."""
+    loss: ClimbedLossName = "ce"
+    """Loss that is raised: ce (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over
+    the spread of the logits), rank (mean rank of the clip's labels, which average precision measures) or targeted (dlr
+    towards one class after the other: each restart makes one climb for each of `targets`)."""
+    targets: int = Field(default=9, ge=1)
+    """With `loss: targeted`, how many classes are aimed at: those that the clean clip's logits hold most likely."""
+
+    @model_validator(mode="after")
+    def _restarts_differ(self) -> "RestartedConfig":
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(
+                f"restarts: {self.restarts} without random_start would repeat one attack; "
+                "set random_start: true, or restarts: 1"
+            )
+        return self
+
+
+class PgdConfig(RestartedConfig):
     """Configuration of `pgd`."""
 
     steps: int = Field(default=20, ge=1)
@@ -28,22 +52,6 @@ class PgdConfig(Config):
     step_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Length of every step as a share of each modality's radius; null for lengths that fall from the whole radius to a
     fiftieth of it, which breaks more clips, sooner, than one length does."""
-    restarts: int = Field(default=1, ge=1)
-    """Independent starts; each attacks only the clips that all earlier ones failed on."""
-    random_start: bool = True
-    """Start from a point drawn from the ball instead of the clean clip."""
-    loss: LossName = "ce"
-    """Loss that is raised: ce (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over
-    the spread of the logits) or rank (mean rank of the clip's labels, which average precision measures)."""
-
-    @model_validator(mode="after")
-    def _restarts_differ(self) -> "PgdConfig":
-        if self.restarts > 1 and not self.random_start:
-            raise ValueError(
-                f"restarts: {self.restarts} without random_start would repeat one attack; "
-                "set random_start: true, or restarts: 1"
-            )
-        return self
 
 
 class MimConfig(Config):
@@ -60,27 +68,8 @@ class MimConfig(Config):
     the spread of the logits) or rank (mean rank of the clip's labels, which average precision measures)."""
 
 
-class ApgdConfig(Config):
+class ApgdConfig(RestartedConfig):
     """Configuration of `apgd`."""
 
     steps: int = Field(default=50, ge=1)
     """Gradient steps of each climb; they set when step sizes are looked at."""
-    restarts: int = Field(default=1, ge=1)
-    """Independent starts; each attacks only the clips that all earlier ones failed on."""
-    random_start: bool = True
-    """Start from a point drawn from the ball instead of the clean clip."""
-    loss: AutoLossName = "ce"
-    """Loss that is raised: ce (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over
-    the spread of the logits), rank (mean rank of the clip's labels, which average precision measures) or targeted (dlr
-    towards one class after the other: each restart makes one climb for each of `targets`)."""
-    targets: int = Field(default=9, ge=1)
-    """With `loss: targeted`, how many classes are aimed at: those that the clean clip's logits hold most likely."""
-
-    @model_validator(mode="after")
-    def _restarts_differ(self) -> "ApgdConfig":
-        if self.restarts > 1 and not self.random_start:
-            raise ValueError(
-                f"restarts: {self.restarts} without random_start would repeat one attack; "
-                "set random_start: true, or restarts: 1"
-            )
-        return self

@@ -1,5 +1,6 @@
 """What the gradient attacks offer; free of torch."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from avrobust_attacks.gradient.configs import ApgdConfig, FgsmConfig, MimConfig, PgdConfig
@@ -11,37 +12,47 @@ if TYPE_CHECKING:
 
 def build_fgsm(config: FgsmConfig) -> "Attack":
     """One step over the whole radius."""
-    from avrobust_attacks.gradient.pgd import PGD
+    from avrobust_attacks.gradient.attack import GradientAttack
+    from avrobust_attacks.gradient.pgd import PlainSteps
 
-    return PGD(lengths=[1.0], restarts=1, random_start=config.random_start, loss=config.loss)
+    stepper = partial(PlainSteps, [1.0])
+    return GradientAttack(stepper, steps=1, random_start=config.random_start, loss=config.loss)
 
 
 def build_pgd(config: PgdConfig) -> "Attack":
     """As configured."""
-    from avrobust_attacks.gradient.pgd import PGD, falling_lengths
+    from avrobust_attacks.gradient.attack import GradientAttack
+    from avrobust_attacks.gradient.pgd import PlainSteps, falling_lengths
 
-    constant = config.step_size
-    return PGD(
-        lengths=falling_lengths(config.steps) if constant is None else [constant] * config.steps,
+    steps = config.steps
+    lengths = falling_lengths(steps) if config.step_size is None else [config.step_size] * steps
+    return GradientAttack(
+        partial(PlainSteps, lengths),
+        steps=steps,
         restarts=config.restarts,
         random_start=config.random_start,
         loss=config.loss,
+        targets=config.targets,
     )
 
 
 def build_mim(config: MimConfig) -> "Attack":
     """As configured."""
-    from avrobust_attacks.gradient.mim import MIM
+    from avrobust_attacks.gradient.attack import GradientAttack
+    from avrobust_attacks.gradient.mim import MomentumSteps
 
     length = 1 / config.steps if config.step_size is None else config.step_size
-    return MIM(steps=config.steps, length=length, decay=config.decay, loss=config.loss)
+    stepper = partial(MomentumSteps, config.decay, length)
+    return GradientAttack(stepper, steps=config.steps, random_start=False, loss=config.loss)
 
 
 def build_apgd(config: ApgdConfig) -> "Attack":
     """As configured."""
-    from avrobust_attacks.gradient.apgd import APGD
+    from avrobust_attacks.gradient.apgd import AutoSteps
+    from avrobust_attacks.gradient.attack import GradientAttack
 
-    return APGD(
+    return GradientAttack(
+        partial(AutoSteps, config.steps),
         steps=config.steps,
         restarts=config.restarts,
         random_start=config.random_start,

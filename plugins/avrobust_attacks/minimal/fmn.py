@@ -103,8 +103,8 @@ class FMN(Attack):
         smallest = torch.minimum(size, best)
         lower = torch.minimum(smallest * (1 - gamma), smallest - quantum)
         left = scored.distance.double() / gain.clamp(min=TINY)
-        higher = torch.where(best.isfinite(), size * (1 + gamma), scored.size + left)
-        higher = torch.maximum(higher, size + quantum)
+        expected = torch.where(best.isfinite(), 0, torch.minimum(scored.size + left, 2 * size))
+        higher = torch.maximum(torch.maximum(size * (1 + gamma), size + quantum), expected)
         return torch.where(scored.reached, lower, higher).maximum(quantum).clamp(max=1)
 
 

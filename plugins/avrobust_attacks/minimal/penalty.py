@@ -8,21 +8,28 @@ from torch import Tensor
 from avrobust_attacks.minimal.search import TINY, Search, cosine, leaves_of, per_clip
 from avrobust_attacks.minimal.tanh import Variable
 
-FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
+FIRST_DECAY, SECOND_DECAY = 0.8, 0.95
 """Of Adam's moments (Kingma and Ba, arXiv 1412.6980)."""
 
 LAST_RATE = 0.02
 """The last learning rate as a share of the first."""
 
-HEADROOM = 1.5
+HEADROOM = 3.0
 """The constant over the one that the linearised model asks for: at just that one, the boundary is reached in the limit
 only."""
 
 GROWTH = 4.0
 """By how much a constant grows that was too small, while none is known that is large enough."""
 
+PATIENCE, RISE = 5, 1.15
+"""After so many steps of a search in which the goal was never reached, the constant grows by this factor a step: the
+linearised model was too hopeful, and to wait for the next search would waste this one."""
+
 BALANCE_RATE = 0.1
 """How fast the modalities' weights follow their gains, and their shares."""
+
+CORRECTION_RATE = 0.03
+POWER = 8
 
 MAX_CORRECTION = 1e3
 """How far the shares may move the weights off what the gains alone say."""
@@ -45,8 +52,8 @@ class Bracket:
 
     def choose(self, wished: Tensor) -> Tensor:
         """The next constants (B,): those wished where they lie between the limits, else the middle of these."""
-        middle = torch.where(self.high.isfinite(), (self.low + self.high) / 2, self.low * GROWTH)
-        return torch.where((wished > self.low) & (wished < self.high), wished, middle)
+        middle = torch.where(self.high.isfinite(), (self.low + self.high) / 2, torch.maximum(wished, self.low * GROWTH))
+        return torch.where((wished > self.low) & (wished < self.high) & self.high.isfinite(), wished, middle)
 
     def learn(self, positions: Tensor, constants: Tensor, reached: Tensor) -> None:
         """Narrow the limits of the clips at `positions` by what became of their constants."""
@@ -104,23 +111,26 @@ class Penalty:
         with torch.enable_grad():
             scored = search.score(region.confine(leaves), share)
         gradients = search.downhill(scored.loss, leaves)
+        gradients = {name: self._variables[name].open(self._w[name], g) for name, g in gradients.items()}
         gain = region.gain(gradients).double().clamp(min=TINY)
         if not self._steps:
             size = torch.minimum(scored.size, GROWTH * self._unit)
             self._constants = self._bracket.choose(HEADROOM * 2 * size / (self._unit.square() * gain))
         self._reached |= scored.reached
+        self._constants = self._constants * torch.where(self._reached | (self._steps < PATIENCE), 1, RISE)
         self._steps += 1
         push = torch.where(scored.reached, 0, self._constants)
         weights = self._weights(x, gradients)
-        slopes: dict[str, Tensor] = {}
+        downhills: dict[str, Tensor] = {}
         for weight, (name, ball) in zip(weights, region.balls.items(), strict=True):
             moved = x[name] - ball.center
             pull = torch.where(ball.radius > 0, 2 * weight / (ball.radius * self._unit).square(), 0)
-            whole = _times(pull, moved) - _times(push, gradients[name])
-            slopes[name] = whole * self._variables[name].slope(self._w[name])
+            downhill = _times(push, gradients[name]) - _times(pull, moved)
+            variable, w = self._variables[name], self._w[name]
+            downhills[name] = variable.open(w, downhill) * variable.slope(w)
         best = search.size[search.positions]
         reach = torch.where(best.isfinite(), best, torch.maximum(scored.size, self._unit))
-        self._move(slopes, reach * cosine(learning_rate, learning_rate * LAST_RATE, share))
+        self._move(downhills, reach * cosine(learning_rate, learning_rate * LAST_RATE, share))
 
     def select(self, kept: Tensor) -> None:
         """Go on with the clips at `kept` (int64 places among those of until now)."""
@@ -167,22 +177,25 @@ class Penalty:
         self._gains = gains if self._steps == 1 else torch.lerp(self._gains, gains, BALANCE_RATE)
         shares = torch.stack([ball.measure(x[name]) / ball.radius for name, ball in region.balls.items()])
         shares = shares.nan_to_num(posinf=0).clamp(min=TINY)
-        off = (shares / shares.mean(dim=0)).clamp(0.1, 10) ** BALANCE_RATE
+        off = (shares / shares.mean(dim=0)).clamp(0.1, 10) ** CORRECTION_RATE
         self._correction = (self._correction * off).clamp(1 / MAX_CORRECTION, MAX_CORRECTION)
         weights = self._gains * self._correction
-        return weights / weights.sum(dim=0).clamp(min=TINY)
+        weights = weights / weights.sum(dim=0).clamp(min=TINY)
+        relative = shares / shares.amax(dim=0)
+        whole = (weights * relative**POWER).sum(dim=0).clamp(min=TINY)
+        return weights * relative ** (POWER - 2) * whole ** (2 / POWER - 1)
 
-    def _move(self, slopes: Mapping[str, Tensor], length: Tensor) -> None:
+    def _move(self, downhills: Mapping[str, Tensor], length: Tensor) -> None:
         balls = self._search.region.balls
         square = torch.zeros_like(self._second)
-        for name, slope in slopes.items():
-            square += (torch.linalg.vector_norm(slope.flatten(1), dim=1).double() * balls[name].radius).square()
+        for name, downhill in downhills.items():
+            square += (torch.linalg.vector_norm(downhill.flatten(1), dim=1).double() * balls[name].radius).square()
         self._second = torch.lerp(square, self._second, SECOND_DECAY)
         second = (self._second / (1 - SECOND_DECAY**self._steps)).sqrt()
         scale = torch.where(second > TINY, length / second, 0) / (1 - FIRST_DECAY**self._steps)
-        for name, slope in slopes.items():
-            self._first[name] = torch.lerp(slope, self._first[name], FIRST_DECAY)
-            step = _times(-scale * balls[name].radius.square(), self._first[name])
+        for name, downhill in downhills.items():
+            self._first[name] = torch.lerp(downhill, self._first[name], FIRST_DECAY)
+            step = _times(scale * balls[name].radius.square(), self._first[name])
             self._w[name] = self._variables[name].moved(self._w[name], step)
 
 

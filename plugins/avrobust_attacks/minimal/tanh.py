@@ -60,6 +60,14 @@ class Variable:
             return 1.0
         return 1 - (variable / self._reach).tanh().square()
 
+    def open(self, variable: Tensor, direction: Tensor) -> Tensor:
+        """The direction (b, ...) without the part that would leave the bounds where the variable is held by them."""
+        if self._bounds is None:
+            return direction
+        low, high = self._limits.unbind()
+        held = ((variable <= low) & (direction < 0)) | ((variable >= high) & (direction > 0))
+        return direction.masked_fill(held, 0)
+
     @property
     def _plain(self) -> bool:
         return self._ball.bounds is None and self._ball.freedom is None

@@ -98,12 +98,12 @@ def largest_fall(
 def _l2_fall(slopes: Mapping[str, Tensor], rooms: Mapping[str, Tensor], radii: Mapping[str, float]) -> Tensor:
     """In one Euclidean ball of all modalities, each over its radius: a sample moves by min(t radius^2 slope, room)."""
     low = torch.zeros(len(next(iter(slopes.values()))), 1, dtype=torch.float64)
-    high = low + 1e9
+    high = low + 1e6
 
     def moves(t: Tensor) -> dict[str, Tensor]:
         return {name: torch.minimum(t * radii[name] ** 2 * slope, rooms[name]) for name, slope in slopes.items()}
 
-    for _ in range(200):
+    for _ in range(80):
         t = (low + high) / 2
         size = sum((moved / radii[name]).square().sum(dim=1, keepdim=True) for name, moved in moves(t).items())
         low, high = torch.where(size <= 1, t, low), torch.where(size <= 1, high, t)

@@ -181,7 +181,7 @@ def test_members_are_found_in_the_registry():
     members = ["fgsm", {"use": "pgd", "with": {"steps": 3, "restarts": 2}}]
     found = _build_ensemble(EnsembleConfig(members=members)).members
     assert [name for name, _ in found] == ["fgsm", "pgd"]
-    assert (len(found[1][1].lengths), found[1][1].restarts) == (3, 2)
+    assert (found[1][1].steps, found[1][1].restarts) == (3, 2)
     with pytest.raises(ComponentError, match="no attack is named 'pdg'"):
         _build_ensemble(EnsembleConfig(members=["pdg"]))
     with pytest.raises(ComponentError, match="steps"):

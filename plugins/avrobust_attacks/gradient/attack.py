@@ -1,0 +1,114 @@
+"""The gradient attack: climbs of a loss from several starts, whatever the way of stepping."""
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from avrobust_attacks.gradient.climbing import Stepper, climb, start_of
+from avrobust_attacks.gradient.keepers import Keeper, keeper_for
+from avrobust_attacks.losses import LOSSES, Loss, TowardsClass, difference_of_logits_ratio
+from avrobust_core import Attack, AttackResult, BoundVictim, Goal
+
+ClimbedLoss = Literal["ce", "margin", "dlr", "rank", "targeted"]
+
+
+class GradientAttack(Attack):
+    """Climbs a loss on all attacked modalities at once; `fgsm`, `pgd`, `mim` and `apgd` differ in their steppers.
+
+    Each step takes one joint gradient of the clips' losses, moves every modality as the stepper says, and projects onto
+    the region around the clean clips. Every iterate is scored: the clean clip first, then the start and the point after
+    each step, the last one too. Where the victim has a start, from a search under a smaller budget, the first climb
+    begins there.
+
+    Single-label: a clip's first iterate that reaches the goal is returned, and work on it stops there; a clip that is
+    there from the outset costs one query and is returned clean, as a success. A clip that never gets there is returned
+    clean, with success False; `last` holds the end of the climb that ended highest.
+
+    Multi-label: what counts is the ranking over clips, which one hit does not settle. So no clip is ever done: all
+    climbs run on all clips, and each clip's iterate of highest loss is returned (the clean one among them); `success`
+    says whether the goal is reached there.
+
+    With the loss "targeted", each restart is one climb per class among the `targets` that the clean clip's logits hold
+    most likely beside its own; what is kept of several labels is then told by the DLR. If the attack's goal is itself a
+    class, that class is the only one.
+
+    The trace, (steps + 1, B), holds the loss at the first climb's start and after each of its steps; NaN where the
+    clip was done before. With `ce` the loss is that of `avrobust_attacks.losses.cross_entropy`.
+
+    Args:
+        stepper: makes a new stepper for each climb.
+        steps: of each climb.
+        restarts: independent starts, each on the clips that earlier ones failed on.
+        random_start: start from a point drawn from the ball, from the clip's own generator; else from the clean clip.
+        loss: a name in `LOSSES`, or "targeted".
+        targets: how many classes are aimed at with "targeted".
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
+
+    def __init__(
+        self,
+        stepper: Callable[[], Stepper],
+        *,
+        steps: int,
+        loss: ClimbedLoss,
+        restarts: int = 1,
+        random_start: bool = True,
+        targets: int = 9,
+    ) -> None:
+        self.stepper = stepper
+        self.steps = steps
+        self.loss = loss
+        self.restarts = restarts
+        self.random_start = random_start
+        self.targets = targets
+
+    @torch.no_grad()
+    def __call__(self, victim: BoundVictim) -> AttackResult:
+        """Attack the clips of `victim`; see the class.
+
+        Raises:
+            AvrobustError: if a loss or gradient is not finite, or no gradient reaches the attacked modalities.
+        """
+        loss = LOSSES.get(self.loss, difference_of_logits_ratio)
+        keeper = keeper_for(victim, loss, self.steps + 1, by=loss if self.loss == "targeted" else None)
+        likely = None
+        if self.random_start or self.loss == "targeted" or victim.start is not None:
+            # Otherwise the first iterate is the clean one.
+            logits = victim(victim.clean)
+            keeper.score_logits(victim.clean, logits)
+            keeper.settle(victim.clean)
+            likely = likely_classes(logits, victim.goal, self.targets) if self.loss == "targeted" else None
+        for run, climbed in enumerate(self._climbs(keeper, loss, likely)):
+            keeper.loss = climbed
+            start = start_of(keeper.victim, run, random=self.random_start)
+            climb(keeper, self.stepper(), start, self.steps, first_row=None if run else 0)
+        return keeper.result()
+
+    def _climbs(self, keeper: Keeper, loss: Loss, likely: Tensor | None) -> Iterator[Loss]:
+        """What each climb raises, while there are clips left."""
+        for _ in range(self.restarts):
+            for column in range(1 if likely is None else likely.shape[1]):
+                if not len(keeper.victim):
+                    return
+                yield loss if likely is None else TowardsClass(likely[keeper.positions, column])
+
+
+def likely_classes(logits: Tensor, goal: Goal, count: int) -> Tensor | None:
+    """The classes that each clip is most easily driven to: (B, count, or as many as there are others) int64.
+
+    Args:
+        logits: (B, K) of the clean clips.
+        goal: untargeted: the highest logits of classes that are not the clip's own (a clip that has not so many gets
+            its own last). Targeted: None, for there is nothing to choose.
+        count: how many.
+    """
+    if goal.targeted:
+        return None
+    classes = logits.shape[1]
+    own = goal.labels > 0.5 if goal.task == "multi-label" else F.one_hot(goal.labels, classes).bool()
+    ranked = logits.masked_fill(own, -torch.inf).argsort(dim=1, descending=True)
+    return ranked[:, : min(count, classes - 1)]
