@@ -28,6 +28,7 @@ class EnsembleConfig(Config):
     """Configuration of `ensemble`."""
 
     members: tuple[Member, ...] | None = Field(default=None, min_length=1)
-    """Attacks in their order, cheap ones first; null for pgd, apgd with ce, dlr and targeted, fmn, square."""
+    """Attacks in their order, cheap ones first; null for pgd (ce, targeted), apgd (ce, dlr, targeted),
+    fmn and square."""
     loss: LossName = "ce"
     """With several labels per clip: the loss by which the strongest of the members' results is chosen."""

@@ -8,13 +8,13 @@ from torch import Tensor
 from avrobust_attacks.minimal.search import TINY, Search, cosine, leaves_of, per_clip
 from avrobust_attacks.minimal.tanh import Variable
 
-FIRST_DECAY, SECOND_DECAY = 0.8, 0.95
+FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 """Of Adam's moments (Kingma and Ba, arXiv 1412.6980)."""
 
 LAST_RATE = 0.02
 """The last learning rate as a share of the first."""
 
-HEADROOM = 3.0
+HEADROOM = 1.5
 """The constant over the one that the linearised model asks for: at just that one, the boundary is reached in the limit
 only."""
 

@@ -147,18 +147,25 @@ class Search:
     def trim(self, rounds: int) -> None:
         """Shrink the successes: bisect over the size at which the region cuts them off.
 
-        For l2 that is the segment to the clean clip; linf, l1 and l0 keep more of what counts than the segment does,
-        and of several modalities only those are cut that reach beyond the rest.
+        First every modality of a separate region is stretched to the largest share that any has: that costs no size,
+        and leaves more to be cut; where the goal is lost so, the point is taken as it was.
 
-        Each round tries where the distance, taken as linear in between, is 0, but at least a tenth of the bracket from
-        either end.
+        For l2 the cut is the segment to the clean clip; linf, l1 and l0 keep more of what counts than the segment
+        does. Each round tries where the distance, taken as linear in between, is 0, but at least a tenth of the
+        bracket from either end.
         """
-        self._resume(self.size > 0)
-        if not len(self.victim):
+        if rounds:
+            self.work_on(((self.size > 0) & self.size.isfinite()).nonzero().squeeze(1))
+        if not rounds or not len(self.victim):
             return
         start, high = self.best_or(self.positions, self.victim.clean), self.size[self.positions]
+        filled = self._filled(start, high)
+        scored, plain = self.probe(filled), self.probe(start)
+        kept = scored.reached & (scored.size <= high * (1 + SLACK))
+        start = {name: torch.where(per_clip(kept, x), filled[name], x) for name, x in start.items()}
         low = torch.zeros_like(high)
-        above, below = self._ends(start)
+        above = self._distance[self.positions].clamp(min=TINY)
+        below = torch.where(kept, scored.distance, plain.distance).clamp(max=-TINY)
         for _ in range(rounds):
             share = (above / (above - below).clamp(min=TINY)).double().clamp(0.1, 0.9)
             tried = low + (high - low) * share
@@ -172,10 +179,16 @@ class Search:
             )
             low, high = torch.where(reached, low, tried), torch.where(reached, tried, high)
 
-    def _ends(self, start: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        goal = self.victim.goal
-        end = goal.distance(self.victim.confirm(start)).clamp(max=-TINY)
-        return self._distance[self.positions].clamp(min=TINY), end
+    def _filled(self, x: dict[str, Tensor], size: Tensor) -> dict[str, Tensor]:
+        if self.region.kind == "shared" or len(x) == 1:
+            return x
+        filled = {}
+        for name, ball in self.region.balls.items():
+            norm = ball.measure(x[name])
+            factor = torch.where(norm > 0, ball.radius * size / norm.clamp(min=TINY), 1).clamp(min=1)
+            stretched = ball.center + (x[name] - ball.center) * per_clip(factor.to(x[name].dtype), x[name])
+            filled[name] = x[name] if ball.norm == "l0" else ball.within(stretched, ball.radius * size)
+        return filled
 
     def result(self) -> AttackResult:
         """The smallest successes, projected into the region and scored once more; else the clean clips."""
