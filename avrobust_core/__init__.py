@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         Subject,
         TrainingStep,
     )
-    from avrobust_core.errors import AvrobustError, ClipError, DataError
+    from avrobust_core.errors import AttackViolation, AvrobustError, ClipError, DataError
     from avrobust_core.evaluating import Evaluation, evaluate
     from avrobust_core.goals import Aim, Goal
     from avrobust_core.hookspecs import hookimpl
@@ -37,13 +37,15 @@ if TYPE_CHECKING:
     from avrobust_core.model import AVModel
     from avrobust_core.objectives import classification_loss, correct, margin
     from avrobust_core.randomness import clip_generator, derive_seed
-    from avrobust_core.regions import Region
+    from avrobust_core.regions import Region, make_ball
     from avrobust_core.registry import Registry
     from avrobust_core.statistics import Estimate, bootstrap, bootstrap_mean
     from avrobust_core.verification import Verdict, verify
     from avrobust_core.victim import BoundVictim, Victim
 
 _HOME = {
+    "make_ball": "regions",
+    "AttackViolation": "errors",
     "evaluate": "evaluating",
     "Evaluation": "evaluating",
     "attack_batch": "attacking",
@@ -100,6 +102,7 @@ __all__ = [
     "Attack",
     "AttackResult",
     "AttackRun",
+    "AttackViolation",
     "Attacked",
     "Augmentation",
     "AvrobustError",
@@ -142,6 +145,7 @@ __all__ = [
     "derive_seed",
     "evaluate",
     "hookimpl",
+    "make_ball",
     "margin",
     "verify",
 ]

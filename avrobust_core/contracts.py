@@ -147,12 +147,14 @@ class Attack(ABC):
         bounded: False for a corruption (a modality that is removed, say) that takes no notice of the radius: the core
             then reports how far it went, instead of refusing it. Media bounds hold all the same.
         preparation: what it must see before it attacks; None for nothing.
+        members: the attacks that it is made of, each with its name: clip by clip it must be at least as strong as each.
     """
 
     norms: ClassVar[frozenset[str]]
     minimal: bool = False
     bounded: bool = True
     preparation: Preparation | None = None
+    members: "Sequence[tuple[str, Attack]]" = ()
 
     def prepare(self, victims: "Callable[[], Iterator[BoundVictim]]") -> "Attack":
         """The attack, ready to be called; only called where there is a `preparation`.

@@ -12,7 +12,6 @@ from torch import Tensor
 from avrobust_core.balls import Bounds
 from avrobust_core.batches import Batch
 from avrobust_core.budgets import NormName, ThreatKind, ThreatModel
-from avrobust_core.contracts import Attack
 from avrobust_core.goals import Aim
 from avrobust_core.testing.models import Noisy, Rescored, watched
 from avrobust_core.testing.oracles import LinearProblem, Shapes, confident, make_problem, make_threat
@@ -191,11 +190,8 @@ def check_noisy_model(subject: AttackSubject) -> None:
 
 @check(12)
 def check_members(subject: AttackSubject) -> None:
-    """An ensemble breaks every clip that one of its members breaks, with no larger perturbation if it is minimal.
-
-    Its members are what it has under `members`: attacks, (name, attack) pairs, or attacks by name.
-    """
-    members = _members(subject.make())
+    """An ensemble breaks every clip that one of its `members` breaks, with no larger perturbation if it is minimal."""
+    members = subject.make().members
     if not members:
         raise NotApplicable("it names no attacks in `members`: it is no ensemble")
     problem = make_problem(seed=18, clips=16)
@@ -340,15 +336,3 @@ def _minimal_problems(
             # In l1 and l0 it is the bounds that keep a single sample from taking all.
             bounds = limits or (None if norm in ("linf", "l2") else (-2.0, 2.0))
             yield make_problem(classes=2, bounds=bounds, clips=8, seed=seed), names, norm, kind
-
-
-def _members(attack: Attack) -> list[tuple[str, Attack]]:
-    members = getattr(attack, "members", ())
-    pairs = members.items() if isinstance(members, Mapping) else [_named(member) for member in members]
-    return [(str(name), member) for name, member in pairs if isinstance(member, Attack)]
-
-
-def _named(member: object) -> tuple[str, object]:
-    if isinstance(member, tuple) and len(member) == 2:
-        return str(member[0]), member[1]
-    return type(member).__name__, member

@@ -164,10 +164,10 @@ class Both(Attack):
     def __init__(self):
         weak, strong = Climb(), Climb()
         weak.steps, weak.length = 1, 0.05
-        self.members = (weak, strong)
+        self.members = (("weak", weak), ("strong", strong))
 
     def __call__(self, victim):
-        results = [member(victim) for member in self.members]
+        results = [member(victim) for _, member in self.members]
         return self.chosen(victim, results)
 
     def chosen(self, victim, results):

@@ -24,7 +24,7 @@ class CwConfig(MinimalConfig):
     """Gradient steps of each search, at most."""
     learning_rate: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     """Adam's first learning rate, as a share of the perturbation's present size; it falls along a cosine."""
-    patience: int = Field(default=20, ge=1)
+    patience: int = Field(default=25, ge=1)
     """Steps without a smaller success after which a clip that has one leaves the search it is in."""
 
 

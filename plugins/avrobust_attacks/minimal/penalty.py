@@ -22,17 +22,17 @@ GROWTH = 4.0
 """By how much a constant grows that was too small, while none is known that is large enough."""
 
 PATIENCE, RISE = 5, 1.15
-"""After so many steps of a search in which the goal was never reached, the constant grows by this factor a step: the
+"""After more than so many successive steps that do not reach the goal, the constant grows by this factor a step: the
 linearised model was too hopeful, and to wait for the next search would waste this one."""
 
 BALANCE_RATE = 0.1
-"""How fast the modalities' weights follow their gains, and their shares."""
+"""How fast the modalities' weights follow their gains."""
 
-CORRECTION_RATE = 0.03
+CORRECTION_RATE, MAX_CORRECTION = 0.03, 1e3
+"""How fast, and how far, the shares move the weights off what the gains alone say."""
+
 POWER = 8
-
-MAX_CORRECTION = 1e3
-"""How far the shares may move the weights off what the gains alone say."""
+"""Of the norm over the modalities' shares that stands for the largest of them."""
 
 
 class Bracket:
@@ -63,12 +63,13 @@ class Bracket:
 
 
 class Penalty:
-    """One search: Adam on sum_m a_m (norm_m / eps_m)^2 / unit^2 + c max(distance, 0), from a given point.
+    """One search: Adam on size^2 / unit^2 + c max(distance, 0), from a given point.
 
-    In a shared region all weights a_m are 1, and the sum is the squared size. In a separate one the size is the
-    largest share norm_m / eps_m, whose square has no useful gradient: but where all shares are the same, the largest
-    is smallest exactly if it minimises the weighted sum with weights in proportion to eps_m times the gradients'
-    norms. So weights follow these, and are corrected until the shares are the same, which bounds may prevent.
+    In a shared region the squared size is the sum of the modalities' squared shares (norm_m / eps_m)^2. In a separate
+    one the size is the largest share, whose square moves one modality only at a time: instead it is
+    (sum_m a_m share_m^p)^(2/p) with p = `POWER`. Where all shares are the same, the largest is smallest exactly if it
+    minimises this with weights a_m in proportion to eps_m times the gradients' norms: so weights follow these, and are
+    corrected slowly until the shares are the same, which bounds may prevent.
 
     The variables are those of `Variable` (tanh). Adam keeps one second moment for a clip's whole perturbation, each
     modality measured by its radius, instead of one for each sample (Adam-mini, arXiv 2406.16793, keeps one for each
@@ -96,6 +97,7 @@ class Penalty:
         self._correction = torch.ones_like(self._gains)
         self._reached = torch.zeros_like(self._unit, dtype=torch.bool)
         self._constants = torch.zeros_like(self._unit)
+        self._outside = torch.zeros_like(self._rows)
         self._steps = 0
 
     def step(self, share: float, learning_rate: float) -> None:
@@ -117,7 +119,8 @@ class Penalty:
             size = torch.minimum(scored.size, GROWTH * self._unit)
             self._constants = self._bracket.choose(HEADROOM * 2 * size / (self._unit.square() * gain))
         self._reached |= scored.reached
-        self._constants = self._constants * torch.where(self._reached | (self._steps < PATIENCE), 1, RISE)
+        self._outside = torch.where(scored.reached, 0, self._outside + 1)
+        self._constants = self._constants * torch.where(self._outside > PATIENCE, RISE, 1)
         self._steps += 1
         push = torch.where(scored.reached, 0, self._constants)
         weights = self._weights(x, gradients)
@@ -143,6 +146,7 @@ class Penalty:
         self._rows, self._unit, self._second = self._rows[kept], self._unit[kept], self._second[kept]
         self._gains, self._correction = self._gains[:, kept], self._correction[:, kept]
         self._reached, self._constants = self._reached[kept], self._constants[kept]
+        self._outside = self._outside[kept]
         self._variables = {name: Variable(ball) for name, ball in self._search.region.balls.items()}
 
     def end(self, everyone: Tensor) -> dict[str, Tensor]:

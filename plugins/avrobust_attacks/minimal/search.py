@@ -205,11 +205,6 @@ class Search:
         }
         return AttackResult(inputs=inputs, success=success, last=last)
 
-    def _resume(self, flags: Tensor) -> None:
-        """Work on the clips of all that have a success and whose flag is true."""
-        chosen = (flags & (self.size < torch.inf)).nonzero().squeeze(1)
-        self.victim, self.positions = self._whole.select(chosen), chosen
-
     def _note(self, x: Mapping[str, Tensor], size: Tensor, reached: Tensor) -> None:
         better = reached & (size < self.size[self.positions])
         self.size[self.positions] = torch.where(better, size, self.size[self.positions])
