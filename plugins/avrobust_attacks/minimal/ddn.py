@@ -40,7 +40,9 @@ class DDN(Attack):
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     minimal = True
 
-    def __init__(self, *, steps: int, step_size: float, gamma: float, start: float, momentum: float, classes: int, trim: int) -> None:
+    def __init__(
+        self, *, steps: int, step_size: float, gamma: float, start: float, momentum: float, classes: int, trim: int
+    ) -> None:
         self.steps = steps
         self.step_size = step_size
         self.gamma = gamma

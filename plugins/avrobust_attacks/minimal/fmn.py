@@ -29,6 +29,10 @@ HAIR = 1 + 1e-9
 """`within` rounds an l0 size between two counts down: just at a count it must not drop one too many."""
 
 
+L0_REACH = 30.0
+"""The first l0 step, in spans of the samples."""
+
+
 class FMN(Attack):
     """Fast minimum-norm attack (Pintor et al., NeurIPS 2021, arXiv 2102.12827), on any region.
 
@@ -54,7 +58,9 @@ class FMN(Attack):
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
     minimal = True
 
-    def __init__(self, *, steps: int, step_size: float, gamma: float, start: float, momentum: float, classes: int, trim: int) -> None:
+    def __init__(
+        self, *, steps: int, step_size: float, gamma: float, start: float, momentum: float, classes: int, trim: int
+    ) -> None:
         self.steps = steps
         self.step_size = step_size
         self.gamma = gamma
@@ -111,16 +117,19 @@ class FMN(Attack):
 def moved(
     region: Region, x: Mapping[str, Tensor], direction: Mapping[str, Tensor], size: Tensor, length: float
 ) -> dict[str, Tensor]:
-    """`x` after a step of steepest ascent by `length` times the size (b,); under l0 by `length` times the whole span.
+    """`x` after a step of steepest ascent by `length` times the size (b,); under l0 by `length` times `L0_REACH` whole spans.
 
-    An l0 size says how many samples move, and nothing of how far.
+    An l0 size says how many samples move, and nothing of how far. What a step of many spans leaves within the bounds is
+    every sample moved as far as it may, and of these `within` keeps the ones with the largest product of slope and
+    room: what a linear function likes best.
     """
     if all(ball.norm != "l0" for ball in region.balls.values()):
         return region.step(x, direction, size * length)
-    return {
-        name: ball.step(x[name], direction[name], length if ball.norm == "l0" else per_clip(size * length, x[name]).float())
-        for name, ball in region.balls.items()
-    }
+    steps = {}
+    for name, ball in region.balls.items():
+        share = L0_REACH * length if ball.norm == "l0" else per_clip(size * length, x[name]).to(x[name].dtype)
+        steps[name] = ball.step(x[name], direction[name], share)
+    return steps
 
 
 def counting_quantum(region: Region) -> Tensor:

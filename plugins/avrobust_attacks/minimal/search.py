@@ -200,9 +200,7 @@ class Search:
             part = {name: x.index_select(0, asked) for name, x in last.items()}
             chosen = victim.select(asked)
             success[asked] = chosen.fooled(chosen.confirm(part)) & (chosen.region.size(part) <= 1)
-        inputs = {
-            name: torch.where(per_clip(success, x), x, victim.clean[name]) for name, x in last.items()
-        }
+        inputs = {name: torch.where(per_clip(success, x), x, victim.clean[name]) for name, x in last.items()}
         return AttackResult(inputs=inputs, success=success, last=last)
 
     def _note(self, x: Mapping[str, Tensor], size: Tensor, reached: Tensor) -> None:
@@ -256,9 +254,7 @@ def nearest_boundary(search: Search, classes: int) -> Estimate:
         reach = torch.where(gain > TINY, distance.detach().double() / gain.clamp(min=TINY), torch.inf)
         nearer = torch.ones_like(reach, dtype=torch.bool) if size is None else reach < size
         size = reach if size is None else torch.minimum(reach, size)
-        gradients = {
-            name: torch.where(per_clip(nearer, g), g, gradients.get(name, g)) for name, g in found.items()
-        }
+        gradients = {name: torch.where(per_clip(nearer, g), g, gradients.get(name, g)) for name, g in found.items()}
     assert size is not None
     return Estimate(size, gradients)
 

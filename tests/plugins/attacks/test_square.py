@@ -6,7 +6,7 @@ from avrobust_attacks.blackbox import square, tracker
 from avrobust_attacks.blackbox.blocks import Layout
 from avrobust_attacks.blackbox.configs import NoiseConfig, SquareConfig
 from avrobust_attacks.blackbox.offers import build_noise, build_square
-from avrobust_attacks.blackbox.proposals import L2Proposals
+from avrobust_attacks.blackbox.proposals import L2Proposals, Pool
 from avrobust_attacks.losses import LOSSES
 from torch import nn
 
@@ -394,3 +394,34 @@ def test_a_point_that_reaches_the_goal_is_kept_though_its_loss_is_lower_and_noth
     found = kept.result()
     assert found.success.tolist() == [True]
     assert found.inputs["audio"].item() == 2
+
+
+def test_the_modalities_take_turns(run_attack, linear_model):
+    model, batch = problem(linear_model, {"audio": (1, 9), "video": (3, 2, 2)}, clips=1)
+    model.after = lambda logits: logits * 0 + torch.eye(3)[batch.targets[0]]
+    shown = []
+    model.register_forward_pre_hook(lambda module, args: shown.append({n: x.clone() for n, x in args[0].items()}))
+    run_attack(make(queries=12), model, batch, {"audio": {"eps": 0.1}, "video": {"norm": "l2", "eps": 0.3}})
+    start = shown[1]
+    changed = [[name for name, x in point.items() if not torch.equal(x, start[name])] for point in shown[2:12]]
+    assert changed == [["audio"], ["video"]] * 5
+
+
+@pytest.mark.parametrize("shape", [(1, 50), (3, 9, 9), (3, 4, 6, 6)])
+def test_in_l2_what_a_block_gains_another_gives(shape):
+    ball = ball_of(shape, {"norm": "l2", "eps": 0.1})
+    moves = L2Proposals(Layout.of(ball))
+    generator = torch.Generator().manual_seed(0)
+    x = moves.start(ball, torch.rand(3, moves.start_numbers, generator=generator))
+    for _ in range(20):
+        new = moves.change(x, ball, 0.1, torch.rand(3, moves.numbers, generator=generator))
+        assert not torch.isclose(new, x).flatten(1).all(dim=1).any()
+        torch.testing.assert_close(new.flatten(1).norm(dim=1), torch.full((3,), 0.1), rtol=1e-3, atol=0)
+        x = new
+    half = ball.center + (x - ball.center) / 2
+    filled = moves.change(half, ball, 0.1, torch.rand(3, moves.numbers, generator=generator))
+    torch.testing.assert_close(filled.flatten(1).norm(dim=1), torch.full((3,), 0.1), rtol=1e-3, atol=0)
+    # In a shared ball, where the other modalities have the rest, there is nothing to gain.
+    pool = Pool(spent=torch.full((3,), 0.75), given=True)
+    kept = moves.change(half, ball, 0.1, torch.rand(3, moves.numbers, generator=generator), pool)
+    torch.testing.assert_close(kept.flatten(1).norm(dim=1), torch.full((3,), 0.05), rtol=1e-3, atol=0)
