@@ -60,6 +60,14 @@ class Batch:
         ids = tuple(self.ids[i] for i in index.tolist())
         return Batch(select_inputs(self.inputs, index), self.targets.index_select(0, index), ids)
 
+    def join(self, other: "Batch") -> "Batch":
+        """The clips of both, in order."""
+        return Batch(
+            inputs={name: torch.cat((x, other.inputs[name])) for name, x in self.inputs.items()},
+            targets=torch.cat((self.targets, other.targets)),
+            ids=(*self.ids, *other.ids),
+        )
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device; the copy overlaps with computation where memory is pinned."""
         return Batch(

@@ -159,6 +159,19 @@ class _Reader:
         return from_table(pa.concat_tables(tables).combine_chunks(), victim.task, 0.0)
 
 
+def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """The same clips in the same order, in batches of `size`, the last one of what is left."""
+    left: Batch | None = None
+    for batch in batches:
+        left = batch if left is None else left.join(batch)
+        whole = len(left) - len(left) % size
+        positions = torch.arange(len(left), device=left.targets.device)
+        yield from (left.select(part) for part in positions[:whole].split(size) if len(part))
+        left = left.select(positions[whole:]) if whole < len(left) else None
+    if left is not None:
+        yield left
+
+
 def _as_batch(item: Any, position: int) -> Batch:
     if isinstance(item, Batch):
         return item
@@ -213,10 +226,16 @@ def _outcome(
         raise DataError(f"attack {name!r} aims at the class {entry.target!r}; the classes are: {', '.join(classes)}")
     aim = Aim(entry.goal, None if entry.target is None else classes.index(entry.target))
     run = AttackRun(name, attack, threat, aim, entry.factors)
-    if attack.preparation is not None:
+    preparation = attack.preparation
+    if preparation is not None:
+        if preparation.split is not None:
+            raise DataError(
+                f"attack {name!r} asks to see the split {preparation.split!r} first, but a loader has no splits: "
+                "configure it for the clips that are attacked"
+            )
 
         def victims() -> Iterator[BoundVictim]:
-            for batch in read.batches():
+            for batch in rebatched(read.batches(), preparation.batch_size):
                 yield victim.bind(batch, threat, aim)
 
         run = replace(run, attack=attack.prepare(victims))

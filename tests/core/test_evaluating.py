@@ -9,6 +9,7 @@ import avrobust_core
 from avrobust_core import Attack, AttackResult, Batch, Metric, Preparation, ThreatModel
 from avrobust_core.contracts import Measurement
 from avrobust_core.errors import ComponentError, DataError
+from avrobust_core.evaluating import rebatched
 from avrobust_core.statistics import bootstrap_mean
 
 
@@ -157,6 +158,15 @@ def test_an_attack_that_must_see_the_clips_is_shown_all_of_them(model, data):
     assert run(model, pairs(data), attacks={"counting": Counting()}).outcomes[0].predictions.ids[-1] == "29"
 
 
+@pytest.mark.parametrize("size", [1, 4, 7, 30, 100])
+def test_clips_come_in_batches_of_the_size_asked_for(data, size):
+    batches = [Batch(inputs, targets, tuple(map(str, range(len(targets))))) for inputs, targets in pairs(data, 8)]
+    found = list(rebatched(batches, size))
+    assert [len(batch) for batch in found] == [size] * (30 // size) + ([30 % size] if 30 % size else [])
+    assert torch.equal(torch.cat([batch.inputs["audio"] for batch in found]), data[0])
+    assert torch.equal(torch.cat([batch.targets for batch in found]), data[2])
+
+
 class Right(Metric):
     under_attack = True
 
@@ -192,6 +202,12 @@ def test_metrics_are_measured_clean_and_under_attack(model, data):
         ({"attacks": {"no-such": "no-such"}}, None, ComponentError, "no-such"),
         ({"attacks": {"pgd": {"use": "pgd", "threats": ["dusk"]}}}, None, DataError, "there is no threat dusk"),
         ({"attacks": {"pgd": {"use": "pgd", "goal": "class", "target": "owl"}}}, None, DataError, "class 'owl'"),
+        (
+            {"attacks": {"u": {"use": "universal", "with": {"split": "train"}}}},
+            None,
+            DataError,
+            "a loader has no splits",
+        ),
         ({}, [], DataError, "the loader gives no batch"),
         ({}, [torch.zeros(3)], DataError, "the loader gives Tensor, not a Batch"),
         ({}, [({"audio": torch.zeros(1, 1, 12)}, [0])], DataError, "targets are list"),

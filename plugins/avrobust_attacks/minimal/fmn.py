@@ -25,14 +25,6 @@ LAST_GAMMA = 0.02
 """The last change of the size as a share of the first one, as in the paper (0.001 of 0.05)."""
 
 
-HAIR = 1 + 1e-9
-"""`within` rounds an l0 size between two counts down: just at a count it must not drop one too many."""
-
-
-L0_REACH = 30.0
-"""The first l0 step, in spans of the samples."""
-
-
 class FMN(Attack):
     """Fast minimum-norm attack (Pintor et al., NeurIPS 2021, arXiv 2102.12827), on any region.
 
@@ -87,7 +79,7 @@ class FMN(Attack):
         estimate = nearest_boundary(search, self.classes)
         quantum = counting_quantum(region)
         size = (self.start * estimate.size).maximum(quantum).clamp(max=1)
-        x = region.within(moved(region, region.clean, estimate.gradients, size, 1.0), size * HAIR)
+        x = moved(region, region.clean, estimate.gradients, size, 1.0)
         momentum = Momentum(self.momentum)
         for step in range(self.steps):
             share = step / self.steps
@@ -99,7 +91,7 @@ class FMN(Attack):
             gamma = cosine(self.gamma, self.gamma * LAST_GAMMA, share)
             size = self._resized(scored, search.size[search.positions], size, gamma, gain.double(), quantum)
             length = cosine(self.step_size, self.step_size * LAST_STEP, share)
-            x = region.within(moved(region, leaves, momentum.of(gradients, gain), size, length), size * HAIR)
+            x = moved(region, leaves, momentum.of(gradients, gain), size, length)
         search.score(x, 1.0)
 
     def _resized(
@@ -117,19 +109,18 @@ class FMN(Attack):
 def moved(
     region: Region, x: Mapping[str, Tensor], direction: Mapping[str, Tensor], size: Tensor, length: float
 ) -> dict[str, Tensor]:
-    """`x` after a step of steepest ascent by `length` times the size (b,); under l0 by `length` times `L0_REACH` whole spans.
+    """`x` (b, ...) after a step of steepest ascent by `length` times the size (b,), set back into that size.
 
-    An l0 size says how many samples move, and nothing of how far. What a step of many spans leaves within the bounds is
-    every sample moved as far as it may, and of these `within` keeps the ones with the largest product of slope and
-    room: what a linear function likes best.
+    Under l0 the step goes from the clean clip instead, over the whole size: to the samples that gain the most when
+    moved as far as they may. From `x`, those with the longest way to go would be kept, whatever they gain.
     """
-    if all(ball.norm != "l0" for ball in region.balls.values()):
-        return region.step(x, direction, size * length)
-    steps = {}
-    for name, ball in region.balls.items():
-        share = L0_REACH * length if ball.norm == "l0" else per_clip(size * length, x[name]).to(x[name].dtype)
-        steps[name] = ball.step(x[name], direction[name], share)
-    return steps
+    nearer = region.within(region.step(x, direction, size * length), size)
+    if any(ball.norm == "l0" for ball in region.balls.values()):
+        vertex = region.step(region.clean, direction, size)
+        for name, ball in region.balls.items():
+            if ball.norm == "l0":
+                nearer[name] = vertex[name]
+    return nearer
 
 
 def counting_quantum(region: Region) -> Tensor:

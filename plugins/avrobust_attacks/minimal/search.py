@@ -169,8 +169,7 @@ class Search:
         for _ in range(rounds):
             share = (above / (above - below).clamp(min=TINY)).double().clamp(0.1, 0.9)
             tried = low + (high - low) * share
-            # For l0 a size between two counts is rounded down by `within`: a hair more, or it would drop one too many.
-            scored = self.probe(self.region.within(start, tried * (1 + 1e-9)))
+            scored = self.probe(self.region.within(start, tried))
             reached = scored.reached
             # A side that stays twice is given half its weight (Illinois), or the other one would never move.
             above, below = (
