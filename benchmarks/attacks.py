@@ -96,7 +96,7 @@ PARTS = {
         share=0.2,
         aside=frozenset({"torchattacks", "art"}),
     ),
-    "ensemble": Part(BOTH, AUTO_ATTACK, ("ensemble", {}), settings=Settings(eps=4 / 255), share=0.5),
+    "ensemble": Part(BOTH, AUTO_ATTACK, ("ensemble", {}), settings=Settings(eps=3 / 255), share=0.5),
     "ensemble-audio": Part(AUDIO, AUTO_ATTACK, ("ensemble", {}), settings=Settings(eps=0.02), share=0.5),
 }
 """The radii leave a few per cent of the clips robust. `audio-steps` has one that leaves all, so that every step is done

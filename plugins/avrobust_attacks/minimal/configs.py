@@ -49,8 +49,8 @@ class FmnConfig(MinimalConfig):
     steps: int = Field(default=80, ge=1)
     """Gradient steps after the first-order start."""
     step_size: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Length of the first step as a share of the perturbation's present size (l0: of the samples' span); it falls along
-    a cosine."""
+    """Length of the first step: linf and l2, as a share of the perturbation's present size; l1, as a share of the way
+    to the best vertex of the ball; l0 goes all the way. It falls along a cosine."""
     gamma: float = Field(default=0.05, gt=0, lt=1)
     """Share by which the size shrinks or grows at the first step; it falls along a cosine."""
     start: float = Field(default=1.0, gt=0, allow_inf_nan=False)

@@ -19,10 +19,11 @@ STEPS_BETWEEN_WAITS = 5
 class CW(Attack):
     """The attack of Carlini and Wagner (2017, arXiv 1608.04644), l2 and linf: which one, the threat's norms decide.
 
-    l2, on any region of l2 balls: minimises size^2 + c max(distance, 0) by Adam, for a constant c of each clip's own;
-    see `Penalty`. Every search tries another constant, bracketed by those that were too small and those that were
-    large enough, and begins at the clip's smallest success so far. The first constant is the one that the model,
-    linearised at the start, asks for: so two or three searches do what the paper needs nine for.
+    l2, on any region of l2 balls: minimises size^2 + c max(distance, 0) by Adam, for a constant c of each clip's own,
+    with the paper's tanh made safe at the bounds; see `Penalty` and `Variable`. Every search tries another constant,
+    bracketed by those that were too small and those that were large enough, and begins at the clip's smallest success
+    so far. The first constant is the one that the model, linearised at the start, asks for: so two searches do what
+    the paper needs nine for.
 
     linf, and regions of both norms: minimises the distance to the goal with no sample further than tau from the clean
     clip, and tau shrinks; see `Shrinking`. Every search begins at the smallest success so far.
@@ -30,7 +31,7 @@ class CW(Attack):
     Both start at the nearest boundary of the linearised model (`nearest_boundary`), take the distance to the goal with
     a smooth maximum over classes that sharpens as the search goes on (`softened`), and end with the trim of the
     smallest success. The perturbation's size is that of the region: the largest of the modalities' shares of their
-    radii, or in a shared region the root of the sum of their squares.
+    radii, or in a shared region the root of the sum of their squares. A warm start is not used.
 
     Args:
         searches: constants tried.

@@ -23,9 +23,10 @@ class DDN(Attack):
     where the goal is reached and grows by as much where it is not. Lengths are shares of the clip's present size, so
     that nothing depends on the unit of the inputs; the size never exceeds 1, the region itself.
 
-    What differs from the paper: the margin is lowered instead of the cross-entropy raised; the search begins at the
-    nearest boundary of the linearised model (`nearest_boundary`), and from `BoundVictim.start` where there is one;
-    `gamma` falls with the step length; and the smallest success is trimmed at the end.
+    What differs from the paper: the distance to the goal with a smooth maximum over classes, which sharpens as the
+    search goes on (`softened`), is lowered instead of the cross-entropy raised; gradients have momentum; the search
+    begins at the nearest boundary of the linearised model (`nearest_boundary`), `start` times as far; `gamma` falls
+    with the step length; and the smallest success is trimmed at the end. A warm start is not used.
 
     Args:
         steps: gradients after the first-order start.

@@ -25,17 +25,23 @@ LAST_GAMMA = 0.02
 """The last change of the size as a share of the first one, as in the paper (0.001 of 0.05)."""
 
 
+VERTICES = frozenset({"l1", "l0"})
+"""The norms whose balls have vertices along the axes."""
+
+
 class FMN(Attack):
     """Fast minimum-norm attack (Pintor et al., NeurIPS 2021, arXiv 2102.12827), on any region.
 
-    Each step takes one joint gradient of the margin and sets the clip's size: until the goal is first reached, to the
+    Each step takes one joint gradient and sets the clip's size: until the goal is first reached, to the
     distance that the gradient leaves (margin over gain); then `gamma` less than the smallest success where the goal
     is reached, and `gamma` more than now where it is not. The perturbation moves by a step of steepest ascent and is
     projected into the region of that size.
 
-    What differs from the paper: lengths are shares of the clip's present size, steps are those of steepest ascent in
-    the budget's own norm, the search begins at the nearest boundary of the linearised model (`nearest_boundary`), the
-    size never exceeds 1, the region itself, and the smallest success is trimmed at the end.
+    What differs from the paper: lengths are shares of the clip's present size, steps suit the budget's own norm
+    (`moved`), gradients are those of the distance with a smooth maximum over classes, which sharpens as the search
+    goes on (`softened`), and have momentum; the search begins at the nearest boundary of the linearised model
+    (`nearest_boundary`), the size never exceeds 1, the region itself, and the smallest success is trimmed at the end.
+    A warm start is not used.
 
     Args:
         steps: gradients after the first-order start.
@@ -109,17 +115,23 @@ class FMN(Attack):
 def moved(
     region: Region, x: Mapping[str, Tensor], direction: Mapping[str, Tensor], size: Tensor, length: float
 ) -> dict[str, Tensor]:
-    """`x` (b, ...) after a step of steepest ascent by `length` times the size (b,), set back into that size.
+    """`x` (b, ...) after a step of `length` towards what a linear function likes best, set back into the size (b,).
 
-    Under l0 the step goes from the clean clip instead, over the whole size: to the samples that gain the most when
-    moved as far as they may. From `x`, those with the longest way to go would be kept, whatever they gain.
+    linf and l2: a step of steepest ascent from `x`. l1 and l0: towards the vertex of the ball (l1: a share of the way,
+    as Frank and Wolfe do; l0: all the way), which moves the samples that gain the most as far as they may. From `x`,
+    the projection would keep those that have the longest way to go, whatever they gain.
     """
     nearer = region.within(region.step(x, direction, size * length), size)
-    if any(ball.norm == "l0" for ball in region.balls.values()):
-        vertex = region.step(region.clean, direction, size)
-        for name, ball in region.balls.items():
-            if ball.norm == "l0":
-                nearer[name] = vertex[name]
+    for name, ball in region.balls.items():
+        if ball.norm not in VERTICES:
+            continue
+        reach = ball.radius * size
+        if ball.norm == "l0":  # a step is rounded up to whole samples, a size down
+            reach = (reach * (1 + 1e-9)).floor()
+        share = torch.where(ball.radius > 0, reach / ball.radius, 0)
+        vertex = ball.step(ball.center, direction[name], per_clip(share.to(ball.center.dtype), ball.center))
+        between = vertex if ball.norm == "l0" else torch.lerp(x[name], vertex, min(length, 1.0))
+        nearer[name] = ball.within(between, reach)
     return nearer
 
 
