@@ -166,7 +166,7 @@ def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
         left = batch if left is None else left.join(batch)
         whole = len(left) - len(left) % size
         positions = torch.arange(len(left), device=left.targets.device)
-        yield from (left.select(part) for part in positions[:whole].split(size) if len(part))
+        yield from (left.select(positions[first : first + size]) for first in range(0, whole, size))
         left = left.select(positions[whole:]) if whole < len(left) else None
     if left is not None:
         yield left

@@ -1,13 +1,11 @@
 """DDN: direction and norm decoupled, in l2."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from avrobust_attacks.minimal.search import Momentum, Search, cosine, leaves_of, nearest_boundary
-from avrobust_core import Attack, AttackResult, BoundVictim, Region
+from avrobust_attacks.minimal.search import Momentum, Search, cosine, leaves_of, nearest_boundary, onto
+from avrobust_core import Attack, AttackResult, BoundVictim
 
 LAST_STEP = 0.01
 """The last step's length as a share of the first one's, as in the paper."""
@@ -83,14 +81,3 @@ class DDN(Attack):
             length = size * cosine(self.step_size, self.step_size * LAST_STEP, share)
             x = onto(region, region.step(leaves, direction, length), size)
         search.score(x, 1.0)
-
-
-def onto(region: Region, x: Mapping[str, Tensor], size: Tensor) -> dict[str, Tensor]:
-    """`x` scaled about the clean clip to the region's edge at `size` (b,), then within bounds: at most that size."""
-    found = region.size(x)
-    factor = (size / found.clamp(min=torch.finfo(found.dtype).tiny)).clamp(min=1)
-    longer = {}
-    for name, value in x.items():
-        center = region.balls[name].center
-        longer[name] = center + (value - center) * factor.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
-    return region.within(longer, size)

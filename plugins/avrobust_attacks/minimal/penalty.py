@@ -21,7 +21,7 @@ only."""
 GROWTH = 4.0
 """By how much a constant grows that was too small, while none is known that is large enough."""
 
-PATIENCE, RISE = 5, 1.15
+PATIENCE, RISE = 5, 1.3
 """After more than so many successive steps that do not reach the goal, the constant grows by this factor a step: the
 linearised model was too hopeful, and to wait for the next search would waste this one."""
 

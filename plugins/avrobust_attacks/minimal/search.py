@@ -19,6 +19,9 @@ minus their mean), so that the scale of the logits does not matter."""
 TINY = 1e-30
 """Below this a gain is none."""
 
+STEPS_BACK = (1.02, 1.1, 1.25, 1.5)
+"""By what factors a success is made longer where a last look finds it none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
@@ -190,15 +193,28 @@ class Search:
         return filled
 
     def result(self) -> AttackResult:
-        """The smallest successes, projected into the region and scored once more; else the clean clips."""
+        """The smallest successes, projected into the region and scored once more; else the clean clips.
+
+        Where that last look fails, the perturbation is made longer, a little at a time: rounding alone asks for next
+        to nothing, but of a model with randomness of its own the smallest success is the luckiest, not the typical.
+        """
         victim = self._whole
         last = victim.region.project(self.best)
         success = torch.zeros_like(self.size, dtype=torch.bool)
         asked = (self.size < torch.inf).nonzero().squeeze(1)
-        if len(asked):
-            part = {name: x.index_select(0, asked) for name, x in last.items()}
+        for factor in (1.0, *STEPS_BACK):
+            if not len(asked):
+                break
             chosen = victim.select(asked)
-            success[asked] = chosen.fooled(chosen.confirm(part)) & (chosen.region.size(part) <= 1)
+            part = {name: x.index_select(0, asked) for name, x in self.best.items()}
+            if factor > 1:
+                part = onto(chosen.region, part, (self.size[asked] * factor).clamp(max=1))
+            part = chosen.region.project(part)
+            found = chosen.fooled(chosen.confirm(part)) & (chosen.region.size(part) <= 1)
+            for name, x in last.items():
+                x.index_copy_(0, asked, part[name])
+            success[asked] = found
+            asked = asked[~found]
         inputs = {name: torch.where(per_clip(success, x), x, victim.clean[name]) for name, x in last.items()}
         return AttackResult(inputs=inputs, success=success, last=last)
 
@@ -299,6 +315,17 @@ class Momentum:
             scaled = {name: torch.lerp(g, self._mean[name], self._share) for name, g in scaled.items()}
         self._mean = scaled
         return scaled
+
+
+def onto(region: Region, x: Mapping[str, Tensor], size: Tensor) -> dict[str, Tensor]:
+    """`x` scaled about the clean clip to the region's edge at `size` (b,), then within bounds: at most that size."""
+    found = region.size(x)
+    factor = torch.where(found > 0, size / found.clamp(min=TINY), 1).clamp(min=1)
+    longer = {}
+    for name, value in x.items():
+        center = region.balls[name].center
+        longer[name] = center + (value - center) * per_clip(factor.to(value.dtype), value)
+    return region.within(longer, size)
 
 
 def leaves_of(x: Mapping[str, Tensor]) -> dict[str, Tensor]:

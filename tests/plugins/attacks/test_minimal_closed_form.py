@@ -15,8 +15,16 @@ SHAPES = {
 }
 EPS = {"audio": 6.0, "video": 3.0}
 TOUCHED = {"audio": ("audio",), "video": ("video",), "both": ("audio", "video")}
-CASES = [(2, TOUCHED["audio"]), (3, TOUCHED["video"]), (4, TOUCHED["both"]), (5, TOUCHED["both"])]
+CASES = [
+    (2, TOUCHED["audio"]),
+    (3, TOUCHED["video"]),
+    pytest.param(4, TOUCHED["both"], marks=pytest.mark.slow),  # rank 4 is the shared ball's, too
+    (5, TOUCHED["both"]),
+]
 BOUNDS = {"unit": (0.0, 1.0), "signed": (-1.0, 1.0), "none": None}
+WITH_BOUNDS = [
+    pytest.param(bounds, id=name, marks=pytest.mark.slow if name == "signed" else ()) for name, bounds in BOUNDS.items()
+]
 ATTACKS = {
     "cw": (build_cw(CwConfig()), 1.01),
     "ddn": (build_ddn(DdnConfig()), 1.02),
@@ -115,7 +123,7 @@ def check(run_attack, name, model, batch, threat, bounds):
 
 
 @pytest.mark.parametrize(("rank", "names"), CASES)
-@pytest.mark.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
+@pytest.mark.parametrize("bounds", WITH_BOUNDS)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_l2_comes_to_the_closed_form(run_attack, linear_model, name, rank, names, bounds):
     model = linear_model(SHAPES[rank], 2, seed=rank)
@@ -132,7 +140,7 @@ def test_a_shared_ball_comes_to_the_closed_form(run_attack, linear_model, name, 
 
 
 @pytest.mark.parametrize(("rank", "names"), CASES)
-@pytest.mark.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
+@pytest.mark.parametrize("bounds", WITH_BOUNDS)
 @pytest.mark.parametrize("name", ["cw", "fmn"])
 def test_linf_comes_to_the_closed_form(run_attack, linear_model, name, rank, names, bounds):
     model = linear_model(SHAPES[rank], 2, seed=20 + rank)
