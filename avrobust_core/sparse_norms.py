@@ -20,6 +20,10 @@ held at their bounds the sum is not convex in the threshold, and Newton's steps 
 FIRST_STEEPEST = 256
 """Samples that an l1 step sorts by steepness at first: as a rule enough to spend its length on."""
 
+BEYOND, MOST_BEYOND = 1e2, 1e4
+"""How far an l1 step moves a sample beyond its bound: so many times the step's length, for each time that the sample is
+steeper than the least steep that moves; and at most."""
+
 
 class L1Ball(Ball):
     """The sum of the absolute changes of all samples is at most the radius."""
@@ -60,8 +64,13 @@ class L1Ball(Ball):
     def step(self, x: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
         """The samples of steepest ascent are moved to their bounds one after the other, until the length is spent.
 
-        That is the point of the box and of the l1 ball of this length around `x` that a linear function likes best.
-        Without bounds one sample moves: the vertex of the ball.
+        Once projected, that is the point of the box and of the l1 ball of this length around `x` that a linear function
+        likes best. Without bounds one sample moves: the vertex of the ball.
+
+        Steep samples that are at their bounds already, or get there, are moved beyond them, further the steeper they
+        are. Within the bounds that changes nothing, but the projection onto the ball lowers all changes by as much: it
+        must take from the samples that are worth least before it takes from these, or steps would never come to rest
+        at the optimum of a linear function.
         """
         if self.freedom is not None:
             gradient = self.freedom.confine(gradient)
@@ -74,7 +83,10 @@ class L1Ball(Ball):
                 moved = torch.zeros_like(slope).scatter_(1, steepest, budget[piece])
             else:
                 room = _room(x[piece], sign, self.bounds).flatten(1)
-                moved = _steepest_moves(slope.mul_(room.sign()), room, budget[piece])
+                moved = _steepest_moves(slope * room.sign(), room, budget[piece])
+                least = slope.masked_fill(moved <= 0, torch.inf).amin(dim=1, keepdim=True)
+                steeper = (BEYOND * (slope / least - 1)).clamp_(0, MOST_BEYOND)
+                moved.addcmul_(steeper * budget[piece], (moved >= room).to(moved.dtype))
             found[piece] = torch.addcmul(x[piece], moved.view_as(sign), sign)
         return found
 
