@@ -1,7 +1,6 @@
 """Our attacks beside foolbox's, torchattacks', ART's, adv-lib's and AutoAttack's: one process, one trained model.
 
-    echo 'setuptools<81' > build.txt  # with which visdom, that adv-lib needs, can be built
-    uv pip install -e '.[test,bench]' --build-constraints build.txt
+    uv pip install -e '.[test,bench]'
     python benchmarks/attacks.py [--only PART ...] [--pairs N] [--clips N] [--threads N]
 
 Peers know one tensor and one radius in [0, 1]: they attack a module in which audio and video are one picture, or one

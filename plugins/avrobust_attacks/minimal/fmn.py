@@ -104,8 +104,7 @@ class FMN(Attack):
         self, scored: Scored, best: Tensor, size: Tensor, gamma: float, gain: Tensor, quantum: Tensor
     ) -> Tensor:
         """The size of the next iterate, (b,)."""
-        smallest = torch.minimum(size, best)
-        lower = torch.minimum(smallest * (1 - gamma), smallest - quantum)
+        lower = torch.minimum(size, best) * (1 - gamma)  # between two counts of l0 it means the lower one
         left = scored.distance.double() / gain.clamp(min=TINY)
         expected = torch.where(best.isfinite(), 0, torch.minimum(scored.size + left, 2 * size))
         higher = torch.maximum(torch.maximum(size * (1 + gamma), size + quantum), expected)

@@ -25,12 +25,6 @@ PATIENCE, RISE = 5, 1.3
 """After more than so many successive steps that do not reach the goal, the constant grows by this factor a step: the
 linearised model was too hopeful, and to wait for the next search would waste this one."""
 
-BALANCE_RATE = 0.1
-"""How fast the modalities' weights follow their gains."""
-
-CORRECTION_RATE, MAX_CORRECTION = 0.03, 1e3
-"""How fast, and how far, the shares move the weights off what the gains alone say."""
-
 POWER = 8
 """Of the norm over the modalities' shares that stands for the largest of them."""
 
@@ -66,10 +60,8 @@ class Penalty:
     """One search: Adam on size^2 / unit^2 + c max(distance, 0), from a given point.
 
     In a shared region the squared size is the sum of the modalities' squared shares (norm_m / eps_m)^2. In a separate
-    one the size is the largest share, whose square moves one modality only at a time: instead it is
-    (sum_m a_m share_m^p)^(2/p) with p = `POWER`. Where all shares are the same, the largest is smallest exactly if it
-    minimises this with weights a_m in proportion to eps_m times the gradients' norms: so weights follow these, and are
-    corrected slowly until the shares are the same, which bounds may prevent.
+    one the size is the largest share, and a step on it would move one modality at a time: here the norm of the shares
+    with the exponent `POWER` stands for the largest. It leaves them nearly the same, and the trim makes them so.
 
     The variables are those of `Variable` (tanh). Adam keeps one second moment for a clip's whole perturbation, each
     modality measured by its radius, instead of one for each sample (Adam-mini, arXiv 2406.16793, keeps one for each
@@ -93,8 +85,6 @@ class Penalty:
         self._w = {name: variable.of(x[name]) for name, variable in self._variables.items()}
         self._first = {name: torch.zeros_like(w) for name, w in self._w.items()}
         self._second = torch.zeros_like(self._unit)
-        self._gains = torch.zeros(len(self._w), len(self._unit), dtype=torch.float64, device=self._unit.device)
-        self._correction = torch.ones_like(self._gains)
         self._reached = torch.zeros_like(self._unit, dtype=torch.bool)
         self._constants = torch.zeros_like(self._unit)
         self._outside = torch.zeros_like(self._rows)
@@ -123,7 +113,7 @@ class Penalty:
         self._constants = self._constants * torch.where(self._outside > PATIENCE, RISE, 1)
         self._steps += 1
         push = torch.where(scored.reached, 0, self._constants)
-        weights = self._weights(x, gradients)
+        weights = self._weights(x)
         downhills: dict[str, Tensor] = {}
         for weight, (name, ball) in zip(weights, region.balls.items(), strict=True):
             moved = x[name] - ball.center
@@ -144,7 +134,6 @@ class Penalty:
             self._w[name] = self._w[name].index_select(0, kept)
             self._first[name] = self._first[name].index_select(0, kept)
         self._rows, self._unit, self._second = self._rows[kept], self._unit[kept], self._second[kept]
-        self._gains, self._correction = self._gains[:, kept], self._correction[:, kept]
         self._reached, self._constants = self._reached[kept], self._constants[kept]
         self._outside = self._outside[kept]
         self._variables = {name: Variable(ball) for name, ball in self._search.region.balls.items()}
@@ -171,23 +160,16 @@ class Penalty:
     def _values(self) -> dict[str, Tensor]:
         return {name: variable.value(self._w[name]) for name, variable in self._variables.items()}
 
-    def _weights(self, x: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Tensor:
-        """The modalities' weights a_m, (M, b) float64."""
+    def _weights(self, x: Mapping[str, Tensor]) -> Tensor:
+        """The derivative of the squared size by each modality's squared share, (M, b) float64."""
         region = self._search.region
-        if region.kind == "shared" or len(x) == 1:
-            return torch.ones_like(self._gains)
-        gains = torch.stack([ball.gain(gradients[name]).double() for name, ball in region.balls.items()])
-        gains = gains / gains.sum(dim=0).clamp(min=TINY)
-        self._gains = gains if self._steps == 1 else torch.lerp(self._gains, gains, BALANCE_RATE)
         shares = torch.stack([ball.measure(x[name]) / ball.radius for name, ball in region.balls.items()])
+        if region.kind == "shared" or len(shares) == 1:
+            return torch.ones_like(shares)
         shares = shares.nan_to_num(posinf=0).clamp(min=TINY)
-        off = (shares / shares.mean(dim=0)).clamp(0.1, 10) ** CORRECTION_RATE
-        self._correction = (self._correction * off).clamp(1 / MAX_CORRECTION, MAX_CORRECTION)
-        weights = self._gains * self._correction
-        weights = weights / weights.sum(dim=0).clamp(min=TINY)
         relative = shares / shares.amax(dim=0)
-        whole = (weights * relative**POWER).sum(dim=0).clamp(min=TINY)
-        return weights * relative ** (POWER - 2) * whole ** (2 / POWER - 1)
+        whole = (relative**POWER).sum(dim=0)
+        return relative ** (POWER - 2) * whole ** (2 / POWER - 1)
 
     def _move(self, downhills: Mapping[str, Tensor], length: Tensor) -> None:
         balls = self._search.region.balls

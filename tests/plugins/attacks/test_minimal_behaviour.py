@@ -188,6 +188,16 @@ def test_a_clip_without_progress_leaves_the_search(av_model, av_batch):
     assert (hasty.size / patient.size).median() < 1.3
 
 
+def test_each_clip_leaves_the_search_by_its_own_progress(av_model, av_batch):
+    batch = labelled(av_model, av_batch)
+    attack = CW(patience=8, searches=1, steps=40, learning_rate=0.5, classes=2, trim=0)
+    _, _, together = attacked(attack, av_model, batch, L2)
+    assert len(together.queries.unique()) > 2
+    for position in range(12):
+        _, _, alone = attacked(attack, av_model, batch.select(torch.tensor([position])), L2)
+        assert alone.queries[0] == together.queries[position]
+
+
 def test_constants_are_bracketed_clip_by_clip():
     bracket = Bracket(torch.ones(3, dtype=torch.float64))
     wished = torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64)
@@ -215,6 +225,8 @@ def test_the_variable_moves_off_the_bounds_and_stands_for_the_clean_clip_to_the_
     moved = variable.value(variable.moved(w, inward)) - ball.center
     assert ((moved / inward) > 0.5).all()
     assert torch.equal(variable.value(variable.moved(w, -inward)), ball.center)
+    there_and_back = variable.moved(variable.moved(w, -100 * inward), inward)
+    assert torch.equal(there_and_back, variable.moved(w, inward))
     assert (variable.open(w, -inward) == 0).all()
     assert torch.equal(variable.open(w, inward), inward)
 
@@ -236,6 +248,32 @@ def test_the_trim_finds_the_boundary_between_the_clean_clip_and_a_success(linear
     assert (search.size < 0.9 * scored.size).all()
     assert (distance <= 0).all()
     assert (distance > -0.01 * scored.distance.abs()).all()
+
+
+def test_a_success_that_is_lost_when_scored_again_is_a_failure_and_clean(av_model, av_batch):
+    batch = labelled(av_model, av_batch)
+    tiny = {name: {"norm": "l2", "eps": 1e-4} for name in L2}
+    victim = Victim(av_model, media=MEDIA, task="single-label")
+    with victim.frozen(), torch.no_grad():
+        bound = victim.bind(batch, ThreatModel.model_validate(tiny))
+        search = Search(bound)
+        search.best["audio"] += 1e-6
+        search.size[:] = 0.5
+        result = search.result()
+    assert not result.success.any()
+    assert torch.equal(result.inputs["audio"], bound.clean["audio"])
+
+
+def test_what_is_found_in_bfloat16_counts_once_it_is_confirmed(av_model, av_batch, monkeypatch):
+    batch = labelled(av_model, av_batch)
+    victim = Victim(av_model, media=MEDIA, task="single-label", precision="bf16-mixed")
+    with victim.frozen(), torch.no_grad():
+        search = Search(victim.bind(batch, ThreatModel.model_validate(L2)))
+        far = {name: 1 - x if name == "video" else -x for name, x in batch.inputs.items()}
+        assert search.score(far, 0.0).reached.any()
+        clean = search.victim.confirm(search.victim.clean)
+        monkeypatch.setattr(type(search.victim), "confirm", lambda self, x: clean)
+        assert not search.score(far, 0.0).reached.any()
 
 
 def test_the_smooth_distance_bounds_the_plain_one_and_comes_to_it():
