@@ -37,7 +37,9 @@ engine: {batch_size: 8}
 """
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["single-label", "multi-label"])
+@pytest.fixture(
+    scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["single-label", "multi-label"]
+)
 def ran(request, tmp_path_factory, run_command):
     folder = tmp_path_factory.mktemp("suite")
     spec = folder / "suite.yaml"
