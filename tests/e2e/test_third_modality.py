@@ -25,7 +25,8 @@ def test_depth_trains_fuses_and_is_attacked(tmp_path: Path, run_command, last_js
 
 def test_the_core_names_no_modality() -> None:
     core = Path(__file__).parents[2] / "avrobust_core"
-    modules = list(core.rglob("*.py"))
+    # The conformance kit is no part of a study: its examples need modalities, and those have names.
+    modules = [path for path in core.rglob("*.py") if "testing" not in path.relative_to(core).parts]
     assert len(modules) > 20
     for path in modules:
         for node in ast.walk(ast.parse(path.read_text())):
