@@ -120,7 +120,8 @@ def summarise(clean: Predictions, outcomes: Sequence[Outcome], intervals: Interv
             "attacked": list(outcome.modalities),
             "bounded": outcome.bounded,
             "queries": float(predictions.queries.mean()),
-            "norms": {name: float(norms.mean()) for name, norms in sorted(predictions.norms.items())},
+            # Four digits: the last bits move with the batches, and results must not.
+            "norms": {name: float(f"{norms.mean():.4g}") for name, norms in sorted(predictions.norms.items())},
         }
         success.setdefault(attack, {})[threat] = _success(clean, outcome, survived, intervals).to_json()
         surviving[threat] = surviving.get(threat, clean.correct) & survived
