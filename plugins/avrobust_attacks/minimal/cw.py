@@ -4,10 +4,10 @@ from typing import ClassVar
 
 import torch
 
+from avrobust_attacks.minimal.attack import MinimalAttack
 from avrobust_attacks.minimal.penalty import Bracket, Penalty
 from avrobust_attacks.minimal.search import Search, nearest_boundary
 from avrobust_attacks.minimal.shrinking import Shrinking
-from avrobust_core import Attack, AttackResult, BoundVictim
 
 LEAST_PROGRESS = 1e-3
 """A smaller success counts as progress if it is smaller by this share."""
@@ -16,7 +16,7 @@ STEPS_BETWEEN_WAITS = 5
 """How often clips that are done leave the search: to ask waits for the device."""
 
 
-class CW(Attack):
+class CW(MinimalAttack):
     """The attack of Carlini and Wagner (2017, arXiv 1608.04644), l2 and linf: which one, the threat's norms decide.
 
     l2, on any region of l2 balls: minimises size^2 + c max(distance, 0) by Adam, for a constant c of each clip's own,
@@ -31,7 +31,7 @@ class CW(Attack):
     Both start at the nearest boundary of the linearised model (`nearest_boundary`), take the distance to the goal with
     a smooth maximum over classes that sharpens as the search goes on (`softened`), and end with the trim of the
     smallest success. The perturbation's size is that of the region: the largest of the modalities' shares of their
-    radii, or in a shared region the root of the sum of their squares. A warm start is not used.
+    radii, or in a shared region the root of the sum of their squares.
 
     Args:
         searches: constants tried.
@@ -43,32 +43,17 @@ class CW(Attack):
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"l2", "linf"})
-    minimal = True
 
     def __init__(
         self, *, searches: int, steps: int, learning_rate: float, patience: int, classes: int, trim: int
     ) -> None:
+        super().__init__(classes=classes, trim=trim)
         self.searches = searches
         self.steps = steps
         self.learning_rate = learning_rate
         self.patience = patience
-        self.classes = classes
-        self.trim = trim
 
-    @torch.no_grad()
-    def __call__(self, victim: BoundVictim) -> AttackResult:
-        """Attack the clips of `victim`; see the class.
-
-        Raises:
-            AvrobustError: if a loss or gradient is not finite, or no gradient reaches the attacked modalities.
-        """
-        search = Search(victim)
-        if len(search.victim):
-            self._search(search)
-            search.trim(self.trim)
-        return search.result()
-
-    def _search(self, search: Search) -> None:
+    def look(self, search: Search) -> None:
         everyone = search.positions
         region = search.region
         estimate = nearest_boundary(search, self.classes)

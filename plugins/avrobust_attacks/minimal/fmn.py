@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from avrobust_attacks.minimal.attack import SteppedSizes
 from avrobust_attacks.minimal.search import (
     TINY,
     Momentum,
@@ -16,7 +17,7 @@ from avrobust_attacks.minimal.search import (
     nearest_boundary,
     per_clip,
 )
-from avrobust_core import Attack, AttackResult, BoundVictim, Region
+from avrobust_core import Region
 
 LAST_STEP = 0.01
 """The last step's length as a share of the first one's, as in the paper."""
@@ -29,7 +30,7 @@ VERTICES = frozenset({"l1", "l0"})
 """The norms whose balls have vertices along the axes."""
 
 
-class FMN(Attack):
+class FMN(SteppedSizes):
     """Fast minimum-norm attack (Pintor et al., NeurIPS 2021, arXiv 2102.12827), on any region.
 
     Each step takes one joint gradient and sets the clip's size: until the goal is first reached, to the
@@ -41,46 +42,12 @@ class FMN(Attack):
     (`moved`), gradients are those of the distance with a smooth maximum over classes, which sharpens as the search
     goes on (`softened`), and have momentum; the search begins at the nearest boundary of the linearised model
     (`nearest_boundary`), the size never exceeds 1, the region itself, and the smallest success is trimmed at the end.
-    A warm start is not used.
 
-    Args:
-        steps: gradients after the first-order start.
-        step_size: length of the first step as a share of the present size; it falls along a cosine.
-        gamma: share by which the size changes at the first step; it falls along a cosine.
-        start: the first size, over that at which the nearest boundary is expected.
-        momentum: share of the running mean of gradients that each step keeps.
-        classes: other classes whose boundaries the start compares, each at the cost of one backward pass.
-        trim: forward passes of the bisection at the end.
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
-    minimal = True
 
-    def __init__(
-        self, *, steps: int, step_size: float, gamma: float, start: float, momentum: float, classes: int, trim: int
-    ) -> None:
-        self.steps = steps
-        self.step_size = step_size
-        self.gamma = gamma
-        self.start = start
-        self.momentum = momentum
-        self.classes = classes
-        self.trim = trim
-
-    @torch.no_grad()
-    def __call__(self, victim: BoundVictim) -> AttackResult:
-        """Attack the clips of `victim`; see the class.
-
-        Raises:
-            AvrobustError: if a loss or gradient is not finite, or no gradient reaches the attacked modalities.
-        """
-        search = Search(victim)
-        if len(search.victim):
-            self._search(search)
-            search.trim(self.trim)
-        return search.result()
-
-    def _search(self, search: Search) -> None:
+    def look(self, search: Search) -> None:
         region = search.region
         estimate = nearest_boundary(search, self.classes)
         quantum = counting_quantum(region)
