@@ -1,7 +1,7 @@
 """One attack on one batch, under one threat and over a range of its budgets: carried out, verified, summed up."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -150,6 +150,24 @@ class _State:
 
     def attacked(self, bound: BoundVictim) -> Attacked:
         return Attacked(self.inputs, self.logits, self.success, self.norms, self.factor, bound.queries)
+
+
+def prepared(victim: Victim, run: AttackRun, batches: Callable[[], Iterable[Batch]]) -> AttackRun:
+    """The run with its attack shown the clips that it must see first; the run itself where there are none.
+
+    Args:
+        victim: frozen.
+        run: as asked for.
+        batches: gives all those clips, in batches of the size that the attack's preparation states.
+    """
+    if run.attack.preparation is None:
+        return run
+
+    def victims() -> Iterator[BoundVictim]:
+        for batch in batches():
+            yield victim.bind(batch, run.threat, run.aim)
+
+    return replace(run, attack=run.attack.prepare(victims))
 
 
 def refuse_norms(name: str, attack: Attack, threat_name: str, threat: ThreatModel) -> None:

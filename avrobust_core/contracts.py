@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avrobust_core.batches import Batch, Clip, Encoded
+from avrobust_core.errors import AvrobustError
 from avrobust_core.media import MediaSpec, Task
 from avrobust_core.statistics import Estimate
 
@@ -162,7 +163,9 @@ class Attack(ABC):
         Args:
             victims: gives all clips asked for, bound batch by batch; may be called again for another pass.
         """
-        raise NotImplementedError(f"{type(self).__name__} has a preparation, but no way to prepare")
+        raise AvrobustError(
+            f"{type(self).__name__} has a preparation, but does not override `prepare`: a plugin's fault"
+        )
 
     @abstractmethod
     def __call__(self, victim: "BoundVictim") -> AttackResult:

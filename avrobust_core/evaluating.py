@@ -1,24 +1,24 @@
 """The Python face: attack any module from a dict of modalities to logits, with verified results and intervals."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.attacking import AttackRun, refuse_norms
+from avrobust_core.attacking import AttackRun, prepared, refuse_norms
 from avrobust_core.batches import Batch
 from avrobust_core.budgets import ThreatModel
-from avrobust_core.contracts import Attack, Metric, Subject
+from avrobust_core.contracts import Attack, Metric
 from avrobust_core.errors import DataError
-from avrobust_core.goals import Aim
 from avrobust_core.media import MediaSpec, Task
 from avrobust_core.spec.model import AttackEntry
+from avrobust_core.study.building import entry_aim
 from avrobust_core.study.evaluation import MicroBatches, Predictions, from_table, to_table
-from avrobust_core.study.results import Intervals, Outcome, measurement_to_json, summarise
-from avrobust_core.victim import AttackPrecision, BoundVictim, Victim
+from avrobust_core.study.results import Intervals, Outcome, measurement_to_json, subject_of, summarise
+from avrobust_core.victim import AttackPrecision, Victim
 
 if TYPE_CHECKING:
     from avrobust_core.registry import Registry
@@ -222,9 +222,7 @@ def _outcome(
     threat: ThreatModel,
     classes: tuple[str, ...],
 ) -> Outcome:
-    if entry.target is not None and entry.target not in classes:
-        raise DataError(f"attack {name!r} aims at the class {entry.target!r}; the classes are: {', '.join(classes)}")
-    aim = Aim(entry.goal, None if entry.target is None else classes.index(entry.target))
+    aim = entry_aim(name, entry, classes)
     run = AttackRun(name, attack, threat, aim, entry.factors)
     preparation = attack.preparation
     if preparation is not None:
@@ -233,12 +231,7 @@ def _outcome(
                 f"attack {name!r} asks to see the split {preparation.split!r} first, but a loader has no splits: "
                 "configure it for the clips that are attacked"
             )
-
-        def victims() -> Iterator[BoundVictim]:
-            for batch in rebatched(read.batches(), preparation.batch_size):
-                yield victim.bind(batch, threat, aim)
-
-        run = replace(run, attack=attack.prepare(victims))
+        run = prepared(victim, run, lambda: rebatched(read.batches(), preparation.batch_size))
     predictions = read.predictions(victim, run)
     return Outcome(
         name,
@@ -270,15 +263,5 @@ def _measure(
     if metric.under_attack:
         runs += [(outcome.attack, outcome.threat, outcome.predictions) for outcome in outcomes]
     for attack, threat, predictions in runs:
-        subject = Subject(
-            ids=predictions.ids,
-            logits=predictions.logits,
-            targets=predictions.targets,
-            classes=classes,
-            task=task,
-            confidence=intervals.confidence,
-            resamples=intervals.resamples,
-            seed=intervals.seed,
-        )
-        found = measurement_to_json(metric.measure(subject))
+        found = measurement_to_json(metric.measure(subject_of(predictions, classes, task, intervals)))
         yield {"metric": name, "attack": attack, "threat": threat} | found

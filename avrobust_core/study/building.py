@@ -1,17 +1,19 @@
 """From a valid spec to live objects: the data set, models, attacks, metrics; and their identities."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from avrobust_core.components import Config
 from avrobust_core.contracts import Attack, Augmentation, Dataset, Encoder, Fusion, Metric
-from avrobust_core.errors import ComponentError
+from avrobust_core.errors import ComponentError, DataError
+from avrobust_core.goals import Aim
 from avrobust_core.model import AVModel
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.registry import Offer, Registry
 from avrobust_core.spec.cells import modality_of
-from avrobust_core.spec.model import ComponentRef, ModelEntry, Spec, TrainingEntry
+from avrobust_core.spec.model import AttackEntry, ComponentRef, ModelEntry, Spec, TrainingEntry
+from avrobust_core.suggest import closest
 
 _BASES: Mapping[str, type[Any]] = {
     "dataset": Dataset,
@@ -129,3 +131,20 @@ class Builder:
             "training": regime,
             "precision": self.spec.engine.precision,
         }
+
+
+def entry_aim(name: str, entry: AttackEntry, classes: Sequence[str]) -> Aim:
+    """What an attack of a spec aims at, its target class looked up by name.
+
+    Raises:
+        DataError: if there is no such class.
+    """
+    if entry.target is None:
+        return Aim(entry.goal)
+    if entry.target not in classes:
+        near = closest(entry.target, classes)
+        raise DataError(
+            f"attack {name!r} aims at the class {entry.target!r}, which the data set does not have"
+            + (f"; did you mean {' or '.join(near)}?" if near else f"; it has: {', '.join(classes)}")
+        )
+    return Aim(entry.goal, classes.index(entry.target))

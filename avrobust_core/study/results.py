@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from avrobust_core.contracts import Dataset, Measurement
+from avrobust_core.contracts import Dataset, Measurement, Subject
 from avrobust_core.errors import RunError
 from avrobust_core.goals import Aim
+from avrobust_core.media import Task
 from avrobust_core.randomness import derive_seed
 from avrobust_core.spec.model import EvaluationSection
 from avrobust_core.statistics import Estimate, bootstrap, bootstrap_mean, weighted_median
@@ -175,6 +176,20 @@ def _front(clean: Predictions, outcome: Outcome, intervals: Intervals) -> list[d
         budget = {name: share * size.value if found else None for name, share in shares.items()}
         points.append({"direction": dict(shares), "median_size": size.to_json(), "budget": budget})
     return points
+
+
+def subject_of(predictions: Predictions, classes: tuple[str, ...], task: Task, intervals: Intervals) -> Subject:
+    """What a metric is given of one evaluation."""
+    return Subject(
+        ids=predictions.ids,
+        logits=predictions.logits,
+        targets=predictions.targets,
+        classes=classes,
+        task=task,
+        confidence=intervals.confidence,
+        resamples=intervals.resamples,
+        seed=intervals.seed,
+    )
 
 
 def measurement_to_json(measurement: Measurement) -> dict[str, Any]:

@@ -2,32 +2,36 @@
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
 
-from avrobust_core.attacking import AttackRun, refuse_norms
+from avrobust_core.attacking import AttackRun, prepared, refuse_norms
 from avrobust_core.batches import Batch
-from avrobust_core.contracts import Subject
 from avrobust_core.errors import AvrobustError, ComponentError, DataError
 from avrobust_core.goals import Aim
 from avrobust_core.model import AVModel
 from avrobust_core.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study import evaluation as evaluating
-from avrobust_core.study.building import Builder, Part
+from avrobust_core.study.building import Builder, Part, entry_aim
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.loading import Skipped, read_batches, select
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation, plan, why_stale
 from avrobust_core.study.provenance import lock
-from avrobust_core.study.results import Intervals, Outcome, measurement_to_json, summarise, write_samples
+from avrobust_core.study.results import (
+    Intervals,
+    Outcome,
+    measurement_to_json,
+    subject_of,
+    summarise,
+    write_samples,
+)
 from avrobust_core.study.store import digest, exclusive, read_json, remove_leftovers, write_json, write_text
 from avrobust_core.study.training import Fit, load_weights
-from avrobust_core.suggest import closest
-from avrobust_core.victim import BoundVictim, Victim
+from avrobust_core.victim import Victim
 
 RESULT_FORMAT = 1
 """The version of result.json."""
@@ -219,16 +223,7 @@ class _Run:
         return outcomes
 
     def _aim(self, attack: str) -> Aim:
-        entry = self.spec.attacks[attack]
-        if entry.target is None:
-            return Aim(entry.goal)
-        if entry.target not in self.dataset.classes:
-            near = closest(entry.target, self.dataset.classes, 3)
-            raise DataError(
-                f"attack {attack!r} aims at the class {entry.target!r}, which the data set does not have"
-                + (f"; did you mean {' or '.join(near)}?" if near else "")
-            )
-        return Aim(entry.goal, self.dataset.classes.index(entry.target))
+        return entry_aim(attack, self.spec.attacks[attack], self.dataset.classes)
 
     def _fit(self, cell: PlannedCell, label: str) -> dict[str, Any]:
         path = cell.folder / "fit.json"
@@ -339,15 +334,15 @@ class _Run:
         clips = self.selection if split == section.split else select(self.dataset, split)
         skipped = Skipped(self.dataset)
 
-        def victims() -> Iterator[BoundVictim]:
+        def batches() -> Iterator[Batch]:
             for batch in self._read(split, clips.chunks(preparation.batch_size), skipped):
                 if batch is not None:
-                    yield victim.bind(batch.to(self.fabric.device), run.threat, run.aim)
+                    yield batch.to(self.fabric.device)
 
         with victim.frozen():
-            attack = run.attack.prepare(victims)
+            ready = prepared(victim, run, batches)
         self.skipped.merge(skipped.by_split)
-        return replace(run, attack=attack)
+        return ready
 
     def _read(self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped) -> Iterator[Batch | None]:
         return read_batches(
@@ -385,16 +380,7 @@ class _Run:
         }
         path = cell.folder / "measurements" / f"{digest(identity)}.json"
         if not path.exists() and self.fabric.is_global_zero:
-            subject = Subject(
-                ids=predictions.ids,
-                logits=predictions.logits,
-                targets=predictions.targets,
-                classes=self.dataset.classes,
-                task=self.dataset.task,
-                confidence=self.intervals.confidence,
-                resamples=self.intervals.resamples,
-                seed=self.intervals.seed,
-            )
+            subject = subject_of(predictions, self.dataset.classes, self.dataset.task, self.intervals)
             write_json(path, measurement_to_json(measure(subject)))
         self.fabric.barrier()
         found: dict[str, Any] = read_json(path)

@@ -250,7 +250,7 @@ class LinearProblem:
     def _downhill(self, name: str, budget: Budget) -> tuple[Tensor, Tensor]:
         """Each margin's slope in each sample, and how far that sample may move downhill: (B * K, n) both."""
         if budget.needs_time or budget.space != "input":
-            raise NotImplementedError("closed forms are of budgets on the whole raw input, without regard to time")
+            raise ValueError("closed forms are of budgets on the whole raw input, without regard to time")
         x = self.batch.inputs[name].double().flatten(1).unsqueeze(1)
         slope = torch.zeros(len(x), len(self.oracle.bias), x.shape[2], dtype=torch.float64)
         if name in self.oracle.modalities:

@@ -137,5 +137,5 @@ def test_logits_of_a_clip_do_not_depend_on_its_batch_mates_by_one_bit():
 
 def test_budgets_that_speak_of_time_are_refused():
     problem = make_problem(seed=10)
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(ValueError, match="closed forms are of budgets on the whole raw input"):
         problem.smallest_size(ThreatModel.of({"audio": Budget(eps=0.1, frames=((0, 2),))}))
