@@ -102,28 +102,28 @@ def _sweep(batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run
     alive = torch.arange(len(batch), device=bound.device)
     current = dict(bound.clean)
     for number, factor in enumerate(run.factors):
-        part = bound if factor == 1 else bound.scaled(factor)
-        if number:
-            part = bound.scaled(factor, start=current)
+        if not len(alive):
+            break
+        first = number == 0
+        part = bound if first and factor == 1 else bound.scaled(factor, start=None if first else current)
         part_batch, part_pristine = batch, pristine
         if len(alive) < len(batch):
             part = part.select(alive)
             part_batch = batch.select(alive)
             part_pristine = {name: x.index_select(0, alive) for name, x in pristine.items()}
-        if len(alive):
-            result = run.attack(part)
-            verdict = verify(run.name, part_batch, part_pristine, part, result, bounded=run.attack.bounded)
-            if state is None:
-                state = _State(bound, len(batch), verdict.logits)
-            state.factor[alive] = torch.minimum(
-                state.factor[alive], torch.where(verdict.success, factor, torch.inf).to(torch.float64)
-            )
-            if factor <= 1:
-                state.take(alive, result.inputs, verdict, torch.ones_like(verdict.success))
-            for name, x in (result.last or result.inputs).items():
-                current[name] = current[name].index_copy(0, alive, x)
-            if bound.task == "single-label":
-                alive = alive[~verdict.success]
+        result = run.attack(part)
+        verdict = verify(run.name, part_batch, part_pristine, part, result, bounded=run.attack.bounded)
+        if state is None:
+            state = _State(bound, len(batch), verdict.logits)
+        state.factor[alive] = torch.minimum(
+            state.factor[alive], torch.where(verdict.success, factor, torch.inf).to(torch.float64)
+        )
+        if factor <= 1:
+            state.take(alive, result.inputs, verdict, torch.ones_like(verdict.success))
+        for name, x in (result.last or result.inputs).items():
+            current[name] = current[name].index_copy(0, alive, x)
+        if bound.task == "single-label":
+            alive = alive[~verdict.success]
     assert state is not None
     return state.attacked(bound)
 

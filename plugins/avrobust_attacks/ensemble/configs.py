@@ -1,11 +1,28 @@
 """The ensemble's configuration; free of torch."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
+from avrobust_attacks.blackbox import offers as blackbox
+from avrobust_attacks.gradient import offers as gradient
 from avrobust_attacks.gradient.configs import LossName
-from avrobust_core import Config
+from avrobust_attacks.minimal import offers as minimal
+from avrobust_core import Component, Config, Registry
+
+STANDARD: tuple[tuple[str, Mapping[str, object]], ...] = (
+    ("pgd", MappingProxyType({"steps": 20})),
+    ("pgd", MappingProxyType({"steps": 20, "loss": "targeted"})),
+    ("apgd", MappingProxyType({"steps": 100, "loss": "ce"})),
+    ("apgd", MappingProxyType({"steps": 100, "loss": "dlr"})),
+    ("apgd", MappingProxyType({"steps": 100, "loss": "targeted"})),
+    ("fmn", MappingProxyType({})),
+    ("square", MappingProxyType({})),
+)
+"""The members where none are named: AutoAttack's (Croce and Hein 2020) with FMN for FAB, after two cheap ones
+that leave little to do."""
 
 
 class Member(Config):
@@ -32,3 +49,27 @@ class EnsembleConfig(Config):
     fmn and square."""
     loss: LossName = "ce"
     """With several labels per clip: the loss by which the strongest of the members' results is chosen."""
+
+    def components(self) -> list[tuple[str, Component[Any, Any], Config]]:
+        """Each member's name, its component and its configuration: named ones are looked up in the registry.
+
+        Raises:
+            ComponentError: if a member is not installed, or its configuration does not fit.
+        """
+        if self.members is None:
+            own = {offer.name: offer for offers in (gradient, minimal, blackbox) for offer in offers.OFFERS}
+            return [(name, own[name], own[name].config(**settings)) for name, settings in STANDARD]
+        registry = Registry.discover()
+        found = []
+        for member in self.members:
+            offer, configured = registry.configure("attack", member.use, member.settings)
+            found.append((member.use, offer.component, configured))
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        """With the members' own versions: when results of one change, those of the ensemble do."""
+        members = [
+            {"component": name, "version": component.version, "config": settings.identity()}
+            for name, component, settings in self.components()
+        ]
+        return super().identity() | {"members": members}

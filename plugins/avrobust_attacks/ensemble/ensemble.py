@@ -69,16 +69,17 @@ def _first_to_succeed(victim: BoundVictim, members: Sequence[Attack]) -> AttackR
         result = member(part)
         _put(inputs, alive, result.inputs, result.success)
         success[alive] = result.success
-        if result.last is not None:
-            distance = part.goal.distance(part.confirm(result.last)).float()
-            nearer = ~result.success & (distance < left[alive])
-            _put(last, alive, result.last, nearer)
-            left[alive] = torch.where(nearer, distance, left[alive])
         going_on = (~result.success).nonzero().squeeze(1)
         alive = alive[going_on]
         if not len(alive):
             break
         part = part.select(going_on)
+        if result.last is not None:
+            end = {name: x.index_select(0, going_on) for name, x in result.last.items()}
+            distance = part.goal.distance(part.confirm(end)).float()
+            nearer = distance < left[alive]
+            _put(last, alive, end, nearer)
+            left[alive] = torch.where(nearer, distance, left[alive])
     for name, x in last.items():
         x[success] = victim.clean[name][success]
     return AttackResult(inputs, success, last=last)

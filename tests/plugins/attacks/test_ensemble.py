@@ -197,7 +197,7 @@ def test_the_standard_members_are_those_of_autoattack_after_cheap_ones():
 
 def test_its_identity_tells_members_apart():
     one, two = (EnsembleConfig(members=[{"use": "pgd", "with": {"steps": n}}]).identity() for n in (3, 4))
-    assert one["members"] == [{"use": "pgd", "with": {"steps": 3}}]
+    assert [(member["component"], member["config"]["steps"]) for member in one["members"]] == [("pgd", 3)]
     assert one != two
     for wrong in ({"members": []}, {"members": [{"with": {}}]}, {"loss": "mse"}):
         with pytest.raises(ValidationError):
@@ -207,3 +207,13 @@ def test_its_identity_tells_members_apart():
 def test_it_is_installed():
     offer = Registry.discover().resolve("attack", "ensemble")
     assert offer.component.config.model_validate(offer.component.example)
+
+
+def test_what_an_ensemble_is_includes_the_versions_of_its_members():
+    standard = EnsembleConfig().identity()
+    assert [member["component"] for member in standard["members"]].count("apgd") == 3
+    assert all(member["version"] >= 1 for member in standard["members"])
+    named = EnsembleConfig.model_validate({"members": ["fgsm", {"use": "pgd", "with": {"steps": 10}}]}).identity()
+    versions = {offer.component.name: offer.component.version for offer in Registry.discover().offers("attack")}
+    assert [member["version"] for member in named["members"]] == [versions["fgsm"], versions["pgd"]]
+    assert named["members"][1]["config"]["steps"] == 10
