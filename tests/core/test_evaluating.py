@@ -1,5 +1,8 @@
 """`evaluate`: any module from a dict of modalities to logits is attacked, verified and summed up with intervals."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -156,6 +159,15 @@ def test_a_target_class_is_named_by_its_name(model, data):
 
 def test_an_attack_that_must_see_the_clips_is_shown_all_of_them(model, data):
     assert run(model, pairs(data), attacks={"counting": Counting()}).outcomes[0].predictions.ids[-1] == "29"
+
+
+def test_the_readme_shows_what_works(model, data, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    exec(example, {"model": model, "loader": pairs(data)})
+    shown = capsys.readouterr().out
+    assert "pgd on both" in shown
+    assert "fmn on both" in shown
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 30, 100])
