@@ -1,7 +1,7 @@
 """The Python face: attack any module from a dict of modalities to logits, with verified results and intervals."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,9 +13,10 @@ from avrobust_core.batches import Batch
 from avrobust_core.budgets import ThreatModel
 from avrobust_core.contracts import Attack, Metric
 from avrobust_core.errors import DataError
+from avrobust_core.fronts import directions, tilted
 from avrobust_core.media import MediaSpec, Task
 from avrobust_core.spec.model import AttackEntry
-from avrobust_core.study.building import entry_aim
+from avrobust_core.study.building import entry_aim, refuse_front
 from avrobust_core.study.evaluation import MicroBatches, Predictions, from_table, to_table
 from avrobust_core.study.results import Intervals, Outcome, measurement_to_json, subject_of, summarise
 from avrobust_core.victim import AttackPrecision, Victim
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from avrobust_core.registry import Registry
 
 Asked = str | Attack | Mapping[str, Any]
-"""An attack: a component's name; an attack that is built already; or a map as in a spec: use, with, goal, curve."""
+"""An attack: a component's name; one that is built already; or a map as in a spec: use, with, goal, curve, front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def evaluate(
     registry = registry or _installed()
     parts = {name: _attack(name, asked, registry) for name, asked in _named(attacks).items()}
     for name, (attack, entry) in parts.items():
+        refuse_front(name, entry, attack)
         for threat_name in _threats(name, entry, applied):
             refuse_norms(name, attack, threat_name, applied[threat_name])
     with victim.frozen():
@@ -233,6 +235,8 @@ def _outcome(
             )
         run = prepared(victim, run, lambda: rebatched(read.batches(), preparation.batch_size))
     predictions = read.predictions(victim, run)
+    points = () if entry.front is None or len(threat.modalities) != 2 else directions(threat.modalities, entry.front)
+    front = [(shares, read.predictions(victim, replace(run, threat=tilted(threat, shares)))) for shares in points]
     return Outcome(
         name,
         threat_name,
@@ -242,6 +246,7 @@ def _outcome(
         factors=run.factors,
         minimal=attack.minimal,
         bounded=attack.bounded,
+        front=front,
     )
 
 

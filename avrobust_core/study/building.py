@@ -133,6 +133,19 @@ class Builder:
         }
 
 
+def refuse_front(name: str, entry: AttackEntry, attack: Attack) -> None:
+    """Refuse a front of an attack that does not look for the smallest perturbation.
+
+    Raises:
+        ComponentError: names the attack.
+    """
+    if entry.front is not None and not attack.minimal:
+        raise ComponentError(
+            f"attack {name!r} asks for a front, but {entry.use} does not look for the smallest perturbation; "
+            "use one that does, such as fmn, or leave out `front`"
+        )
+
+
 def entry_aim(name: str, entry: AttackEntry, classes: Sequence[str]) -> Aim:
     """What an attack of a spec aims at, its target class looked up by name.
 

@@ -9,13 +9,13 @@ from lightning_fabric import Fabric
 
 from avrobust_core.attacking import AttackRun, prepared, refuse_norms
 from avrobust_core.batches import Batch
-from avrobust_core.errors import AvrobustError, ComponentError, DataError
+from avrobust_core.errors import AvrobustError, DataError
 from avrobust_core.goals import Aim
 from avrobust_core.model import AVModel
 from avrobust_core.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study import evaluation as evaluating
-from avrobust_core.study.building import Builder, Part, entry_aim
+from avrobust_core.study.building import Builder, Part, entry_aim, refuse_front
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.loading import Skipped, read_batches, select
@@ -141,11 +141,7 @@ class _Run:
                     refuse_norms(evaluation.attack, attack, str(evaluation.threat), evaluation.applied)
         for name, entry in self.spec.attacks.items():
             self._aim(name)
-            if entry.front is not None and not self.attacks[name].minimal:
-                raise ComponentError(
-                    f"attack {name!r} asks for a front, but {entry.use} does not look for the smallest perturbation; "
-                    "use one that does, such as fmn, or leave out `front`"
-                )
+            refuse_front(name, entry, self.attacks[name])
 
     def _cell(self, cell: PlannedCell, label: str) -> dict[str, Any]:
         names = {"id": cell.id, "model": cell.model, "training": cell.training, "modalities": list(cell.modalities)}

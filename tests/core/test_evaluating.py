@@ -149,6 +149,16 @@ def test_installed_attacks_are_named_or_configured_as_in_a_spec(model, data):
     assert [point["factor"] for point in summary["curves"]["quick"]["both"]] == [0.5, 1.0, 2.0]
 
 
+def test_a_front_runs_from_each_modality_alone_to_the_other(model, data):
+    attacks = {"small": {"use": "fmn", "with": {"steps": 20}, "threats": ["both"], "front": 3}}
+    wide = {"both": {"audio": {"eps": 2.0}, "video": {"eps": 1.0}}}
+    front = run(model, pairs(data), attacks=attacks, threats=wide).summary["fronts"]["small"]["both"]
+    audio, mixed, video = (point["budget"] for point in front)
+    assert audio["video"] == video["audio"] == 0
+    assert 0 < mixed["audio"] < audio["audio"]
+    assert 0 < mixed["video"] < video["video"]
+
+
 def test_a_target_class_is_named_by_its_name(model, data):
     attacks = {"aimed": {"use": "pgd", "with": {"steps": 5}, "goal": "class", "target": "owl"}}
     wide = {"both": {"audio": {"eps": 2.0}, "video": {"eps": 1.0}}}
@@ -220,6 +230,7 @@ def test_metrics_are_measured_clean_and_under_attack(model, data):
             DataError,
             "a loader has no splits",
         ),
+        ({"attacks": {"p": {"use": "pgd", "front": 3}}}, None, ComponentError, "'p' asks for a front"),
         ({}, [], DataError, "the loader gives no batch"),
         ({}, [torch.zeros(3)], DataError, "the loader gives Tensor, not a Batch"),
         ({}, [({"audio": torch.zeros(1, 1, 12)}, [0])], DataError, "targets are list"),
