@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from avrobust_core.evaluating import Evaluation, evaluate
     from avrobust_core.goals import Aim, Goal
     from avrobust_core.hookspecs import hookimpl
+    from avrobust_core.latents import Latents, LayerKind, Wanted
     from avrobust_core.media import MediaSpec, Task
     from avrobust_core.model import AVModel
     from avrobust_core.objectives import classification_loss, correct, margin
+    from avrobust_core.probing import Probe
     from avrobust_core.randomness import clip_generator, derive_seed
     from avrobust_core.regions import Region, make_ball
     from avrobust_core.registry import Registry
@@ -78,6 +80,10 @@ _HOME = {
     "ClipError": "errors",
     "DataError": "errors",
     "hookimpl": "hookspecs",
+    "Latents": "latents",
+    "LayerKind": "latents",
+    "Probe": "probing",
+    "Wanted": "latents",
     "MediaSpec": "media",
     "Task": "media",
     "AVModel": "model",
@@ -123,10 +129,13 @@ __all__ = [
     "Evaluation",
     "Fusion",
     "Goal",
+    "Latents",
+    "LayerKind",
     "Measurement",
     "MediaSpec",
     "Metric",
     "Preparation",
+    "Probe",
     "Region",
     "Registry",
     "Subject",
@@ -135,6 +144,7 @@ __all__ = [
     "TrainingStep",
     "Verdict",
     "Victim",
+    "Wanted",
     "__version__",
     "attack_batch",
     "bootstrap",

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from avrobust_core.batches import Batch, Clip, Encoded
 from avrobust_core.errors import AvrobustError
+from avrobust_core.latents import Latents, Wanted
 from avrobust_core.media import MediaSpec, Task
 from avrobust_core.statistics import Estimate
 
 if TYPE_CHECKING:
+    from avrobust_core.probing import Probe
     from avrobust_core.victim import BoundVictim
 
 
@@ -182,13 +184,17 @@ class Subject:
 
     Attributes:
         ids: the clips.
-        logits: (N, K) float32.
+        logits: (N, K) float32; (N, 0) where only embeddings are known: `Metric.predictions` says whether it minds.
         targets: (N,) int64, or (N, K) float32 multi-hot.
         classes: K names.
         task: decides what `targets` is.
         confidence: of the intervals, e.g. 0.95.
         resamples: how many bootstrap resamples.
         seed: of the bootstrap.
+        split: the name of the split that is evaluated.
+        latents: by split, what the metric asked for (`Metric.latents`), of the clean clips; those of `split` are in the
+            order of `ids`.
+        probe: the model; None where the metric did not ask for it, or where there are only embeddings.
     """
 
     ids: tuple[str, ...]
@@ -199,6 +205,9 @@ class Subject:
     confidence: float = 0.95
     resamples: int = 1000
     seed: int = 0
+    split: str = "test"
+    latents: Mapping[str, Latents] = field(default_factory=dict)
+    probe: "Probe | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,22 +217,32 @@ class Measurement:
     Attributes:
         values: by name, e.g. "top-1", "map"; each with an interval.
         per_class: by name, then by class; NaN where a class has no clip to measure.
+        per_clip: by name, (N,) float in the order of the subject's ids; NaN where a clip has no value.
+        details: what a reader must know to trust the values, as JSON data: how it was computed, what was left out.
     """
 
     values: Mapping[str, Estimate]
     per_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    per_clip: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Metric(ABC):
-    """From predictions to numbers with intervals.
+    """From predictions, or from the latent space, to numbers with intervals.
 
     Attributes:
         under_attack: measured again on the predictions under each attack, not only on the clean ones.
         tasks: the tasks it is defined for; on others it is left out, and the result says so.
+        predictions: whether it reads the logits; a metric that does not can be had for bare embeddings.
+        latents: the embeddings that it asks for; the core computes them once for all metrics.
+        probes: whether it puts points of its own through the model (`Subject.probe`).
     """
 
     under_attack: ClassVar[bool] = False
     tasks: ClassVar[frozenset[Task]] = frozenset({"single-label", "multi-label"})
+    predictions: bool = True
+    latents: Sequence[Wanted] = ()
+    probes: bool = False
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measurement:
