@@ -17,7 +17,8 @@ from avrobust_core.fronts import directions, tilted
 from avrobust_core.media import MediaSpec, Task
 from avrobust_core.spec.model import AttackEntry
 from avrobust_core.study.building import entry_aim, refuse_front
-from avrobust_core.study.evaluation import MicroBatches, Predictions, from_table, to_table
+from avrobust_core.study.evaluation import Predictions, evaluate_batch, from_table
+from avrobust_core.study.parts import MicroBatches, to_table
 from avrobust_core.study.results import Intervals, Outcome, measurement_to_json, subject_of, summarise
 from avrobust_core.victim import AttackPrecision, Victim
 
@@ -154,11 +155,11 @@ class _Reader:
 
     def predictions(self, victim: Victim, run: AttackRun | None) -> Predictions:
         """What is found for every clip, clean or attacked."""
-        evaluate_part = MicroBatches(victim, run)
+        evaluate_part = MicroBatches(lambda batch: evaluate_batch(victim, batch, run))
         tables = [to_table(batch, evaluate_part(batch)) for batch in self.batches()]
         if not tables:
             raise DataError("the loader gave batches once, but not again: pass a list or a DataLoader, not an iterator")
-        return from_table(pa.concat_tables(tables).combine_chunks(), victim.task, 0.0)
+        return from_table(pa.concat_tables(tables).combine_chunks(), 0.0)
 
 
 def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:

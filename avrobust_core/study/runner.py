@@ -15,10 +15,11 @@ from avrobust_core.model import AVModel
 from avrobust_core.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study import evaluation as evaluating
+from avrobust_core.study import parts
 from avrobust_core.study.building import Builder, Part, entry_aim, refuse_front
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.loading import Skipped, read_batches, select
+from avrobust_core.study.loading import Selection, Skipped, read_batches, select
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation, plan, why_stale
 from avrobust_core.study.provenance import lock
 from avrobust_core.study.results import (
@@ -262,7 +263,7 @@ class _Run:
                 self._predict(cell, evaluation)
             self.fabric.barrier()
             if self.fabric.is_global_zero:
-                predictions, skipped = evaluating.collect(evaluation.folder, self.selection, self.dataset.task)
+                predictions, skipped = evaluating.collect(evaluation.folder, self.selection)
                 evaluating.to_parquet(predictions_path, predictions)
                 record = {
                     "identity": evaluation.identity,
@@ -271,11 +272,11 @@ class _Run:
                     "skipped": {self.selection.split: skipped},
                 }
                 write_json(record_path, record)
-                evaluating.remove_parts(evaluation.folder)
+                parts.remove(evaluation.folder)
             self.fabric.barrier()
         record = read_json(record_path)
         self.skipped.merge(record["skipped"])
-        return evaluating.from_parquet(predictions_path, self.dataset.task, record["seconds"])
+        return evaluating.from_parquet(predictions_path, record["seconds"])
 
     def _predict(self, cell: PlannedCell, evaluation: PlannedEvaluation) -> None:
         section = self.spec.evaluation
@@ -298,7 +299,14 @@ class _Run:
                 entry.factors,
             )
             run = self._prepared(victim, run)
-        mine = self.selection.share(self.fabric.global_rank, self.fabric.world_size)
+        with victim.frozen():
+            self._in_parts(
+                evaluation.folder, self.selection, lambda batch: evaluating.evaluate_batch(victim, batch, run)
+            )
+
+    def _in_parts(self, folder: Path, selection: Selection, work: parts.Work) -> None:
+        """This process's share of some work on clips; what earlier runs left is not done again."""
+        mine = selection.share(self.fabric.global_rank, self.fabric.world_size)
         skipped = Skipped(self.dataset)
         done = 0
 
@@ -307,11 +315,10 @@ class _Run:
             done += clips
             self.monitor.update(done, len(mine))
 
-        evaluating.carry_out(
-            evaluation.folder,
-            victim,
+        parts.carry_out(
+            folder,
             mine,
-            run=run,
+            work,
             batch_size=self.spec.engine.batch_size,
             read=lambda split, batches: self._read(split, batches, skipped),
             unreadable=lambda: dict(skipped.by_split.get(mine.split, {})),

@@ -6,9 +6,10 @@ import torch
 
 from avrobust_core import Attack, AttackResult, AttackRun, Batch, Budget, ThreatModel, Victim
 from avrobust_core.errors import AttackViolation, DataError
-from avrobust_core.study import evaluation
-from avrobust_core.study.evaluation import MicroBatches, carry_out, collect, evaluate_batch, from_parquet, to_parquet
+from avrobust_core.study import parts
+from avrobust_core.study.evaluation import collect, evaluate_batch, from_parquet, to_parquet
 from avrobust_core.study.loading import Skipped, read_batches, select
+from avrobust_core.study.parts import MicroBatches, carry_out
 
 
 class Step(Attack):
@@ -38,20 +39,23 @@ def _evaluate(folder: Path, dataset, model, *, batch_size=32, run=None, clips=No
             "test", tuple(selection.indices[i] for i in order), tuple(selection.ids[i] for i in order)
         )
     skipped = Skipped(dataset)
+    victim = Victim(model, media=dataset.media, task=dataset.task, seed=1)
     for rank in range(shares):
-        carry_out(
-            folder,
-            Victim(model, media=dataset.media, task=dataset.task, seed=1),
-            selection.share(rank, shares),
-            run=run,
-            batch_size=batch_size,
-            read=lambda split, batches: read_batches(dataset, split, batches, skipped=skipped, workers=0, pin=False),
-            unreadable=lambda: dict(skipped.by_split.get("test", {})),
-            device=torch.device("cpu"),
-            rank=rank,
-            tick=lambda clips: None,
-        )
-    return collect(folder, select(dataset, "test", clips), dataset.task)
+        with victim.frozen():
+            carry_out(
+                folder,
+                selection.share(rank, shares),
+                lambda batch: evaluate_batch(victim, batch, run),
+                batch_size=batch_size,
+                read=lambda split, batches: read_batches(
+                    dataset, split, batches, skipped=skipped, workers=0, pin=False
+                ),
+                unreadable=lambda: dict(skipped.by_split.get("test", {})),
+                device=torch.device("cpu"),
+                rank=rank,
+                tick=lambda clips: None,
+            )
+    return collect(folder, select(dataset, "test", clips))
 
 
 @pytest.mark.parametrize("run", [None, AttackRun("step", Step(), THREAT)])
@@ -78,7 +82,7 @@ def test_an_evaluation_stopped_in_the_middle_goes_on_to_the_same_bits(tmp_path, 
     dataset, model = blobs(corrupt=["test-1"]), new_model()
     run = AttackRun("step", Step(), THREAT)
     whole, _ = _evaluate(tmp_path / "whole", dataset, model, batch_size=3, run=run)
-    monkeypatch.setattr(evaluation, "PART_SECONDS", -1.0)  # a part after every batch
+    monkeypatch.setattr(parts, "PART_SECONDS", -1.0)  # a part after every batch
     calls = []
 
     class Stop(Step):
@@ -102,7 +106,7 @@ def test_an_evaluation_stopped_in_the_middle_goes_on_to_the_same_bits(tmp_path, 
 def test_predictions_survive_the_file(tmp_path: Path, blobs, new_model) -> None:
     found, _ = _evaluate(tmp_path, blobs(), new_model(), run=AttackRun("step", Step(), THREAT))
     to_parquet(tmp_path / "p.parquet", found)
-    again = from_parquet(tmp_path / "p.parquet", "single-label", found.seconds)
+    again = from_parquet(tmp_path / "p.parquet", found.seconds)
     for field in ("logits", "targets", "margins", "queries"):
         np.testing.assert_array_equal(getattr(again, field), getattr(found, field))
         assert getattr(again, field).dtype == getattr(found, field).dtype
@@ -171,7 +175,7 @@ def test_where_memory_runs_out_the_batch_is_halved_to_the_same_results(blobs, ne
     victim = Victim(model, media=dataset.media, task=dataset.task)
     batch = Batch.stack([dataset.read("test", i) for i in range(11)])
     cramped = Cramped(3)
-    evaluate = MicroBatches(victim, AttackRun("step", cramped, THREAT))
+    evaluate = MicroBatches(lambda part: evaluate_batch(victim, part, AttackRun("step", cramped, THREAT)))
     with victim.frozen():
         whole = evaluate_batch(victim, batch, AttackRun("step", Step(), THREAT))
         found = evaluate(batch)
@@ -187,4 +191,4 @@ def test_a_clip_that_does_not_fit_by_itself_is_an_error(blobs, new_model) -> Non
     victim = Victim(model, media=dataset.media, task=dataset.task)
     batch = Batch.stack([dataset.read("test", i) for i in range(3)])
     with victim.frozen(), pytest.raises(torch.OutOfMemoryError):
-        MicroBatches(victim, AttackRun("step", Cramped(0), THREAT))(batch)
+        MicroBatches(lambda part: evaluate_batch(victim, part, AttackRun("step", Cramped(0), THREAT)))(batch)
