@@ -166,6 +166,18 @@ def _collate(items: Sequence[Clip | ClipError]) -> tuple[Batch | None, list[Clip
     return (Batch.stack(clips) if clips else None), [item for item in items if isinstance(item, ClipError)]
 
 
+def read_clip(dataset: Dataset, split: str, index: int) -> Clip:
+    """One clip that could be read before.
+
+    Raises:
+        DataError: if it no longer can be; names it.
+    """
+    found = _Reader(dataset, split)[index]
+    if isinstance(found, ClipError):
+        raise DataError(f"clip {found.clip_id} of split {split!r} could be read before, and no longer: {found.reason}")
+    return found
+
+
 def read_batches(
     dataset: Dataset, split: str, batches: Sequence[Sequence[int]], *, skipped: Skipped, workers: int, pin: bool
 ) -> Iterator[Batch | None]:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from avrobust_core.contracts import Dataset, Measurement, Subject
 from avrobust_core.errors import RunError
 from avrobust_core.goals import Aim
+from avrobust_core.latents import Latents
 from avrobust_core.media import Task
+from avrobust_core.probing import Probe
 from avrobust_core.randomness import derive_seed
 from avrobust_core.spec.model import EvaluationSection
 from avrobust_core.statistics import Estimate, bootstrap, bootstrap_mean, weighted_median
@@ -178,7 +180,16 @@ def _front(clean: Predictions, outcome: Outcome, intervals: Intervals) -> list[d
     return points
 
 
-def subject_of(predictions: Predictions, classes: tuple[str, ...], task: Task, intervals: Intervals) -> Subject:
+def subject_of(
+    predictions: Predictions,
+    classes: tuple[str, ...],
+    task: Task,
+    intervals: Intervals,
+    *,
+    split: str = "test",
+    latents: Mapping[str, Latents] | None = None,
+    probe: Probe | None = None,
+) -> Subject:
     """What a metric is given of one evaluation."""
     return Subject(
         ids=predictions.ids,
@@ -189,6 +200,9 @@ def subject_of(predictions: Predictions, classes: tuple[str, ...], task: Task, i
         confidence=intervals.confidence,
         resamples=intervals.resamples,
         seed=intervals.seed,
+        split=split,
+        latents=latents or {},
+        probe=probe,
     )
 
 
@@ -200,6 +214,7 @@ def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
             name: {label: None if value != value else float(value) for label, value in values.items()}
             for name, values in measurement.per_class.items()
         },
+        "details": dict(measurement.details),
     }
 
 

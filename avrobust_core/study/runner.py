@@ -1,7 +1,7 @@
 """Carrying out a spec: plan, fit, evaluate, measure, and write what was found; reusing what is there already."""
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +11,26 @@ from avrobust_core.attacking import AttackRun, prepared, refuse_norms
 from avrobust_core.batches import Batch
 from avrobust_core.errors import AvrobustError, DataError
 from avrobust_core.goals import Aim
-from avrobust_core.model import AVModel
 from avrobust_core.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study import evaluation as evaluating
 from avrobust_core.study import parts
-from avrobust_core.study.building import Builder, Part, entry_aim, refuse_front
+from avrobust_core.study.building import Builder, entry_aim, refuse_front
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.loading import Selection, Skipped, read_batches, select
+from avrobust_core.study.loading import Skipped, select
+from avrobust_core.study.measuring import Measuring
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation, plan, why_stale
+from avrobust_core.study.process import Process
 from avrobust_core.study.provenance import lock
 from avrobust_core.study.results import (
     Intervals,
     Outcome,
-    measurement_to_json,
-    subject_of,
     summarise,
     write_samples,
 )
-from avrobust_core.study.store import digest, exclusive, read_json, remove_leftovers, write_json, write_text
-from avrobust_core.study.training import Fit, load_weights
+from avrobust_core.study.store import exclusive, read_json, remove_leftovers, write_json, write_text
+from avrobust_core.study.training import Fit
 from avrobust_core.victim import Victim
 
 RESULT_FORMAT = 1
@@ -93,13 +92,12 @@ class _Run:
         self.root = root
         self.monitor = monitor
         self.builder = Builder(loaded.spec, registry)
-        self.dataset = self.builder.dataset()
-        self.selection = select(self.dataset, self.spec.evaluation.split, self.spec.evaluation.clips)
+        self.process = Process(fabric, self.builder, monitor)
+        self.dataset = self.process.dataset
         self.intervals = Intervals.of(self.spec.evaluation, self.spec.seed)
-        self.metrics = [self.builder.part("metric", reference) for reference in self.spec.metrics]
+        metrics = [self.builder.part("metric", reference) for reference in self.spec.metrics]
+        self.measuring = Measuring(self.process, metrics, self.intervals)
         self.attacks = {name: self.builder.attack(name) for name in self.spec.attacks}
-        self.skipped = Skipped(self.dataset)
-        self._models: dict[str, AVModel] = {}
 
     def carry_out(self) -> dict[str, Any]:
         cells = plan(self.builder, self.dataset, self.root)
@@ -125,7 +123,7 @@ class _Run:
             "cells": results,
             "reused": sum(result["reused"] for result in results),
             "failed": sum("error" in result for result in results),
-            "skipped": self.skipped.to_json(),
+            "skipped": self.process.skipped.to_json(),
         }
         if self.fabric.is_global_zero:
             write_json(self.root / "result.json", outcome)
@@ -143,6 +141,7 @@ class _Run:
         for name, entry in self.spec.attacks.items():
             self._aim(name)
             refuse_front(name, entry, self.attacks[name])
+        self.measuring.refuse()
 
     def _cell(self, cell: PlannedCell, label: str) -> dict[str, Any]:
         names = {"id": cell.id, "model": cell.model, "training": cell.training, "modalities": list(cell.modalities)}
@@ -159,7 +158,7 @@ class _Run:
             self.monitor.say(f"{label}: failed: {message}")
             return names | failure
         finally:
-            self._models.clear()
+            self.process.forget_models()
         if self.fabric.is_global_zero:
             write_json(cell.folder / "result.json", result)
             (cell.folder / "error.json").unlink(missing_ok=True)
@@ -175,12 +174,7 @@ class _Run:
         for evaluation in cell.evaluations:
             if evaluation.folder not in by_folder:
                 by_folder[evaluation.folder] = self._evaluate(cell, evaluation, label)
-        measured = [
-            entry
-            for evaluation in cell.evaluations
-            if evaluation.direction is None
-            for entry in self._measure(cell, evaluation, by_folder[evaluation.folder])
-        ]
+        measured = self.measuring.measure(cell, by_folder, label)
         clean = by_folder[cell.evaluations[0].folder]
         outcomes = self._outcomes(cell, by_folder)
         if self.fabric.is_global_zero:
@@ -226,7 +220,7 @@ class _Run:
         path = cell.folder / "fit.json"
         if cell.fitted:
             record: dict[str, Any] = read_json(path)
-            self.skipped.merge(record["skipped"])
+            self.process.skipped.merge(record["skipped"])
             return record
         if self.fabric.is_global_zero:
             self.monitor.say(f"{label}: fitting ({why_stale(cell, self.root)})")
@@ -244,15 +238,8 @@ class _Run:
                 report=self.monitor.update,
             )
             record = fit.run()
-        self.skipped.merge(record["skipped"])
+        self.process.skipped.merge(record["skipped"])
         return record
-
-    def _model(self, cell: PlannedCell) -> AVModel:
-        if cell.id not in self._models:
-            model = self.builder.model(cell.model, self.dataset)
-            load_weights(model, cell.folder / "model.safetensors")
-            self._models[cell.id] = model.to(self.fabric.device).eval()
-        return self._models[cell.id]
 
     def _evaluate(self, cell: PlannedCell, evaluation: PlannedEvaluation, label: str) -> Predictions:
         record_path, predictions_path = evaluation.folder / "record.json", evaluation.folder / "predictions.parquet"
@@ -263,25 +250,25 @@ class _Run:
                 self._predict(cell, evaluation)
             self.fabric.barrier()
             if self.fabric.is_global_zero:
-                predictions, skipped = evaluating.collect(evaluation.folder, self.selection)
+                predictions, skipped = evaluating.collect(evaluation.folder, self.process.selection)
                 evaluating.to_parquet(predictions_path, predictions)
                 record = {
                     "identity": evaluation.identity,
                     "clips": len(predictions.ids),
                     "seconds": round(predictions.seconds, 3),
-                    "skipped": {self.selection.split: skipped},
+                    "skipped": {self.process.selection.split: skipped},
                 }
                 write_json(record_path, record)
                 parts.remove(evaluation.folder)
             self.fabric.barrier()
         record = read_json(record_path)
-        self.skipped.merge(record["skipped"])
+        self.process.skipped.merge(record["skipped"])
         return evaluating.from_parquet(predictions_path, record["seconds"])
 
     def _predict(self, cell: PlannedCell, evaluation: PlannedEvaluation) -> None:
         section = self.spec.evaluation
         victim = Victim(
-            self._model(cell),
+            self.process.model(cell),
             media=self.dataset.media,
             task=self.dataset.task,
             seed=self.spec.seed,
@@ -300,32 +287,9 @@ class _Run:
             )
             run = self._prepared(victim, run)
         with victim.frozen():
-            self._in_parts(
-                evaluation.folder, self.selection, lambda batch: evaluating.evaluate_batch(victim, batch, run)
+            self.process.in_parts(
+                evaluation.folder, self.process.selection, lambda batch: evaluating.evaluate_batch(victim, batch, run)
             )
-
-    def _in_parts(self, folder: Path, selection: Selection, work: parts.Work) -> None:
-        """This process's share of some work on clips; what earlier runs left is not done again."""
-        mine = selection.share(self.fabric.global_rank, self.fabric.world_size)
-        skipped = Skipped(self.dataset)
-        done = 0
-
-        def tick(clips: int) -> None:
-            nonlocal done
-            done += clips
-            self.monitor.update(done, len(mine))
-
-        parts.carry_out(
-            folder,
-            mine,
-            work,
-            batch_size=self.spec.engine.batch_size,
-            read=lambda split, batches: self._read(split, batches, skipped),
-            unreadable=lambda: dict(skipped.by_split.get(mine.split, {})),
-            device=self.fabric.device,
-            rank=self.fabric.global_rank,
-            tick=tick,
-        )
 
     def _prepared(self, victim: Victim, run: AttackRun) -> AttackRun:
         """The run with its attack shown the clips that it must see first; in every process all of them, in order."""
@@ -334,57 +298,15 @@ class _Run:
             return run
         section = self.spec.evaluation
         split = preparation.split or section.split
-        clips = self.selection if split == section.split else select(self.dataset, split)
+        clips = self.process.selection if split == section.split else select(self.dataset, split)
         skipped = Skipped(self.dataset)
 
         def batches() -> Iterator[Batch]:
-            for batch in self._read(split, clips.chunks(preparation.batch_size), skipped):
+            for batch in self.process.read(split, clips.chunks(preparation.batch_size), skipped):
                 if batch is not None:
                     yield batch.to(self.fabric.device)
 
         with victim.frozen():
             ready = prepared(victim, run, batches)
-        self.skipped.merge(skipped.by_split)
+        self.process.skipped.merge(skipped.by_split)
         return ready
-
-    def _read(self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped) -> Iterator[Batch | None]:
-        return read_batches(
-            self.dataset,
-            split,
-            batches,
-            skipped=skipped,
-            workers=self.spec.engine.workers,
-            pin=self.fabric.device.type == "cuda",
-        )
-
-    def _measure(
-        self, cell: PlannedCell, evaluation: PlannedEvaluation, predictions: Predictions
-    ) -> list[dict[str, Any]]:
-        measured = []
-        for part in self.metrics:
-            metric = part.build()
-            if evaluation.attack is not None and not metric.under_attack:
-                continue
-            where = {"metric": part.offer.component.name, "attack": evaluation.attack, "threat": evaluation.threat}
-            if self.dataset.task not in metric.tasks:
-                measured.append(where | {"left_out": f"not defined for {self.dataset.task} data"})
-                continue
-            measured.append(where | self._measurement(cell, evaluation, part, metric.measure, predictions))
-        return measured
-
-    def _measurement(
-        self, cell: PlannedCell, evaluation: PlannedEvaluation, part: Part, measure: Any, predictions: Predictions
-    ) -> dict[str, Any]:
-        identity = {
-            "evaluation": evaluation.folder.name,
-            "metric": part.identity(),
-            "confidence": self.intervals.confidence,
-            "resamples": self.intervals.resamples,
-        }
-        path = cell.folder / "measurements" / f"{digest(identity)}.json"
-        if not path.exists() and self.fabric.is_global_zero:
-            subject = subject_of(predictions, self.dataset.classes, self.dataset.task, self.intervals)
-            write_json(path, measurement_to_json(measure(subject)))
-        self.fabric.barrier()
-        found: dict[str, Any] = read_json(path)
-        return found

@@ -32,9 +32,9 @@ def main() -> int:
     setattr(owner, name, counted)
 
     from avrobust_core.cli import main as command
-    from avrobust_core.study import evaluation, training
+    from avrobust_core.study import parts, training
 
-    training.CHECKPOINT_SECONDS = evaluation.PART_SECONDS = -1.0  # as often as can be
+    training.CHECKPOINT_SECONDS = parts.PART_SECONDS = -1.0  # as often as can be
     status = command(arguments)
     if nth == 0:
         print(calls)

@@ -1,0 +1,131 @@
+"""Embeddings of one model on the clips of a split, one memory-mapped file per layer."""
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from avrobust_core.batches import Batch
+from avrobust_core.latents import Latents, LayerKind
+from avrobust_core.model import AVModel
+from avrobust_core.probing import layers_of
+from avrobust_core.study import parts
+from avrobust_core.study.loading import Selection
+from avrobust_core.study.parts import from_column
+from avrobust_core.study.store import read_json, write_atomically, write_json
+
+_LAYER = "layer/"
+"""What the columns of layers are named with, so that no layer is taken for logits."""
+
+
+@torch.no_grad()
+def embed_batch(model: AVModel, batch: Batch, kinds: Collection[LayerKind]) -> dict[str, Tensor]:
+    """The logits and the layers of a batch, by column, each (B, ...)."""
+    encoded = model.encode(batch.inputs)
+    fused = model.fusion(encoded)
+    layers = layers_of(model, encoded, fused, kinds)
+    return {"logits": model.head(fused)} | {_LAYER + name: layer.float() for name, layer in layers.items()}
+
+
+def missing(folder: Path, kinds: Collection[LayerKind]) -> frozenset[LayerKind]:
+    """The kinds of layers that a folder does not hold yet."""
+    record = folder / "record.json"
+    return frozenset(kinds) - frozenset(read_json(record)["kinds"] if record.exists() else ())
+
+
+def parts_folder(folder: Path, kinds: Collection[LayerKind]) -> Path:
+    """Where the parts of these kinds lie until they are collected: an interrupted run may have asked for others."""
+    return folder / "-".join(["parts", *sorted(kinds)])
+
+
+def collect(folder: Path, selection: Selection, kinds: Collection[LayerKind], identity: Mapping[str, Any]) -> None:
+    """From the parts of a folder to one file per layer and one of clips, in the selection's order.
+
+    No more than a part is ever in memory. The layers that lie there already stay.
+
+    Args:
+        folder: of these embeddings.
+        selection: the clips that were asked for.
+        kinds: of the layers in the parts.
+        identity: of the embeddings, for the record: model, split.
+
+    Raises:
+        DataError: if no clip could be read.
+    """
+    made = parts_folder(folder, kinds)
+    paths = parts.paths(made)
+    rows = parts.in_order([clip_id for path in paths for clip_id in parts.ids_in(path)], selection)
+    filled = [path for path in paths if pq.read_metadata(path).num_rows]
+    names = [name for name in pq.read_schema(filled[0]).names if name.startswith(_LAYER)]
+    for name in names:
+        path = folder / f"{_file_name(name.removeprefix(_LAYER))}.npy"
+        write_atomically(path, partial(_gather, name=name, paths=filled, rows=rows))
+    clips = pa.concat_tables([pq.read_table(path, columns=["id", "target", "logits"]) for path in filled])
+    clips = clips.combine_chunks().take(pa.array(np.argsort(rows)))
+    write_atomically(folder / "clips.parquet", lambda file: pq.write_table(clips, file))
+    earlier: dict[str, Any] = {"kinds": [], "layers": [], "seconds": 0.0}
+    if (folder / "record.json").exists():
+        earlier = read_json(folder / "record.json")
+    write_json(
+        folder / "record.json",
+        {
+            "identity": dict(identity),
+            "clips": len(rows),
+            "kinds": sorted({*earlier["kinds"], *kinds}),
+            "layers": sorted({*earlier["layers"], *(name.removeprefix(_LAYER) for name in names)}),
+            "seconds": round(earlier["seconds"] + sum(parts.seconds_in(path) for path in paths), 3),
+            "skipped": {selection.split: parts.all_skipped(made, selection)},
+        },
+    )
+
+
+def load(folder: Path) -> Latents:
+    """What `collect` wrote; layers are memory-mapped, to be read only.
+
+    Raises:
+        RunError: if the record is damaged.
+    """
+    record = read_json(folder / "record.json")
+    clips = pq.read_table(folder / "clips.parquet")
+    return Latents(
+        ids=tuple(clips["id"].to_pylist()),
+        targets=from_column(clips["target"]),
+        logits=from_column(clips["logits"]),
+        layers={name: np.load(folder / f"{_file_name(name)}.npy", mmap_mode="r") for name in record["layers"]},
+    )
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the parts of runs that were killed before they had collected them."""
+    for made in folder.glob("parts-*"):
+        parts.remove(made)
+        made.rmdir()
+
+
+def _file_name(layer: str) -> str:
+    return layer.replace("/", ".")
+
+
+def _gather(file: BinaryIO, name: str, paths: Collection[Path], rows: NDArray[np.int64]) -> None:
+    """Write one layer as an npy file, row by row where it belongs."""
+    target: NDArray[Any] | None = None
+    first = 0
+    for path in paths:
+        part = from_column(pq.read_table(path, columns=[name])[name])
+        if target is None:
+            shape = (len(rows), *part.shape[1:])
+            header = {"descr": np.lib.format.dtype_to_descr(part.dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_2_0(file, header)
+            file.flush()
+            target = np.memmap(file, dtype=part.dtype, mode="r+", offset=file.tell(), shape=shape)
+        target[rows[first : first + len(part)]] = part
+        first += len(part)
+    if isinstance(target, np.memmap):
+        target.flush()

@@ -1,0 +1,234 @@
+"""Metrics of a study: what each of them asks for is made once for all, and what each finds is kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from avrobust_core.contracts import Dataset, Metric
+from avrobust_core.errors import ComponentError, DataError, RunError
+from avrobust_core.latents import Latents, LayerKind
+from avrobust_core.probing import Probe
+from avrobust_core.study import embedding
+from avrobust_core.study.building import Part
+from avrobust_core.study.evaluation import Predictions
+from avrobust_core.study.loading import read_clip, select
+from avrobust_core.study.plan import PlannedCell, PlannedEvaluation
+from avrobust_core.study.process import Process
+from avrobust_core.study.results import Intervals, measurement_to_json, subject_of
+from avrobust_core.study.store import digest, read_json, write_atomically, write_json
+
+CLIP_CACHE_BYTES = 2**30
+"""Raw clips that a metric's probe keeps in memory, because segments share clips."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One metric on one evaluation."""
+
+    part: Part
+    metric: Metric
+    evaluation: PlannedEvaluation
+    path: Path
+
+    @property
+    def done(self) -> bool:
+        return self.path.exists()
+
+
+class Measuring:
+    """Measures cells.
+
+    Args:
+        process: this one.
+        parts: the metrics as the spec names them.
+        intervals: how intervals are made.
+    """
+
+    def __init__(self, process: Process, parts: Sequence[Part], intervals: Intervals) -> None:
+        self.process = process
+        self.intervals = intervals
+        self.metrics: list[tuple[Part, Metric]] = [(part, part.build()) for part in parts]
+
+    def refuse(self) -> None:
+        """Refuse metrics that ask for a split which the data set does not have.
+
+        Raises:
+            ComponentError: names metric and split.
+        """
+        dataset = self.process.dataset
+        for part, metric in self.metrics:
+            for wanted in metric.latents if dataset.task in metric.tasks else ():
+                if wanted.split is not None and wanted.split not in dataset.splits:
+                    raise ComponentError(
+                        f"metric {part.offer.component.name!r} asks for the split {wanted.split!r}, which the data set "
+                        f"does not have; it has: {', '.join(dataset.splits)}"
+                    )
+
+    def measure(self, cell: PlannedCell, predictions: Mapping[Path, Predictions], label: str) -> list[dict[str, Any]]:
+        """What all metrics find for a cell, clean and under each attack, as JSON data.
+
+        Args:
+            cell: fitted and evaluated.
+            predictions: by the evaluation's folder.
+            label: for messages.
+        """
+        entries: list[tuple[dict[str, Any], _Task | None]] = []
+        for evaluation in cell.evaluations:
+            if evaluation.direction is None:
+                entries += [self._entry(cell, evaluation, part, metric) for part, metric in self.metrics]
+        entries = [(where, task) for where, task in entries if where]
+        open_ = [task for _, task in entries if task is not None and not task.done]
+        self.process.fabric.barrier()  # every process has seen the same files before the first one writes
+        latents = self._latents(cell, open_, label)
+        if self.process.first:
+            for task in open_:
+                if not task.done:  # two names of the spec may mean the same
+                    self._carry_out(cell, task, predictions[task.evaluation.folder], latents, label)
+        self.process.fabric.barrier()
+        return [where if task is None else where | read_json(task.path) for where, task in entries]
+
+    def _entry(
+        self, cell: PlannedCell, evaluation: PlannedEvaluation, part: Part, metric: Metric
+    ) -> tuple[dict[str, Any], _Task | None]:
+        if evaluation.attack is not None and not metric.under_attack:
+            return {}, None
+        where = {"metric": part.offer.component.name, "attack": evaluation.attack, "threat": evaluation.threat}
+        task = self.process.dataset.task
+        if task not in metric.tasks:
+            return where | {"left_out": f"not defined for {task} data"}, None
+        identity = {
+            "evaluation": evaluation.folder.name,
+            "metric": part.identity(),
+            "confidence": self.intervals.confidence,
+            "resamples": self.intervals.resamples,
+        }
+        return where, _Task(part, metric, evaluation, cell.folder / "measurements" / f"{digest(identity)}.json")
+
+    def _latents(self, cell: PlannedCell, tasks: Sequence[_Task], label: str) -> dict[str, Latents]:
+        """By split, the embeddings that these tasks ask for, made where they are not there yet."""
+        evaluated = self.process.selection.split
+        wanted: dict[str, set[LayerKind]] = {}
+        for task in tasks:
+            for want in task.metric.latents:
+                wanted.setdefault(want.split or evaluated, set()).update(want.kinds)
+        return {split: self._embedded(cell, split, frozenset(kinds), label) for split, kinds in sorted(wanted.items())}
+
+    def _embedded(self, cell: PlannedCell, split: str, kinds: frozenset[LayerKind], label: str) -> Latents:
+        process = self.process
+        chosen = process.selection if split == process.selection.split else select(process.dataset, split)
+        clips = process.spec.evaluation.clips if chosen is process.selection else None
+        identity = {"split": split, "clips": clips}
+        folder = cell.folder / "embeddings" / digest(identity)
+        missing = embedding.missing(folder, kinds)
+        process.fabric.barrier()
+        if missing or not (folder / "record.json").exists():
+            model = process.model(cell)
+            if process.first:
+                process.monitor.say(f"{label}: embeddings of {split}")
+            with process.monitor.task(f"{label}: embeddings of {split}"):
+                process.in_parts(
+                    embedding.parts_folder(folder, missing),
+                    chosen,
+                    lambda batch: embedding.embed_batch(model, batch, missing),
+                )
+            process.fabric.barrier()
+            if process.first:
+                embedding.collect(folder, chosen, missing, identity | {"cell": cell.id})
+        if process.first:
+            embedding.remove_leftovers(folder)
+        process.fabric.barrier()
+        process.skipped.merge(read_json(folder / "record.json")["skipped"])
+        return embedding.load(folder)
+
+    def _carry_out(
+        self,
+        cell: PlannedCell,
+        task: _Task,
+        predictions: Predictions,
+        latents: Mapping[str, Latents],
+        label: str,
+    ) -> None:
+        process = self.process
+        asked = {want.split or process.selection.split for want in task.metric.latents}
+        own = latents[process.selection.split] if process.selection.split in asked else None
+        if own is not None and own.ids != predictions.ids:
+            raise RunError(
+                f"{label}: the embeddings are of other clips than the predictions: some could be read at one time "
+                "and not at another; delete the cell's folders `evaluations` and `embeddings` and run again"
+            )
+        if task.metric.probes or asked:
+            process.monitor.say(f"{label}: {task.part.offer.component.name}")
+        probe = None
+        if task.metric.probes:
+            ids = {split: found.ids for split, found in latents.items()} | {process.selection.split: predictions.ids}
+            probe = Probe(
+                process.model(cell),
+                ClipReader(process.dataset, ids),
+                device=process.device,
+                batch_size=process.spec.engine.batch_size,
+            )
+        subject = subject_of(
+            predictions,
+            process.dataset.classes,
+            process.dataset.task,
+            self.intervals,
+            split=process.selection.split,
+            latents={split: latents[split] for split in sorted(asked)},
+            probe=probe,
+        )
+        with torch.no_grad():
+            measurement = task.metric.measure(subject)
+        found = measurement_to_json(measurement)
+        if measurement.per_clip:
+            columns = {"id": pa.array(subject.ids, type=pa.string()), **measurement.per_clip}
+            path = task.path.with_suffix(".parquet")
+            write_atomically(path, lambda file: pq.write_table(pa.table(columns), file))
+            found["per_clip"] = str(path.relative_to(cell.folder))
+        write_json(task.path, found)
+
+
+class ClipReader:
+    """Reads raw clips by their positions among chosen ids, and keeps some of them.
+
+    Args:
+        dataset: to read from.
+        ids: by split.
+    """
+
+    def __init__(self, dataset: Dataset, ids: Mapping[str, Sequence[str]]) -> None:
+        self.dataset = dataset
+        self.ids = ids
+        self._places: dict[str, dict[str, int]] = {}
+        self._kept: dict[tuple[str, int], dict[str, Tensor]] = {}
+        self._bytes = 0
+
+    def __call__(self, split: str, positions: Sequence[int]) -> dict[str, Tensor]:
+        """The raw inputs, by modality, (B, ...).
+
+        Raises:
+            DataError: if a clip can no longer be read; names it.
+        """
+        if split not in self.ids:
+            raise DataError(f"the metric reads clips of split {split!r}, but asked for no latents of it")
+        if split not in self._places:
+            self._places[split] = {clip_id: i for i, clip_id in enumerate(self.dataset.ids(split))}
+        clips = [self._clip(split, int(position)) for position in positions]
+        return {name: torch.stack([clip[name] for clip in clips]) for name in clips[0]}
+
+    def _clip(self, split: str, position: int) -> dict[str, Tensor]:
+        kept = self._kept.get((split, position))
+        if kept is not None:
+            return kept
+        inputs = read_clip(self.dataset, split, self._places[split][self.ids[split][position]]).inputs
+        if self._bytes > CLIP_CACHE_BYTES:
+            self._kept.clear()
+            self._bytes = 0
+        self._kept[split, position] = inputs
+        self._bytes += sum(x.nbytes for x in inputs.values())
+        return inputs
