@@ -266,6 +266,11 @@ def _measure(
         offer, config = registry.configure("metric", asked, {})
         name, metric = asked, offer.component.build(config)
     runs: list[tuple[str | None, str | None, Predictions]] = [(None, None, clean)]
+    if metric.latents or metric.probes:
+        raise DataError(
+            f"metric {name!r} reads the latent space of whole splits, and a loader has none: measure it in a study, or "
+            "on embeddings, with `avrobust measure`"
+        )
     if metric.under_attack:
         runs += [(outcome.attack, outcome.threat, outcome.predictions) for outcome in outcomes]
     for attack, threat, predictions in runs:

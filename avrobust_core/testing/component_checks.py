@@ -15,7 +15,7 @@ from avrobust_core.contracts import Dataset
 from avrobust_core.discovery import Offer, PluginRecord
 from avrobust_core.media import MediaSpec
 from avrobust_core.plugin_loading import one_line
-from avrobust_core.testing import data_checks, part_checks
+from avrobust_core.testing import data_checks, metric_checks, part_checks
 from avrobust_core.testing.attack_checks import ATTACK_CHECKS
 from avrobust_core.testing.offer_subjects import MEDIA, OfferSubject
 from avrobust_core.testing.running import Check, CheckFailed, Outcome, check, run_check
@@ -88,7 +88,13 @@ COMPONENT_CHECKS: Mapping[str, tuple[Check[OfferSubject], ...]] = {
         part_checks.check_fusion_batch_mates,
     ),
     "attack": _OF_ALL,
-    "metric": (*_OF_ALL, data_checks.check_measurement),
+    "metric": (
+        *_OF_ALL,
+        metric_checks.check_measurement,
+        metric_checks.check_clip_order,
+        metric_checks.check_model_unchanged,
+        metric_checks.check_bare_embeddings,
+    ),
     "augmentation": (*_OF_ALL, data_checks.check_batch_unchanged),
 }
 """The checks of each kind of component; attacks have `ATTACK_CHECKS` besides."""

@@ -1,4 +1,4 @@
-"""Checks of data sets, metrics and augmentations."""
+"""Checks of data sets and augmentations."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import pickle
 from typing import cast
 
 import torch
-from torch import nn
 
 from avrobust_core.batches import Batch, Clip
-from avrobust_core.contracts import Augmentation, Dataset, Metric, Subject, TrainingStep
+from avrobust_core.contracts import Augmentation, Dataset, TrainingStep
 from avrobust_core.errors import AvrobustError, ClipError
 from avrobust_core.testing.offer_subjects import OfferSubject
 from avrobust_core.testing.oracles import SHAPES, LinearOracle
@@ -58,28 +57,6 @@ def check_clips(subject: OfferSubject) -> None:
                     f"clip {clip.id!r} read twice is not the same: draw from clip_generator(seed, id, ...)"
                 )
             _as_stated(dataset, clip)
-
-
-@check()
-def check_measurement(subject: OfferSubject) -> None:
-    """It measures predictions of each of its tasks, the same twice."""
-    metric = cast(Metric, subject.build())
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(24, 4, generator=generator)
-    targets = torch.randint(4, (24,), generator=generator)
-    for task in sorted(metric.tasks):
-        wanted = targets if task == "single-label" else nn.functional.one_hot(targets, 4).float()
-        given = Subject(
-            ids=tuple(f"clip-{i}" for i in range(24)),
-            logits=logits.numpy(),
-            targets=wanted.numpy(),
-            classes=("a", "b", "c", "d"),
-            task=task,
-            resamples=50,
-        )
-        first, second = metric.measure(given), metric.measure(given)
-        if not first.values or first.values != second.values:
-            raise CheckFailed(f"measuring the same {task} predictions twice gave {first.values} and {second.values}")
 
 
 @check()

@@ -41,12 +41,13 @@ def avrobust_{kind}s():
 
 PARTS = """
 import random
+import numpy as np
 from dataclasses import replace
 import torch
 from torch import nn
 from avrobust_core import (
     Attack, AttackResult, Augmentation, Batch, Clip, DataError, Dataset, Encoded, EncodedDims, Encoder, Estimate,
-    Fusion, Measurement, MediaSpec, Metric,
+    Fusion, Measurement, MediaSpec, Metric, Wanted,
 )
 
 class Enc(Encoder):
@@ -146,6 +147,62 @@ class Met(Metric):
     def measure(self, subject):
         return Measurement({"top": Estimate(0.5, 0.4, 0.6, 24, "none")})
 
+class MetLatent(Metric):
+    predictions, probes = False, True
+    latents = (Wanted(None, frozenset({"fused"})), Wanted("train", frozenset({"fused"})))
+    def measure(self, subject):
+        (layer, *_) = subject.latents["test"].layers.values()
+        if subject.probe is not None:
+            subject.probe.forward(subject.probe.read("test", [0, 1]))
+        values = np.linalg.norm(layer, axis=1)
+        whole = Estimate(float(values.mean()), 0, 1, len(values), "none")
+        return Measurement({"norm": whole}, {"norm": {"a": 1.0}}, {"norm": values}, {"layers": 1})
+
+class MetOrder(MetLatent):
+    def measure(self, subject):
+        found = super().measure(subject)
+        return replace(found, per_clip={"norm": np.arange(len(subject.ids))})
+
+class MetFirst(MetLatent):
+    def measure(self, subject):
+        (layer, *_) = subject.latents["test"].layers.values()
+        return Measurement({"norm": Estimate(float(layer[0, 0]), 0, 1, 1, "none")})
+
+class MetTrains(MetLatent):
+    def measure(self, subject):
+        if subject.probe is not None:
+            subject.probe.model.train()
+        return super().measure(subject)
+
+class MetMoves(MetLatent):
+    def measure(self, subject):
+        if subject.probe is not None:
+            with torch.no_grad():
+                next(subject.probe.model.parameters()).add_(1)
+        return super().measure(subject)
+
+class MetShape(MetLatent):
+    def measure(self, subject):
+        return replace(super().measure(subject), per_clip={"norm": np.zeros(3)})
+
+class MetClass(MetLatent):
+    def measure(self, subject):
+        return replace(super().measure(subject), per_class={"norm": {"owl": 1.0}})
+
+class MetNotJson(MetLatent):
+    def measure(self, subject):
+        return replace(super().measure(subject), details={"found": float("nan")})
+
+class MetNamedLayer(MetLatent):
+    def measure(self, subject):
+        subject.latents["test"].layers["fused"]
+        return super().measure(subject)
+
+class MetNeedsLogits(Met):
+    predictions = False
+    def measure(self, subject):
+        return super().measure(subject) if subject.logits.size else Measurement({})
+
 class MetRandom(Met):
     def measure(self, subject):
         return Measurement({"top": Estimate(random.random(), 0, 1, 24, "none")})
@@ -214,12 +271,21 @@ FAULTY = [
     ("dataset", "DataTarget", "clips", "target"),
     ("dataset", "DataPrint", "clips", "fingerprint"),
     ("metric", "MetRandom", "measurement", "twice"),
+    ("metric", "MetShape", "measurement", "(3,)"),
+    ("metric", "MetClass", "measurement", "owl"),
+    ("metric", "MetNotJson", "measurement", "JSON"),
+    ("metric", "MetOrder", "clip_order", "another"),
+    ("metric", "MetFirst", "clip_order", "in another order"),
+    ("metric", "MetTrains", "model_unchanged", "training mode"),
+    ("metric", "MetMoves", "model_unchanged", "weights"),
+    ("metric", "MetNamedLayer", "bare_embeddings", "fused"),
+    ("metric", "MetNeedsLogits", "bare_embeddings", "predictions"),
     ("augmentation", "AugInPlace", "batch_unchanged", "in place"),
     ("augmentation", "AugCrops", "batch_unchanged", "other shapes"),
     ("metric", "Raises", "build", "ZeroDivisionError"),
     ("metric", "Other", "build", "returned a str"),
 ]
-SOUND = {"encoder": "Enc", "fusion": "Fus", "dataset": "Data", "metric": "Met", "augmentation": "Aug"}
+SOUND = {"encoder": "Enc", "fusion": "Fus", "dataset": "Data", "metric": "MetLatent", "augmentation": "Aug"}
 
 
 @pytest.mark.parametrize(("kind", "part", "check", "reason"), FAULTY, ids=[f"{f[1]}-{f[2]}" for f in FAULTY])
@@ -274,7 +340,7 @@ def test_a_plugin_or_a_distribution_means_all_that_it_offers(install, capsys, na
     assert main(["check-plugin", name, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [subject["name"] for subject in found["subjects"]] == ["fake:mine", "fake:first", "fake:second"]
-    assert found["counts"] == {"passed": 9, "failed": 0, "not applicable": 0}
+    assert found["counts"] == {"passed": 11, "failed": 0, "not applicable": 4}
     assert found["subjects"][0]["checks"] == [
         {
             "check": "imports_without_torch",
