@@ -28,6 +28,7 @@ def cross_references(root: MapNode) -> list[Problem]:
         *_models(root),
         *_threats(root),
         *_attacks(root),
+        *_correlations(root),
         *_patterns(root),
     ]
 
@@ -92,6 +93,19 @@ def _attacks(root: MapNode) -> Iterator[Problem]:
             elif threat in seen:
                 yield Problem.at(place, f"attacks.{name}.threats: '{threat}' is listed twice")
             seen.add(threat)
+
+
+def _correlations(root: MapNode) -> Iterator[Problem]:
+    if _malformed(root, "attacks") or _malformed(root, "threats"):
+        return
+    runs = {f"{plan.attack}/{plan.threat}": None for plan in _plans(root)}
+    for run, place in _names(root.children.get("correlate")):
+        if run not in runs:
+            yield Problem.at(
+                place,
+                f"correlate: no attack runs as '{run}'",
+                suggestion(run, runs, "the attacks under their threats are") if runs else "add `attacks` and `threats`",
+            )
 
 
 def _patterns(root: MapNode) -> Iterator[Problem]:

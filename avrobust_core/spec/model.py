@@ -182,6 +182,9 @@ class Spec(Section):
     """Attacks by name."""
     metrics: list[Ref] = Field(default_factory=list)
     """Metrics measured on every cell."""
+    correlate: list[str] = Field(default_factory=list)
+    """Attacks and threats, as attack/threat: how far do the metrics, and plain baselines, tell how robust clips,
+    classes and models are against them? Rank correlations with intervals."""
     include: list[Pattern] = Field(default_factory=list)
     """If given, only what matches one of these is kept."""
     exclude: list[Pattern] = Field(default_factory=list)

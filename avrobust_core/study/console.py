@@ -57,6 +57,8 @@ def print_tables(result: Mapping[str, Any]) -> None:
     _print_curves(console, cells)
     _print_sizes(console, cells)
     _print_fronts(console, cells)
+    _print_metrics(console, cells)
+    _print_correlations(console, result)
 
 
 def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
@@ -130,6 +132,64 @@ def _print_fronts(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
             )
             table.add_row(cell["model"], cell["training"], attack, threat, direction, budgets)
     console.print(table)
+
+
+def _print_metrics(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    """Metrics on clean clips; those under attack are in result.json."""
+    columns = {f"{cell['model']}\n{cell['training']}": _clean_values(cell) for cell in cells}
+    rows = dict.fromkeys(key for values in columns.values() for key in values)
+    if not rows:
+        return
+    table = Table("metric", "", title="metrics on clean clips", title_justify="left")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for metric, name in rows:
+        found = [values.get((metric, name)) for values in columns.values()]
+        table.add_row(metric, name, *("-" if estimate is None else _number(estimate) for estimate in found))
+    console.print(table)
+
+
+def _clean_values(cell: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    return {
+        (entry["metric"], name): estimate
+        for entry in cell.get("metrics", [])
+        if entry["attack"] is None
+        for name, estimate in entry.get("values", {}).items()
+    }
+
+
+def _print_correlations(console: Console, result: Mapping[str, Any]) -> None:
+    """One table per level and kind of robustness: predictors by cells."""
+    found: dict[tuple[str, str], dict[tuple[str, str], dict[str, Mapping[str, Any]]]] = {}
+    for entry in result.get("correlations", []):
+        cell = f"{entry['model']}\n{entry['training']}" if "model" in entry else "all models"
+        predictors = found.setdefault((entry["level"], entry["robustness"]), {})
+        predictors.setdefault((entry["metric"] or "", entry["predictor"]), {})[cell] = entry
+    for (level, robustness), predictors in found.items():
+        beyond = "; beyond what the margin tells" if level == "clip" else ""
+        title = f"rank correlation with robustness against {robustness}, over {_PLURALS[level]}{beyond}"
+        table = Table("metric", "predictor", title=title, title_justify="left")
+        cells = dict.fromkeys(cell for entries in predictors.values() for cell in entries)
+        for heading in cells:
+            table.add_column(heading, justify="right")
+        for (metric, predictor), entries in predictors.items():
+            table.add_row(metric, predictor, *(_correlation(entries.get(cell)) for cell in cells))
+        console.print(table)
+
+
+_PLURALS = {"clip": "clips", "class": "classes", "model": "models"}
+
+
+def _correlation(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "-"
+    beyond = entry.get("beyond_margin")
+    return _number(entry) + (f"; {_number(beyond)}" if beyond is not None else "")
+
+
+def _number(estimate: Mapping[str, Any]) -> str:
+    value, low, high = ("-" if estimate[key] is None else f"{estimate[key]:.3g}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _entries(cell: Mapping[str, Any], section: str) -> Iterator[tuple[str, str, Any]]:

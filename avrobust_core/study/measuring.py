@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.contracts import Dataset, Metric
@@ -17,7 +19,7 @@ from avrobust_core.probing import Probe
 from avrobust_core.study import embedding
 from avrobust_core.study.building import Part
 from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.loading import read_clip, select
+from avrobust_core.study.loading import Selection, read_clip, select
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation
 from avrobust_core.study.process import Process
 from avrobust_core.study.results import Intervals, measurement_to_json, subject_of
@@ -93,6 +95,29 @@ class Measuring:
         self.process.fabric.barrier()
         return [where if task is None else where | read_json(task.path) for where, task in entries]
 
+    def per_clip(self, cell: PlannedCell, entry: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """What a metric found for each clip, by name, (N,), from its entry in the cell's result."""
+        if "per_clip" not in entry:
+            return {}
+        table = pq.read_table(cell.folder / entry["per_clip"])
+        return {name: table[name].to_numpy() for name in table.column_names if name != "id"}
+
+    def class_sizes(self, cell: PlannedCell, clean: Predictions) -> NDArray[np.int64]:
+        """How many clips each class has: (K,), of those embedded for training, or else of those evaluated."""
+        folder = self._folder(cell, "train")[0]
+        targets = embedding.load(folder).targets if (folder / "record.json").exists() else clean.targets
+        if targets.ndim == 2:
+            return np.asarray((targets > 0.5).sum(axis=0))
+        return np.bincount(targets, minlength=len(self.process.dataset.classes))
+
+    def _folder(self, cell: PlannedCell, split: str) -> tuple[Path, dict[str, Any], Selection]:
+        """Where the embeddings of a split lie, what they are, and of which clips."""
+        process = self.process
+        evaluated = split == process.selection.split
+        chosen = process.selection if evaluated else select(process.dataset, split)
+        identity = {"split": split, "clips": process.spec.evaluation.clips if evaluated else None}
+        return cell.folder / "embeddings" / digest(identity), identity, chosen
+
     def _entry(
         self, cell: PlannedCell, evaluation: PlannedEvaluation, part: Part, metric: Metric
     ) -> tuple[dict[str, Any], _Task | None]:
@@ -121,10 +146,7 @@ class Measuring:
 
     def _embedded(self, cell: PlannedCell, split: str, kinds: frozenset[LayerKind], label: str) -> Latents:
         process = self.process
-        chosen = process.selection if split == process.selection.split else select(process.dataset, split)
-        clips = process.spec.evaluation.clips if chosen is process.selection else None
-        identity = {"split": split, "clips": clips}
-        folder = cell.folder / "embeddings" / digest(identity)
+        folder, identity, chosen = self._folder(cell, split)
         missing = embedding.missing(folder, kinds)
         process.fabric.barrier()
         if missing or not (folder / "record.json").exists():

@@ -1,7 +1,7 @@
 """Carrying out a spec: plan, fit, evaluate, measure, and write what was found; reusing what is there already."""
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from avrobust_core.study import evaluation as evaluating
 from avrobust_core.study import parts
 from avrobust_core.study.building import Builder, entry_aim, refuse_front
 from avrobust_core.study.console import Monitor
+from avrobust_core.study.correlating import Evidence, correlate, gather
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.loading import Skipped, select
 from avrobust_core.study.measuring import Measuring
@@ -97,6 +98,7 @@ class _Run:
         self.intervals = Intervals.of(self.spec.evaluation, self.spec.seed)
         metrics = [self.builder.part("metric", reference) for reference in self.spec.metrics]
         self.measuring = Measuring(self.process, metrics, self.intervals)
+        self.evidence: list[Evidence] = []
         self.attacks = {name: self.builder.attack(name) for name in self.spec.attacks}
 
     def carry_out(self) -> dict[str, Any]:
@@ -113,6 +115,7 @@ class _Run:
             reused = cell.done
             result = self._cell(cell, f"[{number}/{len(cells)}] {cell.label}")
             results.append(result | {"reused": reused and "error" not in result})
+        correlations = correlate(self.evidence, self.intervals) if self.process.first else []
         outcome = {
             "format": RESULT_FORMAT,
             "run": str(self.root),
@@ -121,6 +124,7 @@ class _Run:
             "task": self.dataset.task,
             "confidence": self.spec.evaluation.confidence,
             "cells": results,
+            "correlations": correlations,
             "reused": sum(result["reused"] for result in results),
             "failed": sum("error" in result for result in results),
             "skipped": self.process.skipped.to_json(),
@@ -177,6 +181,8 @@ class _Run:
         measured = self.measuring.measure(cell, by_folder, label)
         clean = by_folder[cell.evaluations[0].folder]
         outcomes = self._outcomes(cell, by_folder)
+        if self.spec.correlate:
+            self.evidence.append(self._evidence(cell, clean, outcomes, measured))
         if self.fabric.is_global_zero:
             write_samples(cell.folder / "samples.parquet", clean, outcomes, self.dataset)
         return {
@@ -185,6 +191,20 @@ class _Run:
             "fit": fit,
             "evaluation_seconds": round(sum(predictions.seconds for predictions in by_folder.values()), 3),
         }
+
+    def _evidence(
+        self, cell: PlannedCell, clean: Predictions, outcomes: Sequence[Outcome], measured: Sequence[dict[str, Any]]
+    ) -> Evidence:
+        found = [(entry, self.measuring.per_clip(cell, entry)) for entry in measured if entry["attack"] is None]
+        return gather(
+            {"model": cell.model, "training": cell.training},
+            self.dataset.classes,
+            clean,
+            outcomes,
+            found,
+            self.measuring.class_sizes(cell, clean),
+            self.spec.correlate,
+        )
 
     def _outcomes(self, cell: PlannedCell, by_folder: Mapping[Path, Predictions]) -> list[Outcome]:
         """What became of the cell under each attack and threat, points of a front gathered under theirs."""

@@ -1,0 +1,292 @@
+"""Whether what is measured without an attack tells how robust a clip, a class or a model is: rank correlations."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from avrobust_core.rank_correlation import partial_spearman, spearman
+from avrobust_core.statistics import Estimate, bootstrap, weighted_median
+from avrobust_core.study.evaluation import Predictions
+from avrobust_core.study.results import Intervals, Outcome
+
+FEWEST = 4
+"""Clips, classes or models below which nothing is correlated."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A number that may tell how robust something is.
+
+    Attributes:
+        metric: what measured it; None for a baseline.
+        name: e.g. "class-ratio/fused"; "margin".
+    """
+
+    metric: str | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Robustness:
+    """What an attack under a threat has shown.
+
+    Attributes:
+        factor: (N,) the factor of the threat's radii that broke each clip; infinite where none did, 0 where the clip
+            is wrong when clean.
+        minimal: whether the factor is the smallest found; else it only tells whether the clip was broken.
+    """
+
+    factor: Floats
+    minimal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of one cell.
+
+    Attributes:
+        model: its name.
+        training: its regime's name.
+        ids: N clips.
+        own: (N, K) bool: each clip's classes.
+        correct: (N,) bool, clean.
+        per_clip: (N,) by predictor; NaN where a clip has no value.
+        per_class: (K,) by predictor, for what has no value per clip.
+        whole: by predictor, for what has no value per clip.
+        robustness: by "attack/threat".
+    """
+
+    model: str
+    training: str
+    ids: tuple[str, ...]
+    own: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
+    per_clip: Mapping[Predictor, Floats]
+    per_class: Mapping[Predictor, Floats]
+    whole: Mapping[Predictor, float]
+    robustness: Mapping[str, Robustness]
+
+
+def gather(
+    names: Mapping[str, str],
+    classes: Sequence[str],
+    clean: Predictions,
+    outcomes: Sequence[Outcome],
+    measured: Sequence[tuple[Mapping[str, Any], Mapping[str, Floats]]],
+    class_sizes: NDArray[np.int64],
+    asked: Sequence[str],
+) -> Evidence:
+    """The evidence of one cell.
+
+    Args:
+        names: of `model` and `training`.
+        classes: K names.
+        clean: predictions.
+        outcomes: under attack; those of which the model reads nothing are left out.
+        measured: each metric's entry in the cell's result, and what it found per clip.
+        class_sizes: (K,) clips to learn from.
+        asked: the attacks and threats, as "attack/threat".
+    """
+    own = _own(clean)
+    per_clip, per_class, whole = _baselines(clean, own, class_sizes)
+    for entry, clips in measured:
+        metric = entry["metric"]
+        per_clip |= {Predictor(metric, name): np.asarray(values, dtype=np.float64) for name, values in clips.items()}
+        for name, values in entry.get("per_class", {}).items():
+            if name not in clips:
+                per_class[Predictor(metric, name)] = np.array(
+                    [np.nan if values.get(label) is None else values[label] for label in classes], dtype=np.float64
+                )
+        for name, estimate in entry.get("values", {}).items():
+            if name not in clips and estimate["value"] is not None:
+                whole[Predictor(metric, name)] = estimate["value"]
+    return Evidence(
+        model=names["model"],
+        training=names["training"],
+        ids=clean.ids,
+        own=own,
+        correct=clean.correct,
+        per_clip=per_clip,
+        per_class=per_class,
+        whole=whole,
+        robustness={
+            outcome.label: Robustness(np.where(clean.correct, outcome.predictions.factor, 0.0), outcome.minimal)
+            for outcome in outcomes
+            if outcome.label in asked and outcome.modalities
+        },
+    )
+
+
+def correlate(cells: Sequence[Evidence], intervals: Intervals) -> list[dict[str, Any]]:
+    """Rank correlations of each predictor with each kind of robustness, over clips, over classes, over models.
+
+    Clips: those that are correct when clean, within one cell, with the factor that broke them. Beside it stands what is
+    left once the clean margin is accounted for (`beyond_margin`). Classes: within one cell, with the class's robust
+    accuracy, or the median factor where an attack looks for the smallest. Models: over all cells, likewise. Intervals
+    resample clips; what a metric gives per class or per model only, not per clip, stays as it is in every resample.
+
+    Returns:
+        One entry per level ("clip", "class", "model"), cell, robustness and predictor.
+    """
+    found = []
+    for cell in cells:
+        for label, robustness in cell.robustness.items():
+            where = {"model": cell.model, "training": cell.training, "robustness": label}
+            found += [where | entry for entry in _over_clips(cell, robustness, intervals)]
+            found += [where | entry for entry in _over_classes(cell, robustness, intervals)]
+    for label in dict.fromkeys(label for cell in cells for label in cell.robustness):
+        among = [cell for cell in cells if label in cell.robustness]
+        found += [{"robustness": label} | entry for entry in _over_models(among, label, intervals)]
+    return found
+
+
+def _over_clips(cell: Evidence, robustness: Robustness, intervals: Intervals) -> Iterator[dict[str, Any]]:
+    margin = cell.per_clip[MARGIN]
+    for predictor, values in cell.per_clip.items():
+        usable = cell.correct & ~np.isnan(values)
+        if predictor.name == ACCURACY.name or usable.sum() < FEWEST:
+            continue
+        x, y, z = values[usable], robustness.factor[usable], margin[usable]
+        plain = _estimate(spearman(x, y), usable, intervals)
+        entry = _entry("clip", predictor, plain)
+        if predictor != MARGIN:
+            entry["beyond_margin"] = _estimate(partial_spearman(x, y, z), usable, intervals).to_json()
+        yield entry
+
+
+def _over_classes(cell: Evidence, robustness: Robustness, intervals: Intervals) -> Iterator[dict[str, Any]]:
+    outcome = partial(_class_outcome, cell.own, robustness)
+    for predictor in (*cell.per_clip, *cell.per_class):
+        if predictor in cell.per_clip:
+            measure = partial(_class_means, cell.own, cell.per_clip[predictor])
+        else:
+            measure = partial(_constant, cell.per_class[predictor])
+        yield from _across("class", predictor, measure, outcome, len(cell.ids), intervals)
+
+
+def _over_models(cells: Sequence[Evidence], label: str, intervals: Intervals) -> Iterator[dict[str, Any]]:
+    if len(cells) < FEWEST or len({cell.ids for cell in cells}) > 1:
+        return  # clips are resampled together, so that all cells must have the same
+    everyone = np.ones((len(cells[0].ids), 1), dtype=np.bool_)
+
+    def outcome(weights: Floats) -> Floats:
+        return np.hstack([_class_outcome(everyone, cell.robustness[label], weights) for cell in cells])
+
+    def means(predictor: Predictor, weights: Floats) -> Floats:
+        return np.hstack([_class_means(everyone, cell.per_clip[predictor], weights) for cell in cells])
+
+    for predictor in cells[0].per_clip:
+        if all(predictor in cell.per_clip for cell in cells):
+            yield from _across("model", predictor, partial(means, predictor), outcome, len(everyone), intervals)
+    for predictor in cells[0].whole:
+        if all(predictor in cell.whole for cell in cells):
+            values = np.array([cell.whole[predictor] for cell in cells])
+            yield from _across("model", predictor, partial(_constant, values), outcome, len(everyone), intervals)
+
+
+def _across(
+    level: str, predictor: Predictor, measure: Any, outcome: Any, clips: int, intervals: Intervals
+) -> Iterator[dict[str, Any]]:
+    """The correlation over classes or models, where there are enough of them."""
+    ones = np.ones((1, clips))
+    n = int((~np.isnan(measure(ones)[0]) & ~np.isnan(outcome(ones)[0])).sum())
+    if n < FEWEST:
+        return
+    estimate = bootstrap(
+        lambda weights: _rows_spearman(measure(weights), outcome(weights)),
+        clips,
+        confidence=intervals.confidence,
+        resamples=intervals.resamples,
+        seed=intervals.seed,
+    )
+    yield _entry(level, predictor, Estimate(estimate.value, estimate.low, estimate.high, n, estimate.method))
+
+
+def _entry(level: str, predictor: Predictor, estimate: Estimate) -> dict[str, Any]:
+    return {"level": level, "metric": predictor.metric, "predictor": predictor.name} | estimate.to_json()
+
+
+def _estimate(statistic: Any, usable: NDArray[np.bool_], intervals: Intervals) -> Estimate:
+    found = bootstrap(
+        lambda weights: statistic(weights[:, usable]),
+        len(usable),
+        confidence=intervals.confidence,
+        resamples=intervals.resamples,
+        seed=intervals.seed,
+    )
+    return Estimate(found.value, found.low, found.high, int(usable.sum()), found.method)
+
+
+MARGIN = Predictor(None, "margin")
+ACCURACY = Predictor(None, "clean accuracy")
+CONFIDENCE = Predictor(None, "confidence")
+CLASS_SIZE = Predictor(None, "class size")
+
+
+def _baselines(
+    clean: Predictions, own: NDArray[np.bool_], class_sizes: NDArray[np.int64]
+) -> tuple[dict[Predictor, Floats], dict[Predictor, Floats], dict[Predictor, float]]:
+    """What is known without any metric: of clips, of classes, of the whole."""
+    logits = clean.logits.astype(np.float64)
+    if clean.targets.ndim == 1:
+        confidence = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
+    else:
+        confidence = 1 / (1 + np.exp(-logits.max(axis=1)))
+    per_clip = {
+        MARGIN: clean.margins.astype(np.float64),
+        CONFIDENCE: confidence,
+        ACCURACY: clean.correct.astype(np.float64),
+    }
+    return per_clip, {CLASS_SIZE: np.where(own.any(axis=0), class_sizes, np.nan).astype(np.float64)}, {}
+
+
+def _own(clean: Predictions) -> NDArray[np.bool_]:
+    if clean.targets.ndim == 2:
+        return np.asarray(clean.targets > 0.5)
+    return np.asarray(clean.targets[:, None] == np.arange(clean.logits.shape[1]))
+
+
+def _class_means(own: NDArray[np.bool_], values: Floats, weights: Floats) -> Floats:
+    """The mean over each class's clips that have a finite value: (R, K); NaN where there is none."""
+    known = np.isfinite(values)
+    members = (own & known[:, None]).astype(np.float64)
+    total = weights @ members
+    undefined: Floats = np.full(total.shape, np.nan)
+    return np.divide(weights @ (members * np.where(known, values, 0.0)[:, None]), total, out=undefined, where=total > 0)
+
+
+def _class_outcome(own: NDArray[np.bool_], robustness: Robustness, weights: Floats) -> Floats:
+    """Each class's median factor, or its robust accuracy: (R, K); NaN where a resample has none of its clips."""
+    if not robustness.minimal:
+        return _class_means(own, (robustness.factor > 1).astype(np.float64), weights)
+    columns = []
+    for members in own.T:
+        inside = weights[:, members]
+        if not members.any():
+            columns.append(np.full(len(weights), np.nan))
+            continue
+        columns.append(np.where(inside.sum(axis=1) > 0, weighted_median(robustness.factor[members])(inside), np.nan))
+    return np.stack(columns, axis=1)
+
+
+def _constant(values: Floats, weights: Floats) -> Floats:
+    return np.broadcast_to(values, (len(weights), len(values)))
+
+
+def _rows_spearman(x: Floats, y: Floats) -> Floats:
+    """The rank correlation of each row of x with that of y, where neither is NaN: (R,)."""
+    found: Floats = np.full(len(x), np.nan)
+    for row, (a, b) in enumerate(zip(x, y, strict=True)):
+        known = ~np.isnan(a) & ~np.isnan(b)
+        if known.sum() >= FEWEST:
+            ranks = rankdata(np.stack([a[known], b[known]]), axis=1)
+            if np.ptp(ranks, axis=1).all():
+                found[row] = np.corrcoef(ranks)[0, 1]
+    return found
