@@ -21,7 +21,7 @@ class Estimate:
         low, high: the interval's ends; both NaN if there is nothing to measure.
         n: the number of clips behind it.
         method: "bootstrap" (percentile, multinomial weights over clips); "wilson" where every clip agrees, so that
-            resampling would claim certainty; "none" without clips.
+            resampling would claim certainty; "none" without clips, or where no resample has a value.
     """
 
     value: float
@@ -93,6 +93,8 @@ def bootstrap(
     tail = (1 - confidence) / 2
     # Where values may be infinite there is nothing between two of them: the nearest one stands.
     samples = np.concatenate(found)
+    if np.isnan(samples).all():
+        return Estimate(value, float("nan"), float("nan"), n, "none")
     finite = bool(np.isfinite(samples[~np.isnan(samples)]).all())
     low, high = np.nanquantile(samples, [tail, 1 - tail], method="linear" if finite else "nearest")
     return Estimate(value, float(low), float(high), n, "bootstrap")

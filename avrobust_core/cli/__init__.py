@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done; 1 something failed (a cell, a broken plugin that was asked for); 2 the spec or the
         command line is wrong; 130 interrupted.
     """
-    from avrobust_core.cli import check, plugins, run, spec
+    from avrobust_core.cli import check, measure, plugins, run, spec
 
     parser = argparse.ArgumentParser(
         prog="avrobust", description="Measure and improve the adversarial robustness of multi-modal models."
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     spec.add_parsers(commands)
     plugins.add_parsers(commands)
     check.add_parsers(commands)
+    measure.add_parsers(commands)
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)

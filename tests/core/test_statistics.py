@@ -124,3 +124,10 @@ def test_json_has_no_nan_and_no_infinity():
 def test_where_all_agree_the_interval_ends_at_the_very_number(n) -> None:
     assert bootstrap_mean([0] * n).low == 0.0
     assert bootstrap_mean([1] * n).high == 1.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_statistic_that_no_resample_has_is_no_number() -> None:
+    found = bootstrap(lambda weights: np.full(len(weights), np.nan), 10)
+    assert np.isnan([found.value, found.low, found.high]).all()
+    assert found.method == "none"
