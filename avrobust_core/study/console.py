@@ -168,7 +168,8 @@ def _print_correlations(console: Console, result: Mapping[str, Any]) -> None:
     for (level, robustness), predictors in found.items():
         beyond = "; beyond what the margin tells" if level == "clip" else ""
         title = f"rank correlation with robustness against {robustness}, over {_PLURALS[level]}{beyond}"
-        table = Table("metric", "predictor", title=title, title_justify="left")
+        console.print(title)  # a table's own title is broken at the table's width
+        table = Table("metric", "predictor")
         cells = dict.fromkeys(cell for entries in predictors.values() for cell in entries)
         for heading in cells:
             table.add_column(heading, justify="right")

@@ -1,5 +1,7 @@
 """From predictions to what a run reports: accuracies with intervals, curves, fronts, the per-clip table."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,7 @@ from avrobust_core.randomness import derive_seed
 from avrobust_core.spec.model import EvaluationSection
 from avrobust_core.statistics import Estimate, bootstrap, bootstrap_mean, weighted_median
 from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.store import write_atomically
+from avrobust_core.study.store import write_atomically, write_text
 from avrobust_core.verification import NORM_TOLERANCE
 
 
@@ -216,6 +218,21 @@ def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
         },
         "details": dict(measurement.details),
     }
+
+
+def write_per_class(path: Path, measured: Sequence[Mapping[str, Any]]) -> None:
+    """Write one row per metric, evaluation, name and class: what a metric found of each class; none if it found none.
+
+    `attack` and `threat` are empty for clean clips, and `value` where a class has none.
+    """
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("metric", "attack", "threat", "name", "class", "value"))
+    for entry in measured:
+        where = (entry["metric"], entry["attack"], entry["threat"])
+        for name, values in entry.get("per_class", {}).items():
+            rows.writerows((*where, name, label, value) for label, value in values.items())
+    write_text(path, text.getvalue())
 
 
 def write_samples(path: Path, clean: Predictions, outcomes: Sequence[Outcome], dataset: Dataset) -> None:

@@ -28,6 +28,7 @@ from avrobust_core.study.results import (
     Intervals,
     Outcome,
     summarise,
+    write_per_class,
     write_samples,
 )
 from avrobust_core.study.store import exclusive, read_json, remove_leftovers, write_json, write_text
@@ -185,6 +186,7 @@ class _Run:
             self.evidence.append(self._evidence(cell, clean, outcomes, measured))
         if self.fabric.is_global_zero:
             write_samples(cell.folder / "samples.parquet", clean, outcomes, self.dataset)
+            write_per_class(cell.folder / "per_class.csv", measured)
         return {
             **summarise(clean, outcomes, self.intervals),
             "metrics": measured,
