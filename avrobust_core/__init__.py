@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         Subject,
         TrainingStep,
     )
-    from avrobust_core.errors import AttackViolation, AvrobustError, ClipError, DataError
+    from avrobust_core.errors import AttackViolation, AvrobustError, ClipError, DataError, WeightsError
     from avrobust_core.evaluating import Evaluation, evaluate
     from avrobust_core.goals import Aim, Goal
     from avrobust_core.hookspecs import hookimpl
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from avrobust_core.statistics import Estimate, bootstrap, bootstrap_mean
     from avrobust_core.verification import Verdict, verify
     from avrobust_core.victim import BoundVictim, Victim
+    from avrobust_core.weights import CheckpointLayout, State
 
 _HOME = {
     "make_ball": "regions",
@@ -79,6 +80,7 @@ _HOME = {
     "AvrobustError": "errors",
     "ClipError": "errors",
     "DataError": "errors",
+    "WeightsError": "errors",
     "hookimpl": "hookspecs",
     "Latents": "latents",
     "LayerKind": "latents",
@@ -100,6 +102,8 @@ _HOME = {
     "verify": "verification",
     "BoundVictim": "victim",
     "Victim": "victim",
+    "CheckpointLayout": "weights",
+    "State": "weights",
 }
 
 __all__ = [
@@ -116,6 +120,7 @@ __all__ = [
     "Batch",
     "BoundVictim",
     "Budget",
+    "CheckpointLayout",
     "Clip",
     "ClipError",
     "Component",
@@ -138,6 +143,7 @@ __all__ = [
     "Probe",
     "Region",
     "Registry",
+    "State",
     "Subject",
     "Task",
     "ThreatModel",
@@ -145,6 +151,7 @@ __all__ = [
     "Verdict",
     "Victim",
     "Wanted",
+    "WeightsError",
     "__version__",
     "attack_batch",
     "bootstrap",

@@ -18,6 +18,7 @@ from avrobust_core.statistics import Estimate
 if TYPE_CHECKING:
     from avrobust_core.probing import Probe
     from avrobust_core.victim import BoundVictim
+    from avrobust_core.weights import CheckpointLayout
 
 
 class Dataset(ABC):
@@ -76,11 +77,13 @@ class Encoder(nn.Module, ABC):
         frontend: differentiable, from the raw input (B, ...) to features (B, ...).
         time_axis: which axis of one clip's features is time; None if it is not known. Budgets with `space: features`
             that speak of time need it.
+        layouts: published layouts of weights that it can read beside its own.
     """
 
     dims: EncodedDims
     frontend: nn.Module
     time_axis: int | None = None
+    layouts: "Sequence[CheckpointLayout]" = ()
 
     @abstractmethod
     def encode(self, features: Tensor) -> Encoded:
@@ -96,9 +99,12 @@ class Fusion(nn.Module, ABC):
 
     Attributes:
         dim: the width F of the fused embedding.
+        layouts: published layouts of the weights of whole models with this fusion; they convert to the model's own
+            keys: "encoders.<modality>....", "fusion....", "head....".
     """
 
     dim: int
+    layouts: "Sequence[CheckpointLayout]" = ()
 
     @abstractmethod
     def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:

@@ -30,6 +30,10 @@ class ComponentError(AvrobustError):
     """A component's name cannot be resolved, or its configuration does not fit."""
 
 
+class WeightsError(AvrobustError):
+    """Weights cannot be read, or do not fit the module that they are meant for."""
+
+
 class AttackViolation(AvrobustError):
     """An attack returned something outside its threat model, or claimed what is not so."""
 

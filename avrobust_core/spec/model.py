@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -49,6 +50,10 @@ class EncoderEntry(ComponentRef):
 
     modality: str | None = None
     """The modality of the data set that it reads; by default the entry's own name."""
+    weights: Path | None = None
+    """A file of weights to start from: safetensors, or one of torch.save, in the encoder's own layout or a published
+    one that it knows. A classifier that the file holds becomes the head of a model with this encoder alone, where it
+    has as many classes as the data set; they must be in the same order. Relative to the working directory."""
 
 
 class ModelEntry(Section):
@@ -58,6 +63,8 @@ class ModelEntry(Section):
     """Names from `encoders`, of different modalities."""
     fusion: Ref | None = None
     """How to fuse them; needed with two encoders or more."""
+    weights: Path | None = None
+    """A file of weights of the whole model to start from: encoders, fusion and head."""
 
 
 class TrainingEntry(Section):

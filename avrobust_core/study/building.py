@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from avrobust_core.components import Config
@@ -14,6 +15,7 @@ from avrobust_core.registry import Offer, Registry
 from avrobust_core.spec.cells import modality_of
 from avrobust_core.spec.model import AttackEntry, ComponentRef, ModelEntry, Spec, TrainingEntry
 from avrobust_core.suggest import closest
+from avrobust_core.weights import State, fingerprint, load_checkpoint, load_fitting_head, load_model, read_checkpoint
 
 _BASES: Mapping[str, type[Any]] = {
     "dataset": Dataset,
@@ -62,6 +64,8 @@ class Builder:
     def __init__(self, spec: Spec, registry: Registry) -> None:
         self.spec = spec
         self.registry = registry
+        self._checkpoints: dict[Path, State] = {}
+        self._fingerprints: dict[Path, str] = {}
 
     def part(self, kind: str, reference: ComponentRef) -> Part:
         """The component that a reference of the spec means."""
@@ -85,7 +89,11 @@ class Builder:
         """A model with initial weights drawn from the spec's seed.
 
         Each encoder's weights depend on the seed and its modality alone, so that a modality starts from the same
-        weights in every model of the study.
+        weights in every model of the study; or they are those of the file that the spec names.
+
+        Raises:
+            ComponentError: if the data set lacks a modality.
+            WeightsError: if weights cannot be read, or do not fit.
         """
         encoders, fusion = self.model_parts(self.spec.models[name])
         missing = [modality for modality in encoders if modality not in dataset.media]
@@ -93,15 +101,46 @@ class Builder:
             raise ComponentError(
                 f"model {name!r} reads {', '.join(missing)}, but the data set has: {', '.join(sorted(dataset.media))}"
             )
+        entry = self.spec.models[name]
+        weights = self._encoder_weights(entry)
         built: dict[str, Encoder] = {}
+        heads: dict[str, State] = {}
         for modality, part in encoders.items():
             with seeded(derive_seed(self.spec.seed, "encoder", modality)):
-                built[modality] = part.build(dataset.media[modality])
+                built[modality] = encoder = part.build(dataset.media[modality])
+            if modality in weights:
+                path = weights[modality]
+                state = self._checkpoint(path)
+                _, heads[modality] = load_checkpoint(
+                    encoder, state, encoder.layouts, str(path), f"encoders.{modality}."
+                )
         with seeded(derive_seed(self.spec.seed, "fusion")):
             joined = None
             if fusion is not None:
                 joined = fusion.build({modality: encoder.dims for modality, encoder in built.items()})
-            return AVModel(built, joined, len(dataset.classes))
+            model = AVModel(built, joined, len(dataset.classes))
+        if fusion is None:
+            load_fitting_head(model.head, next(iter(heads.values()), {}))
+        if entry.weights is not None:
+            load_model(model, self._checkpoint(entry.weights), str(entry.weights))
+        return model
+
+    def _encoder_weights(self, entry: ModelEntry) -> dict[str, Path]:
+        """The files of weights of a model's encoders, by modality."""
+        found = {modality_of(self.spec, name): self.spec.encoders[name].weights for name in entry.encoders}
+        return {modality: path for modality, path in sorted(found.items()) if path is not None}
+
+    def _checkpoint(self, path: Path) -> State:
+        """What a file of weights holds; read once."""
+        if path not in self._checkpoints:
+            self._checkpoints[path] = read_checkpoint(path)
+        return self._checkpoints[path]
+
+    def _fingerprint(self, path: Path) -> str:
+        """A hash of a file of weights; made once."""
+        if path not in self._fingerprints:
+            self._fingerprints[path] = fingerprint(path)
+        return self._fingerprints[path]
 
     def augmentations(self, entry: TrainingEntry) -> list[Augmentation]:
         """The augmentations of a training regime, in order."""
@@ -119,7 +158,11 @@ class Builder:
         regime = entry.model_dump(mode="json", exclude={"augment"})
         regime["augment"] = [self.part("augmentation", reference).identity() for reference in entry.augment]
         data = self.part("dataset", self.spec.data)
-        return {
+        chosen = self.spec.models[model]
+        weights = {modality: self._fingerprint(path) for modality, path in self._encoder_weights(chosen).items()}
+        if chosen.weights is not None:
+            weights["model"] = self._fingerprint(chosen.weights)
+        identity = {
             "seed": self.spec.seed,
             "data": {
                 "component": data.offer.full_name,
@@ -131,6 +174,7 @@ class Builder:
             "training": regime,
             "precision": self.spec.engine.precision,
         }
+        return identity | ({"weights": weights} if weights else {})
 
 
 def refuse_front(name: str, entry: AttackEntry, attack: Attack) -> None:
