@@ -93,6 +93,13 @@ class Encoder(nn.Module, ABC):
         """From the raw input to tokens and pooled."""
         return self.encode(self.frontend(x))
 
+    def make_head(self, classes: int) -> nn.Module | None:
+        """The classifier of a model with this encoder alone, from its tokens (B, T, D) to logits (B, classes).
+
+        None, as here, for a linear map of its pooled embedding.
+        """
+        return None
+
 
 class Fusion(nn.Module, ABC):
     """From what the encoders of a model return to one fused embedding.

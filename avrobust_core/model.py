@@ -6,20 +6,28 @@ from typing import cast
 from torch import Tensor, nn
 
 from avrobust_core.batches import Encoded
-from avrobust_core.contracts import Encoder, Fusion
+from avrobust_core.contracts import EncodedDims, Encoder, Fusion
 
 
 class Single(Fusion):
-    """The fusion of a model with one encoder: its pooled embedding as it is."""
+    """The fusion of a model with one encoder: what the encoder gives, as it is.
 
-    def __init__(self, modality: str, dim: int) -> None:
+    Args:
+        modality: what it reads.
+        dims: the encoder's.
+        pooled: whether the head reads the pooled embedding, or the tokens.
+    """
+
+    def __init__(self, modality: str, dims: EncodedDims, *, pooled: bool = True) -> None:
         super().__init__()
         self.modality = modality
-        self.dim = dim
+        self.pooled = pooled
+        self.dim = dims.embed if pooled else dims.token
 
     def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:
-        """The pooled embedding: (B, E)."""
-        return encoded[self.modality].pooled
+        """The pooled embedding (B, E), or the tokens (B, T, D)."""
+        found = encoded[self.modality]
+        return found.pooled if self.pooled else found.tokens
 
 
 class AVModel(nn.Module):
@@ -35,14 +43,16 @@ class AVModel(nn.Module):
         super().__init__()
         if not encoders:
             raise ValueError("a model needs at least one encoder")
+        head: nn.Module | None = None
         if fusion is None:
             if len(encoders) > 1:
                 raise ValueError(f"a model with the encoders {', '.join(encoders)} needs a fusion")
             ((modality, encoder),) = encoders.items()
-            fusion = Single(modality, encoder.dims.embed)
+            head = encoder.make_head(classes)
+            fusion = Single(modality, encoder.dims, pooled=head is None)
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
-        self.head = fusion.make_head(classes)
+        self.head = head if head is not None else fusion.make_head(classes)
 
     @property
     def modalities(self) -> tuple[str, ...]:

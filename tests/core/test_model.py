@@ -168,3 +168,34 @@ def test_the_order_of_the_encoders_changes_no_logits(model: AVModel, inputs: dic
     assert reordered.modalities == ("touch", "thermal", "depth")
     reordered.load_state_dict(model.state_dict())
     assert torch.equal(reordered(inputs), model(inputs))
+
+
+class OwnsHead(Projection):
+    """An encoder whose own classifier pools its tokens by their maximum."""
+
+    def make_head(self, classes: int) -> nn.Module:
+        class Head(nn.Module):
+            def __init__(self, width: int) -> None:
+                super().__init__()
+                self.map = nn.Linear(width, classes)
+
+            def forward(self, tokens: Tensor) -> Tensor:
+                return self.map(tokens).amax(dim=1)
+
+        return Head(self.dims.token)
+
+
+def test_an_encoder_alone_may_bring_its_own_head_which_reads_its_tokens() -> None:
+    torch.manual_seed(0)
+    model = AVModel({"depth": OwnsHead(2, 4)}, None, classes=5).eval()
+    x = {"depth": torch.randn(3, 2, 6)}
+    tokens = model.encode(x)["depth"].tokens
+    assert torch.equal(model.embed(x), tokens)
+    assert torch.equal(model(x), model.head.map(tokens).amax(dim=1))
+    assert model(x).shape == (3, 5)
+
+
+def test_beside_others_its_head_is_the_fusions() -> None:
+    torch.manual_seed(0)
+    encoders = {name: OwnsHead(channels, 4) for name, channels in CHANNELS.items()}
+    assert isinstance(AVModel(encoders, Product(4), classes=5).head, nn.Linear)
