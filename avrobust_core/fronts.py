@@ -7,7 +7,9 @@ from avrobust_core.budgets import ThreatModel
 
 
 def directions(modalities: Sequence[str], points: int) -> tuple[dict[str, float], ...]:
-    """Shares of two modalities' radii, on a quarter circle from the first alone to the second alone.
+    """Shares of two modalities' radii, at even angles from the first alone to the second alone, the larger of them 1.
+
+    So the search along a direction may go to the edge of the threat.
 
     Args:
         modalities: two names.
@@ -15,8 +17,8 @@ def directions(modalities: Sequence[str], points: int) -> tuple[dict[str, float]
     """
     first, second = modalities
     angles = [math.pi / 2 * i / (points - 1) for i in range(points)]
-    shares = [{first: round(math.cos(angle), 12), second: round(math.sin(angle), 12)} for angle in angles]
-    return tuple(shares)
+    pairs = [(math.cos(angle), math.sin(angle)) for angle in angles]
+    return tuple({first: round(a / max(a, b), 12), second: round(b / max(a, b), 12)} for a, b in pairs)
 
 
 def tilted(threat: ThreatModel, shares: Mapping[str, float]) -> ThreatModel:

@@ -48,8 +48,8 @@ def _run(options: argparse.Namespace) -> int:
     if found is None:
         return 2
     loaded, registry = found
-    from avrobust_core.study.console import print_tables
     from avrobust_core.study.runner import carry_out
+    from avrobust_core.study.tables import print_tables
 
     result = carry_out(loaded, registry, out=options.out, silent=options.quiet)
     if _is_first_process():

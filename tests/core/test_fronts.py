@@ -10,12 +10,13 @@ from avrobust_core.fronts import directions, tilted
 THREAT = ThreatModel.of({"audio": Budget(eps=0.1), "video": Budget(norm="l2", eps=2.0)})
 
 
-def test_directions_go_from_one_modality_to_the_other_on_a_quarter_circle() -> None:
+def test_directions_go_from_one_modality_to_the_other_along_the_threats_edge() -> None:
     found = directions(("audio", "video"), 5)
     assert found[0] == {"audio": 1.0, "video": 0.0}
     assert found[-1] == {"audio": 0.0, "video": 1.0}
     for shares in found:
-        assert math.hypot(*shares.values()) == pytest.approx(1)
+        assert max(shares.values()) == 1
+    assert math.atan2(found[1]["video"], found[1]["audio"]) == pytest.approx(math.pi / 8)
     assert [shares["video"] for shares in found] == sorted(shares["video"] for shares in found)
 
 

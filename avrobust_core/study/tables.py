@@ -1,0 +1,217 @@
+"""The tables of a run's results, on stdout."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+WIDTH_WITHOUT_TERMINAL = 320
+MOST_COLUMNS = 5
+"""Attacks under threats that stand beside one another; more of them stand below one another."""
+
+
+def print_tables(result: Mapping[str, Any]) -> None:
+    """Print a run's results: accuracies, and where there are any, curves, smallest perturbations and fronts."""
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    _print_accuracies(console, result)
+    cells = [cell for cell in result["cells"] if "error" not in cell]
+    _print_curves(console, cells)
+    _print_sizes(console, cells)
+    _print_fronts(console, cells)
+    _print_metrics(console, cells)
+    _print_correlations(console, result)
+
+
+def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
+    cells: Sequence[Mapping[str, Any]] = result["cells"]
+    columns = _columns(cells)
+    console.print(f"{result['name']}: accuracy in %, {_confidence(result)}")
+    console.print(_by_cell(cells, columns) if len(columns) <= MOST_COLUMNS else _by_attack(cells, columns))
+    for cell in cells:
+        if "error" in cell:
+            console.print(f"{cell['model']}/{cell['training']} failed: {cell['error']['message']}", style="red")
+    if any(_robust(cell, *column).startswith("=") for cell in cells for column in columns):
+        console.print("= the threat touches nothing that this model reads: its clean accuracy stands")
+    if any(_robust(cell, *column).startswith("!") for cell in cells for column in columns):
+        console.print("! the attack takes no notice of the threat's radius")
+
+
+def _by_cell(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> Table:
+    """A row for each cell, a column for each attack under each threat."""
+    table = Table("model", "training")
+    table.add_column("clean", justify="right")
+    for attack, threat in columns:
+        table.add_column(f"{attack}\n{threat}", justify="right")
+    for cell in cells:
+        found = [_clean(cell), *(_robust(cell, attack, threat) for attack, threat in columns)]
+        table.add_row(cell["model"], cell["training"], *found)
+    return table
+
+
+def _by_attack(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> Table:
+    """The same the other way round, for more attacks than fit beside one another."""
+    table = Table("attack", "threat")
+    for cell in cells:
+        table.add_column(f"{cell['model']}\n{cell['training']}", justify="right")
+    table.add_row("clean", "", *(_clean(cell) for cell in cells))
+    for attack, threat in columns:
+        table.add_row(attack, threat, *(_robust(cell, attack, threat) for cell in cells))
+    return table
+
+
+def _clean(cell: Mapping[str, Any]) -> str:
+    return "failed" if "error" in cell else _percent(cell["clean_accuracy"])
+
+
+def _print_curves(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    rows = [(cell, attack, threat, curve) for cell in cells for attack, threat, curve in _entries(cell, "curves")]
+    factors = sorted({point["factor"] for *_, curve in rows for point in curve})
+    if not rows:
+        return
+    table = Table(title="robust accuracy in % by factor of the threat's radii", title_justify="left")
+    for heading in ("model", "training", "attack", "threat"):
+        table.add_column(heading)
+    for factor in factors:
+        table.add_column(f"x {factor:g}", justify="right")
+    for cell, attack, threat, curve in rows:
+        by_factor = {point["factor"]: f"{100 * point['value']:.1f}" for point in curve}
+        table.add_row(
+            cell["model"], cell["training"], attack, threat, *(by_factor.get(factor, "-") for factor in factors)
+        )
+    console.print(table)
+
+
+def _print_sizes(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    rows = [
+        (cell, attack, threat, found["median_size"])
+        for cell in cells
+        for attack, threat, found in _entries(cell, "smallest_perturbation")
+    ]
+    if not rows:
+        return
+    title = "median size of the smallest perturbation found, in shares of the threat's radii"
+    table = Table("model", "training", "attack", "threat", title=title, title_justify="left")
+    table.add_column("median", justify="right")
+    for cell, attack, threat, size in rows:
+        table.add_row(cell["model"], cell["training"], attack, threat, _size(size))
+    console.print(table)
+
+
+def _print_fronts(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    rows = [(cell, attack, threat, front) for cell in cells for attack, threat, front in _entries(cell, "fronts")]
+    if not rows:
+        return
+    title = "smallest joint budgets that break half of the clips, in shares of the threat's radii"
+    table = Table("model", "training", "attack", "threat", "direction", title=title, title_justify="left")
+    table.add_column("budgets", justify="right")
+    for cell, attack, threat, front in rows:
+        for point in front:
+            direction = ", ".join(f"{name} {share:.2f}" for name, share in point["direction"].items())
+            budgets = ", ".join(
+                f"{name} {'-' if share is None else format(share, '.3f')}" for name, share in point["budget"].items()
+            )
+            table.add_row(cell["model"], cell["training"], attack, threat, direction, budgets)
+    console.print(table)
+
+
+def _print_metrics(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    """Metrics on clean clips; those under attack are in result.json."""
+    columns = {f"{cell['model']}\n{cell['training']}": _clean_values(cell) for cell in cells}
+    rows = dict.fromkeys(key for values in columns.values() for key in values)
+    if not rows:
+        return
+    table = Table("metric", "", title="metrics on clean clips", title_justify="left")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for metric, name in rows:
+        found = [values.get((metric, name)) for values in columns.values()]
+        table.add_row(metric, name, *("-" if estimate is None else _number(estimate) for estimate in found))
+    console.print(table)
+
+
+def _clean_values(cell: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    return {
+        (entry["metric"], name): estimate
+        for entry in cell.get("metrics", [])
+        if entry["attack"] is None
+        for name, estimate in entry.get("values", {}).items()
+    }
+
+
+def _print_correlations(console: Console, result: Mapping[str, Any]) -> None:
+    """One table per level and kind of robustness: predictors by cells."""
+    found: dict[tuple[str, str], dict[tuple[str, str], dict[str, Mapping[str, Any]]]] = {}
+    for entry in result.get("correlations", []):
+        cell = f"{entry['model']}\n{entry['training']}" if "model" in entry else "all models"
+        predictors = found.setdefault((entry["level"], entry["robustness"]), {})
+        predictors.setdefault((entry["metric"] or "", entry["predictor"]), {})[cell] = entry
+    for (level, robustness), predictors in found.items():
+        beyond = "; beyond what the margin tells" if level == "clip" else ""
+        title = f"rank correlation with robustness against {robustness}, over {_PLURALS[level]}{beyond}"
+        console.print(title)  # a table's own title is broken at the table's width
+        table = Table("metric", "predictor")
+        cells = dict.fromkeys(cell for entries in predictors.values() for cell in entries)
+        for heading in cells:
+            table.add_column(heading, justify="right")
+        for (metric, predictor), entries in predictors.items():
+            table.add_row(metric, predictor, *(_correlation(entries.get(cell)) for cell in cells))
+        console.print(table)
+
+
+_PLURALS = {"clip": "clips", "class": "classes", "model": "models"}
+
+
+def _correlation(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "-"
+    beyond = entry.get("beyond_margin")
+    return _number(entry) + (f"; {_number(beyond)}" if beyond is not None else "")
+
+
+def _number(estimate: Mapping[str, Any]) -> str:
+    value, low, high = ("-" if estimate[key] is None else f"{estimate[key]:.3g}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _entries(cell: Mapping[str, Any], section: str) -> Iterator[tuple[str, str, Any]]:
+    for attack, threats in cell.get(section, {}).items():
+        for threat, entry in threats.items():
+            yield attack, threat, entry
+
+
+def _size(estimate: Mapping[str, Any]) -> str:
+    ends = (estimate[key] for key in ("value", "low", "high"))
+    value, low, high = ("beyond" if end is None else f"{end:.3f}" for end in ends)
+    return f"{value} [{low}, {high}]"
+
+
+def _columns(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    found: dict[tuple[str, str], None] = {}
+    for cell in cells:
+        for attack, threats in cell.get("robust_accuracy", {}).items():
+            found.update(dict.fromkeys((attack, threat) for threat in threats))
+    worst = {threat for cell in cells for threat in cell.get("worst_case", {})}
+    if len({attack for attack, _ in found}) > 1:
+        found.update(dict.fromkeys(("worst case", threat) for _, threat in list(found) if threat in worst))
+    return list(found)
+
+
+def _robust(cell: Mapping[str, Any], attack: str, threat: str) -> str:
+    if attack == "worst case":
+        estimate = cell.get("worst_case", {}).get(threat)
+    else:
+        estimate = cell.get("robust_accuracy", {}).get(attack, {}).get(threat)
+    if estimate is None:
+        return "-"
+    mark = "= " if estimate.get("attacked") == [] else "" if estimate.get("bounded", True) else "! "
+    return mark + _percent(estimate)
+
+
+def _percent(estimate: Mapping[str, Any]) -> str:
+    return f"{100 * estimate['value']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+
+
+def _confidence(result: Mapping[str, Any]) -> str:
+    return f"[{100 * result['confidence']:g} % interval over clips]"
