@@ -21,14 +21,15 @@ class Estimate:
         low, high: the interval's ends; both NaN if there is nothing to measure.
         n: the number of clips behind it.
         method: "bootstrap" (percentile, multinomial weights over clips); "wilson" where every clip agrees, so that
-            resampling would claim certainty; "none" without clips, or where no resample has a value.
+            resampling would claim certainty; "dyadic" where pairs of clips are measured, which share clips; "none"
+            without clips, or where no resample has a value.
     """
 
     value: float
     low: float
     high: float
     n: int
-    method: Literal["bootstrap", "wilson", "none"]
+    method: Literal["bootstrap", "wilson", "dyadic", "none"]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data: NaN and infinity, which JSON has no number for, become None."""
