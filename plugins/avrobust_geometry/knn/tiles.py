@@ -1,0 +1,84 @@
+"""All pairs of two sets of rows as tiles of scores, by matrix products: half as many for one set with itself."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from avrobust_geometry.knn.rows import Prepared
+
+TILE = 2048
+"""Rows and columns of a tile on a processor, whose scores (16 MiB) are looked through while they are still in cache."""
+
+ACCELERATED_TILE = 8192
+"""The same on an accelerator."""
+
+Offer = Callable[[Tensor, int, int], None]
+"""Takes a tile of scores (B, C), the number of its first row, and that of its first column."""
+
+
+def scan(points: Prepared, reference: Prepared, offer: Offer, own: Tensor | None) -> None:
+    """Offer the scores of every point and every reference row, once.
+
+    Args:
+        points: N rows.
+        reference: M rows; the same object for one set with itself: each point's own row is then left out.
+        offer: takes the tiles; scores are minus half of squared distances, -inf for the point itself.
+        own: (N,) int64 row of the reference that is the point itself, -1 for none; None if there are none at all.
+    """
+    if points is reference:
+        _scan_itself(points, offer)
+        return
+    size = _tile(points)
+    for column in range(0, reference.n, 4 * size):
+        right = reference.right(column, min(column + 4 * size, reference.n)).T
+        for row in range(0, points.n, size):
+            scores = points.left(row, min(row + size, points.n)) @ right
+            if own is not None:
+                _hide(scores, own[row : row + size].to(scores.device) - column)
+            offer(scores, row, column)
+
+
+def _scan_itself(points: Prepared, offer: Offer) -> None:
+    size = _tile(points)
+    starts = range(0, points.n, size)
+    # Tiles of the diagonal come first: where neighbours stand together in the data, they bring bounds that hardly
+    # any later score passes.
+    for start in starts:
+        stop = min(start + size, points.n)
+        scores = points.left(start, stop) @ points.right(start, stop).T
+        scores.fill_diagonal_(-torch.inf)
+        offer(scores, start, start)
+    for row in starts:
+        left = points.left(row, min(row + size, points.n))
+        for column in range(row + size, points.n, size):
+            scores = left @ points.right(column, min(column + size, points.n)).T
+            offer(scores, row, column)
+            offer(scores.T, column, row)
+
+
+def _hide(scores: Tensor, own: Tensor) -> None:
+    here = ((own >= 0) & (own < scores.shape[1])).nonzero().flatten()
+    scores[here, own[here]] = -torch.inf
+
+
+def _tile(points: Prepared) -> int:
+    return TILE if points.device.type == "cpu" else ACCELERATED_TILE
+
+
+@contextmanager
+def full_precision(threads: int | None) -> Iterator[int]:
+    """Products in true float32, on so many threads of the processor; yields their number.
+
+    What a caller set for training (TF32, bfloat16 products) would turn neighbours into others.
+    """
+    precision, count = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    torch.set_float32_matmul_precision("highest")
+    torch.set_num_threads(threads or count)
+    try:
+        with torch.no_grad():
+            yield threads or count
+    finally:
+        torch.set_num_threads(count)
+        torch.set_float32_matmul_precision(precision)
