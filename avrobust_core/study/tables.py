@@ -117,7 +117,7 @@ def _print_fronts(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_metrics(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
-    """Metrics on clean clips; those under attack are in result.json."""
+    """Metrics on clean clips; those under attack are in result.json, as is all else that is not here."""
     columns = {f"{cell['model']}\n{cell['training']}": _clean_values(cell) for cell in cells}
     rows = dict.fromkeys(key for values in columns.values() for key in values)
     if not rows:
@@ -137,6 +137,7 @@ def _clean_values(cell: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str,
         for entry in cell.get("metrics", [])
         if entry["attack"] is None
         for name, estimate in entry.get("values", {}).items()
+        if not name.partition("/")[0].endswith("-micro")  # the same, weighed otherwise: result.json has both
     }
 
 
@@ -156,7 +157,8 @@ def _print_correlations(console: Console, result: Mapping[str, Any]) -> None:
         for heading in cells:
             table.add_column(heading, justify="right")
         for (metric, predictor), entries in predictors.items():
-            table.add_row(metric, predictor, *(_correlation(entries.get(cell)) for cell in cells))
+            if any(entry["value"] is not None for entry in entries.values()):
+                table.add_row(metric, predictor, *(_correlation(entries.get(cell)) for cell in cells))
         console.print(table)
 
 
@@ -164,7 +166,7 @@ _PLURALS = {"clip": "clips", "class": "classes", "model": "models"}
 
 
 def _correlation(entry: Mapping[str, Any] | None) -> str:
-    if entry is None:
+    if entry is None or entry["value"] is None:
         return "-"
     beyond = entry.get("beyond_margin")
     return _number(entry) + (f"; {_number(beyond)}" if beyond is not None else "")
