@@ -209,11 +209,11 @@ def subject_of(
 
 
 def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
-    """A metric's finding as JSON data: NaN becomes None."""
+    """A metric's finding as JSON data: NaN and infinity, which JSON has no number for, become None."""
     return {
         "values": {name: value.to_json() for name, value in measurement.values.items()},
         "per_class": {
-            name: {label: None if value != value else float(value) for label, value in values.items()}
+            name: {label: float(value) if np.isfinite(value) else None for label, value in values.items()}
             for name, values in measurement.per_class.items()
         },
         "details": dict(measurement.details),

@@ -1,0 +1,1 @@
+"""Convexity: is a point between two clips of a class of that class, too?"""

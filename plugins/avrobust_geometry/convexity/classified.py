@@ -1,0 +1,114 @@
+"""Which clips a model takes for which of their classes, and all methods carried out on them."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from avrobust_geometry.convexity.levels import Level
+from avrobust_geometry.convexity.pairs import Floats, Identities, Ints, Segments, draw_segments
+from avrobust_geometry.convexity.rules import Rule
+from avrobust_geometry.convexity.segments import REFERENCE_PAIRS, equidistant, interpolate, reference_score
+from avrobust_geometry.convexity.summary import Summary
+
+METHODS = ("interpolation", "reference", "euclidean")
+"""What can be done with straight segments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """Clips, their classes, and what the model says of them.
+
+    Attributes:
+        identities: of the clips.
+        logits: (N, K), finite.
+        members: for each class, its clips.
+        rule: when a point is of a class.
+        inside: for each class, those of its clips that the model takes for it.
+    """
+
+    identities: Identities
+    logits: NDArray[np.floating]
+    members: Sequence[Ints]
+    rule: Rule
+    inside: Sequence[Ints]
+
+    @classmethod
+    def by_rule(
+        cls, identities: Identities, logits: NDArray[np.floating], members: Sequence[Ints], rule: Rule
+    ) -> "Classified":
+        """Find out which clips are inside."""
+        inside = []
+        for c, clips in enumerate(members):
+            inside.append(clips[rule.holds(_margins(rule, logits, clips, np.full(len(clips), c)))])
+        return cls(identities, logits, members, rule, inside)
+
+    def margins(self, clips: Ints, classes: Ints) -> Floats:
+        """How far inside these classes the clips lie, (P,)."""
+        return _margins(self.rule, self.logits, clips, classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """How much to do.
+
+    Attributes:
+        pairs: segments per class of `interpolation`.
+        euclidean_pairs: segments per class of `euclidean`.
+        apart: whether to move modalities one at a time, too.
+    """
+
+    pairs: int = 1000
+    euclidean_pairs: int = 5000
+    apart: bool = True
+
+
+def measure_segments(
+    summary: Summary,
+    levels: Sequence[Level],
+    methods: Collection[str],
+    clips: Classified,
+    amounts: Amounts,
+    *,
+    softmax: bool,
+) -> None:
+    """Add what the methods find at the levels. The same segments, and the same points on them, serve all levels.
+
+    Args:
+        summary: to add to.
+        levels: where.
+        methods: some of `METHODS`.
+        clips: between which points lie.
+        amounts: how much to do.
+        softmax: whether probabilities are the softmax's (single-label).
+    """
+    names, who = summary.classes, clips.identities
+    if "interpolation" in methods:
+        drawn = draw_segments(clips.inside, names, who, amounts.pairs)
+        ends = clips.margins(drawn.first, drawn.cls), clips.margins(drawn.second, drawn.cls)
+        for level in levels:
+            interpolate(summary, level, drawn, clips.rule, ends, apart=amounts.apart)
+        if levels:
+            summary.details["classes_without_segments"] = _without(drawn, names)
+    if "euclidean" in methods:
+        everyone = draw_segments(clips.members, names, who, amounts.euclidean_pairs)
+        for level in levels:
+            equidistant(summary, level, everyone, clips.rule)
+    if "reference" in methods:
+        truncated = draw_segments(clips.members, names, who, REFERENCE_PAIRS, truncated=True)
+        for level in levels:
+            reference_score(summary, level, truncated, softmax=softmax)
+
+
+def _without(segments: Segments, classes: Sequence[str]) -> list[str]:
+    counts = np.bincount(segments.cls, minlength=len(classes))
+    return [name for name, count in zip(classes, counts, strict=True) if not count]
+
+
+def _margins(rule: Rule, logits: NDArray[np.floating], clips: Ints, classes: Ints) -> Floats:
+    if not len(clips):
+        return np.zeros(0)
+    rows = torch.from_numpy(np.ascontiguousarray(logits[clips]))
+    return rule.margins(rows, torch.from_numpy(classes)).double().numpy()

@@ -1,0 +1,144 @@
+"""Intervals for means over pairs of clips: pairs share clips, so that they are not independent.
+
+The variance is the dyadic-robust one (Fafchamps and Gubert 2007, "The formation of risk sharing networks"; Aronow,
+Samii and Assenova 2015, "Cluster-robust variance estimation for dyadic data"): products of the residuals of all pairs
+that have a clip in common. Shares then get Wilson's (1927) interval with the number of independent outcomes that would
+have this variance, other means the interval of Student's t.
+
+Why not the bootstrap with weights over clips, where a pair counts w_i w_j: it counts what is peculiar to a pair three
+times, because w_i w_j has variance 3. Where pairs share little it covered .995 to 1 at nominal .95; Wilson's interval
+over pairs, which ignores what they share, covers .29 to .81. This one, by the simulation in the tests (20, 50 and 200
+clips, at most 1,000 pairs, shares of .5 to .9, clip effects from none to strong): .93 to .98. It covers less than that
+where few clips decide nearly everything (.92 at 20 clips, a share of .89, and effects that reach over 12 units of
+logits), and where failures come from rare clips of which the set may hold none.
+"""
+
+from dataclasses import dataclass
+from math import isfinite, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from avrobust_core import Estimate
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+FEWEST = 6
+"""Clips of a class below which its own mean tells too little of its variance: there the mean over classes stands in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairwise:
+    """Numbers that were found for pairs of clips.
+
+    Attributes:
+        first: (P,) one clip.
+        second: (P,) the other.
+        cls: (P,) the class that they were found for.
+        value: (P,) what was found.
+    """
+
+    first: Ints
+    second: Ints
+    cls: Ints
+    value: Floats
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def mean_over_pairs(found: Pairwise, *, macro: bool, share: bool, confidence: float = 0.95) -> Estimate:
+    """The mean over pairs, or over classes of their means over pairs, with an interval over clips.
+
+    How many pairs each class has is taken as it is. Where all values of a share are 0, or all are 1, there is no
+    variance to see, and the interval is Wilson's for half as many outcomes as there are clips: the disjoint pairs that
+    they make.
+
+    Args:
+        found: any number of values for a pair and a class.
+        macro: whether each class counts the same, and not each pair.
+        share: whether values are in [0, 1]; the interval then stays there, too.
+        confidence: e.g. 0.95.
+
+    Returns:
+        The estimate, n being the number of clips; NaN without pairs, and no interval where values are not finite, or
+        give no variance to make one of.
+    """
+    if not len(found):
+        return Estimate(float("nan"), float("nan"), float("nan"), 0, "none")
+    _, cls = np.unique(found.cls, return_inverse=True)
+    counts = np.bincount(cls)
+    means = np.bincount(cls, found.value) / counts
+    value = float(means.mean() if macro else found.value.mean())
+    clips, ends = np.unique(np.stack([found.first, found.second]), return_inverse=True)
+    n = len(clips)
+    if not isfinite(value):
+        return Estimate(value, float("nan"), float("nan"), n, "none")
+    if share and found.value.min() == found.value.max() and found.value[0] in (0.0, 1.0):
+        return _estimate(value, *_wilson(value, n / 2, _quantile(confidence, n - 1)), n)
+    weight = 1 / (counts[cls] * len(counts)) if macro else np.full(len(found), 1 / len(found))
+    variance, df = _variance(found.value, weight, cls, means, value, ends.reshape(2, -1), n)
+    if variance == 0 and not share:
+        return Estimate(value, float("nan"), float("nan"), n, "none")
+    if variance == 0:  # one pair, or values that agree within each class, and differ between them
+        variance, df = value * (1 - value) / (n / 2), float(n - 1)
+    z = _quantile(confidence, df)
+    if share:
+        return _estimate(value, *_wilson(value, value * (1 - value) / variance, z), n)
+    half = z * sqrt(variance)
+    return _estimate(value, value - half, value + half, n)
+
+
+def _variance(
+    values: Floats, weight: Floats, cls: Ints, means: Floats, value: float, ends: Ints, n: int
+) -> tuple[float, float]:
+    """The variance of sum(weight * values), and the degrees of freedom of that estimate.
+
+    Args:
+        values: (P,).
+        weight: (P,).
+        cls: (P,) from 0 to C - 1.
+        means: (C,) of the classes.
+        value: the mean over all.
+        ends: (2, P) clips from 0 to n - 1.
+        n: how many clips.
+    """
+    count = len(means)
+    members = np.unique(np.stack([np.tile(cls, 2), ends.reshape(-1)]), axis=1)[0]
+    m = np.bincount(members, minlength=count).astype(np.float64)
+    few = m < FEWEST
+    residual = weight * (values - np.where(few, value, means)[cls])
+    # A mean that was fitted to m clips takes some of their spread away: exactly this where values are sums over clips.
+    growth = np.ones(count)
+    growth[~few] = m[~few] * (m[~few] - 1) / (m[~few] - 2) ** 2
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    _, same = np.unique(low * n + high, return_inverse=True)
+    own = float((np.bincount(same, residual) ** 2).sum())
+    scaled = residual * np.sqrt(growth)[cls]
+    at_clips = np.bincount(ends[0], scaled, n) + np.bincount(ends[1], scaled, n)
+    # Each pair with itself is in the squares twice, once for each of its ends. The squares are raised, and not what is
+    # taken away: by simulation, without either the coverage at 20 clips and a share of .91 falls to .90.
+    squares = float((at_clips**2).sum()) * n / max(1, n - 3)
+    shared = max(0.0, squares - 2 * own)
+    variance = own + shared
+    if variance == 0:
+        return 0.0, 1.0
+    part = shared / variance  # Satterthwaite 1946: of two estimated variances, by their shares
+    return variance, 1 / (part**2 / max(1, n - 1) + (1 - part) ** 2 / len(values))
+
+
+def _quantile(confidence: float, df: float) -> float:
+    return float(stdtrit(max(1.0, df), (1 + confidence) / 2))
+
+
+def _wilson(share: float, n: float, z: float) -> tuple[float, float]:
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # Rounding must not pass the ends, nor leave out the share itself where it is one of them.
+    return (0.0 if share == 0 else max(0.0, middle - half)), (1.0 if share == 1 else min(1.0, middle + half))
+
+
+def _estimate(value: float, low: float, high: float, n: int) -> Estimate:
+    return Estimate(value, low, high, n, "dyadic")

@@ -1,0 +1,217 @@
+"""`density`: the density of embeddings and labels that are arrays, without a model or a study."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from avrobust_core import Measurement
+from avrobust_geometry.configs import DensityConfig, Exact
+from avrobust_geometry.density.identity import own_rows
+from avrobust_geometry.density.space import ESTIMATORS, Choices, Space, check_estimators
+
+BLOCK = 1 << 14
+"""Clips whose positions are averaged at once."""
+
+
+def density(
+    embeddings: ArrayLike | Tensor,
+    labels: ArrayLike | Tensor,
+    *,
+    reference: ArrayLike | Tensor | None = None,
+    reference_labels: ArrayLike | Tensor | None = None,
+    ids: Sequence[str] | None = None,
+    reference_ids: Sequence[str] | None = None,
+    logits: ArrayLike | Tensor | None = None,
+    k: int = 10,
+    estimators: Sequence[str] | None = None,
+    exact: Exact = "auto",
+    most: int | None = None,
+    classes: Sequence[str] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Measurement:
+    """How densely clips lie among those of a reference, and how much more densely among those of their own classes.
+
+    r_k is the Euclidean distance to the k-th nearest reference clip, the clip itself left out; m is one intrinsic
+    dimension, of the reference. There is one number per clip, the median per class, and the mean over clips with an
+    interval by bootstrap over the clips that are measured; the reference stays fixed.
+
+    `class-ratio` gives "class-ratio", m log(r_k other / r_k same) + log(n_other / n_same) in nats, with the distances
+    to the k-th neighbours outside a clip's class and in it, and "class-ratio-plain", the first logarithm alone. With
+    several labels it is averaged over the clip's classes; per class it is the median of that class's own values.
+
+    `log-knn` gives "log-knn", the log-density after Kozachenko and Leonenko in nats, and "entropy", minus its mean.
+    Levels may only be compared within one space. Its noise has a standard deviation of about 1 / sqrt(k): where true
+    log-densities differ by little more (Gaussians of two dimensions, say), ranks want k = 50.
+
+    `lof` is the local outlier factor: 1 inside, more outside. `lid` is the local intrinsic dimensionality.
+
+    `coverage-density` gives "density", in how many of the balls that reach from reference clips to their own k-th
+    neighbours a clip lies, over k; and "coverage", the share of those balls with a clip in them, not per clip.
+
+    `trust` is the distance to the nearest clip that is not of the predicted class over that to the nearest that is.
+
+    Duplicates are not hidden. A clip with k of them (r_k = 0) has an infinite log-knn; one with k in its own class an
+    infinite class-ratio; lid is 0 with one and undefined with k; lof is undefined with k whose own neighbours are
+    duplicates, too. Infinite values are left out of means, but not of medians (an infinite median is given as NaN), and
+    the details count them. Where a class, or all others together, hold fewer than k reference clips beside the clip
+    itself, k is clipped to that on both sides of the ratio; where they hold none, the clip has no class-ratio. The
+    details name those classes.
+
+    Args:
+        embeddings: (N, D) numbers, perhaps memory-mapped, or (N, L, D), which are averaged over L.
+        labels: (N,) integers or strings, or (N, K) bool or 0/1 for several per clip, or none.
+        reference: (M, D) or (M, L, D), M at least 2; by default the embeddings themselves, each its own row.
+        reference_labels: as `labels`.
+        ids: N names. A clip is not a neighbour of the reference clip that has its id.
+        reference_ids: M names, each once.
+        logits: (N, K), whose highest is the predicted class, for `trust`; integer labels are then its columns.
+        k: neighbours; clipped to M - 1.
+        estimators: those of the table's first column; by default all.
+        exact: exact neighbours (True), pynndescent's (False), or whichever is faster ("auto"); among a reference's own
+            clips only, for all else is always exact.
+        most: distances, N times M, up to which all are computed for class-ratio, trust and coverage-density; beyond it
+            the first two look at a subsample of the reference, and the last is left out. `exact=True` lifts it.
+        classes: K names; integer labels are then places among them. By default the labels that occur.
+        confidence: of the intervals.
+        resamples: of the bootstrap.
+        seed: of the bootstrap, and of all subsamples.
+        device: where distances are computed.
+
+    Returns:
+        values, per_class and per_clip under the names above. The details have `k`, `m` (None where it cannot be told),
+        `duplicates`, `not_finite`, the classes that were clipped or left out, and how neighbours were found.
+
+    Raises:
+        ValueError: if shapes do not fit, labels are not among the classes, an id occurs twice, a number is not finite,
+            there are fewer than two reference clips, or an estimator is unknown.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}: ask for at least one neighbour")
+    points = averaged(embeddings, "embeddings")
+    among = None if reference is None else averaged(reference, "reference")
+    if len(points if among is None else among) < 2:
+        raise ValueError("the reference has fewer than two clips: there are no neighbours to measure")
+    if (reference is None) != (reference_labels is None):
+        raise ValueError("reference and reference_labels go together: give both, or none")
+    scores = None if logits is None else _array(logits)
+    targets, known, names = _classes_of(
+        _array(labels),
+        None if reference_labels is None else _array(reference_labels),
+        classes if classes is not None or scores is None else [str(c) for c in range(scores.shape[-1])],
+    )
+    _check_length("labels", targets, len(points))
+    if known is not None and among is not None:
+        _check_length("reference_labels", known, len(among))
+    own = None
+    if ids is not None:
+        _check_length("ids", ids, len(points))
+    if reference_ids is not None:
+        if among is None or ids is None:
+            raise ValueError("reference_ids go with a reference and with ids: they tell which clips are the same")
+        _check_length("reference_ids", reference_ids, len(among))
+        own = own_rows(ids, reference_ids)
+    space = Space(
+        points,
+        targets,
+        reference=among,
+        reference_labels=known,
+        own=own,
+        predicted=None if scores is None else predicted_classes(scores, len(points), len(names)),
+        classes=names,
+        choices=Choices(
+            k=k,
+            estimators=ESTIMATORS if estimators is None else check_estimators(estimators),
+            exact=exact,
+            most=DensityConfig().most if most is None else most,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+            device=device,
+        ),
+    )
+    return space.measure()
+
+
+def averaged(values: ArrayLike | Tensor, name: str) -> NDArray[Any] | Tensor:
+    """Embeddings as (N, D) floats: what has positions (N, L, D) is averaged over them, a block at a time.
+
+    Raises:
+        ValueError: for other shapes.
+    """
+    array = values.detach() if isinstance(values, Tensor) else np.asarray(values)
+    if array.ndim not in (2, 3):
+        raise ValueError(f"{name} have shape {tuple(array.shape)}: give (N, D), or (N, L, D) to be averaged over L")
+    if isinstance(array, Tensor):
+        array = array if array.is_floating_point() else array.double()
+        return array if array.ndim == 2 else array.mean(dim=1)
+    if array.dtype.kind in "iub":
+        array = array.astype(np.float64)
+    if array.ndim == 2:
+        return array
+    pooled = np.empty((len(array), array.shape[2]), dtype=array.dtype)
+    for start in range(0, len(array), BLOCK):
+        pooled[start : start + BLOCK] = array[start : start + BLOCK].mean(axis=1, dtype=np.float64)
+    return pooled
+
+
+def predicted_classes(logits: NDArray[Any], clips: int, classes: int) -> NDArray[np.int64]:
+    """The class with the highest logit, (N,).
+
+    Raises:
+        ValueError: if the logits' shape does not fit, or one is NaN.
+    """
+    if logits.shape != (clips, classes):
+        raise ValueError(f"logits have shape {logits.shape}: give ({clips}, {classes}), a column for each class")
+    if np.isnan(logits).any():
+        broken = np.flatnonzero(np.isnan(logits).any(axis=1))
+        raise ValueError(f"logits are NaN for clip {broken[0]}, and for {len(broken)} in all: they predict no class")
+    return np.asarray(logits.argmax(axis=1), dtype=np.int64)
+
+
+def _array(values: ArrayLike | Tensor) -> NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _check_length(name: str, values: Sequence[str] | NDArray[Any], expected: int) -> None:
+    if len(values) != expected:
+        raise ValueError(f"{name} are {len(values)}, but the clips are {expected}: give one for each")
+
+
+def _classes_of(
+    labels: NDArray[Any], others: NDArray[Any] | None, classes: Sequence[str] | None
+) -> tuple[NDArray[Any], NDArray[Any] | None, tuple[str, ...]]:
+    """Labels as (N,) places among the classes or (N, K) bool, those of the reference, and the classes' names."""
+    given = [labels] if others is None else [labels, others]
+    if any(each.ndim != labels.ndim or each.shape[1:] != labels.shape[1:] for each in given) or labels.ndim not in (
+        1,
+        2,
+    ):
+        raise ValueError(
+            f"labels have the shapes {' and '.join(str(each.shape) for each in given)}: give (N,), or (N, K) for "
+            "several per clip, and the same for the reference"
+        )
+    if labels.ndim == 2:
+        if not all(np.isin(each, (0, 1)).all() for each in given):
+            raise ValueError("labels of shape (N, K) must be zeros and ones")
+        names = tuple(classes) if classes is not None else tuple(map(str, range(labels.shape[1])))
+        if len(names) != labels.shape[1]:
+            raise ValueError(f"labels have {labels.shape[1]} columns, but there are {len(names)} classes")
+        found: list[NDArray[Any]] = [each.astype(np.bool_) for each in given]
+    elif classes is None:
+        values, places = np.unique(np.concatenate(given), return_inverse=True)
+        names = tuple(map(str, values.tolist()))
+        found = np.split(places.astype(np.int64), [len(labels)])[: len(given)]
+    else:
+        names = tuple(classes)
+        for each in given:
+            if each.dtype.kind not in "iu" or (len(each) and not 0 <= each.min() <= each.max() < len(names)):
+                raise ValueError(f"labels must be whole numbers from 0 to {len(names) - 1}, the places of the classes")
+        found = [each.astype(np.int64) for each in given]
+    return found[0], found[1] if others is not None else None, names

@@ -1,0 +1,131 @@
+"""Density as a metric of a study: each modality before fusion, and what the head reads."""
+
+from collections.abc import Sequence
+from typing import Any, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avrobust_core import AvrobustError, Estimate, Latents, LayerKind, Measurement, Metric, Subject, Wanted
+from avrobust_geometry.configs import DensityConfig
+from avrobust_geometry.density.arrays import averaged, predicted_classes
+from avrobust_geometry.density.identity import own_rows
+from avrobust_geometry.density.space import Choices, Labels, Space
+
+BLOCK = 1 << 14
+"""Clips whose embeddings are checked at once."""
+
+
+class Density(Metric):
+    """Density of the latent space, layer by layer; `avrobust_geometry.density` defines the numbers.
+
+    Names are those of `density`, then the layer: "class-ratio/fused", "log-knn/pooled/audio". A layer with positions,
+    (N, L, F), is averaged over them. Neighbours are looked for in the reference split. The details have an entry for
+    each layer, with its intrinsic dimension `m` in it.
+
+    Args:
+        config: what to compute, of which layers, among which clips.
+    """
+
+    def __init__(self, config: DensityConfig) -> None:
+        self.config = config
+        self.predictions = False
+        kinds = _kinds(config.layers)
+        self.latents = [Wanted(None, kinds)]
+        if config.reference is not None:
+            self.latents.append(Wanted(config.reference, kinds))
+
+    def measure(self, subject: Subject) -> Measurement:
+        """Measure one subject.
+
+        Raises:
+            AvrobustError: if a layer is not there, an embedding is not finite or a logit NaN, or the reference has
+                fewer than two clips.
+        """
+        config = self.config
+        evaluated = subject.latents[subject.split]
+        reference = evaluated if config.reference is None else subject.latents[config.reference]
+        if len(reference) < 2:
+            raise AvrobustError(
+                f"metric 'density': the split {config.reference or subject.split!r} has fewer than two clips, so that "
+                "there are no neighbours; name another as its reference"
+            )
+        itself = evaluated.ids == reference.ids
+        try:
+            own = None if itself else own_rows(subject.ids, reference.ids)
+            scores = subject.logits
+            predicted = predicted_classes(scores, len(subject.ids), len(subject.classes)) if scores.shape[1] else None
+        except ValueError as error:
+            raise AvrobustError(f"metric 'density': {error}") from error
+        values: dict[str, Estimate] = {}
+        per_class: dict[str, Any] = {}
+        per_clip: dict[str, NDArray[Any]] = {}
+        details: dict[str, Any] = {
+            "reference": config.reference or subject.split,
+            "averaged_over_positions": [
+                layer for layer in self._layers(evaluated) if evaluated.layers[layer].ndim == 3
+            ],
+        }
+        for layer in self._layers(evaluated):
+            found = Space(
+                _read(evaluated, layer, subject.split),
+                _labels(subject, subject.targets),
+                reference=None if itself else _read(reference, layer, details["reference"]),
+                reference_labels=None if itself else _labels(subject, reference.targets),
+                own=own,
+                predicted=predicted,
+                classes=subject.classes,
+                choices=Choices(
+                    k=config.k,
+                    estimators=tuple(dict.fromkeys(config.estimators)),
+                    exact=config.exact,
+                    most=config.most,
+                    confidence=subject.confidence,
+                    resamples=subject.resamples,
+                    seed=subject.seed,
+                ),
+            ).measure()
+            values |= {f"{name}/{layer}": value for name, value in found.values.items()}
+            per_class |= {f"{name}/{layer}": value for name, value in found.per_class.items()}
+            per_clip |= {f"{name}/{layer}": value for name, value in found.per_clip.items()}
+            details[layer] = found.details
+        return Measurement(values, per_class, per_clip, details)
+
+    def _layers(self, latents: Latents) -> Sequence[str]:
+        """The layers to measure: those asked for, or all but tokens, which another metric may have asked for."""
+        if self.config.layers is None:
+            return [name for name in latents.layers if name.split("/")[0] != "tokens"]
+        missing = [name for name in self.config.layers if name not in latents.layers]
+        if missing:
+            raise AvrobustError(
+                f"metric 'density': layers: there is no {', '.join(missing)}; there are: {', '.join(latents.layers)}"
+            )
+        return list(dict.fromkeys(self.config.layers))
+
+
+def _kinds(layers: Sequence[str] | None) -> frozenset[LayerKind]:
+    """The kinds of layers to ask for; of layers that are none of the model's, as bare embeddings have, the default."""
+    named = {name.split("/")[0] for name in layers or ()} & set(get_args(LayerKind))
+    return frozenset(cast(set[LayerKind], named)) or frozenset({"pooled", "fused"})
+
+
+def _read(latents: Latents, layer: str, split: str) -> NDArray[Any]:
+    """A layer as (N, D), all of it finite."""
+    values = averaged(latents.layers[layer], layer)
+    assert isinstance(values, np.ndarray)
+    for start in range(0, len(values), BLOCK):
+        broken = np.flatnonzero(~np.isfinite(values[start : start + BLOCK]).all(axis=1))
+        if len(broken):
+            names = ", ".join(latents.ids[start + row] for row in broken[:5])
+            more = " and others" if len(broken) > 5 else ""
+            raise AvrobustError(
+                f"metric 'density': the embeddings {layer} of split {split!r} are not finite for {names}{more}; look "
+                "at the model's training (did its loss become NaN?) or at these clips"
+            )
+    return values
+
+
+def _labels(subject: Subject, targets: NDArray[Any]) -> Labels:
+    if subject.task == "multi-label":
+        return np.asarray(targets > 0.5)
+    return np.asarray(targets, dtype=np.int64)

@@ -1,0 +1,261 @@
+"""Density of one layer: which estimators there are, and what each of them finds of clips, classes and the whole."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from avrobust_core import Estimate, Measurement
+from avrobust_geometry.configs import DensityConfig, Exact
+from avrobust_geometry.density import estimators
+from avrobust_geometry.density.balls import Balls
+from avrobust_geometry.density.class_pairs import ClassPairs, class_pairs
+from avrobust_geometry.density.neighbourhood import Neighbourhood, search_report
+from avrobust_geometry.density.summaries import class_medians, mean_of_finite, members_of, not_finite
+
+Array = NDArray[Any] | Tensor
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64] | NDArray[np.bool_]
+
+ESTIMATORS: tuple[str, ...] = DensityConfig().estimators
+"""All there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """How to measure; see `density`."""
+
+    k: int
+    estimators: tuple[str, ...]
+    exact: Exact
+    most: int
+    confidence: float
+    resamples: int
+    seed: int
+    device: str | torch.device = "cpu"
+
+
+@dataclass(slots=True)
+class _Found:
+    """What has been found so far; `Measurement` without the arguments."""
+
+    values: dict[str, Estimate] = field(default_factory=dict)
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    per_clip: dict[str, Floats] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Space:
+    """One layer's embeddings with their labels.
+
+    Args:
+        points: (N, D) floats, of the clips that are measured.
+        labels: (N,) int64, or (N, K) bool.
+        reference: (M, D), where neighbours are looked for; None for the points.
+        reference_labels: as `labels`; None for the points'.
+        own: (N,) the row of the reference that is the clip itself, -1 for none; None where the points are the
+            reference, or where none of them is in it.
+        predicted: (N,) int64 classes; None where there are no predictions.
+        classes: K names.
+        choices: how to measure.
+    """
+
+    def __init__(
+        self,
+        points: Array,
+        labels: Labels,
+        *,
+        reference: Array | None,
+        reference_labels: Labels | None,
+        own: NDArray[np.int64] | None,
+        predicted: NDArray[np.int64] | None,
+        classes: Sequence[str],
+        choices: Choices,
+    ) -> None:
+        self.points, self.labels = points, labels
+        self.reference, self.reference_labels = reference, reference_labels
+        self.own, self.predicted = own, predicted
+        self.classes, self.choices = tuple(classes), choices
+        self.members = members_of(labels, len(classes))
+        self.near = Neighbourhood(points, reference, own, choices.k, choices.exact, choices.seed, choices.device)
+
+    def measure(self) -> Measurement:
+        """What all estimators find; the names of values are those of `density`."""
+        found = _Found(details=self._setting())
+        steps = {
+            "class-ratio": self._class_ratio,
+            "log-knn": self._log_knn,
+            "lof": self._lof,
+            "lid": self._lid,
+            "coverage-density": self._coverage_density,
+            "trust": self._trust,
+        }
+        # Neighbours within the reference first: whoever comes later finds them.
+        wanted = [name for name in steps if name in self.choices.estimators]
+        if {"lof", "coverage-density"} & set(wanted):
+            _ = self.near.within
+        for name in wanted:
+            steps[name](found)
+        found.details["searches"] = {**self.near.reports(), **found.details.pop("searches", {})}
+        if counts := not_finite(found.per_clip):
+            found.details["not_finite"] = counts
+        return Measurement(found.values, found.per_class, found.per_clip, found.details)
+
+    def _setting(self) -> dict[str, Any]:
+        known = 0 if self.own is None else int((self.own >= 0).sum())
+        setting: dict[str, Any] = {
+            "clips": len(self.points),
+            "reference_clips": self.near.rows,
+            "clips_in_reference": len(self.points) if self.reference is None else known,
+            "k": self.near.k,
+        }
+        if self.labels.ndim == 2:
+            setting["clips_without_class"] = int((~self.labels.any(axis=1)).sum())
+        among = self.members if self.reference_labels is None else members_of(self.reference_labels, len(self.classes))
+        setting |= {
+            "classes_without_clips": self._names(len(rows) == 0 for rows in self.members),
+            "classes_without_reference_clips": self._names(len(rows) == 0 for rows in among),
+        }
+        return setting
+
+    def _names(self, chosen: Iterable[bool]) -> list[str]:
+        return [name for name, taken in zip(self.classes, chosen, strict=True) if taken]
+
+    def _add(self, found: _Found, name: str, values: Floats, pairs: tuple[Floats, ClassPairs] | None = None) -> None:
+        """Add one number per clip; per class from pairs of clip and class where those differ."""
+        found.per_clip[name] = values
+        choices = self.choices
+        found.values[name] = mean_of_finite(
+            values, confidence=choices.confidence, resamples=choices.resamples, seed=choices.seed
+        )
+        each, members = values, self.members
+        if pairs is not None:
+            each, members = pairs[0], members_of(pairs[1].cls, len(self.classes))
+        found.per_class[name] = class_medians(each, members, self.classes)
+
+    def _dimension(self, found: _Found) -> float:
+        m = self.near.dimension
+        found.details["m"] = m if np.isfinite(m) else None
+        return m
+
+    def _distances(self, found: _Found) -> Floats:
+        """To each clip's neighbours, (N, k), with duplicates counted."""
+        distances = self.near.toward.distances[:, : self.near.k]
+        found.details["duplicates"] = {
+            "clips": int((distances[:, 0] == 0).sum()),
+            "clips_with_k": int((distances[:, -1] == 0).sum()),
+        }
+        return distances
+
+    def _class_ratio(self, found: _Found) -> None:
+        pairs = self._pairs(self.labels, self.choices.k)
+        found.details.setdefault("searches", {})["classes"] = search_report(pairs.report)
+        ratio = estimators.log_distance_ratio(pairs.same, pairs.other)
+        odds = estimators.class_log_odds(ratio, pairs.n_same, pairs.n_other, self._dimension(found))
+        for name, values in (("class-ratio", odds), ("class-ratio-plain", ratio)):
+            self._add(found, name, estimators.mean_by_clip(values, pairs.clip, len(self.points)), pairs=(values, pairs))
+        found.details["pairs_at_distance_0"] = {
+            "same": int((pairs.same == 0).sum()),
+            "other": int((pairs.other == 0).sum()),
+        }
+        least = np.full(len(self.classes), self.choices.k)
+        np.minimum.at(least, pairs.cls, pairs.k)
+        found.details["classes_with_clipped_k"] = {
+            name: int(k) for name, k in zip(self.classes, least, strict=True) if 0 < k < self.choices.k
+        }
+        found.details["classes_without_ratio"] = self._names(least == 0)
+
+    def _log_knn(self, found: _Found) -> None:
+        radius, k = self._distances(found)[:, -1], self.near.k
+        self._add(found, "log-knn", estimators.log_density(radius, k, self.near.others, self._dimension(found)))
+        mean = found.values["log-knn"]
+        found.values["entropy"] = replace(mean, value=-mean.value, low=-mean.high, high=-mean.low)
+
+    def _lid(self, found: _Found) -> None:
+        self._add(found, "lid", estimators.local_dimension(self._distances(found)))
+
+    def _lof(self, found: _Found) -> None:
+        self._distances(found)
+        k, within, toward = self.near.k, self.near.within, self.near.toward
+        radii = within.distances[:, k - 1]
+        reachable = [
+            estimators.reachability_density(each.distances[:, :k], each.indices[:, :k], radii)
+            for each in (within, toward)
+        ]
+        self._add(found, "lof", estimators.outlier_factor(reachable[1], reachable[0], toward.indices[:, :k]))
+
+    def _coverage_density(self, found: _Found) -> None:
+        choices, k = self.choices, self.near.k
+        if choices.exact is not True and len(self.points) * self.near.rows > choices.most:
+            found.details.setdefault("left_out", {})["coverage-density"] = (
+                f"{len(self.points)} x {self.near.rows} distances are more than most = {choices.most}"
+            )
+            return
+        balls = Balls(
+            self.points,
+            self.near.within.distances[:, k - 1],
+            reference=self.reference,
+            own=self.own,
+            device=choices.device,
+        )
+        self._add(found, "density", balls.counts / k)
+        if self.reference is None:
+            found.details.setdefault("left_out", {})["coverage"] = (
+                "of a set by itself it says nothing: the nearest neighbour lies in every ball"
+            )
+            return
+        found.values["coverage"] = balls.coverage(
+            confidence=choices.confidence, resamples=choices.resamples, seed=choices.seed
+        )
+        labels = self.labels if self.reference_labels is None else self.reference_labels
+        found.per_class["coverage"] = {
+            name: float(balls.covered[rows].mean()) if len(rows) else float("nan")
+            for name, rows in zip(self.classes, members_of(labels, len(self.classes)), strict=True)
+        }
+
+    def _trust(self, found: _Found) -> None:
+        if self.predicted is None:
+            found.details.setdefault("left_out", {})["trust"] = "there are no predictions"
+            return
+        predicted: Labels = self.predicted
+        if self.labels.ndim == 2:
+            hot = np.zeros(self.labels.shape, dtype=np.bool_)
+            hot[np.arange(len(hot)), self.predicted] = True
+            predicted = hot
+        pairs = self._pairs(predicted, 1)
+        found.details.setdefault("searches", {})["predicted"] = search_report(pairs.report)
+        self._add(found, "trust", estimators.distance_ratio(pairs.same, pairs.other))
+
+    def _pairs(self, labels: Labels, k: int) -> ClassPairs:
+        """Neighbours by class; `labels` say which classes are asked for, the clips' own say who is a neighbour."""
+        alone = labels is self.labels or self.reference is not None
+        rows = np.arange(len(self.points))
+        return class_pairs(
+            self.points,
+            labels,
+            k,
+            reference=self.reference if alone else self.points,
+            reference_labels=self.reference_labels if alone else self.labels,
+            own=self.own if alone else rows,
+            exact=self.choices.exact,
+            most=self.choices.most,
+            seed=self.choices.seed,
+            device=self.choices.device,
+        )
+
+
+def check_estimators(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, each once.
+
+    Raises:
+        ValueError: if there are none, or if one is unknown.
+    """
+    chosen = tuple(dict.fromkeys(names))
+    unknown = [name for name in chosen if name not in ESTIMATORS]
+    if unknown or not chosen:
+        raise ValueError(f"estimators: {', '.join(unknown) or 'none'}: choose from {', '.join(ESTIMATORS)}")
+    return chosen

@@ -1,0 +1,173 @@
+"""Intervals of means over pairs that share clips: coverage by simulation, and the edges where nothing varies."""
+
+import numpy as np
+import pytest
+from avrobust_geometry.convexity.intervals import Pairwise, mean_over_pairs
+from scipy.special import expit
+
+
+def pairwise(first, second, value, cls=None):
+    cls = np.zeros(len(value), dtype=np.int64) if cls is None else np.asarray(cls)
+    return Pairwise(np.asarray(first), np.asarray(second), cls, np.asarray(value, dtype=np.float64))
+
+
+def some_pairs(n, most, rng):
+    first, second = np.triu_indices(n, 1)
+    chosen = rng.permutation(len(first))[:most]
+    return first[chosen], second[chosen]
+
+
+def coverage(truth, draw, runs, *, share=True, macro=False):
+    """The share of intervals that hold the truth, and their mean width."""
+    found = [mean_over_pairs(draw(np.random.default_rng(seed)), macro=macro, share=share) for seed in range(runs)]
+    return np.mean([each.low <= truth <= each.high for each in found]), np.mean([x.high - x.low for x in found])
+
+
+def logistic(n, middle, spread, most=1000):
+    """Pairs hold with a chance that depends on both clips' own effects."""
+    clips = np.random.default_rng(99).normal(size=(2, 1_000_000))
+    truth = expit(middle + spread * clips.sum(axis=0)).mean()
+
+    def draw(rng):
+        first, second = some_pairs(n, most, rng)
+        effect = rng.normal(size=n)
+        chance = expit(middle + spread * (effect[first] + effect[second]))
+        return pairwise(first, second, rng.random(len(first)) < chance)
+
+    return truth, draw
+
+
+def by_classes(classes, n):
+    """Classes of different shares, each of n clips with effects of their own; the mean over classes is meant."""
+    middles = np.linspace(0, 2.5, classes)
+    clips = np.random.default_rng(98).normal(size=(2, 200_000))
+    truth = np.mean([expit(middle + clips.sum(axis=0)).mean() for middle in middles])
+
+    def draw(rng):
+        parts = []
+        for c, middle in enumerate(middles):
+            first, second = some_pairs(n, 300, rng)
+            effect = rng.normal(size=n)
+            holds = rng.random(len(first)) < expit(middle + effect[first] + effect[second])
+            parts.append((first + c * n, second + c * n, holds, np.full(len(first), c)))
+        return pairwise(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    return truth, draw
+
+
+MODELS = [(0, 0), (0, 0.5), (0, 1.5), (2, 0), (2, 1), (3, 1)]
+
+
+@pytest.mark.parametrize(("middle", "spread"), [(0, 0), (0, 1.5), (2, 1)])
+@pytest.mark.parametrize("n", [20, 60])
+def test_intervals_cover_what_they_should(n, middle, spread):
+    covered, _ = coverage(*logistic(n, middle, spread), runs=400)
+    assert 0.92 <= covered <= 0.985  # 400 runs: a standard error of 0.011
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("middle", "spread"), MODELS)
+@pytest.mark.parametrize("n", [20, 50, 100, 200])
+def test_intervals_cover_93_to_98_percent(n, middle, spread):
+    covered, width = coverage(*logistic(n, middle, spread), runs=4000)
+    print(f"clips {n}, middle {middle}, spread {spread}: coverage {covered:.4f}, width {width:.3f}")
+    assert 0.93 - 0.004 <= covered <= 0.98 + 0.002  # 4,000 runs: a standard error of 0.003
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("classes", "n"), [(10, 20), (30, 8), (60, 4)])
+def test_means_over_classes_are_covered(classes, n):
+    covered, width = coverage(*by_classes(classes, n), runs=2000, macro=True)
+    print(f"{classes} classes of {n} clips: coverage {covered:.4f}, width {width:.3f}")
+    assert 0.93 - 0.005 <= covered <= 0.98 + 0.003
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [20, 50, 200])
+@pytest.mark.parametrize("own", [0.0, 3.0])
+def test_means_of_real_numbers_are_covered(n, own):
+    def draw(rng):
+        first, second = some_pairs(n, 1000, rng)
+        effect = rng.normal(size=n)
+        return pairwise(first, second, 5 + effect[first] + effect[second] + own * rng.normal(size=len(first)))
+
+    covered, _ = coverage(5, draw, runs=2000, share=False)
+    print(f"clips {n}, spread of pairs {own}: coverage {covered:.4f}")
+    assert 0.93 - 0.005 <= covered <= 0.98 + 0.003
+
+
+def test_real_numbers_have_the_interval_of_their_variance():
+    """A sum of clip effects: the mean over all pairs is twice the effects' mean, whose interval is Student's."""
+    rng = np.random.default_rng(0)
+    effect = rng.normal(size=60)
+    first, second = np.triu_indices(60, 1)
+    found = mean_over_pairs(pairwise(first, second, effect[first] + effect[second]), macro=False, share=False)
+    assert found.value == pytest.approx(2 * effect.mean())
+    half = 2.0 * 2.001 * effect.std(ddof=1) / 60**0.5
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.04)
+    assert (found.high - found.low) / 2 >= half
+
+
+def test_more_pairs_of_the_same_clips_do_not_make_certain_what_depends_on_the_clips():
+    rng = np.random.default_rng(1)
+    bad = np.arange(30) < 6
+    widths = []
+    for most in (60, 435):
+        first, second = some_pairs(30, most, rng)
+        found = mean_over_pairs(pairwise(first, second, ~(bad[first] | bad[second])), macro=False, share=True)
+        widths.append(found.high - found.low)
+    assert widths[1] > 0.6 * widths[0]  # Wilson's over pairs would shrink it to 0.37
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_where_all_agree_the_interval_is_that_of_the_disjoint_pairs(value):
+    first, second = np.triu_indices(30, 1)
+    found = mean_over_pairs(pairwise(first, second, np.full(len(first), value)), macro=True, share=True)
+    assert found.value == value
+    assert value in (found.low, found.high)
+    z = 2.0452  # Student's, 29 degrees of freedom
+    assert found.high - found.low == pytest.approx(z**2 / (15 + z**2), rel=1e-3)
+    assert found.n == 30
+
+
+def test_one_pair_and_none():
+    one = mean_over_pairs(pairwise([0], [1], [0.5]), macro=True, share=True)
+    assert one.value == 0.5
+    assert (one.low, one.high) == pytest.approx((0.0, 1.0), abs=0.01)
+    real = mean_over_pairs(pairwise([0], [1], [3.0]), macro=True, share=False)
+    assert real.value == 3.0
+    assert np.isnan([real.low, real.high]).all()
+    none = mean_over_pairs(pairwise([], [], []), macro=True, share=True)
+    assert np.isnan([none.value, none.low, none.high]).all()
+    assert none.n == 0
+    infinite = mean_over_pairs(pairwise([0, 1], [1, 2], [1.0, np.inf]), macro=True, share=False)
+    assert infinite.value == np.inf
+    assert np.isnan([infinite.low, infinite.high]).all()
+
+
+def test_the_same_pair_for_two_classes_is_one_observation():
+    """Values that agree for both classes say nothing more: the interval is as for one class."""
+    rng = np.random.default_rng(2)
+    first, second = some_pairs(40, 300, rng)
+    value = rng.random(300) < 0.7
+    one = mean_over_pairs(pairwise(first, second, value), macro=True, share=True)
+    twice = pairwise(np.tile(first, 2), np.tile(second, 2), np.tile(value, 2), cls=np.repeat([0, 1], 300))
+    for macro in (True, False):
+        both = mean_over_pairs(twice, macro=macro, share=True)
+        assert (both.value, both.low, both.high) == pytest.approx((one.value, one.low, one.high), abs=2e-4)
+
+
+def test_classes_count_the_same_in_the_one_mean_and_pairs_in_the_other():
+    found = pairwise([0, 0, 1, 3], [1, 2, 2, 4], [1, 1, 1, 0], cls=[0, 0, 0, 5])
+    assert mean_over_pairs(found, macro=True, share=True).value == 0.5
+    assert mean_over_pairs(found, macro=False, share=True).value == 0.75
+
+
+def test_order_of_pairs_and_of_their_ends_changes_nothing():
+    rng = np.random.default_rng(3)
+    first, second = some_pairs(25, 200, rng)
+    value, cls = rng.random(200), first % 3
+    plain = mean_over_pairs(pairwise(first, second, value, cls), macro=True, share=True)
+    order = rng.permutation(200)
+    moved = mean_over_pairs(pairwise(second[order], first[order], value[order], cls[order]), macro=True, share=True)
+    assert (plain.value, plain.low, plain.high) == pytest.approx((moved.value, moved.low, moved.high))
