@@ -19,9 +19,10 @@ MOST = 4096
 """Segments put through at once at most."""
 
 Ints = NDArray[np.int64]
-Ratios = Mapping[str, Tensor]
-Between = Callable[[Ratios], Tensor]
-"""From the first clip's share by part, (B,) each, to the logits (B, K) of the points there."""
+Shares = Mapping[str, Tensor | float]
+"""By part, the first clip's share in a point: (B,), or 1 or 0 for a whole clip."""
+Between = Callable[[Shares], Tensor]
+"""From shares to the logits (B, K) of the points there."""
 
 
 class Level(ABC):
@@ -46,12 +47,23 @@ class Level(ABC):
         clips, ends = np.unique(np.concatenate([first, second]), return_inverse=True)
         index = torch.from_numpy(ends.reshape(-1)).to(self.device)
         a, b = index[: len(first)], index[len(first) :]
-        fetched = self._fetch(clips)
+        ends_of = {name: (part, x[a], x[b]) for name, (part, x) in self._fetch(clips).items()}
+        mixed: dict[str, tuple[Tensor, Tensor]] = {}
 
-        def put_through(ratios: Ratios) -> Tensor:
+        def point(name: str, shares: Shares) -> Tensor:
+            part, one, other = ends_of[name]
+            share = shares[part]
+            if isinstance(share, float):
+                return one if share else other
+            # Points that differ in another part only have this one in common.
+            if name not in mixed or mixed[name][0] is not share:
+                ratio = share.to(one.dtype).reshape(-1, *[1] * (one.ndim - 1))
+                mixed[name] = share, one * ratio + other * (1 - ratio)
+            return mixed[name][1]
+
+        def put_through(shares: Shares) -> Tensor:
             self.passed += len(first)
-            mixed = {name: _mixed(x, a, b, ratios[part]) for name, (part, x) in fetched.items()}
-            logits = self._logits(mixed)
+            logits = self._logits({name: point(name, shares) for name in ends_of})
             if not torch.isfinite(logits).all():
                 raise self._broken()
             return logits
@@ -184,12 +196,6 @@ class ArrayLevel(Level):
         if logits.ndim != 2 or len(logits) != len(x):
             raise ValueError(f"classify returned shape {tuple(logits.shape)} for {len(x)} rows: give logits (B, K)")
         return (logits if logits.is_floating_point() else logits.double()).to(self.device)
-
-
-def _mixed(x: Tensor, first: Tensor, second: Tensor, ratio: Tensor) -> Tensor:
-    """So much of the first and the rest of the second, exactly either at 1 and 0."""
-    share = ratio.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-    return x[first] * share + x[second] * (1 - share)
 
 
 def _rows(values: NDArray[Any], clips: Ints, device: torch.device) -> Tensor:

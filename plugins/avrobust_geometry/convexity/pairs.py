@@ -115,12 +115,10 @@ def unrank_pairs(numbers: Ints, n: int) -> tuple[Ints, Ints]:
 
     Args:
         numbers: (P,) from 0 to n (n - 1) / 2 - 1.
-        n: how many things; at most 2**26, up to where the square root is exact enough to be mended by one.
+        n: how many things; at most 2**27, up to where the square root in float64 is exact enough.
     """
     back = n * (n - 1) // 2 - 1 - np.asarray(numbers, dtype=np.int64)
     row = ((np.sqrt(8.0 * back + 1) - 1) / 2).astype(np.int64)
-    row += (row + 1) * (row + 2) // 2 <= back
-    row -= row * (row + 1) // 2 > back
     return n - 2 - row, n - 1 - (back - row * (row + 1) // 2)
 
 

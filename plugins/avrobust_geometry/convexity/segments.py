@@ -1,6 +1,6 @@
 """The three ways to look at straight segments: at one drawn point, at ten, and as the reference did."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from avrobust_geometry.convexity.intervals import Pairwise
-from avrobust_geometry.convexity.levels import Between, Level
+from avrobust_geometry.convexity.levels import Between, Level, Shares
 from avrobust_geometry.convexity.pairs import Floats, Segments
 from avrobust_geometry.convexity.rules import AtLeast, Rule
 from avrobust_geometry.convexity.summary import Summary
@@ -70,27 +70,22 @@ def look_along(level: Level, segments: Segments, rule: Rule, *, apart: bool = Tr
         ratio = torch.from_numpy(segments.ratio[rows]).to(level.device)
         crossings: dict[tuple[float, ...], Floats] = {}
 
-        def margins(ratios: Mapping[str, torch.Tensor], between: Between = between, cls: torch.Tensor = cls) -> Floats:
-            return rule.margins(between(ratios), cls).double().cpu().numpy()
+        def margins(shares: Shares, between: Between = between, cls: torch.Tensor = cls) -> Floats:
+            return rule.margins(between(shares), cls).double().cpu().numpy()
 
         joint.append(margins(dict.fromkeys(level.parts, ratio)))
         for part in parts:
             columns: list[Floats] = []
             for end in (1.0, 0.0):  # of which the first clip has this share
-                rest = dict.fromkeys(level.parts, torch.full_like(ratio, end))
+                rest: dict[str, torch.Tensor | float] = dict.fromkeys(level.parts, end)
                 # With two parts, the far end for one is that for the other, held at the other clip.
                 corner = tuple(1 - end if name == part else end for name in level.parts)
                 if corner not in crossings:
-                    crossings[corner] = margins(rest | {part: torch.full_like(ratio, 1 - end)})
+                    crossings[corner] = margins(rest | {part: 1 - end})
                 columns += [crossings[corner], margins(rest | {part: ratio})]
             held[part].append(columns)
-    merged = {
-        part: [np.concatenate(column) for column in zip(*each, strict=True)] for part, each in held.items() if each
-    }
-    return Looked(
-        np.concatenate(joint) if joint else np.zeros(0),
-        {part: (Held(*columns[:2]), Held(*columns[2:])) for part, columns in merged.items()},
-    )
+    merged = {part: [_joined(column[i] for column in each) for i in range(4)] for part, each in held.items()}
+    return Looked(_joined(joint), {part: (Held(*columns[:2]), Held(*columns[2:])) for part, columns in merged.items()})
 
 
 def interpolate(
@@ -155,7 +150,7 @@ def equidistant(summary: Summary, level: Level, segments: Segments, rule: Rule) 
             margins = rule.margins(between(dict.fromkeys(level.parts, ratio)), cls).double().cpu().numpy()
             found.append(rule.holds(margins))
         shares.append(np.mean(found, axis=0))
-    whole = np.concatenate(shares) if shares else np.zeros(0)
+    whole = _joined(shares)
     summary.add(("euclidean", level.name), _pairwise(segments, np.arange(len(segments)), whole))
     _note(summary, level, "euclidean", segments, before)
 
@@ -188,6 +183,10 @@ def _chunks(level: Level, segments: Segments) -> Iterator[tuple[slice, Between]]
     for start in range(0, len(segments), level.batch):
         rows = slice(start, start + level.batch)
         yield rows, level.between(segments.first[rows], segments.second[rows])
+
+
+def _joined(chunks: Iterable[Floats]) -> Floats:
+    return np.concatenate([np.zeros(0), *chunks])
 
 
 def _pairwise(segments: Segments, rows: NDArray[np.int64], values: NDArray[Any]) -> Pairwise:

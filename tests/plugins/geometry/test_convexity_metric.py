@@ -47,7 +47,7 @@ class Mixed(Fusion):
         names = sorted(encoded)
         loudest = torch.cat([encoded[name].tokens.amax(dim=1) for name in names], dim=1)
         pooled = torch.cat([encoded[name].pooled for name in names], dim=1)
-        return torch.tanh(3 * torch.stack([self.first(loudest), self.second(pooled)], dim=1))
+        return torch.sin(4 * torch.stack([self.first(loudest), self.second(pooled)], dim=1))
 
     def make_head(self, classes):
         return Head(classes)
@@ -61,7 +61,7 @@ class Head(nn.Module):
         self.register_buffer("middle", torch.zeros(classes))
 
     def forward(self, fused):
-        return 8 * self.out(torch.tanh(3 * self.hidden(fused))).amax(dim=1) - self.middle
+        return 8 * self.out(torch.sin(4 * self.hidden(fused))).amax(dim=1) - self.middle
 
 
 def av_model(modalities=("audio", "video"), seed=0):
@@ -127,7 +127,10 @@ def measure(subject, **config):
 
 def test_the_component_passes_the_checks_that_any_must_pass():
     (component,) = [each for each in avrobust_metrics() if each.name == "convexity"]
-    outcomes = list(check_offer(Offer("metric", component, "avrobust", "0", "geometry")))
+    offer = Offer(
+        kind="metric", component=component, distribution="avrobust", distribution_version="0", plugin="geometry"
+    )
+    outcomes = list(check_offer(offer))
     assert [f"{each.check}: {each.reason}" for each in outcomes if each.status == "failed"] == []
     assert sum(each.status == "passed" for each in outcomes) >= 5
 
@@ -391,3 +394,13 @@ def test_recall_has_an_interval_even_where_all_clips_are_right():
     assert found.values["recall"].low < 0.95
     some = measure(World(noise=2.0, n=200).subject(), levels=["fused"], pairs=10)
     assert 0.3 < some.values["recall"].low < some.values["recall"].value < some.values["recall"].high < 1
+
+
+def test_a_model_that_gets_nothing_right_has_the_same_names_without_values():
+    subject = World().subject()
+    wrong = replace(subject, targets=subject.logits.argmin(axis=1))
+    found, usual = measure(wrong), measure(subject)
+    assert found.values.keys() == usual.values.keys()
+    assert found.values["recall"].value == 0
+    assert all(np.isnan(value.value) for name, value in found.values.items() if name != "recall")
+    assert found.details["classes_without_segments"] == list(CLASSES)
