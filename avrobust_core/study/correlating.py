@@ -1,6 +1,7 @@
 """Whether what is measured without an attack tells how robust a clip, a class or a model is: rank correlations."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -147,6 +148,20 @@ def correlate(cells: Sequence[Evidence], intervals: Intervals) -> list[dict[str,
     return found
 
 
+class _Remembered:
+    """Computes what depends on weights alone once: each bootstrap with the same seed draws the same weights again."""
+
+    def __init__(self, function: Callable[[Floats], Floats]) -> None:
+        self._function = function
+        self._found: dict[bytes, Floats] = {}
+
+    def __call__(self, weights: Floats) -> Floats:
+        key = hashlib.blake2b(np.ascontiguousarray(weights).data, digest_size=16).digest()
+        if key not in self._found:
+            self._found[key] = self._function(weights)
+        return self._found[key]
+
+
 def _over_clips(cell: Evidence, robustness: Robustness, intervals: Intervals) -> Iterator[dict[str, Any]]:
     margin = cell.per_clip[MARGIN]
     for predictor, values in cell.per_clip.items():
@@ -162,7 +177,7 @@ def _over_clips(cell: Evidence, robustness: Robustness, intervals: Intervals) ->
 
 
 def _over_classes(cell: Evidence, robustness: Robustness, intervals: Intervals) -> Iterator[dict[str, Any]]:
-    outcome = partial(_class_outcome, cell.own, robustness)
+    outcome = _Remembered(partial(_class_outcome, cell.own, robustness))
     for predictor in (*cell.per_clip, *cell.per_class):
         if predictor in cell.per_clip:
             measure = partial(_class_means, cell.own, cell.per_clip[predictor])
@@ -176,6 +191,7 @@ def _over_models(cells: Sequence[Evidence], label: str, intervals: Intervals) ->
         return  # clips are resampled together, so that all cells must have the same
     everyone = np.ones((len(cells[0].ids), 1), dtype=np.bool_)
 
+    @_Remembered
     def outcome(weights: Floats) -> Floats:
         return np.hstack([_class_outcome(everyone, cell.robustness[label], weights) for cell in cells])
 
@@ -283,10 +299,21 @@ def _constant(values: Floats, weights: Floats) -> Floats:
 def _rows_spearman(x: Floats, y: Floats) -> Floats:
     """The rank correlation of each row of x with that of y, where neither is NaN: (R,)."""
     found: Floats = np.full(len(x), np.nan)
-    for row, (a, b) in enumerate(zip(x, y, strict=True)):
-        known = ~np.isnan(a) & ~np.isnan(b)
-        if known.sum() >= FEWEST:
-            ranks = rankdata(np.stack([a[known], b[known]]), axis=1)
-            if np.ptp(ranks, axis=1).all():
-                found[row] = np.corrcoef(ranks)[0, 1]
+    known = ~np.isnan(x) & ~np.isnan(y)
+    whole = known.all(axis=1)
+    if x.shape[1] >= FEWEST and whole.any():
+        found[whole] = _whole_rows(x[whole], y[whole])
+    for row in np.flatnonzero(~whole):
+        there = known[row]
+        if there.sum() >= FEWEST:
+            found[row] = _whole_rows(x[row : row + 1, there], y[row : row + 1, there])[0]
     return found
+
+
+def _whole_rows(x: Floats, y: Floats) -> Floats:
+    """The same of rows without NaN; NaN where a row does not vary."""
+    a, b = (rankdata(values, axis=1) for values in (x, y))
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    undefined: Floats = np.full(len(x), np.nan)
+    return np.asarray(np.divide((a * b).sum(axis=1), spread, out=undefined, where=spread > 0))

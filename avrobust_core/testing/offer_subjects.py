@@ -28,6 +28,7 @@ MEDIA: tuple[MediaSpec, ...] = (
     MediaSpec(kind="video", shape=(3, 8, 32, 32), rate=8, bounds=(0.0, 1.0), time_axis=1),
     MediaSpec(kind="video", shape=(3, 16, 64, 64), rate=16, bounds=(0.0, 1.0), time_axis=1),
     MediaSpec(kind="video", shape=(3, 32, 224, 224), rate=16, bounds=(0.0, 1.0), time_axis=1),
+    MediaSpec(kind="video", shape=(10, 2048), bounds=(-0.51, 1.51), time_axis=0),  # features of frames
 )
 """What encoders are tried with, after the media of the data sets that their own plugin's distribution offers."""
 
