@@ -10,26 +10,9 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avrobust_audio.blocks import ConvBlock
 from avrobust_audio.frontend import LogMel
 from avrobust_core import DataError, Encoded, EncodedDims, Encoder
-
-
-class ConvBlock(nn.Module):
-    """Two 3x3 convolutions, each with batch normalisation and ReLU."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        for conv in (self.conv1, self.conv2):
-            nn.init.xavier_uniform_(conv.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From (B, inputs, frames, bands) to (B, outputs, frames, bands)."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(x)))
 
 
 class Cnn(Encoder):
@@ -68,11 +51,7 @@ class Cnn(Encoder):
         Raises:
             DataError: if one of this many samples is too short for the window or for the pools.
         """
-        if samples < self.frontend.shortest:
-            raise DataError(
-                f"clips of {samples} samples are too short for this window: at least {self.frontend.shortest} are "
-                "needed; use longer clips, or lower window_ms"
-            )
+        self.frontend.check(samples, ", or lower window_ms")
         self._check_size("frames", self.frontend.frames(samples), "use longer clips, or lower hop_ms")
 
     def encode(self, features: Tensor) -> Encoded:

@@ -1,8 +1,16 @@
 """The audio encoders' configurations; free of torch."""
 
+from typing import Final, Literal
+
 from pydantic import Field, model_validator
 
 from avrobust_core import Config
+
+Floor = Literal["added", "clamped"]
+"""What the log-mel front end does with power below its floor."""
+
+POOLS: Final = 5
+"""Halvings of the mel bands in `tal-trans`."""
 
 
 class LogMelConfig(Config):
@@ -18,6 +26,8 @@ class LogMelConfig(Config):
     """Lowest frequency of the mel bands in Hz."""
     f_max: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Highest frequency of the mel bands in Hz; null for 14000, or half the sample rate where that is lower."""
+    floor: Floor = "added"
+    """How -100 dB are kept the lowest: added to all power, which is smooth, or clamped, as PANNs does."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "LogMelConfig":
@@ -42,4 +52,58 @@ class CnnConfig(LogMelConfig):
     def _positive(self) -> "CnnConfig":
         if min(self.channels) < 1:
             raise ValueError(f"channels {list(self.channels)}: every block needs at least one channel")
+        return self
+
+
+class PannsConfig(Config):
+    """Configuration of `cnn6`, `cnn10` and `cnn14`: the published networks; the sample rate decides the front end."""
+
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Probability of dropout after each block, in training."""
+    pooled_dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Probability of dropout between pooling and the last linear layer, in training."""
+
+
+class TalTransConfig(LogMelConfig):
+    """Configuration of `tal-trans`."""
+
+    window_ms: float = Field(default=64.0, gt=0, allow_inf_nan=False)
+    """Length of the analysis window in milliseconds."""
+    hop_ms: float = Field(default=25.0, gt=0, allow_inf_nan=False)
+    """Time between frames in milliseconds; 25 makes 400 frames of ten seconds, as in the reference."""
+    embed: int = Field(default=1024, ge=1)
+    """Width of the tokens: a multiple of half of n_mels, and of heads."""
+    repeats: int = Field(default=2, ge=1)
+    """How often the one transformer layer is applied."""
+    heads: int = Field(default=8, ge=1)
+    """Attention heads."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability of dropout on what each part of the transformer layer adds, in training."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "TalTransConfig":
+        if self.n_mels % 2**POOLS:
+            raise ValueError(f"n_mels {self.n_mels} must be a multiple of {2**POOLS}: {POOLS} pools halve the bands")
+        if self.embed % (self.n_mels // 2) or self.embed % self.heads:
+            raise ValueError(
+                f"embed {self.embed} must be a multiple of half of n_mels, {self.n_mels // 2}, and of heads, "
+                f"{self.heads}"
+            )
+        return self
+
+
+class PatchesConfig(LogMelConfig):
+    """Configuration of `audio-patches`."""
+
+    patch_frames: int = Field(default=16, ge=1)
+    """Frames of a patch."""
+    patch_mels: int = Field(default=16, ge=1)
+    """Mel bands of a patch; n_mels must be a multiple."""
+    width: int = Field(default=192, ge=1)
+    """Width of the tokens."""
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> "PatchesConfig":
+        if self.n_mels % self.patch_mels:
+            raise ValueError(f"n_mels {self.n_mels} must be a multiple of patch_mels {self.patch_mels}")
         return self

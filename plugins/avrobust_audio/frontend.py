@@ -1,27 +1,35 @@
 """The log-mel front end: differentiable from the waveform to decibels per frame and mel band."""
 
-import warnings
+import math
 from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks, spectrogram
+from torchaudio.functional import spectrogram
 
-from avrobust_audio.configs import LogMelConfig
+from avrobust_audio.configs import Floor, LogMelConfig
 from avrobust_core import AvrobustError, DataError, MediaSpec
 
 POWER_FLOOR: Final = 1e-10
-"""Added to the power before the logarithm: silence is -100 dB and has a finite gradient."""
+"""Keeps the power above zero before the logarithm: silence is -100 dB and has a finite gradient."""
 HIGHEST_MEL_HZ: Final = 14_000.0
 """The highest frequency that PANNs looks at; above it, compressed audio holds little."""
+
+LINEAR_HZ: Final = 1000.0
+HZ_PER_MEL: Final = 200 / 3
+LINEAR_MELS: Final = LINEAR_HZ / HZ_PER_MEL
+LOG_STEP: Final = math.log(6.4) / 27
+"""Slaney's scale: linear up to 1000 Hz, then 27 mels per factor of 6.4."""
 
 
 class LogMel(nn.Module):
     """Log-mel spectrogram as in PANNs: centred frames, reflected ends, Hann window, power, Slaney's mel scale.
 
-    The floor is added to the power, where PANNs takes the larger of the two: the same to 0.5 dB from -90 dB upwards,
-    but smooth, so that no quiet band is hidden from a gradient. The transform is computed in float32 also under
-    autocast (float64 stays float64). Nothing here is learned or saved with the weights.
+    With the floor "clamped" it is the front end of PANNs (torchlibrosa's Spectrogram and LogmelFilterBank with amin
+    1e-10, ref 1 and no top_db), in values and in gradients: bands below the floor have none. With the floor "added" it
+    is the same to 0.5 dB from -90 dB upwards, but smooth, so that no quiet band is hidden from a gradient. The
+    transform is computed in float32 also under autocast (float64 stays float64). Nothing here is learned or saved with
+    the weights.
 
     Args:
         rate: samples per second.
@@ -30,6 +38,7 @@ class LogMel(nn.Module):
         n_mels: mel bands M.
         f_min: lowest frequency in Hz.
         f_max: highest frequency in Hz.
+        floor: what happens to power below 1e-10: that much is "added" to all power, or it is "clamped" there.
 
     Raises:
         AvrobustError: if a band has no FFT bin under it.
@@ -38,11 +47,14 @@ class LogMel(nn.Module):
     window: Tensor
     filters: Tensor
 
-    def __init__(self, *, rate: int, window: int, hop: int, n_mels: int, f_min: float, f_max: float) -> None:
+    def __init__(
+        self, *, rate: int, window: int, hop: int, n_mels: int, f_min: float, f_max: float, floor: Floor = "added"
+    ) -> None:
         super().__init__()
         self.n_fft = 1 << (window - 1).bit_length()
         self.hop = hop
         self.n_mels = n_mels
+        self.floor = floor
         filters = mel_filters(self.n_fft, rate, n_mels, f_min, f_max)
         empty = count_empty(filters)
         if empty:
@@ -67,6 +79,22 @@ class LogMel(nn.Module):
         """The fewest samples that it can read: reflecting the ends takes more than half an FFT."""
         return self.n_fft // 2 + 1
 
+    def check(self, samples: int, remedy: str) -> None:
+        """Refuse waveforms that are too short for the window.
+
+        Args:
+            samples: of a clip.
+            remedy: what to do but use longer clips.
+
+        Raises:
+            DataError: if this many samples are too few.
+        """
+        if samples < self.shortest:
+            raise DataError(
+                f"clips of {samples} samples are too short for this window: at least {self.shortest} are needed; use "
+                f"longer clips{remedy}"
+            )
+
     def forward(self, x: Tensor) -> Tensor:
         """From waveforms (B, C, T) in [-1, 1], averaged over channels, to decibels (B, 1, T // hop + 1, M).
 
@@ -76,7 +104,7 @@ class LogMel(nn.Module):
         if x.ndim != 3 or x.shape[2] < self.shortest:
             raise DataError(
                 f"expected waveforms (B, C, T) of at least {self.shortest} samples, not {tuple(x.shape)}; "
-                "use longer clips, or lower window_ms"
+                "use longer clips, or a shorter window"
             )
         with torch.autocast(x.device.type, enabled=False):
             mono = (x if x.dtype == torch.float64 else x.float()).mean(dim=1)
@@ -91,18 +119,29 @@ class LogMel(nn.Module):
                 normalized=False,
             )
             mel = power.transpose(1, 2) @ self.filters
-            return 10 * torch.log10(mel + POWER_FLOOR).unsqueeze(1)
+            floored = mel.clamp(min=POWER_FLOOR) if self.floor == "clamped" else mel + POWER_FLOOR
+            return 10 * torch.log10(floored).unsqueeze(1)
 
     def extra_repr(self) -> str:
-        return f"n_fft={self.n_fft}, window={len(self.window)}, hop={self.hop}, n_mels={self.n_mels}"
+        sizes = f"n_fft={self.n_fft}, window={len(self.window)}, hop={self.hop}, n_mels={self.n_mels}"
+        return f"{sizes}, floor={self.floor!r}"
 
 
 def mel_filters(n_fft: int, rate: int, n_mels: int, f_min: float, f_max: float) -> Tensor:
-    """Triangular filters (n_fft // 2 + 1, n_mels), float32, of equal area, on Slaney's mel scale."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")  # ours is an error
-        filters: Tensor = melscale_fbanks(n_fft // 2 + 1, f_min, f_max, n_mels, rate, norm="slaney", mel_scale="slaney")
-    return filters
+    """Triangular filters (n_fft // 2 + 1, n_mels), float32, of equal area, on Slaney's mel scale.
+
+    They are computed in float64, as librosa's are: in float32 they come out different enough to turn a few of a
+    network's ReLUs, and with them its gradient.
+    """
+    ends = torch.tensor([f_min, f_max], dtype=torch.float64)
+    low, high = torch.where(ends < LINEAR_HZ, ends / HZ_PER_MEL, LINEAR_MELS + (ends / LINEAR_HZ).log() / LOG_STEP)
+    mels = torch.linspace(float(low), float(high), n_mels + 2, dtype=torch.float64)
+    edges = torch.where(mels < LINEAR_MELS, mels * HZ_PER_MEL, LINEAR_HZ * ((mels - LINEAR_MELS) * LOG_STEP).exp())
+    bins = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    triangles = torch.minimum(rising, falling).clamp(min=0)
+    return (triangles * 2 / (edges[2:] - edges[:-2])).float()
 
 
 def count_empty(filters: Tensor) -> int:
@@ -114,12 +153,11 @@ def _any_empty(n_fft: int, rate: int, n_mels: int, f_min: float, f_max: float) -
     return count_empty(mel_filters(n_fft, rate, n_mels, f_min, f_max)) > 0
 
 
-def make_log_mel(config: LogMelConfig, media: MediaSpec) -> LogMel:
-    """The front end for a modality, after checking that it is a waveform that the configuration fits.
+def check_waveform(media: MediaSpec) -> int:
+    """The sample rate of a modality, after checking that it is a waveform.
 
     Raises:
-        DataError: if the modality is no waveform, has no sample rate, or its clips are too short.
-        AvrobustError: if the configuration does not fit its sample rate.
+        DataError: if the modality is no waveform, or has no sample rate.
     """
     if media.kind != "audio" or len(media.shape) != 2:
         raise DataError(
@@ -128,7 +166,17 @@ def make_log_mel(config: LogMelConfig, media: MediaSpec) -> LogMel:
         )
     if media.rate is None or media.rate <= 0 or media.rate != int(media.rate):
         raise DataError(f"the data set must state the sample rate of its audio in whole Hz; it states {media.rate}")
-    rate = int(media.rate)
+    return int(media.rate)
+
+
+def make_log_mel(config: LogMelConfig, media: MediaSpec) -> LogMel:
+    """The front end for a modality, after checking that it is a waveform that the configuration fits.
+
+    Raises:
+        DataError: if the modality is no waveform, or has no sample rate.
+        AvrobustError: if the configuration does not fit its sample rate.
+    """
+    rate = check_waveform(media)
     f_max = min(HIGHEST_MEL_HZ, rate / 2) if config.f_max is None else config.f_max
     if not config.f_min < f_max <= rate / 2:
         raise AvrobustError(
@@ -141,4 +189,12 @@ def make_log_mel(config: LogMelConfig, media: MediaSpec) -> LogMel:
             f"window_ms {config.window_ms:g} and hop_ms {config.hop_ms:g} are {window} and {hop} samples at {rate} Hz; "
             "at least 2 and 1 are needed"
         )
-    return LogMel(rate=rate, window=window, hop=hop, n_mels=config.n_mels, f_min=config.f_min, f_max=f_max)
+    return LogMel(
+        rate=rate,
+        window=window,
+        hop=hop,
+        n_mels=config.n_mels,
+        f_min=config.f_min,
+        f_max=f_max,
+        floor=config.floor,
+    )

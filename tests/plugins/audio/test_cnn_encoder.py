@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from avrobust_audio.cnn import Cnn, ConvBlock
+from avrobust_audio.blocks import ConvBlock
+from avrobust_audio.cnn import Cnn
 from avrobust_audio.configs import CnnConfig
 from avrobust_audio.plugin import avrobust_encoders
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,7 @@ SPEC = MediaSpec(kind="audio", shape=(1, 4000), rate=8000, bounds=(-1, 1))
 
 
 def build(media: MediaSpec = SPEC, seed: int = 0, **fields: object) -> Encoder:
-    (component,) = avrobust_encoders()
+    component = next(c for c in avrobust_encoders() if c.name == "cnn")
     torch.manual_seed(seed)
     return component.build(component.config(**fields), media)
 
@@ -179,7 +180,7 @@ def test_refuses_widths_that_make_no_network(fields: dict[str, object]) -> None:
 
 
 def test_the_example_is_a_configuration_that_builds() -> None:
-    (component,) = avrobust_encoders()
+    component = next(c for c in avrobust_encoders() if c.name == "cnn")
     assert isinstance(component.build(component.config(**component.example), SPEC), Encoder)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchlibrosa
 from avrobust_audio.configs import CnnConfig, LogMelConfig
 from avrobust_audio.frontend import LogMel, count_empty, make_log_mel, mel_filters
 from hypothesis import given, settings
@@ -103,6 +104,53 @@ def test_is_computed_in_float32_under_autocast() -> None:
         narrow = frontend(x.bfloat16())
     assert under.dtype == narrow.dtype == torch.float32
     assert torch.equal(under, frontend(x))
+
+
+def panns_front_end(rate: int) -> tuple[LogMel, Any]:
+    """Ours, clamped, and torchlibrosa's, with the settings of the published networks."""
+    window, hop, f_max = {32000: (1024, 320, 14000), 16000: (512, 160, 8000), 8000: (256, 80, 4000)}[rate]
+    frontend = LogMel(rate=rate, window=window, hop=hop, n_mels=64, f_min=50, f_max=f_max, floor="clamped")
+    power = torchlibrosa.Spectrogram(n_fft=window, hop_length=hop, win_length=window, freeze_parameters=True)
+    mel = torchlibrosa.LogmelFilterBank(
+        sr=rate, n_fft=window, n_mels=64, fmin=50, fmax=f_max, ref=1.0, amin=1e-10, top_db=None, freeze_parameters=True
+    )
+    return frontend, lambda x: mel(power(x[:, 0]))
+
+
+@pytest.mark.parametrize("rate", [32000, 16000, 8000])
+@pytest.mark.parametrize("scale", [0.3, 1e-3, 1e-5])
+def test_clamped_it_is_torchlibrosas_in_values_and_gradients(rate: int, scale: float) -> None:
+    frontend, theirs = panns_front_end(rate)
+    x = noise(2, 1, rate // 2, scale=scale)
+    x[0, :, 1000:3000] = 0
+    found = []
+    for f in (frontend, theirs):
+        leaf = x.clone().requires_grad_()
+        y = f(leaf)
+        weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
+        found.append((y.detach(), torch.autograd.grad((y * weights).sum(), leaf)[0]))
+    (ours, our_gradient), (expected, gradient) = found
+    assert (expected <= -99.99).any()  # some of it is below the floor
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-3)
+    assert (our_gradient - gradient).abs().max() < 1e-4 * gradient.abs().max()
+    assert torch.equal(our_gradient == 0, gradient == 0)
+
+
+def test_clamped_power_below_the_floor_has_no_gradient_and_added_it_has() -> None:
+    for floor, seen in (("clamped", False), ("added", True)):
+        frontend = make_log_mel(LogMelConfig(floor=floor), media())
+        x = noise(1, 1, 4000, scale=1e-7).requires_grad_()
+        (gradient,) = torch.autograd.grad(frontend(x).sum(), x)
+        assert bool((gradient != 0).any()) == seen
+
+
+def test_the_floors_agree_to_half_a_decibel_from_minus_90_upwards() -> None:
+    added, clamped = (make_log_mel(LogMelConfig(floor=floor), media()) for floor in ("added", "clamped"))
+    x = torch.cat([noise(4, 1, 4000, scale=10.0**-k, seed=k) for k in range(6)])
+    loud = clamped(x) >= -90
+    assert loud.any()
+    assert (added(x) - clamped(x))[loud].abs().max() < 0.5
+    assert CnnConfig().floor == "added"
 
 
 def test_nothing_of_it_is_saved_with_the_weights() -> None:

@@ -1,0 +1,184 @@
+"""The published networks of PANNs: Cnn6, Cnn10 and Cnn14, with their front ends and their checkpoints' layout.
+
+Source: Kong, Cao, Iqbal, Wang, Wang, Plumbley, "PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern
+Recognition", 2020 (arXiv 1912.10211), section 3 and table 1, and its checkpoints, whose names the parameters have. What
+is not here is its augmentation of spectrograms in training.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avrobust_audio.blocks import ConvBlock
+from avrobust_audio.configs import PannsConfig
+from avrobust_audio.frontend import LogMel, check_waveform
+from avrobust_core import CheckpointLayout, DataError, Encoded, EncodedDims, Encoder, MediaSpec, State, WeightsError
+
+N_MELS: Final = 64
+
+WINDOWS: Final[Mapping[int, tuple[int, int, float]]] = MappingProxyType(
+    {32_000: (1024, 320, 14_000.0), 16_000: (512, 160, 8_000.0), 8_000: (256, 80, 4_000.0)}
+)
+"""By sample rate: samples of the window and between frames, and the highest frequency in Hz."""
+
+FIXED: Final = ("spectrogram_extractor.", "logmel_extractor.")
+"""What the keys of a checkpoint's front end begin with; it is not learned."""
+
+MEL_FILTERS: Final = "logmel_extractor.melW"
+
+CLASSIFIER: Final = "fc_audioset."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """One network of the family.
+
+    Attributes:
+        widths: channels of each block.
+        kernel: side of its square kernels.
+        layers: convolutions per block.
+        pools: how many of the blocks are followed by a 2x2 average pool, from the first.
+    """
+
+    widths: tuple[int, ...]
+    kernel: int
+    layers: int
+    pools: int
+
+
+NETWORKS: Final[Mapping[str, Network]] = MappingProxyType(
+    {
+        "cnn6": Network(widths=(64, 128, 256, 512), kernel=5, layers=1, pools=4),
+        "cnn10": Network(widths=(64, 128, 256, 512), kernel=3, layers=2, pools=4),
+        "cnn14": Network(widths=(64, 128, 256, 512, 1024, 2048), kernel=3, layers=2, pools=5),
+    }
+)
+
+
+class Panns(Encoder):
+    """A network of the family, from a waveform to a token per 2**pools frames and the published embedding.
+
+    With a linear head it has the parameters of the published model, and in evaluation mode its logits, which are those
+    before the model's sigmoid.
+
+    Args:
+        network: which.
+        frontend: from waveforms to decibels (B, 1, frames, 64).
+        dropout: probability after each block, in training only.
+        pooled_dropout: probability on what is pooled over time, in training only.
+    """
+
+    frontend: LogMel
+    time_axis = 1
+
+    def __init__(self, network: Network, frontend: LogMel, *, dropout: float, pooled_dropout: float) -> None:
+        super().__init__()
+        width = network.widths[-1]
+        self.dims = EncodedDims(token=width, embed=width)
+        self.layouts = (panns_layout(frontend),)
+        self.frontend = frontend
+        self.network = network
+        self.bn0 = nn.BatchNorm1d(frontend.n_mels)
+        for i, (inputs, outputs) in enumerate(zip((1, *network.widths), network.widths, strict=False), start=1):
+            self.add_module(f"conv_block{i}", ConvBlock(inputs, outputs, kernel=network.kernel, layers=network.layers))
+        self.fc1 = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.fc1.weight)
+        nn.init.zeros_(self.fc1.bias)
+        self.dropout = nn.Dropout(dropout)
+        self.pooled_dropout = nn.Dropout(pooled_dropout)
+
+    @property
+    def fewest_frames(self) -> int:
+        """The frames that the pools leave one step of."""
+        return int(2**self.network.pools)
+
+    def check(self, samples: int) -> None:
+        """Refuse waveforms that are too short.
+
+        Raises:
+            DataError: if one of this many samples is too short for the window or for the pools.
+        """
+        least = max(self.frontend.shortest, (self.fewest_frames - 1) * self.frontend.hop)
+        if samples < least:
+            raise DataError(
+                f"clips of {samples} samples are too short: {self.network.pools} pools halve the spectrogram, so at "
+                f"least {least} samples ({self.fewest_frames} frames) are needed; use longer clips, or a network with "
+                "fewer pools"
+            )
+
+    def encode(self, features: Tensor) -> Encoded:
+        """From decibels (B, 1, frames, 64) to tokens (B, frames // 2**pools, D) and the pooled embedding (B, D).
+
+        Raises:
+            DataError: if there are too few frames for the pools.
+        """
+        if features.shape[2] < self.fewest_frames:
+            raise DataError(
+                f"{features.shape[2]} frames are too few: {self.network.pools} pools halve the spectrogram, so at "
+                f"least {self.fewest_frames} are needed; use longer clips"
+            )
+        x = self.bn0(features.squeeze(1).transpose(1, 2)).transpose(1, 2).unsqueeze(1)
+        for i in range(1, len(self.network.widths) + 1):
+            x = self.get_submodule(f"conv_block{i}")(x)
+            if i <= self.network.pools:
+                x = F.avg_pool2d(x, 2)
+            x = self.dropout(x)
+        x = x.mean(dim=3)
+        pooled = self.pooled_dropout(x.max(dim=2).values + x.mean(dim=2))
+        return Encoded(tokens=x.transpose(1, 2), pooled=F.relu(self.fc1(pooled)))
+
+
+def panns_layout(frontend: LogMel) -> CheckpointLayout:
+    """The layout of the published checkpoints that were trained with this front end."""
+    return CheckpointLayout(
+        name="PANNs",
+        marks=("bn0.weight", "conv_block1.conv1.weight", "fc1.weight", f"{CLASSIFIER}weight"),
+        convert=partial(_convert, frontend.filters),
+    )
+
+
+def _convert(filters: Tensor, state: State) -> State:
+    theirs = state.get(MEL_FILTERS)
+    if theirs is not None and not _alike(theirs, filters):
+        raise WeightsError(
+            f"the PANNs checkpoint was trained with another front end: its mel filters {tuple(theirs.shape)} are not "
+            f"those of this sample rate, {tuple(filters.shape)}; give it audio of the sample rate it was trained on"
+        )
+    return {
+        f"head.{key.removeprefix(CLASSIFIER)}" if key.startswith(CLASSIFIER) else key: value
+        for key, value in state.items()
+        if not key.startswith(FIXED)
+    }
+
+
+def _alike(theirs: Tensor, ours: Tensor) -> bool:
+    if theirs.shape != ours.shape:
+        return False
+    return torch.allclose(theirs.to(ours), ours, rtol=1e-3, atol=1e-6)
+
+
+def make_panns(name: str, config: PannsConfig, media: MediaSpec) -> Panns:
+    """The network of this name for a modality, with the published front end for its sample rate.
+
+    Raises:
+        DataError: if the modality is no waveform, has another sample rate than the published networks, or clips that
+            are too short.
+    """
+    rate = check_waveform(media)
+    if rate not in WINDOWS:
+        fitting = ", ".join(map(str, WINDOWS))
+        raise DataError(
+            f"{name} reads audio of {fitting} Hz, the sample rates of the published networks, not of {rate} Hz; "
+            "resample the data set to one of them"
+        )
+    window, hop, f_max = WINDOWS[rate]
+    frontend = LogMel(rate=rate, window=window, hop=hop, n_mels=N_MELS, f_min=50.0, f_max=f_max, floor="clamped")
+    encoder = Panns(NETWORKS[name], frontend, dropout=config.dropout, pooled_dropout=config.pooled_dropout)
+    encoder.check(media.shape[1])
+    return encoder
