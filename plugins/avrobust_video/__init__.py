@@ -1,1 +1,1 @@
-"""Bundled video encoders: the SlowFast family."""
+"""Bundled video encoders: SlowFast, X3D, encoders of single frames and of their features, patches."""

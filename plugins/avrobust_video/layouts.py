@@ -26,6 +26,9 @@ class Layout:
         slow_temporal_kernels: per stage, of the first convolution of each block.
         fast_temporal_kernels: the same for the fast pathway.
         spatial_pool: how a frame becomes a token: "mean", or "max", which finds small things on large backgrounds.
+        window: side of the windows, one pixel apart, over which the published network takes means before it averages
+            these: on maps larger than it was trained on, pixels at the border count less. None for the plain mean.
+        lateral_kernel: frames that one lateral connection sees (section 3.4 of the paper, "time-strided convolution").
     """
 
     width: int
@@ -39,6 +42,8 @@ class Layout:
     slow_temporal_kernels: tuple[int, ...]
     fast_temporal_kernels: tuple[int, ...]
     spatial_pool: Literal["mean", "max"]
+    window: int | None = None
+    lateral_kernel: int = 7
 
     def __post_init__(self) -> None:
         stages = len(self.depths)
@@ -121,7 +126,23 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
             slow_temporal_kernels=(1, 1, 3, 3),
             fast_temporal_kernels=(3, 3, 3, 3),
             spatial_pool="mean",
+            window=7,
+        ),
+        "r101": Layout(
+            width=64,
+            beta_inverse=8,
+            block="bottleneck",
+            depths=(3, 4, 23, 3),
+            stem_kernel=7,
+            stem_stride=2,
+            stem_pool=True,
+            spatial_strides=(1, 2, 2, 2),
+            slow_temporal_kernels=(1, 1, 3, 3),
+            fast_temporal_kernels=(3, 3, 3, 3),
+            spatial_pool="mean",
+            window=7,
+            lateral_kernel=5,
         ),
     }
 )
-"""The layouts by size. `r50` is slowfast_r50 of PyTorchVideo (SlowFast 8x8, R50)."""
+"""The layouts by size. `r50` and `r101` are slowfast_r50 and slowfast_r101 of PyTorchVideo (SlowFast 8x8)."""

@@ -5,28 +5,18 @@ parameters have the names and shapes of PyTorchVideo's `slowfast_r50`; `P` below
 """
 
 from functools import lru_cache
-from typing import cast
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_core import CheckpointLayout, DataError, Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_video.convolution import checked, conv_norm, normalised
 from avrobust_video.frontend import PixelNormalisation
 from avrobust_video.layouts import Layout
-
-LATERAL_KERNEL = 7
-"""Frames that one lateral connection sees (section 3.4 of the paper, "time-strided convolution")."""
-
-
-def conv_norm(
-    inputs: int, outputs: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)
-) -> tuple[nn.Conv3d, nn.BatchNorm3d]:
-    """A 3-D convolution that keeps the size (but for its stride), without bias, and its batch normalisation."""
-    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-    conv = nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv, nn.BatchNorm3d(outputs)
+from avrobust_video.pictures import check_pictures, check_side, pool_space
+from avrobust_video.published import PYSLOWFAST, pytorchvideo
 
 
 class Stem(nn.Module):
@@ -40,7 +30,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, 3, T, H, W) to (B, C, T, H', W')."""
-        return cast(Tensor, self.pool(F.relu(self.norm(self.conv(x)))))
+        return checked(self.pool(F.relu_(normalised(self.conv, self.norm, x))))
 
 
 class Bottleneck(nn.Module):
@@ -55,9 +45,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
-        x = F.relu(self.norm_a(self.conv_a(x)))
-        x = F.relu(self.norm_b(self.conv_b(x)))
-        return cast(Tensor, self.norm_c(self.conv_c(x)))
+        x = F.relu_(normalised(self.conv_a, self.norm_a, x))
+        x = F.relu_(normalised(self.conv_b, self.norm_b, x))
+        return normalised(self.conv_c, self.norm_c, x)
 
 
 class Basic(nn.Module):
@@ -74,8 +64,8 @@ class Basic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
-        x = F.relu(self.norm_a(self.conv_a(x)))
-        return cast(Tensor, self.norm_b(self.conv_b(x)))
+        x = F.relu_(normalised(self.conv_a, self.norm_a, x))
+        return normalised(self.conv_b, self.norm_b, x)
 
 
 class ResidualBlock(nn.Module):
@@ -94,8 +84,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
-        shortcut = self.branch1_norm(self.branch1_conv(x)) if self.projects else x
-        return F.relu(shortcut + self.branch2(x))
+        shortcut = normalised(self.branch1_conv, self.branch1_norm, x) if self.projects else x
+        return F.relu_(checked(self.branch2(x)).add_(shortcut))
 
 
 class Stage(nn.Module):
@@ -112,19 +102,19 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
-        return cast(Tensor, self.res_blocks(x))
+        return checked(self.res_blocks(x))
 
 
 class FastToSlow(nn.Module):
     """The lateral connection: a time-strided convolution of the fast pathway, appended to the slow one's channels."""
 
-    def __init__(self, fast: int, alpha: int) -> None:
+    def __init__(self, fast: int, alpha: int, kernel: int) -> None:
         super().__init__()
-        self.conv_fast_to_slow, self.norm = conv_norm(fast, 2 * fast, (LATERAL_KERNEL, 1, 1), (alpha, 1, 1))
+        self.conv_fast_to_slow, self.norm = conv_norm(fast, 2 * fast, (kernel, 1, 1), (alpha, 1, 1))
 
     def forward(self, slow: Tensor, fast: Tensor) -> Tensor:
         """The slow pathway's (B, C + 2 F, ceil(T / alpha), H, W) from its own C and the fast one's F channels."""
-        return torch.cat([slow, F.relu(self.norm(self.conv_fast_to_slow(fast)))], dim=1)
+        return torch.cat([slow, F.relu_(normalised(self.conv_fast_to_slow, self.norm, fast))], dim=1)
 
 
 class TwoPathways(nn.Module):
@@ -144,7 +134,8 @@ class TwoPathways(nn.Module):
 def build_blocks(layout: Layout, alpha: int) -> nn.ModuleList:
     """The stems (block 0) and the stages (blocks 1, 2, ...) of both pathways."""
     slow, fast = layout.width, layout.fast_width
-    blocks = [TwoPathways(Stem(slow, 1, layout), Stem(fast, 5, layout), FastToSlow(fast, alpha))]
+    kernel = layout.lateral_kernel
+    blocks = [TwoPathways(Stem(slow, 1, layout), Stem(fast, 5, layout), FastToSlow(fast, alpha, kernel))]
     last = len(layout.depths) - 1
     for s, (depth, stride) in enumerate(zip(layout.depths, layout.spatial_strides, strict=True)):
         inner, fast_inner = layout.width * 2**s, layout.fast_width * 2**s
@@ -153,7 +144,7 @@ def build_blocks(layout: Layout, alpha: int) -> nn.ModuleList:
             TwoPathways(
                 Stage(depth, slow + 2 * fast, inner, outer, layout.slow_temporal_kernels[s], stride),
                 Stage(depth, fast, fast_inner, fast_outer, layout.fast_temporal_kernels[s], stride),
-                FastToSlow(fast_outer, alpha) if s < last else None,
+                FastToSlow(fast_outer, alpha, kernel) if s < last else None,
             )
         )
         slow, fast = outer, fast_outer
@@ -177,27 +168,25 @@ def check_media(media: MediaSpec, layout: Layout, alpha: int) -> None:
     Raises:
         DataError: if the modality is no clip of pictures, or its clips are too short or too small.
     """
-    if media.kind != "video" or len(media.shape) != 4 or media.shape[0] != 3:
-        raise DataError(
-            f"this encoder reads pictures, kind 'video' of shape (3, frames, height, width), not kind {media.kind!r} "
-            f"of shape {media.shape}; give this modality another encoder"
-        )
-    _, frames, height, width = media.shape
+    check_pictures(media)
+    frames = media.shape[1]
     if frames < alpha:
         raise DataError(
             f"clips of {frames} frames are too short for alpha {alpha}, one slow frame per {alpha}; use longer clips, "
             f"or lower alpha"
         )
-    if min(height, width) < layout.total_stride:
-        raise DataError(
-            f"pictures of {height}x{width} are too small for this network, which halves them down to "
-            f"1/{layout.total_stride}: each side needs at least {layout.total_stride} pixels; use larger pictures, "
-            f"or a smaller size of the network"
-        )
+    check_side(media, layout.total_stride)
+
+
+PYTORCHVIDEO: Final[CheckpointLayout] = pytorchvideo(6, "blocks.0.multipathway_blocks.0.conv.weight")
+"""PyTorchVideo's SlowFast networks."""
 
 
 class SlowFast(Encoder):
     """The SlowFast encoder of a clip.
+
+    A published network with its own head gives PyTorchVideo's logits at 32 frames, whatever the size of the pictures.
+    (PySlowFast averages probabilities, not logits, over the windows of pictures above 224 pixels.)
 
     Args:
         layout: widths, depths and strides.
@@ -206,6 +195,7 @@ class SlowFast(Encoder):
     """
 
     time_axis = 1
+    layouts = (PYTORCHVIDEO, PYSLOWFAST)
 
     def __init__(self, layout: Layout, alpha: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
@@ -215,6 +205,7 @@ class SlowFast(Encoder):
         self.frontend = PixelNormalisation()
         self.blocks = build_blocks(layout, alpha)
         self.spatial_pool = layout.spatial_pool
+        self.window = layout.window
         self.dropout = nn.Dropout(dropout)
 
     def encode(self, features: Tensor) -> Encoded:
@@ -228,8 +219,7 @@ class SlowFast(Encoder):
         slow = features.index_select(2, slow_frames(features.shape[2], self.alpha, features.device))
         for block in self.blocks:
             slow, fast = block(slow, fast)
-        pool = torch.amax if self.spatial_pool == "max" else torch.mean
-        slow, fast = pool(slow, dim=(3, 4)), pool(fast, dim=(3, 4))
+        slow, fast = (pool_space(x, self.spatial_pool, self.window) for x in (slow, fast))
         aligned = F.avg_pool1d(fast, self.alpha, self.alpha, ceil_mode=True)
         tokens = torch.cat([slow, aligned], dim=1).transpose(1, 2)
         pooled = torch.cat([slow.mean(dim=2), fast.mean(dim=2)], dim=1)

@@ -334,8 +334,10 @@ def test_the_bare_names_have_their_sizes() -> None:
 
 
 def test_the_examples_are_configurations_that_build() -> None:
+    features = MediaSpec(kind="video", shape=(10, 2048))
     for name, component in COMPONENTS.items():
-        assert isinstance(build(name, **component.example), Encoder)
+        media = features if name == "frame-transformer" else SPEC
+        assert isinstance(build(name, media, **component.example), Encoder)
 
 
 def test_naming_the_encoders_imports_nothing_heavy() -> None:

@@ -1,0 +1,61 @@
+"""A transformer over features of frames that were computed beforehand: the reference study's video encoder.
+
+Source: Li, Qu, Li, Huang, Metze, ICASSP 2022 (arXiv 2203.12122), which reads 10 x 2048 features per clip. Its weights
+were not published; the projection's width, the heads and the positions are our own reading.
+"""
+
+from torch import Tensor, nn
+
+from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_video.configs import FrameTransformerConfig
+from avrobust_video.convolution import checked
+from avrobust_video.tokens import AttentionPooling, TransformerLayer, linear, sinusoids
+
+
+def check_features(media: MediaSpec) -> None:
+    """Refuse what is no sequence of features.
+
+    Raises:
+        DataError: if the modality is another.
+    """
+    if media.kind != "video" or len(media.shape) != 2 or min(media.shape) < 1:
+        raise DataError(
+            f"this encoder reads features of frames, kind 'video' of shape (frames, features), not kind "
+            f"{media.kind!r} of shape {media.shape}; give it precomputed features, or this modality another encoder"
+        )
+
+
+class FrameTransformer(Encoder):
+    """Frame features, projected, plus their position in time, through transformer layers.
+
+    The frontend is the identity: budgets are stated on the features. In a model with this encoder alone the head is
+    attention pooling of the tokens; fusions are given the mean of the tokens as the pooled embedding. Clips may have
+    any number of frames.
+
+    Args:
+        features: width of a frame's features.
+        config: widths and depths.
+    """
+
+    time_axis = 0
+
+    def __init__(self, features: int, config: FrameTransformerConfig) -> None:
+        super().__init__()
+        self.dims = EncodedDims(token=config.width, embed=config.width)
+        self.frontend = nn.Identity()
+        self.proj = linear(features, config.width)
+        self.layers = nn.Sequential(
+            *(TransformerLayer(config.width, config.heads, config.dropout) for _ in range(config.layers))
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def encode(self, features: Tensor) -> Encoded:
+        """From features (B, frames, F) to tokens (B, frames, D) and their mean (B, D)."""
+        x = checked(self.proj(features))
+        x = x + sinusoids(x.shape[1], x.shape[2], x)
+        tokens = checked(self.norm(self.layers(x)))
+        return Encoded(tokens=tokens, pooled=tokens.mean(dim=1))
+
+    def make_head(self, classes: int) -> nn.Module:
+        """Attention pooling of the tokens (B, frames, D) to logits (B, classes); their sigmoid is the probability."""
+        return AttentionPooling(self.dims.token, classes)
