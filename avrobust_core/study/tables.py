@@ -154,12 +154,28 @@ def _print_correlations(console: Console, result: Mapping[str, Any]) -> None:
         console.print(title)  # a table's own title is broken at the table's width
         table = Table("metric", "predictor")
         cells = dict.fromkeys(cell for entries in predictors.values() for cell in entries)
-        for heading in cells:
+        shown = list(cells) if len(cells) < MOST_COLUMNS else []  # result.json has all of them
+        for heading in shown:
             table.add_column(heading, justify="right")
+        if len(cells) > 1:
+            table.add_column("mean of cells\n(intervals above 0, below 0, all)", justify="right")
         for (metric, predictor), entries in predictors.items():
-            if any(entry["value"] is not None for entry in entries.values()):
-                table.add_row(metric, predictor, *(_correlation(entries.get(cell)) for cell in cells))
+            known = [entry for entry in entries.values() if entry["value"] is not None]
+            if known:
+                mean = [_over_cells(known)] if len(cells) > 1 else []
+                table.add_row(metric, predictor, *(_correlation(entries.get(cell)) for cell in shown), *mean)
         console.print(table)
+
+
+def _over_cells(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The mean of a correlation over cells, and in how many its interval leaves 0 out; beyond the margin likewise."""
+    beyond = [entry["beyond_margin"] for entry in entries if entry.get("beyond_margin", {}).get("value") is not None]
+    return "; ".join(
+        f"{sum(entry['value'] for entry in found) / len(found):.2f} "
+        f"({sum(entry['low'] > 0 for entry in found)}, {sum(entry['high'] < 0 for entry in found)}, {len(found)})"
+        for found in (entries, beyond)
+        if found
+    )
 
 
 _PLURALS = {"clip": "clips", "class": "classes", "model": "models"}
