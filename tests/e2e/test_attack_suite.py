@@ -76,7 +76,8 @@ def test_a_front_is_measured_where_two_modalities_are_attacked(ran, last_json) -
     audio, concat = last_json(found.stdout)["cells"]
     assert audio["fronts"] == {}
     front = concat["fronts"]["fmn"]["both"]
-    assert [point["direction"]["video"] for point in front] == pytest.approx([0, 0.5**0.5, 1])
+    assert [point["direction"]["video"] for point in front] == pytest.approx([0, 1, 1])
+    assert [point["direction"]["audio"] for point in front] == pytest.approx([1, 1, 0])
     assert "smallest joint budgets" in found.stdout
 
 
