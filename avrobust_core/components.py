@@ -26,7 +26,8 @@ KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 class Config(BaseModel):
     """Base of every component's configuration: frozen, no unknown fields, free of torch."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # The schema is built at first use: listing plugins needs none of them.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
     def identity(self) -> dict[str, Any]:
         """What of this configuration changes results, as JSON data; part of the cell's id.
