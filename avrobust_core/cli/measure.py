@@ -49,6 +49,11 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _run(options: argparse.Namespace) -> int:
     from avrobust_core.registry import Registry
 
+    if not 0 < options.confidence < 1 or options.resamples < 100:
+        _refuse(
+            f"--confidence {options.confidence:g} --resamples {options.resamples}: give a confidence between 0 and 1, "
+            "and at least 100 resamples"
+        )
     registry = Registry.discover(disabled=options.no_plugin or ())
     settings = _settings(options.set)
     metrics = dict(_metrics(registry, options.metric, settings, logits=options.logits is not None))

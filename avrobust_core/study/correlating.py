@@ -96,7 +96,8 @@ def gather(
         asked: the attacks and threats, as "attack/threat".
     """
     own = _own(clean)
-    per_clip, per_class, whole = _baselines(clean, own, class_sizes)
+    per_clip, per_class = _baselines(clean, own, class_sizes)
+    whole: dict[Predictor, float] = {}
     for entry, clips in measured:
         metric = entry["metric"]
         per_clip |= {Predictor(metric, name): np.asarray(values, dtype=np.float64) for name, values in clips.items()}
@@ -248,8 +249,8 @@ CLASS_SIZE = Predictor(None, "class size")
 
 def _baselines(
     clean: Predictions, own: NDArray[np.bool_], class_sizes: NDArray[np.int64]
-) -> tuple[dict[Predictor, Floats], dict[Predictor, Floats], dict[Predictor, float]]:
-    """What is known without any metric: of clips, of classes, of the whole."""
+) -> tuple[dict[Predictor, Floats], dict[Predictor, Floats]]:
+    """What is known without any metric: of clips, and of classes."""
     logits = clean.logits.astype(np.float64)
     if clean.targets.ndim == 1:
         confidence = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
@@ -260,7 +261,7 @@ def _baselines(
         CONFIDENCE: confidence,
         ACCURACY: clean.correct.astype(np.float64),
     }
-    return per_clip, {CLASS_SIZE: np.where(own.any(axis=0), class_sizes, np.nan).astype(np.float64)}, {}
+    return per_clip, {CLASS_SIZE: np.where(own.any(axis=0), class_sizes, np.nan).astype(np.float64)}
 
 
 def _own(clean: Predictions) -> NDArray[np.bool_]:

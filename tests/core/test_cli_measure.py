@@ -137,6 +137,8 @@ LABELS = [0, 1, 0, 1, 0, 1]
         ({"e": X, "l": LABELS}, ["--set", "spread=3"], "METRIC.FIELD=VALUE"),
         ({"e": X, "l": LABELS}, ["--metric", "spread", "--set", "hits.k=3"], "not measured here"),
         ({"e": X, "l": LABELS}, ["--logits", "nowhere.npy"], "no such file"),
+        ({"e": X, "l": LABELS}, ["--confidence", "95"], "between 0 and 1"),
+        ({"e": X, "l": LABELS}, ["--resamples", "0"], "at least 100"),
     ],
 )
 def test_what_cannot_be_measured_is_said_in_plain_words(files, capsys, arrays, options, message) -> None:
