@@ -11,6 +11,7 @@ from avrobust_core._version import __version__
 
 if TYPE_CHECKING:
     from avrobust_core.attacking import Attacked, AttackRun, attack_batch
+    from avrobust_core.augmentations import Augmentation, Cost, Gather, Passed, TrainingStep
     from avrobust_core.balls import Ball
     from avrobust_core.batches import Batch, Clip, Encoded
     from avrobust_core.budgets import Budget, ThreatModel
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from avrobust_core.contracts import (
         Attack,
         AttackResult,
-        Augmentation,
         Dataset,
         EncodedDims,
         Encoder,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         Metric,
         Preparation,
         Subject,
-        TrainingStep,
     )
     from avrobust_core.errors import AttackViolation, AvrobustError, ClipError, DataError, WeightsError
     from avrobust_core.evaluating import Evaluation, evaluate
@@ -68,7 +67,11 @@ _HOME = {
     "Config": "components",
     "Attack": "contracts",
     "AttackResult": "contracts",
-    "Augmentation": "contracts",
+    "Augmentation": "augmentations",
+    "Cost": "augmentations",
+    "Gather": "augmentations",
+    "Passed": "augmentations",
+    "TrainingStep": "augmentations",
     "Dataset": "contracts",
     "EncodedDims": "contracts",
     "Encoder": "contracts",
@@ -76,7 +79,6 @@ _HOME = {
     "Measurement": "contracts",
     "Metric": "contracts",
     "Subject": "contracts",
-    "TrainingStep": "contracts",
     "AvrobustError": "errors",
     "ClipError": "errors",
     "DataError": "errors",
@@ -125,6 +127,7 @@ __all__ = [
     "ClipError",
     "Component",
     "Config",
+    "Cost",
     "DataError",
     "Dataset",
     "Encoded",
@@ -133,12 +136,14 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "Fusion",
+    "Gather",
     "Goal",
     "Latents",
     "LayerKind",
     "Measurement",
     "MediaSpec",
     "Metric",
+    "Passed",
     "Preparation",
     "Probe",
     "Region",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avrobust_core.batches import Batch, Clip, Encoded
+from avrobust_core.batches import Clip, Encoded
 from avrobust_core.errors import AvrobustError
 from avrobust_core.latents import Latents, Wanted
 from avrobust_core.media import MediaSpec, Task
@@ -260,33 +260,3 @@ class Metric(ABC):
     @abstractmethod
     def measure(self, subject: Subject) -> Measurement:
         """Measure one subject."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingStep:
-    """Where training stands when an augmentation is called.
-
-    Attributes:
-        epoch: from 0.
-        seed: of this fit; draw random numbers with `clip_generator(seed, clip_id, f"{purpose}/{epoch}")`.
-        model: the model in training mode.
-        classes: K.
-        task: decides what targets look like.
-    """
-
-    epoch: int
-    seed: int
-    model: nn.Module
-    classes: int
-    task: Task
-
-
-class Augmentation(ABC):
-    """From a training batch to the batch that is learned from."""
-
-    @abstractmethod
-    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
-        """The augmented batch; `batch` itself is not changed.
-
-        Single-label targets may become soft: (B, K) float that sum to 1.
-        """

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 import pluggy
 
 if TYPE_CHECKING:
+    from avrobust_core.augmentations import Augmentation
     from avrobust_core.components import Component
-    from avrobust_core.contracts import Attack, Augmentation, Dataset, Encoder, Fusion, Metric
+    from avrobust_core.contracts import Attack, Dataset, Encoder, Fusion, Metric
 
 PROJECT: Final = "avrobust"
 ENTRY_POINT_GROUP: Final = "avrobust_v1"
@@ -113,7 +114,7 @@ def avrobust_metrics() -> "Iterable[Component[Any, Metric]]":
 
 @hookspec
 def avrobust_augmentations() -> "Iterable[Component[Any, Augmentation]]":
-    """Offer training augmentations: from a training batch to the batch that is learned from.
+    """Offer training augmentations: what a training batch is learned from, and how.
 
     Example:
         ```python

@@ -1,6 +1,6 @@
 """The model: encoders by modality, a fusion, a head."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import cast
 
 from torch import Tensor, nn
@@ -81,8 +81,16 @@ class AVModel(nn.Module):
         """The fused embedding of raw inputs: (B, F), or (B, L, F) where the head pools it."""
         return cast(Tensor, self.fusion(self.encode(inputs)))
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        between: Callable[[Mapping[str, Encoded]], Mapping[str, Encoded]] | None = None,
+    ) -> Tensor:
         """Logits (B, K) from raw inputs by modality.
+
+        Args:
+            inputs: by modality, raw.
+            between: changes the encodings before they are fused, in training; None for nothing.
 
         Raises:
             KeyError: if a modality that the model reads is missing.
@@ -90,4 +98,5 @@ class AVModel(nn.Module):
         missing = [name for name in self.modalities if name not in inputs]
         if missing:
             raise KeyError(f"the model reads {', '.join(self.modalities)}; missing: {', '.join(missing)}")
-        return self.classify(self.encode(inputs))
+        encoded: Mapping[str, Encoded] = self.encode(inputs)
+        return self.classify(encoded if between is None else between(encoded))

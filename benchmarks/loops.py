@@ -23,8 +23,9 @@ from avrobust_core import AttackRun, AVModel, Batch, Dataset, Registry, Victim
 from avrobust_core.spec.model import EngineSection, Spec
 from avrobust_core.study.building import Builder
 from avrobust_core.study.evaluation import evaluate_batch
-from avrobust_core.study.loading import epoch_batches, select
-from avrobust_core.study.training import Fit, parameter_groups, schedule
+from avrobust_core.study.loading import epoch_order, in_batches, select
+from avrobust_core.study.optimization import parameter_groups, schedule
+from avrobust_core.study.training import Fit
 
 BATCH_SIZE = 32
 TRAINING_CLIPS = 1280
@@ -110,7 +111,7 @@ def train_bare(builder: Builder, dataset: Dataset) -> float:
     regime = builder.spec.training["standard"]
     model = builder.model("concat", dataset).train()
     optimizer = torch.optim.AdamW(parameter_groups(model, regime.weight_decay), lr=regime.learning_rate)
-    batches = epoch_batches(select(dataset, "train"), BATCH_SIZE, 0, 0)
+    batches = in_batches(epoch_order(select(dataset, "train"), 0, 0), BATCH_SIZE)
     began = time.perf_counter()
     for step, positions in enumerate(batches):
         batch = Batch.stack([dataset.read("train", position) for position in positions])

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avrobust_core.augmentations import Augmentation
 from avrobust_core.components import Config
-from avrobust_core.contracts import Attack, Augmentation, Dataset, Encoder, Fusion, Metric
+from avrobust_core.contracts import Attack, Dataset, Encoder, Fusion, Metric
 from avrobust_core.errors import ComponentError, DataError
 from avrobust_core.goals import Aim
 from avrobust_core.model import AVModel

@@ -115,13 +115,18 @@ def split_for_training(dataset: Dataset, held_out: float) -> tuple[Selection, Se
     return train.where(not flag for flag in held), train.where(held)
 
 
-def epoch_batches(selection: Selection, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The positions of each training batch of one epoch: a permutation from (seed, epoch) alone.
+def epoch_order(selection: Selection, seed: int, epoch: int) -> list[int]:
+    """The positions of one epoch's training clips: a permutation from (seed, epoch) alone."""
+    order = list(selection.indices)
+    random.Random(derive_seed(seed, "order", epoch)).shuffle(order)  # not torch's: no global state is touched
+    return order
+
+
+def in_batches(order: Sequence[int], batch_size: int) -> list[Sequence[int]]:
+    """Runs of neighbours.
 
     The last batch is left out if it is not full, unless it is the only one: every optimiser step weighs the same.
     """
-    order = list(selection.indices)
-    random.Random(derive_seed(seed, "order", epoch)).shuffle(order)  # not torch's: no global state is touched
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
 

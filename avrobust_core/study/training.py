@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +13,24 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from avrobust_core.augmentations import Augmentation, Cost, TrainingStep
 from avrobust_core.batches import Batch
-from avrobust_core.contracts import Augmentation, Dataset, TrainingStep
+from avrobust_core.contracts import Dataset
 from avrobust_core.errors import AvrobustError, DataError, RunError
 from avrobust_core.objectives import classification_loss, correct
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.spec.model import EngineSection, TrainingEntry
-from avrobust_core.study.loading import Selection, Skipped, epoch_batches, read_batches, select, split_for_training
+from avrobust_core.study.learning import Learner
+from avrobust_core.study.loading import (
+    Selection,
+    Skipped,
+    epoch_order,
+    in_batches,
+    read_batches,
+    select,
+    split_for_training,
+)
+from avrobust_core.study.optimization import parameter_groups, schedule
 from avrobust_core.study.store import write_atomically, write_json, write_text
 
 CHECKPOINT_SECONDS = 60.0
@@ -83,7 +94,6 @@ class Fit:
         self.module = model
         self.dataset = dataset
         self.regime = regime
-        self.augmentations = augmentations
         self.seed = seed
         self.folder = folder
         self.engine = engine
@@ -94,10 +104,12 @@ class Fit:
             if regime.select == "best"
             else (select(dataset, "train"), None)
         )
-        self.steps_per_epoch = len(epoch_batches(self.train, regime.batch_size, seed, 0))
         self.progress = Progress()
         optimizer = torch.optim.AdamW(parameter_groups(model, regime.weight_decay), lr=regime.learning_rate)
         self.model, self.optimizer = fabric.setup(model, optimizer)
+        self.learner = Learner(self.model, augmentations)
+        self.batches_per_epoch = len(in_batches(self.train.indices, regime.batch_size))
+        self.total = regime.epochs * self.batches_per_epoch * self.learner.replays
 
     def run(self) -> dict[str, Any]:
         """Fit, from the last checkpoint if there is one.
@@ -110,17 +122,17 @@ class Fit:
             DataError: if too many clips cannot be read.
         """
         self._resume()
-        total = self.regime.epochs * self.steps_per_epoch
         with seeded(derive_seed(self.seed, "fit")):
             for epoch in range(self.progress.epoch, self.regime.epochs):
-                self._train_epoch(epoch, total)
+                self._train_epoch(epoch)
                 self._close_epoch(epoch)
         return self._finish()
 
-    def _train_epoch(self, epoch: int, total: int) -> None:
+    def _train_epoch(self, epoch: int) -> None:
         state, rank, world = self.progress, self.fabric.global_rank, self.fabric.world_size
-        batches = epoch_batches(self.train, self.regime.batch_size, self.seed, epoch)[state.step :]
-        mine = [batch[rank::world] for batch in batches]
+        cost = Cost()
+        where = self._where(epoch, cost)
+        mine = [_share(batch, rank, world) for batch in self._batches(where)[state.step :]]
         began = saved = time.monotonic()
         earlier = state.seconds
         loss_sum = torch.tensor(state.loss_sum, device=self.fabric.device, dtype=torch.float64)
@@ -133,33 +145,25 @@ class Fit:
                     raise DataError("no clip of a training batch could be read; the other processes wait for it")
                 continue
             batch = batch.to(self.fabric.device)
-            done = epoch * self.steps_per_epoch + state.step - 1
-            # Seeded step by step, so that a resumed fit draws the same dropout masks without saving any state.
-            self._seed(derive_seed(self.seed, "step", done, rank))
-            for augment in self.augmentations:
-                where = TrainingStep(epoch, self.seed, self.module, len(self.dataset.classes), self.dataset.task)
-                batch = augment(batch, where)
-            logits = self.model(batch.inputs)
-            losses = classification_loss(logits, batch.targets, self.dataset.task)
-            self.fabric.backward(losses.mean())
-            self._set_learning_rate(done, total)
-            if self.regime.gradient_clip is not None:
-                self.fabric.clip_gradients(
-                    self.model,
-                    self.optimizer,
-                    max_norm=self.regime.gradient_clip,
-                    error_if_nonfinite=False,  # it would wait for the device at every step; the epoch's loss tells
-                )
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            loss_sum += losses.detach().sum().double()
-            hits += self._hits(logits.detach(), batch.targets)
-            state.seen += len(batch)
-            state.forwards += len(batch)
-            state.backwards += len(batch)
-            self.report(done + 1, total)
+            for replay in range(self.learner.replays):
+                done = (epoch * self.batches_per_epoch + state.step - 1) * self.learner.replays + replay
+                # Seeded step by step, so that a resumed fit draws the same dropout masks without saving any state.
+                self._seed(derive_seed(self.seed, "step", done, rank))
+                step = replace(where, replay=replay)
+                learned = self.learner.learn(batch, step)
+                self.fabric.backward(learned.losses.mean())
+                self.learner.after_backward(learned, step)
+                self._update(done)
+                loss_sum += learned.losses.detach().sum().double()
+                hits += self._hits(learned.logits, learned.targets)
+                state.seen += len(learned.logits)
+                state.forwards += len(learned.logits) + cost.forwards
+                state.backwards += len(learned.logits) + cost.backwards
+                cost.forwards = cost.backwards = 0
+                self.report(done + 1, self.total)
             now = time.monotonic()
-            if now - saved > CHECKPOINT_SECONDS:
+            # Of several processes only the first would save what its augmentations have seen since the epoch began.
+            if now - saved > CHECKPOINT_SECONDS and (world == 1 or not self.learner.stateful):
                 state.loss_sum, state.hits, state.seconds = float(loss_sum), float(hits), earlier + now - began
                 self._save()
                 saved = now
@@ -180,10 +184,38 @@ class Fit:
             targets = targets.argmax(dim=1)  # soft targets: the heavier label
         return correct(logits, targets, self.dataset.task).sum()
 
-    def _set_learning_rate(self, step: int, total: int) -> None:
-        rate = self.regime.learning_rate * schedule(step, total, self.regime.warmup)
+    def _where(self, epoch: int, cost: Cost) -> TrainingStep:
+        dataset = self.dataset
+        return TrainingStep(
+            epoch=epoch,
+            seed=self.seed,
+            model=self.module,
+            classes=len(dataset.classes),
+            task=dataset.task,
+            epochs=self.regime.epochs,
+            media=dataset.media,
+            cost=cost,
+        )
+
+    def _batches(self, where: TrainingStep) -> list[Sequence[int]]:
+        order = epoch_order(self.train, self.seed, where.epoch)
+        ids = dict(zip(self.train.indices, self.train.ids, strict=True))
+        return in_batches(self.learner.order(order, [ids[i] for i in order], where), self.regime.batch_size)
+
+    def _update(self, done: int) -> None:
+        """One optimiser step, the gradient clipped, at the learning rate of this step."""
+        rate = self.regime.learning_rate * schedule(done, self.total, self.regime.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        if self.regime.gradient_clip is not None:
+            self.fabric.clip_gradients(
+                self.model,
+                self.optimizer,
+                max_norm=self.regime.gradient_clip,
+                error_if_nonfinite=False,  # it would wait for the device at every step; the epoch's loss tells
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def _read(self, split: str, batches: Sequence[Sequence[int]]) -> Iterator[Batch | None]:
         return read_batches(
@@ -197,6 +229,10 @@ class Fit:
 
     def _close_epoch(self, epoch: int) -> None:
         state = self.progress
+        cost = Cost()
+        self.learner.end_epoch(self._where(epoch, cost), self._gather)
+        state.forwards += cost.forwards
+        state.backwards += cost.backwards
         loss_sum, hits, seen = self._summed(state.loss_sum, state.hits, state.seen)
         row = {
             "epoch": epoch + 1,
@@ -253,7 +289,8 @@ class Fit:
         self._write_weights("last.safetensors")
         self._write_history()
         forwards, backwards = self._summed(state.forwards, state.backwards)
-        self._gather_skipped()
+        for found in self._gather(self.skipped.to_json()):
+            self.skipped.merge(found)
         record = {
             "epochs": self.regime.epochs,
             "best_epoch": state.best_epoch,
@@ -271,12 +308,13 @@ class Fit:
         self.fabric.barrier()
         return record
 
-    def _gather_skipped(self) -> None:
-        if self.fabric.world_size > 1:
-            everyone: list[Any] = [None] * self.fabric.world_size
-            torch.distributed.all_gather_object(everyone, self.skipped.to_json())
-            for found in everyone:
-                self.skipped.merge(found)
+    def _gather(self, mine: Any) -> list[Any]:
+        """What every process has, in the order of their ranks."""
+        if self.fabric.world_size == 1:
+            return [mine]
+        everyone: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(everyone, mine)
+        return everyone
 
     @property
     def _checkpoint(self) -> Path:
@@ -298,6 +336,7 @@ class Fit:
                 "model": self.module.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "progress": asdict(self.progress),
+                "augmentations": self.learner.state_dict(),
             }
             write_atomically(self._checkpoint, lambda file: torch.save(content, file))
 
@@ -312,6 +351,7 @@ class Fit:
         self.module.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress = Progress(**content["progress"])
+        self.learner.load_state_dict(content["augmentations"])
         self.skipped.merge(self.progress.skipped)
         # Sums over processes are kept by the first alone; the others start from nothing.
         if not self.fabric.is_global_zero:
@@ -319,27 +359,9 @@ class Fit:
             self.progress.seen = 0
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters that decay, and those that do not: biases and the scales of normalisation (one dimension or none)."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-
-
-def schedule(step: int, total: int, warmup: float) -> float:
-    """The learning rate's factor at one step, in (0, 1]: linear warm-up, then a cosine down to 0 after the last step.
-
-    Args:
-        step: from 0.
-        total: steps in all.
-        warmup: share of the steps over which it rises.
-    """
-    rising = max(1, round(warmup * total)) if warmup > 0 else 0
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+def _share(batch: Sequence[int], rank: int, world: int) -> Sequence[int]:
+    """One process's clips of a batch: neighbours, which may belong together."""
+    return batch[rank * len(batch) // world : (rank + 1) * len(batch) // world]
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

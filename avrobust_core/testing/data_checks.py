@@ -7,8 +7,9 @@ from typing import cast
 
 import torch
 
+from avrobust_core.augmentations import Augmentation, TrainingStep
 from avrobust_core.batches import Batch, Clip
-from avrobust_core.contracts import Augmentation, Dataset, TrainingStep
+from avrobust_core.contracts import Dataset
 from avrobust_core.errors import AvrobustError, ClipError
 from avrobust_core.testing.offer_subjects import OfferSubject
 from avrobust_core.testing.oracles import SHAPES, LinearOracle

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from avrobust_core.augmentations import Augmentation
 from avrobust_core.components import Config
-from avrobust_core.contracts import Attack, Augmentation, Dataset, EncodedDims, Encoder, Fusion, Metric
+from avrobust_core.contracts import Attack, Dataset, EncodedDims, Encoder, Fusion, Metric
 from avrobust_core.discovery import Offer
 from avrobust_core.errors import AvrobustError
 from avrobust_core.media import MediaSpec

@@ -9,7 +9,8 @@ from avrobust_core.errors import DataError
 from avrobust_core.study.loading import (
     Selection,
     Skipped,
-    epoch_batches,
+    epoch_order,
+    in_batches,
     read_batches,
     select,
     split_for_training,
@@ -28,22 +29,22 @@ def test_every_clip_is_in_exactly_one_process_share(n: int, world: int) -> None:
 
 @given(n=st.integers(1, 200), size=st.integers(1, 50), epoch=st.integers(0, 3))
 def test_an_epoch_is_a_permutation_in_full_batches(n: int, size: int, epoch: int) -> None:
-    batches = epoch_batches(_selection(n), size, seed=3, epoch=epoch)
+    batches = in_batches(epoch_order(_selection(n), seed=3, epoch=epoch), size)
     seen = [i for batch in batches for i in batch]
     assert len(seen) == len(set(seen))
     assert set(seen) <= set(range(n))
     assert len(batches) == max(1, n // size)
-    assert batches == epoch_batches(_selection(n), size, seed=3, epoch=epoch)
+    assert batches == in_batches(epoch_order(_selection(n), seed=3, epoch=epoch), size)
 
 
 def test_epochs_and_seeds_differ_in_order() -> None:
-    orders = {str(epoch_batches(_selection(40), 8, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
+    orders = {str(epoch_order(_selection(40), seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
     assert len(orders) == 4
 
 
 def test_the_global_random_states_are_not_touched(blobs) -> None:
     before = (random.getstate(), torch.random.get_rng_state())
-    epoch_batches(_selection(10), 2, 0, 0)
+    epoch_order(_selection(10), 0, 0)
     dataset = blobs()
     list(read_batches(dataset, "test", [[0, 1]], skipped=Skipped(dataset), workers=0, pin=False))
     assert random.getstate() == before[0]

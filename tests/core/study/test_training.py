@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from avrobust_core import Augmentation
 from avrobust_core.errors import AvrobustError, RunError
 from avrobust_core.study import training
-from avrobust_core.study.training import load_weights, parameter_groups, save_weights, schedule
+from avrobust_core.study.optimization import parameter_groups, schedule
+from avrobust_core.study.training import load_weights, save_weights
 
 
 def _weights(folder: Path, name: str = "last.safetensors") -> bytes:
@@ -109,13 +111,14 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path, new_fit) -> None:
 def test_augmentations_see_the_epoch_and_change_what_is_learned(tmp_path: Path, new_fit) -> None:
     epochs: set[int] = set()
 
-    def flip(batch, step):
-        epochs.add(step.epoch)
-        soft = torch.nn.functional.one_hot(batch.targets, step.classes).float() * 0.8 + 0.2 / step.classes
-        return type(batch)({name: -x for name, x in batch.inputs.items()}, soft, batch.ids)
+    class Flip(Augmentation):
+        def __call__(self, batch, step):
+            epochs.add(step.epoch)
+            soft = torch.nn.functional.one_hot(batch.targets, step.classes).float() * 0.8 + 0.2 / step.classes
+            return type(batch)({name: -x for name, x in batch.inputs.items()}, soft, batch.ids)
 
     new_fit(tmp_path / "plain").run()
-    new_fit(tmp_path / "flipped", augmentations=[flip]).run()
+    new_fit(tmp_path / "flipped", augmentations=[Flip()]).run()
     assert epochs == {0, 1, 2}
     assert _weights(tmp_path / "plain") != _weights(tmp_path / "flipped")
 
