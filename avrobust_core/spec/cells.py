@@ -1,9 +1,9 @@
-"""The cells of a study: models x training regimes, trimmed, each with the attacks that are run on it."""
+"""The cells of a study: models x training regimes x seeds, trimmed, each with the attacks that are run on it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from avrobust_core.budgets import ThreatModel
@@ -20,15 +20,16 @@ class AttackPlan:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One model fitted in one regime, and what it is attacked with; names of the spec."""
+    """One model fitted in one regime from one seed, and what it is attacked with; names of the spec."""
 
     model: str
     training: str
     attacks: tuple[AttackPlan, ...]
+    seed: int = 0
 
 
 def expand(spec: Spec) -> tuple[Cell, ...]:
-    """The cells that `include` and `exclude` leave, in the order of the spec.
+    """The cells that `include` and `exclude` leave, in the order of the spec, a model and regime's seeds together.
 
     A cell's attacks hold every threat of every attack, also those that touch no modality of its model:
     `attacked_modalities` tells.
@@ -38,7 +39,8 @@ def expand(spec: Spec) -> tuple[Cell, ...]:
         for name, attack in spec.attacks.items()
         for threat in (spec.threats if attack.threats is None else attack.threats)
     ]
-    return trim(spec.models, spec.training, plans, spec.include, spec.exclude)
+    cells = trim(spec.models, spec.training, plans, spec.include, spec.exclude)
+    return tuple(replace(cell, seed=seed) for cell in cells for seed in spec.seeds)
 
 
 def attacked_modalities(spec: Spec, cell: Cell, threat_name: str) -> ThreatModel | None:

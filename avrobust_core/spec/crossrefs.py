@@ -25,12 +25,24 @@ _PATTERN_NAMES: Final = {"model": "models", "training": "training", "attack": "a
 def cross_references(root: MapNode) -> list[Problem]:
     """What does not fit together between the sections of a spec."""
     return [
+        *_seeds(root),
         *_models(root),
         *_threats(root),
         *_attacks(root),
         *_correlations(root),
+        *_comparisons(root),
         *_patterns(root),
     ]
+
+
+def _seeds(root: MapNode) -> Iterator[Problem]:
+    listed = root.children.get("seed")
+    seen: set[int] = set()
+    for item in listed.items if isinstance(listed, ListNode) else ():
+        if isinstance(item, ScalarNode) and isinstance(item.value, int) and not isinstance(item.value, bool):
+            if item.value in seen:
+                yield Problem.at(item.place, f"seed: {item.value} is listed twice", "each seed gives cells of its own")
+            seen.add(item.value)
 
 
 def _models(root: MapNode) -> Iterator[Problem]:
@@ -106,6 +118,22 @@ def _correlations(root: MapNode) -> Iterator[Problem]:
                 f"correlate: no attack runs as '{run}'",
                 suggestion(run, runs, "the attacks under their threats are") if runs else "add `attacks` and `threats`",
             )
+
+
+def _comparisons(root: MapNode) -> Iterator[Problem]:
+    entries = root.children.get("compare")
+    for index, entry in enumerate(entries.items if isinstance(entries, ListNode) else ()):
+        for section, label in (("models", "the models are"), ("training", "the training regimes are")):
+            known = _section(root, section)
+            seen: set[str] = set()
+            for name, place in _names(find(entry, section)):
+                where = f"compare.{index}.{section}"
+                if name not in known and not _malformed(root, section):
+                    hint = suggestion(name, known, label)
+                    yield Problem.at(place, f"{where}: there is no '{name}' in {section}", hint)
+                elif name in seen:
+                    yield Problem.at(place, f"{where}: '{name}' is listed twice")
+                seen.add(name)
 
 
 def _patterns(root: MapNode) -> Iterator[Problem]:

@@ -140,6 +140,10 @@ def _choices(loaded: LoadedSpec, path: Path, slot: Slot | None, registry: Regist
         yield from loaded.spec.encoders
     elif path[:1] == ("attacks",) and path[2:3] == ("threats",):
         yield from loaded.spec.threats
+    elif path[:1] == ("compare",) and path[2:3] == ("models",):
+        yield from loaded.spec.models
+    elif path[:1] == ("compare",) and path[2:3] == ("training",):
+        yield from loaded.spec.training
     elif slot is not None and all(choices(arm) or arm is type(None) for arm in arms(slot.annotation)):
         yield from (str(choice) for choice in choices(slot.annotation))
 

@@ -25,6 +25,8 @@ def _use(value: Any) -> Any:
 
 Name = Annotated[str, AfterValidator(_name)]
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0)]
+Compared = Annotated[list[str], Field(min_length=2, json_schema_extra={"uniqueItems": True})]
 
 
 class Section(BaseModel):
@@ -166,15 +168,42 @@ class Pattern(Section):
     """Name of the threat."""
 
 
+class Comparison(Section):
+    """Cells that are compared clip by clip: every two of the models, or of the training regimes, that are listed."""
+
+    # A null is the absence of a list: what is resolved spells it out.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"properties": {name: {"type": "array"}}, "required": [name]} for name in ("models", "training")]
+        }
+    )
+
+    models: Compared | None = None
+    """Names from `models`: compared within each training regime, the earlier minus the later."""
+    training: Compared | None = None
+    """Names from `training`: compared for each model, the earlier minus the later."""
+
+    @model_validator(mode="after")
+    def _one_list(self) -> "Comparison":
+        if (self.models is None) == (self.training is None):
+            raise ValueError("give either `models` or `training`: what is compared with one another")
+        return self
+
+
 class Spec(Section):
-    """A study: data, encoders, models x training regimes, attacks x threats, metrics."""
+    """A study: data, encoders, models x training regimes x seeds, attacks x threats, metrics."""
+
+    model_config = ConfigDict(populate_by_name=False)  # the seed stands under `seed` alone
 
     version: Literal[1]
     """The version of this format."""
     name: Name
     """The study's name: its runs lie in runs/<name>."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of initial weights, training order and attacks."""
+    seed_: Seed | Annotated[list[Seed], Field(min_length=1, json_schema_extra={"uniqueItems": True})] = Field(
+        default=0, alias="seed"
+    )
+    """Seed of initial weights, training order and attacks; or a list of seeds, each of which gives every model and
+    training regime a cell of its own, on the same clips."""
     data: Ref
     """The data set."""
     encoders: dict[Name, Annotated[EncoderEntry, BeforeValidator(_use)]] = Field(min_length=1)
@@ -192,6 +221,8 @@ class Spec(Section):
     correlate: list[str] = Field(default_factory=list)
     """Attacks and threats, as attack/threat: how far do the metrics, and plain baselines, tell how robust clips,
     classes and models are against them? Rank correlations with intervals."""
+    compare: list[Comparison] = Field(default_factory=list)
+    """Differences in accuracy, clip by clip, clean and under each attack: with intervals and p-values."""
     include: list[Pattern] = Field(default_factory=list)
     """If given, only what matches one of these is kept."""
     exclude: list[Pattern] = Field(default_factory=list)
@@ -200,3 +231,17 @@ class Spec(Section):
     """What is evaluated, and how intervals are made."""
     engine: EngineSection = EngineSection()
     """Where and how it is computed."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds, in the order of the spec."""
+        return (self.seed_,) if isinstance(self.seed_, int) else tuple(self.seed_)
+
+    @property
+    def seed(self) -> int:
+        """The seed, the first if there are several: also that of the resampling by which cells are compared."""
+        return self.seeds[0]
+
+    def with_seed(self, seed: int) -> "Spec":
+        """The same study with this seed alone."""
+        return self.model_copy(update={"seed_": seed})

@@ -62,6 +62,7 @@ class Evidence:
         per_class: (K,) by predictor, for what has no value per clip.
         whole: by predictor, for what has no value per clip.
         robustness: by "attack/threat".
+        seed: the cell's.
     """
 
     model: str
@@ -73,10 +74,11 @@ class Evidence:
     per_class: Mapping[Predictor, Floats]
     whole: Mapping[Predictor, float]
     robustness: Mapping[str, Robustness]
+    seed: int = 0
 
 
 def gather(
-    names: Mapping[str, str],
+    names: Mapping[str, Any],
     classes: Sequence[str],
     clean: Predictions,
     outcomes: Sequence[Outcome],
@@ -87,7 +89,7 @@ def gather(
     """The evidence of one cell.
 
     Args:
-        names: of `model` and `training`.
+        names: the cell's `model`, `training` and `seed`.
         classes: K names.
         clean: predictions.
         outcomes: under attack; those of which the model reads nothing are left out.
@@ -123,6 +125,7 @@ def gather(
             for outcome in outcomes
             if outcome.label in asked and outcome.modalities
         },
+        seed=names["seed"],
     )
 
 
@@ -131,8 +134,9 @@ def correlate(cells: Sequence[Evidence], intervals: Intervals) -> list[dict[str,
 
     Clips: those that are correct when clean, within one cell, with the factor that broke them. Beside it stands what is
     left once the clean margin is accounted for (`beyond_margin`). Classes: within one cell, with the class's robust
-    accuracy, or the median factor where an attack looks for the smallest. Models: over all cells, likewise. Intervals
-    resample clips; what a metric gives per class or per model only, not per clip, stays as it is in every resample.
+    accuracy, or the median factor where an attack looks for the smallest. Models: over all cells, likewise, so that
+    with several seeds a model counts once for each. Intervals resample clips; what a metric gives per class or per
+    model only, not per clip, stays as it is in every resample.
 
     Returns:
         One entry per level ("clip", "class", "model"), cell, robustness and predictor.
@@ -140,7 +144,7 @@ def correlate(cells: Sequence[Evidence], intervals: Intervals) -> list[dict[str,
     found = []
     for cell in cells:
         for label, robustness in cell.robustness.items():
-            where = {"model": cell.model, "training": cell.training, "robustness": label}
+            where = {"model": cell.model, "training": cell.training, "seed": cell.seed, "robustness": label}
             found += [where | entry for entry in _over_clips(cell, robustness, intervals)]
             found += [where | entry for entry in _over_classes(cell, robustness, intervals)]
     for label in dict.fromkeys(label for cell in cells for label in cell.robustness):

@@ -52,10 +52,12 @@ class PlannedEvaluation:
 
 @dataclass(frozen=True, slots=True)
 class PlannedCell:
-    """A model under a training regime.
+    """A model under a training regime, from one seed.
 
     Attributes:
         model, training: names in the spec.
+        seed: of all that is drawn at random.
+        one_of_several: whether the study has other seeds, too.
         modalities: those that the model reads, sorted.
         id: a hash of `identity`.
         identity: all that decides the weights.
@@ -65,6 +67,8 @@ class PlannedCell:
 
     model: str
     training: str
+    seed: int
+    one_of_several: bool
     modalities: tuple[str, ...]
     id: str
     identity: Mapping[str, Any]
@@ -88,8 +92,8 @@ class PlannedCell:
 
     @property
     def label(self) -> str:
-        """For messages: "concat/standard"."""
-        return f"{self.model}/{self.training}"
+        """For messages: "concat/standard", or with several seeds "concat/standard, seed 1"."""
+        return f"{self.model}/{self.training}" + (f", seed {self.seed}" if self.one_of_several else "")
 
 
 def plan(builder: Builder, dataset: Dataset, root: Path) -> tuple[PlannedCell, ...]:
@@ -99,7 +103,7 @@ def plan(builder: Builder, dataset: Dataset, root: Path) -> tuple[PlannedCell, .
 
 def _cell(builder: Builder, dataset: Dataset, root: Path, cell: Cell) -> PlannedCell:
     spec = builder.spec
-    identity = builder.fit_identity(cell.model, cell.training, dataset)
+    identity = builder.fit_identity(cell.model, cell.training, dataset) | {"seed": cell.seed}
     cell_id = digest(identity)
     folder = root / "cells" / cell_id
     modalities = tuple(sorted(modality_of(spec, name) for name in spec.models[cell.model].encoders))
@@ -107,7 +111,17 @@ def _cell(builder: Builder, dataset: Dataset, root: Path, cell: Cell) -> Planned
     for run in cell.attacks:
         evaluations.append(_evaluation(builder, folder, cell, run))
         evaluations += _front(builder, folder, cell, run)
-    return PlannedCell(cell.model, cell.training, modalities, cell_id, identity, folder, tuple(evaluations))
+    return PlannedCell(
+        model=cell.model,
+        training=cell.training,
+        seed=cell.seed,
+        one_of_several=len(spec.seeds) > 1,
+        modalities=modalities,
+        id=cell_id,
+        identity=identity,
+        folder=folder,
+        evaluations=tuple(evaluations),
+    )
 
 
 def _evaluation(
@@ -151,6 +165,8 @@ def why_stale(cell: PlannedCell, root: Path) -> str:
     nearest: list[str] | None = None
     for path in sorted(root.glob("cells/*/cell.json")):
         earlier = read_json(path)
+        if cell.one_of_several and earlier["identity"]["seed"] != cell.seed:
+            continue  # another seed's cell stands beside this one: it is no earlier state of it
         if [earlier["model"], earlier["training"]] == [cell.model, cell.training] and earlier["id"] != cell.id:
             changed = list(differences(earlier["identity"], cell.identity))
             if nearest is None or len(changed) < len(nearest):

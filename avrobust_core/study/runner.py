@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from avrobust_core.study import evaluation as evaluating
 from avrobust_core.study import parts
 from avrobust_core.study.building import Builder, entry_aim, refuse_front
 from avrobust_core.study.console import Monitor
+from avrobust_core.study.comparing import compare
 from avrobust_core.study.correlating import Evidence, correlate, gather
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.loading import Skipped, select
@@ -27,6 +29,8 @@ from avrobust_core.study.provenance import lock
 from avrobust_core.study.results import (
     Intervals,
     Outcome,
+    pool,
+    read_outcomes,
     summarise,
     write_per_class,
     write_samples,
@@ -83,6 +87,15 @@ def _devices(accelerator: str, devices: int | str | list[int]) -> int | str | li
     return 1 if on_cpu and devices == "auto" else devices
 
 
+@dataclass(frozen=True, slots=True)
+class _Seeded:
+    """What a seed decides beside the attacks: initial weights, and how intervals and metrics draw."""
+
+    builder: Builder
+    intervals: Intervals
+    measuring: Measuring
+
+
 class _Run:
     """One process's part in a run."""
 
@@ -96,11 +109,16 @@ class _Run:
         self.builder = Builder(loaded.spec, registry)
         self.process = Process(fabric, self.builder, monitor)
         self.dataset = self.process.dataset
-        self.intervals = Intervals.of(self.spec.evaluation, self.spec.seed)
-        metrics = [self.builder.part("metric", reference) for reference in self.spec.metrics]
-        self.measuring = Measuring(self.process, metrics, self.intervals)
+        self.seeds = {seed: self._seeded(seed) for seed in self.spec.seeds}
         self.evidence: list[Evidence] = []
         self.attacks = {name: self.builder.attack(name) for name in self.spec.attacks}
+
+    def _seeded(self, seed: int) -> _Seeded:
+        """A cell is the same whichever other seeds a study has: its own seed decides all of it."""
+        intervals = Intervals.of(self.spec.evaluation, seed)
+        metrics = [self.builder.part("metric", reference) for reference in self.spec.metrics]
+        builder = self.builder if seed == self.spec.seed else Builder(self.spec.with_seed(seed), self.registry)
+        return _Seeded(builder, intervals, Measuring(self.process, metrics, intervals))
 
     def carry_out(self) -> dict[str, Any]:
         cells = plan(self.builder, self.dataset, self.root)
@@ -116,16 +134,15 @@ class _Run:
             reused = cell.done
             result = self._cell(cell, f"[{number}/{len(cells)}] {cell.label}")
             results.append(result | {"reused": reused and "error" not in result})
-        correlations = correlate(self.evidence, self.intervals) if self.process.first else []
         outcome = {
             "format": RESULT_FORMAT,
             "run": str(self.root),
             "name": self.spec.name,
-            "seed": self.spec.seed,
+            "seed": self.spec.seed_,
             "task": self.dataset.task,
             "confidence": self.spec.evaluation.confidence,
             "cells": results,
-            "correlations": correlations,
+            **(self._across_cells(results) if self.process.first else {}),
             "reused": sum(result["reused"] for result in results),
             "failed": sum("error" in result for result in results),
             "skipped": self.process.skipped.to_json(),
@@ -134,11 +151,26 @@ class _Run:
             write_json(self.root / "result.json", outcome)
         return outcome
 
+    def _across_cells(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What is found from several cells together."""
+        intervals = self.seeds[self.spec.seed].intervals
+        done = [result for result in results if "error" not in result]
+        several = len(self.spec.seeds) > 1
+        outcomes = {
+            result["id"]: read_outcomes(self.root / "cells" / result["id"] / "samples.parquet", result)
+            for result in (done if several or self.spec.compare else [])
+        }
+        return {
+            "pooled": pool(results, outcomes, intervals) if several else [],
+            "comparisons": compare(self.spec, results, outcomes, intervals),
+            "correlations": correlate(self.evidence, intervals),
+        }
+
     def _check(self, cells: tuple[PlannedCell, ...]) -> None:
         """Refuse what cannot work before anything is fitted."""
+        for model in dict.fromkeys(cell.model for cell in cells if not cell.fitted):
+            self.builder.model(model, self.dataset)
         for cell in cells:
-            if not cell.fitted:
-                self.builder.model(cell.model, self.dataset)
             for evaluation in cell.evaluations:
                 if evaluation.attack is not None and evaluation.applied is not None:
                     attack = self.attacks[evaluation.attack]
@@ -146,10 +178,11 @@ class _Run:
         for name, entry in self.spec.attacks.items():
             self._aim(name)
             refuse_front(name, entry, self.attacks[name])
-        self.measuring.refuse()
+        self.seeds[self.spec.seed].measuring.refuse()
 
     def _cell(self, cell: PlannedCell, label: str) -> dict[str, Any]:
-        names = {"id": cell.id, "model": cell.model, "training": cell.training, "modalities": list(cell.modalities)}
+        names: dict[str, Any] = {"id": cell.id, "model": cell.model, "training": cell.training, "seed": cell.seed}
+        names["modalities"] = list(cell.modalities)
         try:
             result = names | self._complete(cell, label)
         except DataError:
@@ -179,7 +212,8 @@ class _Run:
         for evaluation in cell.evaluations:
             if evaluation.folder not in by_folder:
                 by_folder[evaluation.folder] = self._evaluate(cell, evaluation, label)
-        measured = self.measuring.measure(cell, by_folder, label)
+        seeded = self.seeds[cell.seed]
+        measured = seeded.measuring.measure(cell, by_folder, label)
         clean = by_folder[cell.evaluations[0].folder]
         outcomes = self._outcomes(cell, by_folder)
         if self.spec.correlate:
@@ -188,7 +222,7 @@ class _Run:
             write_samples(cell.folder / "samples.parquet", clean, outcomes, self.dataset)
             write_per_class(cell.folder / "per_class.csv", measured)
         return {
-            **summarise(clean, outcomes, self.intervals),
+            **summarise(clean, outcomes, seeded.intervals),
             "metrics": measured,
             "fit": fit,
             "evaluation_seconds": round(sum(predictions.seconds for predictions in by_folder.values()), 3),
@@ -197,14 +231,15 @@ class _Run:
     def _evidence(
         self, cell: PlannedCell, clean: Predictions, outcomes: Sequence[Outcome], measured: Sequence[dict[str, Any]]
     ) -> Evidence:
-        found = [(entry, self.measuring.per_clip(cell, entry)) for entry in measured if entry["attack"] is None]
+        measuring = self.seeds[cell.seed].measuring
+        found = [(entry, measuring.per_clip(cell, entry)) for entry in measured if entry["attack"] is None]
         return gather(
-            {"model": cell.model, "training": cell.training},
+            {"model": cell.model, "training": cell.training, "seed": cell.seed},
             self.dataset.classes,
             clean,
             outcomes,
             found,
-            self.measuring.class_sizes(cell, clean),
+            measuring.class_sizes(cell, clean),
             self.spec.correlate,
         )
 
@@ -250,11 +285,11 @@ class _Run:
         with self.monitor.task(f"{label}: fit"):
             fit = Fit(
                 self.fabric,
-                self.builder.model(cell.model, self.dataset),
+                self.seeds[cell.seed].builder.model(cell.model, self.dataset),
                 self.dataset,
                 regime,
                 self.builder.augmentations(regime),
-                seed=self.spec.seed,
+                seed=cell.seed,
                 folder=cell.folder,
                 engine=self.spec.engine,
                 report=self.monitor.update,
@@ -293,7 +328,7 @@ class _Run:
             self.process.model(cell),
             media=self.dataset.media,
             task=self.dataset.task,
-            seed=self.spec.seed,
+            seed=cell.seed,
             samples=section.samples,
             precision=self.spec.engine.attack_precision,
         )

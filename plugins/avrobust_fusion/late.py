@@ -11,30 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import AvrobustError, Encoded, Fusion
-
-
-def sorted_widths(widths: Mapping[str, int]) -> dict[str, int]:
-    """The same widths, sorted by modality.
-
-    Raises:
-        AvrobustError: if there is none.
-    """
-    if not widths:
-        raise AvrobustError("a fusion needs the embedding of at least one modality, but the model has no encoder")
-    return dict(sorted(widths.items()))
-
-
-def pooled_in_order(encoded: Mapping[str, Encoded], modalities: tuple[str, ...]) -> list[Tensor]:
-    """The pooled embeddings (B, E) of these modalities; others are ignored.
-
-    Raises:
-        KeyError: if one is missing.
-    """
-    missing = [name for name in modalities if name not in encoded]
-    if missing:
-        raise KeyError(f"the fusion joins {', '.join(modalities)}; missing: {', '.join(missing)}")
-    return [encoded[name].pooled for name in modalities]
+from avrobust_core import Encoded, Fusion
+from avrobust_fusion.modalities import pooled_in_order, sorted_widths
 
 
 class Concat(Fusion):
