@@ -1,4 +1,4 @@
-"""Configurations of `density` and `convexity`; free of torch and numpy."""
+"""Configurations of `density`, `convexity` and `guided-mixup`; free of torch and numpy."""
 
 from typing import Annotated, Literal
 
@@ -57,3 +57,36 @@ class ConvexityConfig(Config):
     calibration: str | None = "train"
     """The split on whose logits the threshold of each class is chosen where clips have several labels (best F1); null
     for the one that is evaluated."""
+
+
+class GuidedMixupConfig(Config):
+    """Configuration of `guided-mixup`. Batches should hold an even number of clips: pairs are read together."""
+
+    guide: tuple[Literal["density", "convexity", "balance"], ...] = ("density", "convexity")
+    """What guides: density (which clips are anchors, and which lie near them), convexity (which classes and which
+    ratios fail), balance (rare classes more often). Empty: plain mix-up, read in pairs."""
+    control: Literal["none", "permuted", "inverted"] = "none"
+    """A control for studies: permuted lends each clip the weight and the partners of another clip of its class (the
+    same weights, no geometry); inverted does the opposite of what the guide says."""
+    level: Literal["input", "encoded"] = "input"
+    """What is mixed: the raw clips, or what the encoders return."""
+    warmup: int = Field(default=2, ge=1)
+    """Epochs that are learned as they are, so that there are embeddings to be guided by."""
+    refresh: int = Field(default=0, ge=0)
+    """With `level: input`, every so many epochs one is learned as it is, to renew the embeddings; 0 for never."""
+    score: Literal["class-ratio", "log-knn"] = "class-ratio"
+    """The density that weighs anchors: against the other classes, or plain."""
+    beta: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    """How much more a sparse clip is an anchor: its weight is exp(-beta z), z the standardised density; 0 for not."""
+    k: int = Field(default=10, ge=1)
+    """Neighbours: those of the density, and those that may be partners."""
+    tau: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Width of the kernel over neighbours: small takes the nearest, large any of the k alike."""
+    local: float = Field(default=0.5, ge=0, le=1)
+    """Share of the pairs whose partner is a neighbour; the others' partners come from anywhere."""
+    partners: Literal["any", "other-class", "same-class"] = "other-class"
+    """Which neighbours may be partners."""
+    alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Both parameters of the Beta distribution of the mixing ratio: 1 draws ratios uniformly."""
+    ratio: Literal["failures", "beta"] = "failures"
+    """With convexity as a guide: ratios at which mixtures were misjudged come more often; or as drawn."""

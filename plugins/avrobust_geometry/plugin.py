@@ -1,13 +1,13 @@
-"""The plugin `geometry`: density and convexity of a model's latent space."""
+"""The plugin `geometry`: density and convexity of a model's latent space, and mix-up guided by them."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from avrobust_core import Component, hookimpl
-from avrobust_geometry.configs import ConvexityConfig, DensityConfig
+from avrobust_geometry.configs import ConvexityConfig, DensityConfig, GuidedMixupConfig
 
 if TYPE_CHECKING:
-    from avrobust_core import Metric
+    from avrobust_core import Augmentation, Metric
 
 
 def _build_density(config: DensityConfig) -> "Metric":
@@ -20,6 +20,12 @@ def _build_convexity(config: ConvexityConfig) -> "Metric":
     from avrobust_geometry.convexity.metric import Convexity
 
     return Convexity(config)
+
+
+def _build_guided_mixup(config: GuidedMixupConfig) -> "Augmentation":
+    from avrobust_geometry.guided.mixup import GuidedMixup
+
+    return GuidedMixup(config)
 
 
 @hookimpl
@@ -40,4 +46,17 @@ def avrobust_metrics() -> "Iterator[Component[Any, Metric]]":
         build=_build_convexity,
         references=("https://arxiv.org/abs/2203.12122", "https://arxiv.org/abs/2305.17154"),
         example={"pairs": 500},
+    )
+
+
+@hookimpl
+def avrobust_augmentations() -> "Iterator[Component[Any, Augmentation]]":
+    """Guided mix-up."""
+    yield Component(
+        name="guided-mixup",
+        summary="Mix-up whose clips, partners and ratios follow density and convexity of the latent space.",
+        config=GuidedMixupConfig,
+        build=_build_guided_mixup,
+        references=("https://arxiv.org/abs/2203.12122", "https://arxiv.org/abs/1710.09412"),
+        example={"warmup": 1},
     )

@@ -1,0 +1,77 @@
+"""The model in training as a victim: frozen, as it was afterwards, and every pass through it counted."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from avrobust_core import AVModel, Batch, Cost, Task, TrainingStep, Victim, derive_seed
+
+Mode = Literal["eval", "train"]
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+"""Synchronised ones stay in evaluation mode: processes do not attack in step."""
+
+
+@contextmanager
+def crafting(step: TrainingStep, purpose: str, mode: Mode = "eval") -> Iterator[Victim]:
+    """The model of a training step, to be attacked inside the block; flags and buffers are as they were afterwards.
+
+    Args:
+        step: its cost grows by every clip's pass through the model inside the block.
+        purpose: of the random numbers that attacks draw.
+        mode: eval, or train for batch normalisation by the batch's own statistics.
+    """
+    model = step.model
+    norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS) and module.training]
+    seed = derive_seed(step.seed, purpose, step.epoch, step.replay)
+    victim = Victim(model, media=step.media, task=step.task, seed=seed)
+    with victim.frozen(), counting(model, step.cost):
+        if mode == "eval":
+            yield victim
+            return
+        kept = [(buffer, buffer.clone()) for module in norms for buffer in module.buffers(recurse=False)]
+        for module in norms:
+            module.train()
+        try:
+            yield victim
+        finally:
+            with torch.no_grad():
+                for buffer, value in kept:
+                    buffer.copy_(value)
+
+
+@contextmanager
+def counting(model: nn.Module, cost: Cost) -> Iterator[None]:
+    """Count the clips that go through the whole model inside the block, and the gradients taken through those passes.
+
+    A gradient is counted when it is taken, be it after the block.
+    """
+
+    def went_back(gradient: Tensor) -> None:
+        cost.backwards += len(gradient)
+
+    def went_through(module: nn.Module, args: object, logits: Tensor) -> None:
+        cost.forwards += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(went_back)  # type: ignore[no-untyped-call]
+
+    last = model.head if isinstance(model, AVModel) else model
+    handle = last.register_forward_hook(went_through)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def to_attack(batch: Batch, task: Task) -> Batch:
+    """The batch as attacks want it: inputs without a history, and one class for each single-label clip.
+
+    Soft single-label targets, as mix-up leaves them, become the heavier label.
+    """
+    targets = batch.targets
+    if task == "single-label" and targets.dim() == 2:
+        targets = targets.argmax(dim=1)
+    return Batch({name: x.detach() for name, x in batch.inputs.items()}, targets, batch.ids)

@@ -1,0 +1,88 @@
+"""Free adversarial training: the gradient that moves the weights moves the clips, too."""
+
+import torch
+from torch import Tensor
+
+from avrobust_adversarial.ascent import drawn
+from avrobust_adversarial.crafting import to_attack
+from avrobust_adversarial.threats import Threats, part_of, put
+from avrobust_core import Augmentation, AvrobustError, Batch, Region, TrainingStep, Victim, derive_seed
+
+
+class FreeTraining(Augmentation):
+    """Free adversarial training (Shafahi et al. 2019, arXiv 1904.12843, algorithm 1).
+
+    Each batch is learned from `replays` times. Each time, the backward pass that training makes anyway also gives the
+    gradient of the inputs, by which the perturbation moves one step, to be learned from next: no pass is added.
+
+    The paper begins each batch with the last perturbation of the batch before, whatever its clips are. Here it begins
+    at a random point of the region, each clip's own, so that nothing of a clip depends on other batches and a fit that
+    was stopped goes on to the same weights.
+
+    The loss is that of the whole regime, in training mode: with soft targets, or after a mix-up that comes later in the
+    list, it is what the perturbation raises. Nothing in the list may cut the way of the gradient.
+
+    Args:
+        threats: under what; every clip is attacked.
+        replays: of each batch.
+        step_size: how far each replay moves the perturbation, in the region's size.
+    """
+
+    def __init__(self, threats: Threats, *, replays: int, step_size: float) -> None:
+        self.threats = threats
+        self.replays = replays
+        self.step_size = step_size
+        self._delta: dict[str, Tensor] = {}
+        self._leaves: dict[str, Tensor] = {}
+        self._regions: list[tuple[Region, Tensor]] = []
+
+    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
+        """The batch with perturbed inputs, inside their region, which require a gradient; the same targets.
+
+        Raises:
+            DataError: if a threat names a modality that the data set does not have, or a clip is outside its bounds.
+        """
+        self._leaves, self._regions = {}, []
+        inputs = dict(batch.inputs)
+        seed = derive_seed(step.seed, self.threats.purpose, step.epoch)
+        victim = Victim(step.model, media=step.media, task=step.task, seed=seed)
+        for threat, index in self.threats.assigned(batch, step):
+            part = to_attack(part_of(batch, index), step.task)
+            # The other modalities are left out, or binding would encode them.
+            clean = Batch({name: part.inputs[name] for name in threat.modalities}, part.targets, part.ids)
+            bound = victim.bind(clean, threat)
+            if step.replay == 0:
+                x = drawn(bound)
+            else:
+                x = bound.region.project({name: c + self._delta[name][index] for name, c in bound.clean.items()})
+            inputs = put(inputs, index, x)
+            self._regions.append((bound.region, index))
+        attacked = sorted({name for region, _ in self._regions for name in region.balls})
+        self._leaves = {name: inputs[name].detach().requires_grad_() for name in attacked}
+        return Batch(inputs | self._leaves, batch.targets, batch.ids)
+
+    @torch.no_grad()
+    def after_backward(self, batch: Batch, step: TrainingStep) -> None:
+        """Move the perturbation by the gradient of the inputs.
+
+        Raises:
+            AvrobustError: if there is none.
+        """
+        gradients = {name: _finite(name, leaf) for name, leaf in self._leaves.items()}
+        delta = {name: torch.zeros_like(leaf) for name, leaf in self._leaves.items()}
+        for region, index in self._regions:
+            x = {name: self._leaves[name].detach()[index] for name in region.balls}
+            moved = region.project(region.step(x, {name: gradients[name][index] for name in x}, self.step_size))
+            delta = put(delta, index, {name: moved[name] - region.clean[name] for name in moved})
+        self._delta, self._leaves, self._regions = delta, {}, []
+
+
+def _finite(name: str, leaf: Tensor) -> Tensor:
+    """The gradient of each clip, 0 where it is not finite: in float16 a scaled gradient may well overflow."""
+    if leaf.grad is None:
+        raise AvrobustError(
+            f"free-at: no gradient reached {name}: an augmentation that comes later in the list, such as adversarial, "
+            "cut its way; list free-at last"
+        )
+    found = leaf.grad.isfinite().flatten(1).all(dim=1).view(-1, *[1] * (leaf.dim() - 1))
+    return torch.where(found, leaf.grad, 0)

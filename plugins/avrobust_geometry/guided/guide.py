@@ -1,0 +1,202 @@
+"""From noted embeddings to a guide: how much each clip weighs as an anchor, and which partners lie near it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from avrobust_geometry.configs import GuidedMixupConfig
+from avrobust_geometry.density.arrays import density
+from avrobust_geometry.guided.notes import Floats, Notes
+from avrobust_geometry.knn import nearest
+
+Integers = NDArray[np.int64]
+
+MOST_OTHERS = 20_000
+"""Clips among which neighbours of other classes are looked for at most; of more, a seeded subsample."""
+
+WIDEST = 3.0
+"""Standardised densities beyond this count as this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What the last embeddings say, clip by clip.
+
+    Attributes:
+        ids: N clips.
+        labels: (N,) int64, or (N, K) float32.
+        weights: (N,) > 0, of a clip as an anchor; times what its class has failed, see `anchor_weights`.
+        partners: (N, k) rows of near clips, -1 for none.
+        chances: (N, k), summing to 1 over the partners there are; all 0 where there is none.
+    """
+
+    ids: tuple[str, ...]
+    labels: NDArray[Any]
+    weights: Floats
+    partners: Integers
+    chances: Floats
+
+    def state_dict(self) -> dict[str, Any]:
+        """As tensors and lists."""
+        return {
+            "ids": list(self.ids),
+            "labels": torch.from_numpy(self.labels),
+            "weights": torch.from_numpy(self.weights),
+            "partners": torch.from_numpy(self.partners),
+            "chances": torch.from_numpy(self.chances),
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "Guide":
+        """From a state."""
+        arrays = {name: state[name].numpy() for name in ("labels", "weights", "partners", "chances")}
+        return cls(ids=tuple(state["ids"]), **arrays)
+
+
+def make_guide(notes: Notes, classes: int, config: GuidedMixupConfig, seed: int) -> Guide:
+    """What the embeddings say.
+
+    Args:
+        notes: of at least two clips.
+        classes: K.
+        config: what guides, and how.
+        seed: of subsamples and of the permuted control.
+    """
+    ids = tuple(notes.rows)
+    labels = notes.labels()
+    weights = np.ones(len(ids))
+    partners, chances = np.full((len(ids), 1), -1, dtype=np.int64), np.zeros((len(ids), 1))
+    inverted = config.control == "inverted"
+    if "density" in config.guide:
+        points = notes.embeddings()
+        weights *= density_weights(points, labels, config, seed)
+        if not inverted:  # the opposite of a near partner is one from anywhere
+            partners, chances = near(points, labels, config, seed)
+    if "balance" in config.guide:
+        weights *= class_weights(labels, 1 / np.maximum(_counts(labels, classes), 1))
+    if inverted:
+        weights = 1 / weights
+    if config.control == "permuted":
+        lent = permuted_within_classes(labels, np.random.default_rng(seed))
+        weights, partners, chances = weights[lent], partners[lent], chances[lent]
+        partners, chances = _without_itself(partners, chances)
+    return Guide(ids, labels, weights, partners, chances)
+
+
+def anchor_weights(guide: Guide, class_budget: Floats | None, config: GuidedMixupConfig) -> Floats:
+    """How often each clip is an anchor: (N,) > 0, mean 1.
+
+    Args:
+        guide: of the last embeddings.
+        class_budget: (K,) what the classes have failed; None where nothing is known yet.
+        config: whether that counts.
+    """
+    weights = guide.weights
+    if "convexity" in config.guide and class_budget is not None:
+        budget = class_weights(guide.labels, class_budget)
+        weights = weights / budget if config.control == "inverted" else weights * budget
+    return np.asarray(weights / weights.mean())
+
+
+def density_weights(points: NDArray[Any], labels: NDArray[Any], config: GuidedMixupConfig, seed: int) -> Floats:
+    """exp(-beta z), z the standardised density: the sparser a clip lies, the more it weighs. (N,) > 0."""
+    found = density(
+        points,
+        labels.astype(np.int64) if labels.ndim == 1 else labels,
+        k=config.k,
+        estimators=[config.score],
+        resamples=1,
+        seed=seed,
+    )
+    score = np.asarray(found.per_clip[config.score], dtype=np.float64)
+    finite = np.isfinite(score)
+    if not finite.any():
+        return np.ones(len(score))
+    middle, spread = score[finite].mean(), score[finite].std()
+    # Infinite: k duplicates in its own class, as dense as can be. NaN: a class of one clip, of which nothing is known.
+    z = np.where(np.isnan(score), 0.0, (score - middle) / max(spread, 1e-12))
+    return np.asarray(np.exp(-config.beta * np.clip(z, -WIDEST, WIDEST)))
+
+
+def class_weights(labels: NDArray[Any], budget: Floats) -> Floats:
+    """The budget of a clip's class, or the mean over its classes: (N,), mean 1."""
+    if labels.ndim == 1:
+        weights = budget[labels]
+    else:
+        count = labels.sum(axis=1)
+        weights = np.where(count > 0, labels @ budget / np.maximum(count, 1), budget.mean())
+    return np.asarray(weights / weights.mean())
+
+
+def near(points: NDArray[Any], labels: NDArray[Any], config: GuidedMixupConfig, seed: int) -> tuple[Integers, Floats]:
+    """The neighbours that may be partners, and how likely each is.
+
+    The chance of j for i is proportional to exp(-d_ij^2 / (2 tau r_i r_j)), r being the distance to the k-th neighbour
+    (self-tuning: Zelnik-Manor and Perona 2004, "Self-tuning spectral clustering").
+    """
+    if config.partners == "other-class" and labels.ndim == 1:
+        indices, distances = _nearest_of_other_classes(points, labels, config.k, seed)
+    else:
+        found = nearest(points, config.k, seed=seed)
+        indices, distances = found.indices, found.distances
+    usable = indices >= 0
+    if config.partners != "any":
+        together = _share_a_class(labels, indices)
+        usable &= together if config.partners == "same-class" else ~together
+    radius = np.where(np.isfinite(distances), distances, 0).max(axis=1)
+    scale = np.maximum(radius[:, None] * radius[np.maximum(indices, 0)], 1e-24)
+    with np.errstate(over="ignore"):
+        exponent = -np.square(np.where(usable, distances, 0)) / (2 * config.tau * scale)
+    exponent = np.where(usable, exponent, -np.inf)
+    top = np.where(usable.any(axis=1), exponent.max(axis=1), 0)
+    chances = np.where(usable, np.exp(exponent - top[:, None]), 0)
+    total = chances.sum(axis=1, keepdims=True)
+    return np.where(usable, indices, -1), chances / np.where(total > 0, total, 1)
+
+
+def permuted_within_classes(labels: NDArray[Any], generator: np.random.Generator) -> Integers:
+    """For each clip the row of one of its class, each row once: (N,). Clips of equal label sets are one class."""
+    groups = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
+    lent = np.arange(len(labels))
+    for group in range(int(groups.max()) + 1):
+        rows = np.flatnonzero(groups == group)
+        lent[rows] = generator.permutation(rows)
+    return lent
+
+
+def _nearest_of_other_classes(points: NDArray[Any], labels: NDArray[Any], k: int, seed: int) -> tuple[Integers, Floats]:
+    n = len(points)
+    among = np.arange(n)
+    if n > MOST_OTHERS:
+        among = np.sort(np.random.default_rng(seed).choice(n, MOST_OTHERS, replace=False))
+    indices, distances = np.full((n, k), -1, dtype=np.int64), np.full((n, k), np.inf)
+    for label in np.unique(labels):
+        rows, others = np.flatnonzero(labels == label), among[labels[among] != label]
+        if len(others) < 2:
+            continue
+        found = nearest(points[rows], k, reference=points[others], seed=seed)
+        width = found.indices.shape[1]
+        indices[rows, :width], distances[rows, :width] = others[found.indices], found.distances
+    return indices, distances
+
+
+def _share_a_class(labels: NDArray[Any], indices: Integers) -> NDArray[np.bool_]:
+    if labels.ndim == 1:
+        return np.asarray(labels[indices] == labels[:, None])
+    return np.stack([(labels[indices[:, j]] * labels).sum(axis=1) > 0 for j in range(indices.shape[1])], axis=1)
+
+
+def _counts(labels: NDArray[Any], classes: int) -> Floats:
+    counts = np.bincount(labels, minlength=classes) if labels.ndim == 1 else labels.sum(axis=0)
+    return np.asarray(counts, dtype=np.float64)
+
+
+def _without_itself(partners: Integers, chances: Floats) -> tuple[Integers, Floats]:
+    itself = partners == np.arange(len(partners))[:, None]
+    chances = np.where(itself, 0, chances)
+    total = chances.sum(axis=1, keepdims=True)
+    return np.where(itself, -1, partners), chances / np.where(total > 0, total, 1)

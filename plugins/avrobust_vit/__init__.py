@@ -1,0 +1,1 @@
+"""Bundled vision-transformer encoders: the audio spectrogram transformer and CAV-MAE."""
