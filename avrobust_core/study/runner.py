@@ -17,20 +17,19 @@ from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study import evaluation as evaluating
 from avrobust_core.study import parts
 from avrobust_core.study.building import Builder, entry_aim, refuse_front
-from avrobust_core.study.console import Monitor
 from avrobust_core.study.comparing import compare
+from avrobust_core.study.console import Monitor
 from avrobust_core.study.correlating import Evidence, correlate, gather
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.loading import Skipped, select
 from avrobust_core.study.measuring import Measuring
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation, plan, why_stale
+from avrobust_core.study.pooling import CellKey, ClipOutcomes, pool, read_outcomes
 from avrobust_core.study.process import Process
 from avrobust_core.study.provenance import lock
 from avrobust_core.study.results import (
     Intervals,
     Outcome,
-    pool,
-    read_outcomes,
     summarise,
     write_per_class,
     write_samples,
@@ -111,6 +110,7 @@ class _Run:
         self.dataset = self.process.dataset
         self.seeds = {seed: self._seeded(seed) for seed in self.spec.seeds}
         self.evidence: list[Evidence] = []
+        self.outcomes: dict[CellKey, ClipOutcomes] = {}
         self.attacks = {name: self.builder.attack(name) for name in self.spec.attacks}
 
     def _seeded(self, seed: int) -> _Seeded:
@@ -154,15 +154,9 @@ class _Run:
     def _across_cells(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """What is found from several cells together."""
         intervals = self.seeds[self.spec.seed].intervals
-        done = [result for result in results if "error" not in result]
-        several = len(self.spec.seeds) > 1
-        outcomes = {
-            result["id"]: read_outcomes(self.root / "cells" / result["id"] / "samples.parquet", result)
-            for result in (done if several or self.spec.compare else [])
-        }
         return {
-            "pooled": pool(results, outcomes, intervals) if several else [],
-            "comparisons": compare(self.spec, results, outcomes, intervals),
+            "pooled": pool(results, self.outcomes, intervals) if len(self.spec.seeds) > 1 else [],
+            "comparisons": compare(self.spec, results, self.outcomes, intervals) if self.spec.compare else [],
             "correlations": correlate(self.evidence, intervals),
         }
 
@@ -199,6 +193,9 @@ class _Run:
             self.process.forget_models()
         if self.fabric.is_global_zero:
             write_json(cell.folder / "result.json", result)
+            if len(self.spec.seeds) > 1 or self.spec.compare:
+                found = read_outcomes(cell.folder / "samples.parquet", result)
+                self.outcomes[cell.model, cell.training, cell.seed] = found
             (cell.folder / "error.json").unlink(missing_ok=True)
         return result
 

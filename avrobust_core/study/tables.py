@@ -1,7 +1,7 @@
 """The tables of a run's results, on stdout."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,25 +13,27 @@ MOST_COLUMNS = 5
 
 
 def print_tables(result: Mapping[str, Any]) -> None:
-    """Print a run's results: accuracies, and where there are any, curves, smallest perturbations and fronts."""
+    """Print a run's results: accuracies, and where there are any, comparisons, curves, perturbations, metrics."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
     _print_accuracies(console, result)
-    cells = [cell for cell in result["cells"] if "error" not in cell]
+    cells = [_named(result, cell) for cell in result["cells"] if "error" not in cell]
+    _print_comparisons(console, result)
     _print_curves(console, cells)
     _print_sizes(console, cells)
     _print_fronts(console, cells)
-    _print_metrics(console, cells)
+    _print_metrics(console, result)
     _print_correlations(console, result)
 
 
 def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
-    cells: Sequence[Mapping[str, Any]] = result["cells"]
+    cells: Sequence[Mapping[str, Any]] = result.get("pooled") or result["cells"]
     columns = _columns(cells)
-    console.print(f"{result['name']}: accuracy in %, {_confidence(result)}")
+    console.print(f"{result['name']}: accuracy in %{_over_seeds(result)}, {_confidence(result)}")
     console.print(_by_cell(cells, columns) if len(columns) <= MOST_COLUMNS else _by_attack(cells, columns))
-    for cell in cells:
+    for cell in result["cells"]:
         if "error" in cell:
-            console.print(f"{cell['model']}/{cell['training']} failed: {cell['error']['message']}", style="red")
+            named = _named(result, cell)
+            console.print(f"{named['model']}/{named['training']} failed: {cell['error']['message']}", style="red")
     if any(_robust(cell, *column).startswith("=") for cell in cells for column in columns):
         console.print("= the threat touches nothing that this model reads: its clean accuracy stands")
     if any(_robust(cell, *column).startswith("!") for cell in cells for column in columns):
@@ -40,13 +42,13 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
 
 def _by_cell(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> Table:
     """A row for each cell, a column for each attack under each threat."""
-    table = Table("model", "training")
+    table = Table("model", "training", *(["seeds"] if "seeds" in cells[0] else []))
     table.add_column("clean", justify="right")
     for attack, threat in columns:
         table.add_column(f"{attack}\n{threat}", justify="right")
     for cell in cells:
         found = [_clean(cell), *(_robust(cell, attack, threat) for attack, threat in columns)]
-        table.add_row(cell["model"], cell["training"], *found)
+        table.add_row(cell["model"], cell["training"], *([str(len(cell["seeds"]))] if "seeds" in cell else []), *found)
     return table
 
 
@@ -54,7 +56,8 @@ def _by_attack(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, 
     """The same the other way round, for more attacks than fit beside one another."""
     table = Table("attack", "threat")
     for cell in cells:
-        table.add_column(f"{cell['model']}\n{cell['training']}", justify="right")
+        seeds = f"\n{len(cell['seeds'])} seeds" if "seeds" in cell else ""
+        table.add_column(f"{cell['model']}\n{cell['training']}{seeds}", justify="right")
     table.add_row("clean", "", *(_clean(cell) for cell in cells))
     for attack, threat in columns:
         table.add_row(attack, threat, *(_robust(cell, attack, threat) for cell in cells))
@@ -63,6 +66,72 @@ def _by_attack(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, 
 
 def _clean(cell: Mapping[str, Any]) -> str:
     return "failed" if "error" in cell else _percent(cell["clean_accuracy"])
+
+
+def _print_comparisons(console: Console, result: Mapping[str, Any]) -> None:
+    """One table per entry of `compare`: pairs beside one another, or, if they are many, below one another."""
+    entries: dict[int, list[Mapping[str, Any]]] = {}
+    for item in result.get("comparisons", []):
+        entries.setdefault(item["entry"], []).append(item)
+    for items in entries.values():
+        done = [item for item in items if "left_out" not in item]
+        pairs = dict.fromkeys(_pair(item) for item in done)
+        if done:
+            console.print(
+                f"differences in accuracy in points, the first minus the second{_over_seeds(result)}, "
+                f"{_confidence(result)}; * the interval leaves 0 out; p by Holm over this table"
+            )
+            console.print(_pairs_beside(done, pairs) if len(pairs) <= MOST_COLUMNS else _pairs_below(done))
+        for reason in dict.fromkeys(_why_left_out(item) for item in items if "left_out" in item):
+            console.print(f"not compared: {reason}")
+
+
+def _pairs_beside(items: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, str]]) -> Table:
+    """A row for each attack and threat, a column for each pair."""
+    table = Table("attack", "threat")
+    for pair in pairs:
+        table.add_column("\n".join(pair), justify="right")
+    found = {(_condition(item), _pair(item)): _difference(item) for item in items}
+    for condition in dict.fromkeys(condition for condition, _ in found):
+        table.add_row(*condition, *(found.get((condition, pair), "-") for pair in pairs))
+    return table
+
+
+def _pairs_below(items: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each pair, attack and threat."""
+    table = Table("pair", "", "attack", "threat")
+    table.add_column("difference", justify="right")
+    for item in items:
+        table.add_row(*_pair(item), *_condition(item), _difference(item))
+    return table
+
+
+def _pair(item: Mapping[str, Any]) -> tuple[str, str]:
+    """What is compared, and where: "concat vs sum", "standard"."""
+    first, second = item["first"], item["second"]
+    if first["model"] == second["model"]:
+        return f"{first['training']} vs {second['training']}", first["model"]
+    return f"{first['model']} vs {second['model']}", first["training"]
+
+
+def _condition(item: Mapping[str, Any]) -> tuple[str, str]:
+    if item["attack"] is None:
+        return "clean", ""
+    return "worst case" if item["attack"] == "worst_case" else item["attack"], item["threat"]
+
+
+def _difference(item: Mapping[str, Any]) -> str:
+    value, low, high = (100 * item["difference"][end] for end in ("value", "low", "high"))
+    mark = " *" if low > 0 or high < 0 else ""
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]{mark}, p {item['p_holm']:.2g}"
+
+
+def _why_left_out(item: Mapping[str, Any]) -> str:
+    """The reason; with the pair and the attack where it is not one cell's."""
+    if "/" in item["left_out"]:
+        return str(item["left_out"])
+    where = " under ".join(_condition(item)) if "attack" in item else ""
+    return f"{' in '.join(_pair(item))}{f', {where}' if where else ''}: {item['left_out']}"
 
 
 def _print_curves(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
@@ -116,19 +185,32 @@ def _print_fronts(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
-def _print_metrics(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+def _print_metrics(console: Console, result: Mapping[str, Any]) -> None:
     """Metrics on clean clips; those under attack are in result.json, as is all else that is not here."""
-    columns = {f"{cell['model']}\n{cell['training']}": _clean_values(cell) for cell in cells}
-    rows = dict.fromkeys(key for values in columns.values() for key in values)
+    columns: dict[str, list[Mapping[tuple[str, str], Mapping[str, Any]]]] = {}
+    for cell in result["cells"]:
+        if "error" not in cell:
+            columns.setdefault(f"{cell['model']}\n{cell['training']}", []).append(_clean_values(cell))
+    rows = dict.fromkeys(key for seeds in columns.values() for values in seeds for key in values)
     if not rows:
         return
-    table = Table("metric", "", title="metrics on clean clips", title_justify="left")
+    several = bool(result.get("pooled"))
+    console.print(f"metrics on clean clips{_over_seeds(result)}{', (least to greatest)' if several else ''}")
+    table = Table("metric", "")
     for heading in columns:
         table.add_column(heading, justify="right")
-    for metric, name in rows:
-        found = [values.get((metric, name)) for values in columns.values()]
-        table.add_row(metric, name, *("-" if estimate is None else _number(estimate) for estimate in found))
+    for row in rows:
+        found = [[values[row] for values in seeds if row in values] for seeds in columns.values()]
+        table.add_row(*row, *(_spread(known) if several else _number(known[0]) if known else "-" for known in found))
     console.print(table)
+
+
+def _spread(estimates: Sequence[Mapping[str, Any]]) -> str:
+    """The mean over seeds, the least and the greatest."""
+    known = [estimate["value"] for estimate in estimates if estimate["value"] is not None]
+    if not known:
+        return "-"
+    return f"{sum(known) / len(known):.3g} ({min(known):.3g} to {max(known):.3g})"
 
 
 def _clean_values(cell: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
@@ -145,7 +227,9 @@ def _print_correlations(console: Console, result: Mapping[str, Any]) -> None:
     """One table per level and kind of robustness: predictors by cells."""
     found: dict[tuple[str, str], dict[tuple[str, str], dict[str, Mapping[str, Any]]]] = {}
     for entry in result.get("correlations", []):
-        cell = f"{entry['model']}\n{entry['training']}" if "model" in entry else "all models"
+        cell = "all models"
+        if "model" in entry:
+            cell = "\n".join(_named(result, entry)[name] for name in ("model", "training"))
         predictors = found.setdefault((entry["level"], entry["robustness"]), {})
         predictors.setdefault((entry["metric"] or "", entry["predictor"]), {})[cell] = entry
     for (level, robustness), predictors in found.items():
@@ -191,6 +275,17 @@ def _correlation(entry: Mapping[str, Any] | None) -> str:
 def _number(estimate: Mapping[str, Any]) -> str:
     value, low, high = ("-" if estimate[key] is None else f"{estimate[key]:.3g}" for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
+
+
+def _named(result: Mapping[str, Any], cell: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A cell whose regime names the seed, too, where there are several."""
+    if not result.get("pooled"):
+        return cell
+    return {**cell, "training": f"{cell['training']}, seed {cell['seed']}"}
+
+
+def _over_seeds(result: Mapping[str, Any]) -> str:
+    return f", mean over {len(result['seed'])} seeds" if result.get("pooled") else ""
 
 
 def _entries(cell: Mapping[str, Any], section: str) -> Iterator[tuple[str, str, Any]]:

@@ -44,6 +44,22 @@ def test_the_product_comes_in_the_order_of_the_spec() -> None:
     assert list(runs(spec())) == CELLS
 
 
+def test_each_seed_gives_every_model_and_regime_a_cell_of_its_own() -> None:
+    cells = [(cell.model, cell.training, cell.seed) for cell in expand(spec(seed=[7, 0]))]
+    assert cells[:4] == [("one", "plain", 7), ("one", "plain", 0), ("one", "mixed", 7), ("one", "mixed", 0)]
+    assert len(cells) == 8
+    assert {cell.seed for cell in expand(spec(seed=3))} == {3}
+    trimmed = expand(spec(seed=[7, 0], exclude=[{"model": "two"}, {"training": "mixed"}]))
+    assert [cell.seed for cell in trimmed] == [7, 0]
+
+
+def test_a_study_has_one_seed_or_several_and_can_be_cut_to_one() -> None:
+    several = spec(seed=[7, 0])
+    assert (several.seed, several.seeds) == (7, (7, 0))
+    assert several.with_seed(0) == spec(seed=0)
+    assert (spec().seed, spec().seeds) == (0, (0,))
+
+
 def test_without_attacks_the_cells_remain() -> None:
     assert runs(spec(attacks={}, threats={})) == each(CELLS, [])
 

@@ -80,6 +80,7 @@ threats:
   both: {ear: {eps: 1e-3}, eye: {eps: 4/255}}
 attacks: {push: fake-push}
 metrics: [fake-score]
+compare: [{models: [both, ear]}]
 """
 
 Run = Callable[..., tuple[int, str, str]]
@@ -164,6 +165,7 @@ def test_explain_says_what_a_value_is_and_where_it_comes_from(command: Run) -> N
         ("engine.devices", ['= "auto"', "takes    a whole number, 'auto' or a list"]),
         ("models.both.encoders[1]", ['= "eye"', "study.yaml:7:26", "choices  ear, eye"]),
         ("metrics.0", ["acme:fake-score: The fake-score.", "study.yaml:14:11"]),
+        ("compare.0.models.1", ['= "ear"', "study.yaml:15:27", "choices  ear, both"]),
         ("seed", ["= 5", "from     --set seed=5", "default  0"]),
         ("", ["the spec", "A study: data, encoders", "evaluation  {"]),
         ("data.with", ["count   9      base.yaml:1:22 (extended by derived.yaml)", '"red"  default of acme:fake-dots']),

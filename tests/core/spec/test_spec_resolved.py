@@ -106,6 +106,17 @@ def test_nothing_is_left_implicit(good: str, load: Load) -> None:
     json.dumps(resolved)
 
 
+def test_several_seeds_and_comparisons_resolve_to_themselves(good: str, load: Load) -> None:
+    loaded = load(good, "seed=[4, 2]", "compare=[{models: [both, audio-only]}, {training: [mixed, standard]}]")
+    resolved = loaded.resolved()
+    assert resolved["seed"] == [4, 2]
+    assert resolved["compare"] == [
+        {"models": ["both", "audio-only"], "training": None},
+        {"models": None, "training": ["mixed", "standard"]},
+    ]
+    assert load(loaded.resolved_yaml()).resolved() == resolved
+
+
 def test_the_spec_keeps_the_text_and_the_names_that_the_author_wrote(good: str, load: Load) -> None:
     loaded = load(good, "seed=4")
     assert loaded.text == good

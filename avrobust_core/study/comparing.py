@@ -1,0 +1,175 @@
+"""Paired comparisons: the difference in accuracy between models, or between training regimes, over the same clips."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avrobust_core.spec.model import Comparison, Spec
+from avrobust_core.statistics import holm, sign_flip_p
+from avrobust_core.study.pooling import CellKey, ClipOutcomes, Condition, common_clips
+from avrobust_core.study.results import Intervals
+
+Cell = tuple[str, str]
+"""A model and a training regime, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """One difference to be estimated.
+
+    Attributes:
+        told: what is known already, as JSON data.
+        clips: those that both sides have.
+        balance: (N,) int: in how many more seeds the first side gets each clip right.
+        seeds: how many there are.
+    """
+
+    told: dict[str, Any]
+    clips: tuple[str, ...]
+    balance: NDArray[np.int64]
+    seeds: int
+
+
+def compare(
+    spec: Spec, cells: Sequence[Mapping[str, Any]], outcomes: Mapping[CellKey, ClipOutcomes], intervals: Intervals
+) -> list[dict[str, Any]]:
+    """What a spec's `compare` asks for, as JSON data.
+
+    Each entry compares every two of its models within each regime, or every two of its regimes for each model: on clean
+    clips, under each attack and threat, and for each threat with several attacks in the worst case over them
+    (`attack` is "worst_case"). Differences are shares, the first's accuracy minus the second's, over the clips and the
+    seeds that both have. Beside each stand the counts of outcomes, over clips and seeds, that only one of the two gets
+    right, and the p-value of `sign_flip_p`, bare and after Holm's correction over all tests of the entry. A threat that
+    touches nothing that either model reads would test the clean difference again: it is left out.
+
+    Args:
+        spec: the study.
+        cells: results of its cells, with `model`, `training`, `seed`, and `error` where one failed.
+        outcomes: of each cell that did not fail.
+        intervals: how they are made.
+
+    Returns:
+        One entry per pair, attack and threat; with `left_out`, the reason, where there is nothing to compare.
+    """
+    by_seed: dict[Cell, dict[int, ClipOutcomes]] = {}
+    for cell in cells:
+        own = by_seed.setdefault((cell["model"], cell["training"]), {})
+        if "error" not in cell:
+            own[cell["seed"]] = outcomes[cell["model"], cell["training"], cell["seed"]]
+    found: list[dict[str, Any]] = []
+    for index, entry in enumerate(spec.compare):
+        asked: list[_Compared | dict[str, Any]] = []
+        for first, second in _pairs(spec, entry):
+            names = {"entry": index, "first": _names(first), "second": _names(second)}
+            why = _missing(by_seed, first) or _missing(by_seed, second)
+            if why is None:
+                asked += _differences(names, by_seed[first], by_seed[second])
+            else:
+                asked.append(names | {"left_out": why})
+        found += _estimated(asked, intervals)
+    return found
+
+
+def _pairs(spec: Spec, entry: Comparison) -> Iterator[tuple[Cell, Cell]]:
+    """Every two cells of an entry, group by group."""
+    if entry.models is not None:
+        for training in spec.training:
+            for first, second in combinations(entry.models, 2):
+                yield (first, training), (second, training)
+    for model in spec.models if entry.training is not None else ():
+        for first, second in combinations(entry.training or (), 2):
+            yield (model, first), (model, second)
+
+
+def _names(cell: Cell) -> dict[str, str]:
+    return {"model": cell[0], "training": cell[1]}
+
+
+def _missing(by_seed: Mapping[Cell, Mapping[int, ClipOutcomes]], cell: Cell) -> str | None:
+    """Why a cell cannot be compared; None if it can."""
+    if cell not in by_seed:
+        return f"{'/'.join(cell)} is not in the study: include or exclude leave it out"
+    return None if by_seed[cell] else f"{'/'.join(cell)} failed"
+
+
+def _differences(
+    names: Mapping[str, Any], first: Mapping[int, ClipOutcomes], second: Mapping[int, ClipOutcomes]
+) -> Iterator[_Compared | dict[str, Any]]:
+    """All that is to be estimated of one pair."""
+    seeds = [seed for seed in first if seed in second]
+    if not seeds:
+        yield {**names, "left_out": "no seed is done in both"}
+        return
+    sides = [[side[seed] for seed in seeds] for side in (first, second)]
+    rows, left_out = common_clips([*sides[0], *sides[1]])
+    if not rows[0].size:
+        yield {**names, "left_out": "no clip is in both"}
+        return
+    clips = tuple(sides[0][0].ids[row] for row in rows[0])
+    for (attack, threat), right in _conditions(sides[0], sides[1]):
+        where = {**names, "attack": attack, "threat": threat}
+        if right is None:
+            yield where | {"left_out": "only one of the two is attacked so"}
+            continue
+        ours, theirs = (
+            np.stack([outcome[row] for outcome, row in zip(side, own, strict=True)])
+            for side, own in zip(right, (rows[: len(seeds)], rows[len(seeds) :]), strict=True)
+        )
+        told = where | {
+            "seeds": seeds,
+            "clips": len(clips),
+            "left_out_clips": left_out,
+            "only_first": int((ours & ~theirs).sum()),
+            "only_second": int((theirs & ~ours).sum()),
+        }
+        yield _Compared(told, clips, ours.sum(axis=0) - theirs.sum(axis=0), len(seeds))
+
+
+Right = Sequence[NDArray[np.bool_]]
+"""Which clips are right, by seed."""
+
+
+def _conditions(
+    first: Sequence[ClipOutcomes], second: Sequence[ClipOutcomes]
+) -> Iterator[tuple[Condition, tuple[Right, Right] | None]]:
+    """Clean, each attack, the worst case, with both sides' outcomes; None where one side was not attacked so."""
+    ours, theirs = first[0], second[0]
+    both = [condition for condition in ours.right if condition in theirs.right]
+    touched = [condition for condition in both if condition not in ours.untouched & theirs.untouched]
+    for condition in dict.fromkeys((*ours.right, *theirs.right)):
+        if condition in touched:
+            yield condition, ([one.right[condition] for one in first], [one.right[condition] for one in second])
+        elif condition not in both:
+            yield condition, None
+    for threat in dict.fromkeys(threat for _, threat in touched if threat is not None):
+        attacks = [str(attack) for attack, under in touched if under == threat]
+        if len(attacks) > 1:
+            yield (
+                ("worst_case", threat),
+                ([one.worst(attacks, threat) for one in first], [one.worst(attacks, threat) for one in second]),
+            )
+
+
+def _estimated(asked: Sequence[_Compared | dict[str, Any]], intervals: Intervals) -> list[dict[str, Any]]:
+    """One entry's differences with intervals and p-values, in the order asked for."""
+    compared = [item for item in asked if isinstance(item, _Compared)]
+    estimates: dict[int, dict[str, Any]] = {}
+    for clips in dict.fromkeys(item.clips for item in compared):  # the same clips are resampled once for all
+        together = [item for item in compared if item.clips == clips]
+        paired = np.stack([item.balance / item.seeds for item in together], axis=1)
+        for item, estimate in zip(together, intervals.differences(paired), strict=True):
+            estimates[id(item)] = estimate.to_json()
+    p_values = [sign_flip_p(item.balance) for item in compared]
+    tested = {id(item): pair for item, *pair in zip(compared, p_values, holm(p_values), strict=True)}
+    found = []
+    for each in asked:
+        if isinstance(each, _Compared):
+            p, corrected = tested[id(each)]
+            found.append(each.told | {"difference": estimates[id(each)], "p": p, "p_holm": corrected})
+        else:
+            found.append(each)
+    return found

@@ -1,0 +1,137 @@
+"""Several cells clip by clip: what became of the clips that all of them have, and what seeds come to together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from avrobust_core.study.results import Intervals
+
+COSTS = ("clip_forwards", "clip_backwards", "seconds")
+"""What of a fit's record is added up over seeds."""
+
+Condition = tuple[str | None, str | None]
+"""An attack and a threat, by name; (None, None) is clean."""
+
+CellKey = tuple[str, str, int]
+"""A cell's model, training regime and seed: two that mean the same share an id and a folder, but are two."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipOutcomes:
+    """What became of each clip of one cell.
+
+    Attributes:
+        ids: N clips.
+        right: by attack and threat, (N,) bool: correct clean and, where there is an attack, after it.
+        untouched: the attacks and threats that touch nothing that the model reads.
+    """
+
+    ids: tuple[str, ...]
+    right: Mapping[Condition, NDArray[np.bool_]]
+    untouched: frozenset[Condition]
+
+    def worst(self, attacks: Sequence[str], threat: str) -> NDArray[np.bool_]:
+        """The clips that none of these attacks broke under a threat: (N,) bool."""
+        return np.asarray(np.all([self.right[attack, threat] for attack in attacks], axis=0))
+
+    def attacks(self, threat: str) -> list[str]:
+        """The attacks that were run under a threat."""
+        return [str(attack) for attack, under in self.right if attack is not None and under == threat]
+
+
+def read_outcomes(path: Path, result: Mapping[str, Any]) -> ClipOutcomes:
+    """What `write_samples` wrote of each clip, and the cell's result of what was attacked."""
+    table = pq.read_table(path, columns=["id", "attack", "threat", "correct", "clean_correct"])
+    count = table["attack"].null_count  # one block of rows per evaluation, the clean one first
+    right: dict[Condition, NDArray[np.bool_]] = {}
+    for start in range(0, len(table), count):
+        block = table.slice(start, count)
+        correct, clean = (block[name].to_numpy(zero_copy_only=False) for name in ("correct", "clean_correct"))
+        right[block["attack"][0].as_py(), block["threat"][0].as_py()] = correct & clean
+    untouched = {
+        (attack, threat)
+        for attack, threats in result["robust_accuracy"].items()
+        for threat, entry in threats.items()
+        if not entry["attacked"]
+    }
+    return ClipOutcomes(tuple(table["id"].slice(0, count).to_pylist()), right, frozenset(untouched))
+
+
+def common_clips(outcomes: Sequence[ClipOutcomes]) -> tuple[list[NDArray[np.int64]], int]:
+    """For each cell the rows of the clips that all of them have, in one order; and how many others there are."""
+    common = set(outcomes[0].ids).intersection(*(found.ids for found in outcomes[1:]))
+    order = [clip_id for clip_id in outcomes[0].ids if clip_id in common]
+    rows = []
+    for found in outcomes:
+        place = {clip_id: i for i, clip_id in enumerate(found.ids)}
+        rows.append(np.array([place[clip_id] for clip_id in order], dtype=np.int64))
+    return rows, len(set().union(*(found.ids for found in outcomes))) - len(order)
+
+
+def pool(
+    cells: Sequence[Mapping[str, Any]], outcomes: Mapping[CellKey, ClipOutcomes], intervals: Intervals
+) -> list[dict[str, Any]]:
+    """What the seeds of each model and regime come to together, as JSON data.
+
+    Accuracies are means over seeds; their intervals resample clips, each with its mean over the seeds, and so are of
+    these seeds' mean on other clips. How seeds differ, `standard_deviation` says: of the accuracy, over seeds.
+
+    Args:
+        cells: results of cells, with `model`, `training`, `seed`, and `error` where a cell failed.
+        outcomes: of each cell that did not fail.
+        intervals: how they are made.
+    """
+    pooled = []
+    for model, training in dict.fromkeys((cell["model"], cell["training"]) for cell in cells):
+        names = {"model": model, "training": training}
+        own = [cell for cell in cells if (cell["model"], cell["training"]) == (model, training)]
+        done = [cell for cell in own if "error" not in cell]
+        if done:
+            pooled.append(names | _pooled(done, [outcomes[model, training, cell["seed"]] for cell in done], intervals))
+        else:
+            pooled.append(names | {"seeds": [], "error": {"message": f"all {len(own)} seeds failed"}})
+    return pooled
+
+
+def _pooled(
+    cells: Sequence[Mapping[str, Any]], outcomes: Sequence[ClipOutcomes], intervals: Intervals
+) -> dict[str, Any]:
+    rows, left_out = common_clips(outcomes)
+    robust = cells[0]["robust_accuracy"]
+    columns: dict[Condition, list[NDArray[np.bool_]]] = {
+        condition: [found.right[condition] for found in outcomes] for condition in outcomes[0].right
+    }
+    for threat in cells[0]["worst_case"]:
+        columns["worst_case", threat] = [found.worst(found.attacks(threat), threat) for found in outcomes]
+    seeds = {
+        key: np.stack([right[row] for right, row in zip(column, rows, strict=True)]) for key, column in columns.items()
+    }
+    estimates = dict(
+        zip(seeds, intervals.means(np.stack([right.mean(axis=0) for right in seeds.values()], axis=1)), strict=True)
+    )
+
+    def told(condition: Condition) -> dict[str, Any]:
+        by_seed = seeds[condition].mean(axis=1) if rows[0].size else np.array([])
+        spread = float(by_seed.std(ddof=1)) if by_seed.size > 1 else None
+        return estimates[condition].to_json() | {"standard_deviation": spread}
+
+    return {
+        "seeds": [cell["seed"] for cell in cells],
+        "clips": int(rows[0].size),
+        "left_out_clips": left_out,
+        "clean_accuracy": told((None, None)),
+        "robust_accuracy": {
+            attack: {
+                threat: told((attack, threat)) | {name: entry[name] for name in ("attacked", "bounded")}
+                for threat, entry in threats.items()
+            }
+            for attack, threats in robust.items()
+        },
+        "worst_case": {threat: told(("worst_case", threat)) for threat in cells[0]["worst_case"]},
+        "cost": {name: sum(cell["fit"][name] for cell in cells) for name in COSTS},
+    }

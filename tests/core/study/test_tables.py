@@ -1,0 +1,133 @@
+"""What the tables say of comparisons and of several seeds; and that of one seed they say what they always did."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from avrobust_core.study.tables import print_tables
+
+Show = Callable[[dict[str, Any]], list[str]]
+
+
+@pytest.fixture
+def show(capsys: pytest.CaptureFixture[str]) -> Show:
+    """The lines of a result's tables."""
+
+    def run(result: dict[str, Any]) -> list[str]:
+        print_tables(result)
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def estimate(value: float, low: float, high: float) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "n": 24, "method": "bootstrap"}
+
+
+def cell(model: str, seed: int) -> dict[str, Any]:
+    found = estimate(0.5, 0.4, 0.6)
+    metric = {"metric": "map", "attack": None, "threat": None, "values": {"map": estimate(0.2 + seed / 10, 0, 1)}}
+    return {
+        "model": model,
+        "training": "plain",
+        "seed": seed,
+        "clean_accuracy": found,
+        "robust_accuracy": {"pgd": {"a": found | {"attacked": ["audio"], "bounded": True}}},
+        "worst_case": {"a": found},
+        "metrics": [metric],
+    }
+
+
+def study(seeds: tuple[int, ...] = (0,), **changes: Any) -> dict[str, Any]:
+    cells = [cell(model, seed) for model in ("x", "y") for seed in seeds]
+    data = {"name": "s", "seed": seeds[0], "confidence": 0.95, "cells": cells, "pooled": [], "comparisons": []}
+    if len(seeds) > 1:
+        pooled = [cell(model, 0) | {"seeds": list(seeds), "clean_accuracy": estimate(0.75, 0.7, 0.8)} for model in "xy"]
+        data |= {"seed": list(seeds), "pooled": pooled}
+    return data | changes
+
+
+def compared(first: str, second: str, attack: str | None, *numbers: float, entry: int = 0) -> dict[str, Any]:
+    names = {"first": {"model": first, "training": "plain"}, "second": {"model": second, "training": "plain"}}
+    value, low, high, p = numbers
+    return {"entry": entry, **names, "attack": attack, "threat": attack and "a", "p_holm": p} | {
+        "difference": estimate(value, low, high)
+    }
+
+
+def row(lines: list[str], *cells: str) -> str:
+    (found,) = [line for line in lines if [part.strip() for part in line.split("│")[1:]][: len(cells)] == list(cells)]
+    return found
+
+
+def test_with_one_seed_nothing_speaks_of_seeds(show: Show) -> None:
+    lines = show(study())
+    assert "seed" not in "\n".join(lines)
+    assert lines[0] == "s: accuracy in %, [95 % interval over clips]"
+    assert "0.2 [0, 1]" in row(lines, "map", "map")
+
+
+def test_with_several_seeds_there_is_one_row_per_model_with_the_number_of_seeds(show: Show) -> None:
+    lines = show(study((0, 3)))
+    assert lines[0] == "s: accuracy in %, mean over 2 seeds, [95 % interval over clips]"
+    assert "75.0 [70.0, 80.0]" in row(lines, "x", "plain", "2")
+    assert "0.35 (0.2 to 0.5)" in row(lines, "map", "map")
+
+
+def test_a_seed_that_failed_is_named(show: Show) -> None:
+    data = study((0, 3))
+    data["cells"][1]["error"] = {"message": "out of luck"}
+    data["pooled"][1] = {"model": "y", "training": "plain", "seeds": [], "error": {"message": "all 2 seeds failed"}}
+    lines = show(data)
+    assert "x/plain, seed 3 failed: out of luck" in lines
+    assert "failed" in row(lines, "y", "plain", "0")
+
+
+def test_few_pairs_stand_beside_one_another_and_are_marked_where_the_interval_leaves_0_out(show: Show) -> None:
+    lines = show(
+        study(
+            comparisons=[
+                compared("x", "y", None, 0.05, 0.01, 0.09, 0.012),
+                compared("x", "y", "pgd", 0.05, -0.01, 0.11, 0.4),
+                compared("x", "y", "worst_case", -0.2, -0.3, -0.1, 1e-6),
+            ]
+        )
+    )
+    assert row(lines, "clean", "", "+5.0 [+1.0, +9.0] *, p 0.012")
+    assert row(lines, "pgd", "a", "+5.0 [-1.0, +11.0], p 0.4")
+    assert row(lines, "worst case", "a", "-20.0 [-30.0, -10.0] *, p 1e-06")
+    assert any("x vs y" in line for line in lines)
+
+
+def test_many_pairs_stand_below_one_another_each_in_one_line(show: Show) -> None:
+    names = "abcdefgh"
+    items = [
+        compared(a, b, attack, 0.1, 0.0, 0.2, 0.5)
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+        for attack in (None, "pgd")
+    ]
+    lines = show(study(comparisons=items))
+    rows = [line for line in lines if " vs " in line]
+    assert len(rows) == 2 * 28
+    assert row(lines, "g vs h", "plain", "pgd", "a", "+10.0 [+0.0, +20.0], p 0.5")
+
+
+def test_each_entry_has_its_table_and_what_is_left_out_is_said_once(show: Show) -> None:
+    gone = "z/plain is not in the study: include or exclude leave it out"
+    left_out = [
+        {
+            key: value
+            for key, value in compared(name, "z", None, 0, 0, 0, 0).items()
+            if key in ("entry", "first", "second")
+        }
+        | {"left_out": gone}
+        for name in "xy"
+    ]
+    one_sided = compared("x", "y", "pgd", 0, 0, 0, 0, entry=1) | {"left_out": "only one of the two is attacked so"}
+    items = [compared("x", "y", None, 0.1, 0, 0.2, 0.5), *left_out, compared("y", "x", None, 0.1, 0, 0.2, 0.5, entry=1)]
+    lines = show(study(comparisons=[*items, one_sided]))
+    assert sum(line.startswith("differences in accuracy") for line in lines) == 2
+    assert lines.count(f"not compared: {gone}") == 1
+    assert "not compared: x vs y in plain, pgd under a: only one of the two is attacked so" in lines
