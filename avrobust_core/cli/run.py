@@ -95,6 +95,7 @@ def _plan(options: argparse.Namespace) -> int:
             "id": cell.id,
             "model": cell.model,
             "training": cell.training,
+            "seed": cell.seed,
             "state": "done" if cell.done else "fitted" if cell.fitted else "to fit",
             "why": None if cell.fitted else why_stale(cell, root),
             "evaluations": {evaluation.label: evaluation.done for evaluation in cell.evaluations},

@@ -32,7 +32,7 @@ def lock(
         "device": device,
         "processes": world_size,
         "data": dataset.fingerprint(),
-        "cells": [{"id": cell.id, "model": cell.model, "training": cell.training} for cell in cells],
+        "cells": [{"id": cell.id, "model": cell.model, "training": cell.training, "seed": cell.seed} for cell in cells],
     }
 
 

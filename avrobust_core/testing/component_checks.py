@@ -17,6 +17,8 @@ from avrobust_core.media import MediaSpec
 from avrobust_core.plugin_loading import one_line
 from avrobust_core.testing import data_checks, metric_checks, part_checks
 from avrobust_core.testing.attack_checks import ATTACK_CHECKS
+from avrobust_core.testing.augmentation_checks import AUGMENTATION_CHECKS
+from avrobust_core.testing.augmentation_subjects import AugmentationSubject
 from avrobust_core.testing.offer_subjects import MEDIA, OfferSubject
 from avrobust_core.testing.running import Check, CheckFailed, Outcome, check, run_check
 from avrobust_core.testing.subjects import AttackSubject
@@ -95,9 +97,9 @@ COMPONENT_CHECKS: Mapping[str, tuple[Check[OfferSubject], ...]] = {
         metric_checks.check_model_unchanged,
         metric_checks.check_bare_embeddings,
     ),
-    "augmentation": (*_OF_ALL, data_checks.check_batch_unchanged),
+    "augmentation": _OF_ALL,
 }
-"""The checks of each kind of component; attacks have `ATTACK_CHECKS` besides."""
+"""The checks of each kind of component; attacks have `ATTACK_CHECKS` besides, augmentations `AUGMENTATION_CHECKS`."""
 
 PLUGIN_CHECKS: tuple[Check[PluginRecord], ...] = (check_imports_without_torch,)
 """The checks of a plugin as a whole."""
@@ -114,10 +116,16 @@ def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[Out
     for found in COMPONENT_CHECKS[offer.kind]:
         outcomes.append(run_check(OfferSubject(offer, (*media, *MEDIA)), found))
         yield outcomes[-1]
-    if offer.kind == "attack" and all(outcome.status == "passed" for outcome in outcomes[1:]):
-        subject = AttackSubject.of_component(offer.component, name=offer.full_name)
+    if any(outcome.status != "passed" for outcome in outcomes[1:]):
+        return
+    if offer.kind == "attack":
+        attack = AttackSubject.of_component(offer.component, name=offer.full_name)
         for attack_check in ATTACK_CHECKS:
-            yield run_check(subject, attack_check)
+            yield run_check(attack, attack_check)
+    if offer.kind == "augmentation":
+        augmentation = AugmentationSubject.of_component(offer.component, name=offer.full_name)
+        for augmentation_check in AUGMENTATION_CHECKS:
+            yield run_check(augmentation, augmentation_check)
 
 
 def media_of(offers: tuple[Offer, ...]) -> tuple[MediaSpec, ...]:

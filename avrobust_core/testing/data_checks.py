@@ -1,4 +1,4 @@
-"""Checks of data sets and augmentations."""
+"""Checks of data sets."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import cast
 
 import torch
 
-from avrobust_core.augmentations import Augmentation, TrainingStep
-from avrobust_core.batches import Batch, Clip
+from avrobust_core.batches import Clip
 from avrobust_core.contracts import Dataset
-from avrobust_core.errors import AvrobustError, ClipError
+from avrobust_core.errors import ClipError
 from avrobust_core.testing.offer_subjects import OfferSubject
-from avrobust_core.testing.oracles import SHAPES, LinearOracle
-from avrobust_core.testing.running import CheckFailed, NotApplicable, check
+from avrobust_core.testing.running import CheckFailed, check
 
 
 @check()
@@ -58,26 +56,6 @@ def check_clips(subject: OfferSubject) -> None:
                     f"clip {clip.id!r} read twice is not the same: draw from clip_generator(seed, id, ...)"
                 )
             _as_stated(dataset, clip)
-
-
-@check()
-def check_batch_unchanged(subject: OfferSubject) -> None:
-    """The batch that it is given is not changed, and what it returns is a batch of clips of the same shapes."""
-    augmentation = cast(Augmentation, subject.build())
-    generator = torch.Generator().manual_seed(0)
-    oracle = LinearOracle.random(classes=4)
-    inputs = {name: torch.rand(6, *shape, generator=generator) for name, shape in SHAPES.items()}
-    batch = Batch(inputs, torch.randint(4, (6,), generator=generator), tuple(f"clip-{i}" for i in range(6)))
-    kept = {name: x.clone() for name, x in inputs.items()}, batch.targets.clone()
-    step = TrainingStep(epoch=1, seed=0, model=oracle.train(), classes=4, task="single-label")
-    try:
-        found = augmentation(batch, step)
-    except AvrobustError as error:
-        raise NotApplicable(f"it refuses a plain batch: {error}") from error
-    if not torch.equal(batch.targets, kept[1]) or any(not torch.equal(x, kept[0][n]) for n, x in batch.inputs.items()):
-        raise CheckFailed("it changed the batch that it was given, in place: return a new one")
-    if any(found.inputs[name].shape[1:] != x.shape[1:] for name, x in inputs.items()):
-        raise CheckFailed("it returned clips of other shapes than it was given")
 
 
 def _as_stated(dataset: Dataset, clip: Clip) -> None:

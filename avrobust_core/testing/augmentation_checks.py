@@ -1,0 +1,199 @@
+"""Checks of augmentations: what they give, and whom it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avrobust_core.batches import Batch, Encoded
+from avrobust_core.testing import augmentation_upkeep_checks
+from avrobust_core.testing.augmentation_subjects import CLASSES, SCENES, AugmentationSubject, Course, difference
+from avrobust_core.testing.running import Check, CheckFailed, NotApplicable, Outcome, check, run_each
+
+LATE = 1000
+"""An epoch by which what changes with the epochs, such as a radius that grows, has changed."""
+
+
+def _devices() -> tuple[str, ...]:
+    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+def _nothing(found: Any) -> None:
+    del found
+
+
+@check()
+def check_both_tasks(subject: AugmentationSubject) -> None:
+    """It takes clips with one label and clips with several, or refuses them in so many words."""
+    tasks = {scene.task for scene in subject.scenes()}
+    missing = {scene.task for scene in SCENES} - tasks
+    if missing:
+        raise NotApplicable(f"it refuses {missing.pop()} clips")
+
+
+@check()
+def check_batch_unchanged(subject: AugmentationSubject) -> None:
+    """The batch that it is given is not changed, and what it returns is of the same clips, shapes, dtypes and device.
+
+    The same holds for encodings.
+    """
+    for scene in subject.scenes():
+        for device in _devices():
+            course = Course(subject.make(), scene, watch=_watch_form, device=device)
+            list(course.two_epochs())
+
+
+def _watch_form(method: str, arguments: tuple[Any, ...]) -> Callable[[Any], None]:
+    if method == "__call__":
+        batch: Batch = arguments[0]
+        before = _contents(batch)
+        return lambda found: _same_form(batch, before, found)
+    if method == "encodings":
+        encoded, given = arguments[0], arguments[1]
+        before, tokens = _contents(given), _flat(encoded)
+        kept = {name: x.detach().clone() for name, x in tokens.items()}
+
+        def after(found: tuple[Mapping[str, Encoded], Batch]) -> None:
+            if _flat(encoded).keys() != kept.keys() or any(not torch.equal(tokens[n], x) for n, x in kept.items()):
+                raise CheckFailed("it changed the encodings that it was given, in place: return new ones")
+            _of_same_form("encodings", tokens, _flat(found[0]))
+            _same_form(given, before, found[1])
+
+        return after
+    if method == "loss":
+        losses: Tensor = arguments[0]
+
+        def sound(found: Tensor) -> None:
+            if found.shape != losses.shape or not found.requires_grad or not bool(found.isfinite().all()):
+                raise CheckFailed(
+                    f"loss gave {tuple(found.shape)} of {tuple(losses.shape)}, or what is not finite, or has no "
+                    "gradient: return one loss per clip"
+                )
+
+        return sound
+    return _nothing
+
+
+def _contents(batch: Batch) -> dict[str, Tensor]:
+    return {**{f"input {name}": x.clone() for name, x in batch.inputs.items()}, "targets": batch.targets.clone()}
+
+
+def _flat(encoded: Mapping[str, Encoded]) -> dict[str, Tensor]:
+    return {f"{name} {part}": getattr(found, part) for name, found in encoded.items() for part in ("tokens", "pooled")}
+
+
+def _same_form(batch: Batch, before: Mapping[str, Tensor], found: Batch) -> None:
+    now = _contents(batch)
+    if now.keys() != before.keys() or any(not torch.equal(now[name], x) for name, x in before.items()):
+        raise CheckFailed("it changed the batch that it was given, in place: return a new one")
+    if found.ids != batch.ids:
+        raise CheckFailed("it returned other clips than it was given: `order` is where clips are chosen")
+    _of_same_form("clips", batch.inputs, found.inputs)
+
+
+def _of_same_form(what: str, given: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    if found.keys() != given.keys() or any(found[name].shape != x.shape for name, x in given.items()):
+        raise CheckFailed(f"it returned {what} of other shapes than it was given")
+    for name, x in given.items():
+        if found[name].dtype != x.dtype or found[name].device != x.device:
+            raise CheckFailed(
+                f"it returned {name} as {found[name].dtype} on {found[name].device}, not as {x.dtype} on {x.device}"
+            )
+
+
+@check()
+def check_targets(subject: AugmentationSubject) -> None:
+    """Targets of the loss are classes, or lie in [0, 1]; soft ones of a single label sum to 1."""
+    for scene in subject.scenes():
+        course = Course(subject.make(), scene)
+        for seen in course.two_epochs():
+            targets = seen.targets
+            if not targets.is_floating_point():
+                if scene.task == "multi-label" or targets.min() < 0 or targets.max() >= CLASSES:
+                    raise CheckFailed(f"targets of {scene.name} are {targets.dtype}, or no classes: {targets.tolist()}")
+                continue
+            if targets.shape != (len(seen.read), CLASSES) or targets.dtype != torch.float32:
+                raise CheckFailed(f"soft targets are {targets.dtype} {tuple(targets.shape)}, not float32 (B, K)")
+            if not bool(((targets >= 0) & (targets <= 1 + 1e-6)).all()):
+                raise CheckFailed(f"targets of {scene.name} lie outside [0, 1]: {targets.min()} to {targets.max()}")
+            if scene.task == "single-label" and not torch.allclose(targets.sum(1), torch.ones(len(targets)), atol=1e-5):
+                raise CheckFailed("soft targets of clips with one label do not sum to 1")
+
+
+@check()
+def check_bounds(subject: AugmentationSubject) -> None:
+    """Clips that went through the model lie within the bounds of their media, and are finite."""
+    for scene in subject.scenes():
+        for seen in Course(subject.make(), scene).two_epochs():
+            for name, x in seen.given.inputs.items():
+                low, high = scene.media[name].bounds or (-torch.inf, torch.inf)
+                if not bool(((x >= low) & (x <= high) & x.isfinite()).all()):
+                    raise CheckFailed(
+                        f"{name} of {scene.name} goes from {x.min():.6g} to {x.max():.6g}; its media's bounds are "
+                        f"[{low}, {high}]: clip to step.media[{name!r}].bounds"
+                    )
+
+
+@check()
+def check_repeatable(subject: AugmentationSubject) -> None:
+    """It does the same for the same seed and epoch; what depends on the seed depends on the epoch, too."""
+    by_seed = by_epoch = False
+    for scene in subject.scenes():
+        first, again = (list(Course(subject.make(), scene).two_epochs()) for _ in range(2))
+        where = difference(first, again)
+        if where:
+            raise CheckFailed(
+                f"the same clips, seed and epochs gave other {where}: draw from clip_generator(seed, ...)"
+            )
+        plain, seed, epoch = (
+            list(Course(subject.make(), scene, seed=s, epochs=2 * LATE, ordered=False).epoch(e, stop=2))
+            for s, e in ((0, LATE), (1, LATE), (0, LATE + 1))
+        )
+        by_seed |= bool(difference(plain, seed))
+        by_epoch |= bool(difference(plain, epoch))
+    if by_seed and not by_epoch:
+        raise CheckFailed(
+            "it does the same in every epoch: draw from clip_generator(seed, clip_id, f'.../{step.epoch}')"
+        )
+    if by_epoch and not by_seed:
+        raise CheckFailed("two late epochs differ, but not two seeds: draw from clip_generator(step.seed, ...)")
+
+
+@check()
+def check_clip_order(subject: AugmentationSubject) -> None:
+    """What happens to a clip does not depend on the order of its batch, unless the augmentation chose that order."""
+    for scene in subject.scenes():
+        plain, turned = (list(Course(subject.make(), scene, turned=turned).two_epochs()) for turned in (False, True))
+        where = difference(plain, turned)
+        if where:
+            raise CheckFailed(
+                f"{where} of a clip are others where its batch is in another order: draw from the clip's own "
+                "generator, and choose partners by their ids"
+            )
+
+
+AUGMENTATION_CHECKS: tuple[Check[AugmentationSubject], ...] = (
+    check_both_tasks,
+    check_batch_unchanged,
+    check_targets,
+    check_bounds,
+    check_repeatable,
+    check_clip_order,
+    augmentation_upkeep_checks.check_global_random_state,
+    augmentation_upkeep_checks.check_cost,
+    augmentation_upkeep_checks.check_model_unchanged,
+    augmentation_upkeep_checks.check_order,
+    augmentation_upkeep_checks.check_resumed,
+    augmentation_upkeep_checks.check_processes,
+)
+"""All of them; tests/contract/test_planted_augmentation_faults.py has a fault for each."""
+
+
+def run_augmentation_checks(
+    subject: AugmentationSubject, checks: Sequence[Check[AugmentationSubject]] = AUGMENTATION_CHECKS
+) -> list[Outcome]:
+    """Run checks of an augmentation, all of them by default; none keeps the others from running."""
+    return run_each(subject, checks)

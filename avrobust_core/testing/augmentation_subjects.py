@@ -1,0 +1,389 @@
+"""What the checks of augmentations are run on: an augmentation that can be made anew, and training to be part of."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from avrobust_core.augmentations import Augmentation, Cost, Gather, Passed, TrainingStep
+from avrobust_core.batches import Batch, Encoded
+from avrobust_core.components import Component, Config
+from avrobust_core.errors import AvrobustError
+from avrobust_core.media import MediaSpec, Task
+from avrobust_core.model import AVModel
+from avrobust_core.plugin_loading import one_line
+from avrobust_core.randomness import clip_generator, derive_seed
+from avrobust_core.study.learning import Learned, Learner
+from avrobust_core.testing.oracles import LinearOracle
+from avrobust_core.testing.running import CheckFailed, NotApplicable
+
+CLIPS = 26
+IDS = tuple(f"clip-{i:02d}" for i in range(CLIPS))
+CLASSES = 4
+BATCH_SIZE = 8
+"""The last batch of an epoch has two clips."""
+
+Watch = Callable[[str, tuple[Any, ...]], Callable[[Any], None]]
+"""Called before a method of an augmentation with its name and arguments; returns what is called with its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentationSubject:
+    """An augmentation that is checked.
+
+    Attributes:
+        name: for errors and test ids.
+        make: gives the augmentation, in the same state at every call.
+    """
+
+    name: str
+    make: Callable[[], Augmentation]
+
+    @classmethod
+    def of(cls, augmentation: Augmentation | AugmentationSubject, name: str | None = None) -> AugmentationSubject:
+        """The subject of an augmentation: a copy of it at every call."""
+        if isinstance(augmentation, AugmentationSubject):
+            return augmentation
+        return cls(name or type(augmentation).__name__, lambda: copy.deepcopy(augmentation))
+
+    @classmethod
+    def of_component(
+        cls, component: Component[Any, Augmentation], given: Mapping[str, object] | None = None, name: str | None = None
+    ) -> AugmentationSubject:
+        """The subject of an augmentation as a plugin offers it, configured by its example or as given.
+
+        Raises:
+            ValidationError: if the configuration is not valid.
+        """
+        config: Config = component.config.model_validate(dict(component.example if given is None else given))
+        return cls(name or component.name, lambda: component.build(config))
+
+    def scenes(self) -> list[Scene]:
+        """The scenes in which it can be tried.
+
+        Raises:
+            NotApplicable: if it refuses all of them, with an `AvrobustError` each.
+            CheckFailed: if it raises anything else.
+        """
+        found, refusals = [], []
+        for scene in SCENES:
+            try:
+                list(Course(self.make(), scene).epoch(0, stop=1))
+            except AvrobustError as error:
+                refusals.append(str(error))
+            except Exception as error:
+                raise CheckFailed(
+                    f"it raised {one_line(error)} for {scene.name}: refuse what it cannot take with an AvrobustError "
+                    "that says why"
+                ) from error
+            else:
+                found.append(scene)
+        if not found:
+            raise NotApplicable(f"it refuses all clips that it is tried with: {'; '.join(dict.fromkeys(refusals))}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Clips to be trained on.
+
+    Attributes:
+        name: for messages.
+        media: what the modalities are.
+        task: whether a clip has one label or several.
+    """
+
+    name: str
+    media: Mapping[str, MediaSpec]
+    task: Task
+
+    def model(self) -> LinearOracle:
+        """A linear model in training mode whose rows do not depend on one another, not even in their last bits."""
+        shapes = {name: spec.shape for name, spec in self.media.items()}
+        return LinearOracle.random(shapes, classes=CLASSES).train()
+
+    def read(self, positions: Sequence[int]) -> Batch:
+        """The clips at these positions, stacked: a fifth of their values lies at the bounds."""
+        inputs = {name: torch.stack([_values(spec, IDS[i]) for i in positions]) for name, spec in self.media.items()}
+        if self.task == "single-label":
+            targets = torch.tensor([i % CLASSES for i in positions])
+        else:
+            targets = torch.stack([_several(i) for i in positions])
+        return Batch(inputs, targets, tuple(IDS[i] for i in positions))
+
+
+@cache
+def _values(spec: MediaSpec, clip_id: str) -> Tensor:
+    generator = clip_generator(0, clip_id, spec.kind)
+    if spec.bounds is None:
+        return torch.randn(spec.shape, generator=generator)
+    low, high = spec.bounds
+    return (low + (high - low) * (1.2 * torch.rand(spec.shape, generator=generator) - 0.1)).clamp(low, high)
+
+
+_RAW = {
+    "audio": MediaSpec(kind="audio", shape=(1, 64), rate=64, bounds=(-1.0, 1.0), time_axis=1),
+    "video": MediaSpec(kind="video", shape=(3, 4, 4, 4), rate=4, bounds=(0.0, 1.0), time_axis=1),
+}
+_FEATURES = {
+    "audio": MediaSpec(kind="audio", shape=(1, 12, 6), rate=12, time_axis=1),
+    "video": MediaSpec(kind="video", shape=(4, 10), rate=4, bounds=(0.25, 1.5), time_axis=0),
+}
+SCENES: tuple[Scene, ...] = (
+    Scene("raw clips of one label", _RAW, "single-label"),
+    Scene("raw clips of several labels", _RAW, "multi-label"),
+    Scene("features of one label", _FEATURES, "single-label"),
+    Scene("features of several labels", _FEATURES, "multi-label"),
+)
+"""Waveforms and pictures; features without bounds, and features whose bounds leave out zero."""
+
+
+def _several(i: int) -> Tensor:
+    found = torch.zeros(CLASSES)
+    found[[i % CLASSES, i // 3 % CLASSES]] = 1
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One training pass, as it went.
+
+    Attributes:
+        read: the batch before the augmentation.
+        given: the batch whose inputs went through the model.
+        encoded: what the fusion was given.
+        targets: of the loss.
+        losses: (B,).
+        spent: forwards and backwards that the augmentation says it has added.
+        counted: clips that went through the head, forwards and backwards, beside training's own pass.
+    """
+
+    read: Batch
+    given: Batch
+    encoded: Mapping[str, Encoded]
+    targets: Tensor
+    losses: Tensor
+    spent: Cost
+    counted: Cost
+
+    def values(self) -> dict[str, Tensor]:
+        """All of it by name, the clips in the order of their ids."""
+        found = {f"input {name}": x for name, x in self.given.inputs.items()}
+        for name, encoded in self.encoded.items():
+            found |= {f"tokens of {name}": encoded.tokens, f"embedding of {name}": encoded.pooled}
+        targets = self.targets if self.targets.dim() == 2 else nn.functional.one_hot(self.targets, CLASSES).float()
+        found |= {"targets": targets, "losses": self.losses}
+        rows = torch.tensor(sorted(range(len(self.read)), key=self.read.ids.__getitem__))
+        return {name: x.index_select(0, rows.to(x.device)) for name, x in found.items()}
+
+
+@dataclass(slots=True)
+class Course:
+    """Training with one augmentation, in which the weights stay as they are, so that results can be compared.
+
+    Attributes:
+        augmentation: what is tried.
+        scene: the clips.
+        seed: of the fit.
+        model: None for the scene's linear one.
+        epochs: how many the augmentation is told that there are.
+        turned: whether the clips of each batch come in another order, unless the augmentation has chosen the order.
+        share: which part of each batch this process has, of how many.
+        watch: looks at the augmentation's methods.
+        device: where the training is.
+        ordered: whether the augmentation may choose the order of the clips.
+        counted: clips that went through the head since it was last set.
+        ended: of the last epoch's end: what the augmentation says it has spent, and what was counted.
+    """
+
+    augmentation: Augmentation
+    scene: Scene
+    seed: int = 0
+    model: AVModel | None = None
+    epochs: int = 3
+    turned: bool = False
+    share: tuple[int, int] = (0, 1)
+    watch: Watch | None = None
+    device: str = "cpu"
+    ordered: bool = True
+    counted: Cost = field(init=False, default_factory=Cost)
+    ended: tuple[Cost, Cost] = field(init=False, default_factory=lambda: (Cost(), Cost()))
+    _learner: Learner = field(init=False)
+    _recorder: _Recorder = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.model is None:
+            self.model = self.scene.model()
+        self.model.to(self.device)
+        self.model.head.register_forward_hook(self._count)
+        self._recorder = _Recorder()
+        watched = self.augmentation if self.watch is None else Watched(self.augmentation, self.watch)
+        self._learner = Learner(self.model, [watched, self._recorder])
+
+    def where(self, epoch: int, cost: Cost | None = None, replay: int = 0) -> TrainingStep:
+        """What the augmentation is told."""
+        assert self.model is not None
+        return TrainingStep(
+            epoch=epoch,
+            seed=self.seed,
+            model=self.model,
+            classes=CLASSES,
+            task=self.scene.task,
+            epochs=self.epochs,
+            replay=replay,
+            media=self.scene.media,
+            cost=Cost() if cost is None else cost,
+        )
+
+    def epoch(self, epoch: int, *, start: int = 0, stop: int | None = None) -> Iterator[Seen]:
+        """The passes of an epoch's batches from `start` to before `stop`; without `stop`, the epoch is ended, too."""
+        positions: Sequence[int] = range(CLIPS)
+        if self.ordered:
+            positions = self._learner.order(positions, IDS, self.where(epoch))
+        turned = self.turned and list(positions) == list(range(CLIPS))
+        batches = [positions[i : i + BATCH_SIZE] for i in range(0, CLIPS, BATCH_SIZE)]
+        rank, world = self.share
+        for i, batch in list(enumerate(batches))[start:stop]:
+            mine = batch[rank * len(batch) // world : (rank + 1) * len(batch) // world]
+            read = self.scene.read(mine[::-1] if turned else mine).to(self.device)
+            for replay in range(self._learner.replays):
+                with torch.random.fork_rng(devices=[]):
+                    torch.default_generator.manual_seed(derive_seed(self.seed, epoch, i, replay))
+                    seen = self._pass(read, epoch, replay)
+                yield seen
+        if stop is None:
+            self.end_epoch(epoch, lambda mine: [mine])
+
+    def two_epochs(self) -> Iterator[Seen]:
+        """The passes of the first two."""
+        for epoch in range(2):
+            yield from self.epoch(epoch)
+
+    def end_epoch(self, epoch: int, gather: Gather) -> None:
+        """What follows on an epoch's last batch."""
+        spent = Cost()
+        self.counted = Cost()
+        self._learner.end_epoch(self.where(epoch, spent), gather)
+        self.ended = (spent, self.counted)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What a checkpoint would hold of the augmentation."""
+        return self._learner.state_dict()
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from a checkpoint."""
+        self._learner.load_state_dict(states)
+
+    def _pass(self, read: Batch, epoch: int, replay: int) -> Seen:
+        assert self.model is not None
+        cost = Cost()
+        step = self.where(epoch, cost, replay)
+        self.counted = Cost(forwards=-len(read), backwards=-len(read))
+        learned: Learned = self._learner.learn(read, step)
+        kept = {name: x.detach().clone() for name, x in learned.given.inputs.items()}
+        torch.autograd.backward(learned.losses.mean())
+        self._learner.after_backward(learned, step)
+        self.model.zero_grad(set_to_none=True)
+        return Seen(
+            read=read,
+            given=Batch(kept, learned.given.targets, learned.given.ids),
+            encoded=self._recorder.encoded,
+            targets=learned.targets.detach().clone(),
+            losses=learned.losses.detach().clone(),
+            spent=cost,
+            counted=self.counted,
+        )
+
+    def _count(self, head: nn.Module, arguments: tuple[Any, ...], logits: Tensor) -> None:
+        self.counted.forwards += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.counted.backwards += len(gradient)
+
+
+class _Recorder(Augmentation):
+    """Stands behind the augmentation, and keeps what the fusion was given."""
+
+    def __init__(self) -> None:
+        self.encoded: dict[str, Encoded] = {}
+
+    def encodings(
+        self, encoded: Mapping[str, Encoded], batch: Batch, step: TrainingStep
+    ) -> tuple[Mapping[str, Encoded], Batch]:
+        self.encoded = {
+            name: Encoded(found.tokens.detach().clone(), found.pooled.detach().clone())
+            for name, found in encoded.items()
+        }
+        return encoded, batch
+
+
+class Watched(Augmentation):
+    """An augmentation whose methods are looked at before and after.
+
+    Args:
+        inner: the augmentation.
+        watch: looks.
+    """
+
+    def __init__(self, inner: Augmentation, watch: Watch) -> None:
+        self.inner = inner
+        self.watch = watch
+        self.replays = inner.replays
+
+    def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
+        found: NDArray[np.int64] | None = self._between("order", clips, step)
+        return found
+
+    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
+        found: Batch = self._between("__call__", batch, step)
+        return found
+
+    def encodings(
+        self, encoded: Mapping[str, Encoded], batch: Batch, step: TrainingStep
+    ) -> tuple[Mapping[str, Encoded], Batch]:
+        found: tuple[Mapping[str, Encoded], Batch] = self._between("encodings", encoded, batch, step)
+        return found
+
+    def loss(self, losses: Tensor, passed: Passed, step: TrainingStep) -> Tensor:
+        found: Tensor = self._between("loss", losses, passed, step)
+        return found
+
+    def after_backward(self, batch: Batch, step: TrainingStep) -> None:
+        self._between("after_backward", batch, step)
+
+    def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
+        self._between("end_epoch", step, gather)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.inner.load_state_dict(state)
+
+    def _between(self, method: str, *arguments: Any) -> Any:
+        after = self.watch(method, arguments)
+        found = getattr(self.inner, method)(*arguments)
+        after(found)
+        return found
+
+
+def difference(first: Iterable[Seen], second: Iterable[Seen]) -> str:
+    """The name of what differs between two runs, each clip compared with itself; empty if nothing does."""
+    for one, other in zip(first, second, strict=True):
+        if sorted(one.read.ids) != sorted(other.read.ids):
+            return "clips in a batch"
+        mine, theirs = one.values(), other.values()
+        for name, x in mine.items():
+            if name not in theirs or not torch.allclose(x, theirs[name], rtol=1e-4, atol=1e-5):
+                return name
+    return ""

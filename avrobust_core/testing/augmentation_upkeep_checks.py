@@ -1,0 +1,270 @@
+"""Checks of augmentations: what they cost, what they leave as it was, and what they keep."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import pickle
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avrobust_core.augmentations import Cost, Gather
+from avrobust_core.plugin_loading import one_line
+from avrobust_core.testing.augmentation_subjects import CLASSES, CLIPS, IDS, AugmentationSubject, Course, difference
+from avrobust_core.testing.models import stateful_model
+from avrobust_core.testing.running import CheckFailed, NotApplicable, check
+
+
+@check()
+def check_global_random_state(subject: AugmentationSubject) -> None:
+    """The global random states of Python, numpy and torch are as they were."""
+
+    def watch(method: str, arguments: tuple[Any, ...]) -> Callable[[Any], None]:
+        before = _random_states()
+
+        def after(found: Any) -> None:
+            if any(a != b for a, b in zip(before, _random_states(), strict=True)):
+                raise CheckFailed(f"{method} drew from a global random state, or seeded it: use clip_generator")
+
+        return after
+
+    for scene in subject.scenes():
+        list(Course(subject.make(), scene, watch=watch).two_epochs())
+
+
+def _random_states() -> tuple[object, ...]:
+    kept: Any = np.random.get_state(legacy=False)
+    return random.getstate(), kept["state"]["key"].tobytes(), kept["state"]["pos"], bytes(torch.get_rng_state().numpy())
+
+
+@check()
+def check_cost(subject: AugmentationSubject) -> None:
+    """What it adds to step.cost is what went through the model's head beside training's own pass."""
+    for scene in subject.scenes():
+        course = Course(subject.make(), scene)
+        for epoch in range(2):
+            for seen in course.epoch(epoch):
+                _honest(seen.spent, seen.counted)
+            _honest(*course.ended)
+
+
+def _honest(spent: Cost, counted: Cost) -> None:
+    for name in ("forwards", "backwards"):
+        said, found = getattr(spent, name), getattr(counted, name)
+        if said != found:
+            raise CheckFailed(
+                f"it put {found} clips through the model beside training's own pass ({name}), and added {said} to "
+                f"step.cost.{name}"
+            )
+
+
+@check()
+def check_model_unchanged(subject: AugmentationSubject) -> None:
+    """Weights, buffers, gradients, requires_grad and training flags are as they were after each of its methods.
+
+    `loss` may move the statistics of normalisation, as a training pass does that it adds to the loss.
+    """
+    for scene in subject.scenes():
+        shapes = {name: spec.shape for name, spec in scene.media.items()}
+        model = stateful_model(shapes, CLASSES).train()
+        next(iter(model.parameters())).requires_grad_(False)  # a frozen one must not be thawed
+        list(Course(subject.make(), scene, model=model, watch=_watch_model(model)).two_epochs())
+
+
+def _watch_model(model: nn.Module) -> Callable[[str, tuple[Any, ...]], Callable[[Any], None]]:
+    def watch(method: str, arguments: tuple[Any, ...]) -> Callable[[Any], None]:
+        before = _Kept.of(model)
+
+        def after(found: Any) -> None:
+            now = _Kept.of(model)
+            for what in _Kept.__slots__:
+                if (method, what) != ("loss", "buffers") and not _alike(getattr(before, what), getattr(now, what)):
+                    raise CheckFailed(
+                        f"{method} changed the model's {what.replace('_', ' ')}: take gradients with "
+                        "torch.autograd.grad, and put back what you set"
+                    )
+
+        return after
+
+    return watch
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What of a model must not be changed."""
+
+    weights: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    gradients: dict[str, Tensor | None]
+    requires_grad: dict[str, bool]
+    training_flags: dict[str, bool]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> _Kept:
+        parameters = dict(model.named_parameters())
+        return cls(
+            {name: p.detach().clone() for name, p in parameters.items()},
+            {name: b.detach().clone() for name, b in model.named_buffers()},
+            {name: None if p.grad is None else p.grad.clone() for name, p in parameters.items()},
+            {name: p.requires_grad for name, p in parameters.items()},
+            {name: module.training for name, module in model.named_modules()},
+        )
+
+
+@check()
+def check_order(subject: AugmentationSubject) -> None:
+    """The order of an epoch's clips is as many positions as there are clips, the same twice, without the model."""
+    chosen = False
+    for scene in subject.scenes():
+        augmentation = subject.make()
+        course = Course(augmentation, scene, ordered=False)
+        assert course.model is not None
+        for epoch in range(3):
+            course.counted.forwards = 0
+            first, second = (augmentation.order(IDS, course.where(epoch)) for _ in range(2))
+            if course.counted.forwards:
+                raise CheckFailed("order put clips through the model: it must be a function of the state and the step")
+            if first is not None:
+                chosen = True
+                _positions(np.asarray(first))
+            if not _alike(first, second):
+                raise CheckFailed("order gave other positions when it was asked again: it must not change the state")
+            list(course.epoch(epoch))
+    if not chosen:
+        raise NotApplicable("it leaves the order of the clips as it is")
+
+
+def _positions(found: np.ndarray[Any, Any]) -> None:
+    if not np.issubdtype(found.dtype, np.integer) or found.shape != (CLIPS,):
+        raise CheckFailed(f"order gave {found.dtype} of shape {found.shape}, not ({CLIPS},) positions")
+    if found.min() < 0 or found.max() >= CLIPS:
+        raise CheckFailed(f"order gave positions from {found.min()} to {found.max()} of {CLIPS} clips")
+
+
+@check()
+def check_resumed(subject: AugmentationSubject) -> None:
+    """Resumed from its state, after an epoch or amid one, it goes on as if it had not been interrupted."""
+    for scene in subject.scenes():
+        for done in (0, 2):
+            course = Course(subject.make(), scene)
+            list(course.epoch(0))
+            passes = course.epoch(1)
+            list(itertools.islice(passes, done * course.augmentation.replays))
+            resumed = Course(subject.make(), scene)
+            resumed.load_state_dict(_through_a_file(course.state_dict()))
+            plain = [*passes, *course.epoch(2)]
+            other = [*resumed.epoch(1, start=done), *resumed.epoch(2)]
+            where = difference(plain, other)
+            if where:
+                raise CheckFailed(
+                    f"resumed from its state, it gave other {where} than the one that went on: state_dict must hold "
+                    "all that is kept from batch to batch"
+                )
+
+
+def _through_a_file(state: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    try:
+        return torch.load(file, weights_only=True)
+    except Exception as error:
+        raise CheckFailed(
+            f"its state cannot be read back without executing a pickle ({one_line(error)}): keep tensors, numbers, "
+            "strings, lists and dicts"
+        ) from error
+
+
+@check()
+def check_processes(subject: AugmentationSubject) -> None:
+    """Where two processes train, each on its part of every batch, both end an epoch in the same state and order."""
+    kept = False
+    for scene in subject.scenes():
+        augmentations = [subject.make(), subject.make()]
+        courses = [Course(a, scene, share=(rank, 2)) for rank, a in enumerate(augmentations)]
+        for epoch in range(2):
+            for course in courses:
+                list(course.epoch(epoch, stop=CLIPS))
+            _end_together(courses, epoch)
+            states = [augmentation.state_dict() for augmentation in augmentations]
+            kept |= bool(states[0])
+            orders = [a.order(IDS, c.where(epoch + 1)) for a, c in zip(augmentations, courses, strict=True)]
+            if not _alike(*states) or not _alike(*orders):
+                raise CheckFailed("after end_epoch two processes have other states: share what each has seen by gather")
+    if not kept:
+        raise NotApplicable("it keeps nothing from one epoch to the next")
+
+
+class _Exchange:
+    """What several processes, played by threads, tell one another: copies, as between real ones."""
+
+    def __init__(self, processes: int) -> None:
+        self.processes = processes
+        self._said: dict[int, dict[int, bytes]] = {}
+        self._calls = [0] * processes
+        self._left: set[int] = set()
+        self._changed = threading.Condition()
+
+    def gather_of(self, rank: int) -> Gather:
+        """One process's `gather`."""
+
+        def gather(mine: Any) -> list[Any]:
+            with self._changed:
+                said = self._said.setdefault(self._calls[rank], {})
+                self._calls[rank] += 1
+                said[rank] = pickle.dumps(mine)
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: len(said) == self.processes or self._left - said.keys(), timeout=60)
+            if len(said) < self.processes:
+                raise CheckFailed("one process called gather more often than the other: a run would wait for ever")
+            return [pickle.loads(said[other]) for other in range(self.processes)]
+
+        return gather
+
+    def leave(self, rank: int) -> None:
+        """One process calls no more."""
+        with self._changed:
+            self._left.add(rank)
+            self._changed.notify_all()
+
+
+def _end_together(courses: Sequence[Course], epoch: int) -> None:
+    """End an epoch in each of several processes."""
+    exchange = _Exchange(len(courses))
+    errors: list[Exception] = []
+
+    def run(rank: int) -> None:
+        try:
+            courses[rank].end_epoch(epoch, exchange.gather_of(rank))
+        except Exception as error:  # noqa: BLE001 - raised again in the main thread
+            errors.append(error)
+        finally:
+            exchange.leave(rank)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(courses))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two states are the same, whatever they are made of."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.allclose(one, other, equal_nan=True)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(x, other[key]) for key, x in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(_alike(a, b) for a, b in zip(one, other, strict=True))
+    return bool(one == other)
