@@ -1,0 +1,53 @@
+"""Which modalities a fusion joins, always in sorted order, and what it does where one is missing."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from avrobust_core import AvrobustError, Encoded
+
+
+def sorted_widths(widths: Mapping[str, int]) -> dict[str, int]:
+    """The same widths, sorted by modality.
+
+    Raises:
+        AvrobustError: if there is none.
+    """
+    if not widths:
+        raise AvrobustError("a fusion needs the embedding of at least one modality, but the model has no encoder")
+    return dict(sorted(widths.items()))
+
+
+def pooled_in_order(encoded: Mapping[str, Encoded], modalities: tuple[str, ...]) -> list[Tensor]:
+    """The pooled embeddings (B, E) of these modalities; others are ignored.
+
+    Raises:
+        KeyError: if one is missing.
+    """
+    missing = [name for name in modalities if name not in encoded]
+    if missing:
+        raise missing_error(modalities, missing)
+    return [encoded[name].pooled for name in modalities]
+
+
+def positions_present(encoded: Mapping[str, Encoded], modalities: tuple[str, ...]) -> list[int]:
+    """Which of these modalities there are, as ascending positions in `modalities`.
+
+    Raises:
+        KeyError: if there is none.
+    """
+    found = [position for position, name in enumerate(modalities) if name in encoded]
+    if not found:
+        raise missing_error(modalities, modalities)
+    return found
+
+
+def missing_error(modalities: tuple[str, ...], missing: list[str] | tuple[str, ...], hint: str = "") -> KeyError:
+    """What to raise where a fusion cannot do without a modality.
+
+    Args:
+        modalities: that it joins.
+        missing: those of them that it was not given.
+        hint: what it could do without.
+    """
+    return KeyError(f"the fusion joins {', '.join(modalities)}; missing: {', '.join(missing)}{hint}")

@@ -1,0 +1,148 @@
+"""What fusions of tokens share: attention, a transformer layer, and the tokens of all modalities made alike.
+
+Sources: Vaswani et al., "Attention Is All You Need", 2017 (arXiv 1706.03762), with the normalisation before each part
+instead of after it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Final, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avrobust_core import Encoded
+from avrobust_fusion.modalities import positions_present, sorted_widths
+
+CLIP_STEPS: Final = 100.0
+"""How many steps long a clip is to the positions, however many tokens it has."""
+
+LONGEST_PERIOD: Final = 10_000.0
+"""Steps, over 2 pi, of the slowest sinusoid (section 3.5 of Vaswani et al.)."""
+
+INITIAL_STD: Final = 0.02
+"""Standard deviation of learned tokens and embeddings at first."""
+
+
+def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    """A linear map with Glorot's initial weights and no initial bias."""
+    made = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.xavier_uniform_(made.weight)
+    if bias:
+        nn.init.zeros_(made.bias)
+    return made
+
+
+def learned(*shape: int) -> nn.Parameter:
+    """A parameter of small normal initial values: a token, or an embedding."""
+    return nn.Parameter(INITIAL_STD * torch.randn(*shape))
+
+
+def clip_positions(steps: int, width: int, like: Tensor) -> Tensor:
+    """Sinusoids (steps, width) in [-1, 1] of where in the clip each token lies.
+
+    What counts is the share of the clip before a token's middle, so that tokens of the same moment have the same
+    position in modalities with different numbers of them.
+
+    Args:
+        steps: tokens of the clip.
+        width: of each position.
+        like: whose dtype and device they have.
+    """
+    half = (width + 1) // 2
+    exponents = torch.arange(half, device=like.device, dtype=torch.float32) / half
+    frequencies = torch.exp(-math.log(LONGEST_PERIOD) * exponents)
+    moments = (torch.arange(steps, device=like.device, dtype=torch.float32) + 0.5) * (CLIP_STEPS / max(steps, 1))
+    angles = moments[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width].to(like.dtype)
+
+
+class Attention(nn.Module):
+    """Tokens look at tokens: scaled dot products, several heads.
+
+    Args:
+        width: of all tokens; a multiple of heads.
+        heads: of the attention.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = linear(width, width)
+        self.kv = linear(width, 2 * width)
+        self.proj = linear(width, width)
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """What tokens x (B, T, D) find in the tokens source (B, S, D): (B, T, D); from no tokens, nothing but a bias.
+
+        Written out, since the fused kernels of `scaled_dot_product_attention` have no second derivative.
+        """
+        query = self._by_head(self.q(x))
+        key, value = (self._by_head(part) for part in self.kv(source).chunk(2, dim=2))
+        scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])
+        found = scores.softmax(dim=3).to(value.dtype) @ value
+        return cast(Tensor, self.proj(found.transpose(1, 2).flatten(2)))
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)
+
+
+class TransformerLayer(nn.Module):
+    """Attention and a feed-forward network; each normalises what it reads, and is added to what came in.
+
+    Args:
+        width: of the tokens; a multiple of heads.
+        heads: of the attention.
+        mlp_ratio: width of the feed-forward network's hidden layer, in widths of a token.
+        dropout: probability on what each part adds, in training only.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        hidden = max(1, round(mlp_ratio * width))
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = linear(width, hidden)
+        self.fc2 = linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
+        """From tokens (B, T, D) to tokens (B, T, D); they look at source (B, S, D), or at one another if it is None."""
+        queries = self.norm1(x)
+        keys = queries if source is None else self.norm1(source)
+        x = x + self.dropout(self.attention(queries, keys))
+        return cast(Tensor, x + self.dropout(self.fc2(F.gelu(self.fc1(self.norm2(x))))))
+
+
+class CommonTokens(nn.Module):
+    """The tokens of all modalities, each normalised, mapped to one width and marked with its modality.
+
+    Args:
+        widths: of the tokens, by modality.
+        width: that they get.
+        positions: whether `clip_positions` are added.
+    """
+
+    def __init__(self, widths: Mapping[str, int], width: int, *, positions: bool) -> None:
+        super().__init__()
+        widths = sorted_widths(widths)
+        self.modalities = tuple(widths)
+        self.positions = positions
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in widths.values())
+        self.maps = nn.ModuleList(linear(size, width) for size in widths.values())
+        self.modality_embedding = learned(len(widths), width)
+
+    def forward(self, encoded: Mapping[str, Encoded]) -> dict[int, Tensor]:
+        """The tokens (B, T, D) of the modalities that there are, by their position among the sorted modalities.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        made = {}
+        for position in positions_present(encoded, self.modalities):
+            tokens = encoded[self.modalities[position]].tokens
+            x = self.maps[position](self.norms[position](tokens)) + self.modality_embedding[position]
+            made[position] = x + clip_positions(x.shape[1], x.shape[2], x) if self.positions else x
+        return made
