@@ -141,6 +141,10 @@ class FreeAtConfig(ThreatsConfig):
     cost."""
     step_size: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """How far each replay moves the perturbation, as a share of each modality's radius."""
+    memory: bool = False
+    """Go on from the clip's own last perturbation, of the epoch before as a rule, instead of a random point: with
+    replays: 1 adversarial training at the cost of standard training. Keeps one perturbation per clip in memory and in
+    checkpoints, two bytes a value."""
 
 
 class TradesConfig(ThreatsConfig):

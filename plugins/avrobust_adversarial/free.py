@@ -1,12 +1,25 @@
 """Free adversarial training: the gradient that moves the weights moves the clips, too."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from avrobust_adversarial.ascent import drawn
 from avrobust_adversarial.crafting import to_attack
 from avrobust_adversarial.threats import Threats, part_of, put
-from avrobust_core import Augmentation, AvrobustError, Batch, Region, TrainingStep, Victim, derive_seed
+from avrobust_core import (
+    Augmentation,
+    AvrobustError,
+    Batch,
+    BoundVictim,
+    Gather,
+    Region,
+    TrainingStep,
+    Victim,
+    derive_seed,
+)
 
 
 class FreeTraining(Augmentation):
@@ -19,6 +32,10 @@ class FreeTraining(Augmentation):
     at a random point of the region, each clip's own, so that nothing of a clip depends on other batches and a fit that
     was stopped goes on to the same weights.
 
+    With a memory it begins where the clip's own perturbation ended when the clip was last learned from, an epoch before
+    as a rule, and so grows over epochs at no cost but that memory: after ATTA (Zheng et al. 2020, arXiv 1912.11969),
+    which adds gradient steps of its own.
+
     The loss is that of the whole regime, in training mode: with soft targets, or after a mix-up that comes later in the
     list, it is what the perturbation raises. Nothing in the list may cut the way of the gradient.
 
@@ -26,12 +43,15 @@ class FreeTraining(Augmentation):
         threats: under what; every clip is attacked.
         replays: of each batch.
         step_size: how far each replay moves the perturbation, in the region's size.
+        memory: whether each clip goes on from its own last perturbation, kept in float16.
     """
 
-    def __init__(self, threats: Threats, *, replays: int, step_size: float) -> None:
+    def __init__(self, threats: Threats, *, replays: int, step_size: float, memory: bool = False) -> None:
         self.threats = threats
         self.replays = replays
         self.step_size = step_size
+        self.memory = memory
+        self.kept: dict[str, dict[str, Tensor]] = {}
         self._delta: dict[str, Tensor] = {}
         self._leaves: dict[str, Tensor] = {}
         self._regions: list[tuple[Region, Tensor]] = []
@@ -52,7 +72,7 @@ class FreeTraining(Augmentation):
             clean = Batch({name: part.inputs[name] for name in threat.modalities}, part.targets, part.ids)
             bound = victim.bind(clean, threat)
             if step.replay == 0:
-                x = drawn(bound)
+                x = self._start(bound)
             else:
                 x = bound.region.project({name: c + self._delta[name][index] for name, c in bound.clean.items()})
             inputs = put(inputs, index, x)
@@ -74,7 +94,39 @@ class FreeTraining(Augmentation):
             x = {name: self._leaves[name].detach()[index] for name in region.balls}
             moved = region.project(region.step(x, {name: gradients[name][index] for name in x}, self.step_size))
             delta = put(delta, index, {name: moved[name] - region.clean[name] for name in moved})
+        if self.memory:
+            self._keep(batch, delta)
         self._delta, self._leaves, self._regions = delta, {}, []
+
+    def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
+        """Take over what other processes keep of the clips that they have learned from."""
+        if self.memory:
+            for kept in gather(self.kept):
+                self.kept |= {clip_id: dict(each) for clip_id, each in kept.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The perturbation of each clip."""
+        return {"kept": self.kept} if self.memory else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.kept = {clip_id: dict(each) for clip_id, each in state["kept"].items()}
+
+    def _keep(self, batch: Batch, delta: Mapping[str, Tensor]) -> None:
+        for region, index in self._regions:
+            for name in region.balls:
+                for i, each in zip(index.tolist(), delta[name][index].half().cpu(), strict=True):
+                    self.kept.setdefault(batch.ids[i], {})[name] = each.clone()
+
+    def _start(self, bound: BoundVictim) -> dict[str, Tensor]:
+        """Where each clip begins: at its last perturbation, if there is one, or at a random point."""
+        start = drawn(bound)
+        for i, clip_id in enumerate(bound.ids):
+            for name, delta in self.kept.get(clip_id, {}).items():
+                if name in start:
+                    clean = bound.clean[name][i]
+                    start[name][i] = clean + delta.to(clean)
+        return bound.region.project(start) if self.kept else start
 
 
 def _finite(name: str, leaf: Tensor) -> Tensor:

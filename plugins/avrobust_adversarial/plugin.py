@@ -49,7 +49,7 @@ def build_free_at(config: FreeAtConfig) -> "Augmentation":
     from avrobust_adversarial.threats import Threats
 
     threats = Threats(config.all_threats, purpose="free-at", warmup=config.warmup)
-    return FreeTraining(threats, replays=config.replays, step_size=config.step_size)
+    return FreeTraining(threats, replays=config.replays, step_size=config.step_size, memory=config.memory)
 
 
 def build_trades(config: TradesConfig) -> "Augmentation":
