@@ -182,6 +182,8 @@ class Comparison(Section):
     """Names from `models`: compared within each training regime, the earlier minus the later."""
     training: Compared | None = None
     """Names from `training`: compared for each model, the earlier minus the later."""
+    question: str | None = None
+    """What the comparison is to answer: the title of its table."""
 
     @model_validator(mode="after")
     def _one_list(self) -> "Comparison":

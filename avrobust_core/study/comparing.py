@@ -64,7 +64,7 @@ def compare(
     for index, entry in enumerate(spec.compare):
         asked: list[_Compared | dict[str, Any]] = []
         for first, second in _pairs(spec, entry):
-            names = {"entry": index, "first": _names(first), "second": _names(second)}
+            names = {"entry": index, "question": entry.question, "first": _names(first), "second": _names(second)}
             why = _missing(by_seed, first) or _missing(by_seed, second)
             if why is None:
                 asked += _differences(names, by_seed[first], by_seed[second])

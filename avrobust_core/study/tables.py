@@ -76,6 +76,8 @@ def _print_comparisons(console: Console, result: Mapping[str, Any]) -> None:
     for items in entries.values():
         done = [item for item in items if "left_out" not in item]
         pairs = dict.fromkeys(_pair(item) for item in done)
+        if items[0].get("question"):
+            console.print(f"\n{items[0]['question']}", style="bold")
         if done:
             console.print(
                 f"differences in accuracy in points, the first minus the second{_over_seeds(result)}, "

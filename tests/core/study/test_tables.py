@@ -131,3 +131,11 @@ def test_each_entry_has_its_table_and_what_is_left_out_is_said_once(show: Show) 
     assert sum(line.startswith("differences in accuracy") for line in lines) == 2
     assert lines.count(f"not compared: {gone}") == 1
     assert "not compared: x vs y in plain, pgd under a: only one of the two is attacked so" in lines
+
+
+def test_the_question_of_a_comparison_is_its_title(show: Show) -> None:
+    asked = [compared("x", "y", "pgd", 0.1, 0.02, 0.2, 0.01) | {"question": "Is x better?"}]
+    lines = show(study(comparisons=asked))
+    title = lines.index("Is x better?")
+    assert lines[title + 1].startswith("differences in accuracy in points")
+    assert "Is x better?" not in show(study(comparisons=[asked[0] | {"question": None}]))
