@@ -124,7 +124,7 @@ BROKEN = [
     ("[accuracy]", "[accuracy]\ncompare: [‸{}]", ["compare.0: give either `models` or `training`"]),
     ("[accuracy]", "[accuracy]\ncompare: [‸{models: [both, audio-only], training: [standard, mixed]}]", ["compare.0: give either `models` or `training`"]),
     ("[accuracy]", "[accuracy]\ncompare: [{‸model: [both, audio-only]}]", ["unknown field 'model' in compare.0", "did you mean 'models'?"]),
-    ("[accuracy]", "[accuracy]\ncompare: ‸both", ["compare: expected a list, each a map with models, training, found \"both\""]),
+    ("[accuracy]", "[accuracy]\ncompare: ‸both", ["compare: expected a list, each a map with models, training, question, found \"both\""]),
     ("[accuracy]", "[accuracy]\ninclude: [{model: ‸foo*}]", ["include.0.model: 'foo*' matches no name in models"]),
     ("[accuracy]", "[accuracy]\nexclude: [{‸modle: both}]", ["unknown field 'modle'", "did you mean 'model'?"]),
     ("[accuracy]", "[accuracy]\nexclude: [‸{attack: strong, threat: a}]", ["exclude.0: the pattern matches nothing"]),
