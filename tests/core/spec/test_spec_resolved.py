@@ -107,12 +107,16 @@ def test_nothing_is_left_implicit(good: str, load: Load) -> None:
 
 
 def test_several_seeds_and_comparisons_resolve_to_themselves(good: str, load: Load) -> None:
-    loaded = load(good, "seed=[4, 2]", "compare=[{models: [both, audio-only]}, {training: [mixed, standard]}]")
+    loaded = load(
+        good,
+        "seed=[4, 2]",
+        "compare=[{models: [both, audio-only]}, {training: [mixed, standard], question: Does mixing help?}]",
+    )
     resolved = loaded.resolved()
     assert resolved["seed"] == [4, 2]
     assert resolved["compare"] == [
-        {"models": ["both", "audio-only"], "training": None},
-        {"models": None, "training": ["mixed", "standard"]},
+        {"models": ["both", "audio-only"], "training": None, "question": None},
+        {"models": None, "training": ["mixed", "standard"], "question": "Does mixing help?"},
     ]
     assert load(loaded.resolved_yaml()).resolved() == resolved
 
