@@ -49,7 +49,8 @@ def read_tree(path: FilePath) -> TreeReading:
 def merge(base: Node, over: Node, path: Path = ()) -> Node:
     """`over` laid on `base`: maps merge, key by key; anything else replaces. Every node keeps its own place.
 
-    A bare component name in `base` counts as `{use: name}` under a map in `over`.
+    A bare component name in `base` counts as `{use: name}` under a map in `over`. Where `over` uses another component,
+    the configuration of the one in `base` goes: it is no other component's.
     """
     if not isinstance(over, MapNode):
         return over
@@ -57,6 +58,8 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
     if not isinstance(base, MapNode):
         return over
     children = dict(base.children)
+    if kind_at(path) is not None and _other_component(base, over):
+        children.pop("with", None)
     for key, value in over.children.items():
         children[key] = merge(children[key], value, (*path, key)) if key in children else value
     return MapNode(children, {**base.keys, **over.keys}, over.place)
@@ -208,6 +211,12 @@ def _opened(node: Node, path: Path) -> Node:
         if isinstance(node.value, str) and kind_at(path) is not None:
             return MapNode({"use": node}, {"use": node.place}, node.place)
     return node
+
+
+def _other_component(base: MapNode, over: MapNode) -> bool:
+    names = [node.children.get("use") for node in (base, over)]
+    known = [node.value for node in names if isinstance(node, ScalarNode) and isinstance(node.value, str)]
+    return len(known) == 2 and known[0].rpartition(":")[2] != known[1].rpartition(":")[2]
 
 
 def split_path(written: str) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ def test_several_seeds_and_comparisons_resolve_to_themselves(good: str, load: Lo
     loaded = load(
         good,
         "seed=[4, 2]",
-        "compare=[{models: [both, audio-only]}, {training: [mixed, standard], question: Does mixing help?}]",
+        "compare=[{models: [both, audio-only]}, {training: [mixed, standard], question: 'Does mixing help?'}]",
     )
     resolved = loaded.resolved()
     assert resolved["seed"] == [4, 2]

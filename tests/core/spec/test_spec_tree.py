@@ -58,6 +58,21 @@ def test_maps_merge_and_anything_else_replaces(base: Any, over: Any) -> None:
     assert plain(merged) == {"m": expected(base, over)}
 
 
+@pytest.mark.parametrize(
+    ("over", "expected"),
+    [
+        ("{use: other}", {"use": "other"}),
+        ("{use: other, with: {y: 2}}", {"use": "other", "with": {"y": 2}}),
+        ("{use: some, with: {y: 2}}", {"use": "some", "with": {"x": 1, "y": 2}}),
+        ("{use: 'dist:some', with: {y: 2}}", {"use": "dist:some", "with": {"x": 1, "y": 2}}),
+        ("{with: {y: 2}}", {"use": "some", "with": {"x": 1, "y": 2}}),
+    ],
+)
+def test_another_component_does_not_inherit_the_configuration(over: str, expected: dict[str, Any]) -> None:
+    merged = merge(tree("data: {use: some, with: {x: 1}}"), tree(f"data: {over}"))
+    assert plain(merged) == {"data": expected}
+
+
 def test_a_spec_extends_another_and_wins(good: str, load: Load) -> None:
     loaded = load(
         "extends: base.yaml\nname: mine\ntraining: {standard: {epochs: 9}}\nmetrics: []\n"
