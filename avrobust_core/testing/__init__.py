@@ -5,19 +5,23 @@ avrobust's own tests. On linear models (`LinearOracle`) the best attack is known
 """
 
 from avrobust_core.testing.attack_checks import ATTACK_CHECKS, run_checks
+from avrobust_core.testing.augmentation_checks import AUGMENTATION_CHECKS, run_augmentation_checks
+from avrobust_core.testing.augmentation_subjects import AugmentationSubject
 from avrobust_core.testing.component_checks import COMPONENT_CHECKS, PLUGIN_CHECKS, check_offer
 from avrobust_core.testing.models import Noisy, Rescored, Witness, stateful_model, watched
 from avrobust_core.testing.offer_subjects import OfferSubject
 from avrobust_core.testing.oracles import LinearOracle, LinearProblem, make_problem, make_threat
-from avrobust_core.testing.parametrizing import parametrize_with_checks
+from avrobust_core.testing.parametrizing import parametrize_augmentations_with_checks, parametrize_with_checks
 from avrobust_core.testing.running import Check, CheckFailed, NotApplicable, Outcome, check
 from avrobust_core.testing.subjects import AttackSubject, Case, Trial
 
 __all__ = [
     "ATTACK_CHECKS",
+    "AUGMENTATION_CHECKS",
     "COMPONENT_CHECKS",
     "PLUGIN_CHECKS",
     "AttackSubject",
+    "AugmentationSubject",
     "Case",
     "Check",
     "CheckFailed",
@@ -34,7 +38,9 @@ __all__ = [
     "check_offer",
     "make_problem",
     "make_threat",
+    "parametrize_augmentations_with_checks",
     "parametrize_with_checks",
+    "run_augmentation_checks",
     "run_checks",
     "stateful_model",
     "watched",

@@ -1,12 +1,15 @@
-"""A pytest decorator that makes one test of each attack and check."""
+"""Pytest decorators that make one test of each attack, or augmentation, and check."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from avrobust_core.augmentations import Augmentation
 from avrobust_core.contracts import Attack
 from avrobust_core.testing.attack_checks import ATTACK_CHECKS
+from avrobust_core.testing.augmentation_checks import AUGMENTATION_CHECKS
+from avrobust_core.testing.augmentation_subjects import AugmentationSubject
 from avrobust_core.testing.running import Check
 from avrobust_core.testing.subjects import AttackSubject
 
@@ -32,6 +35,25 @@ def parametrize_with_checks(
     import pytest  # here only: nothing else of avrobust needs it
 
     subjects = [AttackSubject.of(attack) for attack in attacks]
+    return pytest.mark.parametrize(
+        ("subject", "check"),
+        [pytest.param(subject, check, id=f"{subject.name}-{check.name}") for subject in subjects for check in checks],
+    )
+
+
+def parametrize_augmentations_with_checks(
+    augmentations: Iterable[Augmentation | AugmentationSubject],
+    checks: Sequence[Check[AugmentationSubject]] = AUGMENTATION_CHECKS,
+) -> pytest.MarkDecorator:
+    """Parametrise a test over augmentations and checks, as `parametrize_with_checks` does over attacks.
+
+    Args:
+        augmentations: augmentations, or subjects: `AugmentationSubject.of_component` makes one of what a plugin offers.
+        checks: all of them by default.
+    """
+    import pytest
+
+    subjects = [AugmentationSubject.of(augmentation) for augmentation in augmentations]
     return pytest.mark.parametrize(
         ("subject", "check"),
         [pytest.param(subject, check, id=f"{subject.name}-{check.name}") for subject in subjects for check in checks],

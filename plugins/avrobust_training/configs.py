@@ -1,13 +1,112 @@
 """The augmentations' configurations; free of torch."""
 
-from pydantic import Field
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
 
 from avrobust_core import Config
 
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Layer = Literal["input", "encoded"]
 
-class MixupConfig(Config):
+
+class _MixingConfig(Config):
+    """What augmentations that mix pairs of clips share."""
+
+    share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the clips that are mixed; the others stay as they are."""
+    labels: Literal["mean", "union"] = "mean"
+    """Targets of mixed clips: the mean of both, weighted as the clips are; or, for several labels per clip only, the
+    union of both sets."""
+
+
+class MixupConfig(_MixingConfig):
     """Configuration of `mixup`."""
 
     alpha: float = Field(default=0.2, gt=0, allow_inf_nan=False)
     """Both parameters of the Beta distribution of the mixing ratio: small leaves most clips nearly as they are, 1
     draws ratios uniformly, large mixes halves."""
+    together: bool = True
+    """Whether all modalities of a clip are mixed with the same partner and ratio. If not, each modality draws its own,
+    and the targets are the mean over modalities of what each would give."""
+
+
+class ManifoldMixupConfig(MixupConfig):
+    """Configuration of `manifold-mixup`."""
+
+    alpha: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """Both parameters of the Beta distribution of the mixing ratio; the paper takes 2."""
+    layers: list[Layer] = Field(default=["encoded"], min_length=1)
+    """Where to mix, drawn for each batch: the raw clips (input), or what the encoders return (encoded)."""
+
+
+class NoisyFeatureMixupConfig(MixupConfig):
+    """Configuration of `noisy-feature-mixup`."""
+
+    alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Both parameters of the Beta distribution of the mixing ratio."""
+    layers: list[Layer] = Field(default=["input", "encoded"], min_length=1)
+    """Where to mix and to add noise, drawn for each batch: the raw clips, or what the encoders return."""
+    additive: float = Field(default=0.4, ge=0, allow_inf_nan=False)
+    """Level of additive Gaussian noise, in standard deviations of the clip's own values; each clip's strength is this
+    times a draw from Beta(2, 5)."""
+    multiplicative: float = Field(default=0.2, ge=0, allow_inf_nan=False)
+    """Level of multiplicative noise, uniform around 1; each clip's strength is this times a draw from Beta(2, 5)."""
+
+
+class CutMixConfig(_MixingConfig):
+    """Configuration of `cutmix`."""
+
+    alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Both parameters of the Beta distribution of the share that is kept."""
+    axis: Literal["time", "time-frequency", "space"] = "time"
+    """What is cut: the same span of time in every modality; a box of frames and bands in features (1, frames, bands);
+    or a box of rows and columns in pictures, the same in all frames."""
+
+
+class NoiseConfig(Config):
+    """Configuration of `noise`."""
+
+    scale: Annotated[dict[str, Scale], Field(min_length=1)]
+    """By modality, in units of the media: the standard deviation of Gaussian noise, or the largest uniform noise. What
+    is not named gets none."""
+    distribution: Literal["gaussian", "uniform"] = "gaussian"
+    """Gaussian, or uniform between plus and minus the scale."""
+
+
+class ModalityDropoutConfig(Config):
+    """Configuration of `modality-dropout`."""
+
+    probability: Annotated[dict[str, Probability], Field(min_length=1)]
+    """Probability that a clip loses a modality, by modality; a clip loses one at most, so that the sum is at most 1."""
+    fill: Literal["zeros", "clip"] = "zeros"
+    """What takes its place: zeros (or the bound that is nearest to them), or another clip's."""
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> "ModalityDropoutConfig":
+        total = sum(self.probability.values())
+        if total > 1 + 1e-9:
+            raise ValueError(f"probability adds up to {total:g}; a clip loses one modality at most, so that it is <= 1")
+        return self
+
+
+class SpecAugmentConfig(Config):
+    """Configuration of `specaugment`."""
+
+    time_masks: int = Field(default=2, ge=0, le=100)
+    """Spans of time that are masked in each clip."""
+    time_width: float = Field(default=0.1, gt=0, le=1)
+    """Largest width of a span, as a share of the clip; widths are uniform up to it."""
+    frequency_masks: int = Field(default=2, ge=0, le=100)
+    """Bands of frequency that are masked in each clip's audio: in features, or by band-stop filters in a waveform."""
+    frequency_width: float = Field(default=0.2, gt=0, le=1)
+    """Largest width of a band, as a share of the bands of features, or of the mel scale up to half the sampling rate;
+    widths are uniform up to it."""
+    fill: Literal["zeros", "mean"] = "zeros"
+    """What takes the place of masked times and of masked bands of features: zeros (or the bound that is nearest), or
+    the mean of the clip's own values."""
+    together: bool = True
+    """Whether all modalities lose the same spans of time; if not, each draws its own."""
+    modalities: Annotated[list[str], Field(min_length=1)] | None = None
+    """What is masked; null for all modalities."""

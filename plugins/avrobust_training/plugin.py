@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from avrobust_core import Component, hookimpl
-from avrobust_training.configs import MixupConfig
+from avrobust_training.configs import (
+    CutMixConfig,
+    ManifoldMixupConfig,
+    MixupConfig,
+    ModalityDropoutConfig,
+    NoiseConfig,
+    NoisyFeatureMixupConfig,
+    SpecAugmentConfig,
+)
 
 if TYPE_CHECKING:
     from avrobust_core import Augmentation
@@ -13,12 +21,54 @@ if TYPE_CHECKING:
 def _build_mixup(config: MixupConfig) -> "Augmentation":
     from avrobust_training.mixup import Mixup
 
-    return Mixup(alpha=config.alpha)
+    return Mixup(**config.model_dump())
+
+
+def _build_manifold_mixup(config: ManifoldMixupConfig) -> "Augmentation":
+    from avrobust_training.manifold_mixup import ManifoldMixup
+
+    return ManifoldMixup(**config.model_dump())
+
+
+def _build_noisy_feature_mixup(config: NoisyFeatureMixupConfig) -> "Augmentation":
+    from avrobust_training.noisy_feature_mixup import NoisyFeatureMixup
+
+    return NoisyFeatureMixup(**config.model_dump())
+
+
+def _build_cutmix(config: CutMixConfig) -> "Augmentation":
+    from avrobust_training.cutmix import CutMix
+
+    return CutMix(**config.model_dump())
+
+
+def _build_noise(config: NoiseConfig) -> "Augmentation":
+    from avrobust_training.noise import Noise
+
+    return Noise(config.scale, config.distribution)
+
+
+def _build_modality_dropout(config: ModalityDropoutConfig) -> "Augmentation":
+    from avrobust_training.modality_dropout import ModalityDropout
+
+    return ModalityDropout(config.probability, config.fill)
+
+
+def _build_specaugment(config: SpecAugmentConfig) -> "Augmentation":
+    from avrobust_training.specaugment import Masks, SpecAugment
+
+    return SpecAugment(
+        Masks(config.time_masks, config.time_width),
+        Masks(config.frequency_masks, config.frequency_width),
+        fill=config.fill,
+        together=config.together,
+        modalities=config.modalities,
+    )
 
 
 @hookimpl
 def avrobust_augmentations() -> "Iterator[Component[Any, Augmentation]]":
-    """Mix-up."""
+    """Mix-up and its kin, noise, dropout and masks."""
     yield Component(
         name="mixup",
         summary="Mix-up: convex combinations of pairs of clips and of their targets, one ratio for all modalities.",
@@ -26,4 +76,52 @@ def avrobust_augmentations() -> "Iterator[Component[Any, Augmentation]]":
         build=_build_mixup,
         references=("https://arxiv.org/abs/1710.09412",),
         example={"alpha": 0.4},
+    )
+    yield Component(
+        name="manifold-mixup",
+        summary="Manifold mix-up: convex combinations of what the encoders return for pairs of clips.",
+        config=ManifoldMixupConfig,
+        build=_build_manifold_mixup,
+        references=("https://arxiv.org/abs/1806.05236",),
+        example={"alpha": 2, "layers": ["input", "encoded"]},
+    )
+    yield Component(
+        name="noisy-feature-mixup",
+        summary="Noisy feature mix-up: mix-up of clips or of encodings, with additive and multiplicative noise.",
+        config=NoisyFeatureMixupConfig,
+        build=_build_noisy_feature_mixup,
+        references=("https://arxiv.org/abs/2110.02180",),
+        example={"additive": 0.4, "multiplicative": 0.2},
+    )
+    yield Component(
+        name="cutmix",
+        summary="CutMix: a span of time, or a box of each clip, is replaced by another clip's.",
+        config=CutMixConfig,
+        build=_build_cutmix,
+        references=("https://arxiv.org/abs/1905.04899",),
+        example={"alpha": 1, "axis": "time"},
+    )
+    yield Component(
+        name="noise",
+        summary="Gaussian or uniform noise on the raw clips, by modality.",
+        config=NoiseConfig,
+        build=_build_noise,
+        references=("https://doi.org/10.1162/neco.1995.7.1.108",),
+        example={"scale": {"audio": 0.01, "video": 0.05}},
+    )
+    yield Component(
+        name="modality-dropout",
+        summary="Clips that lose one modality: it is silent, or another clip's.",
+        config=ModalityDropoutConfig,
+        build=_build_modality_dropout,
+        references=("https://arxiv.org/abs/1501.00102",),
+        example={"probability": {"audio": 0.2, "video": 0.2}},
+    )
+    yield Component(
+        name="specaugment",
+        summary="SpecAugment: masked spans of time, and masked bands of frequency, of waveforms too.",
+        config=SpecAugmentConfig,
+        build=_build_specaugment,
+        references=("https://arxiv.org/abs/1904.08779",),
+        example={"time_masks": 2, "frequency_masks": 2},
     )

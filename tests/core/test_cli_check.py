@@ -9,7 +9,7 @@ import pytest
 from avrobust_core import Registry
 from avrobust_core.cli import main
 from avrobust_core.hookspecs import ENTRY_POINT_GROUP as GROUP
-from avrobust_core.testing import ATTACK_CHECKS, COMPONENT_CHECKS, check_offer
+from avrobust_core.testing import ATTACK_CHECKS, AUGMENTATION_CHECKS, COMPONENT_CHECKS, check_offer
 from avrobust_core.testing.component_checks import media_of
 
 pytest_plugins = ["pytester"]
@@ -209,16 +209,11 @@ class MetRandom(Met):
 
 class Aug(Augmentation):
     def __call__(self, batch, step):
+        return Batch({n: x.flip(-1) for n, x in batch.inputs.items()}, batch.targets, batch.ids)
+
+class AugLoud(Aug):
+    def __call__(self, batch, step):
         return Batch({n: x * 2 for n, x in batch.inputs.items()}, batch.targets, batch.ids)
-
-class AugInPlace(Aug):
-    def __call__(self, batch, step):
-        batch.inputs["audio"].mul_(2)
-        return batch
-
-class AugCrops(Aug):
-    def __call__(self, batch, step):
-        return Batch({n: x[..., :1] for n, x in batch.inputs.items()}, batch.targets, batch.ids)
 
 class Att(Attack):
     norms = frozenset({"linf"})
@@ -280,12 +275,10 @@ FAULTY = [
     ("metric", "MetMoves", "model_unchanged", "weights"),
     ("metric", "MetNamedLayer", "bare_embeddings", "fused"),
     ("metric", "MetNeedsLogits", "bare_embeddings", "predictions"),
-    ("augmentation", "AugInPlace", "batch_unchanged", "in place"),
-    ("augmentation", "AugCrops", "batch_unchanged", "other shapes"),
     ("metric", "Raises", "build", "ZeroDivisionError"),
     ("metric", "Other", "build", "returned a str"),
 ]
-SOUND = {"encoder": "Enc", "fusion": "Fus", "dataset": "Data", "metric": "MetLatent", "augmentation": "Aug"}
+SOUND = {"encoder": "Enc", "fusion": "Fus", "dataset": "Data", "metric": "MetLatent"}
 
 
 @pytest.mark.parametrize(("kind", "part", "check", "reason"), FAULTY, ids=[f"{f[1]}-{f[2]}" for f in FAULTY])
@@ -302,6 +295,17 @@ def test_a_sound_component_passes_every_check_of_its_kind(install, kind):
     found = outcomes("fake:sound")
     assert list(found) == [check.name for check in COMPONENT_CHECKS[kind]]
     assert {status for status, _ in found.values()} == {"passed"}
+
+
+def test_an_augmentation_is_put_through_the_checks_of_augmentations(install):
+    install("augmentation", "'sound', 'Aug'", "'loud', 'AugLoud'")
+    found = outcomes("fake:sound")
+    expected = [check.name for check in (*COMPONENT_CHECKS["augmentation"], *AUGMENTATION_CHECKS)]
+    assert list(found) == expected
+    assert {name for name, (status, _) in found.items() if status != "passed"} == {"order", "processes"}
+    status, why = outcomes("fake:loud")["bounds"]
+    assert status == "failed"
+    assert "bounds" in why
 
 
 def test_every_check_of_components_has_a_faulty_one_that_fails_it():

@@ -1,5 +1,7 @@
 """Mix-up: convex combinations with one ratio and partner for all modalities, drawn per clip."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,8 @@ from pydantic import ValidationError
 from scipy.stats import beta, kstest
 from torch import nn
 
-from avrobust_core import Batch, TrainingStep
+from avrobust_core import AvrobustError, Batch, TrainingStep
+from avrobust_core.testing import LinearOracle
 
 
 def make_batch(n=8, *, classes=4, task="single-label", seed=0):
@@ -145,3 +148,68 @@ def test_configuration():
     for wrong in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValidationError):
             MixupConfig(alpha=wrong)
+
+
+def test_a_share_of_the_clips_is_mixed(stand, make):
+    given = stand(clips=8)
+    mixed = [
+        (
+            make("mixup", alpha=1, share=0.3)(given.batch, given.step(epoch)).inputs["audio"]
+            != given.batch.inputs["audio"]
+        )
+        .flatten(1)
+        .any(dim=1)
+        for epoch in range(100)
+    ]
+    assert 0.25 < torch.cat(mixed).float().mean() < 0.35
+    kept = make("mixup", share=0)(given.batch, given.step())
+    assert torch.equal(kept.inputs["video"], given.batch.inputs["video"])
+    assert torch.equal(kept.targets, given.soft)
+
+
+@pytest.mark.parametrize("labels", ["mean", "union"])
+def test_modalities_that_are_mixed_each_by_itself_share_the_targets(stand, make, labels):
+    given = stand(task="multi-label", clips=5)
+    found = make("mixup", alpha=1, together=False, labels=labels)(given.batch, given.step())
+    parts = {}
+    for name, x in given.batch.inputs.items():  # whose clip explains which modality, by least squares
+        rows = []
+        for i in range(5):
+            for j in range(5):
+                a, b, c = x[i].flatten(), x[j].flatten(), found.inputs[name][i].flatten()
+                ratio = ((c - b) @ (a - b) / (a - b).square().sum()) if i != j else torch.tensor(torch.nan)
+                if torch.allclose(ratio * a + (1 - ratio) * b, c, atol=1e-5):
+                    rows.append((j, ratio))
+        assert len(rows) == 5
+        parts[name] = rows
+    assert [j for j, _ in parts["audio"]] != [j for j, _ in parts["video"]]
+    for i in range(5):
+        one = [ratio * given.soft[i] + (1 - ratio) * given.soft[j] for j, ratio in (p[i] for p in parts.values())]
+        expected = torch.stack(one).mean(dim=0)
+        if labels == "union":
+            expected = torch.stack([given.soft[i], *(given.soft[p[i][0]] for p in parts.values())]).amax(dim=0)
+        torch.testing.assert_close(found.targets[i], expected, atol=1e-5, rtol=0)
+
+
+def test_the_union_of_labels_needs_several_labels(stand, make):
+    given = stand()
+    with pytest.raises(AvrobustError, match="several labels"):
+        make("mixup", labels="union")(given.batch, given.step())
+
+
+def test_a_modality_that_the_model_does_not_read_does_not_count_for_the_targets(stand, make):
+    class AudioOnly(LinearOracle):
+        modalities = ("audio",)
+
+    given = stand(model=AudioOnly.random({"audio": (1, 800)}, classes=4))
+    whole = make("mixup", alpha=1, together=False)
+    found = whole(given.batch, given.step())
+    alone = whole(Batch({"audio": given.batch.inputs["audio"]}, given.batch.targets, given.batch.ids), given.step())
+    assert torch.equal(found.inputs["audio"], alone.inputs["audio"])
+    assert torch.equal(found.targets, alone.targets)
+
+
+def test_every_replay_of_a_batch_is_mixed_alike(stand, make):
+    given = stand()
+    first, second = (make("mixup", alpha=1)(given.batch, replace(given.step(), replay=i)) for i in range(2))
+    assert torch.equal(first.inputs["audio"], second.inputs["audio"])

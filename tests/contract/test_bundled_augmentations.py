@@ -1,0 +1,37 @@
+"""Every augmentation that this distribution offers passes every check of the conformance kit."""
+
+import pytest
+
+from avrobust_core import Registry
+from avrobust_core.testing.augmentation_checks import AUGMENTATION_CHECKS
+from avrobust_core.testing.augmentation_subjects import AugmentationSubject
+
+COMPONENTS = {
+    offer.component.name: offer.component
+    for offer in Registry.discover().offers("augmentation")
+    if offer.distribution == "avrobust"
+}
+OTHERS = {
+    "mixup": ({"alpha": 1, "share": 0.5, "together": False},),
+    "manifold-mixup": ({"together": False},),
+    "noisy-feature-mixup": ({"together": False, "layers": ["encoded"]},),
+    "cutmix": ({"axis": "space"}, {"axis": "time-frequency"}),
+    "noise": ({"scale": {"video": 0.5}, "distribution": "uniform"},),
+    "modality-dropout": ({"probability": {"audio": 0.5, "video": 0.5}, "fill": "clip"},),
+    "specaugment": ({"fill": "mean", "together": False, "modalities": ["audio"]},),
+}
+"""Other configurations than the examples."""
+SUBJECTS = [
+    *(AugmentationSubject.of_component(component) for component in COMPONENTS.values()),
+    *(
+        AugmentationSubject.of_component(COMPONENTS[name], given, f"{name}-{i}")
+        for name, more in OTHERS.items()
+        for i, given in enumerate(more)
+    ),
+]
+
+
+@pytest.mark.parametrize("check", AUGMENTATION_CHECKS, ids=lambda check: check.name)
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+def test_bundled_augmentations_conform(subject, check):
+    check(subject)
