@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 NormName = Literal["linf", "l2", "l1", "l0"]
 Space = Literal["input", "features"]
@@ -36,7 +36,19 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(type(step) is int for step in value)
 
 
-Radius = Annotated[float, BeforeValidator(_fraction), Field(ge=0, allow_inf_nan=False)]
+_RADIUS_SCHEMA = {
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {
+            "type": "string",
+            "pattern": r"^ *\+? *[0-9]+(\.[0-9]*)? *(/ *[0-9]+ *)?$",
+            "description": "A fraction such as 8/255.",
+        },
+    ]
+}
+"""Its validator hides both the limit and the fractions from pydantic."""
+
+Radius = Annotated[float, BeforeValidator(_fraction), Field(ge=0, allow_inf_nan=False), WithJsonSchema(_RADIUS_SCHEMA)]
 
 
 class Budget(BaseModel):

@@ -152,6 +152,7 @@ def _is_plain(text: str) -> bool:
 def _fields_text(model: type[BaseModel], width: int, indent: int, above: tuple[type[BaseModel], ...]) -> list[str]:
     """Return the fields of a model, and below each the fields of the models it holds, once."""
     lines: list[str] = []
+    model.model_rebuild()  # a deferred schema has no descriptions yet
     for name, field in model.model_fields.items():
         kind = type_text(field.annotation)
         bounds = _bounds_text(field)

@@ -25,13 +25,6 @@ _REFERENCES: Final = {
 """Fields whose ComponentRef is a component of one kind."""
 _ENTRIES: Final = {"EncoderEntry": "encoder", "AttackEntry": "attack"}
 """Models that are a component's reference and more."""
-_RADIUS: Final = {"type": "number", "minimum": 0}
-"""A budget's radius as a number; its validator hides the limit from pydantic's schema."""
-_FRACTION: Final = {
-    "type": "string",
-    "pattern": r"^ *\+? *[0-9]+(\.[0-9]*)? *(/ *[0-9]+ *)?$",
-    "description": "A fraction such as 8/255.",
-}
 _EXTENDS: Final = {
     "description": "A file, or several, to start from, relative to this one. Maps merge, anything else replaces.",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
@@ -48,9 +41,6 @@ def spec_schema(registry: Registry) -> Schema:
     study = Spec.model_json_schema(by_alias=True)
     definitions: dict[str, Schema] = study.pop("$defs")
     definitions["Spec"] = study
-    for name in ("eps", "cap"):
-        radius = definitions["Budget"]["properties"][name]
-        radius["anyOf"] = [_RADIUS if arm.get("type") == "number" else arm for arm in radius["anyOf"]] + [_FRACTION]
     for section in study["properties"].values():
         if "additionalProperties" in section:
             section["propertyNames"] = {"pattern": f"^{NAME_PATTERN.pattern}$"}

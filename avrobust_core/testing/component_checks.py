@@ -141,6 +141,7 @@ def media_of(offers: tuple[Offer, ...]) -> tuple[MediaSpec, ...]:
 
 
 def _undescribed(model: type[BaseModel], above: tuple[type[BaseModel], ...]) -> Iterator[str]:
+    model.model_rebuild()  # a deferred schema has no descriptions yet
     for name, info in model.model_fields.items():
         if not (info.description or "").strip():
             yield f"{model.__name__}.{name}"

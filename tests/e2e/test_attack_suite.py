@@ -38,7 +38,9 @@ engine: {batch_size: 8}
 
 
 @pytest.fixture(
-    scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["single-label", "multi-label"]
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)],
+    ids=["single-label", "multi-label"],
 )
 def ran(request, tmp_path_factory, run_command):
     folder = tmp_path_factory.mktemp("suite")

@@ -53,7 +53,14 @@ def _check(target: str, nth: int, tiny: Path, tmp_path: Path, whole: Path, run_c
     assert not leftovers
 
 
-@pytest.mark.parametrize(("target", "nth"), [(TRAINING_STEP, 5), (ATTACKED_BATCH, 2), (FILE_WRITTEN, 9)])
+@pytest.mark.parametrize(
+    ("target", "nth"),
+    [
+        (ATTACKED_BATCH, 2),
+        pytest.param(TRAINING_STEP, 5, marks=pytest.mark.slow),
+        pytest.param(FILE_WRITTEN, 9, marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_resumes_to_the_same_results(target, nth, tiny, tmp_path, whole, run_command, comparable) -> None:
     _check(target, nth, tiny, tmp_path, whole, run_command, comparable)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 EXAMPLE = Path(__file__).parents[2] / "examples" / "avrobust-depth"
 
 
+@pytest.mark.slow
 def test_depth_trains_fuses_and_is_attacked(tmp_path: Path, run_command, last_json, fake_distribution) -> None:
     fake = fake_distribution("avrobust-depth", "0.1.0", {"avrobust_v1": {"depth": "avrobust_depth.plugin"}}, {})
     package = next(path.parent for path in EXAMPLE.rglob("avrobust_depth/plugin.py")).parent
