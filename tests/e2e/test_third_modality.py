@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "avrobust-depth"
 
 
