@@ -181,6 +181,10 @@ def test_ratios_follow_where_mixtures_fail(step) -> None:
     middle, ends = [[100, 99]] + [[100, 1]] * 4, [[100, 1]] * 4 + [[100, 99]]
     assert mean_heavier(middle) < 0.63
     assert mean_heavier(ends) > 0.85
+    augment.config = augment.config.model_copy(update={"control": "inverted"})
+    assert mean_heavier(middle) > 0.7
+    augment.config = augment.config.model_copy(update={"control": "none", "ratio": "beta"})
+    assert mean_heavier(middle) == mean_heavier(ends)
 
 
 def test_a_clip_whose_partner_could_not_be_read_stays_as_it_is(step) -> None:
