@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from avrobust_core.verification import Verdict, verify
     from avrobust_core.victim import BoundVictim, Victim
     from avrobust_core.weights import CheckpointLayout, State
+    from avrobust_core.whole import Raw, RawDims, WholeModel
 
 _HOME = {
     "make_ball": "regions",
@@ -106,6 +107,9 @@ _HOME = {
     "Victim": "victim",
     "CheckpointLayout": "weights",
     "State": "weights",
+    "Raw": "whole",
+    "RawDims": "whole",
+    "WholeModel": "whole",
 }
 
 __all__ = [
@@ -146,6 +150,8 @@ __all__ = [
     "Passed",
     "Preparation",
     "Probe",
+    "Raw",
+    "RawDims",
     "Region",
     "Registry",
     "State",
@@ -157,6 +163,7 @@ __all__ = [
     "Victim",
     "Wanted",
     "WeightsError",
+    "WholeModel",
     "__version__",
     "attack_batch",
     "bootstrap",

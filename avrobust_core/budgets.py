@@ -5,17 +5,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+
+from avrobust_core.field_docs import Described
 
 NormName = Literal["linf", "l2", "l1", "l0"]
 Space = Literal["input", "features"]
 ThreatKind = Literal["separate", "shared"]
 
 
-class Snr(BaseModel):
+class Snr(Described):
     """A budget relative to the clip: the signal-to-noise ratio that a perturbation filling the ball has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     snr_db: float = Field(allow_inf_nan=False)
     """Signal-to-noise ratio in dB: higher is a smaller perturbation."""
@@ -51,10 +51,8 @@ _RADIUS_SCHEMA = {
 Radius = Annotated[float, BeforeValidator(_fraction), Field(ge=0, allow_inf_nan=False), WithJsonSchema(_RADIUS_SCHEMA)]
 
 
-class Budget(BaseModel):
+class Budget(Described):
     """How far one modality may be moved."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     norm: NormName = "linf"
     """Norm of one clip's perturbation: linf (largest change of a sample), l2 (Euclidean, over all samples), l1 (sum of
@@ -122,7 +120,7 @@ class Budget(BaseModel):
         return self.model_copy(update={"eps": eps})
 
 
-class ThreatModel(BaseModel):
+class ThreatModel(Described):
     """A budget for each modality that is attacked, by its name; one that is absent is not touched, bit for bit.
 
     `kind: separate` (the default) gives each modality a ball of its own. `kind: shared` puts all of them into ONE ball
@@ -130,7 +128,7 @@ class ThreatModel(BaseModel):
     most. With equal eps that is the plain l2 ball of all modalities laid end to end.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Budget]
 
     kind: ThreatKind = "separate"

@@ -4,12 +4,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
-if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
+from avrobust_core.field_docs import Described
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -26,18 +23,8 @@ KINDS: Mapping[str, str] = MappingProxyType(
 KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
-class Config(BaseModel):
+class Config(Described):
     """Base of every component's configuration: frozen, no unknown fields, free of torch."""
-
-    # The schema is built, and docstrings are read, at first use: listing plugins needs none of them.
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: "GetCoreSchemaHandler") -> Any:
-        from avrobust_core.field_docs import describe
-
-        describe(cls)
-        return handler(source)
 
     def identity(self) -> dict[str, Any]:
         """What of this configuration changes results, as JSON data; part of the cell's id.

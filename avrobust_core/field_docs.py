@@ -5,8 +5,20 @@ import inspect
 import sys
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+
+
+class Described(BaseModel):
+    """Frozen, no unknown fields; the schema is built, and docstrings are read, at first use: listing needs neither."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        describe(cls)
+        return handler(source)
 
 
 def describe(model: type[BaseModel]) -> None:

@@ -109,7 +109,7 @@ def _checked(
             yield "plugin", plugin.full_name, (run_check(plugin, check) for check in PLUGIN_CHECKS)
     for offer in offers:
         media: tuple[MediaSpec, ...] = ()
-        if offer.kind == "encoder":
+        if offer.kind in ("encoder", "fusion"):
             media = media_of(tuple(o for o in registry.offers("dataset") if o.distribution == offer.distribution))
         yield offer.kind, offer.full_name, check_offer(offer, media)
 

@@ -69,9 +69,6 @@ def _models(root: MapNode) -> Iterator[Problem]:
         if isinstance(model, MapNode) and len(listed) > 1 and not fused:
             message = f"models.{name}: {len(listed)} encoders need a fusion"
             yield Problem.at(key, message, "add, for example, `fusion: concat`")
-        if isinstance(model, MapNode) and len(listed) == 1 and fused:
-            message = f"models.{name}: one encoder needs no fusion"
-            yield Problem.at(model.keys["fusion"], message, "remove `fusion`, or add an encoder")
 
 
 def _threats(root: MapNode) -> Iterator[Problem]:

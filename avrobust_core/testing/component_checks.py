@@ -110,7 +110,7 @@ def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[Out
 
     Args:
         offer: the component.
-        media: what an encoder is tried with before `MEDIA`.
+        media: what an encoder, or a whole model, is tried with before `MEDIA`.
     """
     outcomes = []
     for found in COMPONENT_CHECKS[offer.kind]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from avrobust_core.errors import AvrobustError
 from avrobust_core.media import MediaSpec
 from avrobust_core.plugin_loading import one_line
 from avrobust_core.testing.running import CheckFailed, NotApplicable
+from avrobust_core.whole import Raw, RawDims
 
 _BASES: Mapping[str, type[Any]] = {
     "dataset": Dataset,
@@ -37,13 +39,22 @@ DIMS: Mapping[str, EncodedDims] = {"audio": EncodedDims(token=6, embed=5), "vide
 """What fusions are built for."""
 
 
+def raw_choices(media: Sequence[MediaSpec]) -> Iterator[dict[str, EncodedDims]]:
+    """What whole models are built for, which refuse `DIMS`: inputs handed on as they are, one of each kind of media."""
+    kinds: dict[str, list[RawDims]] = {}
+    for spec in media:
+        kinds.setdefault(spec.kind, []).append(Raw(spec).dims)
+    for chosen in itertools.product(*kinds.values()):
+        yield dict(zip(kinds, chosen, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class OfferSubject:
     """A component that is checked.
 
     Attributes:
         offer: what is offered, by whom.
-        media: what encoders are tried with, in this order; the first that one accepts is used.
+        media: what encoders, and whole models, are tried with, in this order; the first that one accepts is used.
     """
 
     offer: Offer
@@ -57,10 +68,10 @@ class OfferSubject:
 
     def build(self) -> Any:
         """The component, made from its example."""
-        return self.build_with_media()[0]
+        return self.build_with_arguments()[0]
 
-    def build_with_media(self) -> tuple[Any, MediaSpec | None]:
-        """The component, and, if it is an encoder, the media that it was built for.
+    def build_with_arguments(self) -> tuple[Any, tuple[Any, ...]]:
+        """The component, and what it was built for: an encoder's media, a fusion's widths by modality.
 
         Raises:
             CheckFailed: if building raised, or gave something else than its kind should be.
@@ -69,7 +80,7 @@ class OfferSubject:
         component, kind = self.offer.component, self.offer.kind
         choices: tuple[tuple[Any, ...], ...] = {
             "encoder": tuple((media,) for media in self.media),
-            "fusion": ((dict(DIMS),),),
+            "fusion": ((dict(DIMS),), *((dims,) for dims in raw_choices(self.media))),
         }.get(kind, ((),))
         refusals: list[str] = []
         for arguments in choices:
@@ -87,5 +98,5 @@ class OfferSubject:
                 raise CheckFailed(
                     f"build returned a {type(made).__name__}, not an avrobust_core.{_BASES[kind].__name__}"
                 )
-            return made, arguments[0] if kind == "encoder" else None
+            return made, arguments
         raise NotApplicable(f"it cannot be built from its example here: {'; '.join(dict.fromkeys(refusals))}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from avrobust_core.batches import Encoded
 from avrobust_core.contracts import Encoder, Fusion
-from avrobust_core.testing.offer_subjects import DIMS, OfferSubject
+from avrobust_core.testing.offer_subjects import OfferSubject
 from avrobust_core.testing.running import CheckFailed, check
 
 CLIPS = 3
@@ -96,23 +96,23 @@ def check_fusion_batch_mates(subject: OfferSubject) -> None:
 
 def _encoder(subject: OfferSubject) -> tuple[Encoder, Tensor]:
     """The encoder in evaluation mode, and clips drawn from the whole of their bounds."""
-    encoder, media = subject.build_with_media()
-    assert media is not None
+    encoder, (media,) = subject.build_with_arguments()
     low, high = media.bounds or (-1.0, 1.0)
     generator = torch.Generator().manual_seed(0)
     return encoder.eval(), low + (high - low) * torch.rand(CLIPS, *media.shape, generator=generator)
 
 
 def _fusion(subject: OfferSubject) -> tuple[Fusion, dict[str, Encoded]]:
+    fusion, (inputs,) = subject.build_with_arguments()
     generator = torch.Generator().manual_seed(0)
     encoded = {
         name: Encoded(
             tokens=torch.randn(CLIPS, 3 + i, dims.token, generator=generator),
             pooled=torch.randn(CLIPS, dims.embed, generator=generator),
         )
-        for i, (name, dims) in enumerate(DIMS.items())
+        for i, (name, dims) in enumerate(inputs.items())
     }
-    return cast(Fusion, subject.build()).eval(), encoded
+    return cast(Fusion, fusion).eval(), encoded
 
 
 def _reaches(x: Tensor, total: Tensor, what: str) -> None:

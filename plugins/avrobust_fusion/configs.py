@@ -13,6 +13,10 @@ Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weights = Annotated[dict[str, Weight], Field(min_length=1)]
 
 
+class RawConfig(Config):
+    """Configuration of `raw`: there is nothing to choose."""
+
+
 class ConcatConfig(Config):
     """Configuration of `concat`."""
 

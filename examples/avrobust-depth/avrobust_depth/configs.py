@@ -23,3 +23,12 @@ class DepthCnnConfig(Config):
 
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(16, 32), min_length=1)
     """Width of each 3x3 convolution, from the first; each halves the map."""
+
+
+class DepthNetConfig(Config):
+    """Configuration of `depth-net`."""
+
+    width: int = Field(default=16, ge=1)
+    """Width of what is known of each modality."""
+    classes: int = Field(default=8, ge=2)
+    """Logits of the network; a data set of another number of classes gets a new last layer."""

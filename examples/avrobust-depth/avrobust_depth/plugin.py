@@ -1,13 +1,13 @@
 """What the plugin offers. Every `avrobust` command imports this module: nothing heavy at the top."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from avrobust_core import Component, hookimpl
-from avrobust_depth.configs import DepthCnnConfig, ToyAVDConfig
+from avrobust_depth.configs import DepthCnnConfig, DepthNetConfig, ToyAVDConfig
 
 if TYPE_CHECKING:
-    from avrobust_core import Dataset, Encoder, MediaSpec
+    from avrobust_core import Dataset, EncodedDims, Encoder, Fusion, MediaSpec
 
 
 def build_toy_avd(config: ToyAVDConfig) -> "Dataset":
@@ -26,6 +26,17 @@ def build_depth_cnn(config: DepthCnnConfig, media: "MediaSpec") -> "Encoder":
     from avrobust_depth.encoder import DepthCnn
 
     return DepthCnn(config.channels, media)
+
+
+def build_depth_net(config: DepthNetConfig, inputs: "Mapping[str, EncodedDims]") -> "Fusion":
+    """Make the whole model for encoders that hand their inputs on.
+
+    Raises:
+        ComponentError: if they are not `raw`.
+    """
+    from avrobust_depth.whole import depth_net
+
+    return depth_net(config.width, config.classes, inputs)
 
 
 @hookimpl
@@ -49,4 +60,16 @@ def avrobust_encoders() -> Iterator[Component[Any, Any]]:
         config=DepthCnnConfig,
         build=build_depth_cnn,
         example={"channels": [8, 16]},
+    )
+
+
+@hookimpl
+def avrobust_fusions() -> Iterator[Component[Any, Any]]:
+    """Offer `depth-net`."""
+    yield Component(
+        name="depth-net",
+        summary="A small network of sound, pictures and depth, as one module; for encoders `raw`.",
+        config=DepthNetConfig,
+        build=build_depth_net,
+        example={"width": 4},
     )

@@ -64,7 +64,6 @@ BROKEN = [
     ("[audio]}", "‸[]}", ["models.audio-only.encoders: needs at least 1 item"]),
     ("[audio]}", "[‸audoi]}", ["there is no 'audoi' in encoders", "did you mean 'audio'?"]),
     ("[audio]}", "‸audio}", ["expected a list of at least 1, each text, found \"audio\""]),
-    ("[audio]}", "[audio], ‸fusion: concat}", ["models.audio-only: one encoder needs no fusion"]),
     ("both: {encoders: [audio, video], fusion: concat}", "‸both: {encoders: [audio, video]}", ["models.both: 2 encoders need a fusion", "fusion: concat"]),
     ("both: {encoders: [audio, video], fusion: concat}", "‸both: {encoders: [audio, video], fusion: null}", ["models.both: 2 encoders need a fusion"]),
     (", fusion: concat}", ", fusion: ‸sum}", ["no fusion is named 'sum'", "there are: concat"]),
