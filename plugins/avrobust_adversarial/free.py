@@ -120,12 +120,17 @@ class FreeTraining(Augmentation):
 
     def _start(self, bound: BoundVictim) -> dict[str, Tensor]:
         """Where each clip begins: at its last perturbation, if there is one, or at a random point."""
-        start = drawn(bound)
-        for i, clip_id in enumerate(bound.ids):
-            for name, delta in self.kept.get(clip_id, {}).items():
-                if name in start:
-                    clean = bound.clean[name][i]
-                    start[name][i] = clean + delta.to(clean)
+        kept = [self.kept.get(clip_id, {}) for clip_id in bound.ids]
+        known = {name: [i for i, each in enumerate(kept) if name in each] for name in bound.clean}
+        # Each clip has a generator of its own, so that drawing takes long: not where it would be thrown away.
+        complete = all(len(places) == len(kept) for places in known.values())
+        start = dict(bound.clean) if complete else drawn(bound)
+        for name, places in known.items():
+            if places:
+                clean = bound.clean[name]
+                index = torch.tensor(places, device=clean.device)
+                delta = torch.stack([kept[i][name] for i in places]).to(clean)
+                start[name] = start[name].index_copy(0, index, clean.index_select(0, index) + delta)
         return bound.region.project(start) if self.kept else start
 
 

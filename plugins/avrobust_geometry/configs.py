@@ -63,8 +63,8 @@ class GuidedMixupConfig(Config):
     """Configuration of `guided-mixup`. Batches should hold an even number of clips: pairs are read together."""
 
     guide: tuple[Literal["density", "convexity", "balance"], ...] = ("density", "convexity")
-    """What guides: density (which clips are anchors, and which lie near them), convexity (which classes and which
-    ratios fail), balance (rare classes more often). Empty: plain mix-up, read in pairs."""
+    """What guides: density (how much clips weigh, and which lie near them), convexity (which classes and which ratios
+    fail), balance (rare classes weigh more). Empty: plain mix-up, read in pairs."""
     control: Literal["none", "permuted", "inverted"] = "none"
     """A control for studies: permuted lends each clip the weight and the partners of another clip of its class (the
     same weights, no geometry); inverted does the opposite of what the guide says."""
@@ -72,12 +72,16 @@ class GuidedMixupConfig(Config):
     """What is mixed: the raw clips, or what the encoders return."""
     warmup: int = Field(default=2, ge=1)
     """Epochs that are learned as they are, so that there are embeddings to be guided by."""
-    refresh: int = Field(default=0, ge=0)
-    """With `level: input`, every so many epochs one is learned as it is, to renew the embeddings; 0 for never."""
+    refresh: int = Field(default=1, ge=1)
+    """Epochs from one guide to the next."""
+    weigh: Literal["loss", "sampling"] = "loss"
+    """What a clip's weight is: of its loss, every clip being learned from once in each epoch; or of its chance to be an
+    anchor, which leaves other clips out of the epoch."""
     score: Literal["class-ratio", "log-knn"] = "class-ratio"
-    """The density that weighs anchors: against the other classes, or plain."""
-    beta: float = Field(default=0.5, ge=0, allow_inf_nan=False)
-    """How much more a sparse clip is an anchor: its weight is exp(-beta z), z the standardised density; 0 for not."""
+    """The density that weighs clips: against the other classes, or plain."""
+    beta: float = Field(default=0.5, ge=-3, le=3, allow_inf_nan=False)
+    """A clip's weight is exp(beta z), z its standardised density: above 0 clips deep among their own count more, below
+    0 those at the border; 0 for all alike."""
     k: int = Field(default=10, ge=1)
     """Neighbours: those of the density, and those that may be partners."""
     tau: float = Field(default=1.0, gt=0, allow_inf_nan=False)

@@ -22,7 +22,7 @@ REGIMES = {
     "cutmix": "[cutmix, specaugment]",
     "manifold": "[manifold-mixup, {use: modality-dropout, with: {probability: {audio: 0.3}}}]",
     "features": "[noisy-feature-mixup, {use: noise, with: {scale: {audio: 0.01}}}]",
-    "guided": "[{use: guided-mixup, with: {warmup: 1, refresh: 2}}]",
+    "guided": "[{use: guided-mixup, with: {warmup: 1, refresh: 2, alpha: 0.2}}]",
     "guided-encoded": "[{use: guided-mixup, with: {level: encoded, warmup: 1}}]",
     "adversarial": f"[{{use: adversarial, with: {{steps: 2, threat: {SEPARATE}}}}}]",
     "any-attack": f"[{{use: adversarial, with: {{attack: {{use: apgd, with: {{steps: 2}}}}, threat: {SEPARATE}}}}}]",

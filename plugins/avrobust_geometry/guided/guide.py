@@ -1,4 +1,4 @@
-"""From noted embeddings to a guide: how much each clip weighs as an anchor, and which partners lie near it."""
+"""From noted embeddings to a guide: how much each clip weighs, and which partners lie near it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Guide:
     Attributes:
         ids: N clips.
         labels: (N,) int64, or (N, K) float32.
-        weights: (N,) > 0, of a clip as an anchor; times what its class has failed, see `anchor_weights`.
+        weights: (N,) > 0; times what its class has failed, see `clip_weights`.
         partners: (N, k) rows of near clips, -1 for none.
         chances: (N, k), summing to 1 over the partners there are; all 0 where there is none.
     """
@@ -87,8 +87,8 @@ def make_guide(notes: Notes, classes: int, config: GuidedMixupConfig, seed: int)
     return Guide(ids, labels, weights, partners, chances)
 
 
-def anchor_weights(guide: Guide, class_budget: Floats | None, config: GuidedMixupConfig) -> Floats:
-    """How often each clip is an anchor: (N,) > 0, mean 1.
+def clip_weights(guide: Guide, class_budget: Floats | None, config: GuidedMixupConfig) -> Floats:
+    """How much each clip weighs: (N,) > 0, mean 1.
 
     Args:
         guide: of the last embeddings.
@@ -103,7 +103,7 @@ def anchor_weights(guide: Guide, class_budget: Floats | None, config: GuidedMixu
 
 
 def density_weights(points: NDArray[Any], labels: NDArray[Any], config: GuidedMixupConfig, seed: int) -> Floats:
-    """exp(-beta z), z the standardised density: the sparser a clip lies, the more it weighs. (N,) > 0."""
+    """exp(beta z), z the standardised density: with beta > 0, the denser its own lie around it. (N,) > 0."""
     found = density(
         points,
         labels.astype(np.int64) if labels.ndim == 1 else labels,
@@ -119,7 +119,7 @@ def density_weights(points: NDArray[Any], labels: NDArray[Any], config: GuidedMi
     middle, spread = score[finite].mean(), score[finite].std()
     # Infinite: k duplicates in its own class, as dense as can be. NaN: a class of one clip, of which nothing is known.
     z = np.where(np.isnan(score), 0.0, (score - middle) / max(spread, 1e-12))
-    return np.asarray(np.exp(-config.beta * np.clip(z, -WIDEST, WIDEST)))
+    return np.asarray(np.exp(config.beta * np.clip(z, -WIDEST, WIDEST)))
 
 
 def class_weights(labels: NDArray[Any], budget: Floats) -> Floats:

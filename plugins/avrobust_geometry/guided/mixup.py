@@ -12,11 +12,15 @@ from torch.nn import functional as F
 
 from avrobust_core import Augmentation, Batch, Encoded, Gather, Passed, TrainingStep, derive_seed
 from avrobust_geometry.configs import GuidedMixupConfig
-from avrobust_geometry.guided.guide import Guide, anchor_weights, make_guide
+from avrobust_geometry.guided.guide import Guide, clip_weights, make_guide
 from avrobust_geometry.guided.notes import Notes, Tally, bin_of
+from avrobust_geometry.guided.pairs import draw_weighted, match
 
 CANDIDATES = 16
 """Ratios drawn from the Beta distribution, of which one is chosen where the ratio follows failures."""
+
+NEARLY = 0.9
+"""From this ratio on a mixture's embedding is taken for that of its heavier end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,12 @@ class _Mixed:
 
 
 class GuidedMixup(Augmentation):
-    """Mix-up (Zhang et al. 2018, arXiv 1710.09412) whose anchors, partners and ratios follow the latent space.
+    """Mix-up (Zhang et al. 2018, arXiv 1710.09412) whose weights, partners and ratios follow the latent space.
 
     It takes two clips to mix. They are read next to each other (`order`), so that both are in the batch, and each is
     mixed into the other: as many clips are read, and pass through the model, as without it. The embeddings are those
-    that training has computed for unmixed clips: in every epoch where encodings are mixed, in the epochs that are
-    learned as they are (`warmup`, `refresh`) where inputs are. No clip passes through the model for its sake.
+    that training has computed anyway: of clips that are learned as they are (`warmup`), of mixtures that are nearly one
+    of their ends, and, where encodings are mixed, of all. No clip passes through the model for its sake.
 
     The idea is Li et al. 2022 (arXiv 2203.12122); their rule was never published. This one is our own.
 
@@ -55,26 +59,27 @@ class GuidedMixup(Augmentation):
         self.tally: Tally | None = None
         self.measured: Tally | None = None
         self._pairs: frozenset[tuple[str, str]] = frozenset()
+        self._weights: dict[str, float] = {}
         self._mixed: _Mixed | None = None
 
     def as_it_is(self, epoch: int) -> bool:
         """Whether the clips of an epoch are learned as they are."""
-        after = epoch - self.config.warmup
-        if after < 0:
-            return True
-        refresh = self.config.refresh
-        return self.config.level == "input" and refresh > 0 and after % refresh == refresh - 1
+        return epoch < self.config.warmup
 
     def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
-        """Pairs of an anchor and its partner, next to each other, in random order."""
-        self._pairs = frozenset()
+        """Pairs of two clips, next to each other, in random order."""
+        self._pairs, self._weights = frozenset(), {}
         if self.as_it_is(step.epoch):
             return None
         generator = np.random.default_rng(derive_seed(step.seed, "guided-mixup", "order", step.epoch))
-        anchors, partners = self._draw_pairs(clips, generator)
-        pairs = np.stack([anchors, partners], axis=1)[generator.permutation(len(anchors))]
+        weights = self._clip_weights()
+        if self.config.weigh == "loss":
+            self._weights = weights
+            pairs, rest = match(clips, self.guide, self.config.local, generator)
+        else:
+            pairs = draw_weighted(clips, self.guide, weights, self.config.local, generator)
+            rest = [int(generator.integers(len(clips)))] if len(clips) % 2 else []
         self._pairs = frozenset((clips[a], clips[b]) for a, b in pairs)
-        rest = [int(generator.integers(len(clips)))] if len(clips) % 2 else []
         return np.concatenate([pairs.reshape(-1), np.asarray(rest, dtype=np.int64)])
 
     def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
@@ -95,23 +100,32 @@ class GuidedMixup(Augmentation):
     def encodings(
         self, encoded: Mapping[str, Encoded], batch: Batch, step: TrainingStep
     ) -> tuple[Mapping[str, Encoded], Batch]:
-        """The encodings, noted where clips are unmixed, and mixed where encodings are."""
+        """The encodings, noted where clips are unmixed, or nearly, and mixed where encodings are."""
         mixed = self._mixed
+        pooled = {name: found.pooled for name, found in encoded.items()}
         if mixed is None or self.config.level == "encoded":
-            self.notes.add(
-                batch.ids, {name: found.pooled for name, found in encoded.items()}, _hard(batch.targets, step)
-            )
+            self.notes.add(batch.ids, pooled, _hard(batch.targets, step))
+        else:
+            clear = torch.maximum(mixed.ratio, 1 - mixed.ratio) >= NEARLY
+            here = torch.arange(len(batch), device=clear.device)
+            heavier = torch.where(mixed.ratio >= 0.5, here, mixed.partner)[clear]
+            ids = [batch.ids[i] for i in heavier.tolist()]
+            self.notes.add(ids, {name: x[clear] for name, x in pooled.items()}, mixed.targets[heavier])
         if mixed is None or self.config.level != "encoded":
             return encoded, batch
         between = {name: Encoded(_mix(x.tokens, mixed), _mix(x.pooled, mixed)) for name, x in encoded.items()}
         return between, Batch(batch.inputs, _mix(_dense(batch.targets, step), mixed), batch.ids)
 
     def loss(self, losses: Tensor, passed: Passed, step: TrainingStep) -> Tensor:
-        """The losses as they are; where mixtures were misjudged is counted."""
+        """The losses, weighted as their clips are; where mixtures were misjudged is counted."""
         mixed = self._mixed
-        if mixed is not None:
-            self._counts(step).add(passed.logits.detach(), mixed.ratio, mixed.targets, mixed.targets[mixed.partner])
-        return losses
+        if mixed is None:
+            return losses
+        self._counts(step).add(passed.logits.detach(), mixed.ratio, mixed.targets, mixed.targets[mixed.partner])
+        if not self._weights:
+            return losses
+        own = torch.tensor([self._weights.get(clip_id, 1.0) for clip_id in passed.batch.ids]).to(losses)
+        return losses * torch.lerp(own[mixed.partner], own, mixed.ratio.to(losses))
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
         """A new guide from what all processes have noted."""
@@ -120,10 +134,9 @@ class GuidedMixup(Augmentation):
             counts = self._counts(step)
             counts.merge(gather(counts))
             self.measured, self.tally = counts, None
-        renewed = self.as_it_is(step.epoch) or self.config.level == "encoded"
-        if renewed:
-            self.notes.merge(gather(self.notes))
-        due = renewed and not self.as_it_is(step.epoch + 1) and step.epoch + 1 < step.epochs
+        after = step.epoch + 1 - self.config.warmup
+        due = after >= 0 and after % self.config.refresh == 0 and step.epoch + 1 < step.epochs
+        self.notes.merge(gather(self.notes))
         if due and len(self.notes.rows) > 1:
             seed = derive_seed(step.seed, "guided-mixup", "guide", step.epoch) % (1 << 32)
             self.guide = make_guide(self.notes, step.classes, self.config, seed)
@@ -149,34 +162,12 @@ class GuidedMixup(Augmentation):
             self.tally = Tally(step.classes)
         return self.tally
 
-    def _draw_pairs(
-        self, clips: Sequence[str], generator: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Anchors and partners: (n // 2,) positions each."""
-        half = len(clips) // 2
-        guide = self.guide
-        place = {clip_id: i for i, clip_id in enumerate(clips)}
-        rows = np.full(len(clips), -1, dtype=np.int64)
-        if guide is not None:
-            for row, clip_id in enumerate(guide.ids):
-                if clip_id in place:
-                    rows[place[clip_id]] = row
-        weights = np.ones(len(clips))
-        if guide is not None:
-            budget = None if self.measured is None else self.measured.class_budget()
-            weights[rows >= 0] = anchor_weights(guide, budget, self.config)[rows[rows >= 0]]
-        anchors = systematic(weights, half, generator)
-        unused = _Pool(len(clips), anchors, generator)
-        partners = np.empty(half, dtype=np.int64)
-        for i, anchor in enumerate(anchors):
-            near = -1
-            if guide is not None and rows[anchor] >= 0 and generator.random() < self.config.local:
-                chances = guide.chances[rows[anchor]]
-                if chances.any():
-                    row = int(guide.partners[rows[anchor]][generator.choice(len(chances), p=chances / chances.sum())])
-                    near = place.get(guide.ids[row], -1)
-            partners[i] = near if near >= 0 else unused.take(int(anchor))
-        return anchors, partners
+    def _clip_weights(self) -> dict[str, float]:
+        """How much each clip weighs, 1 in the mean; empty where there is no guide."""
+        if self.guide is None:
+            return {}
+        budget = None if self.measured is None else self.measured.class_budget()
+        return dict(zip(self.guide.ids, clip_weights(self.guide, budget, self.config).tolist(), strict=True))
 
     def _draw(self, batch: Batch, step: TrainingStep) -> _Mixed:
         ratio, partner = torch.ones(len(batch)), torch.arange(len(batch))
@@ -205,37 +196,6 @@ class GuidedMixup(Augmentation):
         if self.config.control == "inverted":
             chances = 1 / chances
         return float(generator.choice(drawn, p=chances / chances.sum()))
-
-
-class _Pool:
-    """Partners from anywhere, those that are no anchors first: without a guide every clip comes once."""
-
-    def __init__(self, n: int, anchors: NDArray[np.int64], generator: np.random.Generator) -> None:
-        self._n = n
-        self._generator = generator
-        self._left = list(generator.permutation(np.setdiff1d(np.arange(n), anchors)))
-
-    def take(self, anchor: int) -> int:
-        """A partner that is not the anchor itself."""
-        if self._left:
-            return int(self._left.pop())
-        return int((anchor + 1 + self._generator.integers(self._n - 1)) % self._n)
-
-
-def systematic(weights: NDArray[np.float64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Positions drawn in proportion to their weights, each its expected number of times, rounded up or down.
-
-    Madow 1949, "On the theory of systematic sampling", over a random order.
-
-    Args:
-        weights: (n,) > 0.
-        count: how many.
-        generator: of the random order and offset.
-    """
-    order = generator.permutation(len(weights))
-    edges = np.cumsum(weights[order])
-    ticks = (np.arange(count) + generator.random()) * edges[-1] / max(count, 1)
-    return np.asarray(order[np.minimum(np.searchsorted(edges, ticks, side="right"), len(weights) - 1)])
 
 
 def _mix(x: Tensor, mixed: _Mixed) -> Tensor:

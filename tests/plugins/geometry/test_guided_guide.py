@@ -6,14 +6,14 @@ import torch
 from avrobust_geometry.configs import GuidedMixupConfig
 from avrobust_geometry.guided.guide import (
     Guide,
-    anchor_weights,
     class_weights,
+    clip_weights,
     density_weights,
     make_guide,
     near,
     permuted_within_classes,
 )
-from avrobust_geometry.guided.mixup import systematic
+from avrobust_geometry.guided.pairs import systematic
 from avrobust_geometry.guided.notes import BINS, Notes, Tally, bin_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,9 +38,10 @@ def two_clusters() -> tuple[np.ndarray, np.ndarray]:
     return points, labels
 
 
-def test_clips_near_the_other_class_weigh_more(two_clusters) -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_clips_near_the_other_class_weigh_less_or_more(two_clusters, sign: int) -> None:
     points, labels = two_clusters
-    weights = density_weights(points, labels, GuidedMixupConfig(k=5, beta=1.0), seed=0)
+    weights = density_weights(points, labels, GuidedMixupConfig(k=5, beta=-float(sign)), seed=0) ** sign
     depth = np.where(labels == 0, -points[:, 0], points[:, 0])
     order = np.argsort(depth)
     assert weights[order[:20]].mean() > 2 * weights[order[-20:]].mean()
@@ -51,11 +52,11 @@ def test_beta_of_zero_weighs_all_alike(two_clusters) -> None:
     np.testing.assert_allclose(density_weights(points, labels, GuidedMixupConfig(beta=0), seed=0), 1)
 
 
-def test_plain_density_weighs_outliers_most() -> None:
+def test_plain_density_weighs_outliers_least() -> None:
     points = np.random.default_rng(1).normal(size=(80, 3))
     points[7] = 9.0
     weights = density_weights(points, np.zeros(80, dtype=np.int64), GuidedMixupConfig(score="log-knn"), seed=0)
-    assert weights.argmax() == 7
+    assert weights.argmin() == 7
 
 
 def test_duplicates_and_lone_classes_have_finite_weights() -> None:
@@ -125,7 +126,7 @@ def test_the_inverted_control_does_the_opposite(two_clusters) -> None:
     assert not control.chances.any()
     budget = np.asarray([0.2, 0.8])
     towards, away = (
-        anchor_weights(Guide(found.ids, labels, np.ones(60), found.partners, found.chances), budget, c)
+        clip_weights(Guide(found.ids, labels, np.ones(60), found.partners, found.chances), budget, c)
         for c in (config, config.model_copy(update={"control": "inverted"}))
     )
     assert towards[0] < towards[-1]

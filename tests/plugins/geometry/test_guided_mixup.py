@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 import torch
 from avrobust_geometry.configs import GuidedMixupConfig
+from avrobust_geometry.density.arrays import density
+from avrobust_geometry.guided.guide import Guide
 from avrobust_geometry.guided.mixup import GuidedMixup
+from avrobust_geometry.guided.pairs import match
+from scipy.stats import spearmanr
 from torch import nn
 
 from avrobust_core import AVModel, Batch, Encoded, EncodedDims, Encoder, Fusion, Passed, TrainingStep
@@ -111,7 +115,7 @@ def test_each_of_a_pair_is_mixed_into_the_other_with_one_ratio_for_all_modalitie
 
 
 def test_partners_are_neighbours_of_other_classes_in_the_asked_share(step) -> None:
-    augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, local=1.0))
+    augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, local=1.0, partners="other-class", weigh="sampling"))
     _epoch(augment, step)
     guide = augment.guide
     assert guide is not None
@@ -122,8 +126,11 @@ def test_partners_are_neighbours_of_other_classes_in_the_asked_share(step) -> No
             assert clean.targets[i] != clean.targets[i + 1]
 
 
-def test_without_a_guide_every_clip_comes_once(step) -> None:
-    augment = GuidedMixup(GuidedMixupConfig(warmup=1, guide=(), local=1.0))
+@pytest.mark.parametrize(
+    "fields", [{"guide": ()}, {"guide": (), "weigh": "sampling"}, {"k": 3, "beta": 2.0}], ids=["", "sampling", "guided"]
+)
+def test_every_clip_comes_once_unless_a_guide_draws_anchors(step, fields) -> None:
+    augment = GuidedMixup(GuidedMixupConfig(warmup=1, local=1.0, **fields))
     _epoch(augment, step)
     seen = Counter(clip_id for clean, _, _ in _epoch(augment, replace(step, epoch=1)) for clip_id in clean.ids)
     assert set(seen.values()) == {1}
@@ -141,9 +148,45 @@ def test_no_clip_passes_through_the_model_for_its_sake(step) -> None:
     assert step.cost.forwards == step.cost.backwards == 0
 
 
-def test_embeddings_are_renewed_by_clean_epochs_alone_where_inputs_are_mixed(step) -> None:
-    augment = GuidedMixup(GuidedMixupConfig(warmup=1, refresh=2, k=3))
-    assert [augment.as_it_is(epoch) for epoch in range(7)] == [True, False, True, False, True, False, True]
+def test_clips_are_matched_with_free_neighbours_before_others(step) -> None:
+    """With two clips of each class nearest to one another, both ways, every pair is such a pair."""
+    clips = [f"{i:02d}" for i in range(CLIPS)]
+    partners = np.array([[i ^ 1] for i in range(CLIPS)])
+    guide = Guide(tuple(clips), np.zeros(CLIPS, dtype=np.int64), np.ones(CLIPS), partners, np.ones((CLIPS, 1)))
+    pairs, rest = match(clips, guide, 1.0, np.random.default_rng(0))
+    assert sorted(map(tuple, np.sort(pairs, axis=1).tolist())) == [(i, i + 1) for i in range(0, CLIPS, 2)]
+    assert rest == []
+    odd, rest = match(clips[:-1], guide, 1.0, np.random.default_rng(0))  # the last one's neighbour is not there
+    assert sorted([*odd.reshape(-1).tolist(), *rest]) == list(range(CLIPS - 1))
+    assert len(rest) == 1
+    assert np.mean(odd[:, 0] ^ 1 == odd[:, 1]) > 0.9
+    apart, _ = match(clips, guide, 0.0, np.random.default_rng(0))
+    assert np.mean(apart[:, 0] ^ 1 == apart[:, 1]) < 0.3
+
+
+def test_the_embeddings_are_of_the_clips_that_they_are_noted_for(step) -> None:
+    """With ratios next to 0 and 1 each mixture is nearly one clip: its heavier end, which may be its partner."""
+    augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, alpha=0.01, ratio="beta"))
+    _epoch(augment, step)
+    with torch.no_grad():
+        for parameter in step.model.parameters():
+            parameter.add_(1.0)
+    lighter = sum(
+        int((given.targets.gather(1, clean.targets[:, None]) < 0.5).sum())
+        for clean, given, _ in _epoch(augment, replace(step, epoch=1))
+    )
+    assert lighter > 5
+    clips = [f"{i:02d}" for i in range(CLIPS)]
+    with torch.no_grad():
+        encoded = step.model.encode(_batch(clips).inputs)
+    found = torch.stack([augment.notes.rows[name] for name in clips]).float()
+    truth = torch.cat([encoded[name].pooled for name in sorted(encoded)], dim=1)
+    assert float((found - truth).abs().median()) < 0.01
+    assert augment.notes.targets == {name: torch.tensor(i % 4) for i, name in enumerate(clips)}
+
+
+def test_mixtures_of_equal_parts_are_not_noted(step) -> None:
+    augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, alpha=500.0))
     _epoch(augment, step)
     before = {clip_id: row.clone() for clip_id, row in augment.notes.rows.items()}
     with torch.no_grad():
@@ -151,12 +194,50 @@ def test_embeddings_are_renewed_by_clean_epochs_alone_where_inputs_are_mixed(ste
             parameter.add_(1.0)
     _epoch(augment, replace(step, epoch=1))
     assert all(torch.equal(row, before[clip_id]) for clip_id, row in augment.notes.rows.items())
-    _epoch(augment, replace(step, epoch=2))
-    assert not any(torch.equal(row, before[clip_id]) for clip_id, row in augment.notes.rows.items())
+
+
+def test_a_guide_is_made_anew_every_so_many_epochs(step) -> None:
+    augment = GuidedMixup(GuidedMixupConfig(warmup=1, refresh=2, k=3))
+    guides = []
+    for epoch in range(5):
+        _epoch(augment, replace(step, epoch=epoch))
+        guides.append(augment.guide)
+    assert guides[0] is not None
+    assert guides[0] is guides[1]
+    assert guides[1] is not guides[2]
+    assert guides[2] is guides[3]
+
+
+@pytest.mark.parametrize("control", ["none", "permuted", "inverted"])
+@pytest.mark.parametrize("beta", [1.0, -1.0])
+def test_losses_are_weighted_by_density(step, control: str, beta: float) -> None:
+    augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, guide=("density",), beta=beta, control=control))
+    _epoch(augment, step)
+    guide = augment.guide
+    assert guide is not None
+    points, labels = augment.notes.embeddings(), augment.notes.labels()
+    score = density(points, labels, k=3, estimators=["class-ratio"], resamples=1).per_clip["class-ratio"]
+    finite = np.isfinite(score)
+    sign = spearmanr(score[finite], guide.weights[finite]).statistic * beta
+    assert {"none": sign > 0.99, "inverted": sign < -0.99, "permuted": abs(sign) < 0.7}[control]
+
+    later = replace(step, epoch=1)
+    clips = [f"{i:02d}" for i in range(CLIPS)]
+    order = augment.order(clips, later)
+    assert order is not None
+    clean = _batch([clips[i] for i in order])
+    given = augment(clean, later)
+    encoded, given = augment.encodings(step.model.encode(given.inputs), given, later)
+    losses = augment.loss(torch.ones(CLIPS), Passed(given, encoded, step.model.classify(encoded)), later)
+    weight = dict(zip(guide.ids, guide.weights / guide.weights.mean(), strict=True))
+    for i in range(0, CLIPS, 2):
+        both = weight[clean.ids[i]] + weight[clean.ids[i + 1]]
+        assert float(losses[i] + losses[i + 1]) == pytest.approx(both, rel=1e-4)
+    assert float(losses.mean()) == pytest.approx(1, rel=1e-4)
 
 
 def test_classes_that_fail_are_anchors_more_often(step) -> None:
-    augment = GuidedMixup(GuidedMixupConfig(warmup=1, guide=("convexity",), local=0.0))
+    augment = GuidedMixup(GuidedMixupConfig(warmup=1, guide=("convexity",), local=0.0, weigh="sampling"))
     _epoch(augment, step)
     _epoch(augment, replace(step, epoch=1))
     assert augment.measured is not None
@@ -203,7 +284,7 @@ def test_a_clip_whose_partner_could_not_be_read_stays_as_it_is(step) -> None:
 
 
 def test_a_state_that_is_taken_up_goes_on_in_the_same_way(step) -> None:
-    config = GuidedMixupConfig(warmup=1, k=3, refresh=3)
+    config = GuidedMixupConfig(warmup=1, k=3, refresh=2)
     augment = GuidedMixup(config)
     for epoch in range(3):
         _epoch(augment, replace(step, epoch=epoch))
