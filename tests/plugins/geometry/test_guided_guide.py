@@ -13,8 +13,8 @@ from avrobust_geometry.guided.guide import (
     near,
     permuted_within_classes,
 )
-from avrobust_geometry.guided.pairs import systematic
 from avrobust_geometry.guided.notes import BINS, Notes, Tally, bin_of
+from avrobust_geometry.guided.pairs import systematic
 from hypothesis import given
 from hypothesis import strategies as st
 
