@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import av
 from av.audio.stream import AudioStream
@@ -87,9 +87,10 @@ def _check_file(path: Path) -> None:
 
 def _open(path: Path) -> InputContainer:
     """Open a file and nothing else: a playlist in it may name no address and no device."""
-    return av.open(
-        os.fspath(path.absolute()), metadata_errors="replace", container_options={"protocol_whitelist": "file"}
-    )
+    options: dict[str, Any] = {"container_options": {"protocol_whitelist": "file"}}
+    if int(av.__version__.partition(".")[0]) < 19:  # later ones never fail over what encoding tags are in
+        options["metadata_errors"] = "replace"
+    return cast(InputContainer, av.open(os.fspath(path.absolute()), **options))
 
 
 def _decode(path: Path, window: Window) -> Media:
