@@ -1,6 +1,7 @@
 """Do channels-last memory, compilation and lower precision pay? Encoders as they are, beside themselves, on one device.
 
     python benchmarks/encoder_variants.py [--device cpu|cuda] [--only NAME ...] [--seconds S] [--variants NAME ...]
+                                          [--threads N] [--cpu-time]
 
 Parameters are frozen, as in an attack: `forward` is without a gradient, `attack` is forward and the gradient of the
 clip. The last line is one JSON object: by encoder and variant, clips per second of both passes, and their ratios to the
@@ -100,15 +101,15 @@ def attack(network: Callable[[Tensor], Tensor], x: Tensor) -> None:
     torch.autograd.grad(network(leaf).logsumexp(dim=1).sum(), leaf)
 
 
-def rate(run: Callable[[], None], clips: int, device: str, seconds: float) -> float:
+def rate(run: Callable[[], None], clips: int, clock: Callable[[], float], seconds: float) -> float:
     """Clips per second, over at least so many seconds and two calls, after two for warming up."""
     run()
     run()
-    calls, began = 0, now(device)
-    while calls < 2 or now(device) - began < seconds:
+    calls, began = 0, clock()
+    while calls < 2 or clock() - began < seconds:
         run()
         calls += 1
-    return clips * calls / (now(device) - began)
+    return clips * calls / (clock() - began)
 
 
 def now(device: str) -> float:
@@ -124,15 +125,19 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", nargs="+", choices=[*AUDIO, *VIDEO], default=[*AUDIO, *VIDEO])
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, for a busy machine")
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="only these beside `as it is`")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    clock = time.process_time if options.cpu_time else partial(now, options.device)
     report: dict[str, dict[str, dict[str, float]]] = {}
     for name in options.only:
         plain: dict[str, float] = {}
         for variant, network, clips in variants(name, options.device, options.variants):
             try:
                 found = {
-                    step.__name__: rate(partial(step, network, clips), len(clips), options.device, options.seconds)
+                    step.__name__: rate(partial(step, network, clips), len(clips), clock, options.seconds)
                     for step in (forward, attack)
                 }
             except Exception as error:  # noqa: BLE001 - a variant that a compiler cannot make is a finding
