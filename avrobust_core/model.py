@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from avrobust_core.batches import Encoded
@@ -100,3 +101,13 @@ class AVModel(nn.Module):
             raise KeyError(f"the model reads {', '.join(self.modalities)}; missing: {', '.join(missing)}")
         encoded: Mapping[str, Encoded] = self.encode(inputs)
         return self.classify(encoded if between is None else between(encoded))
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """The same model, changed in place: weights of its convolutions, and so its activations, in channels-last order."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
+    return model

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from avrobust_core import AVModel, MediaSpec, Registry
+from avrobust_core.model import channels_last
 
 AUDIO: Final = {"cnn14": (32_000, 320_000), "ast": (16_000, 160_000)}
 """Rate and samples."""
@@ -51,16 +52,6 @@ def build(name: str, device: str) -> tuple[nn.Module, Tensor]:
     low, high = media.bounds or (0, 1)
     clips = low + (high - low) * torch.rand(BATCH[device][name], *media.shape)
     return model.to(device), clips.to(device)
-
-
-def channels_last(model: nn.Module) -> nn.Module:
-    """The same model with the weights of its convolutions, and so its activations, in channels-last order."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-        if isinstance(module, nn.Conv3d):
-            module.to(memory_format=torch.channels_last_3d)
-    return model
 
 
 def variants(

@@ -153,6 +153,9 @@ class EngineSection(Section):
     the device's memory does not hold it."""
     workers: int = Field(default=0, ge=0)
     """Processes that read clips; 0 reads in the main process."""
+    channels_last: bool = False
+    """Keep convolutions in channels-last order: faster for some networks and devices, slower for others (figures are in
+    docs/encoders.md); results differ by rounding alone."""
 
 
 class Pattern(Section):

@@ -10,7 +10,7 @@ from avrobust_core.components import Config
 from avrobust_core.contracts import Attack, Dataset, Encoder, Fusion, Metric
 from avrobust_core.errors import ComponentError, DataError
 from avrobust_core.goals import Aim
-from avrobust_core.model import AVModel
+from avrobust_core.model import AVModel, channels_last
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.registry import Offer, Registry
 from avrobust_core.spec.cells import modality_of
@@ -124,6 +124,8 @@ class Builder:
             load_fitting_head(model.head, next(iter(heads.values()), {}))
         if entry.weights is not None:
             load_model(model, self._checkpoint(entry.weights), str(entry.weights))
+        if self.spec.engine.channels_last:
+            channels_last(model)
         return model
 
     def _encoder_weights(self, entry: ModelEntry) -> dict[str, Path]:

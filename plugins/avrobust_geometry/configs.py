@@ -62,7 +62,7 @@ class ConvexityConfig(Config):
 class GuidedMixupConfig(Config):
     """Configuration of `guided-mixup`. Batches should hold an even number of clips: pairs are read together."""
 
-    guide: tuple[Literal["density", "convexity", "balance"], ...] = ("density", "convexity")
+    guide: tuple[Literal["density", "convexity", "balance"], ...] = ("density",)
     """What guides: density (how much clips weigh, and which lie near them), convexity (which classes and which ratios
     fail), balance (rare classes weigh more). Empty: plain mix-up, read in pairs."""
     control: Literal["none", "permuted", "inverted"] = "none"
@@ -70,8 +70,9 @@ class GuidedMixupConfig(Config):
     same weights, no geometry); inverted does the opposite of what the guide says."""
     level: Literal["input", "encoded"] = "input"
     """What is mixed: the raw clips, or what the encoders return."""
-    warmup: int = Field(default=2, ge=1)
-    """Epochs that are learned as they are, so that there are embeddings to be guided by."""
+    warmup: int = Field(default=4, ge=1)
+    """Epochs that are learned as they are, so that there are embeddings to be guided by: about a third of all. Weights
+    from a network that knows little yet leave classes behind that it would have learned."""
     refresh: int = Field(default=1, ge=1)
     """Epochs from one guide to the next."""
     weigh: Literal["loss", "sampling"] = "loss"
@@ -86,11 +87,12 @@ class GuidedMixupConfig(Config):
     """Neighbours: those of the density, and those that may be partners."""
     tau: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Width of the kernel over neighbours: small takes the nearest, large any of the k alike."""
-    local: float = Field(default=0.5, ge=0, le=1)
+    local: float = Field(default=1.0, ge=0, le=1)
     """Share of the pairs whose partner is a neighbour; the others' partners come from anywhere."""
-    partners: Literal["any", "other-class", "same-class"] = "other-class"
+    partners: Literal["any", "other-class", "same-class"] = "same-class"
     """Which neighbours may be partners."""
-    alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Both parameters of the Beta distribution of the mixing ratio: 1 draws ratios uniformly."""
+    alpha: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    """Both parameters of the Beta distribution of the mixing ratio: 1 draws ratios uniformly, 0.05 leaves most clips
+    nearly as they are."""
     ratio: Literal["failures", "beta"] = "failures"
     """With convexity as a guide: ratios at which mixtures were misjudged come more often; or as drawn."""

@@ -199,3 +199,20 @@ def test_beside_others_its_head_is_the_fusions() -> None:
     torch.manual_seed(0)
     encoders = {name: OwnsHead(channels, 4) for name, channels in CHANNELS.items()}
     assert isinstance(AVModel(encoders, Product(4), classes=5).head, nn.Linear)
+
+
+def test_channels_last_changes_the_order_in_memory_and_nothing_else() -> None:
+    from avrobust_core.model import channels_last
+
+    torch.manual_seed(0)
+    make = lambda: nn.Sequential(nn.Conv3d(3, 6, 3), nn.Flatten(2), nn.Unflatten(2, (2, 36)), nn.Conv2d(6, 4, 2))  # noqa: E731
+    model, x = make(), torch.randn(2, 3, 4, 8, 8)
+    plain = model(x)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    assert channels_last(model) is model
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert not model[3].weight.is_contiguous()
+    torch.testing.assert_close(model(x), plain)
+    model.load_state_dict(state)
+    assert not model[0].weight.is_contiguous()  # what is loaded is in that order, too
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

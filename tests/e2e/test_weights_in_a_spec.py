@@ -54,6 +54,34 @@ def test_an_encoder_and_a_whole_model_start_from_a_file(tiny, fitted, tmp_path, 
     found = _weights(tmp_path / "2")
     assert all(torch.equal(found[key], x) for key, x in source.items())
 
+    same = run_command(
+        "run",
+        tiny,
+        "--out",
+        tmp_path / "2",
+        *UNTRAINED,
+        *BARE,
+        "--set",
+        f"models={{audio-only: {{encoders: [audio], weights: '{fitted}'}}}}",
+        *("--set", "engine.channels_last=true"),
+    )
+    assert same.returncode == 0, same.stderr
+    assert "1 of 1 cells reused" in same.stdout  # it is no part of what a cell is
+    last = run_command(
+        "run",
+        tiny,
+        "--out",
+        tmp_path / "3",
+        *UNTRAINED,
+        *BARE,
+        "--set",
+        f"models={{audio-only: {{encoders: [audio], weights: '{fitted}'}}}}",
+        *("--set", "engine.channels_last=true"),
+    )
+    assert last.returncode == 0, last.stderr
+    assert all(torch.equal(_weights(tmp_path / "3")[key], x) for key, x in source.items())
+    assert _cell(tmp_path / "3")["clean_accuracy"] == _cell(tmp_path / "2")["clean_accuracy"]
+
     changed = tmp_path / "changed.safetensors"
     save_file({key: x * 2 if key == "head.bias" else x for key, x in source.items()}, changed)
     three = run_command(

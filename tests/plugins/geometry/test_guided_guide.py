@@ -119,7 +119,7 @@ def test_the_permuted_control_has_the_same_weights_per_class_and_other_partners(
 
 def test_the_inverted_control_does_the_opposite(two_clusters) -> None:
     points, labels = two_clusters
-    config = GuidedMixupConfig(k=5)
+    config = GuidedMixupConfig(k=5, guide=("density", "convexity"))
     found = make_guide(_notes(points, labels), 2, config, seed=0)
     control = make_guide(_notes(points, labels), 2, config.model_copy(update={"control": "inverted"}), seed=0)
     np.testing.assert_allclose(found.weights * control.weights, 1)

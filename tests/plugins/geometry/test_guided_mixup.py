@@ -90,7 +90,7 @@ def test_the_first_epochs_are_learned_as_they_are_and_the_next_is_guided(step) -
 
 @pytest.mark.parametrize("level", ["input", "encoded"])
 def test_each_of_a_pair_is_mixed_into_the_other_with_one_ratio_for_all_modalities(step, level: str) -> None:
-    augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, level=level))
+    augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, level=level, alpha=1.0, partners="other-class"))
     _epoch(augment, step)
     ratios = []
     for clean, given, passed in _epoch(augment, replace(step, epoch=1)):
@@ -249,7 +249,7 @@ def test_classes_that_fail_are_anchors_more_often(step) -> None:
 
 
 def test_ratios_follow_where_mixtures_fail(step) -> None:
-    augment = GuidedMixup(GuidedMixupConfig(warmup=1, guide=("convexity",)))
+    augment = GuidedMixup(GuidedMixupConfig(warmup=1, guide=("convexity",), alpha=1.0))
     _epoch(augment, step)
     _epoch(augment, replace(step, epoch=1))
 
