@@ -47,8 +47,8 @@ def main() -> None:
         loaded = load_spec(path, registry, [f"seed=[{','.join(map(str, options.seeds))}]", *overrides, *options.set])
         result = carry_out(loaded, registry, out=options.out / loaded.spec.name)
         print_tables(result)
-        ratios = epoch_time_ratios(loaded, registry, options.turns)
-        print(f"{name}: an epoch beside one of standard training: {ratios}", flush=True)
+        ratios = epoch_time_ratios(loaded, registry, options.turns) if options.turns else {}
+        print(f"{name}: an epoch beside one of standard training: {ratios or 'not timed'}", flush=True)
         report[name] = {
             "regimes": regimes(result),
             "differences": differences(result),
@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--manifest", type=Path, help="CSV of clips with the columns path, label and split")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs"), help="where the runs lie")
-    parser.add_argument("--turns", type=int, default=3, help="of the timing")
+    parser.add_argument("--turns", type=int, default=3, help="of the timing; 0 for none")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="overrides of the spec")
     return parser.parse_args()

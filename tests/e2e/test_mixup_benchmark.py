@@ -1,0 +1,33 @@
+"""`benchmarks/mixup.py` carries the ablation out, and ends with one JSON object."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+SMALL = (
+    "data.with.train=32",
+    "data.with.test=16",
+    "attacks={pgd: {use: pgd, with: {steps: 2}, threats: [both]}}",
+    "include=[{training: standard}, {training: mixup}, {training: guided-mixup}, {training: guided-permuted}]",
+    "evaluation.resamples=100",
+)
+
+
+@pytest.mark.slow
+def test_the_ablation_ends_with_protection_cost_and_differences(tmp_path: Path, run_command, last_json) -> None:
+    asked = ("--seeds", "0", "1", "--turns", "1", "--threads", "1", "--out", tmp_path, "--set", *SMALL)
+    done = run_command(*asked, script=ROOT / "benchmarks" / "mixup.py", env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    found = last_json(done.stdout)["toy-av"]
+    assert set(found["regimes"]) == {"standard", "mixup", "guided-mixup", "guided-permuted"}
+    for regime in found["regimes"].values():
+        assert regime["forwards"] == regime["backwards"] == 2 * 12 * 32
+        assert 0 <= regime["robust"]["pgd"]["both"]["low"] <= regime["robust"]["pgd"]["both"]["high"] <= 1
+    assert set(found["epoch_time_ratio"]) == {"mixup", "guided-mixup"}
+    assert all(ratio > 0 for ratio in found["epoch_time_ratio"].values())
+    pairs = found["differences"]
+    assert "guided-mixup - mixup" in pairs
+    assert "guided-mixup - guided-permuted" in pairs
+    assert all({"difference", "p", "p_holm"} <= set(item) for item in pairs["guided-mixup - mixup"])
