@@ -211,7 +211,7 @@ def test_a_guide_is_made_anew_every_so_many_epochs(step) -> None:
 @pytest.mark.parametrize("control", ["none", "permuted", "inverted"])
 @pytest.mark.parametrize("beta", [1.0, -1.0])
 def test_losses_are_weighted_by_density(step, control: str, beta: float) -> None:
-    augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, guide=("density",), beta=beta, control=control))
+    augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, guide=("density",), beta=beta, control=control, alpha=1.0))
     _epoch(augment, step)
     guide = augment.guide
     assert guide is not None
@@ -230,9 +230,12 @@ def test_losses_are_weighted_by_density(step, control: str, beta: float) -> None
     encoded, given = augment.encodings(step.model.encode(given.inputs), given, later)
     losses = augment.loss(torch.ones(CLIPS), Passed(given, encoded, step.model.classify(encoded)), later)
     weight = dict(zip(guide.ids, guide.weights / guide.weights.mean(), strict=True))
-    for i in range(0, CLIPS, 2):
-        both = weight[clean.ids[i]] + weight[clean.ids[i + 1]]
-        assert float(losses[i] + losses[i + 1]) == pytest.approx(both, rel=1e-4)
+    mixed = augment._mixed
+    assert mixed is not None
+    for i in range(CLIPS):
+        ratio, partner = float(mixed.ratio[i]), clean.ids[i ^ 1]
+        both = ratio * weight[clean.ids[i]] + (1 - ratio) * weight[partner]
+        assert float(losses[i]) == pytest.approx(both, rel=1e-4)
     assert float(losses.mean()) == pytest.approx(1, rel=1e-4)
 
 
