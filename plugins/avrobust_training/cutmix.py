@@ -34,7 +34,7 @@ class CutMix(PairMixing):
     """
 
     def __init__(self, alpha: float, *, axis: Axis, share: float = 1.0, labels: Labels = "mean") -> None:
-        super().__init__("cutmix", alpha=alpha, share=share, labels=labels)
+        super().__init__("cutmix", alpha=alpha, share=share, labels=labels, heavier=False)
         self.axis = axis
 
     def __call__(self, batch: Batch, step: TrainingStep) -> Batch:

@@ -8,8 +8,8 @@ from avrobust_training.pairing import Labels, PairMixing
 class Mixup(PairMixing):
     """Mix-up (Zhang et al. 2018, arXiv 1710.09412), with one ratio and one partner for all modalities of a clip.
 
-    A clip x_i becomes lambda x_i + (1 - lambda) x_j, its targets likewise, with lambda ~ Beta(alpha, alpha) and j any
-    other clip of the batch; see `PairMixing`.
+    A clip x_i becomes lambda x_i + (1 - lambda) x_j, its targets likewise, with lambda the larger of a draw from
+    Beta(alpha, alpha) and the rest, and j any other clip of the batch; see `PairMixing`.
 
     Args:
         alpha: of the Beta distribution, > 0.

@@ -46,16 +46,27 @@ class PairMixing(Augmentation):
         together: one ratio and partner for all modalities of a clip; otherwise each modality draws its own, and the
             targets are the mean over modalities of what each of them would give.
         labels: whether targets are the weighted mean, or, for several labels per clip, the union of both sets.
+        heavier: whether a clip is the heavier end of its own mixture, with the larger of the ratio and the rest, as in
+            MixMatch (Berthelot et al. 2019, arXiv 1905.02249, equation 9). The mixtures are alike, but no clip is
+            replaced by its partner, which would leave it out of the epoch.
     """
 
     def __init__(
-        self, purpose: str, *, alpha: float, share: float = 1.0, together: bool = True, labels: Labels = "mean"
+        self,
+        purpose: str,
+        *,
+        alpha: float,
+        share: float = 1.0,
+        together: bool = True,
+        labels: Labels = "mean",
+        heavier: bool = True,
     ) -> None:
         self.purpose = purpose
         self.alpha = alpha
         self.share = share
         self.together = together
         self.labels = labels
+        self.heavier = heavier
 
     def pairs(
         self, modalities: Iterable[str], ids: Sequence[str], step: TrainingStep, device: torch.device
@@ -96,6 +107,7 @@ class PairMixing(Augmentation):
             drawn = generators(ids, step.seed, f"{purpose}/{step.epoch}")
             for rank, i in enumerate(order):
                 found = float(drawn[i].beta(self.alpha, self.alpha))
+                found = max(found, 1 - found) if self.heavier else found
                 partner[i] = order[(rank + 1 + int(drawn[i].integers(clips - 1))) % clips]
                 ratio[i] = found if drawn[i].random() < self.share else 1.0
         return Pairs(

@@ -76,6 +76,7 @@ def avrobust_augmentations() -> "Iterator[Component[Any, Augmentation]]":
         build=_build_mixup,
         references=("https://arxiv.org/abs/1710.09412",),
         example={"alpha": 0.4},
+        version=2,  # a clip is the heavier end of its own mixture
     )
     yield Component(
         name="manifold-mixup",
@@ -84,6 +85,7 @@ def avrobust_augmentations() -> "Iterator[Component[Any, Augmentation]]":
         build=_build_manifold_mixup,
         references=("https://arxiv.org/abs/1806.05236",),
         example={"alpha": 2, "layers": ["input", "encoded"]},
+        version=2,  # a clip is the heavier end of its own mixture
     )
     yield Component(
         name="noisy-feature-mixup",
@@ -92,6 +94,7 @@ def avrobust_augmentations() -> "Iterator[Component[Any, Augmentation]]":
         build=_build_noisy_feature_mixup,
         references=("https://arxiv.org/abs/2110.02180",),
         example={"additive": 0.4, "multiplicative": 0.2},
+        version=2,  # a clip is the heavier end of its own mixture
     )
     yield Component(
         name="cutmix",
