@@ -146,7 +146,7 @@ def _conditions(
         elif condition not in both:
             yield condition, None
     for threat in dict.fromkeys(threat for _, threat in touched if threat is not None):
-        attacks = [str(attack) for attack, under in touched if under == threat]
+        attacks = [attack for attack in ours.attacks(threat) if (attack, threat) in touched]
         if len(attacks) > 1:
             yield (
                 ("worst_case", threat),

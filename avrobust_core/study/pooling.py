@@ -29,19 +29,22 @@ class ClipOutcomes:
         ids: N clips.
         right: by attack and threat, (N,) bool: correct clean and, where there is an attack, after it.
         untouched: the attacks and threats that touch nothing that the model reads.
+        unbounded: those of attacks that take no notice of the radius; the worst case leaves them out.
     """
 
     ids: tuple[str, ...]
     right: Mapping[Condition, NDArray[np.bool_]]
     untouched: frozenset[Condition]
+    unbounded: frozenset[Condition] = frozenset()
 
     def worst(self, attacks: Sequence[str], threat: str) -> NDArray[np.bool_]:
         """The clips that none of these attacks broke under a threat: (N,) bool."""
         return np.asarray(np.all([self.right[attack, threat] for attack in attacks], axis=0))
 
     def attacks(self, threat: str) -> list[str]:
-        """The attacks that were run under a threat."""
-        return [str(attack) for attack, under in self.right if attack is not None and under == threat]
+        """The attacks that were run under a threat, and kept to it."""
+        kept = [condition for condition in self.right if condition not in self.unbounded]
+        return [str(attack) for attack, under in kept if attack is not None and under == threat]
 
 
 def read_outcomes(path: Path, result: Mapping[str, Any]) -> ClipOutcomes:
@@ -53,13 +56,17 @@ def read_outcomes(path: Path, result: Mapping[str, Any]) -> ClipOutcomes:
         block = table.slice(start, count)
         correct, clean = (block[name].to_numpy(zero_copy_only=False) for name in ("correct", "clean_correct"))
         right[block["attack"][0].as_py(), block["threat"][0].as_py()] = correct & clean
-    untouched = {
-        (attack, threat)
+    entries = {
+        (attack, threat): entry
         for attack, threats in result["robust_accuracy"].items()
         for threat, entry in threats.items()
-        if not entry["attacked"]
     }
-    return ClipOutcomes(tuple(table["id"].slice(0, count).to_pylist()), right, frozenset(untouched))
+    return ClipOutcomes(
+        ids=tuple(table["id"].slice(0, count).to_pylist()),
+        right=right,
+        untouched=frozenset(key for key, entry in entries.items() if not entry["attacked"]),
+        unbounded=frozenset(key for key, entry in entries.items() if not entry["bounded"]),
+    )
 
 
 def common_clips(outcomes: Sequence[ClipOutcomes]) -> tuple[list[NDArray[np.int64]], int]:

@@ -119,9 +119,10 @@ def summarise(clean: Predictions, outcomes: Sequence[Outcome], intervals: Interv
     """The headline numbers of one model, as JSON data.
 
     Robust accuracy counts the clips that are classified correctly both clean and after the attack. The worst case
-    counts, per threat, those that no attack broke. A threat that touches nothing the model reads leaves the clean
-    accuracy, with an empty list of attacked modalities. The success rate of a targeted attack is the share of clips,
-    not of the target's class, that are classified as the target.
+    counts, per threat, those that no attack broke; attacks that take no notice of the radius are left out of it. A
+    threat that touches nothing the model reads leaves the clean accuracy, with an empty list of attacked modalities.
+    The success rate of a targeted attack is the share of clips, not of the target's class, that are classified as the
+    target.
 
     Raises:
         RunError: if the outcomes are not all of the same clips.
@@ -144,7 +145,8 @@ def summarise(clean: Predictions, outcomes: Sequence[Outcome], intervals: Interv
             "norms": {name: float(f"{norms.mean():.4g}") for name, norms in sorted(predictions.norms.items())},
         }
         success.setdefault(attack, {})[threat] = _success(clean, outcome, survived, intervals).to_json()
-        surviving[threat] = surviving.get(threat, clean.correct) & survived
+        if outcome.bounded:
+            surviving[threat] = surviving.get(threat, clean.correct) & survived
         if not outcome.modalities:
             continue
         if len(outcome.factors) > 1:

@@ -173,7 +173,7 @@ def test_an_attack_that_must_see_the_clips_is_shown_all_of_them(model, data):
 
 def test_the_readme_shows_what_works(model, data, capsys):
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    example = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)[0]
     exec(example, {"model": model, "loader": pairs(data)})
     shown = capsys.readouterr().out
     assert "pgd on both" in shown

@@ -60,7 +60,7 @@ class Study:
 
     def change(self, name: str, **fields: Any) -> None:
         old = self.outcomes[name]
-        values = {"ids": old.ids, "right": old.right, "untouched": old.untouched} | fields
+        values = {"ids": old.ids, "right": old.right, "untouched": old.untouched, "unbounded": old.unbounded} | fields
         self.outcomes[name] = ClipOutcomes(**values)
 
     @property
@@ -115,6 +115,23 @@ def test_a_difference_is_that_of_the_same_clips_with_counts_and_the_exact_p_valu
     regimes = [item for item in found if item["entry"] == 1]
     assert {item["first"]["model"] for item in regimes} == {"x", "y", "z"}
     assert {(item["first"]["training"], item["second"]["training"]) for item in regimes} == {("plain", "mixed")}
+
+
+def test_what_takes_no_notice_of_the_radius_is_compared_but_not_in_the_worst_case() -> None:
+    study = Study(models="xy", training=("plain",))
+    for name in study.outcomes:
+        study.change(name, unbounded=frozenset({("fgsm", "av")}))
+    found = study.compare({"models": ["x", "y"]})
+    assert at(found, "x/plain", "y/plain", "fgsm", "av")["clips"] == CLIPS
+    assert not [item for item in found if item.get("attack") == "worst_case"]  # of pgd alone: there is nothing to take
+    for name, own in study.outcomes.items():
+        more = {**own.right, ("cw", "av"): own.right["pgd", "av"] & own.right["pgd", "a"]}
+        study.change(name, right=more)
+    a, b = (own.right["pgd", "av"] & own.right["cw", "av"] for own in study.outcomes.values())
+    worst = at(study.compare({"models": ["x", "y"]}), "x/plain", "y/plain", "worst_case", "av")
+    assert worst["difference"]["value"] == pytest.approx(a.mean() - b.mean())
+    (pooled, _) = pool(study.cells, study.keyed, INTERVALS)
+    assert pooled["worst_case"]["av"]["value"] == pytest.approx(a.mean())
 
 
 def test_holm_counts_all_tests_of_an_entry_and_none_of_another() -> None:

@@ -71,6 +71,21 @@ def test_a_curve_counts_a_clip_as_broken_from_its_factor_on() -> None:
     assert summary["attack_success_rate"]["pgd"]["both"]["value"] == 0.5
 
 
+def test_what_takes_no_notice_of_the_radius_is_left_out_of_the_worst_case() -> None:
+    kept = [
+        Outcome("pgd", "both", ("audio",), predictions([1, -1, 1, 1, -1])),
+        Outcome("fgsm", "both", ("audio",), predictions([1, 1, -1, 1, -1])),
+    ]
+    beyond = [
+        Outcome("drop", threat, ("audio",), predictions([-1, 1, 1, 1, -1]), bounded=False)
+        for threat in ("both", "audio")
+    ]
+    found = summarise(CLEAN, [*kept, *beyond], INTERVALS)
+    assert found["worst_case"]["both"]["value"] == 0.4
+    assert list(found["worst_case"]) == ["both"]
+    assert found["robust_accuracy"]["drop"]["both"]["value"] == 0.6
+
+
 def test_the_median_size_is_of_clips_that_were_right_and_may_lie_beyond_the_search() -> None:
     found = predictions([1] * 5, factor=[0.2, 0.4, 0.6, np.inf, 0.0])
     outcome = Outcome("fmn", "both", ("audio",), found, minimal=True)
