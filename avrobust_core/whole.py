@@ -4,6 +4,7 @@ The encoder `Raw` hands each modality's input on, and the fusion `WholeModel` gi
 it was written for. Everything else (attacks, budgets, checks, embeddings, weights) is as with any other model.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -35,9 +36,7 @@ class Raw(Encoder):
 
     def __init__(self, media: MediaSpec) -> None:
         super().__init__()
-        size = 1
-        for length in media.shape:
-            size *= length
+        size = math.prod(media.shape)
         self.dims = RawDims(token=size, embed=size, shape=media.shape)
         self.frontend = nn.Identity()
         self.time_axis = media.time_axis

@@ -147,3 +147,13 @@ def test_a_head_that_is_not_the_last_layer_is_told() -> None:
     wide.top[2] = nn.Linear(6, CLASSES + 1)
     with pytest.raises(ComponentError, match=r"Net returned \(5, 4\), where \(B, 3\) is expected of its logits"):
         make_model(wide)(clips().inputs)
+
+
+def test_a_module_of_one_modality_is_a_model_of_one_encoder() -> None:
+    class Deaf(nn.Module):
+        def forward(self, clips: Mapping[str, Tensor]) -> Tensor:
+            return clips["video"].mean(dim=(2, 3, 4))
+
+    raw, batch = Raw(MEDIA["video"]), clips()
+    model = AVModel({"video": raw}, WholeModel(Deaf(), {"video": raw.dims}, classes=CLASSES), CLASSES)
+    assert torch.equal(model(batch.inputs), batch.inputs["video"].mean(dim=(2, 3, 4)))
