@@ -40,62 +40,25 @@ def test_an_encoder_and_a_whole_model_start_from_a_file(tiny, fitted, tmp_path, 
     assert all(torch.equal(found[key], x) for key, x in source.items() if key.startswith("encoders.audio."))
     assert not torch.equal(found["head.weight"], source["head.weight"])
 
-    two = run_command(
-        "run",
-        tiny,
-        "--out",
-        tmp_path / "2",
-        *UNTRAINED,
-        *BARE,
-        "--set",
-        f"models={{audio-only: {{encoders: [audio], weights: '{fitted}'}}}}",
-    )
-    assert two.returncode == 0, two.stderr
+    def whole(weights: Path, out: str, *more: str):
+        entry = f"models={{audio-only: {{encoders: [audio], weights: '{weights}'}}}}"
+        done = run_command("run", tiny, "--out", tmp_path / out, *UNTRAINED, *BARE, "--set", entry, *more)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    whole(fitted, "2")
     found = _weights(tmp_path / "2")
     assert all(torch.equal(found[key], x) for key, x in source.items())
 
-    same = run_command(
-        "run",
-        tiny,
-        "--out",
-        tmp_path / "2",
-        *UNTRAINED,
-        *BARE,
-        "--set",
-        f"models={{audio-only: {{encoders: [audio], weights: '{fitted}'}}}}",
-        *("--set", "engine.channels_last=true"),
-    )
-    assert same.returncode == 0, same.stderr
-    assert "1 of 1 cells reused" in same.stdout  # it is no part of what a cell is
-    last = run_command(
-        "run",
-        tiny,
-        "--out",
-        tmp_path / "3",
-        *UNTRAINED,
-        *BARE,
-        "--set",
-        f"models={{audio-only: {{encoders: [audio], weights: '{fitted}'}}}}",
-        *("--set", "engine.channels_last=true"),
-    )
-    assert last.returncode == 0, last.stderr
+    last = ("--set", "engine.channels_last=true")
+    assert "1 of 1 cells reused" in whole(fitted, "2", *last).stdout  # it is no part of what a cell is
+    whole(fitted, "3", *last)
     assert all(torch.equal(_weights(tmp_path / "3")[key], x) for key, x in source.items())
     assert _cell(tmp_path / "3")["clean_accuracy"] == _cell(tmp_path / "2")["clean_accuracy"]
 
     changed = tmp_path / "changed.safetensors"
     save_file({key: x * 2 if key == "head.bias" else x for key, x in source.items()}, changed)
-    three = run_command(
-        "run",
-        tiny,
-        "--out",
-        tmp_path / "2",
-        *UNTRAINED,
-        *BARE,
-        "--set",
-        f"models={{audio-only: {{encoders: [audio], weights: '{changed}'}}}}",
-    )
-    assert three.returncode == 0, three.stderr
-    assert "fitting (changed: weights.model" in three.stderr
+    assert "fitting (changed: weights.model" in whole(changed, "2").stderr
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_fitted(tiny, fitted, tmp_path, run_command) -> None:
