@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from avrobust_geometry.guided.mixup import GuidedMixup
+
+from avrobust_core import Registry
+from avrobust_core.spec.loading import load_spec
+from avrobust_core.study.building import Builder
 
 ROOT = Path(__file__).parents[2]
 
@@ -13,6 +18,15 @@ SMALL = (
     "include=[{training: standard}, {training: mixup}, {training: guided-mixup}, {training: guided-permuted}]",
     "evaluation.resamples=100",
 )
+
+
+def test_the_epochs_that_are_timed_are_those_that_are_guided() -> None:
+    registry = Registry.discover()
+    spec = load_spec(ROOT / "examples" / "mixup_ablation.yaml", registry).spec
+    regime = spec.training["guided-mixup"]
+    (augmentation,) = Builder(spec, registry).augmentations(regime)
+    assert isinstance(augmentation, GuidedMixup)
+    assert not augmentation.as_it_is(regime.epochs // 2)
 
 
 @pytest.mark.slow
