@@ -50,6 +50,7 @@ class Progress:
     hits: float = 0.0
     seen: int = 0
     seconds: float = 0.0
+    between: float = 0.0
     forwards: int = 0
     backwards: int = 0
     best: tuple[float, float] | None = None
@@ -130,10 +131,10 @@ class Fit:
 
     def _train_epoch(self, epoch: int) -> None:
         state, rank, world = self.progress, self.fabric.global_rank, self.fabric.world_size
+        began = saved = time.monotonic()
         cost = Cost()
         where = self._where(epoch, cost)
         mine = [_share(batch, rank, world) for batch in self._batches(where)[state.step :]]
-        began = saved = time.monotonic()
         earlier = state.seconds
         loss_sum = torch.tensor(state.loss_sum, device=self.fabric.device, dtype=torch.float64)
         hits = torch.tensor(state.hits, device=self.fabric.device, dtype=torch.float64)
@@ -200,7 +201,10 @@ class Fit:
     def _batches(self, where: TrainingStep) -> list[Sequence[int]]:
         order = epoch_order(self.train, self.seed, where.epoch)
         ids = dict(zip(self.train.indices, self.train.ids, strict=True))
-        return in_batches(self.learner.order(order, [ids[i] for i in order], where), self.regime.batch_size)
+        began = time.monotonic()
+        order = self.learner.order(order, [ids[i] for i in order], where)
+        self.progress.between += time.monotonic() - began
+        return in_batches(order, self.regime.batch_size)
 
     def _update(self, done: int) -> None:
         """One optimiser step, the gradient clipped, at the learning rate of this step."""
@@ -228,9 +232,10 @@ class Fit:
         )
 
     def _close_epoch(self, epoch: int) -> None:
-        state = self.progress
+        state, began = self.progress, time.monotonic()
         cost = Cost()
         self.learner.end_epoch(self._where(epoch, cost), self._gather)
+        state.between += time.monotonic() - began
         state.forwards += cost.forwards
         state.backwards += cost.backwards
         loss_sum, hits, seen = self._summed(state.loss_sum, state.hits, state.seen)
@@ -239,7 +244,6 @@ class Fit:
             "loss": loss_sum / max(seen, 1),
             "accuracy": hits / max(seen, 1),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "seconds": round(state.seconds, 3),
             "clips": int(seen),
         }
         if self.validation is not None:
@@ -249,9 +253,13 @@ class Fit:
             if state.best is None or score > tuple(state.best):
                 state.best, state.best_epoch = score, epoch + 1
                 self._write_weights("model.safetensors")
+        row |= {
+            "seconds": round(state.seconds + time.monotonic() - began, 3),
+            "between_epochs_seconds": round(state.between, 3),
+        }
         state.history.append(row)
         state.epoch, state.step = epoch + 1, 0
-        state.loss_sum = state.hits = state.seconds = 0.0
+        state.loss_sum = state.hits = state.seconds = state.between = 0.0
         state.seen = 0
         self._write_history()
         self._save()
@@ -300,6 +308,7 @@ class Fit:
             "clip_forwards": int(forwards),
             "clip_backwards": int(backwards),
             "seconds": round(sum(row["seconds"] for row in state.history), 3),
+            "between_epochs_seconds": round(sum(row["between_epochs_seconds"] for row in state.history), 3),
             "skipped": self.skipped.to_json(),
         }
         if self.fabric.is_global_zero:

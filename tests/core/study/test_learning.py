@@ -1,6 +1,7 @@
 """What augmentations may do to training, one method at a time."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,20 @@ def test_replays_are_optimiser_steps_on_the_same_batch_and_gradients_reach_leave
     assert calls[0][0] == calls[1][0] == calls[2][0] != calls[3][0]
     assert min(grads) > 0
     assert record["clip_backwards"] == 3 * plain["clip_backwards"]
+
+
+def test_the_time_that_augmentations_take_between_epochs_is_an_epochs_time(tmp_path: Path, new_fit) -> None:
+    class Slow(Augmentation):
+        def order(self, clips, step):
+            time.sleep(0.03)
+
+        def end_epoch(self, step, gather):
+            time.sleep(0.02)
+
+    record = new_fit(tmp_path, augmentations=[Slow()], epochs=2).run()
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert all(0.05 <= row["between_epochs_seconds"] <= row["seconds"] for row in rows)
+    assert record["between_epochs_seconds"] == pytest.approx(sum(row["between_epochs_seconds"] for row in rows))
 
 
 def test_what_an_augmentation_spends_is_counted(tmp_path: Path, new_fit) -> None:
