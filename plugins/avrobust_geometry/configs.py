@@ -78,6 +78,8 @@ class GuidedMixupConfig(Config):
     weigh: Literal["loss", "sampling"] = "loss"
     """What a clip's weight is: of its loss, every clip being learned from once in each epoch; or of its chance to be an
     anchor, which leaves other clips out of the epoch."""
+    width: int = Field(default=256, ge=2)
+    """Dimensions that are kept of each modality's embedding: of wider ones, a random projection."""
     score: Literal["class-ratio", "log-knn"] = "class-ratio"
     """The density that weighs clips: against the other classes, or plain."""
     beta: float = Field(default=0.5, ge=-3, le=3, allow_inf_nan=False)

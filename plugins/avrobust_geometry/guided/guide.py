@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from avrobust_geometry.configs import GuidedMixupConfig
 from avrobust_geometry.density.arrays import density
-from avrobust_geometry.guided.notes import Floats, Notes
+from avrobust_geometry.guided.notes import Notes
+from avrobust_geometry.guided.tally import Floats
 from avrobust_geometry.knn import nearest
 
 Integers = NDArray[np.int64]
 
 MOST_OTHERS = 20_000
-"""Clips among which neighbours of other classes are looked for at most; of more, a seeded subsample."""
+"""Clips among which densities and neighbours of other classes are looked for at most; of more, a seeded subsample."""
 
 WIDEST = 3.0
 """Standardised densities beyond this count as this."""
@@ -57,7 +58,9 @@ class Guide:
         return cls(ids=tuple(state["ids"]), **arrays)
 
 
-def make_guide(notes: Notes, classes: int, config: GuidedMixupConfig, seed: int) -> Guide:
+def make_guide(
+    notes: Notes, classes: int, config: GuidedMixupConfig, seed: int, device: torch.device | str = "cpu"
+) -> Guide:
     """What the embeddings say.
 
     Args:
@@ -65,17 +68,18 @@ def make_guide(notes: Notes, classes: int, config: GuidedMixupConfig, seed: int)
         classes: K.
         config: what guides, and how.
         seed: of subsamples and of the permuted control.
+        device: where distances are computed.
     """
-    ids = tuple(notes.rows)
+    ids = notes.ids()
     labels = notes.labels()
     weights = np.ones(len(ids))
     partners, chances = np.full((len(ids), 1), -1, dtype=np.int64), np.zeros((len(ids), 1))
     inverted = config.control == "inverted"
     if "density" in config.guide:
         points = notes.embeddings()
-        weights *= density_weights(points, labels, config, seed)
+        weights *= density_weights(points, labels, config, seed, device)
         if not inverted:  # the opposite of a near partner is one from anywhere
-            partners, chances = near(points, labels, config, seed)
+            partners, chances = near(points, labels, config, seed, device)
     if "balance" in config.guide:
         weights *= class_weights(labels, 1 / np.maximum(_counts(labels, classes), 1))
     if inverted:
@@ -102,7 +106,13 @@ def clip_weights(guide: Guide, class_budget: Floats | None, config: GuidedMixupC
     return np.asarray(weights / weights.mean())
 
 
-def density_weights(points: NDArray[Any], labels: NDArray[Any], config: GuidedMixupConfig, seed: int) -> Floats:
+def density_weights(
+    points: NDArray[Any],
+    labels: NDArray[Any],
+    config: GuidedMixupConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Floats:
     """exp(beta z), z the standardised density: with beta > 0, the denser its own lie around it. (N,) > 0."""
     found = density(
         points,
@@ -111,6 +121,8 @@ def density_weights(points: NDArray[Any], labels: NDArray[Any], config: GuidedMi
         estimators=[config.score],
         resamples=1,
         seed=seed,
+        most=len(points) * MOST_OTHERS,
+        device=device,
     )
     score = np.asarray(found.per_clip[config.score], dtype=np.float64)
     finite = np.isfinite(score)
@@ -132,16 +144,22 @@ def class_weights(labels: NDArray[Any], budget: Floats) -> Floats:
     return np.asarray(weights / weights.mean())
 
 
-def near(points: NDArray[Any], labels: NDArray[Any], config: GuidedMixupConfig, seed: int) -> tuple[Integers, Floats]:
+def near(
+    points: NDArray[Any],
+    labels: NDArray[Any],
+    config: GuidedMixupConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> tuple[Integers, Floats]:
     """The neighbours that may be partners, and how likely each is.
 
     The chance of j for i is proportional to exp(-d_ij^2 / (2 tau r_i r_j)), r being the distance to the k-th neighbour
     (self-tuning: Zelnik-Manor and Perona 2004, "Self-tuning spectral clustering").
     """
     if config.partners == "other-class" and labels.ndim == 1:
-        indices, distances = _nearest_of_other_classes(points, labels, config.k, seed)
+        indices, distances = _nearest_of_other_classes(points, labels, config.k, seed, device)
     else:
-        found = nearest(points, config.k, seed=seed)
+        found = nearest(points, config.k, seed=seed, device=device)
         indices, distances = found.indices, found.distances
     usable = indices >= 0
     if config.partners != "any":
@@ -168,7 +186,9 @@ def permuted_within_classes(labels: NDArray[Any], generator: np.random.Generator
     return lent
 
 
-def _nearest_of_other_classes(points: NDArray[Any], labels: NDArray[Any], k: int, seed: int) -> tuple[Integers, Floats]:
+def _nearest_of_other_classes(
+    points: NDArray[Any], labels: NDArray[Any], k: int, seed: int, device: torch.device | str
+) -> tuple[Integers, Floats]:
     n = len(points)
     among = np.arange(n)
     if n > MOST_OTHERS:
@@ -178,7 +198,7 @@ def _nearest_of_other_classes(points: NDArray[Any], labels: NDArray[Any], k: int
         rows, others = np.flatnonzero(labels == label), among[labels[among] != label]
         if len(others) < 2:
             continue
-        found = nearest(points[rows], k, reference=points[others], seed=seed)
+        found = nearest(points[rows], k, reference=points[others], seed=seed, device=device)
         width = found.indices.shape[1]
         indices[rows, :width], distances[rows, :width] = others[found.indices], found.distances
     return indices, distances

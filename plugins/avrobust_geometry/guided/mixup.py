@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from avrobust_core import Augmentation, Batch, Encoded, Gather, Passed, TrainingStep, derive_seed
 from avrobust_geometry.configs import GuidedMixupConfig
 from avrobust_geometry.guided.guide import Guide, clip_weights, make_guide
-from avrobust_geometry.guided.notes import Notes, Tally, bin_of
+from avrobust_geometry.guided.notes import Notes, Projection
 from avrobust_geometry.guided.pairs import draw_weighted, match
+from avrobust_geometry.guided.tally import Tally, bin_of
 
 CANDIDATES = 16
 """Ratios drawn from the Beta distribution, of which one is chosen where the ratio follows failures."""
@@ -31,11 +32,17 @@ class _Mixed:
         ratio: (B,) of the clip itself; 1 where it has no partner.
         partner: (B,) the partner's position in the batch.
         targets: of the clips before.
+        clear: positions of the mixtures that are nearly one clip.
+        heavier: for each of these, the position of that clip.
+        heavier_ids: and its id.
     """
 
     ratio: Tensor
     partner: Tensor
     targets: Tensor
+    clear: Tensor
+    heavier: Tensor
+    heavier_ids: tuple[str, ...]
 
 
 class GuidedMixup(Augmentation):
@@ -55,6 +62,8 @@ class GuidedMixup(Augmentation):
     def __init__(self, config: GuidedMixupConfig) -> None:
         self.config = config
         self.notes = Notes()
+        self.fresh = Notes()
+        self.projection = Projection(config.width)
         self.guide: Guide | None = None
         self.tally: Tally | None = None
         self.measured: Tally | None = None
@@ -102,15 +111,12 @@ class GuidedMixup(Augmentation):
     ) -> tuple[Mapping[str, Encoded], Batch]:
         """The encodings, noted where clips are unmixed, or nearly, and mixed where encodings are."""
         mixed = self._mixed
-        pooled = {name: found.pooled for name, found in encoded.items()}
+        pooled = {name: self.projection(name, found.pooled.detach(), step.seed) for name, found in encoded.items()}
         if mixed is None or self.config.level == "encoded":
-            self.notes.add(batch.ids, pooled, _hard(batch.targets, step))
-        else:
-            clear = torch.maximum(mixed.ratio, 1 - mixed.ratio) >= NEARLY
-            here = torch.arange(len(batch), device=clear.device)
-            heavier = torch.where(mixed.ratio >= 0.5, here, mixed.partner)[clear]
-            ids = [batch.ids[i] for i in heavier.tolist()]
-            self.notes.add(ids, {name: x[clear] for name, x in pooled.items()}, mixed.targets[heavier])
+            self.fresh.add(batch.ids, pooled, _hard(batch.targets, step))
+        elif mixed.heavier_ids:
+            here = {name: x.index_select(0, mixed.clear) for name, x in pooled.items()}
+            self.fresh.add(mixed.heavier_ids, here, mixed.targets.index_select(0, mixed.heavier))
         if mixed is None or self.config.level != "encoded":
             return encoded, batch
         between = {name: Encoded(_mix(x.tokens, mixed), _mix(x.pooled, mixed)) for name, x in encoded.items()}
@@ -136,15 +142,18 @@ class GuidedMixup(Augmentation):
             self.measured, self.tally = counts, None
         after = step.epoch + 1 - self.config.warmup
         due = after >= 0 and after % self.config.refresh == 0 and step.epoch + 1 < step.epochs
-        self.notes.merge(gather(self.notes))
-        if due and len(self.notes.rows) > 1:
+        self.notes.merge(gather(self.fresh))
+        self.fresh = Notes()
+        if due and len(self.notes) > 1:
             seed = derive_seed(step.seed, "guided-mixup", "guide", step.epoch) % (1 << 32)
-            self.guide = make_guide(self.notes, step.classes, self.config, seed)
+            device = next(step.model.parameters()).device
+            self.guide = make_guide(self.notes, step.classes, self.config, seed, device)
 
     def state_dict(self) -> dict[str, Any]:
         """Notes, guide and counts."""
         return {
             "notes": self.notes.state_dict(),
+            "fresh": self.fresh.state_dict(),
             "guide": None if self.guide is None else self.guide.state_dict(),
             "tally": None if self.tally is None else self.tally.state_dict(),
             "measured": None if self.measured is None else self.measured.state_dict(),
@@ -152,7 +161,7 @@ class GuidedMixup(Augmentation):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave."""
-        self.notes = Notes.of(state["notes"])
+        self.notes, self.fresh = Notes.of(state["notes"]), Notes.of(state["fresh"])
         self.guide = None if state["guide"] is None else Guide.of(state["guide"])
         self.tally = None if state["tally"] is None else Tally.of(state["tally"])
         self.measured = None if state["measured"] is None else Tally.of(state["measured"])
@@ -175,8 +184,17 @@ class GuidedMixup(Augmentation):
             drawn = self._ratio(batch.ids[i], batch.ids[i + 1], step)
             ratio[i] = ratio[i + 1] = drawn
             partner[i], partner[i + 1] = i + 1, i
+        clear = torch.nonzero(torch.maximum(ratio, 1 - ratio) >= NEARLY).view(-1)
+        heavier = torch.where(ratio >= 0.5, torch.arange(len(batch)), partner)[clear]
         device = batch.targets.device
-        return _Mixed(ratio.to(device), partner.to(device), _hard(batch.targets, step))
+        return _Mixed(
+            ratio.to(device),
+            partner.to(device),
+            _hard(batch.targets, step),
+            clear.to(device),
+            heavier.to(device),
+            tuple(batch.ids[i] for i in heavier.tolist()),
+        )
 
     def _pairs_in(self, ids: Sequence[str]) -> Iterator[int]:
         """Where pairs begin; a clip whose partner could not be read stays as it is."""
@@ -192,7 +210,8 @@ class GuidedMixup(Augmentation):
         drawn = generator.beta(self.config.alpha, self.config.alpha, size=CANDIDATES)
         if "convexity" not in self.config.guide or self.measured is None or self.config.ratio == "beta":
             return float(drawn[0])
-        chances = self.measured.ratio_budget()[bin_of(np.maximum(drawn, 1 - drawn))]
+        bins = bin_of(torch.from_numpy(np.maximum(drawn, 1 - drawn)))
+        chances = self.measured.ratio_budget()[bins.numpy()]
         if self.config.control == "inverted":
             chances = 1 / chances
         return float(generator.choice(drawn, p=chances / chances.sum()))

@@ -1,7 +1,6 @@
-"""What training has seen in its own passes: embeddings and targets of clips, and where mixtures were misjudged."""
+"""What training has seen of clips in its own passes: their embeddings and targets."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,155 +8,148 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Floats = NDArray[np.float64]
+from avrobust_core import derive_seed
 
-BINS = 5
-"""Bins of the heavier end's ratio, from 1/2 to 1."""
+AT_ONCE = 4096
+"""Rows that are left where they were computed until there are so many: to fetch them waits for the device."""
 
 
-@dataclass(slots=True)
 class Notes:
-    """Embeddings of clips that went unmixed through the encoders, by id; a clip that comes again replaces its row.
+    """Embeddings and targets of clips, by id; a clip that comes again replaces its row.
 
     Attributes:
-        rows: by id, the pooled embedding of each modality, float16, side by side.
-        targets: by id, an int64 class index (), or (K,) float32 multi-hot.
-        widths: of each modality's part of a row, in the order of `rows`.
+        widths: of each modality's part of a row, in the order of their names.
     """
 
-    rows: dict[str, Tensor] = field(default_factory=dict)
-    targets: dict[str, Tensor] = field(default_factory=dict)
-    widths: list[int] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.widths: list[int] = []
+        self._place: dict[str, int] = {}
+        self._rows = torch.empty(0)
+        self._targets = torch.empty(0)
+        self._waiting: list[tuple[Sequence[str], Tensor, Tensor]] = []
 
-    def add(self, ids: Iterable[str], pooled: Mapping[str, Tensor], targets: Tensor) -> None:
-        """Note a batch: its pooled embeddings (B, E) by modality, and its targets."""
+    def __len__(self) -> int:
+        """How many clips there are."""
+        self._settle()
+        return len(self._place)
+
+    def add(self, ids: Sequence[str], pooled: Mapping[str, Tensor], targets: Tensor) -> None:
+        """Note a batch: its pooled embeddings (B, E) by modality, kept in float16, and its targets."""
         parts = [pooled[name].detach() for name in sorted(pooled)]
         self.widths = [part.shape[1] for part in parts]
-        joined = torch.cat(parts, dim=1).half().cpu()
-        for clip_id, row, target in zip(ids, joined, targets.cpu(), strict=True):
-            self.rows[clip_id] = row.clone()
-            self.targets[clip_id] = target.clone()
+        self._waiting.append((ids, torch.cat(parts, dim=1).half(), targets))
+        if sum(len(waiting) for waiting, _, _ in self._waiting) >= AT_ONCE:
+            self._settle()
 
     def merge(self, others: Iterable["Notes"]) -> None:
-        """Take in what other processes have noted; afterwards the clips are in the order of their ids."""
+        """Take in what others have noted."""
         for other in others:
-            self.rows |= other.rows
-            self.targets |= other.targets
-            self.widths = self.widths or other.widths
-        self.rows = dict(sorted(self.rows.items()))
-        self.targets = {clip_id: self.targets[clip_id] for clip_id in self.rows}
+            if len(other):
+                self._put(other.ids(), other.rows(), torch.from_numpy(other.labels()))
+                self.widths = other.widths
+
+    def ids(self) -> tuple[str, ...]:
+        """All clips, in the order of their ids, which is that of all that follows: the same in every process."""
+        self._settle()
+        return tuple(sorted(self._place))
+
+    def rows(self) -> Tensor:
+        """The embeddings as they were noted: (N, D) float16, the modalities side by side."""
+        order = self._order()
+        return self._rows[order]
+
+    def labels(self) -> NDArray[Any]:
+        """Targets of all clips: (N,) int64, or (N, K) float32."""
+        order = self._order()
+        return np.asarray(self._targets[order].numpy())
 
     def embeddings(self) -> NDArray[np.float32]:
         """All clips: (N, D) float32. Each modality is centred and has a mean squared norm of 1, so that none rules."""
-        whole = torch.stack(list(self.rows.values())).float()
         parts = []
-        for part in torch.split(whole, self.widths, dim=1):
+        for part in torch.split(self.rows().float(), self.widths, dim=1):
             centred = part - part.mean(dim=0)
             parts.append(centred / centred.square().sum(dim=1).mean().sqrt().clamp_min(1e-12))
         return torch.cat(parts, dim=1).numpy()
 
-    def labels(self) -> NDArray[Any]:
-        """Targets of all clips: (N,) int64, or (N, K) float32."""
-        return torch.stack(list(self.targets.values())).numpy()
-
     def state_dict(self) -> dict[str, Any]:
         """As tensors and lists."""
-        if not self.rows:
+        if not len(self):
             return {}
         return {
-            "ids": list(self.rows),
-            "rows": torch.stack(list(self.rows.values())),
-            "targets": torch.stack(list(self.targets.values())),
+            "ids": list(self.ids()),
+            "rows": self.rows(),
+            "targets": torch.from_numpy(self.labels()),
             "widths": self.widths,
         }
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Notes":
         """From a state."""
-        if not state:
-            return cls()
-        ids = state["ids"]
-        return cls(
-            dict(zip(ids, state["rows"], strict=True)),
-            dict(zip(ids, state["targets"], strict=True)),
-            list(state["widths"]),
-        )
+        notes = cls()
+        if state:
+            notes.widths = list(state["widths"])
+            notes._put(state["ids"], state["rows"], state["targets"])
+        return notes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Whole tensors on their way to another process, instead of as many as there are clips."""
+        return Notes.of, (self.state_dict(),)
+
+    def _order(self) -> Tensor:
+        return torch.tensor([self._place[clip_id] for clip_id in self.ids()], dtype=torch.int64)
+
+    def _settle(self) -> None:
+        """Fetch what waits on the device."""
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            ids = [clip_id for batch, _, _ in waiting for clip_id in batch]
+            rows, targets = (
+                torch.cat([rows for _, rows, _ in waiting]),
+                torch.cat([targets for _, _, targets in waiting]),
+            )
+            self._put(ids, rows.cpu(), targets.cpu())
+
+    def _put(self, ids: Sequence[str], rows: Tensor, targets: Tensor) -> None:
+        last = {clip_id: i for i, clip_id in enumerate(ids)}
+        places = torch.tensor([self._place.setdefault(clip_id, len(self._place)) for clip_id in last])
+        self._rows = _grown(self._rows, len(self._place), rows)
+        self._targets = _grown(self._targets, len(self._place), targets)
+        chosen = torch.tensor(list(last.values()))
+        self._rows[places] = rows[chosen]
+        self._targets[places] = targets[chosen]
 
 
-class Tally:
-    """How often a mixture was misjudged: by class of its heavier end, and by the heavier end's ratio.
+class Projection:
+    """Random projection of wide embeddings, which keeps distances nearly as they are.
 
-    A mixture of two clips of one class fails where the model does not say that class: a failure of convexity. One of
-    two classes fails where the model says neither. With several labels per clip, it fails where the model denies (logit
-    below 0) a label that both ends have; where they share none it is not counted.
+    By a matrix of Gaussian entries (Indyk and Motwani 1998, "Approximate nearest neighbors"; Johnson and Lindenstrauss
+    1984): squared distances keep their mean, with a relative standard deviation of sqrt(2 / width).
 
-    Attributes:
-        by_class: (K, 2) tries and fails.
-        by_ratio: (BINS, 2) tries and fails.
+    Args:
+        width: the most dimensions that are left; narrower embeddings stay as they are.
     """
 
-    def __init__(self, classes: int) -> None:
-        self.by_class = np.zeros((classes, 2))
-        self.by_ratio = np.zeros((BINS, 2))
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._matrices: dict[tuple[Any, ...], Tensor] = {}
 
-    def add(self, logits: Tensor, ratio: Tensor, first: Tensor, second: Tensor) -> None:
-        """Count a batch of mixtures.
-
-        Args:
-            logits: (B, K).
-            ratio: (B,) of the first end.
-            first: targets of that end.
-            second: those of the other.
-        """
-        if first.is_floating_point():
-            shared = (first > 0.5) & (second > 0.5)
-            failed = (shared & (logits < 0)).any(dim=1)
-            counted = shared.any(dim=1)
-            members = shared.float()
-        else:
-            said = logits.argmax(dim=1)
-            failed = (said != first) & (said != second)
-            counted = torch.ones_like(failed)
-            heavier = torch.where(ratio >= 0.5, first, second)
-            members = torch.nn.functional.one_hot(heavier, len(self.by_class)).float()
-        members = (members * counted[:, None]).cpu().double()
-        fails = failed.cpu().double()
-        self.by_class += np.stack([members.sum(dim=0).numpy(), (members * fails[:, None]).sum(dim=0).numpy()], axis=1)
-        places = bin_of(np.maximum(ratio.cpu().numpy(), 1 - ratio.cpu().numpy()))
-        counts = counted.cpu().double().numpy()
-        for column, weights in enumerate((counts, counts * fails.numpy())):
-            self.by_ratio[:, column] += np.bincount(places, weights=weights, minlength=BINS)
-
-    def merge(self, others: Iterable["Tally"]) -> None:
-        """The sum of all; this one included only if it is among them."""
-        together = list(others)
-        self.by_class = np.sum([other.by_class for other in together], axis=0)
-        self.by_ratio = np.sum([other.by_ratio for other in together], axis=0)
-
-    def class_budget(self) -> Floats:
-        """(1 + fails) / (2 + tries) of each class: (K,)."""
-        return _rate(self.by_class)
-
-    def ratio_budget(self) -> Floats:
-        """The same of each bin of the ratio: (BINS,)."""
-        return _rate(self.by_ratio)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As tensors."""
-        return {"by_class": torch.from_numpy(self.by_class.copy()), "by_ratio": torch.from_numpy(self.by_ratio.copy())}
-
-    @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> "Tally":
-        """From a state."""
-        tally = cls(len(state["by_class"]))
-        tally.by_class, tally.by_ratio = state["by_class"].numpy().copy(), state["by_ratio"].numpy().copy()
-        return tally
+    def __call__(self, name: str, x: Tensor, seed: int) -> Tensor:
+        """The embeddings (B, E) of a modality: (B, at most `width`), where they are, the same in every process."""
+        if x.shape[1] <= self.width:
+            return x
+        key = (name, x.shape[1], x.device, seed)
+        if key not in self._matrices:
+            generator = torch.Generator().manual_seed(derive_seed(seed, "guided-mixup", "projection", name))
+            matrix = torch.randn(x.shape[1], self.width, generator=generator) / self.width**0.5
+            self._matrices[key] = matrix.to(x.device)
+        return x.float() @ self._matrices[key]
 
 
-def bin_of(heavier: NDArray[Any]) -> NDArray[np.int64]:
-    """The bin of a heavier end's ratio in [1/2, 1]."""
-    return np.clip(((heavier - 0.5) * 2 * BINS).astype(np.int64), 0, BINS - 1)
-
-
-def _rate(counts: Floats) -> Floats:
-    return np.asarray((1 + counts[:, 1]) / (2 + counts[:, 0]))
+def _grown(block: Tensor, n: int, like: Tensor) -> Tensor:
+    """A block of at least n rows as those of `like`, holding what the block holds; it doubles, to grow seldom."""
+    if len(block) >= n:
+        return block
+    bigger = torch.empty(max(n, 2 * len(block)), *like.shape[1:], dtype=like.dtype)
+    if len(block):
+        bigger[: len(block)] = block
+    return bigger

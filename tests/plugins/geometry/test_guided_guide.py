@@ -13,7 +13,7 @@ from avrobust_geometry.guided.guide import (
     near,
     permuted_within_classes,
 )
-from avrobust_geometry.guided.notes import BINS, Notes, Tally, bin_of
+from avrobust_geometry.guided.notes import Notes
 from avrobust_geometry.guided.pairs import systematic
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,52 +161,3 @@ def test_systematic_sampling_takes_each_its_expected_number_of_times(
     expected = count * array / array.sum()
     assert len(drawn) == count
     assert (np.abs(times - expected) < 1 + 1e-9).all()
-
-
-def test_notes_scale_each_modality_alike_and_keep_the_last_row_of_a_clip() -> None:
-    notes = Notes()
-    generator = torch.Generator().manual_seed(0)
-    first, second = torch.randn(20, 3, generator=generator), torch.randn(20, 5, generator=generator) * 40 + 7
-    ids = [f"{i:02d}" for i in range(20)]
-    targets = torch.arange(20) % 4
-    notes.add(ids, {"video": second, "audio": torch.zeros_like(first)}, targets)
-    notes.add(ids, {"video": second, "audio": first}, targets)
-    points = notes.embeddings()
-    assert points.shape == (20, 8)
-    for part in (points[:, :3], points[:, 3:]):
-        assert np.abs(part.mean(axis=0)).max() < 1e-3
-        assert np.square(part).sum(axis=1).mean() == pytest.approx(1, rel=1e-3)
-
-
-def test_notes_of_several_processes_are_the_same_in_any_order() -> None:
-    def noted(ids: list[str]) -> Notes:
-        notes = Notes()
-        rows = torch.tensor([[float(i)] for i in map(int, ids)])
-        notes.add(ids, {"audio": rows}, torch.tensor([int(i) % 2 for i in ids]))
-        return notes
-
-    one, two = noted(["3", "1"]), noted(["0", "2"])
-    one.merge([noted(["3", "1"]), two])
-    two.merge([noted(["3", "1"]), noted(["0", "2"])])
-    assert list(one.rows) == list(two.rows) == ["0", "1", "2", "3"]
-    np.testing.assert_array_equal(one.embeddings(), two.embeddings())
-    np.testing.assert_array_equal(one.labels(), [0, 1, 0, 1])
-
-
-def test_a_mixture_fails_where_neither_end_is_said() -> None:
-    tally = Tally(3)
-    logits = torch.eye(3)[[0, 1, 2, 2]]
-    tally.add(logits, torch.tensor([0.95, 0.4, 0.95, 0.55]), torch.tensor([0, 0, 0, 0]), torch.tensor([0, 1, 0, 1]))
-    np.testing.assert_array_equal(tally.by_class, [[3, 2], [1, 0], [0, 0]])
-    assert tally.by_ratio[bin_of(np.asarray([0.95]))[0]].tolist() == [2, 1]
-    np.testing.assert_allclose(tally.class_budget(), [3 / 5, 1 / 3, 1 / 2])
-    assert tally.ratio_budget().shape == (BINS,)
-
-
-def test_with_several_labels_a_mixture_fails_where_a_shared_one_is_denied() -> None:
-    tally = Tally(3)
-    first = torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    second = torch.tensor([[1.0, 0, 0], [1, 0, 1], [1, 0, 0]])
-    tally.add(torch.tensor([[1.0, -1, -1], [-1, 1, 1], [-1, -1, -1]]), torch.tensor([0.5, 0.5, 0.5]), first, second)
-    np.testing.assert_array_equal(tally.by_class, [[2, 1], [0, 0], [0, 0]])
-    assert tally.by_ratio.sum(axis=0).tolist() == [2, 1]

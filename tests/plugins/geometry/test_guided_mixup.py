@@ -179,21 +179,22 @@ def test_the_embeddings_are_of_the_clips_that_they_are_noted_for(step) -> None:
     clips = [f"{i:02d}" for i in range(CLIPS)]
     with torch.no_grad():
         encoded = step.model.encode(_batch(clips).inputs)
-    found = torch.stack([augment.notes.rows[name] for name in clips]).float()
+    assert augment.notes.ids() == tuple(clips)
+    found = augment.notes.rows().float()
     truth = torch.cat([encoded[name].pooled for name in sorted(encoded)], dim=1)
     assert float((found - truth).abs().median()) < 0.01
-    assert augment.notes.targets == {name: torch.tensor(i % 4) for i, name in enumerate(clips)}
+    assert augment.notes.labels().tolist() == [i % 4 for i in range(CLIPS)]
 
 
 def test_mixtures_of_equal_parts_are_not_noted(step) -> None:
     augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, alpha=500.0))
     _epoch(augment, step)
-    before = {clip_id: row.clone() for clip_id, row in augment.notes.rows.items()}
+    before = augment.notes.rows()
     with torch.no_grad():
         for parameter in step.model.parameters():
             parameter.add_(1.0)
     _epoch(augment, replace(step, epoch=1))
-    assert all(torch.equal(row, before[clip_id]) for clip_id, row in augment.notes.rows.items())
+    assert torch.equal(augment.notes.rows(), before)
 
 
 def test_a_guide_is_made_anew_every_so_many_epochs(step) -> None:
@@ -244,7 +245,7 @@ def test_classes_that_fail_are_anchors_more_often(step) -> None:
     _epoch(augment, step)
     _epoch(augment, replace(step, epoch=1))
     assert augment.measured is not None
-    augment.measured.by_class[:] = [[100, 95], [100, 5], [100, 5], [100, 5]]
+    augment.measured.by_class = torch.tensor([[100, 95], [100, 5], [100, 5], [100, 5]])
     anchors: Counter[int] = Counter()
     for clean, _, _ in _epoch(augment, replace(step, epoch=2)):
         anchors.update(clean.targets[::2].tolist())
@@ -258,7 +259,7 @@ def test_ratios_follow_where_mixtures_fail(step) -> None:
 
     def mean_heavier(bins: list[list[int]]) -> float:
         assert augment.measured is not None
-        augment.measured.by_ratio[:] = bins
+        augment.measured.by_ratio = torch.tensor(bins)
         drawn = [augment._ratio(f"{i}", f"{i + 1}", step) for i in range(300)]
         return float(np.mean(np.maximum(drawn, 1 - np.asarray(drawn))))
 

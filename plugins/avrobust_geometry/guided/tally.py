@@ -1,0 +1,95 @@
+"""Where mixtures were misjudged: which classes, and at which ratios."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+Floats = NDArray[np.float64]
+
+BINS = 5
+"""Bins of the heavier end's ratio, from 1/2 to 1."""
+
+
+class Tally:
+    """How often a mixture was misjudged: by class of its heavier end, and by the heavier end's ratio.
+
+    A mixture of two clips of one class fails where the model does not say that class: a failure of convexity. One of
+    two classes fails where the model says neither. With several labels per clip, it fails where the model denies (logit
+    below 0) a label that both ends have; where they share none it is not counted.
+
+    Attributes:
+        by_class: (K, 2) int64 tries and fails.
+        by_ratio: (BINS, 2) int64 tries and fails.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.by_class = torch.zeros(classes, 2, dtype=torch.int64)
+        self.by_ratio = torch.zeros(BINS, 2, dtype=torch.int64)
+
+    def add(self, logits: Tensor, ratio: Tensor, first: Tensor, second: Tensor) -> None:
+        """Count a batch of mixtures, on their device.
+
+        Args:
+            logits: (B, K).
+            ratio: (B,) of the first end.
+            first: targets of that end.
+            second: those of the other.
+        """
+        self.by_class, self.by_ratio = self.by_class.to(logits.device), self.by_ratio.to(logits.device)
+        if first.is_floating_point():
+            shared = (first > 0.5) & (second > 0.5)
+            failed = (shared & (logits < 0)).any(dim=1)
+            counted = shared.any(dim=1)
+            members = shared.long()
+        else:
+            said = logits.argmax(dim=1)
+            failed = (said != first) & (said != second)
+            counted = torch.ones_like(failed)
+            members = F.one_hot(torch.where(ratio >= 0.5, first, second), len(self.by_class))
+        outcomes = torch.stack([counted, counted & failed], dim=1).long()
+        self.by_class += (members[:, :, None] * outcomes[:, None]).sum(dim=0)
+        self.by_ratio.index_add_(0, bin_of(torch.maximum(ratio, 1 - ratio)), outcomes)
+
+    def merge(self, others: Iterable["Tally"]) -> None:
+        """The sum of all; this one included only if it is among them."""
+        together = [other.state_dict() for other in others]
+        self.by_class = torch.stack([other["by_class"] for other in together]).sum(dim=0)
+        self.by_ratio = torch.stack([other["by_ratio"] for other in together]).sum(dim=0)
+
+    def class_budget(self) -> Floats:
+        """(1 + fails) / (2 + tries) of each class: (K,)."""
+        return _rate(self.by_class)
+
+    def ratio_budget(self) -> Floats:
+        """The same of each bin of the ratio: (BINS,)."""
+        return _rate(self.by_ratio)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As tensors."""
+        return {"by_class": self.by_class.cpu(), "by_ratio": self.by_ratio.cpu()}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> "Tally":
+        """From a state."""
+        tally = cls(len(state["by_class"]))
+        tally.by_class, tally.by_ratio = state["by_class"].clone(), state["by_ratio"].clone()
+        return tally
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without a device, on its way to another process."""
+        return Tally.of, (self.state_dict(),)
+
+
+def bin_of(heavier: Tensor) -> Tensor:
+    """The bin of a heavier end's ratio in [1/2, 1]: int64."""
+    return ((heavier - 0.5) * 2 * BINS).long().clamp(0, BINS - 1)
+
+
+def _rate(counts: Tensor) -> Floats:
+    tries, fails = counts.cpu().double().numpy().T
+    return np.asarray((1 + fails) / (2 + tries))
