@@ -2,14 +2,16 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
+Item = TypeVar("Item")
+
 WIDTH_WITHOUT_TERMINAL = 320
 MOST_COLUMNS = 5
-"""Attacks under threats that stand beside one another; more of them stand below one another."""
+"""What stands beside one another in one table; more of it stands below one another, or in several tables."""
 
 
 def print_tables(result: Mapping[str, Any]) -> None:
@@ -29,7 +31,11 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     cells: Sequence[Mapping[str, Any]] = result.get("pooled") or result["cells"]
     columns = _columns(cells)
     console.print(f"{result['name']}: accuracy in %{_over_seeds(result)}, {_confidence(result)}")
-    console.print(_by_cell(cells, columns) if len(columns) <= MOST_COLUMNS else _by_attack(cells, columns))
+    if len(cells) <= MOST_COLUMNS < len(columns):
+        console.print(_by_attack(cells, columns))
+    else:
+        for part in _parts(columns):
+            console.print(_by_cell(cells, part))
     for cell in result["cells"]:
         if "error" in cell:
             named = _named(result, cell)
@@ -41,7 +47,7 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _by_cell(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> Table:
-    """A row for each cell, a column for each attack under each threat."""
+    """A row for each cell, a column for each attack under each threat of a few."""
     table = Table("model", "training", *(["seeds"] if "seeds" in cells[0] else []))
     table.add_column("clean", justify="right")
     for attack, threat in columns:
@@ -53,7 +59,7 @@ def _by_cell(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, st
 
 
 def _by_attack(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> Table:
-    """The same the other way round, for more attacks than fit beside one another."""
+    """The same the other way round, for a few cells and more attacks than fit beside one another."""
     table = Table("attack", "threat")
     for cell in cells:
         seeds = f"\n{len(cell['seeds'])} seeds" if "seeds" in cell else ""
@@ -198,13 +204,20 @@ def _print_metrics(console: Console, result: Mapping[str, Any]) -> None:
         return
     several = bool(result.get("pooled"))
     console.print(f"metrics on clean clips{_over_seeds(result)}{', (least to greatest)' if several else ''}")
-    table = Table("metric", "")
-    for heading in columns:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        found = [[values[row] for values in seeds if row in values] for seeds in columns.values()]
-        table.add_row(*row, *(_spread(known) if several else _number(known[0]) if known else "-" for known in found))
-    console.print(table)
+    for part in _parts(list(columns)):
+        table = Table("metric", "")
+        for heading in part:
+            table.add_column(heading, justify="right")
+        for row in rows:
+            found = [[values[row] for values in columns[heading] if row in values] for heading in part]
+            shown = (_spread(known) if several else _number(known[0]) if known else "-" for known in found)
+            table.add_row(*row, *shown)
+        console.print(table)
+
+
+def _parts(items: Sequence[Item]) -> list[Sequence[Item]]:
+    """In runs of as many as stand beside one another; one empty run of none."""
+    return [items[i : i + MOST_COLUMNS] for i in range(0, max(len(items), 1), MOST_COLUMNS)]
 
 
 def _spread(estimates: Sequence[Mapping[str, Any]]) -> str:

@@ -75,6 +75,22 @@ def test_with_several_seeds_there_is_one_row_per_model_with_the_number_of_seeds(
     assert "0.35 (0.2 to 0.5)" in row(lines, "map", "map")
 
 
+def test_many_cells_stand_below_one_another_and_their_columns_in_several_tables(show: Show) -> None:
+    data = study()
+    data["cells"] = [cell(f"m{i}", 0) for i in range(6)]
+    for i, found in enumerate(data["cells"]):
+        found["robust_accuracy"] = {f"a{j}": {"a": found["robust_accuracy"]["pgd"]["a"]} for j in range(6)}
+        found["clean_accuracy"] = estimate((10 + i) / 100, 0, 1)
+    lines = show(data)
+    headings = [[part.strip() for part in line.split("┃")[1:-1]] for line in lines if line.startswith("┃")]
+    assert ["", "", "", "a0", "a1", "a2", "a3", "a4"] in headings
+    assert ["", "", "", "a5", "worst case"] in headings
+    assert headings.count(["model", "training", "clean", "a", "a"]) == 1
+    assert [line.split("│")[3].strip()[:4] for line in lines if line.startswith("│ m3 ")] == ["13.0", "13.0"]
+    assert ["", "", "m0", "m1", "m2", "m3", "m4"] in headings, "metrics of five"
+    assert ["", "", "m5"] in headings, "and of the sixth"
+
+
 def test_a_seed_that_failed_is_named(show: Show) -> None:
     data = study((0, 3))
     data["cells"][1]["error"] = {"message": "out of luck"}
