@@ -71,7 +71,7 @@ class Tally:
 
     def state_dict(self) -> dict[str, Any]:
         """As tensors."""
-        return {"by_class": self.by_class.cpu(), "by_ratio": self.by_ratio.cpu()}
+        return {"by_class": self.by_class.cpu().clone(), "by_ratio": self.by_ratio.cpu().clone()}
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor]) -> "Tally":

@@ -186,6 +186,13 @@ def test_the_embeddings_are_of_the_clips_that_they_are_noted_for(step) -> None:
     assert augment.notes.labels().tolist() == [i % 4 for i in range(CLIPS)]
 
 
+def test_embeddings_are_noted_no_wider_than_asked_for(step) -> None:
+    augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, width=2))
+    _epoch(augment, step)
+    assert set(augment.notes.widths) == {2}
+    assert augment.notes.rows().shape == (CLIPS, 2 * len(augment.notes.widths))
+
+
 def test_mixtures_of_equal_parts_are_not_noted(step) -> None:
     augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, alpha=500.0))
     _epoch(augment, step)

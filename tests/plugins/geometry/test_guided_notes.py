@@ -107,3 +107,12 @@ def test_with_several_labels_a_mixture_fails_where_a_shared_one_is_denied() -> N
     tally.add(torch.tensor([[1.0, -1, -1], [-1, 1, 1], [-1, -1, -1]]), torch.tensor([0.5, 0.5, 0.5]), first, second)
     np.testing.assert_array_equal(tally.by_class, [[2, 1], [0, 0], [0, 0]])
     assert tally.by_ratio.sum(dim=0).tolist() == [2, 1]
+
+
+def test_a_state_stays_as_it_was_when_counting_goes_on() -> None:
+    tally = Tally(2)
+    tally.add(torch.eye(2), torch.tensor([0.9, 0.9]), torch.tensor([0, 1]), torch.tensor([0, 1]))
+    state = tally.state_dict()
+    tally.add(torch.eye(2), torch.tensor([0.9, 0.9]), torch.tensor([0, 1]), torch.tensor([0, 1]))
+    assert state["by_class"].tolist() == [[1, 0], [1, 0]]
+    assert int(state["by_ratio"].sum()) == 2
