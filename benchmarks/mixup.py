@@ -5,31 +5,30 @@
 
 Carries out `examples/mixup_ablation.yaml` on `toy-av`, and with --manifest also `examples/mixup_ablation_clips.yaml` on
 clips. Cells that are in --out already are reused, so that it can be stopped and gone on with. Then it measures what an
-epoch costs: standard training, mix-up and guided mix-up in turn, in this process, in seconds of the processor, over the
+epoch costs: standard training, mix-up and guided mix-up take turns step by step, in seconds of the processor, over the
 second half of their epochs, when guided mix-up is guided.
 
 The last line is one JSON object: for each set and regime `clean`, `robust` by attack and threat (shares with
 intervals, means over seeds), `forwards` and `backwards` of clips in training over all seeds; `differences`: guided
-mix-up minus others, by attack and threat, with intervals and p-values; and `epoch_time_ratio` to standard training.
+mix-up minus others, by attack and threat, with intervals and p-values; and `epoch_time_ratio` to standard training,
+with intervals over epochs.
 """
 
 import argparse
 import json
-import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from avrobust_core import Registry
 from avrobust_core.spec.loading import LoadedSpec, load_spec
 from avrobust_core.study.building import Builder
 from avrobust_core.study.runner import carry_out
 from avrobust_core.study.tables import print_tables
-from avrobust_core.study.training import Fit
+from benchmarks.epoch_times import epoch_seconds, ratio
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TIMED = ("standard", "mixup", "guided-mixup")
@@ -62,7 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--manifest", type=Path, help="CSV of clips with the columns path, label and split")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs"), help="where the runs lie")
-    parser.add_argument("--turns", type=int, default=5, help="of the timing; 0 for none")
+    parser.add_argument("--turns", type=int, default=2, help="fits of each regime that are timed; 0 for none")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="overrides of the spec")
     return parser.parse_args()
@@ -104,50 +103,17 @@ def differences(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def epoch_time_ratios(loaded: LoadedSpec, registry: Registry, turns: int) -> dict[str, float]:
-    """Processor seconds of an epoch of each regime over standard training's: of each the least over turns.
+def epoch_time_ratios(loaded: LoadedSpec, registry: Registry, turns: int) -> dict[str, dict[str, Any]]:
+    """Processor seconds of an epoch of each regime over standard training's, with intervals over epochs.
 
-    What disturbs a turn, such as others on the machine, only adds to it.
+    Only the second half of the epochs counts: in the first guided mix-up is not guided, for it warms up.
     """
     builder = Builder(loaded.spec, registry)
     dataset = builder.dataset()
-    seconds: dict[str, list[float]] = {name: [] for name in TIMED}
-    for turn in range(turns):
-        first = turn % len(TIMED)
-        for name in TIMED[first:] + TIMED[:first]:
-            seconds[name].append(timed(builder, dataset, name))
-    return {
-        name: round(min(found) / min(seconds["standard"]), 4) for name, found in seconds.items() if name != "standard"
-    }
-
-
-def timed(builder: Builder, dataset: Any, name: str) -> float:
-    """Processor seconds of the second half of one regime's epochs; in the first, guided mix-up warms up."""
-    regime = builder.spec.training[name]
-    (model,) = builder.spec.models
-    half = regime.epochs // 2
-    began = time.process_time()
-
-    def report(done: int, total: int) -> None:
-        nonlocal began
-        if done == total * half // regime.epochs:
-            began = time.process_time()
-
-    with tempfile.TemporaryDirectory() as folder:
-        fabric = Fabric(accelerator="cpu", devices=1)
-        fit = Fit(
-            fabric,
-            builder.model(model, dataset),
-            dataset,
-            regime,
-            builder.augmentations(regime),
-            seed=0,
-            folder=Path(folder),
-            engine=builder.spec.engine,
-            report=report,
-        )
-        fit.run()
-        return time.process_time() - began
+    rotated = [TIMED[turn % len(TIMED) :] + TIMED[: turn % len(TIMED)] for turn in range(turns)]
+    found = [epoch_seconds(builder, dataset, names) for names in rotated]
+    late = {name: np.concatenate([times[name][len(times[name]) // 2 :] for times in found]) for name in TIMED}
+    return {name: ratio(late[name], late["standard"]).to_json() for name in TIMED if name != "standard"}
 
 
 if __name__ == "__main__":

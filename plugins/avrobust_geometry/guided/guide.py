@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from avrobust_geometry.configs import GuidedMixupConfig
-from avrobust_geometry.density.arrays import density
+from avrobust_geometry.density.space import Choices, Space
 from avrobust_geometry.guided.notes import Notes
 from avrobust_geometry.guided.tally import Floats
 from avrobust_geometry.knn import nearest
@@ -76,10 +76,10 @@ def make_guide(
     partners, chances = np.full((len(ids), 1), -1, dtype=np.int64), np.zeros((len(ids), 1))
     inverted = config.control == "inverted"
     if "density" in config.guide:
-        points = notes.embeddings()
-        weights *= density_weights(points, labels, config, seed, device)
+        space = space_of(notes.embeddings(), labels, classes, config, seed, device)
         if not inverted:  # the opposite of a near partner is one from anywhere
-            partners, chances = near(points, labels, config, seed, device)
+            partners, chances = near(space, config)
+        weights *= density_weights(space, config)
     if "balance" in config.guide:
         weights *= class_weights(labels, 1 / np.maximum(_counts(labels, classes), 1))
     if inverted:
@@ -106,24 +106,48 @@ def clip_weights(guide: Guide, class_budget: Floats | None, config: GuidedMixupC
     return np.asarray(weights / weights.mean())
 
 
-def density_weights(
+def space_of(
     points: NDArray[Any],
     labels: NDArray[Any],
+    classes: int,
     config: GuidedMixupConfig,
     seed: int,
     device: torch.device | str = "cpu",
-) -> Floats:
-    """exp(beta z), z the standardised density: with beta > 0, the denser its own lie around it. (N,) > 0."""
-    found = density(
+) -> Space:
+    """The latent space as the density metric sees it; what is searched in it, is searched once.
+
+    Args:
+        points: (N, D) floats.
+        labels: (N,) int64, or (N, K) floats: above 1/2 a clip has the label.
+        classes: K.
+        config: which density, of how many neighbours.
+        seed: of subsamples.
+        device: where distances are computed.
+    """
+    return Space(
         points,
-        labels.astype(np.int64) if labels.ndim == 1 else labels,
-        k=config.k,
-        estimators=[config.score],
-        resamples=1,
-        seed=seed,
-        most=len(points) * MOST_OTHERS,
-        device=device,
+        labels if labels.ndim == 1 else labels > 0.5,
+        reference=None,
+        reference_labels=None,
+        own=None,
+        predicted=None,
+        classes=[str(c) for c in range(classes)],
+        choices=Choices(
+            k=config.k,
+            estimators=(config.score,),
+            exact="auto",
+            most=len(points) * MOST_OTHERS,
+            confidence=0.95,
+            resamples=1,
+            seed=seed,
+            device=device,
+        ),
     )
+
+
+def density_weights(space: Space, config: GuidedMixupConfig) -> Floats:
+    """exp(beta z), z the standardised density: with beta > 0, the denser its own lie around it. (N,) > 0."""
+    found = space.measure()
     score = np.asarray(found.per_clip[config.score], dtype=np.float64)
     finite = np.isfinite(score)
     if not finite.any():
@@ -144,26 +168,20 @@ def class_weights(labels: NDArray[Any], budget: Floats) -> Floats:
     return np.asarray(weights / weights.mean())
 
 
-def near(
-    points: NDArray[Any],
-    labels: NDArray[Any],
-    config: GuidedMixupConfig,
-    seed: int,
-    device: torch.device | str = "cpu",
-) -> tuple[Integers, Floats]:
+def near(space: Space, config: GuidedMixupConfig) -> tuple[Integers, Floats]:
     """The neighbours that may be partners, and how likely each is.
 
     The chance of j for i is proportional to exp(-d_ij^2 / (2 tau r_i r_j)), r being the distance to the k-th neighbour
     (self-tuning: Zelnik-Manor and Perona 2004, "Self-tuning spectral clustering").
     """
-    if config.partners == "other-class" and labels.ndim == 1:
-        indices, distances = _nearest_of_other_classes(points, labels, config.k, seed, device)
+    if config.partners == "other-class" and space.labels.ndim == 1:
+        indices, distances = _nearest_of_other_classes(space)
     else:
-        found = nearest(points, config.k, seed=seed, device=device)
-        indices, distances = found.indices, found.distances
+        k, found = space.near.k, space.near.within
+        indices, distances = found.indices[:, :k], found.distances[:, :k]
     usable = indices >= 0
     if config.partners != "any":
-        together = _share_a_class(labels, indices)
+        together = _share_a_class(space.labels, indices)
         usable &= together if config.partners == "same-class" else ~together
     radius = np.where(np.isfinite(distances), distances, 0).max(axis=1)
     scale = np.maximum(radius[:, None] * radius[np.maximum(indices, 0)], 1e-24)
@@ -186,19 +204,18 @@ def permuted_within_classes(labels: NDArray[Any], generator: np.random.Generator
     return lent
 
 
-def _nearest_of_other_classes(
-    points: NDArray[Any], labels: NDArray[Any], k: int, seed: int, device: torch.device | str
-) -> tuple[Integers, Floats]:
-    n = len(points)
+def _nearest_of_other_classes(space: Space) -> tuple[Integers, Floats]:
+    points, labels, choices = space.points, space.labels, space.choices
+    n, k = len(points), choices.k
     among = np.arange(n)
     if n > MOST_OTHERS:
-        among = np.sort(np.random.default_rng(seed).choice(n, MOST_OTHERS, replace=False))
+        among = np.sort(np.random.default_rng(choices.seed).choice(n, MOST_OTHERS, replace=False))
     indices, distances = np.full((n, k), -1, dtype=np.int64), np.full((n, k), np.inf)
     for label in np.unique(labels):
         rows, others = np.flatnonzero(labels == label), among[labels[among] != label]
         if len(others) < 2:
             continue
-        found = nearest(points[rows], k, reference=points[others], seed=seed, device=device)
+        found = nearest(points[rows], k, reference=points[others], seed=choices.seed, device=choices.device)
         width = found.indices.shape[1]
         indices[rows, :width], distances[rows, :width] = others[found.indices], found.distances
     return indices, distances
@@ -207,7 +224,7 @@ def _nearest_of_other_classes(
 def _share_a_class(labels: NDArray[Any], indices: Integers) -> NDArray[np.bool_]:
     if labels.ndim == 1:
         return np.asarray(labels[indices] == labels[:, None])
-    return np.stack([(labels[indices[:, j]] * labels).sum(axis=1) > 0 for j in range(indices.shape[1])], axis=1)
+    return np.stack([(labels[indices[:, j]] & labels).any(axis=1) for j in range(indices.shape[1])], axis=1)
 
 
 def _counts(labels: NDArray[Any], classes: int) -> Floats:

@@ -179,20 +179,20 @@ class GuidedMixup(Augmentation):
         return dict(zip(self.guide.ids, clip_weights(self.guide, budget, self.config).tolist(), strict=True))
 
     def _draw(self, batch: Batch, step: TrainingStep) -> _Mixed:
-        ratio, partner = torch.ones(len(batch)), torch.arange(len(batch))
+        positions = np.arange(len(batch))
+        ratio, partner = np.ones(len(batch), dtype=np.float32), positions.copy()
         for i in self._pairs_in(batch.ids):
-            drawn = self._ratio(batch.ids[i], batch.ids[i + 1], step)
-            ratio[i] = ratio[i + 1] = drawn
+            ratio[i : i + 2] = self._ratio(batch.ids[i], batch.ids[i + 1], step)
             partner[i], partner[i + 1] = i + 1, i
-        clear = torch.nonzero(torch.maximum(ratio, 1 - ratio) >= NEARLY).view(-1)
-        heavier = torch.where(ratio >= 0.5, torch.arange(len(batch)), partner)[clear]
+        clear = np.flatnonzero(np.maximum(ratio, 1 - ratio) >= NEARLY)
+        heavier = np.where(ratio >= 0.5, positions, partner)[clear]
         device = batch.targets.device
         return _Mixed(
-            ratio.to(device),
-            partner.to(device),
+            torch.from_numpy(ratio).to(device),
+            torch.from_numpy(partner).to(device),
             _hard(batch.targets, step),
-            clear.to(device),
-            heavier.to(device),
+            torch.from_numpy(clear).to(device),
+            torch.from_numpy(heavier).to(device),
             tuple(batch.ids[i] for i in heavier.tolist()),
         )
 
@@ -207,9 +207,10 @@ class GuidedMixup(Augmentation):
 
     def _ratio(self, anchor: str, partner: str, step: TrainingStep) -> float:
         generator = np.random.default_rng(derive_seed(step.seed, anchor, partner, f"guided-mixup/{step.epoch}"))
-        drawn = generator.beta(self.config.alpha, self.config.alpha, size=CANDIDATES)
+        alpha = self.config.alpha
         if "convexity" not in self.config.guide or self.measured is None or self.config.ratio == "beta":
-            return float(drawn[0])
+            return generator.beta(alpha, alpha)
+        drawn = generator.beta(alpha, alpha, size=CANDIDATES)
         bins = bin_of(torch.from_numpy(np.maximum(drawn, 1 - drawn)))
         chances = self.measured.ratio_budget()[bins.numpy()]
         if self.config.control == "inverted":

@@ -43,11 +43,15 @@ def rerank(
     indices = np.empty((lines, k), dtype=np.int64)
     distances = np.empty((lines, k), dtype=np.float64)
     size = max(1, CHUNK // (candidates.shape[1] * reference.width))
+    between: Tensor | None = None  # one for all chunks: to get new memory takes as long as the differences
     for start in range(0, lines, size):
         chosen = candidates[start : start + size]
         rows = torch.arange(start, start + len(chosen)) if owners is None else owners[start : start + size]
-        ends = reference.gather(chosen.clamp(min=0).flatten()).view(*chosen.shape, -1).to(torch.float64)
-        squares = (ends - points.gather(rows).to(ends)[:, None]).square_().sum(dim=2).cpu()
+        ends = reference.gather(chosen.clamp(min=0).flatten()).view(*chosen.shape, -1)
+        if between is None:
+            between = torch.empty(size, *ends.shape[1:], dtype=torch.float64, device=ends.device)
+        part = between[: len(chosen)].copy_(ends).sub_(points.gather(rows).to(ends.device)[:, None])
+        squares = part.square_().sum(dim=2).cpu()
         squares = squares.masked_fill(chosen < 0, torch.inf)
         squares, order = squares.sort(dim=1, stable=True)
         indices[start : start + size] = chosen.gather(1, order[:, :k]).numpy()

@@ -12,6 +12,7 @@ from avrobust_geometry.guided.guide import (
     make_guide,
     near,
     permuted_within_classes,
+    space_of,
 )
 from avrobust_geometry.guided.notes import Notes
 from avrobust_geometry.guided.pairs import systematic
@@ -28,6 +29,10 @@ def _notes(points: np.ndarray, labels: np.ndarray) -> Notes:
     return notes
 
 
+def _weights(points: np.ndarray, labels: np.ndarray, config: GuidedMixupConfig) -> np.ndarray:
+    return density_weights(space_of(points, labels, int(labels.max()) + 1, config, seed=0), config)
+
+
 @pytest.fixture
 def two_clusters() -> tuple[np.ndarray, np.ndarray]:
     """Two classes in 4 dimensions that touch: (60, 4) and labels."""
@@ -41,7 +46,7 @@ def two_clusters() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_clips_near_the_other_class_weigh_less_or_more(two_clusters, sign: int) -> None:
     points, labels = two_clusters
-    weights = density_weights(points, labels, GuidedMixupConfig(k=5, beta=-float(sign)), seed=0) ** sign
+    weights = _weights(points, labels, GuidedMixupConfig(k=5, beta=-float(sign))) ** sign
     depth = np.where(labels == 0, -points[:, 0], points[:, 0])
     order = np.argsort(depth)
     assert weights[order[:20]].mean() > 2 * weights[order[-20:]].mean()
@@ -49,13 +54,13 @@ def test_clips_near_the_other_class_weigh_less_or_more(two_clusters, sign: int) 
 
 def test_beta_of_zero_weighs_all_alike(two_clusters) -> None:
     points, labels = two_clusters
-    np.testing.assert_allclose(density_weights(points, labels, GuidedMixupConfig(beta=0), seed=0), 1)
+    np.testing.assert_allclose(_weights(points, labels, GuidedMixupConfig(beta=0)), 1)
 
 
 def test_plain_density_weighs_outliers_least() -> None:
     points = np.random.default_rng(1).normal(size=(80, 3))
     points[7] = 9.0
-    weights = density_weights(points, np.zeros(80, dtype=np.int64), GuidedMixupConfig(score="log-knn"), seed=0)
+    weights = _weights(points, np.zeros(80, dtype=np.int64), GuidedMixupConfig(score="log-knn"))
     assert weights.argmin() == 7
 
 
@@ -63,7 +68,7 @@ def test_duplicates_and_lone_classes_have_finite_weights() -> None:
     points = np.zeros((40, 3))
     points[20:] = np.random.default_rng(0).normal(size=(20, 3))
     labels = np.r_[np.zeros(20, dtype=np.int64), np.ones(19, dtype=np.int64), 2]
-    weights = density_weights(points, labels, GuidedMixupConfig(k=3), seed=0)
+    weights = _weights(points, labels, GuidedMixupConfig(k=3))
     assert np.isfinite(weights).all()
     assert (weights > 0).all()
 
@@ -71,7 +76,7 @@ def test_duplicates_and_lone_classes_have_finite_weights() -> None:
 def test_partners_are_the_nearest_of_other_classes_as_brute_force_has_them(two_clusters) -> None:
     points, labels = two_clusters
     config = GuidedMixupConfig(k=4, partners="other-class", tau=0.5)
-    partners, chances = near(points, labels, config, seed=0)
+    partners, chances = near(space_of(points, labels, 2, config, seed=0), config)
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
     distances[labels[:, None] == labels[None]] = np.inf
     expected = np.argsort(distances, axis=1)[:, :4]
@@ -87,7 +92,8 @@ def test_partners_are_the_nearest_of_other_classes_as_brute_force_has_them(two_c
 def test_partners_share_a_class_or_do_not_as_asked_with_several_labels_too(kind: str) -> None:
     generator = np.random.default_rng(3)
     labels = (generator.random((50, 4)) < 0.4).astype(np.float32)
-    partners, chances = near(generator.normal(size=(50, 3)), labels, GuidedMixupConfig(partners=kind, k=8), seed=0)
+    config = GuidedMixupConfig(partners=kind, k=8)
+    partners, chances = near(space_of(generator.normal(size=(50, 3)), labels, 4, config, seed=0), config)
     for i, row in enumerate(partners):
         for j, chance in zip(row, chances[i], strict=True):
             assert (j < 0) == (chance == 0)
