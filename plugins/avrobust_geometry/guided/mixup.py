@@ -123,11 +123,12 @@ class GuidedMixup(Augmentation):
         return between, Batch(batch.inputs, _mix(_dense(batch.targets, step), mixed), batch.ids)
 
     def loss(self, losses: Tensor, passed: Passed, step: TrainingStep) -> Tensor:
-        """The losses, weighted as their clips are; where mixtures were misjudged is counted."""
+        """The losses, weighted as their clips are; for convexity, where mixtures were misjudged is counted."""
         mixed = self._mixed
         if mixed is None:
             return losses
-        self._counts(step).add(passed.logits.detach(), mixed.ratio, mixed.targets, mixed.targets[mixed.partner])
+        if "convexity" in self.config.guide:
+            self._counts(step).add(passed.logits.detach(), mixed.ratio, mixed.targets, mixed.targets[mixed.partner])
         if not self._weights:
             return losses
         own = torch.tensor([self._weights.get(clip_id, 1.0) for clip_id in passed.batch.ids]).to(losses)
@@ -136,7 +137,7 @@ class GuidedMixup(Augmentation):
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
         """A new guide from what all processes have noted."""
         self._pairs, self._mixed = frozenset(), None
-        if not self.as_it_is(step.epoch):
+        if "convexity" in self.config.guide and not self.as_it_is(step.epoch):
             counts = self._counts(step)
             counts.merge(gather(counts))
             self.measured, self.tally = counts, None
@@ -221,7 +222,7 @@ class GuidedMixup(Augmentation):
 def _mix(x: Tensor, mixed: _Mixed) -> Tensor:
     # lerp never leaves the interval between its two ends, where a sum of two rounded products may.
     ratio = mixed.ratio.view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
-    return torch.lerp(x.index_select(0, mixed.partner), x, ratio)
+    return x.index_select(0, mixed.partner).lerp_(x, ratio)
 
 
 def _dense(targets: Tensor, step: TrainingStep) -> Tensor:

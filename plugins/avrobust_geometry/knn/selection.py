@@ -48,28 +48,31 @@ class Best:
         maxima = grouped.permute(1, 2, 0).amax(dim=0).T if flipped else grouped.amax(dim=1)
         bound = self._bound[row : row + len(scores)]
         hits = maxima > bound[:, None]
-        dense = int(hits.sum()) > DENSE * hits.numel()
-        if dense:
+        if int(hits.sum()) > DENSE * hits.numel():
             values, columns = _top(grouped, maxima, min(self.keep, scores.shape[1]))
-            rows = torch.arange(len(scores), device=scores.device).repeat_interleave(values.shape[1])
-            values, columns = values.flatten(), columns.flatten()
-            taken = values > bound[rows]
-        else:
-            rows, group = hits.nonzero(as_tuple=True)
-            inside = grouped[rows, :, group]
-            taken = inside > bound[rows, None]
-            found, member = taken.nonzero(as_tuple=True)
-            rows, columns, values = rows[found], group[found] + groups * member, inside[found, member]
-            taken = torch.ones_like(rows, dtype=torch.bool)
-        self._add(rows[taken] + row, columns[taken] + column, values[taken])
-        if dense:
-            self._compact(torch.arange(row, row + len(scores), device=scores.device))
+            self._join(row, columns.masked_fill_(values.isneginf(), -1 - column) + column, values)
+            return
+        rows, group = hits.nonzero(as_tuple=True)
+        inside = grouped[rows, :, group]
+        found, member = (inside > bound[rows, None]).nonzero(as_tuple=True)
+        self._add(rows[found] + row, group[found] + groups * member + column, inside[found, member])
 
     def take(self) -> tuple[Tensor, Tensor]:
         """The kept scores (N, keep), highest first, and their columns (N, keep) int64, -1 where there are fewer."""
         for start in range(0, len(self._scores), 1 << 16):
             self._compact(torch.arange(start, min(start + (1 << 16), len(self._scores)), device=self._scores.device))
         return self._scores[:, : self.keep], self._columns[:, : self.keep].long()
+
+    def _join(self, row: int, columns: Tensor, values: Tensor) -> None:
+        """Keep the best of the pools of rows that follow each other and as many new scores for each, (B, any)."""
+        pools = slice(row, row + len(values))
+        scores, place = torch.cat([self._scores[pools], values], dim=1).topk(self.keep, dim=1)
+        self._columns[pools, : self.keep] = torch.cat([self._columns[pools], columns.int()], dim=1).gather(1, place)
+        self._scores[pools, : self.keep] = scores
+        self._scores[pools, self.keep :] = -torch.inf
+        self._columns[pools, self.keep :] = -1
+        self._filled[pools] = self.keep
+        self._bound[pools] = scores[:, -1]
 
     def _add(self, rows: Tensor, columns: Tensor, values: Tensor) -> None:
         """Put scores into pools; `rows` ascend."""
@@ -108,6 +111,9 @@ def _top(grouped: Tensor, maxima: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     The best `keep` scores lie in the `keep` groups with the highest maxima.
     """
     groups = maxima.shape[1]
+    if groups <= 2 * keep:  # nothing to be gained by the groups
+        found = grouped.flatten(1).topk(keep, dim=1)
+        return found.values, found.indices
     chosen = maxima.topk(min(keep, groups), dim=1).indices
     inside = grouped.gather(2, chosen[:, None, :].expand(-1, GROUP, -1)).flatten(1)
     values, place = inside.topk(keep, dim=1)
