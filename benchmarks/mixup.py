@@ -9,9 +9,10 @@ epoch costs: standard training, mix-up and guided mix-up take turns step by step
 second half of their epochs, when guided mix-up is guided.
 
 The last line is one JSON object: for each set and regime `clean`, `robust` by attack and threat (shares with
-intervals, means over seeds), `forwards` and `backwards` of clips in training over all seeds; `differences`: guided
+intervals, means over seeds), `forwards` and `backwards` of clips in training over all seeds, `seconds` as recorded, and
+`recorded_time_ratio` of their epochs to standard training's, which others on the machine disturb; `differences`: guided
 mix-up minus others, by attack and threat, with intervals and p-values; and `epoch_time_ratio` to standard training,
-with intervals over epochs.
+timed side by side, with intervals over epochs.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def main() -> None:
         ratios = epoch_time_ratios(loaded, registry, options.turns) if options.turns else {}
         print(f"{name}: an epoch beside one of standard training: {ratios or 'not timed'}", flush=True)
         report[name] = {
-            "regimes": regimes(result),
+            "regimes": regimes(result, {name: regime.epochs for name, regime in loaded.spec.training.items()}),
             "differences": differences(result),
             "epoch_time_ratio": ratios,
             "seeds": options.seeds,
@@ -61,7 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--manifest", type=Path, help="CSV of clips with the columns path, label and split")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs"), help="where the runs lie")
-    parser.add_argument("--turns", type=int, default=2, help="fits of each regime that are timed; 0 for none")
+    parser.add_argument("--turns", type=int, default=3, help="fits of each regime that are timed; 0 for none")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="overrides of the spec")
     return parser.parse_args()
@@ -77,9 +78,10 @@ def asked(options: argparse.Namespace) -> list[tuple[str, Path, list[str]]]:
     return found
 
 
-def regimes(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Protection and cost by regime."""
+def regimes(result: Mapping[str, Any], epochs: Mapping[str, int]) -> dict[str, Any]:
+    """Protection and cost by regime, of which the spec has so many epochs."""
     pooled = result["pooled"] or [cell | {"cost": cell["fit"]} for cell in result["cells"] if "error" not in cell]
+    each = {entry["training"]: entry["cost"]["seconds"] / epochs[entry["training"]] for entry in pooled}
     return {
         entry["training"]: {
             "clean": entry["clean_accuracy"],
@@ -87,6 +89,7 @@ def regimes(result: Mapping[str, Any]) -> dict[str, Any]:
             "forwards": entry["cost"]["clip_forwards"],
             "backwards": entry["cost"]["clip_backwards"],
             "seconds": entry["cost"]["seconds"],
+            "recorded_time_ratio": round(each[entry["training"]] / each["standard"], 3) if "standard" in each else None,
         }
         for entry in pooled
     }

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from avrobust_geometry.guided.mixup import GuidedMixup
 
 from avrobust_core import Registry
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.building import Builder
+from benchmarks import epoch_times
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +29,41 @@ def test_the_epochs_that_are_timed_are_those_that_are_guided() -> None:
     (augmentation,) = Builder(spec, registry).augmentations(regime)
     assert isinstance(augmentation, GuidedMixup)
     assert not augmentation.as_it_is(regime.epochs // 2)
+
+
+def test_fits_that_are_timed_take_turns_step_by_step(monkeypatch) -> None:
+    steps = []
+
+    def fit(builder, dataset, name: str, ring: epoch_times.Ring, number: int) -> np.ndarray:
+        for _ in range(3):
+            steps.append(name)
+            ring.hand_on(number)
+            ring.wait(number)
+        return np.full(2, number + 1.0)
+
+    monkeypatch.setattr(epoch_times, "_fit", fit)
+    found = epoch_times.epoch_seconds(None, None, ["a", "b", "c"])
+    assert "".join(steps) == "abcabcabc"
+    assert epoch_times.ratio(found["b"], found["a"]).to_json() | {"n": 2} == {
+        "value": 2.0,
+        "low": 2.0,
+        "high": 2.0,
+        "n": 2,
+        "method": "bootstrap",
+    }
+
+
+def test_a_fit_that_fails_ends_the_timing_with_its_error(monkeypatch) -> None:
+    def fit(builder, dataset, name: str, ring: epoch_times.Ring, number: int) -> np.ndarray:
+        if name == "b":
+            raise ValueError("b is broken")
+        ring.hand_on(number)
+        ring.wait(number)
+        return np.ones(1)
+
+    monkeypatch.setattr(epoch_times, "_fit", fit)
+    with pytest.raises(ValueError, match="b is broken"):
+        epoch_times.epoch_seconds(None, None, ["a", "b", "c"])
 
 
 @pytest.mark.slow
