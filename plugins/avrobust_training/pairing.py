@@ -29,7 +29,7 @@ class Pairs:
     def mix(self, x: Tensor) -> Tensor:
         """Each clip's own part of (B, ...) and its partner's, never outside the interval between the two."""
         # lerp keeps to the interval between its ends, which a sum of two rounded products may leave.
-        return torch.lerp(x.index_select(0, self.partner), x, per_clip(self.ratio, x))
+        return x.index_select(0, self.partner).lerp_(x, per_clip(self.ratio, x))
 
 
 class PairMixing(Augmentation):
