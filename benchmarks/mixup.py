@@ -10,9 +10,9 @@ second half of their epochs, when guided mix-up is guided.
 
 The last line is one JSON object: for each set and regime `clean`, `robust` by attack and threat (shares with
 intervals, means over seeds), `forwards` and `backwards` of clips in training over all seeds, `seconds` as recorded, and
-`recorded_time_ratio` of their epochs to standard training's, which others on the machine disturb; `differences`: guided
-mix-up minus others, by attack and threat, with intervals and p-values; and `epoch_time_ratio` to standard training,
-timed side by side, with intervals over epochs.
+`recorded_time_ratio` of their epochs to standard training's, which others on the machine disturb; `differences` of all
+pairs that the spec compares, by attack and threat, with intervals and p-values; and `epoch_time_ratio` to standard
+training, timed side by side, with intervals over epochs.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def regimes(result: Mapping[str, Any], epochs: Mapping[str, int]) -> dict[str, A
 
 
 def differences(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Guided mix-up, plain and with vertices, minus each other regime that the spec compares it with."""
+    """The first minus the second of each pair of regimes that the spec compares: guided mix-up minus mix-up, say."""
     kept = ("attack", "threat", "difference", "only_first", "only_second", "p", "p_holm")
     found: dict[str, list[dict[str, Any]]] = {}
     for item in result["comparisons"]:

@@ -102,6 +102,15 @@ def test_partners_share_a_class_or_do_not_as_asked_with_several_labels_too(kind:
         assert chances[i].sum() == pytest.approx(1) or not chances[i].any()
 
 
+def test_partners_are_among_the_k_nearest_though_density_looks_at_more(two_clusters) -> None:
+    points, labels = two_clusters
+    config = GuidedMixupConfig(k=3, partners="any")
+    partners, _ = near(space_of(points, labels, 2, config, seed=0), config)
+    distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    np.testing.assert_array_equal(partners, np.argsort(distances, axis=1)[:, :3])
+
+
 @given(labels=st.lists(st.integers(0, 4), min_size=2, max_size=40), seed=st.integers(0, 99))
 def test_the_permuted_control_lends_within_the_class_each_clip_once(labels: list[int], seed: int) -> None:
     array = np.asarray(labels)
