@@ -279,6 +279,18 @@ def test_ratios_follow_where_mixtures_fail(step) -> None:
     assert mean_heavier(middle) == mean_heavier(ends)
 
 
+@pytest.mark.parametrize("guide", [("density",), ("convexity",), ("density", "convexity")])
+def test_mixtures_are_counted_where_convexity_guides_and_only_there(step, guide) -> None:
+    augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, guide=guide))
+    for epoch in range(2):
+        _epoch(augment, replace(step, epoch=epoch))
+    if "convexity" in guide:
+        assert augment.measured is not None
+        assert int(augment.measured.by_ratio[:, 0].sum()) == CLIPS
+    else:
+        assert augment.measured is None
+
+
 def test_a_clip_whose_partner_could_not_be_read_stays_as_it_is(step) -> None:
     augment = GuidedMixup(GuidedMixupConfig(warmup=1, k=3, guide=()))
     _epoch(augment, step)
