@@ -11,6 +11,12 @@ from typing import Any, BinaryIO
 
 from avrobust_core.errors import RunError
 
+TEMPORARY = ".avrobust-unfinished."
+"""How the name of a file begins while it is written: no program but this one gives such a name."""
+
+HOLDER = ".avrobust-run"
+"""The file that makes a folder a run's own, and that names the process which works in it."""
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file whole or not at all: temporary name, fsync, rename, fsync of the folder.
@@ -20,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         write: writes the content to the open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -72,11 +78,38 @@ def digest(identity: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that a killed process left behind anywhere below a folder."""
-    for path in folder.rglob(".*.????????"):
-        if path.is_file():
+def remove_leftovers(run: Path) -> None:
+    """Remove the unfinished files that a killed process left behind in the places where a run writes, no other.
+
+    Those places are the run's folder itself and all below its `cells`; a link is not followed.
+    """
+    unfinished = [run.glob(f"{TEMPORARY}*")]
+    cells = run / "cells"
+    if not cells.is_symlink():
+        unfinished.append(cells.rglob(f"{TEMPORARY}*"))
+    for path in (path for found in unfinished for path in found):
+        if path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds something and is no run's: what lies there may be somebody's work.
+
+    Raises:
+        RunError: names the folder and something in it.
+    """
+    if (folder / HOLDER).exists() or ((folder / "lock.json").is_file() and (folder / "resolved.yaml").is_file()):
+        return
+    if not folder.is_dir():
+        if folder.exists() or folder.is_symlink():
+            raise RunError(f"{folder} is no folder: choose another --out")
+        return
+    found = min((path.name for path in folder.iterdir()), default=None)
+    if found is not None:
+        raise RunError(
+            f"{folder} is not empty, and no run of avrobust (it holds {found!r}): choose a new folder, or an empty "
+            "one, for --out"
+        )
 
 
 @contextmanager
@@ -84,12 +117,13 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Hold a run's folder: a second process that asks for it gets an error, and a killed one lets go of it.
 
     Raises:
-        RunError: if another process holds it.
+        RunError: if another process holds it, or the folder is not empty and no run's.
     """
     import fcntl
 
+    refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".in-use").open("a+") as file:
+    with (folder / HOLDER).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

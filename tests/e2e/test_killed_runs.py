@@ -49,7 +49,7 @@ def _check(target: str, nth: int, tiny: Path, tmp_path: Path, whole: Path, run_c
     results = [comparable(json.loads((folder / "result.json").read_text())) for folder in (out, whole)]
     assert results[0] == results[1]
     assert _contents(out) == _contents(whole)
-    leftovers = [path.name for path in out.rglob(".*") if path.name != ".in-use"]
+    leftovers = [path.name for path in out.rglob(".*") if path.name != ".avrobust-run"]
     assert not leftovers
 
 

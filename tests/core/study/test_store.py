@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from avrobust_core.errors import RunError
-from avrobust_core.study.store import digest, exclusive, read_json, remove_leftovers, write_atomically, write_json
+from avrobust_core.study.store import (
+    HOLDER,
+    TEMPORARY,
+    digest,
+    exclusive,
+    read_json,
+    remove_leftovers,
+    write_atomically,
+    write_json,
+)
 
 
 def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path: Path) -> None:
@@ -84,5 +93,59 @@ def test_a_folder_is_held_by_one_process_and_let_go_when_it_is_killed(tmp_path: 
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
+    with exclusive(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".env.template", ".gitlab-ci.template", "sub/.git/.x.12345678", ".result.json.12345678", "cells/.env.template"],
+)
+def test_leftovers_are_the_runs_own_files_and_no_others(tmp_path: Path, name: str) -> None:
+    kept, leftover, elsewhere = tmp_path / name, tmp_path / "cells" / "a" / f"{TEMPORARY}x.abcd", tmp_path / "mine"
+    for path in (kept, leftover, elsewhere / f"{TEMPORARY}x.abcd"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    remove_leftovers(tmp_path)
+    assert kept.exists()
+    assert (elsewhere / f"{TEMPORARY}x.abcd").exists(), "no place where a run writes"
+    assert not leftover.exists()
+
+
+def test_leftovers_behind_a_link_are_somebody_elses(tmp_path: Path) -> None:
+    elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
+    for folder in (elsewhere, run / "cells"):
+        folder.mkdir(parents=True)
+    (elsewhere / f"{TEMPORARY}x.abcd").write_text("x")
+    (run / "cells" / "linked").symlink_to(elsewhere)
+    remove_leftovers(run)
+    assert (elsewhere / f"{TEMPORARY}x.abcd").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".env.template", "cells", "result.json", "lock.json"])
+def test_a_folder_that_holds_something_and_is_no_run_is_refused_untouched(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(RunError, match=f"not empty.*{name}"), exclusive(tmp_path):
+        pass
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_a_file_in_the_place_of_a_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(RunError, match="no folder"), exclusive(tmp_path / "out"):
+        pass
+
+
+def test_the_folder_of_a_run_is_taken_again_whatever_the_user_has_put_beside_it(tmp_path: Path) -> None:
+    with exclusive(tmp_path):
+        pass
+    (tmp_path / "notes.txt").write_text("mine")
+    with exclusive(tmp_path):
+        assert (tmp_path / HOLDER).exists()
+
+
+def test_a_run_of_an_earlier_version_is_taken_again(tmp_path: Path) -> None:
+    for name in ("lock.json", "resolved.yaml"):
+        (tmp_path / name).write_text("{}")
     with exclusive(tmp_path):
         pass
