@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         Preparation,
         Subject,
     )
-    from avrobust_core.errors import AttackViolation, AvrobustError, ClipError, DataError, WeightsError
+    from avrobust_core.errors import AttackViolation, AvrobustError, ClipError, DataError, ModelError, WeightsError
     from avrobust_core.evaluating import Evaluation, evaluate
     from avrobust_core.goals import Aim, Goal
     from avrobust_core.hookspecs import hookimpl
@@ -79,6 +79,7 @@ _HOME = {
     "Fusion": "contracts",
     "Measurement": "contracts",
     "Metric": "contracts",
+    "ModelError": "errors",
     "Subject": "contracts",
     "AvrobustError": "errors",
     "ClipError": "errors",
@@ -147,6 +148,7 @@ __all__ = [
     "Measurement",
     "MediaSpec",
     "Metric",
+    "ModelError",
     "Passed",
     "Preparation",
     "Probe",

@@ -45,6 +45,14 @@ class Dataset(ABC):
     def ids(self, split: str) -> Sequence[str]:
         """The ids of a split's clips, in order: unique over all splits, known without reading any media."""
 
+    def groups(self, split: str) -> Sequence[str] | None:
+        """What each clip of a split was drawn with (a speaker, a source video), in the order of `ids`.
+
+        Clips of one group are no independent draws: intervals then resample groups. None, as here, if every clip stands
+        for itself.
+        """
+        return None
+
     @abstractmethod
     def read(self, split: str, index: int) -> Clip:
         """Read one clip; deterministic.

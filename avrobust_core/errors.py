@@ -30,6 +30,10 @@ class ComponentError(AvrobustError):
     """A component's name cannot be resolved, or its configuration does not fit."""
 
 
+class ModelError(AvrobustError):
+    """A model's answer cannot be used: no logits, of another shape than asked for, not finite, not the same twice."""
+
+
 class WeightsError(AvrobustError):
     """Weights cannot be read, or do not fit the module that they are meant for."""
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from avrobust_core.caveats import Caveat
 from avrobust_core.contracts import Dataset, Measurement, Subject
 from avrobust_core.errors import RunError
 from avrobust_core.goals import Aim
@@ -115,14 +116,16 @@ class Outcome:
         return f"{self.attack}/{self.threat}"
 
 
-def summarise(clean: Predictions, outcomes: Sequence[Outcome], intervals: Intervals) -> dict[str, Any]:
+def summarise(
+    clean: Predictions, outcomes: Sequence[Outcome], intervals: Intervals, caveats: Sequence[Caveat] = ()
+) -> dict[str, Any]:
     """The headline numbers of one model, as JSON data.
 
     Robust accuracy counts the clips that are classified correctly both clean and after the attack. The worst case
     counts, per threat, those that no attack broke; attacks that take no notice of the radius are left out of it. A
     threat that touches nothing the model reads leaves the clean accuracy, with an empty list of attacked modalities.
     The success rate of a targeted attack is the share of clips, not of the target's class, that are classified as the
-    target.
+    target. `caveats` is what speaks against these numbers.
 
     Raises:
         RunError: if the outcomes are not all of the same clips.
@@ -165,6 +168,7 @@ def summarise(clean: Predictions, outcomes: Sequence[Outcome], intervals: Interv
         "curves": curves,
         "smallest_perturbation": smallest,
         "fronts": fronts,
+        "caveats": [caveat.to_json() for caveat in caveats],
     }
 
 
