@@ -50,6 +50,7 @@ class Attacked:
         factor: (B,) float64: the smallest factor tried at which the goal is reached, or, with an attack that looks for
             the smallest perturbation, the size of the one it found; infinite where none is.
         queries: (B,) int64: forward passes.
+        no_gradient: by attacked modality, (B,) bool: the attack asked for gradients, and all of them were zero.
     """
 
     inputs: Mapping[str, Tensor]
@@ -58,6 +59,7 @@ class Attacked:
     norms: Mapping[str, Tensor]
     factor: Tensor
     queries: Tensor
+    no_gradient: Mapping[str, Tensor]
 
 
 def attack_batch(victim: Victim, batch: Batch, run: AttackRun) -> Attacked:
@@ -149,7 +151,8 @@ class _State:
             self.norms[name][position] = verdict.norms[name][where]
 
     def attacked(self, bound: BoundVictim) -> Attacked:
-        return Attacked(self.inputs, self.logits, self.success, self.norms, self.factor, bound.queries)
+        missing = bound.gradients.missing
+        return Attacked(self.inputs, self.logits, self.success, self.norms, self.factor, bound.queries, missing)
 
 
 def prepared(victim: Victim, run: AttackRun, batches: Callable[[], Iterable[Batch]]) -> AttackRun:

@@ -35,3 +35,9 @@ def concerns(caveats: Iterable[Mapping[str, Any]], attack: str | None, threat: s
         threat: None with the clean accuracy.
     """
     return any(caveat["attack"] in (None, attack) and caveat["threat"] in (None, threat) for caveat in caveats)
+
+
+def describe(caveat: Mapping[str, Any]) -> str:
+    """A caveat (as JSON data) as a line below a table: "pgd on both: zero-gradient: no gradient reached ..."."""
+    where = [name for name in (caveat["attack"], caveat["threat"]) if name is not None]
+    return f"{' on '.join(where)}{': ' if where else ''}{caveat['check']}: {caveat['message']}"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from avrobust_core.attacking import AttackRun, prepared, refuse_norms
 from avrobust_core.batches import Batch
 from avrobust_core.budgets import ThreatModel
+from avrobust_core.caveats import concerns, describe
 from avrobust_core.contracts import Attack, Metric
 from avrobust_core.errors import DataError
 from avrobust_core.fronts import directions, tilted
@@ -47,10 +48,17 @@ class Evaluation:
         def said(estimate: Mapping[str, Any]) -> str:
             return f"{100 * estimate['value']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
 
-        lines = [f"clean: {said(self.summary['clean_accuracy'])} % of {self.summary['clips']} clips"]
+        caveats = self.summary["caveats"]
+
+        def mark(attack: str | None, threat: str | None) -> str:
+            return " ?" if concerns(caveats, attack, threat) else ""
+
+        clean = said(self.summary["clean_accuracy"])
+        lines = [f"clean: {clean} % of {self.summary['clips']} clips{mark(None, None)}"]
         for attack, threats in self.summary["robust_accuracy"].items():
-            lines += [f"{attack} on {threat}: {said(estimate)} %" for threat, estimate in threats.items()]
-        return "\n".join(lines)
+            for threat, estimate in threats.items():
+                lines.append(f"{attack} on {threat}: {said(estimate)} %{mark(attack, threat)}")
+        return "\n".join([*lines, *(f"? {describe(caveat)}" for caveat in caveats)])
 
 
 def evaluate(

@@ -169,6 +169,51 @@ class _Hidden:
         return _Hidden(select_inputs(self.fixed, index), encoded, self.features)
 
 
+class Gradients:
+    """Which clips a gradient was asked for, and whether one that is not zero ever came back, by modality.
+
+    Recorded by hooks on what goes into the model and what comes out, so that no attack need say it. Where a modality
+    is rounded, detached or ignored, no attack by gradients has attacked it, whatever it says.
+
+    Attributes:
+        asked: (B,) bool: a backward pass went through the clip's logits.
+        reached: by attacked modality, (B,) bool: the gradient was not zero in at least one of these passes.
+    """
+
+    def __init__(self, modalities: Collection[str], clips: int, device: torch.device) -> None:
+        self.asked = torch.zeros(clips, dtype=torch.bool, device=device)
+        self.reached = {name: torch.zeros_like(self.asked) for name in modalities}
+
+    def watch(self, perturbed: Mapping[str, Tensor], positions: Tensor) -> dict[str, Tensor]:
+        """The same inputs, those that need a gradient as views that tell what reaches them."""
+        return {name: self._watched(name, x, positions) for name, x in perturbed.items()}
+
+    def _watched(self, name: str, x: Tensor, positions: Tensor) -> Tensor:
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return x
+
+        def note(gradient: Tensor) -> None:
+            self.reached[name][positions] |= gradient.flatten(1).any(dim=1)
+
+        view = x.view_as(x)  # a hook on `x` itself would stay there, call after call
+        view.register_hook(note)  # type: ignore[no-untyped-call]
+        return view
+
+    def expect(self, logits: Tensor, positions: Tensor) -> None:
+        """Note, once a backward pass comes through these logits, that it did."""
+        if logits.requires_grad:
+
+            def note(_: Tensor) -> None:
+                self.asked[positions] = True
+
+            logits.register_hook(note)  # type: ignore[no-untyped-call]
+
+    @property
+    def missing(self) -> dict[str, Tensor]:
+        """By attacked modality, (B,) bool: gradients were asked for, and all of them were zero."""
+        return {name: self.asked & ~reached for name, reached in self.reached.items()}
+
+
 class BoundVictim:
     """A victim bound to a batch: a callable from the attacked modalities to logits.
 
@@ -180,6 +225,7 @@ class BoundVictim:
         start: a point of the region to begin from, where an attack under a smaller budget has been before; None if
             there was none. An attack is free to take no notice of it.
         queries: (B,) int64: how many forward passes each clip has cost, counted here; shared with selections.
+        gradients: which clips a gradient was asked for, and reached in which modality; shared with selections.
     """
 
     def __init__(
@@ -193,6 +239,7 @@ class BoundVictim:
         hidden: _Hidden,
         start: Mapping[str, Tensor] | None = None,
         queries: Tensor | None = None,
+        gradients: "Gradients | None" = None,
         positions: Tensor | None = None,
     ) -> None:
         self.victim = victim
@@ -204,6 +251,7 @@ class BoundVictim:
         self._hidden = hidden
         device = goal.labels.device
         self.queries = torch.zeros(len(ids), dtype=torch.int64, device=device) if queries is None else queries
+        self.gradients = Gradients(region.balls, len(ids), device) if gradients is None else gradients
         self._positions = torch.arange(len(ids), device=device) if positions is None else positions
 
     @property
@@ -241,8 +289,11 @@ class BoundVictim:
 
     def __call__(self, perturbed: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, K) float32 of the batch with the attacked modalities replaced; differentiable in `perturbed`."""
+        watched = self.gradients.watch(perturbed, self._positions)
         with self._precision(next(iter(perturbed.values())).device.type):
-            return self._forward(perturbed).float()
+            logits = self._forward(watched).float()
+        self.gradients.expect(logits, self._positions)
+        return logits
 
     @torch.no_grad()
     def confirm(self, perturbed: Mapping[str, Tensor]) -> Tensor:
@@ -272,6 +323,7 @@ class BoundVictim:
             hidden=self._hidden.select(index),
             start=None if self.start is None else select_inputs(self.start, index),
             queries=self.queries,
+            gradients=self.gradients,
             positions=self._positions[index],
         )
 
@@ -291,6 +343,7 @@ class BoundVictim:
             hidden=self._hidden,
             start=start,
             queries=self.queries,
+            gradients=self.gradients,
             positions=self._positions,
         )
 

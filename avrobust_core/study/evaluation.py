@@ -1,6 +1,6 @@
 """Predictions of one model on chosen clips, clean or under one attack, kept in parts that survive a kill."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Predictions:
             that looks for the smallest perturbation, of all; infinite where it is not.
         queries: (N,) int64 forward passes per clip; 0 for clean predictions.
         seconds: spent on these clips, by all processes together.
+        no_gradient: by attacked modality, (N,) bool: all gradients that the attack asked for were zero.
     """
 
     ids: tuple[str, ...]
@@ -47,6 +48,7 @@ class Predictions:
     factor: NDArray[np.float64]
     queries: NDArray[np.int64]
     seconds: float
+    no_gradient: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -58,8 +60,8 @@ def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[
     """Predict one batch, attacked first if there is an attack; whatever the attack returns is verified.
 
     Returns:
-        By column: logits (B, K), margin (B,), success (B,), factor (B,), queries (B,), and norm/<modality> (B,) for
-        each attacked modality.
+        By column: logits (B, K), margin (B,), success (B,), factor (B,), queries (B,), and, for each attacked
+        modality, norm/<modality> (B,) and no_gradient/<modality> (B,).
 
     Raises:
         AttackViolation: if the attack broke its threat model.
@@ -81,7 +83,8 @@ def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[
         "factor": found.factor,
         "queries": found.queries,
     }
-    return columns | {f"norm/{name}": norm for name, norm in found.norms.items()}
+    columns |= {f"norm/{name}": norm for name, norm in found.norms.items()}
+    return columns | {f"no_gradient/{name}": missing for name, missing in found.no_gradient.items()}
 
 
 def collect(folder: Path, selection: Selection) -> tuple[Predictions, dict[str, str]]:
@@ -111,6 +114,7 @@ def to_parquet(path: Path, predictions: Predictions) -> None:
             "factor": predictions.factor,
             "queries": predictions.queries,
             **{f"norm/{name}": norm for name, norm in predictions.norms.items()},
+            **{f"no_gradient/{name}": missing for name, missing in predictions.no_gradient.items()},
         }
     )
     write_atomically(path, lambda file: pq.write_table(table, file))
@@ -138,4 +142,9 @@ def from_table(table: pa.Table, seconds: float) -> Predictions:
         factor=table["factor"].to_numpy(),
         queries=table["queries"].to_numpy(),
         seconds=seconds,
+        no_gradient={
+            name.removeprefix("no_gradient/"): table[name].to_numpy(zero_copy_only=False)
+            for name in table.column_names
+            if name.startswith("no_gradient/")
+        },
     )

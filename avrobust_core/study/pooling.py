@@ -140,5 +140,10 @@ def _pooled(
             for attack, threats in robust.items()
         },
         "worst_case": {threat: told(("worst_case", threat)) for threat in cells[0]["worst_case"]},
+        "caveats": [
+            caveat | {"message": f"seed {cell['seed']}: {caveat['message']}"}
+            for cell in cells
+            for caveat in cell.get("caveats", [])
+        ],
         "cost": {name: sum(cell["fit"][name] for cell in cells) for name in COSTS},
     }

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ from avrobust_core.statistics import (
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.store import write_atomically, write_text
 from avrobust_core.verification import NORM_TOLERANCE
+
+NO_GRADIENT = 0.01
+"""The share of all clips that may be robust without any gradient having reached a modality (a dead unit, say) before
+the number is marked: the robust accuracy can be too high by no more than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,14 @@ def summarise(
     counts, per threat, those that no attack broke; attacks that take no notice of the radius are left out of it. A
     threat that touches nothing the model reads leaves the clean accuracy, with an empty list of attacked modalities.
     The success rate of a targeted attack is the share of clips, not of the target's class, that are classified as the
-    target. `caveats` is what speaks against these numbers.
+    target. `no_gradient` is, by attacked modality, the share of the clips counted as robust that no gradient ever
+    reached there, though the attack asked for one: where that is more than `NO_GRADIENT` of all clips, it is a caveat.
+
+    Args:
+        clean: predictions on the clean clips.
+        outcomes: of all attacks.
+        intervals: how they are made.
+        caveats: what else speaks against these numbers.
 
     Raises:
         RunError: if the outcomes are not all of the same clips.
@@ -146,6 +157,7 @@ def summarise(
             "queries": float(predictions.queries.mean()),
             # Four digits: the last bits move with the batches, and results must not.
             "norms": {name: float(f"{norms.mean():.4g}") for name, norms in sorted(predictions.norms.items())},
+            "no_gradient": _without_gradient(survived, predictions),
         }
         success.setdefault(attack, {})[threat] = _success(clean, outcome, survived, intervals).to_json()
         if outcome.bounded:
@@ -168,8 +180,36 @@ def summarise(
         "curves": curves,
         "smallest_perturbation": smallest,
         "fronts": fronts,
-        "caveats": [caveat.to_json() for caveat in caveats],
+        "caveats": [caveat.to_json() for caveat in (*caveats, *_gradient_caveats(clean, outcomes))],
     }
+
+
+def _without_gradient(survived: NDArray[np.bool_], predictions: Predictions) -> dict[str, float]:
+    robust = max(int(survived.sum()), 1)
+    return {
+        name: float(f"{(survived & missing).sum() / robust:.4g}")
+        for name, missing in sorted(predictions.no_gradient.items())
+    }
+
+
+def _gradient_caveats(clean: Predictions, outcomes: Sequence[Outcome]) -> Iterator[Caveat]:
+    for outcome in outcomes:
+        survived = clean.correct & outcome.predictions.correct
+        for name, missing in sorted(outcome.predictions.no_gradient.items()):
+            unproven = survived & missing
+            count, robust = int(unproven.sum()), int(survived.sum())
+            if count <= NO_GRADIENT * len(clean.ids):
+                continue
+            first = ", ".join(clean.ids[i] for i in np.flatnonzero(unproven)[:3])
+            yield Caveat(
+                check="zero-gradient",
+                message=f"no gradient reached {name} for {count} of the {robust} clips counted as robust "
+                f"({100 * count / robust:.3g} %; {first}{', ...' if count > 3 else ''}): the model rounds, detaches or "
+                f"ignores {name} there, or its loss is flat, so that {name} was not attacked; try an attack without "
+                "gradients, or one on a smooth stand-in for that step",
+                attack=outcome.attack,
+                threat=outcome.threat,
+            )
 
 
 def _success(clean: Predictions, outcome: Outcome, survived: NDArray[np.bool_], intervals: Intervals) -> Estimate:

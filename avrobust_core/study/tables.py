@@ -1,11 +1,13 @@
 """The tables of a run's results, on stdout."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
+
+from avrobust_core.caveats import concerns, describe
 
 Item = TypeVar("Item")
 
@@ -40,9 +42,13 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
         if "error" in cell:
             named = _named(result, cell)
             console.print(f"{named['model']}/{named['training']} failed: {cell['error']['message']}", style="red")
-    if any(_robust(cell, *column).startswith("=") for cell in cells for column in columns):
+    for cell in result["cells"]:
+        for caveat in cell.get("caveats", []):
+            named = _named(result, cell)
+            console.print(f"? {named['model']}/{named['training']}, {describe(caveat)}", markup=False)
+    if any("= " in _robust(cell, *column) for cell in cells for column in columns):
         console.print("= the threat touches nothing that this model reads: its clean accuracy stands")
-    if any(_robust(cell, *column).startswith("!") for cell in cells for column in columns):
+    if any("! " in _robust(cell, *column) for cell in cells for column in columns):
         console.print("! the attack takes no notice of the threat's radius")
 
 
@@ -71,7 +77,16 @@ def _by_attack(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, 
 
 
 def _clean(cell: Mapping[str, Any]) -> str:
-    return "failed" if "error" in cell else _percent(cell["clean_accuracy"])
+    return "failed" if "error" in cell else _mark(cell, None, None) + _percent(cell["clean_accuracy"])
+
+
+def _mark(cell: Mapping[str, Any], attack: str | None, threat: str | None) -> str:
+    """What stands before a number that something speaks against; the lines below the first table say what."""
+    caveats = cell.get("caveats", [])
+    if attack == "worst case":  # as strong as the strongest: in doubt only if every attack is
+        attacks = [name for name, threats in cell["robust_accuracy"].items() if threats.get(threat, {}).get("bounded")]
+        return "? " if attacks and all(concerns(caveats, name, threat) for name in attacks) else ""
+    return "? " if concerns(caveats, attack, threat) else ""
 
 
 def _print_comparisons(console: Console, result: Mapping[str, Any]) -> None:
@@ -89,28 +104,50 @@ def _print_comparisons(console: Console, result: Mapping[str, Any]) -> None:
                 f"differences in accuracy in points, the first minus the second{_over_seeds(result)}, "
                 f"{_confidence(result)}; * the interval leaves 0 out; p by Holm over this table"
             )
-            console.print(_pairs_beside(done, pairs) if len(pairs) <= MOST_COLUMNS else _pairs_below(done))
+            doubted = _doubted(result)
+            beside = len(pairs) <= MOST_COLUMNS
+            console.print(_pairs_beside(done, pairs, doubted) if beside else _pairs_below(done, doubted))
         for reason in dict.fromkeys(_why_left_out(item) for item in items if "left_out" in item):
             console.print(f"not compared: {reason}")
 
 
-def _pairs_beside(items: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, str]]) -> Table:
+Doubted = Callable[[Mapping[str, Any]], str]
+"""From a comparison to what stands before it: a mark if something speaks against either number."""
+
+
+def _doubted(result: Mapping[str, Any]) -> Doubted:
+    cells: Sequence[Mapping[str, Any]] = result["cells"]
+
+    def mark(item: Mapping[str, Any]) -> str:
+        compared = [(item[side]["model"], item[side]["training"]) for side in ("first", "second")]
+        attack, threat = _condition(item)
+        found = [
+            _mark(cell, attack if threat else None, threat or None)
+            for cell in cells
+            if "error" not in cell and (cell["model"], cell["training"]) in compared
+        ]
+        return max(found, default="")
+
+    return mark
+
+
+def _pairs_beside(items: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, str]], doubted: Doubted) -> Table:
     """A row for each attack and threat, a column for each pair."""
     table = Table("attack", "threat")
     for pair in pairs:
         table.add_column("\n".join(pair), justify="right")
-    found = {(_condition(item), _pair(item)): _difference(item) for item in items}
+    found = {(_condition(item), _pair(item)): doubted(item) + _difference(item) for item in items}
     for condition in dict.fromkeys(condition for condition, _ in found):
         table.add_row(*condition, *(found.get((condition, pair), "-") for pair in pairs))
     return table
 
 
-def _pairs_below(items: Sequence[Mapping[str, Any]]) -> Table:
+def _pairs_below(items: Sequence[Mapping[str, Any]], doubted: Doubted) -> Table:
     """A row for each pair, attack and threat."""
     table = Table("pair", "", "attack", "threat")
     table.add_column("difference", justify="right")
     for item in items:
-        table.add_row(*_pair(item), *_condition(item), _difference(item))
+        table.add_row(*_pair(item), *_condition(item), doubted(item) + _difference(item))
     return table
 
 
@@ -153,7 +190,8 @@ def _print_curves(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
     for factor in factors:
         table.add_column(f"x {factor:g}", justify="right")
     for cell, attack, threat, curve in rows:
-        by_factor = {point["factor"]: f"{100 * point['value']:.1f}" for point in curve}
+        mark = _mark(cell, attack, threat)
+        by_factor = {point["factor"]: f"{mark}{100 * point['value']:.1f}" for point in curve}
         table.add_row(
             cell["model"], cell["training"], attack, threat, *(by_factor.get(factor, "-") for factor in factors)
         )
@@ -172,7 +210,8 @@ def _print_sizes(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
     table = Table("model", "training", "attack", "threat", title=title, title_justify="left")
     table.add_column("median", justify="right")
     for cell, attack, threat, size in rows:
-        table.add_row(cell["model"], cell["training"], attack, threat, _size(size))
+        shown = _mark(cell, attack, threat) + _size(size)
+        table.add_row(cell["model"], cell["training"], attack, threat, shown)
     console.print(table)
 
 
@@ -189,7 +228,8 @@ def _print_fronts(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
             budgets = ", ".join(
                 f"{name} {'-' if share is None else format(share, '.3f')}" for name, share in point["budget"].items()
             )
-            table.add_row(cell["model"], cell["training"], attack, threat, direction, budgets)
+            shown = _mark(cell, attack, threat) + budgets
+            table.add_row(cell["model"], cell["training"], attack, threat, direction, shown)
     console.print(table)
 
 
@@ -334,7 +374,7 @@ def _robust(cell: Mapping[str, Any], attack: str, threat: str) -> str:
     if estimate is None:
         return "-"
     mark = "= " if estimate.get("attacked") == [] else "" if estimate.get("bounded", True) else "! "
-    return mark + _percent(estimate)
+    return _mark(cell, attack, threat) + mark + _percent(estimate)
 
 
 def _percent(estimate: Mapping[str, Any]) -> str:

@@ -155,3 +155,48 @@ def test_the_question_of_a_comparison_is_its_title(show: Show) -> None:
     title = lines.index("Is x better?")
     assert lines[title + 1].startswith("differences in accuracy in points")
     assert "Is x better?" not in show(study(comparisons=[asked[0] | {"question": None}]))
+
+
+CAVEAT = {"check": "zero-gradient", "message": "no gradient [/x] reached audio", "attack": "pgd", "threat": "a"}
+
+
+def test_a_number_with_a_caveat_is_marked_wherever_it_is_printed_and_the_reason_stands_below(show: Show) -> None:
+    doubted = cell("x", 0) | {
+        "caveats": [CAVEAT],
+        "curves": {"pgd": {"a": [{"factor": 0.5} | estimate(0.7, 0.6, 0.8)]}},
+        "smallest_perturbation": {"pgd": {"a": {"median_size": estimate(0.3, 0.2, 0.4)}}},
+    }
+    comparisons = [compared("x", "y", None, 0.25, 0.1, 0.4, 0.02), compared("x", "y", "pgd", 0.0, -0.1, 0.1, 1)]
+    lines = show(study(cells=[doubted, cell("y", 0)], comparisons=comparisons))
+    assert row(lines, "x", "plain", "50.0 [40.0, 60.0]", "? 50.0 [40.0, 60.0]")
+    assert row(lines, "y", "plain", "50.0 [40.0, 60.0]", "50.0 [40.0, 60.0]")
+    assert "? x/plain, pgd on a: zero-gradient: no gradient [/x] reached audio" in lines
+    assert row(lines, "clean", "", "+25.0 [+10.0, +40.0] *, p 0.02")
+    assert row(lines, "pgd", "a", "? +0.0 [-10.0, +10.0], p 1")
+    assert row(lines, "x", "plain", "pgd", "a", "? 70.0")
+    assert row(lines, "x", "plain", "pgd", "a", "? 0.300 [0.200, 0.400]")
+
+
+def test_a_caveat_about_the_model_marks_all_its_numbers(show: Show) -> None:
+    doubted = cell("x", 0) | {"caveats": [CAVEAT | {"attack": None, "threat": None}]}
+    lines = show(study(cells=[doubted, cell("y", 0)]))
+    assert row(lines, "x", "plain", "? 50.0 [40.0, 60.0]", "? 50.0 [40.0, 60.0]")
+
+
+def test_the_worst_case_is_in_doubt_only_if_every_attack_is(show: Show) -> None:
+    one = cell("x", 0) | {"caveats": [CAVEAT]}
+    one["robust_accuracy"] = one["robust_accuracy"] | {"fmn": one["robust_accuracy"]["pgd"]}
+    both = one | {"model": "y", "caveats": [CAVEAT, CAVEAT | {"attack": "fmn"}]}
+    lines = show(study(cells=[one, both]))
+    plain = "50.0 [40.0, 60.0]"
+    assert row(lines, "x", "plain", plain, f"? {plain}", plain, plain)
+    assert row(lines, "y", "plain", plain, f"? {plain}", f"? {plain}", f"? {plain}")
+
+
+def test_means_over_seeds_are_marked_for_any_of_their_fits(show: Show) -> None:
+    data = study(seeds=(0, 1))
+    data["pooled"][0]["caveats"] = [CAVEAT | {"message": f"seed 1: {CAVEAT['message']}"}]
+    data["cells"][1]["caveats"] = [CAVEAT]
+    lines = show(data)
+    assert row(lines, "x", "plain", "2", "75.0 [70.0, 80.0]", "? 50.0 [40.0, 60.0]")
+    assert "? x/plain, seed 1, pgd on a: zero-gradient: no gradient [/x] reached audio" in lines
