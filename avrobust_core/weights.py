@@ -1,17 +1,20 @@
-"""Weights that were trained elsewhere: read without executing anything, recognised by their keys, loaded whole."""
+"""Weights that were trained elsewhere: recognised by their keys, checked, loaded whole or not at all."""
 
 import hashlib
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from avrobust_core.checkpoint_keys import agreeing
+from avrobust_core.checkpoints import read_checkpoint as read_checkpoint
 from avrobust_core.errors import WeightsError
 from avrobust_core.model import AVModel
+from avrobust_core.module_state import EXTRA, is_packed, take_state, tied
+from avrobust_core.plain_text import plain_text
 
 State = Mapping[str, Tensor]
 """Tensors by key."""
@@ -19,14 +22,14 @@ State = Mapping[str, Tensor]
 HEAD: Final = "head."
 """What the keys of a checkpoint's own classifier begin with, once converted."""
 
-_WRAPPERS: Final = ("model", "model_state", "state_dict", "model_state_dict")
-"""Keys under which training scripts keep the weights, beside optimiser and epoch."""
-
-_PARALLEL: Final = "module."
-"""What DataParallel and DistributedDataParallel put before every key."""
-
 _SHOWN: Final = 8
 """Keys of one kind that an error names."""
+
+_LONGEST: Final = 120
+"""Characters of a key that an error shows."""
+
+_COUNTER: Final = "num_batches_tracked"
+"""How the keys of batch normalisation's counters end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,35 +52,6 @@ class CheckpointLayout:
         return all(mark in state for mark in self.marks)
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by key: of a safetensors file, or of one that torch.save wrote.
-
-    No pickle is executed: a file that holds more than tensors and plain data is refused. What wraps the weights
-    ("model", "model_state", "state_dict") and what parallel training puts before each key ("module.") is taken away.
-
-    Raises:
-        WeightsError: if the file is missing, damaged, holds what may not be loaded, or no tensors.
-    """
-    if not path.is_file():
-        raise WeightsError(f"weights {path}: there is no such file")
-    content = _safetensors(path) if _is_safetensors(path) else _torch_file(path)
-    while isinstance(content, Mapping):
-        inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"weights {path}: it holds a {type(content).__name__}, not tensors by key")
-    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        raise WeightsError(
-            f"weights {path}: there are no tensors in it, only {', '.join(map(str, content)) or 'nothing'}"
-        )
-    if all(key.startswith(_PARALLEL) for key in state):
-        state = {key.removeprefix(_PARALLEL): value for key, value in state.items()}
-    return state
-
-
 def load_checkpoint(
     module: nn.Module, state: State, layouts: Sequence[CheckpointLayout], source: str, prefix: str = ""
 ) -> tuple[str, dict[str, Tensor]]:
@@ -94,11 +68,12 @@ def load_checkpoint(
         The layout's name, and the tensors of the checkpoint's own head, by their keys in it; empty if it has none.
 
     Raises:
-        WeightsError: if no layout fits, or keys are missing, unexpected or of other shapes; all of them are listed.
+        WeightsError: if no layout fits, or as `load_strictly`.
     """
     name, found = _converted(module, state, layouts, source, prefix)
     head = {key.removeprefix(HEAD): value for key, value in found.items() if key.startswith(HEAD)}
     body = {key: value for key, value in found.items() if not key.startswith(HEAD)}
+    _refuse(f"{source} ({name})", module, _not_finite(head, {}))
     load_strictly(module, body, f"{source} ({name})")
     return name, head
 
@@ -122,6 +97,7 @@ def load_model(model: AVModel, state: State, source: str) -> str:
         WeightsError: as `load_checkpoint`.
     """
     layouts = model.fusion.layouts
+    state = agreeing(state, model.state_dict(), lambda names: any(layout.recognises(names) for layout in layouts))
     layout = next((layout for layout in layouts if layout.recognises(state)), None)
     converted = state if layout is None else layout.convert(state)
     name = "its own" if layout is None else layout.name
@@ -133,32 +109,44 @@ def load_model(model: AVModel, state: State, source: str) -> str:
 
 
 def load_strictly(module: nn.Module, state: State, source: str) -> None:
-    """Load tensors by a module's own keys.
+    """Load tensors by a module's own keys, where needed under the prefixes of what wrapped it (see `agreeing`).
+
+    Numbers are cast to the module's own precision.
 
     Args:
         module: is not changed where there is an error.
-        state: may lack batch normalisation's counters, which older checkpoints do not have.
+        state: may lack batch normalisation's counters, which older checkpoints do not have, and all but one of the
+            names of a tied tensor.
         source: for messages.
 
     Raises:
-        WeightsError: lists keys that are missing, unexpected or of other shapes.
+        WeightsError: lists keys that are missing, unexpected, of other shapes or kinds of numbers, not finite where the
+            module's own are, below 0 where they are variances, or two names of one tensor with different values.
     """
     own = module.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    other = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in state and state[key].shape != value.shape
-    ]
+    state = agreeing(state, own)
+    groups = tied(module)
+    twins = {key: [twin for twin in keys if twin in state] for keys in groups for key in keys}
+    missing = [key for key in own if key not in state and not key.endswith(_COUNTER) and not twins.get(key)]
+    fitting = {key: (state[key], value) for key, value in own.items() if key in state and isinstance(value, Tensor)}
+    shapes = [key for key, (given, value) in fitting.items() if given.shape != value.shape and not _extra(key, given)]
+    kinds = [key for key, (given, value) in fitting.items() if key not in shapes and not _same_kind(key, given, value)]
     problems = [
-        f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''}"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of other shapes", other))
-        if keys
+        ("missing", missing),
+        ("unexpected", [key for key in state if key not in own]),
+        ("of other shapes", [f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in shapes]),
+        ("of other kinds of numbers", [f"{key} {state[key].dtype} instead of {own[key].dtype}" for key in kinds]),
     ]
-    if problems:
-        raise WeightsError(f"weights {source} do not fit {type(module).__name__}: " + "; ".join(problems))
-    module.load_state_dict(dict(state), strict=False)
+    _refuse(source, module, *problems)
+    together = [keys for keys in groups if not _agree([state[key] for key in keys if key in state])]
+    _refuse(
+        source,
+        module,
+        _not_finite(state, own),
+        ("below 0, which variances cannot be", [key for key in state if _negative_variance(key, state[key])]),
+        ("one tensor in the model, but different in the file", [" and ".join(keys) for keys in together]),
+    )
+    take_state(module, state)
 
 
 def fingerprint(path: Path) -> str:
@@ -177,47 +165,68 @@ def _converted(
     module: nn.Module, state: State, layouts: Sequence[CheckpointLayout], source: str, prefix: str
 ) -> tuple[str, State]:
     own = module.state_dict()
+
+    def recognised(names: State) -> bool:
+        return any(layout.recognises(names) for layout in layouts)
+
     ours = {key.removeprefix(prefix): value for key, value in state.items() if prefix and key.startswith(prefix)}
     if ours:
         return "avrobust", ours
-    if any(key in own for key in state) and not any(layout.recognises(state) for layout in layouts):
+    state = agreeing(state, own, recognised)
+    if any(key in own for key in state) and not recognised(state):
         return "its own", state
     for layout in layouts:
         if layout.recognises(state):
             return layout.name, layout.convert(state)
     known = ", ".join(["its own", *(layout.name for layout in layouts)])
-    shown = ", ".join(list(state)[:_SHOWN])
     raise WeightsError(
         f"weights {source}: {type(module).__name__} does not know their layout; it reads: {known}; the file's keys are "
-        f"{shown}"
+        f"{_listed(list(state))}"
     )
 
 
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(9)
-    # Eight bytes of the header's length, of which the format allows 100 MB, then the header, which is JSON.
-    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000
+def _refuse(source: str, module: nn.Module, *problems: tuple[str, Sequence[str]]) -> None:
+    """Raise an error if there is any key with any of some problems."""
+    found = [f"{len(keys)} {what}: {_listed(keys)}" for what, keys in problems if keys]
+    if found:
+        raise WeightsError(f"weights {source} do not fit {type(module).__name__}: " + "; ".join(found))
 
 
-def _safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"weights {path}: cannot be read as safetensors: {error}") from error
+def _listed(keys: Sequence[str]) -> str:
+    shown = ", ".join(plain_text(key, _LONGEST) for key in keys[:_SHOWN])
+    return shown + (", ..." if len(keys) > _SHOWN else "")
 
 
-def _torch_file(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(
-            f"weights {path}: refused, since reading it would execute code, or it is damaged ({reason}); save the "
-            "weights alone, best as safetensors"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"weights {path}: cannot be read: {error}") from error
+def _extra(key: str, given: Tensor) -> bool:
+    return key.rpartition(".")[2] == EXTRA and is_packed(given)
+
+
+def _same_kind(key: str, given: Tensor, own: Tensor) -> bool:
+    """Whether both are floats, whole numbers or complex ones: a cast between those would make other numbers."""
+    if key.endswith(_COUNTER) or _extra(key, given):
+        return True
+    return given.is_floating_point() == own.is_floating_point() and given.is_complex() == own.is_complex()
+
+
+def _not_finite(state: State, own: State) -> tuple[str, list[str]]:
+    """Keys whose numbers are not finite, once in the module's precision; a mask of the module's own may be infinite."""
+    found = []
+    for key, given in state.items():
+        if not (given.is_floating_point() or given.is_complex()):
+            continue
+        there = own.get(key)
+        if there is None:
+            broken = ~torch.isfinite(given.float() if given.is_floating_point() else given)
+        else:
+            broken = ~torch.isfinite(given.to(there.dtype)) & torch.isfinite(there).to(given.device)
+        if broken.any():
+            found.append(f"{key} ({int(broken.sum())} of {given.numel()} values)")
+    return "not finite", found
+
+
+def _negative_variance(key: str, given: Tensor) -> bool:
+    return key.rpartition(".")[2] == "running_var" and given.is_floating_point() and bool((given.float() < 0).any())
+
+
+def _agree(given: Sequence[Tensor]) -> bool:
+    return all(torch.equal(given[0], other) for other in given[1:])

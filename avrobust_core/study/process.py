@@ -14,7 +14,7 @@ from avrobust_core.study.building import Builder
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.loading import Selection, Skipped, read_batches, select
 from avrobust_core.study.plan import PlannedCell
-from avrobust_core.study.training import load_weights
+from avrobust_core.study.saving import load_weights
 
 
 class Process:

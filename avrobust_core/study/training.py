@@ -3,21 +3,23 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from avrobust_core.augmentations import Augmentation, Cost, TrainingStep
 from avrobust_core.batches import Batch
+from avrobust_core.checkpoints import torch_load
 from avrobust_core.contracts import Dataset
 from avrobust_core.errors import AvrobustError, DataError, RunError
+from avrobust_core.module_state import plain_state, take_state
 from avrobust_core.objectives import classification_loss, correct
+from avrobust_core.plain_text import plain_text
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.spec.model import EngineSection, TrainingEntry
 from avrobust_core.study.learning import Learner
@@ -31,6 +33,8 @@ from avrobust_core.study.loading import (
     split_for_training,
 )
 from avrobust_core.study.optimization import parameter_groups, schedule
+from avrobust_core.study.saving import load_weights as load_weights
+from avrobust_core.study.saving import save_weights
 from avrobust_core.study.store import write_atomically, write_json, write_text
 
 CHECKPOINT_SECONDS = 60.0
@@ -121,7 +125,9 @@ class Fit:
         Raises:
             AvrobustError: if the loss is not finite; names the clips.
             DataError: if too many clips cannot be read.
+            WeightsError: if the model has what cannot be saved: before it is trained, not after.
         """
+        plain_state(self.module)
         self._resume()
         with seeded(derive_seed(self.seed, "fit")):
             for epoch in range(self.progress.epoch, self.regime.epochs):
@@ -342,7 +348,7 @@ class Fit:
         if self.fabric.is_global_zero:
             self.progress.skipped = self.skipped.to_json()
             content = {
-                "model": self.module.state_dict(),
+                "model": plain_state(self.module),
                 "optimizer": self.optimizer.state_dict(),
                 "progress": asdict(self.progress),
                 "augmentations": self.learner.state_dict(),
@@ -353,14 +359,16 @@ class Fit:
         self.fabric.barrier()
         if not self._checkpoint.exists():
             return
-        try:  # weights_only: no pickle is ever executed
-            content = torch.load(self._checkpoint, map_location=self.fabric.device, weights_only=True)
-        except Exception as error:
-            raise RunError(f"{self._checkpoint}: cannot be read ({error}); delete it to fit from the start") from error
-        self.module.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.progress = Progress(**content["progress"])
-        self.learner.load_state_dict(content["augmentations"])
+        try:
+            content = torch_load(self._checkpoint, self.fabric.device)
+            take_state(self.module, content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.progress = Progress(**content["progress"])
+            self.learner.load_state_dict(content["augmentations"])
+        except Exception as error:  # a damaged file may hold anything
+            raise RunError(
+                f"{self._checkpoint}: cannot be read ({plain_text(error, 300)}); delete it to fit from the start"
+            ) from error
         self.skipped.merge(self.progress.skipped)
         # Sums over processes are kept by the first alone; the others start from nothing.
         if not self.fabric.is_global_zero:
@@ -371,26 +379,3 @@ class Fit:
 def _share(batch: Sequence[int], rank: int, world: int) -> Sequence[int]:
     """One process's clips of a batch: neighbours, which may belong together."""
     return batch[rank * len(batch) // world : (rank + 1) * len(batch) // world]
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's parameters and buffers as safetensors, whole or not at all."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    content = save(tensors)
-    write_atomically(path, lambda file: file.write(content))
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Read what `save_weights` wrote into a model of the same layout.
-
-    Raises:
-        RunError: if the file is damaged or belongs to another layout; lists the keys.
-    """
-    try:
-        tensors: Mapping[str, Tensor] = load_file(path)
-    except Exception as error:
-        raise RunError(f"{path}: cannot be read ({error}); delete the cell's folder to fit it again") from error
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise RunError(f"{path}: {error}") from error

@@ -100,11 +100,11 @@ def new_model():
 def new_fit(fabric: Fabric):
     """A fit of the small model; keyword arguments override the regime's fields."""
 
-    def make(folder: Path, dataset: Dataset | None = None, augmentations=(), report=None, **regime) -> Fit:
+    def make(folder: Path, dataset: Dataset | None = None, augmentations=(), report=None, model=None, **regime) -> Fit:
         settings = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01} | regime
         return Fit(
             fabric,
-            make_model(),
+            model or make_model(),
             dataset or Blobs(),
             TrainingEntry(**settings),
             list(augmentations),

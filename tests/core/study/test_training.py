@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from avrobust_core import Augmentation
-from avrobust_core.errors import AvrobustError, RunError
+from avrobust_core import Augmentation, Fusion
+from avrobust_core.errors import AvrobustError, RunError, WeightsError
+from avrobust_core.randomness import seeded
 from avrobust_core.study import training
 from avrobust_core.study.optimization import parameter_groups, schedule
 from avrobust_core.study.training import load_weights, save_weights
@@ -148,6 +149,74 @@ def test_a_checkpoint_with_a_malicious_pickle_is_refused(tmp_path: Path, new_fit
     with pytest.raises(RunError, match="cannot be read"):
         new_fit(tmp_path).run()
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [1], {"model": {}, "optimizer": 3}, {"model": {"x": torch.ones(1)}}, "\x1b[1mx"]
+)
+def test_a_checkpoint_that_holds_something_else_is_a_sentence(tmp_path: Path, new_fit, content) -> None:
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(RunError, match=r"cannot be read.*delete it to fit from the start") as raised:
+        new_fit(tmp_path).run()
+    assert str(raised.value).isprintable()
+
+
+class _Siamese(Fusion):
+    """Both modalities pass one layer, and its weights have a second name."""
+
+    def __init__(self, fusion: Fusion) -> None:
+        super().__init__()
+        self.fusion, self.dim = fusion, fusion.dim
+        self.one = nn.Linear(fusion.dim, fusion.dim)
+        self.other = self.one
+        self.register_buffer("scale", torch.tensor([0.5]).expand(fusion.dim))
+
+    def forward(self, encoded):
+        fused = self.fusion(encoded)
+        return self.one(fused) + self.scale * self.other(fused.flip(1))
+
+    def get_extra_state(self):
+        return {"made": "by hand"}
+
+    def set_extra_state(self, state) -> None:
+        assert state == {"made": "by hand"}
+
+
+def test_tied_layers_and_extra_state_are_saved_and_resumed(tmp_path, new_fit, new_model, monkeypatch) -> None:
+    def fit(folder: Path, report=None):
+        with seeded(1):
+            model = new_model()
+            model.fusion = _Siamese(model.fusion)
+        return new_fit(folder, report=report, model=model)
+
+    whole = fit(tmp_path / "whole")
+    whole.run()
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(_Stopped):
+        fit(tmp_path / "stopped", _stop_after(7)).run()
+    resumed = fit(tmp_path / "stopped")
+    resumed.run()
+    assert _weights(tmp_path / "stopped") == _weights(tmp_path / "whole")
+    again = fit(tmp_path / "again").module
+    load_weights(again, tmp_path / "whole" / "last.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), whole.module.parameters(), strict=True))
+    assert again.fusion.one is again.fusion.other
+
+
+class _Unsaved(nn.Linear):
+    def get_extra_state(self):
+        return lambda: None
+
+    def set_extra_state(self, state) -> None: ...
+
+
+def test_a_model_that_cannot_be_saved_is_refused_before_it_is_trained(tmp_path: Path, new_fit, new_model) -> None:
+    model = new_model()
+    model.head = _Unsaved(model.head.in_features, model.head.out_features)
+    reports: list[int] = []
+    with pytest.raises(WeightsError, match="extra state cannot be saved"):
+        new_fit(tmp_path, report=lambda done, total: reports.append(done), model=model).run()
+    assert reports == []
 
 
 def test_weights_of_another_layout_are_refused_with_their_keys(tmp_path: Path) -> None:
