@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from avrobust_core.balls import Ball
     from avrobust_core.batches import Batch, Clip, Encoded
     from avrobust_core.budgets import Budget, ThreatModel
-    from avrobust_core.components import Component, Config
+    from avrobust_core.components import Component, ComponentChoice, Config
     from avrobust_core.contracts import (
         Attack,
         AttackResult,
@@ -65,6 +65,7 @@ _HOME = {
     "Budget": "budgets",
     "ThreatModel": "budgets",
     "Component": "components",
+    "ComponentChoice": "components",
     "Config": "components",
     "Attack": "contracts",
     "AttackResult": "contracts",
@@ -131,6 +132,7 @@ __all__ = [
     "Clip",
     "ClipError",
     "Component",
+    "ComponentChoice",
     "Config",
     "Cost",
     "DataError",

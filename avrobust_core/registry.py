@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pydantic import ValidationError
 
-from avrobust_core.components import KINDS, Config
-from avrobust_core.config_errors import configuration_errors, location_text
+from avrobust_core.components import KINDS, Config, choices_in
+from avrobust_core.config_errors import Location, configuration_errors, location_text
 from avrobust_core.discovery import Offer, PluginRecord, Status, declared, normalised
 from avrobust_core.errors import ComponentError
 from avrobust_core.plugin_loading import PluginFault, load
@@ -125,17 +125,23 @@ class Registry:
         offer = self.resolve(kind, name)
         config: type[Config] = offer.component.config
         try:
-            return offer, config.model_validate(dict(given))
+            made = config.model_validate(dict(given), context={"registry": self})
         except ValidationError as error:
-            faults = configuration_errors(config, error)
-            lines = [f"  {location_text(location)}: {message}" for location, message in faults]
-            what = "an error" if len(faults) == 1 else f"{len(faults)} errors"
-            raise ComponentError("\n".join([f"{what} in the configuration of {_described(offer)}:", *lines])) from error
+            raise _misconfigured(offer, configuration_errors(config, error)) from error
         except Exception as error:
             # A validator of the plugin that raises anything but ValueError or AssertionError is the plugin's fault.
             raise ComponentError(
                 f"{_described(offer)} failed to validate its configuration: {type(error).__name__}: {error}"
             ) from error
+        faults: list[tuple[Location, str]] = []
+        for location, choice in choices_in(made):
+            try:
+                choice.found()
+            except ComponentError as error:
+                faults.append((location, str(error)))
+        if faults:
+            raise _misconfigured(offer, faults)
+        return offer, made
 
     def _not_found(self, name: str, kind: str | None) -> str:
         """Say why a name fits nothing: a slip, another kind, or a plugin that was not loaded."""
@@ -201,6 +207,12 @@ def _described(offer: Offer) -> str:
         f"{offer.kind} {offer.component.name!r} "
         f"(plugin {offer.plugin!r} of {offer.distribution} {offer.distribution_version})"
     )
+
+
+def _misconfigured(offer: Offer, faults: Sequence[tuple[Location, str]]) -> ComponentError:
+    lines = [f"  {location_text(location)}: {message}" for location, message in faults]
+    what = "an error" if len(faults) == 1 else f"{len(faults)} errors"
+    return ComponentError("\n".join([f"{what} in the configuration of {_described(offer)}:", *lines]))
 
 
 def _strict_from_environment() -> bool:

@@ -100,8 +100,8 @@ def _value(data: Any, where: str) -> tuple[Any, Path]:
 
 
 def _component(loaded: LoadedSpec, path: Path) -> tuple[Path, Resolved] | None:
-    """The component in whose entry `path` lies, and where the entry is."""
-    for length in range(1, len(path) + 1):
+    """The innermost component in whose entry `path` lies, and where the entry is."""
+    for length in range(len(path), 0, -1):
         if path[:length] in loaded.components:
             return path[:length], loaded.components[path[:length]]
     return None
@@ -130,7 +130,8 @@ def _default(slot: Slot | None) -> Any:
 
 
 def _choices(loaded: LoadedSpec, path: Path, slot: Slot | None, registry: Registry) -> Iterator[str]:
-    kind = kind_at(path) or (kind_at(path[:-1]) if path[-1:] == ("use",) else None)
+    entry = path[:-1] if path[-1:] == ("use",) else path
+    kind = loaded.components[entry].offer.kind if entry in loaded.components else kind_at(entry)
     if kind is not None:
         offers = registry.offers(kind)
         bare = [offer.component.name for offer in offers]

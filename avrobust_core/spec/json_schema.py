@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic.errors import PydanticUserError
 
+from avrobust_core.components import KIND_MARK
 from avrobust_core.spec.model import NAME_PATTERN, Spec
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def spec_schema(registry: Registry) -> Schema:
         "if": {"type": "object", "required": ["extends"]},
         "then": {"$ref": "#/$defs/Spec.partial"},
         "else": {"$ref": "#/$defs/Spec"},
-        "$defs": {**definitions, **partial},
+        "$defs": _inner_components({**definitions, **partial}),
     }
 
 
@@ -123,6 +124,15 @@ def _configuration(offer: Offer, key: str, definitions: dict[str, Schema]) -> Sc
         target = str(schema["$ref"]).rpartition(".")[2]
         schema = deepcopy(definitions[f"{key}.{target}"])
     return schema
+
+
+def _inner_components(schema: Any) -> Any:
+    """The schema with every component inside a configuration led to the definition of its kind."""
+    if isinstance(schema, dict):
+        if isinstance(kind := schema.get(KIND_MARK), str):
+            return {"$ref": f"#/$defs/{kind}"}
+        return {key: _inner_components(value) for key, value in schema.items()}
+    return [_inner_components(item) for item in schema] if isinstance(schema, list) else schema
 
 
 def _extra_properties(entry: Schema) -> Schema:

@@ -82,13 +82,22 @@ def problems_of(error: ValidationError, root: Node, model: type[BaseModel], base
     return list(dict.fromkeys(problems))
 
 
-def validated(root: Node, model: type[M], base: Path = ()) -> tuple[M | None, list[Problem]]:
-    """Validate the data at `base` of the tree, or an empty map if there is none: the model, and every problem."""
+def validated(
+    root: Node, model: type[M], base: Path = (), context: Mapping[str, Any] | None = None
+) -> tuple[M | None, list[Problem]]:
+    """Validate the data at `base` of the tree, or an empty map if there is none: the model, and every problem.
+
+    Args:
+        root: the whole spec's tree.
+        model: what the data must be.
+        base: where in the tree.
+        context: for the model's validators.
+    """
     node = find(root, *base)
     problems: list[Problem] = []
     valid = None
     try:
-        valid = model.model_validate({} if node is None else plain(node))
+        valid = model.model_validate({} if node is None else plain(node), context=context)
     except ValidationError as error:
         problems = problems_of(error, root, model, base)
     mistyped = mistyped_scalars(root, model, base)

@@ -106,17 +106,23 @@ def plain(node: Node) -> Any:
             return {key: plain(value) for key, value in node.children.items()}
 
 
-def scalars(node: Node, path: Path = ()) -> Iterator[tuple[Path, ScalarNode]]:
-    """Every scalar at or below `node`, with its path."""
+def nodes(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
+    """`node` and every node below it, with its path; what holds others comes before them."""
+    yield path, node
     match node:
-        case ScalarNode():
-            yield path, node
         case ListNode():
             for index, item in enumerate(node.items):
-                yield from scalars(item, (*path, index))
+                yield from nodes(item, (*path, index))
         case MapNode():
             for key, value in node.children.items():
-                yield from scalars(value, (*path, key))
+                yield from nodes(value, (*path, key))
+
+
+def scalars(node: Node, path: Path = ()) -> Iterator[tuple[Path, ScalarNode]]:
+    """Every scalar at or below `node`, with its path."""
+    for below, found in nodes(node, path):
+        if isinstance(found, ScalarNode):
+            yield below, found
 
 
 def dotted(path: Path) -> str:

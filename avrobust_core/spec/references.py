@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from avrobust_core.components import Config
+from avrobust_core.components import ComponentChoice, Config
 from avrobust_core.errors import ComponentError
+from avrobust_core.spec.fields import arms, slot_at
 from avrobust_core.spec.messages import validated
-from avrobust_core.spec.nodes import ListNode, MapNode, Node, Path, ScalarNode, dotted, find, key_place
+from avrobust_core.spec.nodes import ListNode, MapNode, Node, Path, ScalarNode, dotted, find, key_place, nodes
 from avrobust_core.spec.places import PLACES, Step
 from avrobust_core.spec.problems import Problem
 
@@ -48,16 +50,37 @@ def references(root: Node) -> Iterator[Reference]:
         for path, node in _matches(root, pattern):
             if isinstance(node, ScalarNode) and node.value is None:
                 continue  # null: no component, where the structure allows it
-            named = node if isinstance(node, ScalarNode) else find(node, "use")
-            name = named if isinstance(named, ScalarNode) and isinstance(named.value, str) else None
-            yield Reference(path, kind, node, name)
+            yield _reference(path, kind, node)
+
+
+def _reference(path: Path, kind: str, node: Node) -> Reference:
+    named = node if isinstance(node, ScalarNode) else find(node, "use")
+    return Reference(
+        path, kind, node, named if isinstance(named, ScalarNode) and isinstance(named.value, str) else None
+    )
+
+
+def _inner(reference: Reference, config: type[Config]) -> Iterator[Reference]:
+    """Every place of a component's configuration where another component is named (`ComponentChoice`)."""
+    given = find(reference.node, "with")
+    for below, node in nodes(given) if given is not None else ():
+        slot = slot_at(config, below)
+        for arm in arms(slot.annotation) if slot is not None else ():
+            if isinstance(arm, type) and issubclass(arm, ComponentChoice):
+                yield _reference((*reference.path, "with", *below), arm.kind, node)
 
 
 def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Resolved], list[Problem]]:
-    """Resolve every reference and validate its `with`: what is in order by path, and the problems."""
+    """Resolve every reference and validate its `with`, and so on for the components that are named in there.
+
+    Returns:
+        What is in order, by path, the outer before the inner; and the problems.
+    """
     resolved: dict[Path, Resolved] = {}
     problems: list[Problem] = []
-    for reference in references(root):
+    waiting = deque(references(root))
+    while waiting:
+        reference = waiting.popleft()
         if reference.name is None:
             continue  # the structure's check says what is wrong
         try:
@@ -65,7 +88,8 @@ def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Resol
         except ComponentError as error:
             problems.append(_unresolved(reference, error))
             continue
-        found = _configure(root, reference, offer.component.config, offer.full_name)
+        found = _configure(root, reference, offer, registry)
+        waiting += _inner(reference, offer.component.config)
         if isinstance(found, Config):
             resolved[reference.path] = Resolved(offer, found)
         else:
@@ -73,16 +97,16 @@ def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Resol
     return resolved, problems
 
 
-def _configure(root: Node, reference: Reference, config: type[Config], name: str) -> Config | list[Problem]:
+def _configure(root: Node, reference: Reference, offer: Offer, registry: Registry) -> Config | list[Problem]:
     """The reference's validated configuration, or what is wrong with it."""
     given = find(reference.node, "with")
     path = (*reference.path, "with")
     if given is not None and not isinstance(given, MapNode):
         return []  # the structure's check says so
     try:
-        valid, problems = validated(root, config, path)
+        valid, problems = validated(root, offer.component.config, path, {"registry": registry})
     except Exception as error:  # noqa: BLE001 - a plugin's validator is foreign code: its fault must not hide the rest
-        message = f"the configuration of {name} could not be checked: {type(error).__name__}: {error}"
+        message = f"the configuration of {offer.full_name} could not be checked: {type(error).__name__}: {error}"
         return [Problem.at(key_place(root, reference.path), message, "this is a fault of the plugin")]
     return valid if valid is not None and not problems else problems
 

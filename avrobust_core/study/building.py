@@ -1,6 +1,6 @@
 """From a valid spec to live objects: the data set, models, attacks, metrics; and their identities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from avrobust_core.goals import Aim
 from avrobust_core.model import AVModel, channels_last
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.registry import Offer, Registry
-from avrobust_core.spec.cells import modality_of
+from avrobust_core.spec.cells import expand, modality_of
 from avrobust_core.spec.model import AttackEntry, ComponentRef, ModelEntry, Spec, TrainingEntry
+from avrobust_core.study.loading import check_ids, refuse_split
 from avrobust_core.suggest import closest
 from avrobust_core.weights import State, fingerprint, load_checkpoint, load_fitting_head, load_model, read_checkpoint
 
@@ -67,6 +68,7 @@ class Builder:
         self.registry = registry
         self._checkpoints: dict[Path, State] = {}
         self._fingerprints: dict[Path, str] = {}
+        self._data: tuple[Dataset, str] | None = None
 
     def part(self, kind: str, reference: ComponentRef) -> Part:
         """The component that a reference of the spec means."""
@@ -74,9 +76,27 @@ class Builder:
         return Part(offer, config)
 
     def dataset(self) -> Dataset:
-        """The data set."""
+        """The data set.
+
+        Raises:
+            ComponentError: if a model reads a modality that it does not have.
+            DataError: if its clips' ids are not what they should be, or it lacks the split or class that is asked for.
+        """
         made: Dataset = self.part("dataset", self.spec.data).build()
+        check_ids(made)
+        refuse_split(made, self.spec.evaluation.split)
+        for name in dict.fromkeys(cell.model for cell in expand(self.spec)):
+            encoders = self.spec.models[name].encoders
+            refuse_modalities(name, [modality_of(self.spec, encoder) for encoder in encoders], made)
+        for name, attack in self.spec.attacks.items():
+            entry_aim(name, attack, made.classes)
         return made
+
+    def data_fingerprint(self, dataset: Dataset) -> str:
+        """Its fingerprint; made once, however many cells ask: it may read as many files as there are clips."""
+        if self._data is None or self._data[0] is not dataset:
+            self._data = dataset, dataset.fingerprint()
+        return self._data[1]
 
     def model_parts(self, entry: ModelEntry) -> tuple[dict[str, Part], Part | None]:
         """A model's encoders by modality, sorted, and its fusion."""
@@ -97,11 +117,7 @@ class Builder:
             WeightsError: if weights cannot be read, or do not fit.
         """
         encoders, fusion = self.model_parts(self.spec.models[name])
-        missing = [modality for modality in encoders if modality not in dataset.media]
-        if missing:
-            raise ComponentError(
-                f"model {name!r} reads {', '.join(missing)}, but the data set has: {', '.join(sorted(dataset.media))}"
-            )
+        refuse_modalities(name, encoders, dataset)
         entry = self.spec.models[name]
         weights = self._encoder_weights(entry)
         built: dict[str, Encoder] = {}
@@ -170,7 +186,7 @@ class Builder:
             "data": {
                 "component": data.offer.full_name,
                 "version": data.offer.component.version,
-                "fingerprint": dataset.fingerprint(),
+                "fingerprint": self.data_fingerprint(dataset),
             },
             "encoders": {modality: part.identity() for modality, part in encoders.items()},
             "fusion": fusion.identity() if fusion is not None else None,
@@ -178,6 +194,21 @@ class Builder:
             "precision": self.spec.engine.precision,
         }
         return identity | ({"weights": weights} if weights else {})
+
+
+def refuse_modalities(name: str, read: Iterable[str], dataset: Dataset) -> None:
+    """Refuse a model that reads what the data set does not have.
+
+    Raises:
+        ComponentError: names model and modalities.
+    """
+    missing = sorted(set(read) - set(dataset.media))
+    if missing:
+        near = closest(missing[0], dataset.media, 1)
+        raise ComponentError(
+            f"model {name!r} reads {', '.join(missing)}, but the data set has: {', '.join(sorted(dataset.media))}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
 
 
 def refuse_front(name: str, entry: AttackEntry, attack: Attack) -> None:

@@ -14,6 +14,7 @@ from avrobust_core.batches import Batch, Clip
 from avrobust_core.contracts import Dataset
 from avrobust_core.errors import ClipError, DataError
 from avrobust_core.randomness import derive_seed
+from avrobust_core.suggest import did_you_mean
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class Skipped:
 
     dataset: Dataset
     by_split: dict[str, dict[str, str]] = field(default_factory=dict)
+    _totals: dict[str, int] = field(default_factory=dict)
 
     def add(self, split: str, error: ClipError) -> None:
         """Record a clip.
@@ -34,7 +36,9 @@ class Skipped:
         """
         clips = self.by_split.setdefault(split, {})
         clips[error.clip_id] = error.reason
-        total = len(self.dataset.ids(split))
+        if split not in self._totals:
+            self._totals[split] = len(self.dataset.ids(split))
+        total = self._totals[split]
         allowed = self.dataset.max_unreadable
         if len(clips) > allowed * total:
             first = "; ".join(f"{name}: {reason}" for name, reason in list(clips.items())[:5])
@@ -78,14 +82,46 @@ class Selection:
         return [list(self.indices[start : start + size]) for start in range(0, len(self), size)]
 
 
+def check_ids(dataset: Dataset) -> None:
+    """Refuse clips whose ids cannot tell them apart: results are kept by id, and one would pass for the other.
+
+    Raises:
+        DataError: names the first id that is given twice and both its places, or the first that is no text.
+    """
+    places: dict[str, tuple[str, int]] = {}
+    for split in dataset.splits:
+        for index, clip_id in enumerate(dataset.ids(split)):
+            if not isinstance(clip_id, str) or not clip_id:
+                raise DataError(f"clip {index} of split {split!r} has the id {clip_id!r}, which is no text")
+            if clip_id in places:
+                first = " of split ".join(repr(part) for part in reversed(places[clip_id]))
+                raise DataError(
+                    f"two clips have the id {clip_id!r}: clip {first}, and clip {index} of split {split!r}; "
+                    "every clip of a data set needs an id of its own"
+                )
+            places[clip_id] = split, index
+
+
+def refuse_split(dataset: Dataset, split: str) -> None:
+    """Refuse a split that the data set does not have.
+
+    Raises:
+        DataError: names the splits that there are.
+    """
+    if split not in dataset.splits:
+        raise DataError(
+            f"the data set has no split {split!r}; it has: {', '.join(dataset.splits)}"
+            + did_you_mean(split, dataset.splits)
+        )
+
+
 def select(dataset: Dataset, split: str, clips: int | None = None) -> Selection:
     """All clips of a split, or `clips` of them chosen by a hash of their ids, in the data set's order.
 
     Raises:
         DataError: if there is no such split, or it is empty.
     """
-    if split not in dataset.splits:
-        raise DataError(f"the data set has no split {split!r}; it has: {', '.join(dataset.splits)}")
+    refuse_split(dataset, split)
     ids = tuple(dataset.ids(split))
     if not ids:
         raise DataError(f"split {split!r} of the data set is empty")

@@ -2,23 +2,20 @@
 
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from avrobust_core._version import __version__
-from avrobust_core.contracts import Dataset
 from avrobust_core.registry import Registry
 from avrobust_core.study.plan import PlannedCell
 
 LIBRARIES = ("torch", "torchaudio", "lightning-fabric", "numpy", "scikit-learn", "av", "pydantic", "pluggy")
 
 
-def lock(
-    registry: Registry, dataset: Dataset, cells: Iterable[PlannedCell], device: str, world_size: int
-) -> dict[str, Any]:
-    """The lock file's content, as JSON data."""
+def lock(registry: Registry, cells: Sequence[PlannedCell], device: str, world_size: int) -> dict[str, Any]:
+    """The lock file's content, as JSON data. There is at least one cell."""
     return {
         "avrobust": __version__,
         "python": platform.python_version(),
@@ -31,7 +28,7 @@ def lock(
         "git": git_state(Path.cwd()),
         "device": device,
         "processes": world_size,
-        "data": dataset.fingerprint(),
+        "data": cells[0].identity["data"]["fingerprint"],
         "cells": [{"id": cell.id, "model": cell.model, "training": cell.training, "seed": cell.seed} for cell in cells],
     }
 

@@ -128,7 +128,7 @@ class _Run:
             write_text(self.root / "spec.yaml", self.loaded.text)
             write_text(self.root / "resolved.yaml", self.loaded.resolved_yaml())
             device, world = str(self.fabric.device), self.fabric.world_size
-            write_json(self.root / "lock.json", lock(self.registry, self.dataset, cells, device, world))
+            write_json(self.root / "lock.json", lock(self.registry, cells, device, world))
         results = []
         for number, cell in enumerate(cells, start=1):
             reused = cell.done

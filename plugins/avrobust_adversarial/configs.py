@@ -1,10 +1,10 @@
 """The configurations of adversarial training; free of torch."""
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from avrobust_core import Component, Config, Registry, ThreatModel
+from avrobust_core import ComponentChoice, Config, ThreatModel
 
 
 class ThreatsConfig(Config):
@@ -54,29 +54,10 @@ class ReplacingConfig(ThreatsConfig):
         return self
 
 
-class AttackChoice(Config):
+class AttackChoice(ComponentChoice):
     """An attack as a spec names it: a bare name, or `use` and `with`."""
 
-    model_config = ConfigDict(serialize_by_alias=True)
-
-    use: str
-    """Name of an installed attack."""
-    settings: dict[str, Any] = Field(default_factory=dict, alias="with")
-    """Its configuration."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_name(cls, value: Any) -> Any:
-        return {"use": value} if isinstance(value, str) else value
-
-    def component(self) -> tuple[Component[Any, Any], Config]:
-        """What the registry has by this name, and its configuration.
-
-        Raises:
-            ComponentError: if it is not installed, or its configuration does not fit.
-        """
-        offer, configured = Registry.discover().configure("attack", self.use, self.settings)
-        return offer.component, configured
+    kind: ClassVar[str] = "attack"
 
 
 class AdversarialConfig(ReplacingConfig):
@@ -105,14 +86,6 @@ class AdversarialConfig(ReplacingConfig):
                 "statistics; leave out `attack` for the paper's PGD, or `mode`"
             )
         return self
-
-    def identity(self) -> dict[str, Any]:
-        """With the attack's own version: when its results change, so do the weights trained against it."""
-        if self.attack is None:
-            return super().identity()
-        component, configured = self.attack.component()
-        attack = {"component": self.attack.use, "version": component.version, "config": configured.identity()}
-        return super().identity() | {"attack": attack}
 
 
 class FastAtConfig(ReplacingConfig):

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field
 
 from avrobust_attacks.blackbox import offers as blackbox
 from avrobust_attacks.gradient import offers as gradient
 from avrobust_attacks.gradient.configs import LossName
 from avrobust_attacks.minimal import offers as minimal
-from avrobust_core import Component, Config, Registry
+from avrobust_core import Component, ComponentChoice, Config
 
 STANDARD: tuple[tuple[str, Mapping[str, object]], ...] = (
     ("pgd", MappingProxyType({"steps": 20})),
@@ -25,20 +25,10 @@ STANDARD: tuple[tuple[str, Mapping[str, object]], ...] = (
 that leave little to do."""
 
 
-class Member(Config):
-    """One attack of an ensemble, as a spec names it: a bare name, or `use` and `with`."""
+class Member(ComponentChoice):
+    """One attack of an ensemble: a bare name, or `use` and `with`."""
 
-    model_config = ConfigDict(serialize_by_alias=True)
-
-    use: str
-    """Name of an installed attack."""
-    settings: dict[str, Any] = Field(default_factory=dict, alias="with")
-    """Its configuration."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_name(cls, value: Any) -> Any:
-        return {"use": value} if isinstance(value, str) else value
+    kind: ClassVar[str] = "attack"
 
 
 class EnsembleConfig(Config):
@@ -51,7 +41,7 @@ class EnsembleConfig(Config):
     """With several labels per clip: the loss by which the strongest of the members' results is chosen."""
 
     def components(self) -> list[tuple[str, Component[Any, Any], Config]]:
-        """Each member's name, its component and its configuration: named ones are looked up in the registry.
+        """Each member's name, its component and its configuration: named ones are looked up where the ensemble was.
 
         Raises:
             ComponentError: if a member is not installed, or its configuration does not fit.
@@ -59,15 +49,16 @@ class EnsembleConfig(Config):
         if self.members is None:
             own = {offer.name: offer for offers in (gradient, minimal, blackbox) for offer in offers.OFFERS}
             return [(name, own[name], own[name].config(**settings)) for name, settings in STANDARD]
-        registry = Registry.discover()
         found = []
         for member in self.members:
-            offer, configured = registry.configure("attack", member.use, member.settings)
+            offer, configured = member.found()
             found.append((member.use, offer.component, configured))
         return found
 
     def identity(self) -> dict[str, Any]:
-        """With the members' own versions: when results of one change, those of the ensemble do."""
+        """With the members' own versions, the standard ones' too: when results of one change, the ensemble's do."""
+        if self.members is not None:
+            return super().identity()
         members = [
             {"component": name, "version": component.version, "config": settings.identity()}
             for name, component, settings in self.components()

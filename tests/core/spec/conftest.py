@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import dedent
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field, field_validator, model_validator
 
-from avrobust_core.components import Component, Config
+from avrobust_core.components import Component, ComponentChoice, Config
 from avrobust_core.discovery import Offer, PluginRecord
 from avrobust_core.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec, load_spec
@@ -137,6 +137,28 @@ class FaultyConfig(Config):
         raise KeyError("oops")
 
 
+class AttackInside(ComponentChoice):
+    """An attack inside another component."""
+
+    kind: ClassVar[str] = "attack"
+
+
+class GroupConfig(Config):
+    """Several attacks."""
+
+    members: tuple[AttackInside, ...] = ()
+    """The attacks."""
+    named: dict[str, AttackInside | float] = Field(default_factory=dict)
+    """More of them by name, or numbers."""
+
+
+class HardenedConfig(Config):
+    """Against an attack."""
+
+    attack: AttackInside | None = None
+    """The attack."""
+
+
 def offer(kind: str, name: str, config: type[Config], distribution: str = "avrobust") -> Offer:
     """An offer whose component cannot be built."""
     component = Component(name=name, summary=f"The {kind} {name}.", config=config, build=lambda *_: None)
@@ -175,8 +197,10 @@ def registry() -> Registry:
         offer("attack", "faulty", FaultyConfig),
         offer("attack", "twice", Empty),
         offer("attack", "twice", Empty, "acme"),
+        offer("attack", "group", GroupConfig),
         offer("metric", "accuracy", Empty),
         offer("augmentation", "mixup", MixConfig),
+        offer("augmentation", "hardened", HardenedConfig),
     )
 
 

@@ -197,7 +197,7 @@ def test_the_standard_members_are_those_of_autoattack_after_cheap_ones():
 
 def test_its_identity_tells_members_apart():
     one, two = (EnsembleConfig(members=[{"use": "pgd", "with": {"steps": n}}]).identity() for n in (3, 4))
-    assert [(member["component"], member["config"]["steps"]) for member in one["members"]] == [("pgd", 3)]
+    assert [(member["component"], member["config"]["steps"]) for member in one["members"]] == [("avrobust:pgd", 3)]
     assert one != two
     for wrong in ({"members": []}, {"members": [{"with": {}}]}, {"loss": "mse"}):
         with pytest.raises(ValidationError):
