@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.batches import Batch
+from avrobust_core.border.answers import refuse_non_finite
 from avrobust_core.latents import Latents, LayerKind
 from avrobust_core.model import AVModel
 from avrobust_core.probing import layers_of
@@ -27,11 +28,18 @@ _LAYER = "layer/"
 
 @torch.no_grad()
 def embed_batch(model: AVModel, batch: Batch, kinds: Collection[LayerKind]) -> dict[str, Tensor]:
-    """The logits and the layers of a batch, by column, each (B, ...)."""
+    """The logits and the layers of a batch, by column, each (B, ...).
+
+    Raises:
+        ModelError: if the logits are no logits, or they or a layer are not finite; names the clips.
+    """
     encoded = model.encode(batch.inputs)
     fused = model.fusion(encoded)
-    layers = layers_of(model, encoded, fused, kinds)
-    return {"logits": model.head(fused)} | {_LAYER + name: layer.float() for name, layer in layers.items()}
+    found = {_LAYER + name: layer.float() for name, layer in layers_of(model, encoded, fused, kinds).items()}
+    found["logits"] = model.score(fused).float()
+    for name, values in found.items():
+        refuse_non_finite(model, values.flatten(1), batch.ids, batch.inputs, what=name.removeprefix(_LAYER))
+    return found
 
 
 def missing(folder: Path, kinds: Collection[LayerKind]) -> frozenset[LayerKind]:
