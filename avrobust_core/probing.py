@@ -52,8 +52,8 @@ class Probe:
         """Logits (B, K) float32 from raw inputs by modality.
 
         Raises:
-            ModelError: if the model returns no logits. That they are finite is for the metric to see to: its points may be
-                none that any clip could be.
+            ModelError: if the model returns no logits. That they are finite is for the metric to see to: what it asks
+                about may be no clip at all.
         """
         there = {name: x.to(self.device) for name, x in inputs.items()}
         return ask(self.model, lambda: self.model(dict(there)), there).float()

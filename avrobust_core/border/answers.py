@@ -1,6 +1,7 @@
 """What a model returns: its logits, unwrapped and checked; what is none is refused in one sentence."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -87,17 +88,27 @@ def ask(
         ModelError: if the model fails, writes into its inputs in place (as far as torch's counters tell), or returns no
             logits of this shape.
     """
-    versions = None if torch.is_inference_mode_enabled() else {name: x._version for name, x in inputs.items()}
-    try:
-        answer = forward()
-    except (AvrobustError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise ModelError(_failed(model, inputs, error)) from error
-    if versions is not None:
-        refuse_written(model, [name for name, x in inputs.items() if x._version != versions[name]])
+    with unwritten(model, inputs):
+        try:
+            answer = forward()
+        except (AvrobustError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise ModelError(_failed(model, inputs, error)) from error
     clips = len(next(iter(inputs.values())))
     return check_logits(logits_of(answer, of=name_of(model), classes=classes), name_of(model), clips, classes)
+
+
+@contextmanager
+def unwritten(model: nn.Module, inputs: Mapping[str, Tensor]) -> Iterator[None]:
+    """Refuse a model that writes into its inputs during the block, as far as torch's own counters tell: for nothing.
+
+    Raises:
+        ModelError: names model and modalities.
+    """
+    counted = {name: x._version for name, x in inputs.items() if not x.is_inference()}
+    yield
+    refuse_written(model, [name for name, before in counted.items() if inputs[name]._version != before])
 
 
 def check_logits(logits: Tensor, name: str, clips: int, classes: int | None = None) -> Tensor:
