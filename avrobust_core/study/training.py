@@ -123,8 +123,9 @@ class Fit:
             The record that fit.json holds: epochs, best epoch, clips, cost.
 
         Raises:
-            AvrobustError: if the loss is not finite; names the clips.
+            AvrobustError: if the loss is not finite.
             DataError: if too many clips cannot be read.
+            ModelError: if the model returns no logits, or some for validation clips that are not finite.
         """
         self._resume()
         with seeded(derive_seed(self.seed, "fit")):
