@@ -11,7 +11,7 @@ from torch import nn
 from avrobust_core.attacking import AttackRun, prepared, refuse_norms
 from avrobust_core.batches import Batch
 from avrobust_core.border.answers import name_of
-from avrobust_core.border.clips import as_batch, refuse_attacked_types
+from avrobust_core.border.clips import as_batch, refuse_attacked_types, refuse_other_modalities
 from avrobust_core.border.readings import Readings
 from avrobust_core.border.requests import (
     Asked,
@@ -127,6 +127,10 @@ def evaluate(
     check_settings(task=task, samples=samples, precision=precision, confidence=confidence, resamples=resamples)
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model is {name_of(model)}, no torch.nn.Module: wrap it in one")
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ModelError(
+            f"{name_of(model)} was built under torch.inference_mode, and has no gradients: build it outside"
+        )
     named = class_names(classes)
     read = _Reader(loader, media, bounds, task, next(model.parameters(), torch.empty(0)).device)
     victim = Victim(
@@ -195,6 +199,7 @@ class _Reader:
     def batches(self) -> Iterator[Batch]:
         """All batches, on the model's device; no tensor of them is the caller's."""
         for batch in self._readings.follow(self._given()):
+            refuse_other_modalities(batch, self.first)
             yield batch.to(self._device)
 
     def predictions(self, victim: Victim, run: AttackRun | None) -> Predictions:
@@ -224,6 +229,11 @@ def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
     """The same clips in the same order, in batches of `size`, the last one of what is left."""
     left: Batch | None = None
     for batch in batches:
+        if left is not None and any(x.shape[1:] != left.inputs[name].shape[1:] for name, x in batch.inputs.items()):
+            raise DataError(
+                f"clip {batch.ids[0]} is of another shape than clip {left.ids[0]}: an attack that must see the clips "
+                "first, in batches of its own size, needs all of them to be of one shape"
+            )
         left = batch if left is None else left.join(batch)
         whole = len(left) - len(left) % size
         positions = torch.arange(len(left), device=left.targets.device)

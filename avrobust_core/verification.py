@@ -60,7 +60,7 @@ def verify(
     for modality, x in pristine.items():
         clean = bound.clean[modality] if modality in bound.balls and modality not in bound.features else x
         if not same_bits(x, batch.inputs[modality]) or not same_bits(x, clean):
-            bound.victim.logits_unwritten({**pristine, **result.inputs}, bound.features)  # blames a model that writes
+            bound.victim.refuse_writes(pristine, set(bound.balls))  # then it was the model
             raise AttackViolation(f"attack {name!r} changed the clean {modality} of its batch in place")
     for modality in sorted(bound.features):
         _reject(

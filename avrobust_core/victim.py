@@ -138,6 +138,22 @@ class Victim:
         refuse_written(self.model, [name for name, x in inputs.items() if not same_bits(x, given[name])])
         return logits
 
+    def refuse_writes(self, inputs: Mapping[str, Tensor], attacked: Collection[str]) -> None:
+        """Try whether the model writes into what an attack asks it about, with gradients and without.
+
+        Args:
+            inputs: by modality, raw.
+            attacked: the modalities that need a gradient.
+
+        Raises:
+            ModelError: if it does.
+        """
+        self.logits_unwritten(inputs)
+        given = {name: x.clone().requires_grad_(name in attacked) for name, x in inputs.items()}
+        with torch.enable_grad():
+            self.ask(lambda: self.model(dict(given)), given)
+        refuse_written(self.model, [name for name, x in inputs.items() if not same_bits(x, given[name])])
+
     def rounding(self, device: torch.device) -> float:
         """What two passes over one clip may differ by, as a share of the largest logit."""
         return rounding(self.model, self._answered, device)
@@ -222,6 +238,15 @@ class _Hidden:
     fixed: Mapping[str, Tensor]
     encoded: Mapping[str, Encoded]
     features: frozenset[str]
+
+    @property
+    def encodings(self) -> dict[str, Tensor]:
+        """The tensors of `encoded`, named for errors: what goes into the fusion again and again must stay as it is."""
+        return {
+            f"{part} of {name}": tensor
+            for name, encoding in self.encoded.items()
+            for part, tensor in (("tokens", encoding.tokens), ("pooled", encoding.pooled))
+        }
 
     def select(self, index: Tensor) -> "_Hidden":
         encoded = {name: encoding.select(index) for name, encoding in self.encoded.items()}
@@ -424,7 +449,7 @@ class BoundVictim:
             def once() -> Tensor:
                 return whole.classify({**hidden.encoded, **whole.encode(perturbed, hidden.features)})
 
-            given: Mapping[str, Tensor] = perturbed
+            given: Mapping[str, Tensor] = {**perturbed, **hidden.encodings}
         else:
             given = {**hidden.fixed, **perturbed}
 

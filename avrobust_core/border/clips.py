@@ -92,6 +92,19 @@ def refuse_attacked_types(batch: Batch, modalities: Sequence[str]) -> None:
         )
 
 
+def refuse_other_modalities(batch: Batch, first: Batch) -> None:
+    """Refuse a batch of other modalities than the first one.
+
+    Raises:
+        DataError: names its first clip, what it has and what is expected.
+    """
+    if batch.inputs.keys() != first.inputs.keys():
+        raise DataError(
+            f"the batch from clip {batch.ids[0]} on has {', '.join(batch.inputs)}, where the first one has "
+            f"{', '.join(first.inputs)}: every batch must have the same modalities"
+        )
+
+
 def _own(inputs: dict[Any, Any], targets: Any, ids: tuple[str, ...], number: int, task: Task) -> Batch:
     where = f"batch {number} of the loader"
     if not inputs:

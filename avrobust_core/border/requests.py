@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from avrobust_core.budgets import ThreatModel
+from avrobust_core.budgets import Budget, ThreatModel
 from avrobust_core.config_errors import configuration_errors, location_text
 from avrobust_core.contracts import Attack, Metric
 from avrobust_core.errors import AvrobustError, ComponentError, DataError
@@ -97,7 +97,7 @@ def named_threats(threats: Any, modalities: Sequence[str]) -> dict[str, ThreatMo
         what = f"threat {str(name)!r}"
         if not isinstance(threat, (ThreatModel, Mapping)):
             raise DataError(f"{what} is {type(threat).__name__}, not a map from modalities to budgets")
-        applied = threat if isinstance(threat, ThreatModel) else _validated(ThreatModel, dict(threat), what, DataError)
+        applied = threat if isinstance(threat, ThreatModel) else _threat(what, threat)
         for modality in applied.modalities:
             if modality not in modalities:
                 raise DataError(
@@ -191,6 +191,26 @@ def check_settings(*, task: str, samples: int, precision: str, confidence: float
         raise AvrobustError(f"confidence is {confidence!r}, not a number between 0 and 1, such as 0.95")
 
 
+def _threat(what: str, given: Mapping[str, Any]) -> ThreatModel:
+    fields = sorted({"eps", "norm"} & set(given))
+    if fields:
+        raise DataError(
+            f"{what} has {' and '.join(fields)} where modalities are expected; a threat is a map from modalities to "
+            'budgets: {"audio": {"norm": "linf", "eps": 0.002}}'
+        )
+    budgets = {}
+    for modality, budget in given.items():
+        if modality == "kind" or isinstance(budget, Budget):
+            budgets[modality] = budget
+            continue
+        if not isinstance(budget, Mapping):
+            raise DataError(
+                f"{what}: the budget of {modality!r} is {_described(budget)}, not a map, such as {{'eps': 1}}"
+            )
+        budgets[modality] = _validated(Budget, dict(budget), f"{what}, {modality}", DataError)
+    return _validated(ThreatModel, budgets, what, DataError)
+
+
 def _own_name(attack: object) -> str:
     if isinstance(attack, Mapping) and isinstance(attack.get("use"), str):
         return str(attack["use"])
@@ -215,8 +235,12 @@ def _validated(model: type[M], data: dict[str, Any], what: str, error_type: type
         return model.model_validate(data)
     except ValidationError as error:
         faults = configuration_errors(model, error)
-        told = [message if not location else f"{location_text(location)}: {message}" for location, message in faults]
-        raise error_type(f"{what}: {'; '.join(told)}") from error
+        told: dict[str, str] = {}
+        for location, message in sorted(faults, key=lambda fault: -len(fault[0])):
+            # A value that may be of several kinds has a fault for each: the one that got farthest speaks for all.
+            field = location_text(location[:1]) if location else ""
+            told.setdefault(field, f"{field}: {message}" if field else message)
+        raise error_type(f"{what}: {'; '.join(told.values())}") from error
 
 
 def _limits(name: str, pair: object) -> tuple[float, float]:

@@ -38,13 +38,14 @@ def refuse_unsteady(
     few, half = batch.select(positions), batch.select(positions[: (clips + 1) // 2])
     with torch.no_grad(), _undisturbed(model, batch.targets.device):
         once, again, fewer = forward(few.inputs), forward(few.inputs), forward(half.inputs)
-    size = once.abs().amax(dim=1).clamp(min=1)
+    largest = torch.maximum(once.abs(), again.abs()).amax(dim=1)
+    size = largest.clamp(min=1)
     moved = (again - once).abs().amax(dim=1)
     if (moved > share * size).any():
         worst = int((moved / size).argmax())
         raise ModelError(
             f"{name_of(model)} has randomness of its own: two passes over {clips_named([batch.ids[worst]])} differ by "
-            f"{float(moved[worst]):.3g} in a logit, where the largest is {float(once[worst].abs().max()):.3g}. Attack "
+            f"{float(moved[worst]):.3g} in a logit, where the largest is {float(largest[worst]):.3g}. Attack "
             "it in expectation, with `samples` above 1 (`samples=` of evaluate, `evaluation.samples` in a spec), or "
             "switch off what is random (dropout that stays on, noise or random crops in its forward pass)"
         )
@@ -55,7 +56,7 @@ def refuse_unsteady(
         raise ModelError(
             f"{name_of(model)} answers otherwise for {clips_named([batch.ids[worst]])} when fewer clips are in the "
             f"batch (a logit is {float(moved[worst]):.3g} off, where the largest is "
-            f"{float(once[worst].abs().max()):.3g}): something in it takes statistics over the batch, such as batch "
+            f"{float(largest[worst]):.3g}): something in it takes statistics over the batch, such as batch "
             "normalisation that stays in training mode; an answer must depend on the clip alone"
         )
 

@@ -75,7 +75,8 @@ def collect(folder: Path, selection: Selection, kinds: Collection[LayerKind], id
     for name in names:
         path = folder / f"{_file_name(name.removeprefix(_LAYER))}.npy"
         write_atomically(path, partial(_gather, name=name, paths=filled, rows=rows))
-    clips = pa.concat_tables([pq.read_table(path, columns=["id", "target", "logits"]) for path in filled])
+    columns = ["id", "target", "logits", *(n for n in pq.read_schema(filled[0]).names if n.startswith(parts.CHECKSUM))]
+    clips = pa.concat_tables([pq.read_table(path, columns=columns) for path in filled])
     clips = clips.combine_chunks().take(pa.array(np.argsort(rows)))
     write_atomically(folder / "clips.parquet", lambda file: pq.write_table(clips, file))
     earlier: dict[str, Any] = {"kinds": [], "layers": [], "seconds": 0.0}
@@ -108,6 +109,11 @@ def load(folder: Path) -> Latents:
         logits=from_column(clips["logits"]),
         layers={name: np.load(folder / f"{_file_name(name)}.npy", mmap_mode="r") for name in record["layers"]},
     )
+
+
+def checksums(folder: Path) -> dict[str, NDArray[np.int64]]:
+    """Of the clips as they were read for these embeddings: by modality and for the targets, each (N,)."""
+    return parts.checksums_in(pq.read_table(folder / "clips.parquet"))
 
 
 def remove_leftovers(folder: Path) -> None:

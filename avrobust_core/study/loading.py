@@ -163,9 +163,7 @@ class _Reader(TorchDataset[Clip | ClipError]):
         values = clip.target.reshape(-1).tolist()
         if self.dataset.task == "single-label":
             if not 0 <= values[0] < self.classes:
-                return (
-                    f"its target is {values[0]}, which is none of the {self.classes} classes, 0 to {self.classes - 1}"
-                )
+                return f"its target is {values[0]}, none of the {self.classes} classes from 0 on"
         elif not {*values} <= {0.0, 1.0}:
             return f"its target has the value {next(x for x in values if x not in (0, 1)):g}, not zeros and ones alone"
         for name, x in clip.inputs.items():
