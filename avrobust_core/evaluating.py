@@ -6,14 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from avrobust_core.attacking import AttackRun, prepared, refuse_norms
 from avrobust_core.batches import Batch
+from avrobust_core.border.answers import name_of
+from avrobust_core.border.clips import as_batch, refuse_attacked_types, refuse_other_modalities
+from avrobust_core.border.readings import Readings
+from avrobust_core.border.requests import (
+    Asked,
+    built,
+    check_settings,
+    class_names,
+    media_of,
+    named_attacks,
+    named_metrics,
+    named_threats,
+    threats_of,
+)
 from avrobust_core.budgets import ThreatModel
 from avrobust_core.caveats import concerns, describe
 from avrobust_core.contracts import Attack, Metric
-from avrobust_core.errors import DataError
+from avrobust_core.errors import DataError, ModelError
 from avrobust_core.fronts import directions, tilted
 from avrobust_core.media import MediaSpec, Task
 from avrobust_core.spec.model import AttackEntry
@@ -25,9 +39,6 @@ from avrobust_core.victim import AttackPrecision, Victim
 
 if TYPE_CHECKING:
     from avrobust_core.registry import Registry
-
-Asked = str | Attack | Mapping[str, Any]
-"""An attack: a component's name; one that is built already; or a map as in a spec: use, with, goal, curve, front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +76,7 @@ def evaluate(
     model: nn.Module,
     loader: Iterable[Any],
     *,
-    attacks: Sequence[str] | Mapping[str, Asked],
+    attacks: Sequence[Asked] | Mapping[str, Asked],
     threats: Mapping[str, ThreatModel | Mapping[str, Any]],
     media: Mapping[str, MediaSpec] | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
@@ -82,98 +93,147 @@ def evaluate(
     """Attack a model that need not have been trained here, each attack under each threat.
 
     Args:
-        model: from a dict of modalities to logits (B, K), never probabilities; put in evaluation mode meanwhile and
-            left as it was. Clips are moved to the device of its parameters.
-        loader: of `Batch`es, of pairs (inputs by modality, targets), or of triples with the clips' ids. Without ids a
-            clip's number stands for it, so the loader must give the clips in the same order each time. It is read
-            once, and again for each attack.
-        attacks: names of components, or a map from names of your own to attacks.
+        model: from a dict of modalities to logits (B, K) of at least two classes, or to what holds them (`logits_of`);
+            never probabilities. Put in evaluation mode meanwhile and left as it was. Clips are moved to the device of
+            its parameters.
+        loader: of `Batch`es, of pairs (inputs by modality, targets), or of triples with the clips' ids. It is read
+            once, and again for each attack, and must give the same clips each time, bit for bit; without ids a clip's
+            number stands for it, and then in the same order, too. The model is given copies. An attacked modality is
+            float32; what stands for a modality that a clip lacks (NaN, say) is between loader and model.
+        attacks: names of components, attacks, maps as in a spec; or a map from names of your own to these.
         threats: by name, as `ThreatModel` or as in a spec: {"audio": {"norm": "linf", "eps": 0.002}}.
         media: what each modality is; needed for budgets that speak of time.
         bounds: lowest and highest value of each modality, where `media` is not given: without either, a budget's own
             bounds or none hold.
-        task: whether targets are (B,) int64 or (B, K) float32 multi-hot.
-        classes: the classes' names, for `goal: class` and per-class results; by default their numbers.
+        task: whether targets are (B,) class numbers or (B, K) of zeros and ones.
+        classes: the classes' names, as many as the model has logits, for `goal: class` and per-class results; by
+            default their numbers.
         metrics: measured on the clean predictions and, those that say so, under each attack; names or instances.
         seed: of the attacks' random numbers, and of the bootstrap.
-        samples: see `Victim`.
+        samples: forward passes whose mean logits stand for the model: 1 for a model that answers alike each time;
+            more for one with randomness of its own, which is refused with 1.
         precision: of the attacks' own passes; see `Victim`.
         confidence: of the intervals.
         resamples: of the bootstrap over clips.
         registry: where components are found; by default what is installed.
 
     Raises:
-        DataError: if the loader is empty or gives what is no batch, or a threat does not fit the clips.
+        DataError: if the loader is empty, gives what is no batch, or gives other clips when it is read again; or if
+            targets, bounds, classes or a threat do not fit the clips.
+        ModelError: if the model's answers cannot be used: no logits, not finite, not the same twice.
         ComponentError: if a component cannot be found or configured, or an attack does not support a norm.
         AttackViolation: if an attack broke its threat model.
     """
-    read = _Reader(loader, media, bounds, next(model.parameters(), torch.empty(0)).device)
-    victim = Victim(model, media=read.media, task=task, seed=seed, samples=samples, precision=precision)
-    applied = {name: ThreatModel.model_validate(threat) for name, threat in threats.items()}
+    check_settings(task=task, samples=samples, precision=precision, confidence=confidence, resamples=resamples)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is {name_of(model)}, no torch.nn.Module: wrap it in one")
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ModelError(
+            f"{name_of(model)} was built under torch.inference_mode, and has no gradients: build it outside"
+        )
+    named = class_names(classes)
+    read = _Reader(loader, media, bounds, task, next(model.parameters(), torch.empty(0)).device)
+    victim = Victim(
+        model,
+        media=read.media,
+        task=task,
+        seed=seed,
+        samples=samples,
+        precision=precision,
+        classes=None if named is None else len(named),
+    )
+    applied = named_threats(threats, tuple(read.first.inputs))
     registry = registry or _installed()
-    parts = {name: _attack(name, asked, registry) for name, asked in _named(attacks).items()}
+    parts = {name: built(name, asked, registry) for name, asked in named_attacks(attacks).items()}
+    measured = named_metrics(metrics)
     for name, (attack, entry) in parts.items():
         refuse_front(name, entry, attack)
-        for threat_name in _threats(name, entry, applied):
+        for threat_name in threats_of(entry, name, applied):
             refuse_norms(name, attack, threat_name, applied[threat_name])
-    with victim.frozen():
+            refuse_attacked_types(read.first, applied[threat_name].modalities)
+    with torch.inference_mode(False), torch.enable_grad(), victim.frozen():
         clean = read.predictions(victim, None)
-        names = tuple(classes) if classes is not None else tuple(map(str, range(clean.logits.shape[1])))
+        names = named or tuple(map(str, range(clean.logits.shape[1])))
         outcomes = [
             _outcome(victim, read, name, attack, entry, threat_name, applied[threat_name], names)
             for name, (attack, entry) in parts.items()
-            for threat_name in _threats(name, entry, applied)
+            for threat_name in threats_of(entry, name, applied)
         ]
     intervals = Intervals(confidence, resamples, seed)
     summary = summarise(clean, outcomes, intervals)
     summary["metrics"] = [
-        entry for metric in metrics for entry in _measure(metric, registry, clean, outcomes, names, task, intervals)
+        entry for metric in measured for entry in _measure(metric, registry, clean, outcomes, names, task, intervals)
     ]
     return Evaluation(clean, tuple(outcomes), summary)
 
 
 class _Reader:
-    """Reads the loader, again and again, and knows what its modalities are."""
+    """Reads the loader, again and again, knows what its modalities are, and sees to it that it is the same each time.
+
+    Attributes:
+        first: the first batch, as it was given.
+        media: what each modality is.
+    """
 
     def __init__(
         self,
         loader: Iterable[Any],
         media: Mapping[str, MediaSpec] | None,
         bounds: Mapping[str, tuple[float, float]] | None,
+        task: Task,
         device: torch.device,
     ) -> None:
         self._loader = loader
+        self._task: Task = task
         self._device = device
-        first = next(self.batches(), None)
+        self._readings = Readings()
+        if isinstance(loader, Iterator):
+            raise DataError("the loader is an iterator, which can be read only once: pass a list or a DataLoader")
+        first = next(self._given(), None)
         if first is None:
             raise DataError("the loader gives no batch; it is read repeatedly: pass a list or a DataLoader")
-        limits = bounds or {}
-        self.media = media or {
-            name: MediaSpec(kind=name, shape=tuple(x.shape[1:]), bounds=limits.get(name))
-            for name, x in first.inputs.items()
-        }
+        self._readings.take(first)
+        self.first = first
+        self.media = media_of(media, bounds, {name: tuple(x.shape[1:]) for name, x in first.inputs.items()})
 
     def batches(self) -> Iterator[Batch]:
-        """All batches, on the model's device."""
-        position = 0
-        for item in self._loader:
-            batch = _as_batch(item, position)
-            position += len(batch)
+        """All batches, on the model's device; no tensor of them is the caller's."""
+        for batch in self._readings.follow(self._given()):
+            refuse_other_modalities(batch, self.first)
             yield batch.to(self._device)
 
     def predictions(self, victim: Victim, run: AttackRun | None) -> Predictions:
-        """What is found for every clip, clean or attacked."""
+        """What is found for every clip, clean or attacked, in the order of the first reading."""
         evaluate_part = MicroBatches(lambda batch: evaluate_batch(victim, batch, run))
         tables = [to_table(batch, evaluate_part(batch)) for batch in self.batches()]
-        if not tables:
-            raise DataError("the loader gave batches once, but not again: pass a list or a DataLoader, not an iterator")
-        return from_table(pa.concat_tables(tables).combine_chunks(), 0.0)
+        table = pa.concat_tables(tables).combine_chunks()
+        place = {clip: i for i, clip in enumerate(table["id"].to_pylist())}
+        return from_table(table.take(pa.array([place[clip] for clip in self._readings.ids])), 0.0)
+
+    def _given(self) -> Iterator[Batch]:
+        try:
+            items = iter(self._loader)
+        except TypeError:
+            raise DataError(
+                f"the loader is {type(self._loader).__name__}, which cannot be read batch by batch: pass a list or a "
+                "DataLoader"
+            ) from None
+        position = 0
+        for number, item in enumerate(items):
+            batch = as_batch(item, number, position, self._task)
+            position += len(batch)
+            yield batch
 
 
 def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
     """The same clips in the same order, in batches of `size`, the last one of what is left."""
     left: Batch | None = None
     for batch in batches:
+        if left is not None and any(x.shape[1:] != left.inputs[name].shape[1:] for name, x in batch.inputs.items()):
+            raise DataError(
+                f"clip {batch.ids[0]} is of another shape than clip {left.ids[0]}: an attack that must see the clips "
+                "first, in batches of its own size, needs all of them to be of one shape"
+            )
         left = batch if left is None else left.join(batch)
         whole = len(left) - len(left) % size
         positions = torch.arange(len(left), device=left.targets.device)
@@ -183,44 +243,10 @@ def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
         yield left
 
 
-def _as_batch(item: Any, position: int) -> Batch:
-    if isinstance(item, Batch):
-        return item
-    if not isinstance(item, (tuple, list)) or len(item) not in (2, 3) or not isinstance(item[0], Mapping):
-        raise DataError(
-            f"the loader gives {type(item).__name__}, not a Batch, (inputs, targets) or (inputs, targets, ids)"
-        )
-    inputs, targets = dict(item[0]), item[1]
-    if not isinstance(targets, Tensor):
-        raise DataError(f"the loader's targets are {type(targets).__name__}, not a tensor")
-    ids = tuple(map(str, item[2])) if len(item) == 3 else tuple(str(position + i) for i in range(len(targets)))
-    return Batch(inputs, targets, ids)
-
-
 def _installed() -> "Registry":
     from avrobust_core.registry import Registry
 
     return Registry.discover()
-
-
-def _named(attacks: Sequence[str] | Mapping[str, Asked]) -> Mapping[str, Asked]:
-    return attacks if isinstance(attacks, Mapping) else {name: name for name in attacks}
-
-
-def _attack(name: str, asked: Asked, registry: "Registry") -> tuple[Attack, AttackEntry]:
-    if isinstance(asked, Attack):
-        return asked, AttackEntry(use=name)
-    entry = AttackEntry.model_validate({"use": asked} if isinstance(asked, str) else dict(asked))
-    offer, config = registry.configure("attack", entry.use, dict(entry.with_))
-    return offer.component.build(config), entry
-
-
-def _threats(name: str, entry: AttackEntry, threats: Mapping[str, ThreatModel]) -> list[str]:
-    asked = list(threats) if entry.threats is None else entry.threats
-    unknown = [threat for threat in asked if threat not in threats]
-    if unknown:
-        raise DataError(f"attack {name!r}: there is no threat {', '.join(unknown)}; there are: {', '.join(threats)}")
-    return asked
 
 
 def _outcome(

@@ -21,6 +21,8 @@ class MediaSpec:
         bounds: lowest and highest value a clip may take, e.g. (-1, 1); None if unbounded.
         time_axis: which axis of `shape` is time; None if none is, or it is not known. Budgets that speak of time need
             it.
+        optional: whether a clip may lack it. It is then NaN throughout, which what reads it must know how to take, and
+            no threat may attack it in such a clip.
     """
 
     kind: str
@@ -28,3 +30,4 @@ class MediaSpec:
     rate: float | None = None
     bounds: tuple[float, float] | None = None
     time_axis: int | None = None
+    optional: bool = False

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from avrobust_core.batches import Encoded
+from avrobust_core.border.answers import check_logits, logits_of
 from avrobust_core.contracts import EncodedDims, Encoder, Fusion
 
 
@@ -52,6 +53,7 @@ class AVModel(nn.Module):
             head = encoder.make_head(classes)
             fusion = Single(modality, encoder.dims, pooled=head is None)
         self.encoders = nn.ModuleDict(encoders)
+        self.classes = classes
         self.fusion = fusion
         self.head = head if head is not None else fusion.make_head(classes)
 
@@ -76,7 +78,16 @@ class AVModel(nn.Module):
 
     def classify(self, encoded: Mapping[str, Encoded]) -> Tensor:
         """Logits (B, K) from the encodings of all modalities."""
-        return cast(Tensor, self.head(self.fusion(encoded)))
+        return self.score(self.fusion(encoded))
+
+    def score(self, fused: Tensor) -> Tensor:
+        """Logits (B, K) from the fused embedding.
+
+        Raises:
+            ModelError: if fusion and head return anything else.
+        """
+        name = type(self).__name__
+        return check_logits(logits_of(self.head(fused), of=name), name, len(fused), self.classes)
 
     def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The fused embedding of raw inputs: (B, F), or (B, L, F) where the head pools it."""

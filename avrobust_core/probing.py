@@ -1,12 +1,12 @@
 """Putting points of one's own through a fitted model: what convexity and its like need."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from avrobust_core.batches import Encoded
+from avrobust_core.border.answers import ask
 from avrobust_core.errors import AvrobustError
 from avrobust_core.latents import LayerKind
 from avrobust_core.model import AVModel
@@ -49,8 +49,14 @@ class Probe:
 
     @torch.no_grad()
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, K) from raw inputs by modality."""
-        return cast(Tensor, self.model({name: x.to(self.device) for name, x in inputs.items()}))
+        """Logits (B, K) float32 from raw inputs by modality.
+
+        Raises:
+            ModelError: if the model returns no logits. That they are finite is for the metric to see to: what it asks
+                about may be no clip at all.
+        """
+        there = {name: x.to(self.device) for name, x in inputs.items()}
+        return ask(self.model, lambda: self.model(dict(there)), there).float()
 
     @torch.no_grad()
     def classify(self, encoded: Mapping[str, Encoded]) -> Tensor:
@@ -58,9 +64,10 @@ class Probe:
 
         Raises:
             AvrobustError: if the model is no `AVModel`.
+            ModelError: as `forward`.
         """
         there = {name: Encoded(e.tokens.to(self.device), e.pooled.to(self.device)) for name, e in encoded.items()}
-        return self._audio_visual().classify(there)
+        return self._audio_visual().classify(there).float()
 
     @torch.no_grad()
     def head(self, fused: Tensor) -> Tensor:
@@ -68,8 +75,9 @@ class Probe:
 
         Raises:
             AvrobustError: if the model is no `AVModel`.
+            ModelError: as `forward`.
         """
-        return cast(Tensor, self._audio_visual().head(fused.to(self.device)))
+        return self._audio_visual().score(fused.to(self.device)).float()
 
     def _audio_visual(self) -> AVModel:
         if not isinstance(self.model, AVModel):

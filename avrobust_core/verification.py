@@ -7,19 +7,14 @@ import torch
 from torch import Tensor
 
 from avrobust_core.batches import Batch
+from avrobust_core.border.answers import refuse_non_finite
+from avrobust_core.border.readings import same_bits
 from avrobust_core.contracts import AttackResult
 from avrobust_core.errors import AttackViolation
 from avrobust_core.victim import BoundVictim
 
 NORM_TOLERANCE = 1e-6
 """A norm may exceed its radius by this share: the rounding of float64 sums, nothing more."""
-
-MARGIN_TOLERANCE = 1e-4
-"""A success may be claimed on a margin up to this share of the largest logit, or up to this much where all logits are
-below 1: batching moves the last bits, and two logits that meet at 0 leave no size to take a share of."""
-
-TF32_TOLERANCE = 1e-2
-"""The same where a GPU may multiply in TF32, which keeps 10 bits of each factor: PyTorch's default for convolutions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +55,12 @@ def verify(
 
     Raises:
         AttackViolation: names the attack, the modality, the clips and the excess.
+        ModelError: if it was the model that wrote into the clips, or if its logits are NaN or infinite on the result.
     """
     for modality, x in pristine.items():
         clean = bound.clean[modality] if modality in bound.balls and modality not in bound.features else x
-        if not torch.equal(x, batch.inputs[modality]) or not torch.equal(x, clean):
+        if not same_bits(x, batch.inputs[modality]) or not same_bits(x, clean):
+            bound.victim.refuse_writes(pristine, set(bound.balls))  # then it was the model
             raise AttackViolation(f"attack {name!r} changed the clean {modality} of its batch in place")
     for modality in sorted(bound.features):
         _reject(
@@ -97,15 +94,14 @@ def verify(
         )
     logits = bound.victim.logits({**pristine, **result.inputs}, bound.features)
     # No comparison with NaN holds, so such a clip would pass for robust.
-    _reject(logits.isnan().any(dim=1), bound.ids, f"attack {name!r} returned clips on which the model's logits are NaN")
+    refuse_non_finite(bound.victim.model, logits, bound.ids, result.inputs, state=f" as attack {name!r} left it")
     if bound.victim.samples == 1:  # of a model with randomness of its own, two passes may well disagree
         _check_claims(name, bound, result.success, logits)
     return Verdict(success=bound.goal.reached(logits), logits=logits, norms=norms, size=size)
 
 
 def _check_claims(name: str, bound: BoundVictim, claimed: Tensor, logits: Tensor) -> None:
-    tf32 = logits.is_cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
-    share = TF32_TOLERANCE if tf32 else MARGIN_TOLERANCE
+    share = bound.victim.rounding(logits.device)
     tolerance = share * logits.abs().amax(dim=1).clamp(min=1)
     _reject(
         claimed & (bound.goal.distance(logits) > tolerance),

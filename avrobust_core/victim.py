@@ -3,13 +3,16 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from avrobust_core.balls import Ball
 from avrobust_core.batches import Batch, Encoded, select_inputs
+from avrobust_core.border.answers import ask, first_of, refuse_non_finite, refuse_written, rounding
+from avrobust_core.border.readings import same_bits
+from avrobust_core.border.trial import refuse_unsteady
 from avrobust_core.budgets import ThreatModel
 from avrobust_core.contracts import Encoder
 from avrobust_core.errors import DataError
@@ -33,6 +36,7 @@ class Victim:
         samples: forward passes whose mean logits stand for the model: more than 1 for a model with randomness of its
             own, so that gradients are in expectation over it (EoT, Athalye et al. 2018).
         precision: of the attacks' own forward and backward passes; what they find is confirmed in float32.
+        classes: how many logits it must return; None for as many as it returns first.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Victim:
         seed: int = 0,
         samples: int = 1,
         precision: AttackPrecision = "32-true",
+        classes: int | None = None,
     ) -> None:
         if samples < 1:
             raise ValueError(f"samples must be at least 1, not {samples}")
@@ -53,6 +58,9 @@ class Victim:
         self.seed = seed
         self.samples = samples
         self.precision: AttackPrecision = precision
+        self.classes = classes
+        self._answered: set[torch.dtype] = set()
+        self._tried = False
 
     @contextmanager
     def frozen(self) -> "Iterator[None]":
@@ -77,11 +85,78 @@ class Victim:
         Args:
             inputs: by modality.
             features: the modalities whose inputs are features after the frontend.
+
+        Raises:
+            ModelError: if the model returns no logits; see `border.answers`.
         """
         if features:
             model = self._audio_visual()
-            return self.mean_of(lambda: model.classify(model.encode(inputs, features)))
-        return self.mean_of(lambda: cast(Tensor, self.model(dict(inputs))))
+            return self.mean_of(lambda: self.ask(lambda: model.classify(model.encode(inputs, features)), inputs))
+        return self.mean_of(lambda: self.ask(lambda: self.model(dict(inputs)), inputs))
+
+    def ask(self, forward: Callable[[], Any], inputs: Mapping[str, Tensor]) -> Tensor:
+        """One forward pass as the border lets it in: logits (B, K) float32, differentiable; waits for no device.
+
+        Args:
+            forward: the pass.
+            inputs: what goes into it, each (B, ...).
+
+        Raises:
+            ModelError: if the model returns no logits, or other than before, or writes into its inputs.
+        """
+        found = ask(self.model, forward, inputs, self.classes)
+        self.classes = found.shape[1]
+        self._answered.add(found.dtype)
+        return found.float()
+
+    @torch.no_grad()
+    def clean_logits(self, batch: Batch) -> Tensor:
+        """The logits (B, K) of clean clips, with all that can be told of the model by them.
+
+        The first batch is the model's trial: of one that answers otherwise when it is asked again, no attack could say
+        anything, unless `samples` are taken.
+
+        Raises:
+            ModelError: if the model returns no logits, or some that are not finite; writes into its inputs; has
+                randomness of its own while `samples` is 1; or lets an answer depend on other clips of the batch.
+        """
+        logits = self.logits_unwritten(batch.inputs)
+        refuse_non_finite(self.model, logits, batch.ids, batch.inputs)
+        if self.samples == 1 and not self._tried:
+            refuse_unsteady(self.model, self.logits, batch, self.rounding(logits.device))
+        self._tried = True
+        return logits
+
+    def logits_unwritten(self, inputs: Mapping[str, Tensor], features: Collection[str] = ()) -> Tensor:
+        """As `logits`, and the inputs are compared with what they were, bit for bit.
+
+        Raises:
+            ModelError: if they are no longer the same.
+        """
+        given = {name: x.clone() for name, x in inputs.items()}
+        logits = self.logits(given, features)
+        refuse_written(self.model, [name for name, x in inputs.items() if not same_bits(x, given[name])])
+        return logits
+
+    def refuse_writes(self, inputs: Mapping[str, Tensor], attacked: Collection[str]) -> None:
+        """Try whether the model writes into what an attack asks it about, with gradients and without.
+
+        Args:
+            inputs: by modality, raw.
+            attacked: the modalities that need a gradient.
+
+        Raises:
+            ModelError: if it does.
+        """
+        self.logits_unwritten(inputs)
+        given = {name: x.clone().requires_grad_(name in attacked) for name, x in inputs.items()}
+        with torch.enable_grad():
+            self.ask(lambda: self.model(dict(given)), given)
+        refuse_written(self.model, [name for name, x in inputs.items() if not same_bits(x, given[name])])
+
+    def rounding(self, device: torch.device) -> float:
+        """What two passes over one clip may differ by, as a share of the largest logit."""
+        return rounding(self.model, self._answered, device)
 
     def mean_of(self, forward: Callable[[], Tensor]) -> Tensor:
         """The mean of `samples` forward passes."""
@@ -163,6 +238,15 @@ class _Hidden:
     fixed: Mapping[str, Tensor]
     encoded: Mapping[str, Encoded]
     features: frozenset[str]
+
+    @property
+    def encodings(self) -> dict[str, Tensor]:
+        """The tensors of `encoded`, named for errors: what goes into the fusion again and again must stay as it is."""
+        return {
+            f"{part} of {name}": tensor
+            for name, encoding in self.encoded.items()
+            for part, tensor in (("tokens", encoding.tokens), ("pooled", encoding.pooled))
+        }
 
     def select(self, index: Tensor) -> "_Hidden":
         encoded = {name: encoding.select(index) for name, encoding in self.encoded.items()}
@@ -364,24 +448,35 @@ class BoundVictim:
 
             def once() -> Tensor:
                 return whole.classify({**hidden.encoded, **whole.encode(perturbed, hidden.features)})
+
+            given: Mapping[str, Tensor] = {**perturbed, **hidden.encodings}
         else:
+            given = {**hidden.fixed, **perturbed}
 
             def once() -> Tensor:
-                return cast(Tensor, model({**hidden.fixed, **perturbed}))
+                return cast(Tensor, model(dict(given)))
 
-        return self.victim.mean_of(once)
+        return self.victim.mean_of(lambda: self.victim.ask(once, given))
 
 
 def _check_bounds(modality: str, ball: Ball, ids: tuple[str, ...]) -> None:
-    if ball.bounds is None:
-        return
-    low, high = ball.bounds
+    low, high = ball.bounds or (-torch.inf, torch.inf)
     flat = ball.center.flatten(1)
-    outside = ~((flat.amin(dim=1) >= low) & (flat.amax(dim=1) <= high))  # true of NaN, too
-    if outside.any():
-        names = [clip_id for clip_id, bad in zip(ids, outside.tolist(), strict=True) if bad]
+    lowest, highest = flat.amin(dim=1), flat.amax(dim=1)
+    outside = ~((lowest >= low) & (highest <= high) & lowest.isfinite() & highest.isfinite())  # true of NaN, too
+    if not outside.any():
+        return
+    infinite = ~(lowest.isfinite() & highest.isfinite())
+    if infinite.any():
         raise DataError(
-            f"{modality}: clean clips outside the bounds [{low}, {high}]: {', '.join(names[:5])}"
-            f"{f' and {len(names) - 5} more' if len(names) > 5 else ''}; "
-            "mend the data set, or state the bounds it really has"
+            f"the threat attacks {modality}, but its values are NaN or infinite: {_where(ids, infinite)}; leave "
+            "these clips out, or give them values: NaN may stand for what a clip lacks only where no threat attacks it"
         )
+    raise DataError(
+        f"{modality}: clean clips outside the bounds [{low}, {high}]: {_where(ids, outside)}; "
+        "mend the data set, or state the bounds it really has"
+    )
+
+
+def _where(ids: tuple[str, ...], flags: Tensor) -> str:
+    return first_of([clip_id for clip_id, flag in zip(ids, flags.tolist(), strict=True) if flag])

@@ -7,11 +7,11 @@ it was written for. Everything else (attacks, budgets, checks, embeddings, weigh
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from torch import Tensor, nn
 
 from avrobust_core.batches import Encoded
+from avrobust_core.border.answers import check_logits, logits_of
 from avrobust_core.contracts import EncodedDims, Encoder, Fusion
 from avrobust_core.errors import ComponentError
 from avrobust_core.media import MediaSpec
@@ -85,16 +85,22 @@ class WholeModel(Fusion):
     def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:
         """What the module returns, without its last layer if that is the head: (B, F).
 
+        Outputs that hold logits are unwrapped as `logits_of` says.
+
         Raises:
-            ComponentError: if it is of another width: the head is not what the module does last, or the logits are not
-                as many as was said.
+            ModelError: if these are no logits, or not as many as was said.
+            ComponentError: if they are of another width: the head is not what the module does last.
         """
         inputs = {name: encoded[name].pooled.reshape(-1, *shape) for name, shape in self.shapes.items()}
-        found = cast(Tensor, self.module(inputs))
+        name, clips = type(self.module).__name__, len(next(iter(inputs.values())))
+        found = logits_of(self.module(inputs), of=name, classes=self.dim)
+        if not self._last:
+            return check_logits(found, name, clips, self.classes)
         if found.dim() != 2 or found.shape[1] != self.dim:
-            what = "it without its head, which must be its last layer" if self._last else "its logits"
-            name, shape = type(self.module).__name__, tuple(found.shape)
-            raise ComponentError(f"{name} returned {shape}, where (B, {self.dim}) is expected of {what}")
+            raise ComponentError(
+                f"{name} returned {tuple(found.shape)}, where (B, {self.dim}) is expected of it without its "
+                "head, which must be its last layer"
+            )
         return found
 
     def make_head(self, classes: int) -> nn.Module:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.batches import Batch
+from avrobust_core.border.answers import refuse_non_finite
 from avrobust_core.latents import Latents, LayerKind
 from avrobust_core.model import AVModel
 from avrobust_core.probing import layers_of
@@ -27,11 +28,18 @@ _LAYER = "layer/"
 
 @torch.no_grad()
 def embed_batch(model: AVModel, batch: Batch, kinds: Collection[LayerKind]) -> dict[str, Tensor]:
-    """The logits and the layers of a batch, by column, each (B, ...)."""
+    """The logits and the layers of a batch, by column, each (B, ...).
+
+    Raises:
+        ModelError: if the logits are no logits, or they or a layer are not finite; names the clips.
+    """
     encoded = model.encode(batch.inputs)
     fused = model.fusion(encoded)
-    layers = layers_of(model, encoded, fused, kinds)
-    return {"logits": model.head(fused)} | {_LAYER + name: layer.float() for name, layer in layers.items()}
+    found = {_LAYER + name: layer.float() for name, layer in layers_of(model, encoded, fused, kinds).items()}
+    found["logits"] = model.score(fused).float()
+    for name, values in found.items():
+        refuse_non_finite(model, values.flatten(1), batch.ids, batch.inputs, what=name.removeprefix(_LAYER))
+    return found
 
 
 def missing(folder: Path, kinds: Collection[LayerKind]) -> frozenset[LayerKind]:
@@ -67,7 +75,8 @@ def collect(folder: Path, selection: Selection, kinds: Collection[LayerKind], id
     for name in names:
         path = folder / f"{_file_name(name.removeprefix(_LAYER))}.npy"
         write_atomically(path, partial(_gather, name=name, paths=filled, rows=rows))
-    clips = pa.concat_tables([pq.read_table(path, columns=["id", "target", "logits"]) for path in filled])
+    columns = ["id", "target", "logits", *(n for n in pq.read_schema(filled[0]).names if n.startswith(parts.CHECKSUM))]
+    clips = pa.concat_tables([pq.read_table(path, columns=columns) for path in filled])
     clips = clips.combine_chunks().take(pa.array(np.argsort(rows)))
     write_atomically(folder / "clips.parquet", lambda file: pq.write_table(clips, file))
     earlier: dict[str, Any] = {"kinds": [], "layers": [], "seconds": 0.0}
@@ -100,6 +109,11 @@ def load(folder: Path) -> Latents:
         logits=from_column(clips["logits"]),
         layers={name: np.load(folder / f"{_file_name(name)}.npy", mmap_mode="r") for name in record["layers"]},
     )
+
+
+def checksums(folder: Path) -> dict[str, NDArray[np.int64]]:
+    """Of the clips as they were read for these embeddings: by modality and for the targets, each (N,)."""
+    return parts.checksums_in(pq.read_table(folder / "clips.parquet"))
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from avrobust_core.attacking import AttackRun, attack_batch
 from avrobust_core.batches import Batch
+from avrobust_core.border.clips import check_targets
 from avrobust_core.objectives import margin
 from avrobust_core.study import parts
 from avrobust_core.study.loading import Selection
@@ -37,6 +38,7 @@ class Predictions:
         queries: (N,) int64 forward passes per clip; 0 for clean predictions.
         seconds: spent on these clips, by all processes together.
         no_gradient: by attacked modality, (N,) bool: all gradients that the attack asked for were zero.
+        checksums: by modality, and for the targets, (N,) int64: of what was read; see `border.readings`.
     """
 
     ids: tuple[str, ...]
@@ -49,6 +51,7 @@ class Predictions:
     queries: NDArray[np.int64]
     seconds: float
     no_gradient: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    checksums: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -65,9 +68,12 @@ def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[
 
     Raises:
         AttackViolation: if the attack broke its threat model.
+        ModelError: if the model's answers cannot be used; see `Victim.clean_logits`.
+        DataError: if the targets do not fit the model's logits.
     """
     if run is None:
-        logits = victim.logits(batch.inputs)
+        logits = victim.clean_logits(batch)
+        check_targets(batch.targets, batch.ids, logits.shape[1], victim.task)
         return {
             "logits": logits,
             "margin": margin(logits, batch.targets, victim.task),
@@ -115,6 +121,7 @@ def to_parquet(path: Path, predictions: Predictions) -> None:
             "queries": predictions.queries,
             **{f"norm/{name}": norm for name, norm in predictions.norms.items()},
             **{f"no_gradient/{name}": missing for name, missing in predictions.no_gradient.items()},
+            **{f"{parts.CHECKSUM}{name}": found for name, found in predictions.checksums.items()},
         }
     )
     write_atomically(path, lambda file: pq.write_table(table, file))
@@ -147,4 +154,5 @@ def from_table(table: pa.Table, seconds: float) -> Predictions:
             for name in table.column_names
             if name.startswith("no_gradient/")
         },
+        checksums=parts.checksums_in(table),
     )

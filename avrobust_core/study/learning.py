@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from avrobust_core.augmentations import Augmentation, Gather, Passed, TrainingStep
 from avrobust_core.batches import Batch, Encoded
+from avrobust_core.border.answers import unwritten
 from avrobust_core.errors import AvrobustError
 from avrobust_core.objectives import classification_loss
 
@@ -72,14 +73,20 @@ class Learner:
         return found
 
     def learn(self, batch: Batch, step: TrainingStep) -> Learned:
-        """One forward pass, with everything that the augmentations do before, within and after it."""
+        """One forward pass, with everything that the augmentations do before, within and after it.
+
+        Raises:
+            ModelError: if the model returns no logits, or writes into its inputs in place.
+        """
         if not self.augmentations:
-            logits = cast(Tensor, self.model(batch.inputs))
+            with unwritten(step.model, batch.inputs):
+                logits = cast(Tensor, self.model(batch.inputs))
             return Learned(classification_loss(logits, batch.targets, step.task), logits.detach(), batch, batch.targets)
         for augment in self.augmentations:
             batch = augment(batch, step)
         passed = _Between(self.augmentations, batch, step)
-        logits = cast(Tensor, self.model(batch.inputs, between=passed))
+        with unwritten(step.model, batch.inputs):
+            logits = cast(Tensor, self.model(batch.inputs, between=passed))
         whole = Passed(passed.batch, passed.encoded, logits)
         losses = classification_loss(logits, whole.batch.targets, step.task)
         for augment in self.augmentations:

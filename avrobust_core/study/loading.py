@@ -178,26 +178,38 @@ class _Reader(TorchDataset[Clip | ClipError]):
         clip_id = self.ids[index]
         try:
             clip = self.dataset.read(self.split, index)
+            fault = self._fault(clip, clip_id)
         except ClipError as error:
             return error
         except Exception as error:  # noqa: BLE001  # a reader's bug is counted and named like a bad clip, and limited
             return ClipError(clip_id, f"{type(error).__name__}: {error}")
-        fault = self._fault(clip)
         return clip if fault is None else ClipError(clip_id, fault)
 
-    def _fault(self, clip: Clip) -> str | None:
+    def _fault(self, clip: Clip, clip_id: str) -> str | None:
+        if not isinstance(clip, Clip):
+            return f"is {type(clip).__name__}, not a Clip"
+        if clip.id != clip_id:
+            return f"calls itself {clip.id!r}"
         if clip.inputs.keys() != self.dataset.media.keys():
             return f"has {', '.join(clip.inputs)}, not {', '.join(self.dataset.media)}"
         target = (clip.target.dtype, tuple(clip.target.shape))
         expected = (torch.int64, ()) if self.dataset.task == "single-label" else (torch.float32, (self.classes,))
         if target != expected:
             return f"its target is {target[0]} of shape {target[1]}, not {expected[0]} of shape {expected[1]}"
+        values = clip.target.reshape(-1).tolist()
+        if self.dataset.task == "single-label":
+            if not 0 <= values[0] < self.classes:
+                return f"its target is {values[0]}, none of the {self.classes} classes from 0 on"
+        elif not {*values} <= {0.0, 1.0}:
+            return f"its target has the value {next(x for x in values if x not in (0, 1)):g}, not zeros and ones alone"
         for name, x in clip.inputs.items():
             spec = self.dataset.media[name]
             if tuple(x.shape) != spec.shape or x.dtype != torch.float32:
                 return f"{name} is {x.dtype} of shape {tuple(x.shape)}, not torch.float32 of shape {spec.shape}"
             # The sum carries any NaN or infinity, at a tenth of the cost of looking at each value.
-            if not math.isfinite(float(x.sum())) and not torch.isfinite(x).all():
+            if math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all()):
+                continue
+            if not (spec.optional and bool(x.isnan().all())):
                 return f"{name} has values that are not finite"
         return None
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avrobust_core.border.readings import refuse_other_readings
 from avrobust_core.contracts import Dataset, Metric
 from avrobust_core.errors import ComponentError, DataError, RunError
 from avrobust_core.latents import Latents, LayerKind
@@ -184,6 +185,9 @@ class Measuring:
                 f"{label}: the embeddings are of other clips than the predictions: some could be read at one time "
                 "and not at another; delete the cell's folders `evaluations` and `embeddings` and run again"
             )
+        if own is not None:
+            read_as = embedding.checksums(self._folder(cell, process.selection.split)[0])
+            refuse_other_readings(own.ids, predictions.checksums, read_as, f"{label}: embeddings")
         if task.metric.probes or asked:
             process.monitor.say(f"{label}: {task.part.offer.component.name}")
         probe = None

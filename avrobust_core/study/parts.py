@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.batches import Batch
+from avrobust_core.border.readings import checksums
 from avrobust_core.errors import DataError
 from avrobust_core.study.loading import Selection
 from avrobust_core.study.store import write_atomically
@@ -23,6 +24,9 @@ PART_SECONDS = 30.0
 
 PART_BYTES = 256 * 2**20
 """How much of what was found is held in memory, beside the batch."""
+
+CHECKSUM = "checksum/"
+"""What the columns of checksums are named with."""
 
 Columns = Mapping[str, Tensor]
 """What was found for a batch of B clips, by name, each (B, ...)."""
@@ -106,8 +110,9 @@ def carry_out(
     work_on = MicroBatches(work)
     for number, batch in enumerate(read(selection.split, chunks), start=1):
         if batch is not None:
+            read_as = checksum_columns(batch)  # before it is moved: they are computed on the CPU
             batch = batch.to(device)
-            tables.append(to_table(batch, work_on(batch)))
+            tables.append(to_table(batch, {**work_on(batch), **read_as}))
         tick(len(chunks[number - 1]))
         now = time.monotonic()
         full = sum(table.nbytes for table in tables) > PART_BYTES
@@ -171,6 +176,17 @@ def to_table(batch: Batch, columns: Columns) -> pa.Table:
     return pa.table(
         {"id": pa.array(batch.ids, type=pa.string()), "target": to_column(batch.targets.cpu().numpy()), **arrays}
     )
+
+
+def checksum_columns(batch: Batch) -> Columns:
+    """Of what was read: results of several readings are set side by side only if they are of the same clips."""
+    return {f"{CHECKSUM}{name}": found for name, found in checksums(batch).items()}
+
+
+def checksums_in(table: pa.Table) -> dict[str, NDArray[np.int64]]:
+    """The checksums of a table, by modality and for the targets, each (N,)."""
+    names = [name for name in table.column_names if name.startswith(CHECKSUM)]
+    return {name.removeprefix(CHECKSUM): table[name].to_numpy() for name in names}
 
 
 def to_column(array: NDArray[Any]) -> pa.Array:

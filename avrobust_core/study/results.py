@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from avrobust_core.border.answers import probability_caveats
+from avrobust_core.border.readings import refuse_other_readings
 from avrobust_core.caveats import Caveat
 from avrobust_core.contracts import Dataset, Measurement, Subject
 from avrobust_core.errors import RunError
@@ -140,6 +142,7 @@ def summarise(
 
     Raises:
         RunError: if the outcomes are not all of the same clips.
+        DataError: if a clip was not read alike each time.
     """
     robust: dict[str, dict[str, Any]] = {}
     success: dict[str, dict[str, Any]] = {}
@@ -180,7 +183,14 @@ def summarise(
         "curves": curves,
         "smallest_perturbation": smallest,
         "fronts": fronts,
-        "caveats": [caveat.to_json() for caveat in (*caveats, *_gradient_caveats(clean, outcomes))],
+        "caveats": [
+            caveat.to_json()
+            for caveat in (
+                *probability_caveats(clean.logits, "multi-label" if clean.targets.ndim == 2 else "single-label"),
+                *caveats,
+                *_gradient_caveats(clean, outcomes),
+            )
+        ],
     }
 
 
@@ -343,3 +353,4 @@ def _same_clips(clean: Predictions, other: Predictions, label: str) -> None:
             f"{label}: its predictions hold other clips than the clean ones, since some could be read at one time and "
             "not at another; delete the cell's folder `evaluations` and run again"
         )
+    refuse_other_readings(clean.ids, clean.checksums, other.checksums, label)

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from avrobust_core.augmentations import Augmentation, Cost, TrainingStep
 from avrobust_core.batches import Batch
+from avrobust_core.border.answers import ask, refuse_non_finite
 from avrobust_core.checkpoints import torch_load
 from avrobust_core.contracts import Dataset
 from avrobust_core.errors import AvrobustError, DataError, RunError
@@ -113,6 +115,8 @@ class Fit:
         optimizer = torch.optim.AdamW(parameter_groups(model, regime.weight_decay), lr=regime.learning_rate)
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.learner = Learner(self.model, augmentations)
+        if len(self.train) < fabric.world_size:
+            raise DataError(f"{len(self.train)} training clips cannot be shared by {fabric.world_size} processes")
         self.batches_per_epoch = len(in_batches(self.train.indices, regime.batch_size))
         self.total = regime.epochs * self.batches_per_epoch * self.learner.replays
 
@@ -123,8 +127,9 @@ class Fit:
             The record that fit.json holds: epochs, best epoch, clips, cost.
 
         Raises:
-            AvrobustError: if the loss is not finite; names the clips.
+            AvrobustError: if the loss is not finite.
             DataError: if too many clips cannot be read.
+            ModelError: if the model returns no logits, or some for validation clips that are not finite.
             WeightsError: if the model has what cannot be saved: before it is trained, not after.
         """
         plain_state(self.module)
@@ -145,11 +150,9 @@ class Fit:
         loss_sum = torch.tensor(state.loss_sum, device=self.fabric.device, dtype=torch.float64)
         hits = torch.tensor(state.hits, device=self.fabric.device, dtype=torch.float64)
         self.model.train()
-        for batch in self._read("train", mine):
+        for asked, batch in zip(mine, self._read("train", mine), strict=True):
             state.step += 1
-            if batch is None:  # none of its clips could be read; they are recorded
-                if world > 1:
-                    raise DataError("no clip of a training batch could be read; the other processes wait for it")
+            if not self._enough(asked, batch) or batch is None:
                 continue
             batch = batch.to(self.fabric.device)
             for replay in range(self.learner.replays):
@@ -179,6 +182,17 @@ class Fit:
             raise AvrobustError(
                 f"the training loss of epoch {epoch + 1} is not finite: lower learning_rate, or look for bad clips"
             )
+
+    def _enough(self, asked: Sequence[int], batch: Batch | None) -> bool:
+        """Whether a step is taken: every process has two clips of its share, or one if it asked for no more.
+
+        Batch normalisation, and whatever else takes statistics over a batch, cannot learn from a single clip that the
+        unreadable ones of its batch have left. Processes step together, so that all of them pass over such a batch.
+        """
+        enough = batch is not None and len(batch) >= min(2, len(asked))
+        if self.fabric.world_size == 1 or not self.dataset.max_unreadable:  # none unreadable: all have what they asked
+            return enough
+        return self._summed(enough)[0] == self.fabric.world_size
 
     def _seed(self, seed: int) -> None:
         if self.fabric.device.type == "cpu":
@@ -245,6 +259,11 @@ class Fit:
         state.forwards += cost.forwards
         state.backwards += cost.backwards
         loss_sum, hits, seen = self._summed(state.loss_sum, state.hits, state.seen)
+        if not seen:
+            raise DataError(
+                f"nothing was learned in epoch {epoch + 1}: of every training batch fewer than two clips could be "
+                "read; mend the data set, or raise batch_size"
+            )
         row = {
             "epoch": epoch + 1,
             "loss": loss_sum / max(seen, 1),
@@ -280,7 +299,10 @@ class Fit:
             if batch is None:
                 continue
             batch = batch.to(self.fabric.device)
-            logits = self.module(batch.inputs)
+            logits = ask(
+                self.module, partial(self.module, batch.inputs), batch.inputs, len(self.dataset.classes)
+            ).float()
+            refuse_non_finite(self.module, logits, batch.ids, batch.inputs)
             loss_sum += float(classification_loss(logits, batch.targets, self.dataset.task).double().sum())
             hits += float(correct(logits, batch.targets, self.dataset.task).sum())
             seen += len(batch)

@@ -242,7 +242,7 @@ def test_what_cannot_be_is_said_in_plain_words(model, data, options, loader, err
 
 
 def test_a_loader_that_can_be_read_once_only_is_refused(model, data):
-    with pytest.raises(DataError, match="not again: pass a list or a DataLoader"):
+    with pytest.raises(DataError, match="an iterator, which can be read only once: pass a list or a DataLoader"):
         run(model, iter(pairs(data, 30)))
 
 

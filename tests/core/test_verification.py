@@ -16,6 +16,7 @@ from avrobust_core import (
     EncodedDims,
     Encoder,
     MediaSpec,
+    ModelError,
     ThreatModel,
     Victim,
     verify,
@@ -154,7 +155,9 @@ def test_logits_that_are_not_numbers_are_caught():
     case.bound.victim.model.register_forward_hook(
         lambda module, args, out: torch.where(torch.tensor([[False], [True], [False]]), torch.nan, out)
     )
-    with pytest.raises(AttackViolation, match=r"'my-attack' .* logits are NaN: c1$"):
+    with pytest.raises(
+        ModelError, match=r"Difference returns logits that are NaN .* clip c1 as attack 'my-attack' left"
+    ):
         case.verify()
 
 

@@ -12,6 +12,7 @@ from avrobust_core import (
     Batch,
     EncodedDims,
     MediaSpec,
+    ModelError,
     Raw,
     Registry,
     ThreatModel,
@@ -145,7 +146,7 @@ def test_a_head_that_is_not_the_last_layer_is_told() -> None:
         broken(clips().inputs)
     wide = make_net()
     wide.top[2] = nn.Linear(6, CLASSES + 1)
-    with pytest.raises(ComponentError, match=r"Net returned \(5, 4\), where \(B, 3\) is expected of its logits"):
+    with pytest.raises(ModelError, match=r"Net returns torch.float32 of shape \(5, 4\).*wanted are logits \(5, 3\)"):
         make_model(wide)(clips().inputs)
 
 
