@@ -185,7 +185,7 @@ class _Reader(TorchDataset[Clip | ClipError]):
             return ClipError(clip_id, f"{type(error).__name__}: {error}")
         return clip if fault is None else ClipError(clip_id, fault)
 
-    def _fault(self, clip: Clip, clip_id: str) -> str | None:
+    def _fault(self, clip: object, clip_id: str) -> str | None:
         if not isinstance(clip, Clip):
             return f"is {type(clip).__name__}, not a Clip"
         if clip.id != clip_id:
