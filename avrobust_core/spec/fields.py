@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import types
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path as FilePath
@@ -140,6 +140,20 @@ def silently_converted(slot: Slot, value: Any) -> bool:
         numeric = any(member in (int, float, bool) for member in members)
         return numeric and value not in literals and not _reads_text(slot)
     return bool in members and not any(member not in (bool, type(None)) for member in members)
+
+
+def silent_conversions(model: type[BaseModel], data: Any, path: Path = ()) -> Iterator[tuple[Path, Slot, Any]]:
+    """Every value of plain data that `silently_converted` means, and where it stands."""
+    if isinstance(data, Mapping):
+        for key, item in data.items():
+            yield from silent_conversions(model, item, (*path, str(key)))
+    elif isinstance(data, list | tuple):
+        for index, item in enumerate(data):
+            yield from silent_conversions(model, item, (*path, index))
+    elif isinstance(data, str | int | float):
+        slot = slot_at(model, path)
+        if slot is not None and silently_converted(slot, data):
+            yield path, slot, data
 
 
 def _reads_text(slot: Slot) -> bool:
