@@ -1,8 +1,8 @@
 """Budgets and threat models: what an attacker may change, as data; free of torch."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
@@ -17,7 +17,7 @@ ThreatKind = Literal["separate", "shared"]
 class Snr(Described):
     """A budget relative to the clip: the signal-to-noise ratio that a perturbation filling the ball has."""
 
-    snr_db: float = Field(allow_inf_nan=False)
+    snr_db: float = Field(ge=-300, le=300)
     """Signal-to-noise ratio in dB: higher is a smaller perturbation."""
 
 
@@ -25,11 +25,17 @@ def _fraction(value: Any) -> Any:
     if isinstance(value, bool):  # pydantic would read them as 1.0 and 0.0
         raise ValueError(f"{str(value).lower()} is not a radius")  # noqa: TRY004 - pydantic reports ValueError only
     if isinstance(value, str):
-        try:
-            return float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
-            raise ValueError(f"{value!r} is neither a number nor a fraction such as '8/255'") from None
+        # Matched first: Fraction("1e999999999") would take for ever.
+        found = _FRACTION.fullmatch(value) if len(value) <= _LONGEST_FRACTION else None
+        if found is None or (found[2] and not int(found[2])):
+            shown = value if len(value) <= _LONGEST_FRACTION else f"{value[:_LONGEST_FRACTION]}..."
+            raise ValueError(f"{shown!r} is neither a number nor a fraction such as '8/255'")
+        return float(found[1]) / int(found[2] or 1)
     return value
+
+
+_FRACTION = re.compile(r" *([-+]?[0-9]+(?:\.[0-9]*)?) *(?:/ *([0-9]+) *)?")
+_LONGEST_FRACTION = 40
 
 
 def _is_pair(value: Any) -> bool:
@@ -38,7 +44,7 @@ def _is_pair(value: Any) -> bool:
 
 _RADIUS_SCHEMA = {
     "anyOf": [
-        {"type": "number", "minimum": 0},
+        {"type": "number", "minimum": 0, "maximum": 1e12},
         {
             "type": "string",
             "pattern": r"^ *\+? *[0-9]+(\.[0-9]*)? *(/ *[0-9]+ *)?$",
@@ -48,7 +54,12 @@ _RADIUS_SCHEMA = {
 }
 """Its validator hides both the limit and the fractions from pydantic."""
 
-Radius = Annotated[float, BeforeValidator(_fraction), Field(ge=0, allow_inf_nan=False), WithJsonSchema(_RADIUS_SCHEMA)]
+MAX_RADIUS = 1e12
+"""Beyond it, squares no longer fit into the numbers that models compute with."""
+
+Radius = Annotated[
+    float, BeforeValidator(_fraction), Field(ge=0, le=MAX_RADIUS, allow_inf_nan=False), WithJsonSchema(_RADIUS_SCHEMA)
+]
 
 
 class Budget(Described):
@@ -114,7 +125,8 @@ class Budget(Described):
         if not factor > 0:
             raise ValueError(f"factor must be positive, not {factor}")
         if isinstance(self.eps, Snr):
-            eps: float | Snr = Snr(snr_db=self.eps.snr_db - 20 * math.log10(factor))
+            decibels = self.eps.snr_db - 20 * math.log10(factor)
+            eps: float | Snr = self.eps.model_copy(update={"snr_db": decibels})
         else:
             eps = float(math.floor(self.eps * factor * (1 + 1e-9))) if self.norm == "l0" else self.eps * factor
         return self.model_copy(update={"eps": eps})

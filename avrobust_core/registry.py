@@ -122,6 +122,8 @@ class Registry:
         Raises:
             ComponentError: if the name does not resolve, or with one line per fault of the configuration.
         """
+        from avrobust_core.spec.fields import silent_conversions  # the whole structure of specs: not for listing
+
         offer = self.resolve(kind, name)
         config: type[Config] = offer.component.config
         try:
@@ -133,7 +135,10 @@ class Registry:
             raise ComponentError(
                 f"{_described(offer)} failed to validate its configuration: {type(error).__name__}: {error}"
             ) from error
-        faults: list[tuple[Location, str]] = []
+        faults: list[tuple[Location, str]] = [
+            (location, f"expected {slot.phrase}, not {value!r}")
+            for location, slot, value in silent_conversions(config, given)
+        ]
         for location, choice in choices_in(made):
             try:
                 choice.found()

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 # difflib's ratio below which a name is too far off to be a likely slip; 0.6 accepts "pgdd" for "pgd" and "epsilom"
 # for "epsilon" but not "fgsm" for "pgd".
 _CUTOFF = 0.6
+# No slip of the pen is as long, and comparing takes the square of it.
+_LONGEST = 200
 # How far behind the nearest name another may be and still be worth a mention: names that share a long prefix, such as
 # the hooks, are all near one another.
 _BEHIND = 0.15
@@ -25,12 +27,17 @@ def closest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     count as differences. Names equally near come in alphabetical order, so that the answer does not depend on the
     order of `known`.
     """
+    if len(name) > _LONGEST:
+        return []
     wanted = _folded(name)
     scored: list[tuple[float, str]] = []
     for candidate in set(known):
-        ratio = difflib.SequenceMatcher(None, wanted, _folded(candidate)).ratio()
-        if ratio >= _CUTOFF:
-            scored.append((-ratio, candidate))
+        matcher = difflib.SequenceMatcher(None, wanted, _folded(candidate))
+        # The quick ones are bounds from above: most names are far off, and need not be compared letter by letter.
+        if matcher.real_quick_ratio() >= _CUTOFF and matcher.quick_ratio() >= _CUTOFF:
+            ratio = matcher.ratio()
+            if ratio >= _CUTOFF:
+                scored.append((-ratio, candidate))
     nearest = min(scored, default=(0.0, ""))[0]
     near = sorted(item for item in scored if item[0] <= nearest + _BEHIND)
     return [candidate for _, candidate in near[: max(limit, 0)]]

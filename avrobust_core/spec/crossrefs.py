@@ -18,6 +18,9 @@ from avrobust_core.spec.model import Pattern
 from avrobust_core.spec.nodes import ListNode, MapNode, Node, Place, ScalarNode, dotted, find, plain
 from avrobust_core.spec.problems import Problem, suggestion
 
+MAX_RUNS: Final = 200_000
+"""Most evaluations of all cells, before they are trimmed."""
+
 _PATTERN_NAMES: Final = {"model": "models", "training": "training", "attack": "attacks", "threat": "threats"}
 """Each field of a pattern, and the section whose names it matches."""
 
@@ -25,23 +28,25 @@ _PATTERN_NAMES: Final = {"model": "models", "training": "training", "attack": "a
 def cross_references(root: MapNode) -> list[Problem]:
     """What does not fit together between the sections of a spec."""
     return [
-        *_seeds(root),
+        *_twice(root, ("seed",), "each seed gives cells of its own"),
+        *_twice(root, ("engine", "devices"), "a device is taken once"),
         *_models(root),
         *_threats(root),
         *_attacks(root),
         *_correlations(root),
         *_comparisons(root),
-        *_patterns(root),
+        *(_size(root) or _patterns(root)),
     ]
 
 
-def _seeds(root: MapNode) -> Iterator[Problem]:
-    listed = root.children.get("seed")
+def _twice(root: MapNode, path: tuple[str, ...], hint: str) -> Iterator[Problem]:
+    """Numbers that a list has more than once."""
+    listed = find(root, *path)
     seen: set[int] = set()
     for item in listed.items if isinstance(listed, ListNode) else ():
         if isinstance(item, ScalarNode) and isinstance(item.value, int) and not isinstance(item.value, bool):
             if item.value in seen:
-                yield Problem.at(item.place, f"seed: {item.value} is listed twice", "each seed gives cells of its own")
+                yield Problem.at(item.place, f"{dotted(path)}: {item.value} is listed twice", hint)
             seen.add(item.value)
 
 
@@ -108,7 +113,11 @@ def _correlations(root: MapNode) -> Iterator[Problem]:
     if _malformed(root, "attacks") or _malformed(root, "threats"):
         return
     runs = {f"{plan.attack}/{plan.threat}": None for plan in _plans(root)}
+    seen: set[str] = set()
     for run, place in _names(root.children.get("correlate")):
+        if run in seen:
+            yield Problem.at(place, f"correlate: '{run}' is listed twice")
+        seen.add(run)
         if run not in runs:
             yield Problem.at(
                 place,
@@ -131,6 +140,24 @@ def _comparisons(root: MapNode) -> Iterator[Problem]:
                 elif name in seen:
                     yield Problem.at(place, f"{where}: '{name}' is listed twice")
                 seen.add(name)
+
+
+def _size(root: MapNode) -> list[Problem]:
+    """Whether the product of a study's sections is more than can be looked through, or carried out."""
+    seeds, sides = root.children.get("seed"), [root.children.get(side) for side in ("include", "exclude")]
+    cells = len(_section(root, "models")) * len(_section(root, "training"))
+    threats = len(_section(root, "threats"))
+    runs = 1
+    for attack in _section(root, "attacks").values():
+        listed = find(attack, "threats")
+        runs += len(listed.items) if isinstance(listed, ListNode) else threats
+    several = len(seeds.items) if isinstance(seeds, ListNode) else 1
+    patterns = 1 + sum(len(side.items) for side in sides if isinstance(side, ListNode))
+    if cells * runs * several <= MAX_RUNS and cells * runs * patterns <= MAX_RUNS:
+        return []
+    message = f"too large: {cells} models in training regimes, {runs} evaluations of each, {several} seeds"
+    message += f", {patterns - 1} patterns to trim them"
+    return [Problem.at(root.place, message, f"at most {MAX_RUNS}, multiplied: make several studies of it")]
 
 
 def _patterns(root: MapNode) -> Iterator[Problem]:

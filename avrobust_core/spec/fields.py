@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import enum
 import types
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
-from pydantic import BaseModel, RootModel
+from pydantic import BaseModel, BeforeValidator, PlainValidator, RootModel, WrapValidator
 from pydantic.fields import FieldInfo
 
 from avrobust_core.budgets import Budget
@@ -124,6 +125,68 @@ def phrase(annotation: Any) -> str:
     return _collection(origin, bare, metadata) or _WORDS.get(origin, "a value") + _limits(metadata)
 
 
+def silently_converted(slot: Slot, value: Any) -> bool:
+    """Whether pydantic would take this value for one of another type, without a word.
+
+    A boolean is no number, text neither is a number nor a boolean, and a number is no boolean; unless the field has a
+    validator of its own that reads it.
+    """
+    members = arms(slot.annotation)
+    literals = [item for member in members if get_origin(member) is Literal for item in get_args(member)]
+    if isinstance(value, bool):
+        open_to_bool = any(member in (bool, Any, object) for member in members) or any(v is value for v in literals)
+        return not open_to_bool and (any(member in (int, float) for member in members) or value in literals)
+    if isinstance(value, str):
+        numeric = any(member in (int, float, bool) for member in members)
+        return numeric and value not in literals and not _reads_text(slot)
+    return bool in members and not any(member not in (bool, type(None)) for member in members)
+
+
+def silent_conversions(model: type[BaseModel], data: Any, path: Path = ()) -> Iterator[tuple[Path, Slot, Any]]:
+    """Every value of plain data that `silently_converted` means, and where it stands."""
+    if isinstance(data, Mapping):
+        for key, item in data.items():
+            yield from silent_conversions(model, item, (*path, str(key)))
+    elif isinstance(data, list | tuple):
+        for index, item in enumerate(data):
+            yield from silent_conversions(model, item, (*path, index))
+    elif isinstance(data, str | int | float):
+        slot = slot_at(model, path)
+        if slot is not None and silently_converted(slot, data):
+            yield path, slot, data
+
+
+def _reads_text(slot: Slot) -> bool:
+    """Whether a member of the type takes text, or a validator sees it before the type does."""
+    if slot.owner is not None and slot.field is not None:
+        for validator in slot.owner.__pydantic_decorators__.field_validators.values():
+            named = [slot.owner.model_fields.get(name) for name in validator.info.fields]
+            if validator.info.mode != "after" and any(field is slot.field for field in named):
+                return True
+    return any(map(_takes_text, _members(slot.annotation)))
+
+
+def _members(annotation: Any) -> list[Any]:
+    """As `arms`, each with its metadata."""
+    bare, metadata = _strip(annotation)
+    if get_origin(bare) in (Union, types.UnionType):
+        inner = [member for arm in get_args(bare) for member in _members(arm)]
+        return [Annotated[member, *metadata] if metadata else member for member in inner]
+    return [annotation]
+
+
+def _takes_text(member: Any) -> bool:
+    bare, metadata = _strip(member)
+    if any(isinstance(item, BeforeValidator | PlainValidator | WrapValidator) for item in metadata):
+        return True
+    origin = get_origin(bare) or bare
+    if origin in (int, float, bool, type(None), Literal):
+        return False
+    if isinstance(origin, type) and issubclass(origin, BaseModel):
+        return any(item.info.mode != "after" for item in origin.__pydantic_decorators__.model_validators.values())
+    return origin in (str, bytes) or not (isinstance(origin, type) and issubclass(origin, Collection))
+
+
 def short(limit: Any) -> Any:
     """A limit as an error shows it: 1, not 1.0."""
     return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
@@ -207,9 +270,14 @@ def _annotation(info: FieldInfo) -> Any:
 
 def _extra(model: type[BaseModel]) -> Any:
     """The type of a model's further fields, by whatever name: Any where it is not stated."""
-    stated = get_type_hints(model).get("__pydantic_extra__")
+    stated = _hints(model).get("__pydantic_extra__")
     items = get_args(stated)
     return items[1] if len(items) == 2 else Any
+
+
+@cache
+def _hints(model: type[BaseModel]) -> dict[str, Any]:
+    return get_type_hints(model)
 
 
 def _single_model(annotation: Any) -> type[BaseModel] | None:

@@ -13,8 +13,9 @@ from avrobust_core.spec.messages import validated
 from avrobust_core.spec.model import Spec
 from avrobust_core.spec.nodes import MapNode, Path
 from avrobust_core.spec.problems import SpecError, in_order
-from avrobust_core.spec.references import Resolved, resolve_references
+from avrobust_core.spec.references import Resolved, repeated_metrics, resolve_references
 from avrobust_core.spec.tree import apply_override, override_source, read_tree
+from avrobust_core.spec.values import unusable_values
 from avrobust_core.spec.yaml_writer import write_yaml
 
 if TYPE_CHECKING:
@@ -87,11 +88,15 @@ def load_spec(path: str | FilePath, registry: Registry, overrides: Sequence[str]
     spec: Spec | None = None
     components: dict[Path, Resolved] = {}
     if root is not None:
-        spec, found = validated(root, Spec)
-        problems += found
-        components, found = resolve_references(root, registry)
-        problems += found
-        problems += cross_references(root)
+        unusable = unusable_values(root)
+        problems += unusable
+        if not unusable:  # else validators would meet numbers and text that nobody wrote them for
+            spec, found = validated(root, Spec)
+            problems += found
+            components, found = resolve_references(root, registry)
+            problems += found
+            problems += cross_references(root)
+            problems += repeated_metrics(root, components)
     if problems or spec is None or root is None:
         raise SpecError(in_order(problems, [*reading.sources, *map(override_source, overrides)]))
     return LoadedSpec(spec, file, reading.text, root, tuple(overrides), components)

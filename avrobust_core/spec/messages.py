@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar, get_args, get_origin
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from avrobust_core.spec.fields import Slot, arms, choices, field_names, short, slot_at
+from avrobust_core.spec.fields import Slot, choices, field_names, short, silently_converted, slot_at
 from avrobust_core.spec.nodes import (
     ListNode,
     MapNode,
@@ -27,6 +27,7 @@ from avrobust_core.spec.nodes import (
     scalars,
 )
 from avrobust_core.spec.problems import Problem, suggestion
+from avrobust_core.spec.yaml_reader import scalar_value
 from avrobust_core.suggest import closest
 
 M = TypeVar("M", bound=BaseModel)
@@ -78,7 +79,11 @@ def problems_of(error: ValidationError, root: Node, model: type[BaseModel], base
     located = [_locate(item, root, base) for item in error.errors(include_url=False)]
     located = _without_other_arms(located)
     told = _Teller(root, model, base)
-    problems = [told.problem(item) for item in located if not told.explained(item, located)]
+    misspelled: dict[Path, list[str]] = {}
+    for item in located:
+        if item.error["type"] == "extra_forbidden" and item.path:
+            misspelled.setdefault(item.path[:-1], []).append(str(item.path[-1]))
+    problems = [told.problem(item) for item in located if not told.explained(item, misspelled)]
     return list(dict.fromkeys(problems))
 
 
@@ -107,15 +112,22 @@ def validated(
 
 
 def mistyped_scalars(root: Node, model: type[BaseModel], base: Path = ()) -> list[Problem]:
-    """Booleans given for numbers, and numbers or text for booleans: pydantic would convert them without a word."""
+    """Text or booleans given for numbers, numbers or text for booleans: pydantic would convert them without a word."""
     node = find(root, *base)
     problems = []
     for path, scalar in scalars(node) if node is not None else ():
         slot = slot_at(model, path)
-        if slot is not None and scalar.value is not None and _silently_converted(slot, scalar.value):
-            where = dotted((*base, *path))
-            problems.append(Problem.at(scalar.place, f"{where}: expected {slot.phrase}, found {shown(scalar)}"))
+        if slot is not None and scalar.value is not None and silently_converted(slot, scalar.value):
+            message = f"{dotted((*base, *path))}: expected {slot.phrase}, found {shown(scalar)}"
+            problems.append(Problem.at(scalar.place, message, _unquoted(scalar)))
     return problems
+
+
+def _unquoted(node: Node) -> str:
+    """A hint for text that would be a number, true or false without its quotes."""
+    if not isinstance(node, ScalarNode) or not isinstance(node.value, str) or len(node.value) > 40:
+        return ""
+    return f"without quotes: {node.value}" if isinstance(scalar_value(node.value), int | float) else ""
 
 
 def shown(node: Node | None) -> str:
@@ -136,15 +148,6 @@ def shown(node: Node | None) -> str:
 
 def _position(problem: Problem) -> tuple[str, int, int]:
     return problem.source, problem.line, problem.column
-
-
-def _silently_converted(slot: Slot, value: str | int | float | bool) -> bool:
-    members = arms(slot.annotation)
-    literals = [item for member in members if get_origin(member) is Literal for item in get_args(member)]
-    if isinstance(value, bool):
-        open_to_bool = any(member in (bool, Any, object) for member in members) or any(v is value for v in literals)
-        return not open_to_bool and (any(member in (int, float) for member in members) or value in literals)
-    return bool in members and not any(member not in (bool, type(None)) for member in members)
 
 
 def _locate(error: ErrorDetails, root: Node, base: Path) -> _Located:
@@ -199,16 +202,12 @@ class _Teller:
         self._model = model
         self._base = base
 
-    def explained(self, item: _Located, others: list[_Located]) -> bool:
+    def explained(self, item: _Located, misspelled: Mapping[Path, Sequence[str]]) -> bool:
         """Whether a missing field is only misspelled, which another problem says already."""
         if not isinstance(item.missing, str):
             return False
-        for other in others:
-            if other.error["type"] == "extra_forbidden" and other.path[:-1] == item.path and other.path:
-                written = str(other.path[-1])
-                if closest(written, self._fields(item.path), 1) == [item.missing]:
-                    return True
-        return False
+        written = misspelled.get(item.path, ())
+        return any(closest(name, self._fields(item.path), 1) == [item.missing] for name in written)
 
     def problem(self, item: _Located) -> Problem:
         kind = item.error["type"]
@@ -255,7 +254,8 @@ class _Teller:
         if slot is not None and kind.endswith(_OTHER_TYPE):
             known = [str(choice) for choice in choices(slot.annotation)]
             near = isinstance(node, ScalarNode) and closest(str(node.value), known, 1)
-            return f"expected {slot.phrase}, found {shown(node)}", f"did you mean '{near[0]}'?" if near else ""
+            hint = f"did you mean '{near[0]}'?" if near else _unquoted(node)
+            return f"expected {slot.phrase}, found {shown(node)}", hint
         said = item.error["msg"]
         return f"{said[:1].lower()}{said[1:]}, found {shown(node)}", ""
 

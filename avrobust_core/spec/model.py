@@ -11,11 +11,15 @@ from avrobust_core.budgets import ThreatModel
 from avrobust_core.media import GoalName
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+MAX_NAME = 100
+"""Most characters of a name."""
 
 
 def _name(value: str) -> str:
     if not NAME_PATTERN.fullmatch(value):
         raise ValueError(f"{value!r} is not a name: letters, digits, '-' and '_', starting with a letter or digit")
+    if len(value) > MAX_NAME:
+        raise ValueError(f"a name of {len(value)} characters: at most {MAX_NAME}, since folders are named after it")
     return value
 
 
@@ -24,8 +28,15 @@ def _use(value: Any) -> Any:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Word = Annotated[str, Field(min_length=1)]
+Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
 Seed = Annotated[int, Field(ge=0)]
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=1000, json_schema_extra={"uniqueItems": True})]
+Devices = (
+    Annotated[int, Field(ge=1, le=1024)]
+    | Literal["auto"]
+    | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
+)
 Compared = Annotated[list[str], Field(min_length=2, json_schema_extra={"uniqueItems": True})]
 
 
@@ -38,21 +49,28 @@ class Section(BaseModel):
 class ComponentRef(Section):
     """A component by name and its configuration; a bare string means {use: ...}."""
 
-    use: str
+    use: Word
     """The component's name: bare (pgd) if only one distribution offers it, else qualified (avrobust:pgd)."""
     with_: Mapping[str, Any] = Field(default_factory=dict, alias="with")
     """The component's configuration."""
 
 
+def _file(value: Any) -> Any:
+    if value == "":
+        raise ValueError("the path of a file, or null for none")
+    return value
+
+
+File = Annotated[Path, BeforeValidator(_file)]
 Ref = Annotated[ComponentRef, BeforeValidator(_use)]
 
 
 class EncoderEntry(ComponentRef):
     """An encoder and the modality that it reads."""
 
-    modality: str | None = None
+    modality: Word | None = None
     """The modality of the data set that it reads; by default the entry's own name."""
-    weights: Path | None = None
+    weights: File | None = None
     """A file of weights to start from: safetensors, or one of torch.save, in the encoder's own layout or a published
     one that it knows. A classifier that the file holds becomes the head of a model with this encoder alone, where it
     has as many classes as the data set; they must be in the same order. Relative to the working directory."""
@@ -65,24 +83,24 @@ class ModelEntry(Section):
     """Names from `encoders`, of different modalities."""
     fusion: Ref | None = None
     """How to fuse them; needed with two encoders or more."""
-    weights: Path | None = None
+    weights: File | None = None
     """A file of weights of the whole model to start from: encoders, fusion and head."""
 
 
 class TrainingEntry(Section):
     """A training regime: AdamW with linear warm-up and cosine decay."""
 
-    epochs: int = Field(ge=0)
+    epochs: int = Field(ge=0, le=1_000_000)
     """Passes over the training split; 0 leaves the initial weights."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=1_000_000)
     """Clips per optimiser step, over all processes together."""
-    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e6)
     """Peak learning rate."""
-    weight_decay: float = Field(default=1e-2, ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=1e-2, ge=0, le=1e6)
     """AdamW's decoupled weight decay; not applied to biases and normalisation."""
     warmup: float = Field(default=0.1, ge=0, le=1)
     """Share of the steps over which the learning rate rises from 0."""
-    gradient_clip: float | None = Field(default=1.0, gt=0)
+    gradient_clip: float | None = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Largest Euclidean norm of the gradient; null for none."""
     augment: list[Ref] = Field(default_factory=list)
     """Augmentations, applied to each batch in this order."""
@@ -100,12 +118,12 @@ class AttackEntry(ComponentRef):
     goal: GoalName = "untargeted"
     """untargeted: any other class; or at a class: the least-likely, the runner-up, one drawn at random for each clip,
     or one and the same class for all clips."""
-    target: str | None = None
+    target: Word | None = None
     """The class that is aimed at, by its name in the data set; with `goal: class` only."""
-    curve: list[Factor] = Field(default_factory=list)
+    curve: list[Factor] = Field(default_factory=list, max_length=100)
     """Factors of the threats' radii at which robust accuracy is measured beside 1: one sweep, each budget begun where
     the smaller one ended. An attack that looks for the smallest perturbation gives all of it in one run."""
-    front: int | None = Field(default=None, ge=3)
+    front: int | None = Field(default=None, ge=3, le=1000)
     """For an attack that looks for the smallest perturbation, under threats of two modalities: also the smallest joint
     budgets along so many ratios of the two radii (the Pareto front)."""
 
@@ -124,15 +142,15 @@ class AttackEntry(ComponentRef):
 class EvaluationSection(Section):
     """What is evaluated, and how intervals are made."""
 
-    split: str = "test"
+    split: Word = "test"
     """The split that is evaluated and attacked."""
-    clips: int | None = Field(default=None, ge=1)
+    clips: int | None = Field(default=None, ge=1, le=10**9)
     """Evaluate only this many clips, chosen by a hash of their ids; null for all."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Confidence of the intervals."""
-    resamples: int = Field(default=1000, ge=100)
+    resamples: int = Field(default=1000, ge=100, le=1_000_000)
     """Bootstrap resamples over clips."""
-    samples: int = Field(default=1, ge=1)
+    samples: int = Field(default=1, ge=1, le=10_000)
     """Forward passes whose mean logits stand for the model, in attacks and in their check: more than 1 for models with
     randomness of their own (expectation over transformation)."""
 
@@ -140,18 +158,19 @@ class EvaluationSection(Section):
 class EngineSection(Section):
     """Where and how it is computed. Of these only the two precisions change results."""
 
-    accelerator: str = "auto"
-    """Lightning Fabric's accelerator: auto, cpu, cuda, mps."""
-    devices: int | Literal["auto"] | list[int] = "auto"
-    """Number of devices or processes, or which ones; auto takes every GPU there is, or one process on CPU."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where models run; auto takes the GPU if there is one."""
+    devices: Devices = "auto"
+    """Number of devices or processes, or which ones by number from 0; auto takes every GPU there is, or one process on
+    CPU."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Precision of training; evaluation always runs in float32."""
     attack_precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Precision of the attacks' own passes; what they find is confirmed, and verified, in float32."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, le=1_000_000)
     """Clips per forward pass in evaluation and attacks; changes speed and memory, not results. Halved by itself where
     the device's memory does not hold it."""
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=1024)
     """Processes that read clips; 0 reads in the main process."""
     channels_last: bool = False
     """Keep convolutions in channels-last order: faster for some networks and devices, slower for others (figures are in
@@ -185,7 +204,7 @@ class Comparison(Section):
     """Names from `models`: compared within each training regime, the earlier minus the later."""
     training: Compared | None = None
     """Names from `training`: compared for each model, the earlier minus the later."""
-    question: str | None = None
+    question: Word | None = None
     """What the comparison is to answer: the title of its table."""
 
     @model_validator(mode="after")
@@ -204,9 +223,7 @@ class Spec(Section):
     """The version of this format."""
     name: Name
     """The study's name: its runs lie in runs/<name>."""
-    seed_: Seed | Annotated[list[Seed], Field(min_length=1, json_schema_extra={"uniqueItems": True})] = Field(
-        default=0, alias="seed"
-    )
+    seed_: Seed | Seeds = Field(default=0, alias="seed")
     """Seed of initial weights, training order and attacks; or a list of seeds, each of which gives every model and
     training regime a cell of its own, on the same clips."""
     data: Ref

@@ -5,10 +5,16 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from avrobust_core.errors import AvrobustError
 from avrobust_core.spec.nodes import Place
 from avrobust_core.suggest import closest
+
+_MOST_SHOWN: Final = 100
+_LONGEST: Final = 400
+"""Characters of a message; a line of the source is shown around its column."""
+_AROUND: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +43,21 @@ class Problem:
         return cls(message, place.source, place.line, place.column, place.text, hint)
 
     def render(self) -> str:
-        """`file:line:column: message`, the source line with a caret under the column, and the hint."""
+        """`file:line:column: message`, the source line with a caret under the column, and the hint.
+
+        Long lines are cut, and what cannot be printed is written as an escape.
+        """
+        source = _cut(self.source)
         if not self.line:
-            return "\n".join([f"{self.source}: {self.message}", *self._hint_lines()])
-        lines = [f"{self.source}:{self.line}:{self.column}: {self.message}"]
+            return "\n".join([f"{source}: {_cut(self.message)}", *self._hint_lines()])
+        lines = [f"{source}:{self.line}:{self.column}: {_cut(self.message)}"]
         if self.text.strip():
-            lines += [f"    {self.text.rstrip()}", f"    {_indent_to(self.text, self.column)}^"]
+            text, column = _window(self.text.rstrip(), self.column)
+            lines += [f"    {text}", f"    {_indent_to(text, column)}^"]
         return "\n".join(lines + self._hint_lines())
 
     def _hint_lines(self) -> list[str]:
-        return [f"    {self.hint}"] if self.hint else []
+        return [f"    {_cut(self.hint)}"] if self.hint else []
 
 
 class SpecError(AvrobustError):
@@ -63,7 +74,9 @@ class SpecError(AvrobustError):
     def __str__(self) -> str:
         count = len(self.problems)
         summary = f"{count} problems" if count != 1 else "1 problem"
-        return "\n".join([*(problem.render() for problem in self.problems), summary])
+        if count > _MOST_SHOWN:
+            summary += f", of which the first {_MOST_SHOWN} are shown"
+        return "\n".join([*(problem.render() for problem in self.problems[:_MOST_SHOWN]), summary])
 
 
 def in_order(problems: Iterable[Problem], sources: Sequence[str]) -> tuple[Problem, ...]:
@@ -80,6 +93,24 @@ def suggestion(name: str, known: Iterable[str], label: str = "there is") -> str:
     if near:
         return f"did you mean '{near[0]}'?"
     return f"{label}: {', '.join(names)}" if names else ""
+
+
+def _cut(text: str) -> str:
+    """One line that a terminal can show, its middle left out if it is long."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    half = _LONGEST // 2
+    return shown if len(shown) <= _LONGEST else f"{shown[:half]} ... {shown[-half:]}"
+
+
+def _window(text: str, column: int) -> tuple[str, int]:
+    """What stands around a column of a line, each character one that a terminal can show; and the column in it."""
+    start = column - _AROUND if column > 2 * _AROUND else 0
+    end = max(column, start) + _AROUND
+    shown = text[start:end] if len(text) > 2 * _AROUND else text
+    start = start if len(text) > 2 * _AROUND else 0
+    head, tail = "..." if start else "", "..." if start + len(shown) < len(text) else ""
+    plain = "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in shown)
+    return f"{head}{plain}{tail}", column - start + len(head)
 
 
 def _indent_to(text: str, column: int) -> str:

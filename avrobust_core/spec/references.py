@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,17 @@ def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Resol
         else:
             problems += found
     return resolved, problems
+
+
+def repeated_metrics(root: Node, components: Mapping[Path, Resolved]) -> Iterator[Problem]:
+    """Metrics that are listed again as they stand: they would be computed, and printed, twice."""
+    seen: list[Resolved] = []
+    for path, resolved in components.items():
+        if path[:1] == ("metrics",) and len(path) == 2:
+            if any(resolved.offer is other.offer and resolved.config == other.config for other in seen):
+                place = key_place(root, path)
+                yield Problem.at(place, f"{dotted(path)}: '{resolved.offer.component.name}' is listed twice")
+            seen.append(resolved)
 
 
 def _configure(root: Node, reference: Reference, offer: Offer, registry: Registry) -> Config | list[Problem]:

@@ -9,13 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Final, TypeVar
 
+from avrobust_core.spec.files import UnreadableError, read_text
 from avrobust_core.spec.nodes import Key, ListNode, MapNode, Node, Path, Place, ScalarNode, child, dotted
 from avrobust_core.spec.places import kind_at
-from avrobust_core.spec.problems import Problem, suggestion
-from avrobust_core.spec.yaml_reader import read_yaml
+from avrobust_core.spec.problems import Problem
+from avrobust_core.spec.yaml_reader import MAX_DEPTH, read_yaml
 
 EXTENDS: Final = "extends"
 """The top-level key that names the files to start from."""
+
+MAX_FILES: Final = 100
+"""Most files that a spec is made of."""
 
 T = TypeVar("T")
 
@@ -31,12 +35,14 @@ class TreeReading:
         text: the text of the spec's own file.
         sources: every file read, as problems name them, in the order in which problems are to be shown.
         problems: the mistakes found so far.
+        trees: by resolved path, what each file gave.
     """
 
     root: MapNode | None = None
     text: str = ""
     sources: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    trees: dict[FilePath, MapNode | None] = field(default_factory=dict)
 
 
 def read_tree(path: FilePath) -> TreeReading:
@@ -68,7 +74,8 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
 def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]]:
     """Replace the value at a path: `training.standard.epochs=3`, `metrics.0=map`, `metrics[0]=map`.
 
-    The value is YAML, as in a file. Missing keys of maps are made; the tree that is returned is a new one.
+    The value is YAML, as in a file, but for comments: a `#` stands for itself. Missing keys of maps are made; the tree
+    that is returned is a new one.
     """
     source = override_source(argument)
     written, equals, value = argument.partition("=")
@@ -76,11 +83,13 @@ def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]
     steps = _steps(written, place)
     if not equals or not steps:
         return root, [Problem.at(place, "not of the form path=value", "as in --set training.standard.epochs=3")]
+    if len(steps) > MAX_DEPTH:
+        return root, [Problem.at(place, f"a path of {len(steps)} keys: nested more than {MAX_DEPTH} deep")]
     if steps[0][0] == EXTENDS:
         return root, [Problem.at(place, "`extends` cannot be set", "write it into the file")]
     if not value.strip():
         return root, [Problem.at(place, "there is no value", "write null to leave it empty")]
-    reading = read_yaml(value, source, f"{written}=")
+    reading = read_yaml(value, source, f"{written}=", comments=False)
     if reading.root is None:
         return root, list(reading.problems)
     try:
@@ -103,6 +112,7 @@ class _CannotSetError(Exception):
 
 
 def _read(path: FilePath, reading: TreeReading, chain: tuple[FilePath, ...], named_at: Place | None) -> MapNode | None:
+    """The tree of a file, read once however often it is named; None if it, or a file that it extends, is no spec."""
     source = str(path)
     if source not in reading.sources:
         reading.sources.append(source)
@@ -113,34 +123,33 @@ def _read(path: FilePath, reading: TreeReading, chain: tuple[FilePath, ...], nam
         else:
             reading.problems.append(Problem.at(named_at, f"{source}: {message}", hint))
 
-    identity = path.resolve()
+    try:
+        identity = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL in the name
+        fail(f"cannot be read: {getattr(error, 'strerror', None) or error}")
+        return None
     if identity in chain:
         names = [str(item.name) for item in (*chain[chain.index(identity) :], identity)]
         fail(f"extends itself: {' -> '.join(names)}")
         return None
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        fail("there is no such file", _beside(path))
-        return None
-    except IsADirectoryError:
-        fail("this is a folder, not a file")
-        return None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        fail(f"cannot be read: {getattr(error, 'strerror', None) or error}")
+    if identity in reading.trees:
+        return reading.trees[identity]
+    if len(reading.trees) + len(chain) >= MAX_FILES:
+        fail(f"extends more than {MAX_FILES - 1} files")
         return None
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        before = data[: error.start].decode("utf-8")
-        line = before.count("\n") + 1
-        column = len(before) - (before.rfind("\n") + 1) + 1
-        shown = f"byte 0x{data[error.start]:02x} is not UTF-8"
-        reading.problems.append(Problem(shown, source, line, column, hint="save the file as UTF-8"))
+        text = read_text(path)
+    except UnreadableError as error:
+        if error.problem.line:
+            reading.problems.append(error.problem)
+        else:
+            fail(error.problem.message, error.problem.hint)
         return None
     if not chain:
         reading.text = text
-    return _extended(text, path, reading, (*chain, identity))
+    tree = _extended(text, path, reading, (*chain, identity))
+    reading.trees[identity] = tree
+    return tree
 
 
 def _extended(text: str, path: FilePath, reading: TreeReading, chain: tuple[FilePath, ...]) -> MapNode | None:
@@ -188,15 +197,6 @@ def _bases(node: Node, reading: TreeReading) -> list[ScalarNode] | None:
 
 def _beside_of(path: FilePath, name: str) -> FilePath:
     return FilePath(os.path.normpath(path.parent / name))
-
-
-def _beside(path: FilePath) -> str:
-    try:
-        names = sorted(item.name for item in path.parent.iterdir() if item.suffix in (".yaml", ".yml"))
-    except OSError:
-        return ""
-    hint = suggestion(path.name, names)
-    return hint if hint.startswith("did you mean") else ""
 
 
 def _without(entries: Mapping[str, T]) -> dict[str, T]:

@@ -18,7 +18,7 @@ from avrobust_core.spec.problems import Problem
 
 MAX_DEPTH: Final = 64
 """Deepest nesting that is read."""
-MAX_NODES: Final = 100_000
+MAX_NODES: Final = 20_000
 """Most nodes in one document, each alias counted with all that it stands for."""
 
 NULL = re.compile(r"null|Null|NULL|~|")
@@ -55,15 +55,16 @@ class Reading:
     problems: tuple[Problem, ...]
 
 
-def read_yaml(text: str, source: str, prefix: str = "") -> Reading:
+def read_yaml(text: str, source: str, prefix: str = "", *, comments: bool = True) -> Reading:
     """Read one YAML document.
 
     Args:
         text: the document.
         source: how problems name it.
         prefix: what stands before the text in its first line, as in `--set path=value`: columns count it.
+        comments: whether ` #` begins a comment, as it does in a file; if not, it stands for itself.
     """
-    return _Composer(text, source, prefix).read()
+    return _Composer(text, source, prefix, comments=comments).read()
 
 
 def scalar_value(text: str) -> str | int | float | bool | None:
@@ -92,7 +93,9 @@ class _FatalError(Exception):
 class _Composer:
     """Turns PyYAML's events into nodes."""
 
-    def __init__(self, text: str, source: str, prefix: str) -> None:
+    def __init__(self, text: str, source: str, prefix: str, *, comments: bool) -> None:
+        # PyYAML always reads comments: where there are none, another character stands for # until it has done so.
+        self._hash = "#" if comments else next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in text)
         self._text = text
         self._source = source
         self._prefix = prefix
@@ -111,7 +114,7 @@ class _Composer:
 
     def _document(self) -> Node | None:
         try:
-            self._loader = yaml.SafeLoader(self._text)
+            self._loader = yaml.SafeLoader(self._text.replace("#", self._hash))
         except yaml.reader.ReaderError as error:
             self._unreadable(error)
         self._next()  # start of the stream
@@ -133,7 +136,7 @@ class _Composer:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             place = self._place(mark) if mark else self._place_at(0, 0)
-            said = f"{error.problem or error.context}"
+            said = f"{error.problem or error.context}".replace(self._hash, "#")
             for part, words, advice in _PLAIN_WORDS:
                 if part in said:
                     raise self._fatal(place, words, advice) from None
@@ -210,13 +213,13 @@ class _Composer:
         return MapNode(children, keys, place)
 
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> ScalarNode:
+        value = event.value.replace(self._hash, "#")
         if event.style is None:
             try:
-                return ScalarNode(scalar_value(event.value), place)
+                return ScalarNode(scalar_value(value), place)
             except ValueError:
-                self._note(place, f"a number of {len(event.value)} digits is not read")
+                self._note(place, f"a number of {len(value)} digits is not read")
                 return ScalarNode(None, place)
-        value = event.value
         if _SURROGATES.search(value):
             # JSON writes a character above U+FFFF as two escapes; PyYAML leaves them as two halves.
             try:

