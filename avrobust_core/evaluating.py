@@ -88,6 +88,7 @@ def evaluate(
     precision: AttackPrecision = "32-true",
     confidence: float = 0.95,
     resamples: int = 1000,
+    groups: Mapping[str, str] | Sequence[str] | None = None,
     registry: "Registry | None" = None,
 ) -> Evaluation:
     """Attack a model that need not have been trained here, each attack under each threat.
@@ -115,6 +116,8 @@ def evaluate(
         precision: of the attacks' own passes; see `Victim`.
         confidence: of the intervals.
         resamples: of the bootstrap over clips.
+        groups: what each clip was drawn with (a speaker, a source video), by id, or in the loader's order: intervals
+            are then over groups. None if every clip stands for itself.
         registry: where components are found; by default what is installed.
 
     Raises:
@@ -159,12 +162,28 @@ def evaluate(
             for name, (attack, entry) in parts.items()
             for threat_name in threats_of(entry, name, applied)
         ]
-    intervals = Intervals(confidence, resamples, seed)
+    intervals = Intervals(confidence, resamples, seed, _grouping(groups, clean.ids))
     summary = summarise(clean, outcomes, intervals)
     summary["metrics"] = [
         entry for metric in measured for entry in _measure(metric, registry, clean, outcomes, names, task, intervals)
     ]
     return Evaluation(clean, tuple(outcomes), summary)
+
+
+def _grouping(groups: Mapping[str, str] | Sequence[str] | None, ids: Sequence[str]) -> Mapping[str, str]:
+    """The group of each clip, by id."""
+    if groups is None:
+        return {}
+    if not isinstance(groups, Mapping):
+        if len(groups) != len(ids):
+            raise DataError(
+                f"groups: {len(groups)} are given, but the loader gives {len(ids)} clips: give one for each"
+            )
+        groups = dict(zip(ids, groups, strict=True))
+    missing = [clip_id for clip_id in ids if clip_id not in groups]
+    if missing:
+        raise DataError(f"groups: none is given for {missing[0]!r}, and for {len(missing)} of {len(ids)} clips in all")
+    return groups
 
 
 class _Reader:
