@@ -35,6 +35,7 @@ from avrobust_core.study.building import entry_aim, refuse_front
 from avrobust_core.study.evaluation import Predictions, evaluate_batch, from_table
 from avrobust_core.study.parts import MicroBatches, to_table
 from avrobust_core.study.results import Intervals, Outcome, measurement_to_json, subject_of, summarise
+from avrobust_core.study.wording import drawn, figures, percent
 from avrobust_core.victim import AttackPrecision, Victim
 
 if TYPE_CHECKING:
@@ -56,19 +57,26 @@ class Evaluation:
     summary: dict[str, Any]
 
     def __str__(self) -> str:
-        def said(estimate: Mapping[str, Any]) -> str:
-            return f"{100 * estimate['value']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
-
         caveats = self.summary["caveats"]
 
         def mark(attack: str | None, threat: str | None) -> str:
             return " ?" if concerns(caveats, attack, threat) else ""
 
-        clean = said(self.summary["clean_accuracy"])
-        lines = [f"clean: {clean} % of {self.summary['clips']} clips{mark(None, None)}"]
+        clean = self.summary["clean_accuracy"]
+        over = "" if clean["groups"] is None else f", intervals over {drawn(clean)}"
+        lines = [f"clean: {percent(clean)} % of {self.summary['clips']} clips{over}{mark(None, None)}"]
         for attack, threats in self.summary["robust_accuracy"].items():
             for threat, estimate in threats.items():
-                lines.append(f"{attack} on {threat}: {said(estimate)} %{mark(attack, threat)}")
+                lines.append(f"{attack} on {threat}: {percent(estimate)} %{mark(attack, threat)}")
+        for entry in self.summary["metrics"]:
+            where = "" if entry["attack"] is None else f", {entry['attack']} on {entry['threat']}"
+            for name, estimate in entry["values"].items():
+                doubt = mark(entry["attack"], entry["threat"])
+                lines.append(f"{entry['metric']}: {name}{where}: {figures(estimate)}{doubt}")
+        notes = [
+            (entry["metric"], note) for entry in self.summary["metrics"] for note in entry["details"].get("notes", [])
+        ]
+        lines += [f"{metric}: {note}" for metric, note in dict.fromkeys(notes)]
         return "\n".join([*lines, *(f"? {describe(caveat)}" for caveat in caveats)])
 
 
