@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from avrobust_core.randomness import clip_generator, derive_seed
     from avrobust_core.regions import Region, make_ball
     from avrobust_core.registry import Registry
-    from avrobust_core.statistics import Estimate, bootstrap, bootstrap_mean
+    from avrobust_core.statistics import Estimate, bootstrap, share
     from avrobust_core.verification import Verdict, verify
     from avrobust_core.victim import BoundVictim, Victim
     from avrobust_core.weights import CheckpointLayout, State
@@ -102,7 +102,7 @@ _HOME = {
     "Registry": "registry",
     "Estimate": "statistics",
     "bootstrap": "statistics",
-    "bootstrap_mean": "statistics",
+    "share": "statistics",
     "Verdict": "verification",
     "verify": "verification",
     "BoundVictim": "victim",
@@ -171,7 +171,6 @@ __all__ = [
     "__version__",
     "attack_batch",
     "bootstrap",
-    "bootstrap_mean",
     "classification_loss",
     "clip_generator",
     "correct",
@@ -180,6 +179,7 @@ __all__ = [
     "hookimpl",
     "make_ball",
     "margin",
+    "share",
     "verify",
 ]
 

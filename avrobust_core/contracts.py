@@ -212,6 +212,8 @@ class Subject:
         confidence: of the intervals, e.g. 0.95.
         resamples: how many bootstrap resamples.
         seed: of the bootstrap.
+        groups: what each clip was drawn with, in the order of `ids`; None if every clip stands for itself. Intervals
+            are over groups where there are any: `bootstrap` and `share` take them.
         split: the name of the split that is evaluated.
         latents: by split, what the metric asked for (`Metric.latents`), of the clean clips; those of `split` are in the
             order of `ids`.
@@ -226,6 +228,7 @@ class Subject:
     confidence: float = 0.95
     resamples: int = 1000
     seed: int = 0
+    groups: Sequence[str] | None = None
     split: str = "test"
     latents: Mapping[str, Latents] = field(default_factory=dict)
     probe: "Probe | None" = None
@@ -240,6 +243,7 @@ class Measurement:
         per_class: by name, then by class; NaN where a class has no clip to measure.
         per_clip: by name, (N,) float in the order of the subject's ids; NaN where a clip has no value.
         details: what a reader must know to trust the values, as JSON data: how it was computed, what was left out.
+            "notes", a list of sentences, stand below the table of metrics, too.
     """
 
     values: Mapping[str, Estimate]

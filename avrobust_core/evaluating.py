@@ -35,6 +35,7 @@ from avrobust_core.study.building import entry_aim, refuse_front
 from avrobust_core.study.evaluation import Predictions, evaluate_batch, from_table
 from avrobust_core.study.parts import MicroBatches, to_table
 from avrobust_core.study.results import Intervals, Outcome, measurement_to_json, subject_of, summarise
+from avrobust_core.study.wording import drawn, figures, percent
 from avrobust_core.victim import AttackPrecision, Victim
 
 if TYPE_CHECKING:
@@ -56,19 +57,26 @@ class Evaluation:
     summary: dict[str, Any]
 
     def __str__(self) -> str:
-        def said(estimate: Mapping[str, Any]) -> str:
-            return f"{100 * estimate['value']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
-
         caveats = self.summary["caveats"]
 
         def mark(attack: str | None, threat: str | None) -> str:
             return " ?" if concerns(caveats, attack, threat) else ""
 
-        clean = said(self.summary["clean_accuracy"])
-        lines = [f"clean: {clean} % of {self.summary['clips']} clips{mark(None, None)}"]
+        clean = self.summary["clean_accuracy"]
+        over = "" if clean["groups"] is None else f", intervals over {drawn(clean)}"
+        lines = [f"clean: {percent(clean)} % of {self.summary['clips']} clips{over}{mark(None, None)}"]
         for attack, threats in self.summary["robust_accuracy"].items():
             for threat, estimate in threats.items():
-                lines.append(f"{attack} on {threat}: {said(estimate)} %{mark(attack, threat)}")
+                lines.append(f"{attack} on {threat}: {percent(estimate)} %{mark(attack, threat)}")
+        for entry in self.summary["metrics"]:
+            where = "" if entry["attack"] is None else f", {entry['attack']} on {entry['threat']}"
+            for name, estimate in entry["values"].items():
+                doubt = mark(entry["attack"], entry["threat"])
+                lines.append(f"{entry['metric']}: {name}{where}: {figures(estimate)}{doubt}")
+        notes = [
+            (entry["metric"], note) for entry in self.summary["metrics"] for note in entry["details"].get("notes", [])
+        ]
+        lines += [f"{metric}: {note}" for metric, note in dict.fromkeys(notes)]
         return "\n".join([*lines, *(f"? {describe(caveat)}" for caveat in caveats)])
 
 
@@ -88,6 +96,7 @@ def evaluate(
     precision: AttackPrecision = "32-true",
     confidence: float = 0.95,
     resamples: int = 1000,
+    groups: Mapping[str, str] | Sequence[str] | None = None,
     registry: "Registry | None" = None,
 ) -> Evaluation:
     """Attack a model that need not have been trained here, each attack under each threat.
@@ -115,6 +124,8 @@ def evaluate(
         precision: of the attacks' own passes; see `Victim`.
         confidence: of the intervals.
         resamples: of the bootstrap over clips.
+        groups: what each clip was drawn with (a speaker, a source video), by id, or in the loader's order: intervals
+            are then over groups. None if every clip stands for itself.
         registry: where components are found; by default what is installed.
 
     Raises:
@@ -159,12 +170,28 @@ def evaluate(
             for name, (attack, entry) in parts.items()
             for threat_name in threats_of(entry, name, applied)
         ]
-    intervals = Intervals(confidence, resamples, seed)
+    intervals = Intervals(confidence, resamples, seed, _grouping(groups, clean.ids))
     summary = summarise(clean, outcomes, intervals)
     summary["metrics"] = [
         entry for metric in measured for entry in _measure(metric, registry, clean, outcomes, names, task, intervals)
     ]
     return Evaluation(clean, tuple(outcomes), summary)
+
+
+def _grouping(groups: Mapping[str, str] | Sequence[str] | None, ids: Sequence[str]) -> Mapping[str, str]:
+    """The group of each clip, by id."""
+    if groups is None:
+        return {}
+    if not isinstance(groups, Mapping):
+        if len(groups) != len(ids):
+            raise DataError(
+                f"groups: {len(groups)} are given, but the loader gives {len(ids)} clips: give one for each"
+            )
+        groups = dict(zip(ids, groups, strict=True))
+    missing = [clip_id for clip_id in ids if clip_id not in groups]
+    if missing:
+        raise DataError(f"groups: none is given for {missing[0]!r}, and for {len(missing)} of {len(ids)} clips in all")
+    return groups
 
 
 class _Reader:

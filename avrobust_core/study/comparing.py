@@ -8,9 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from avrobust_core.across_fits import difference_across_fits
 from avrobust_core.spec.model import Comparison, Spec
 from avrobust_core.statistics import holm, sign_flip_p
-from avrobust_core.study.pooling import CellKey, ClipOutcomes, Condition, common_clips
+from avrobust_core.study.pooling import (
+    ONE_FIT,
+    CellKey,
+    ClipOutcomes,
+    Condition,
+    across_fits_to_json,
+    common_clips,
+)
 from avrobust_core.study.results import Intervals
 
 Cell = tuple[str, str]
@@ -24,14 +32,22 @@ class _Compared:
     Attributes:
         told: what is known already, as JSON data.
         clips: those that both sides have.
-        balance: (N,) int: in how many more seeds the first side gets each clip right.
-        seeds: how many there are.
+        first, second: (S, N) bool: which clips each side gets right, by seed.
     """
 
     told: dict[str, Any]
     clips: tuple[str, ...]
-    balance: NDArray[np.int64]
-    seeds: int
+    first: NDArray[np.bool_]
+    second: NDArray[np.bool_]
+
+    @property
+    def seeds(self) -> int:
+        return len(self.first)
+
+    @property
+    def balance(self) -> NDArray[np.int64]:
+        """(N,): in how many more seeds the first side gets each clip right."""
+        return np.asarray(self.first.sum(axis=0) - self.second.sum(axis=0))
 
 
 def compare(
@@ -43,8 +59,10 @@ def compare(
     clips, under each attack and threat, and for each threat with several attacks in the worst case over them
     (`attack` is "worst_case"). Differences are shares, the first's accuracy minus the second's, over the clips and the
     seeds that both have. Beside each stand the counts of outcomes, over clips and seeds, that only one of the two gets
-    right, and the p-value of `sign_flip_p`, bare and after Holm's correction over all tests of the entry. A threat that
-    touches nothing that either model reads would test the clean difference again: it is left out.
+    right. Its interval, and the p-value of `sign_flip_p`, are of these networks on other clips; `across_fits` has those
+    of the two methods, with other fits, too (`difference_across_fits`), or says why there are none. Either p-value
+    stands bare and after Holm's correction over all tests of the entry. A threat that touches nothing that either model
+    reads would test the clean difference again: it is left out.
 
     Args:
         spec: the study.
@@ -126,7 +144,7 @@ def _differences(
             "only_first": int((ours & ~theirs).sum()),
             "only_second": int((theirs & ~ours).sum()),
         }
-        yield _Compared(told, clips, ours.sum(axis=0) - theirs.sum(axis=0), len(seeds))
+        yield _Compared(told, clips, ours, theirs)
 
 
 Right = Sequence[NDArray[np.bool_]]
@@ -158,18 +176,25 @@ def _estimated(asked: Sequence[_Compared | dict[str, Any]], intervals: Intervals
     """One entry's differences with intervals and p-values, in the order asked for."""
     compared = [item for item in asked if isinstance(item, _Compared)]
     estimates: dict[int, dict[str, Any]] = {}
-    for clips in dict.fromkeys(item.clips for item in compared):  # the same clips are resampled once for all
-        together = [item for item in compared if item.clips == clips]
-        paired = np.stack([item.balance / item.seeds for item in together], axis=1)
-        for item, estimate in zip(together, intervals.differences(paired), strict=True):
-            estimates[id(item)] = estimate.to_json()
-    p_values = [sign_flip_p(item.balance) for item in compared]
-    tested = {id(item): pair for item, *pair in zip(compared, p_values, holm(p_values), strict=True)}
-    found = []
-    for each in asked:
-        if isinstance(each, _Compared):
-            p, corrected = tested[id(each)]
-            found.append(each.told | {"difference": estimates[id(each)], "p": p, "p_holm": corrected})
-        else:
-            found.append(each)
-    return found
+    for item in compared:
+        over = intervals.over(item.clips)
+        (difference,) = over.differences(item.balance[:, None] / item.seeds)
+        estimates[id(item)] = {
+            "difference": difference.to_json(),
+            "p": sign_flip_p(item.balance, groups=over.groups),
+            "across_fits": _across_fits(item, over),
+        }
+    for where in (lambda found: found, lambda found: found["across_fits"]):
+        tested = [found for found in map(where, estimates.values()) if found.get("p") is not None]
+        for found, corrected in zip(tested, holm([found["p"] for found in tested]), strict=True):
+            found["p_holm"] = corrected
+    return [each.told | estimates[id(each)] if isinstance(each, _Compared) else each for each in asked]
+
+
+def _across_fits(item: _Compared, intervals: Intervals) -> dict[str, Any]:
+    """What can be said of the methods, as JSON data."""
+    if item.seeds < 2:
+        return {"left_out": ONE_FIT}
+    found = difference_across_fits(item.first, item.second, confidence=intervals.confidence, groups=intervals.groups)
+    spreads = [float(side.mean(axis=1).std(ddof=1)) for side in (item.first, item.second)]
+    return across_fits_to_json(found) | {"standard_deviations": spreads}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from avrobust_core.rank_correlation import partial_spearman, spearman
-from avrobust_core.statistics import Estimate, bootstrap, weighted_median
+from avrobust_core.statistics import Estimate, weighted_median
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.results import Intervals, Outcome
 
@@ -135,21 +135,23 @@ def correlate(cells: Sequence[Evidence], intervals: Intervals) -> list[dict[str,
     Clips: those that are correct when clean, within one cell, with the factor that broke them. Beside it stands what is
     left once the clean margin is accounted for (`beyond_margin`). Classes: within one cell, with the class's robust
     accuracy, or the median factor where an attack looks for the smallest. Models: over all cells, likewise, so that
-    with several seeds a model counts once for each. Intervals resample clips; what a metric gives per class or per
-    model only, not per clip, stays as it is in every resample.
+    with several seeds a model counts once for each. Intervals resample clips, or groups of them; what a metric gives
+    per class or per model only, not per clip, stays as it is in every resample.
 
     Returns:
         One entry per level ("clip", "class", "model"), cell, robustness and predictor.
     """
     found = []
     for cell in cells:
+        over = intervals.over(cell.ids)
         for label, robustness in cell.robustness.items():
             where = {"model": cell.model, "training": cell.training, "seed": cell.seed, "robustness": label}
-            found += [where | entry for entry in _over_clips(cell, robustness, intervals)]
-            found += [where | entry for entry in _over_classes(cell, robustness, intervals)]
+            found += [where | entry for entry in _over_clips(cell, robustness, over)]
+            found += [where | entry for entry in _over_classes(cell, robustness, over)]
     for label in dict.fromkeys(label for cell in cells for label in cell.robustness):
         among = [cell for cell in cells if label in cell.robustness]
-        found += [{"robustness": label} | entry for entry in _over_models(among, label, intervals)]
+        over = intervals.over(among[0].ids)
+        found += [{"robustness": label} | entry for entry in _over_models(among, label, over)]
     return found
 
 
@@ -220,14 +222,8 @@ def _across(
     n = int((~np.isnan(measure(ones)[0]) & ~np.isnan(outcome(ones)[0])).sum())
     if n < FEWEST:
         return
-    estimate = bootstrap(
-        lambda weights: _rows_spearman(measure(weights), outcome(weights)),
-        clips,
-        confidence=intervals.confidence,
-        resamples=intervals.resamples,
-        seed=intervals.seed,
-    )
-    yield _entry(level, predictor, Estimate(estimate.value, estimate.low, estimate.high, n, estimate.method))
+    estimate = intervals.statistic(lambda weights: _rows_spearman(measure(weights), outcome(weights)), clips)
+    yield _entry(level, predictor, replace(estimate, n=n))
 
 
 def _entry(level: str, predictor: Predictor, estimate: Estimate) -> dict[str, Any]:
@@ -235,14 +231,8 @@ def _entry(level: str, predictor: Predictor, estimate: Estimate) -> dict[str, An
 
 
 def _estimate(statistic: Any, usable: NDArray[np.bool_], intervals: Intervals) -> Estimate:
-    found = bootstrap(
-        lambda weights: statistic(weights[:, usable]),
-        len(usable),
-        confidence=intervals.confidence,
-        resamples=intervals.resamples,
-        seed=intervals.seed,
-    )
-    return Estimate(found.value, found.low, found.high, int(usable.sum()), found.method)
+    found = intervals.statistic(lambda weights: statistic(weights[:, usable]), len(usable))
+    return replace(found, n=int(usable.sum()))
 
 
 MARGIN = Predictor(None, "margin")

@@ -134,6 +134,8 @@ class Measuring:
             "confidence": self.intervals.confidence,
             "resamples": self.intervals.resamples,
         }
+        if self.intervals.grouping:
+            identity["groups"] = self.intervals.grouping
         return where, _Task(part, metric, evaluation, cell.folder / "measurements" / f"{digest(identity)}.json")
 
     def _latents(self, cell: PlannedCell, tasks: Sequence[_Task], label: str) -> dict[str, Latents]:

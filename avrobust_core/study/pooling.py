@@ -1,7 +1,8 @@
 """Several cells clip by clip: what became of the clips that all of them have, and what seeds come to together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from avrobust_core.across_fits import AcrossFits, accuracy_across_fits
 from avrobust_core.study.results import Intervals
 
 COSTS = ("clip_forwards", "clip_backwards", "seconds")
 """What of a fit's record is added up over seeds."""
+
+ONE_FIT = "one fit says nothing of how fits differ: several seeds would"
+"""Why there is no interval for a method."""
 
 Condition = tuple[str | None, str | None]
 """An attack and a threat, by name; (None, None) is clean."""
@@ -80,13 +85,20 @@ def common_clips(outcomes: Sequence[ClipOutcomes]) -> tuple[list[NDArray[np.int6
     return rows, len(set().union(*(found.ids for found in outcomes))) - len(order)
 
 
+def across_fits_to_json(found: AcrossFits) -> dict[str, Any]:
+    """As JSON data: NaN and infinity, which JSON has no number for, become None; a p-value only where there is one."""
+    known = {name: value if isfinite(value) else None for name, value in asdict(found).items()}
+    return known if known["p"] is not None else {name: value for name, value in known.items() if name != "p"}
+
+
 def pool(
     cells: Sequence[Mapping[str, Any]], outcomes: Mapping[CellKey, ClipOutcomes], intervals: Intervals
 ) -> list[dict[str, Any]]:
     """What the seeds of each model and regime come to together, as JSON data.
 
-    Accuracies are means over seeds; their intervals resample clips, each with its mean over the seeds, and so are of
-    these seeds' mean on other clips. How seeds differ, `standard_deviation` says: of the accuracy, over seeds.
+    Accuracies are means over seeds; their intervals are over clips, each with its mean over the seeds, and so of these
+    networks' mean on other clips. How fits differ, `standard_deviation` says: of the accuracy, over seeds. What the
+    method would come to with other fits on other clips, `across_fits` says (`accuracy_across_fits`).
 
     Args:
         cells: results of cells, with `model`, `training`, `seed`, and `error` where a cell failed.
@@ -118,6 +130,7 @@ def _pooled(
     seeds = {
         key: np.stack([right[row] for right, row in zip(column, rows, strict=True)]) for key, column in columns.items()
     }
+    intervals = intervals.over([outcomes[0].ids[row] for row in rows[0]])
     estimates = dict(
         zip(seeds, intervals.means(np.stack([right.mean(axis=0) for right in seeds.values()], axis=1)), strict=True)
     )
@@ -125,7 +138,11 @@ def _pooled(
     def told(condition: Condition) -> dict[str, Any]:
         by_seed = seeds[condition].mean(axis=1) if rows[0].size else np.array([])
         spread = float(by_seed.std(ddof=1)) if by_seed.size > 1 else None
-        return estimates[condition].to_json() | {"standard_deviation": spread}
+        across: dict[str, Any] = {"left_out": ONE_FIT}
+        if by_seed.size > 1:
+            found = accuracy_across_fits(seeds[condition], confidence=intervals.confidence, groups=intervals.groups)
+            across = across_fits_to_json(found)
+        return estimates[condition].to_json() | {"standard_deviation": spread, "across_fits": across}
 
     return {
         "seeds": [cell["seed"] for cell in cells],

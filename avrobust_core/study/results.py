@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,14 @@ from avrobust_core.border.answers import probability_caveats
 from avrobust_core.border.readings import refuse_other_readings
 from avrobust_core.caveats import Caveat
 from avrobust_core.contracts import Dataset, Measurement, Subject
-from avrobust_core.errors import RunError
+from avrobust_core.errors import ComponentError, RunError
 from avrobust_core.goals import Aim
 from avrobust_core.latents import Latents
 from avrobust_core.media import Task
 from avrobust_core.probing import Probe
 from avrobust_core.randomness import derive_seed
 from avrobust_core.spec.model import EvaluationSection
-from avrobust_core.statistics import (
-    Estimate,
-    bootstrap,
-    bootstrap_mean,
-    bootstrap_means,
-    paired_differences,
-    weighted_median,
-)
+from avrobust_core.statistics import Estimate, bootstrap, mean_shares, paired_differences, share, weighted_median
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.store import write_atomically, write_text
 from avrobust_core.verification import NORM_TOLERANCE
@@ -42,52 +35,84 @@ the number is marked: the robust accuracy can be too high by no more than this."
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How intervals are made: every estimate of a study resamples the same clips, so that they can be compared."""
+    """How intervals are made: every estimate of a study resamples the same clips, so that they can be compared.
+
+    Attributes:
+        confidence: e.g. 0.95.
+        resamples: of a bootstrap.
+        seed: of a bootstrap.
+        grouping: by clip id, the group that it was drawn with; empty if every clip stands for itself.
+        groups: the group of each clip that is measured, in the order of the arrays that the methods are given (`over`);
+            None if every clip stands for itself.
+    """
 
     confidence: float
     resamples: int
     seed: int
+    grouping: Mapping[str, str] = field(default_factory=dict)
+    groups: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, section: EvaluationSection, seed: int) -> "Intervals":
-        """As a spec asks for them."""
-        return cls(section.confidence, section.resamples, derive_seed(seed, "bootstrap"))
+    def of(cls, section: EvaluationSection, seed: int, dataset: Dataset) -> "Intervals":
+        """As a spec asks for them, over the groups of clips that a data set states.
+
+        Raises:
+            ComponentError: if it does not state one for each clip.
+        """
+        ids, groups = dataset.ids(section.split), dataset.groups(section.split)
+        if groups is not None and len(groups) != len(ids):
+            raise ComponentError(
+                f"the data set states groups of {len(groups)} clips of {section.split!r}, which has {len(ids)}: "
+                "`groups` must give one for each clip"
+            )
+        grouping = {} if groups is None else dict(zip(ids, groups, strict=True))
+        return cls(section.confidence, section.resamples, derive_seed(seed, "bootstrap"), grouping)
+
+    def over(self, ids: Sequence[str]) -> "Intervals":
+        """The same for these clips."""
+        return replace(self, groups=tuple(self.grouping[i] for i in ids)) if self.grouping else self
 
     def mean(self, outcomes: NDArray[np.bool_]) -> Estimate:
         """The share of clips for which a 0/1 outcome is 1."""
-        return bootstrap_mean(outcomes, confidence=self.confidence, resamples=self.resamples, seed=self.seed)
+        return share(outcomes, confidence=self.confidence, groups=self.groups)
 
-    def means(self, shares: NDArray[np.float64]) -> list[Estimate]:
+    def means(self, columns: NDArray[np.float64]) -> list[Estimate]:
         """The mean of each column of (N, M) shares per clip."""
-        return bootstrap_means(shares, confidence=self.confidence, resamples=self.resamples, seed=self.seed)
+        return mean_shares(columns, confidence=self.confidence, groups=self.groups)
 
     def differences(self, paired: NDArray[np.float64]) -> list[Estimate]:
         """The mean of each column of (N, M) differences per clip."""
-        return paired_differences(paired, confidence=self.confidence, resamples=self.resamples, seed=self.seed)
+        return paired_differences(paired, confidence=self.confidence, groups=self.groups)
 
     def share(self, outcomes: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
-        """The share of the clips in `among` for which an outcome is 1; `among` is resampled too."""
-        inside = outcomes[among]
-        if not inside.size or inside.min() == inside.max():
-            return self.mean(inside)
-        hits, base = (outcomes & among).astype(np.float64), among.astype(np.float64)
+        """The share of the clips in `among` for which an outcome is 1."""
+        return share(outcomes[among], confidence=self.confidence, groups=self._groups_of(among))
 
-        def ratio(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-            total = weights @ base
-            undefined: NDArray[np.float64] = np.full(len(weights), np.nan)
-            return np.divide(weights @ hits, total, out=undefined, where=total > 0)
+    def median(self, values: NDArray[np.float64], among: NDArray[np.bool_]) -> Estimate:
+        """The median over the clips in `among` of one number per clip, which may be infinite."""
+        chosen = values[among]
+        return self._bootstrap(weighted_median(chosen), chosen.size, self._groups_of(among))
 
-        found = bootstrap(ratio, outcomes.size, confidence=self.confidence, resamples=self.resamples, seed=self.seed)
-        return Estimate(found.value, found.low, found.high, int(inside.size), found.method)
+    def statistic(self, of_weights: Callable[[NDArray[np.float64]], NDArray[np.float64]], clips: int) -> Estimate:
+        """Whatever can be computed from weights over all clips; see `bootstrap`."""
+        return self._bootstrap(of_weights, clips, self.groups)
 
-    def median(self, values: NDArray[np.float64]) -> Estimate:
-        """The median of one number per clip, which may be infinite."""
+    def _groups_of(self, among: NDArray[np.bool_]) -> list[str] | None:
+        return None if self.groups is None else [self.groups[i] for i in np.flatnonzero(among)]
+
+    def _bootstrap(
+        self,
+        of_weights: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+        clips: int,
+        groups: Sequence[str] | None,
+    ) -> Estimate:
         return bootstrap(
-            weighted_median(values),
-            values.size,
+            of_weights,
+            clips,
             confidence=self.confidence,
             resamples=self.resamples,
             seed=self.seed,
+            groups=groups,
         )
 
 
@@ -144,6 +169,7 @@ def summarise(
         RunError: if the outcomes are not all of the same clips.
         DataError: if a clip was not read alike each time.
     """
+    intervals = intervals.over(clean.ids)
     robust: dict[str, dict[str, Any]] = {}
     success: dict[str, dict[str, Any]] = {}
     curves: dict[str, dict[str, Any]] = {}
@@ -170,8 +196,8 @@ def summarise(
         if len(outcome.factors) > 1:
             curves.setdefault(attack, {})[threat] = _curve(clean, outcome, intervals)
         if outcome.minimal:
-            sizes = predictions.factor[clean.correct]
-            smallest.setdefault(attack, {})[threat] = {"median_size": intervals.median(sizes).to_json()}
+            size = intervals.median(predictions.factor, clean.correct)
+            smallest.setdefault(attack, {})[threat] = {"median_size": size.to_json()}
         if outcome.front:
             fronts.setdefault(attack, {})[threat] = _front(clean, outcome, intervals)
     return {
@@ -246,7 +272,7 @@ def _front(clean: Predictions, outcome: Outcome, intervals: Intervals) -> list[d
     points = []
     for shares, predictions in outcome.front:
         _same_clips(clean, predictions, outcome.label)
-        size = intervals.median(predictions.factor[clean.correct])
+        size = intervals.median(predictions.factor, clean.correct)
         found = np.isfinite(size.value)
         budget = {name: share * size.value if found else None for name, share in shares.items()}
         points.append({"direction": dict(shares), "median_size": size.to_json(), "budget": budget})
@@ -273,6 +299,7 @@ def subject_of(
         confidence=intervals.confidence,
         resamples=intervals.resamples,
         seed=intervals.seed,
+        groups=intervals.over(predictions.ids).groups,
         split=split,
         latents=latents or {},
         probe=probe,

@@ -101,7 +101,7 @@ class _Run:
 
     def _seeded(self, seed: int) -> _Seeded:
         """A cell is the same whichever other seeds a study has: its own seed decides all of it."""
-        intervals = Intervals.of(self.spec.evaluation, seed)
+        intervals = Intervals.of(self.spec.evaluation, seed, self.dataset)
         metrics = [self.builder.part("metric", reference) for reference in self.spec.metrics]
         builder = self.builder if seed == self.spec.seed else Builder(self.spec.with_seed(seed), self.registry)
         return _Seeded(builder, intervals, Measuring(self.process, metrics, intervals))

@@ -1,19 +1,30 @@
 """The tables of a run's results, on stdout."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
-from avrobust_core.caveats import concerns, describe
+from avrobust_core.caveats import describe
+from avrobust_core.study.comparison_tables import print_comparisons
+from avrobust_core.study.wording import (
+    MOST_COLUMNS,
+    doubt,
+    figures,
+    interval,
+    of_method,
+    over_seeds,
+    percent,
+    percent_interval,
+    size,
+    spread,
+)
 
 Item = TypeVar("Item")
 
 WIDTH_WITHOUT_TERMINAL = 320
-MOST_COLUMNS = 5
-"""What stands beside one another in one table; more of it stands below one another, or in several tables."""
 
 
 def print_tables(result: Mapping[str, Any]) -> None:
@@ -21,7 +32,7 @@ def print_tables(result: Mapping[str, Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
     _print_accuracies(console, result)
     cells = [_named(result, cell) for cell in result["cells"] if "error" not in cell]
-    _print_comparisons(console, result)
+    print_comparisons(console, result)
     _print_curves(console, cells)
     _print_sizes(console, cells)
     _print_fronts(console, cells)
@@ -32,7 +43,9 @@ def print_tables(result: Mapping[str, Any]) -> None:
 def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     cells: Sequence[Mapping[str, Any]] = result.get("pooled") or result["cells"]
     columns = _columns(cells)
-    console.print(f"{result['name']}: accuracy in %{_over_seeds(result)}, {_confidence(result)}")
+    clean = [cell["clean_accuracy"] for cell in cells if "error" not in cell]
+    brackets = interval(result, clean, any(map(of_method, clean)))
+    console.print(f"{result['name']}: accuracy in %{over_seeds(result)}, {brackets}")
     if len(cells) <= MOST_COLUMNS < len(columns):
         console.print(_by_attack(cells, columns))
     else:
@@ -46,6 +59,10 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
         for caveat in cell.get("caveats", []):
             named = _named(result, cell)
             console.print(f"? {named['model']}/{named['training']}, {describe(caveat)}", markup=False)
+    for cell in cells:
+        left_out = cell.get("clean_accuracy", {}).get("across_fits", {}).get("left_out")
+        if left_out is not None:
+            console.print(f"{cell['model']}/{cell['training']}, the method: no interval: {left_out}", markup=False)
     if any("= " in _robust(cell, *column) for cell in cells for column in columns):
         console.print("= the threat touches nothing that this model reads: its clean accuracy stands")
     if any("! " in _robust(cell, *column) for cell in cells for column in columns):
@@ -77,106 +94,7 @@ def _by_attack(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, 
 
 
 def _clean(cell: Mapping[str, Any]) -> str:
-    return "failed" if "error" in cell else _mark(cell, None, None) + _percent(cell["clean_accuracy"])
-
-
-def _mark(cell: Mapping[str, Any], attack: str | None, threat: str | None) -> str:
-    """What stands before a number that something speaks against; the lines below the first table say what."""
-    caveats = cell.get("caveats", [])
-    if attack == "worst case":  # as strong as the strongest: in doubt only if every attack is
-        attacks = [name for name, threats in cell["robust_accuracy"].items() if threats.get(threat, {}).get("bounded")]
-        return "? " if attacks and all(concerns(caveats, name, threat) for name in attacks) else ""
-    return "? " if concerns(caveats, attack, threat) else ""
-
-
-def _print_comparisons(console: Console, result: Mapping[str, Any]) -> None:
-    """One table per entry of `compare`: pairs beside one another, or, if they are many, below one another."""
-    entries: dict[int, list[Mapping[str, Any]]] = {}
-    for item in result.get("comparisons", []):
-        entries.setdefault(item["entry"], []).append(item)
-    for items in entries.values():
-        done = [item for item in items if "left_out" not in item]
-        pairs = dict.fromkeys(_pair(item) for item in done)
-        if items[0].get("question"):
-            console.print(f"\n{items[0]['question']}", style="bold")
-        if done:
-            console.print(
-                f"differences in accuracy in points, the first minus the second{_over_seeds(result)}, "
-                f"{_confidence(result)}; * the interval leaves 0 out; p by Holm over this table"
-            )
-            doubted = _doubted(result)
-            beside = len(pairs) <= MOST_COLUMNS
-            console.print(_pairs_beside(done, pairs, doubted) if beside else _pairs_below(done, doubted))
-        for reason in dict.fromkeys(_why_left_out(item) for item in items if "left_out" in item):
-            console.print(f"not compared: {reason}")
-
-
-Doubted = Callable[[Mapping[str, Any]], str]
-"""From a comparison to what stands before it: a mark if something speaks against either number."""
-
-
-def _doubted(result: Mapping[str, Any]) -> Doubted:
-    cells: Sequence[Mapping[str, Any]] = result["cells"]
-
-    def mark(item: Mapping[str, Any]) -> str:
-        compared = [(item[side]["model"], item[side]["training"]) for side in ("first", "second")]
-        attack, threat = _condition(item)
-        found = [
-            _mark(cell, attack if threat else None, threat or None)
-            for cell in cells
-            if "error" not in cell and (cell["model"], cell["training"]) in compared
-        ]
-        return max(found, default="")
-
-    return mark
-
-
-def _pairs_beside(items: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, str]], doubted: Doubted) -> Table:
-    """A row for each attack and threat, a column for each pair."""
-    table = Table("attack", "threat")
-    for pair in pairs:
-        table.add_column("\n".join(pair), justify="right")
-    found = {(_condition(item), _pair(item)): doubted(item) + _difference(item) for item in items}
-    for condition in dict.fromkeys(condition for condition, _ in found):
-        table.add_row(*condition, *(found.get((condition, pair), "-") for pair in pairs))
-    return table
-
-
-def _pairs_below(items: Sequence[Mapping[str, Any]], doubted: Doubted) -> Table:
-    """A row for each pair, attack and threat."""
-    table = Table("pair", "", "attack", "threat")
-    table.add_column("difference", justify="right")
-    for item in items:
-        table.add_row(*_pair(item), *_condition(item), doubted(item) + _difference(item))
-    return table
-
-
-def _pair(item: Mapping[str, Any]) -> tuple[str, str]:
-    """What is compared, and where: "concat vs sum", "standard"."""
-    first, second = item["first"], item["second"]
-    if first["model"] == second["model"]:
-        return f"{first['training']} vs {second['training']}", first["model"]
-    return f"{first['model']} vs {second['model']}", first["training"]
-
-
-def _condition(item: Mapping[str, Any]) -> tuple[str, str]:
-    if item["attack"] is None:
-        return "clean", ""
-    return "worst case" if item["attack"] == "worst_case" else item["attack"], item["threat"]
-
-
-def _difference(item: Mapping[str, Any]) -> str:
-    value, low, high = (100 * item["difference"][end] for end in ("value", "low", "high"))
-    mark = " *" if low > 0 or high < 0 else ""
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]{mark}, p {item['p_holm']:.2g}"
-
-
-def _why_left_out(item: Mapping[str, Any]) -> str:
-    """The reason; with the pair and the attack where it is not one cell's."""
-    if "/" in item["left_out"]:
-        return str(item["left_out"])
-    where = " under ".join(_condition(item)) if "attack" in item else ""
-    return f"{' in '.join(_pair(item))}{f', {where}' if where else ''}: {item['left_out']}"
+    return "failed" if "error" in cell else doubt(cell, None, None) + _accuracy(cell["clean_accuracy"])
 
 
 def _print_curves(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
@@ -190,7 +108,7 @@ def _print_curves(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
     for factor in factors:
         table.add_column(f"x {factor:g}", justify="right")
     for cell, attack, threat, curve in rows:
-        mark = _mark(cell, attack, threat)
+        mark = doubt(cell, attack, threat)
         by_factor = {point["factor"]: f"{mark}{100 * point['value']:.1f}" for point in curve}
         table.add_row(
             cell["model"], cell["training"], attack, threat, *(by_factor.get(factor, "-") for factor in factors)
@@ -209,8 +127,8 @@ def _print_sizes(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
     title = "median size of the smallest perturbation found, in shares of the threat's radii"
     table = Table("model", "training", "attack", "threat", title=title, title_justify="left")
     table.add_column("median", justify="right")
-    for cell, attack, threat, size in rows:
-        shown = _mark(cell, attack, threat) + _size(size)
+    for cell, attack, threat, found in rows:
+        shown = doubt(cell, attack, threat) + size(found)
         table.add_row(cell["model"], cell["training"], attack, threat, shown)
     console.print(table)
 
@@ -228,31 +146,41 @@ def _print_fronts(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
             budgets = ", ".join(
                 f"{name} {'-' if share is None else format(share, '.3f')}" for name, share in point["budget"].items()
             )
-            shown = _mark(cell, attack, threat) + budgets
+            shown = doubt(cell, attack, threat) + budgets
             table.add_row(cell["model"], cell["training"], attack, threat, direction, shown)
     console.print(table)
 
 
 def _print_metrics(console: Console, result: Mapping[str, Any]) -> None:
-    """Metrics on clean clips; those under attack are in result.json, as is all else that is not here."""
-    columns: dict[str, list[Mapping[tuple[str, str], Mapping[str, Any]]]] = {}
-    for cell in result["cells"]:
-        if "error" not in cell:
-            columns.setdefault(f"{cell['model']}\n{cell['training']}", []).append(_clean_values(cell))
+    """Metrics on clean clips and, those that are measured there, under attack."""
+    done = [cell for cell in result["cells"] if "error" not in cell]
+    columns: dict[str, list[Mapping[Row, tuple[str, Mapping[str, Any]]]]] = {}
+    for cell in done:
+        columns.setdefault(f"{cell['model']}\n{cell['training']}", []).append(_values(cell))
     rows = dict.fromkeys(key for seeds in columns.values() for values in seeds for key in values)
     if not rows:
         return
     several = bool(result.get("pooled"))
-    console.print(f"metrics on clean clips{_over_seeds(result)}{', (least to greatest)' if several else ''}")
+    console.print(f"metrics{over_seeds(result)}{', (least to greatest)' if several else ''}")
+    together = dict.fromkeys(row[:2] for row in rows)  # a number's clean value above those under attack
+    ordered = [row for name in together for row in rows if row[:2] == name]
     for part in _parts(list(columns)):
-        table = Table("metric", "")
+        table = Table("metric", "", "attack", "threat")
         for heading in part:
             table.add_column(heading, justify="right")
-        for row in rows:
-            found = [[values[row] for values in columns[heading] if row in values] for heading in part]
-            shown = (_spread(known) if several else _number(known[0]) if known else "-" for known in found)
-            table.add_row(*row, *shown)
+        for row in ordered:
+            table.add_row(
+                *row, *(_measured([seed[row] for seed in columns[at] if row in seed], several) for at in part)
+            )
         console.print(table)
+    _print_notes(console, done)
+
+
+def _measured(found: Sequence[tuple[str, Mapping[str, Any]]], several: bool) -> str:
+    if not found:
+        return "-"
+    estimates = [estimate for _, estimate in found]
+    return max(mark for mark, _ in found) + (spread(estimates) if several else figures(estimates[0]))
 
 
 def _parts(items: Sequence[Item]) -> list[Sequence[Item]]:
@@ -260,22 +188,29 @@ def _parts(items: Sequence[Item]) -> list[Sequence[Item]]:
     return [items[i : i + MOST_COLUMNS] for i in range(0, max(len(items), 1), MOST_COLUMNS)]
 
 
-def _spread(estimates: Sequence[Mapping[str, Any]]) -> str:
-    """The mean over seeds, the least and the greatest."""
-    known = [estimate["value"] for estimate in estimates if estimate["value"] is not None]
-    if not known:
-        return "-"
-    return f"{sum(known) / len(known):.3g} ({min(known):.3g} to {max(known):.3g})"
+Row = tuple[str, str, str, str]
+"""A metric, a name, an attack ("clean" for none) and a threat."""
 
 
-def _clean_values(cell: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+def _values(cell: Mapping[str, Any]) -> dict[Row, tuple[str, Mapping[str, Any]]]:
+    """What was measured, each with the mark that stands before it."""
     return {
-        (entry["metric"], name): estimate
+        (entry["metric"], name, entry["attack"] or "clean", entry["threat"] or ""): (
+            doubt(cell, entry["attack"], entry["threat"]),
+            estimate,
+        )
         for entry in cell.get("metrics", [])
-        if entry["attack"] is None
         for name, estimate in entry.get("values", {}).items()
         if not name.partition("/")[0].endswith("-micro")  # the same, weighed otherwise: result.json has both
     }
+
+
+def _print_notes(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    """What metrics say of themselves, once for all cells and attacks."""
+    entries = [entry for cell in cells for entry in cell.get("metrics", [])]
+    notes = [(entry["metric"], note) for entry in entries for note in entry.get("details", {}).get("notes", [])]
+    for metric, note in dict.fromkeys(notes):
+        console.print(f"{metric}: {note}", markup=False)
 
 
 def _print_correlations(console: Console, result: Mapping[str, Any]) -> None:
@@ -311,7 +246,8 @@ def _over_cells(entries: Sequence[Mapping[str, Any]]) -> str:
     beyond = [entry["beyond_margin"] for entry in entries if entry.get("beyond_margin", {}).get("value") is not None]
     return "; ".join(
         f"{sum(entry['value'] for entry in found) / len(found):.2f} "
-        f"({sum(entry['low'] > 0 for entry in found)}, {sum(entry['high'] < 0 for entry in found)}, {len(found)})"
+        f"({sum((entry['low'] or 0) > 0 for entry in found)}, {sum((entry['high'] or 0) < 0 for entry in found)}, "
+        f"{len(found)})"
         for found in (entries, beyond)
         if found
     )
@@ -324,12 +260,7 @@ def _correlation(entry: Mapping[str, Any] | None) -> str:
     if entry is None or entry["value"] is None:
         return "-"
     beyond = entry.get("beyond_margin")
-    return _number(entry) + (f"; {_number(beyond)}" if beyond is not None else "")
-
-
-def _number(estimate: Mapping[str, Any]) -> str:
-    value, low, high = ("-" if estimate[key] is None else f"{estimate[key]:.3g}" for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    return figures(entry) + (f"; {figures(beyond)}" if beyond is not None else "")
 
 
 def _named(result: Mapping[str, Any], cell: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -339,20 +270,10 @@ def _named(result: Mapping[str, Any], cell: Mapping[str, Any]) -> Mapping[str, A
     return {**cell, "training": f"{cell['training']}, seed {cell['seed']}"}
 
 
-def _over_seeds(result: Mapping[str, Any]) -> str:
-    return f", mean over {len(result['seed'])} seeds" if result.get("pooled") else ""
-
-
 def _entries(cell: Mapping[str, Any], section: str) -> Iterator[tuple[str, str, Any]]:
     for attack, threats in cell.get(section, {}).items():
         for threat, entry in threats.items():
             yield attack, threat, entry
-
-
-def _size(estimate: Mapping[str, Any]) -> str:
-    ends = (estimate[key] for key in ("value", "low", "high"))
-    value, low, high = ("beyond" if end is None else f"{end:.3f}" for end in ends)
-    return f"{value} [{low}, {high}]"
 
 
 def _columns(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -374,12 +295,11 @@ def _robust(cell: Mapping[str, Any], attack: str, threat: str) -> str:
     if estimate is None:
         return "-"
     mark = "= " if estimate.get("attacked") == [] else "" if estimate.get("bounded", True) else "! "
-    return _mark(cell, attack, threat) + mark + _percent(estimate)
+    return doubt(cell, attack, threat) + mark + _accuracy(estimate)
 
 
-def _percent(estimate: Mapping[str, Any]) -> str:
-    return f"{100 * estimate['value']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
-
-
-def _confidence(result: Mapping[str, Any]) -> str:
-    return f"[{100 * result['confidence']:g} % interval over clips]"
+def _accuracy(estimate: Mapping[str, Any]) -> str:
+    """With its interval; below it, where there are several fits, the method's."""
+    if of_method(estimate):
+        return f"{percent(estimate)}\n{percent_interval(estimate['across_fits'])}"
+    return percent(estimate)

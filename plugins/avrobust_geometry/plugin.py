@@ -38,6 +38,7 @@ def avrobust_metrics() -> "Iterator[Component[Any, Metric]]":
         build=_build_density,
         references=("https://arxiv.org/abs/2203.12122", "https://arxiv.org/abs/2002.09797"),
         example={"k": 10},
+        version=2,
     )
     yield Component(
         name="convexity",
@@ -46,6 +47,7 @@ def avrobust_metrics() -> "Iterator[Component[Any, Metric]]":
         build=_build_convexity,
         references=("https://arxiv.org/abs/2203.12122", "https://arxiv.org/abs/2305.17154"),
         example={"pairs": 500},
+        version=2,
     )
 
 

@@ -6,12 +6,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from avrobust_core import AvrobustError, Measurement, Metric, Subject, bootstrap_mean
+from avrobust_core import AvrobustError, Measurement, Metric, Subject, share
 from avrobust_metrics.predictions import own_classes, require_finite
 
 
 class Accuracy(Metric):
-    """Top-k accuracy (single-label) or hit at rank one (multi-label), with bootstrap intervals over clips.
+    """Top-k accuracy (single-label) or hit at rank one (multi-label), with intervals over clips, or groups of them.
 
     Single-label: a clip counts for "top-k" if fewer than k other classes have a logit at least as high as its own
     class's: a tie counts against the clip, as it does for an attack. Per class: "recall", the top-1 accuracy of the
@@ -42,8 +42,7 @@ class Accuracy(Metric):
             hits, per_class = {f"top-{k}": rank < k for k in self._below(len(subject.classes))}, "recall"
         return Measurement(
             values={
-                name: bootstrap_mean(hit, confidence=subject.confidence, resamples=subject.resamples, seed=subject.seed)
-                for name, hit in hits.items()
+                name: share(hit, confidence=subject.confidence, groups=subject.groups) for name, hit in hits.items()
             },
             per_class={
                 per_class: {

@@ -1,9 +1,10 @@
 """Mean average precision, ROC-AUC and d-prime over classes, with intervals from one bootstrap over clips."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import NormalDist
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,8 @@ class MeanAveragePrecision(Metric):
     normal distribution at the mean AUC: infinite where that is 1.
 
     A class without a positive or without a negative among the clips has neither number: it is left out of the means,
-    and NaN per class ("ap", "auc"). The point estimates are scikit-learn's.
+    and NaN per class ("ap", "auc"); the details count and name such classes, and tables say so. The point estimates are
+    scikit-learn's.
 
     The intervals are of what a test set of this size measures on average: the bootstrap's percentiles over clips, moved
     by the bootstrap's bias. The move matters: a resample holds positives twice, twice at one rank, which raises average
@@ -62,6 +64,7 @@ class MeanAveragePrecision(Metric):
                 "ap": dict(zip(subject.classes, ap.tolist(), strict=True)),
                 "auc": dict(zip(subject.classes, auc.tolist(), strict=True)),
             },
+            details=_measurable(subject.classes, own),
         )
 
     def _estimates(
@@ -84,11 +87,37 @@ class MeanAveragePrecision(Metric):
 
         replay = iter(aucs)  # the same seed draws the same weights in the same chunks: both come of one pass
         estimate = partial(
-            bootstrap, n=n, confidence=subject.confidence, resamples=subject.resamples, seed=subject.seed
+            bootstrap,
+            n=n,
+            confidence=subject.confidence,
+            resamples=subject.resamples,
+            seed=subject.seed,
+            groups=subject.groups,
         )
         found_ap = estimate(mean_ap, value=ap)
         found_auc = estimate(lambda _: next(replay), value=auc)
         return _recentred(found_ap, np.concatenate(aps)), _recentred(found_auc, np.concatenate(aucs))
+
+
+def _measurable(classes: Sequence[str], own: NDArray[np.bool_]) -> dict[str, Any]:
+    """Which classes can be measured, as details; said below a table where not all can."""
+    missing = {
+        "no positive": [name for name, there in zip(classes, np.atleast_1d(own.any(axis=0)), strict=True) if not there],
+        "no negative": [
+            name for name, every in zip(classes, np.atleast_1d(own.all(axis=0)), strict=True) if every and len(own)
+        ],
+    }
+    left_out = sum(map(len, missing.values()))
+    details: dict[str, Any] = {
+        "classes": len(classes),
+        "classes_measured": len(classes) - left_out,
+        "classes_without_positives": missing["no positive"],
+        "classes_without_negatives": missing["no negative"],
+    }
+    if left_out:
+        reasons = [f"{len(names)} with {what} among the clips" for what, names in missing.items() if names]
+        details["notes"] = [f"{left_out} of {len(classes)} classes are left out of the means: {', '.join(reasons)}"]
+    return details
 
 
 def _recentred(estimate: Estimate, resampled: NDArray[np.float64]) -> Estimate:

@@ -31,6 +31,7 @@ def avrobust_metrics() -> "Iterator[Component[Any, Metric]]":
         config=AccuracyConfig,
         build=_build_accuracy,
         example={"top": [1, 5]},
+        version=2,
     )
     yield Component(
         name="map",
@@ -39,4 +40,5 @@ def avrobust_metrics() -> "Iterator[Component[Any, Metric]]":
         build=_build_map,
         references=("https://arxiv.org/abs/1609.09430",),
         example={},
+        version=2,
     )

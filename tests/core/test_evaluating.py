@@ -13,7 +13,7 @@ from avrobust_core import Attack, AttackResult, Batch, Metric, Preparation, Thre
 from avrobust_core.contracts import Measurement
 from avrobust_core.errors import ComponentError, DataError
 from avrobust_core.evaluating import rebatched
-from avrobust_core.statistics import bootstrap_mean
+from avrobust_core.statistics import share
 
 
 class Plain(nn.Module):
@@ -193,7 +193,7 @@ class Right(Metric):
     under_attack = True
 
     def measure(self, subject):
-        return Measurement({"right": bootstrap_mean(subject.logits.argmax(axis=1) == subject.targets)})
+        return Measurement({"right": share(subject.logits.argmax(axis=1) == subject.targets)})
 
 
 def test_metrics_are_measured_clean_and_under_attack(model, data):

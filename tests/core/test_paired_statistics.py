@@ -1,7 +1,8 @@
-"""Paired differences: intervals by simulation and in closed form, exact tests against SciPy, Holm by hand."""
+"""Paired differences: intervals in closed form and by simulation, exact tests against SciPy, Holm by hand; groups."""
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,15 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from avrobust_core.statistics import (
-    FEWEST_DIFFERING,
-    Estimate,
-    bootstrap_mean,
-    bootstrap_means,
-    holm,
-    paired_differences,
-    sign_flip_p,
-)
+from avrobust_core.statistics import Estimate, holm, mean_shares, paired_differences, sign_flip_p
 
 
 def paired(only_first: int, only_second: int, clips: int) -> np.ndarray:
@@ -25,7 +18,7 @@ def paired(only_first: int, only_second: int, clips: int) -> np.ndarray:
     return np.repeat([1.0, -1.0, 0.0], [only_first, only_second, same])
 
 
-def one(differences: np.ndarray, **options: float) -> Estimate:
+def one(differences: np.ndarray, **options: Any) -> Estimate:
     (found,) = paired_differences(differences[:, None], **options)
     return found
 
@@ -62,31 +55,17 @@ def test_holm_is_that_of_a_hand_computed_example() -> None:
     assert holm([]) == []
 
 
-@pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (4, 0), (3, 12), (50, 0)])
-def test_where_few_clips_differ_or_all_alike_the_interval_is_agresti_and_mins(
-    only_first: int, only_second: int
-) -> None:
-    clips = 50
+@pytest.mark.parametrize(("only_first", "only_second", "clips"), [(0, 0, 50), (4, 0, 50), (50, 0, 50), (120, 60, 1000)])
+def test_the_interval_is_agresti_and_mins(only_first: int, only_second: int, clips: int) -> None:
     found = one(paired(only_first, only_second, clips))
     # Agresti and Min (2005): half a clip more in each of the four cells, then Wald's interval.
     b, c, n = only_first + 0.5, only_second + 0.5, clips + 2
     half = 1.959964 * math.sqrt(b + c - (b - c) ** 2 / n) / n
-    assert found.method == "agresti-min"
+    assert (found.method, found.n) == ("agresti-min", clips)
     assert found.value == pytest.approx((only_first - only_second) / clips)
     assert found.low == pytest.approx(max(-1, (b - c) / n - half), rel=1e-6)
-    assert found.high == pytest.approx(min(1, (b - c) / n + half), rel=1e-6)
+    assert found.high == pytest.approx(max(found.value, min(1, (b - c) / n + half)), rel=1e-6)
     assert found.low < found.high
-
-
-def test_where_many_clips_differ_the_interval_is_as_wide_as_the_normal_approximation() -> None:
-    b, c, n = 120, 60, 1000
-    found = one(paired(b, c, n), resamples=4000)
-    half = 1.959964 * math.sqrt(b + c - (b - c) ** 2 / n) / n
-    assert (found.method, found.n) == ("bootstrap", n)
-    assert found.low == pytest.approx((b - c) / n - half, abs=0.002)
-    assert found.high == pytest.approx((b - c) / n + half, abs=0.002)
-    at_the_limit = one(paired(FEWEST_DIFFERING - 1, 1, n))
-    assert at_the_limit.method == "bootstrap"
 
 
 def test_the_same_accuracies_on_other_clips_are_less_certain() -> None:
@@ -105,30 +84,14 @@ def test_swapping_the_sides_changes_the_sign_of_all(only_first: int, only_second
     assert sign_flip_p(differences * seeds) == sign_flip_p(-differences * seeds)
 
 
-def test_all_columns_see_the_same_resamples_and_none_depends_on_the_others() -> None:
+def test_no_column_depends_on_the_others() -> None:
     generator = np.random.default_rng(0)
     columns = np.stack([generator.integers(-1, 2, 300), np.zeros(300), generator.integers(-1, 2, 300)], axis=1)
-    together = paired_differences(columns, seed=5)
-    assert together == [one(column, seed=5) for column in columns.T]
-    assert [found.method for found in together] == ["bootstrap", "agresti-min", "bootstrap"]
-
-
-def test_means_of_one_seed_are_those_of_the_bootstrap_of_one_outcome() -> None:
-    outcomes = np.random.default_rng(1).random((150, 3)) < [0.2, 0.5, 2.0]
-    for found, column in zip(bootstrap_means(outcomes, seed=4), outcomes.T, strict=True):
-        alone = bootstrap_mean(column, seed=4)
-        assert (found.value, found.low, found.high) == pytest.approx((alone.value, alone.low, alone.high))
-        assert (found.n, found.method) == (alone.n, alone.method)
-
-
-def test_clips_that_agree_on_a_share_between_0_and_1_leave_no_certainty() -> None:
-    (found,) = bootstrap_means(np.full((40, 1), 0.5))
-    assert found.method == "wilson"
-    assert found.low < 0.5 < found.high
+    assert paired_differences(columns) == [one(column) for column in columns.T]
 
 
 def test_without_clips_there_is_nothing_to_measure() -> None:
-    for (found,) in (bootstrap_means(np.zeros((0, 1))), paired_differences(np.zeros((0, 1)))):
+    for (found,) in (mean_shares(np.zeros((0, 1))), paired_differences(np.zeros((0, 1)))):
         assert (found.n, found.method) == (0, "none")
         assert math.isnan(found.value)
 
@@ -141,11 +104,11 @@ def test_without_clips_there_is_nothing_to_measure() -> None:
 def test_the_interval_covers_as_often_as_it_says(clips: int, first: float, second: float, seeds: int) -> None:
     generator = np.random.default_rng(clips + seeds)
     simulations, hits = 800, 0
-    for seed in range(simulations):
+    for _ in range(simulations):
         drawn = generator.choice([1, -1, 0], p=[first, second, 1 - first - second], size=(clips, seeds))
         if seeds > 1:  # a clip's seeds resemble one another
             drawn = np.where(generator.random((clips, seeds)) < 0.5, drawn[:, :1], drawn)
-        found = one(drawn.mean(axis=1), resamples=400, seed=seed)
+        found = one(drawn.mean(axis=1))
         hits += found.low <= first - second <= found.high
     assert hits / simulations >= 0.925
     if clips >= 200:
@@ -161,3 +124,51 @@ def test_the_p_value_rejects_a_true_hypothesis_no_more_often_than_its_level() ->
         first, second = (np.where(shared, generator.random((120, 3)) < 0.4, True) for _ in range(2))
         rejected += sign_flip_p(first.sum(axis=1) - second.sum(axis=1)) < 0.05
     assert 0.02 <= rejected / 1500 <= 0.065
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 6)), max_size=14))
+@settings(max_examples=60, deadline=None)
+def test_with_groups_the_p_value_counts_every_flip_of_whole_groups(clips: list[tuple[int, int]]) -> None:
+    differences, groups = [d for d, _ in clips], [g for _, g in clips]
+    totals = [sum(d for d, g in clips if g == group) for group in set(groups)]
+    sums = [
+        abs(sum(sign * value for sign, value in zip(signs, totals, strict=True)))
+        for signs in itertools.product((-1, 1), repeat=len(totals))
+    ]
+    expected = np.mean([total >= abs(sum(differences)) for total in sums])
+    assert sign_flip_p(differences, groups=groups) == pytest.approx(expected, rel=1e-9)
+
+
+def test_clips_of_one_group_are_one_piece_of_evidence() -> None:
+    differences, groups = np.repeat([1, 1, 1, 1, -1], 40), np.repeat(np.arange(5), 40)
+    assert sign_flip_p(differences) < 1e-12
+    assert sign_flip_p(differences, groups=groups) == pytest.approx(12 / 32)
+    clips, grouped = one(differences), one(differences, groups=groups)
+    assert (clips.groups, grouped.groups) == (None, 5)
+    assert clips.low > 0.45
+    assert grouped.low < 0 < grouped.high
+
+
+def test_groups_that_agree_within_are_worth_one_clip_each() -> None:
+    of_groups = paired(9, 4, 40)
+    found = one(np.repeat(of_groups, 5), groups=np.repeat(np.arange(40), 5))
+    alone = one(of_groups)
+    assert found.high - found.low < 1.1 * (alone.high - alone.low)
+    assert found.low < alone.low < alone.high < found.high, "Student's quantile, and one degree less"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 8, 50])
+def test_differences_over_groups_cover_and_their_test_holds_its_level(size: int) -> None:
+    """A group's clips prefer the same side: in all but a tenth of the clips, or in none."""
+    generator = np.random.default_rng(size)
+    of_clip = np.arange(20 * size) // size
+    covered = rejected = 0
+    for _ in range(600):
+        side = generator.choice([1, -1, 0], p=[0.3, 0.3, 0.4], size=20)
+        differences = np.where(generator.random(20 * size) < 0.1, 0, np.repeat(side, size))
+        found = one(differences.astype(float), groups=of_clip)
+        covered += found.low <= 0 <= found.high
+        rejected += sign_flip_p(differences, groups=of_clip) < 0.05
+    assert covered / 600 >= 0.93
+    assert rejected / 600 <= 0.065

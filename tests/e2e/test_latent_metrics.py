@@ -14,7 +14,7 @@ from avrobust_core import Component, Config, hookimpl
 
 def build(config):
     import numpy as np
-    from avrobust_core import Measurement, Metric, Wanted, bootstrap_mean
+    from avrobust_core import Measurement, Metric, Wanted, share
 
     class Nearness(Metric):
         """Share of clips nearer to the mean of their own class, of the training clips, than to any other."""
@@ -33,7 +33,7 @@ def build(config):
             again = subject.probe.forward(inputs).cpu().numpy()
             assert np.allclose(again, subject.logits[[0, 3]], atol=1e-4)
             return Measurement(
-                {"near": bootstrap_mean(near, resamples=subject.resamples)},
+                {"near": share(near, groups=subject.groups)},
                 {"near": {name: float(near[subject.targets == c].mean()) for c, name in enumerate(subject.classes)}},
                 {"distance": distances.min(1)},
                 {"clips": len(train)},

@@ -50,6 +50,7 @@ def test_fits_that_are_timed_take_turns_step_by_step(monkeypatch) -> None:
         "high": 2.0,
         "n": 2,
         "method": "bootstrap",
+        "groups": None,
     }
 
 

@@ -83,7 +83,7 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
             AvrobustError: if logits or embeddings are not finite.
         """
         config = self.config
-        summary = Summary(len(subject.ids), subject.classes, subject.confidence)
+        summary = Summary(len(subject.ids), subject.classes, subject.confidence, subject.groups)
         identities = Identities(subject.ids, subject.seed)
         own = np.asarray(subject.targets > 0.5) if subject.task == "multi-label" else subject.targets.astype(np.int64)
         members = members_of(own, len(subject.classes))

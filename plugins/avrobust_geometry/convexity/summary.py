@@ -1,13 +1,14 @@
 """From what was found for pairs of clips to the numbers of classes, clips and the whole."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from avrobust_core import Estimate, Measurement, bootstrap, bootstrap_mean
+from avrobust_core import Estimate, Measurement, bootstrap, share
 from avrobust_geometry.convexity.intervals import Pairwise, mean_over_pairs
 
 Ints = NDArray[np.int64]
@@ -21,10 +22,13 @@ class Summary:
         clips: N.
         classes: K names.
         confidence: of the intervals.
+        groups: of the clips, (N,); None if every clip stands for itself.
     """
 
-    def __init__(self, clips: int, classes: Sequence[str], confidence: float) -> None:
-        self.clips, self.classes, self.confidence = clips, tuple(classes), confidence
+    def __init__(
+        self, clips: int, classes: Sequence[str], confidence: float, groups: Sequence[str] | None = None
+    ) -> None:
+        self.clips, self.classes, self.confidence, self.groups = clips, tuple(classes), confidence, groups
         self.values: dict[str, Estimate] = {}
         self.per_class: dict[str, dict[str, float]] = {}
         self.per_clip: dict[str, NDArray[Any]] = {}
@@ -40,10 +44,11 @@ class Summary:
             per_clip: whether to keep each clip's mean over the pairs that it is in.
         """
         whole = _joined(name)
-        self.values[whole] = mean_over_pairs(found, macro=True, share=share, confidence=self.confidence)
+        mean = partial(mean_over_pairs, found, share=share, confidence=self.confidence, groups=self.groups)
+        self.values[whole] = mean(macro=True)
         if share:
             pairs = _joined([f"{name[0]}-micro", *name[1:]])
-            self.values[pairs] = mean_over_pairs(found, macro=False, share=share, confidence=self.confidence)
+            self.values[pairs] = mean(macro=False)
         sums = np.bincount(found.cls, found.value, len(self.classes))
         self.per_class[whole] = dict(
             zip(self.classes, _ratio(sums, np.bincount(found.cls, minlength=len(sums))).tolist(), strict=True)
@@ -67,9 +72,10 @@ class Summary:
         self.per_class["recall"] = dict(zip(self.classes, shares.tolist(), strict=True))
         present = np.flatnonzero(counts).tolist()
         known = np.unique(np.concatenate([members[c] for c in present])) if len(present) else np.zeros(0, np.int64)
+        groups = None if self.groups is None else [self.groups[int(i)] for i in known]
         settled = shares[present]
         if len(known) and settled.min() == settled.max() and settled[0] in (0.0, 1.0):
-            self.values["recall"] = bootstrap_mean(np.full(len(known), settled[0]), confidence=self.confidence)
+            self.values["recall"] = share(np.full(len(known), settled[0]), confidence=self.confidence, groups=groups)
             return
         own, right = (_incidence([each[c] for c in present], known) for each in (members, inside))
 
@@ -78,7 +84,9 @@ class Summary:
             measured = ~np.isnan(of_class)
             return _ratio(np.where(measured, of_class, 0).sum(axis=1), measured.sum(axis=1))
 
-        self.values["recall"] = bootstrap(macro, len(known), confidence=self.confidence, resamples=resamples, seed=seed)
+        self.values["recall"] = bootstrap(
+            macro, len(known), confidence=self.confidence, resamples=resamples, seed=seed, groups=groups
+        )
 
     def measurement(self) -> Measurement:
         """All of it."""

@@ -1,5 +1,6 @@
 """Which clips lie in the balls that reach from reference clips to their k-th neighbours: density and coverage."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -71,8 +72,10 @@ class Balls:
         """(M,) whether there is a point in each ball."""
         return np.asarray(self.inside[:, 0] >= 0)
 
-    def coverage(self, *, confidence: float, resamples: int, seed: int) -> Estimate:
-        """The share of balls with a point in them, with an interval by bootstrap over the points.
+    def coverage(
+        self, *, confidence: float, resamples: int, seed: int, groups: Sequence[str] | None = None
+    ) -> Estimate:
+        """The share of balls with a point in them, with an interval by bootstrap over the points, or groups of them.
 
         A resample holds fewer different points, and covers less: its percentiles are moved by the bootstrap's own
         estimate of that bias.
@@ -97,7 +100,15 @@ class Balls:
             shares.append(total / len(self.inside))
             return shares[-1]
 
-        found = bootstrap(share, self._points.n, value=value, confidence=confidence, resamples=resamples, seed=seed)
+        found = bootstrap(
+            share,
+            self._points.n,
+            value=value,
+            confidence=confidence,
+            resamples=resamples,
+            seed=seed,
+            groups=groups,
+        )
         bias = float(np.concatenate(shares).mean()) - value
         return replace(found, low=max(0.0, found.low - bias), high=min(1.0, found.high - bias))
 

@@ -83,6 +83,7 @@ class Density(Metric):
                     confidence=subject.confidence,
                     resamples=subject.resamples,
                     seed=subject.seed,
+                    groups=subject.groups,
                 ),
             ).measure()
             values |= {f"{name}/{layer}": value for name, value in found.values.items()}

@@ -36,6 +36,7 @@ class Choices:
     confidence: float
     resamples: int
     seed: int
+    groups: Sequence[str] | None = None
     device: str | torch.device = "cpu"
 
 
@@ -130,7 +131,11 @@ class Space:
         found.per_clip[name] = values
         choices = self.choices
         found.values[name] = mean_of_finite(
-            values, confidence=choices.confidence, resamples=choices.resamples, seed=choices.seed
+            values,
+            confidence=choices.confidence,
+            resamples=choices.resamples,
+            seed=choices.seed,
+            groups=choices.groups,
         )
         each, members = values, self.members
         if pairs is not None:
@@ -209,7 +214,7 @@ class Space:
             )
             return
         found.values["coverage"] = balls.coverage(
-            confidence=choices.confidence, resamples=choices.resamples, seed=choices.seed
+            confidence=choices.confidence, resamples=choices.resamples, seed=choices.seed, groups=choices.groups
         )
         labels = self.labels if self.reference_labels is None else self.reference_labels
         found.per_class["coverage"] = {

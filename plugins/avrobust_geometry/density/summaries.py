@@ -10,7 +10,9 @@ from avrobust_core import Estimate, bootstrap
 Floats = NDArray[np.float64]
 
 
-def mean_of_finite(values: Floats, *, confidence: float, resamples: int, seed: int) -> Estimate:
+def mean_of_finite(
+    values: Floats, *, confidence: float, resamples: int, seed: int, groups: Sequence[str] | None = None
+) -> Estimate:
     """The mean of the finite values, with an interval by bootstrap over their clips.
 
     Args:
@@ -18,13 +20,16 @@ def mean_of_finite(values: Floats, *, confidence: float, resamples: int, seed: i
         confidence: e.g. 0.95.
         resamples: number of resamples.
         seed: of the resampling.
+        groups: of the clips, (N,); None if every clip stands for itself.
     """
-    finite = values[np.isfinite(values)]
+    known = np.isfinite(values)
+    finite = values[known]
 
     def mean(weights: Floats) -> Floats:
         return np.asarray(weights @ finite / weights.sum(axis=1))
 
-    return bootstrap(mean, finite.size, confidence=confidence, resamples=resamples, seed=seed)
+    among = None if groups is None else [group for group, there in zip(groups, known, strict=True) if there]
+    return bootstrap(mean, finite.size, confidence=confidence, resamples=resamples, seed=seed, groups=among)
 
 
 def class_medians(values: Floats, members: Sequence[NDArray[np.int64]], classes: Sequence[str]) -> dict[str, float]:

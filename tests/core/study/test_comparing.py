@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import beta as scipy_beta
 from scipy.stats import binomtest
+from scipy.stats import t as scipy_t
 
 from avrobust_core.spec.model import Spec
+from avrobust_core.statistics import sign_flip_p
 from avrobust_core.study.comparing import compare
 from avrobust_core.study.pooling import CellKey, ClipOutcomes, pool
 from avrobust_core.study.results import Intervals
@@ -243,5 +246,61 @@ def test_seeds_that_failed_are_not_pooled_and_a_cell_without_any_seed_is_said_to
     one, none = pool(study.cells, study.keyed, INTERVALS)
     assert one["seeds"] == [0]
     assert one["clean_accuracy"]["standard_deviation"] is None
+    assert "left_out" in one["clean_accuracy"]["across_fits"]
     assert one["clean_accuracy"]["value"] == study.outcomes["x-plain-0"].right[None, None].mean()
     assert none["error"] == {"message": "all 2 seeds failed"}
+
+
+def test_with_one_fit_nothing_is_said_of_the_method_and_the_reason_is_given() -> None:
+    study = Study(seeds=(0,))
+    item = at(study.compare({"models": ["x", "y"]}), "x/plain", "y/plain", None, None)
+    assert item["across_fits"] == {"left_out": "one fit says nothing of how fits differ: several seeds would"}
+    assert item["p_holm"] >= item["p"]
+
+
+def test_what_is_said_of_the_method_covers_the_spread_between_fits() -> None:
+    study = Study(seeds=(0, 1, 2))
+    found = study.compare({"models": ["x", "y", "z"]}, seed=[0, 1, 2])
+    item = at(found, "x/plain", "y/plain", None, None)
+    sides = [np.stack([study.outcomes[f"{m}-plain-{s}"].right[None, None] for s in range(3)]) for m in "xy"]
+    fits = sum(side.mean(axis=1).var(ddof=1) / 3 for side in sides)
+    shares = sides[0].mean(axis=0) - sides[1].mean(axis=0)
+    over_fits = item["across_fits"]
+    (value, low, high), n = (item["difference"][name] for name in ("value", "low", "high")), CLIPS
+    clips = ((shares**2).sum() + 1 - (n + 2) * (shares.sum() / (n + 2)) ** 2) / (n + 2) ** 2  # Agresti and Min
+    half = scipy_t.ppf(0.975, over_fits["degrees"]) * (fits + clips) ** 0.5
+    assert (over_fits["low"], over_fits["high"]) == pytest.approx((value - half, value + half))
+    assert high - low < 2 * half
+    assert over_fits["p"] == pytest.approx(2 * scipy_t.sf(abs(value) / (fits + clips) ** 0.5, over_fits["degrees"]))
+    assert over_fits["standard_deviations"] == pytest.approx([side.mean(axis=1).std(ddof=1) for side in sides])
+    p_values = sorted(each["across_fits"]["p"] for each in found)
+    assert min(each["across_fits"]["p_holm"] for each in found) == pytest.approx(min(1, len(found) * p_values[0]))
+
+
+def test_comparisons_and_seeds_are_over_groups_where_clips_have_them() -> None:
+    study = Study(models="xy", training=("plain",), seeds=(0, 1))
+    grouping = {f"c{i}": f"speaker {i // 6}" for i in range(CLIPS)}
+    intervals = Intervals(0.95, 400, seed=0, grouping=grouping)
+    asked = spec(compare=[{"models": ["x", "y"]}], seed=[0, 1])
+    item = at(compare(asked, study.cells, study.keyed, intervals), "x/plain", "y/plain", None, None)
+    sides = [np.stack([study.outcomes[f"{m}-plain-{s}"].right[None, None] for s in (0, 1)]) for m in "xy"]
+    balance = sides[0].sum(axis=0).astype(int) - sides[1].sum(axis=0)
+    assert item["difference"]["groups"] == 10
+    assert item["p"] == pytest.approx(sign_flip_p(balance.reshape(10, 6).sum(axis=1)))
+    (pooled, _) = pool(study.cells, study.keyed, intervals)
+    assert pooled["clean_accuracy"]["groups"] == 10
+
+
+def test_the_accuracy_of_a_method_covers_the_spread_between_fits() -> None:
+    study = Study(models="x", training=("plain",), seeds=(0, 1, 2))
+    (found,) = pool(study.cells, study.keyed, INTERVALS)
+    told = found["robust_accuracy"]["pgd"]["av"]
+    right = np.stack([own.right["pgd", "av"] for own in study.outcomes.values()])
+    value, share = right.mean(), right.mean(axis=0)
+    variance = right.mean(axis=1).var(ddof=1) / 3 + share.var() / CLIPS
+    across = told["across_fits"]
+    outcomes = value * (1 - value) / variance * (1.959964 / scipy_t.ppf(0.975, across["degrees"])) ** 2
+    hits = value * outcomes
+    assert across["low"] == pytest.approx(scipy_beta.ppf(0.025, hits, outcomes - hits + 1), rel=1e-5)
+    assert across["high"] == pytest.approx(scipy_beta.ppf(0.975, hits + 1, outcomes - hits), rel=1e-5)
+    assert across["low"] < told["low"] < told["high"] < across["high"]

@@ -16,17 +16,12 @@ def test_every_estimate_of_a_study_resamples_the_same_clips() -> None:
     assert complement.low == pytest.approx(1 - intervals.mean(outcomes).high)
 
 
-def test_a_share_among_some_clips_is_the_ratio_and_counts_only_them() -> None:
+def test_a_share_among_some_clips_counts_only_them() -> None:
     intervals = Intervals(0.95, 500, seed=3)
     generator = np.random.default_rng(1)
     among = generator.random(400) < 0.5
     outcomes = generator.random(400) < 0.3
-    found = intervals.share(outcomes & among, among)
-    assert found.value == pytest.approx(outcomes[among].mean())
-    assert found.n == among.sum()
-    assert found.low < found.value < found.high
-    width_of_plain_mean = 2 * 1.96 * (0.3 * 0.7 / among.sum()) ** 0.5
-    assert found.high - found.low == pytest.approx(width_of_plain_mean, rel=0.25)
+    assert intervals.share(outcomes & among, among) == intervals.mean(outcomes[among])
 
 
 def test_a_share_among_no_clips_is_not_a_number() -> None:
@@ -121,3 +116,34 @@ def test_outcomes_of_other_clips_are_refused() -> None:
     other = predictions([1] * 5, ids=("a", "b", "c", "d", "e"))
     with pytest.raises(RunError, match="pgd/both: its predictions hold other clips"):
         summarise(CLEAN, [Outcome("pgd", "both", ("audio",), other)], INTERVALS)
+
+
+def test_every_interval_is_over_groups_where_clips_have_them() -> None:
+    generator = np.random.default_rng(0)
+    ids = tuple(f"c{i}" for i in range(120))
+    broken = np.repeat(np.arange(12) % 3 > 0, 10)  # all clips of a speaker, or none
+    factor = np.where(broken, 0.2 + 0.6 * np.repeat(generator.random(12), 10), np.inf)
+    clean = predictions(np.where(np.arange(120) % 15 == 0, -1, 1), ids=ids)
+    found = predictions(np.where(broken, -1, 1), ids=ids, factor=factor)
+    front = [({"audio": 1.0, "video": 0.0}, found)]
+    outcome = Outcome("fmn", "both", ("audio",), found, factors=(0.5, 1.0), minimal=True, front=front)
+    speakers = {clip_id: f"speaker {i // 10}" for i, clip_id in enumerate(ids)}
+    # The order in which ids are mapped is of no matter.
+    grouped = Intervals(0.95, 300, seed=0, grouping=dict(sorted(speakers.items())))
+    plain, over = (summarise(clean, [outcome], intervals) for intervals in (Intervals(0.95, 300, seed=0), grouped))
+
+    def estimates(summary):
+        yield summary["robust_accuracy"]["fmn"]["both"]
+        yield summary["attack_success_rate"]["fmn"]["both"]
+        yield summary["worst_case"]["both"]
+        yield summary["curves"]["fmn"]["both"][0]
+        yield summary["smallest_perturbation"]["fmn"]["both"]["median_size"]
+        yield summary["fronts"]["fmn"]["both"][0]["median_size"]
+
+    assert over["clean_accuracy"]["groups"] == 12
+    for clips, groups in zip(estimates(plain), estimates(over), strict=True):
+        assert groups["value"] == clips["value"]
+        assert (clips["groups"], groups["groups"]) == (None, 12)
+        high = [np.inf if each["high"] is None else each["high"] for each in (clips, groups)]
+        assert groups["low"] < clips["low"]
+        assert high[1] >= high[0]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from avrobust_core.study.tables import print_tables
+from avrobust_core.study.wording import percent, size
 
 Show = Callable[[dict[str, Any]], list[str]]
 
@@ -52,7 +53,8 @@ def compared(first: str, second: str, attack: str | None, *numbers: float, entry
     names = {"first": {"model": first, "training": "plain"}, "second": {"model": second, "training": "plain"}}
     value, low, high, p = numbers
     return {"entry": entry, **names, "attack": attack, "threat": attack and "a", "p_holm": p} | {
-        "difference": estimate(value, low, high)
+        "difference": estimate(value, low, high),
+        "across_fits": {"left_out": "one fit only"},
     }
 
 
@@ -87,8 +89,8 @@ def test_many_cells_stand_below_one_another_and_their_columns_in_several_tables(
     assert ["", "", "", "a5", "worst case"] in headings
     assert headings.count(["model", "training", "clean", "a", "a"]) == 1
     assert [line.split("│")[3].strip()[:4] for line in lines if line.startswith("│ m3 ")] == ["13.0", "13.0"]
-    assert ["", "", "m0", "m1", "m2", "m3", "m4"] in headings, "metrics of five"
-    assert ["", "", "m5"] in headings, "and of the sixth"
+    assert ["", "", "", "", "m0", "m1", "m2", "m3", "m4"] in headings, "metrics of five"
+    assert ["", "", "", "", "m5"] in headings, "and of the sixth"
 
 
 def test_a_seed_that_failed_is_named(show: Show) -> None:
@@ -200,3 +202,97 @@ def test_means_over_seeds_are_marked_for_any_of_their_fits(show: Show) -> None:
     lines = show(data)
     assert row(lines, "x", "plain", "2", "75.0 [70.0, 80.0]", "? 50.0 [40.0, 60.0]")
     assert "? x/plain, seed 1, pgd on a: zero-gradient: no gradient [/x] reached audio" in lines
+
+
+def test_with_one_fit_the_table_says_that_its_differences_are_not_the_methods(show: Show) -> None:
+    lines = show(study(comparisons=[compared("x", "y", None, 0.1, 0.02, 0.2, 0.01)]))
+    assert lines.count("these are differences between networks, not between methods: one fit only") == 1
+    assert not [line for line in lines if "the methods" in line]
+
+
+def test_with_several_fits_networks_and_methods_have_their_rows(show: Show) -> None:
+    across = {"low": -0.05, "high": 0.25, "degrees": 4.2, "p": 0.2, "p_holm": 0.4}
+    items = [compared("x", "y", attack, 0.1, 0.02, 0.2, 0.01) | {"across_fits": across} for attack in (None, "pgd")]
+    lines = show(study((0, 1, 2), comparisons=items))
+    assert row(lines, "clean", "", "these networks", "+10.0 [+2.0, +20.0] *, p 0.01")
+    assert row(lines, "clean", "", "the methods", "+10.0 [-5.0, +25.0], p 0.4")
+    assert row(lines, "pgd", "a", "the methods", "+10.0 [-5.0, +25.0], p 0.4")
+    (heading,) = [line for line in lines if line.startswith("differences")]
+    assert "for these networks; below it over fits, too, for the method" in heading
+    assert not [line for line in lines if "not between methods" in line]
+    many = [
+        compared(a, b, None, 0.1, 0.02, 0.2, 0.01) | {"across_fits": across}
+        for a, b in ("ab", "ac", "ad", "ae", "af", "ag")
+    ]
+    assert row(show(study((0, 1, 2), comparisons=many)), "a vs c", "plain", "clean", "", "the methods")
+
+
+def test_an_accuracy_over_several_fits_has_the_methods_interval_below_it(show: Show) -> None:
+    data = study((0, 1, 2))
+    data["pooled"][0]["clean_accuracy"] |= {"across_fits": {"low": 0.61, "high": 0.87, "degrees": 3.0}}
+    data["pooled"][1]["clean_accuracy"] |= {"across_fits": {"left_out": "one fit only"}}
+    lines = show(data)
+    assert "over fits, too, for the method]" in lines[0]
+    place = lines.index(row(lines, "x", "plain", "3", "75.0 [70.0, 80.0]"))
+    assert "[61.0, 87.0]" in lines[place + 1]
+    assert "y/plain, the method: no interval: one fit only" in lines
+
+
+def test_intervals_over_groups_are_said_to_be(show: Show) -> None:
+    data = study(comparisons=[compared("x", "y", None, 0.1, 0.02, 0.2, 0.01)])
+    for found in data["cells"]:
+        found["clean_accuracy"] = found["clean_accuracy"] | {"groups": 40}
+    data["comparisons"][0]["difference"]["groups"] = 40
+    lines = show(data)
+    assert lines[0] == "s: accuracy in %, [95 % interval over 40 groups of clips]"
+    assert any(line.startswith("differences") and "over 40 groups of clips" in line for line in lines)
+
+
+def test_metrics_under_attack_stand_below_their_clean_value(show: Show) -> None:
+    data = study()
+    for found in data["cells"]:
+        for attack, value in (("pgd", 0.125), ("fgsm", 0.25)):
+            for name in ("map", "auc"):
+                entry = {"metric": "map", "attack": attack, "threat": "a", "values": {name: estimate(value, 0, 1)}}
+                found["metrics"].append(entry)
+    data["cells"][0]["caveats"] = [
+        {"check": "zero-gradient", "message": "none", "attack": "pgd", "threat": "a"},
+    ]
+    lines = show(data)
+    rows = [line for line in lines if line.startswith("│ map ")]
+    shown = [[part.strip() for part in line.split("│")[1:-1]] for line in rows]
+    assert [cells[1:4] for cells in shown] == [
+        ["map", "clean", ""],
+        ["map", "pgd", "a"],
+        ["map", "fgsm", "a"],
+        ["auc", "pgd", "a"],
+        ["auc", "fgsm", "a"],
+    ]
+    assert shown[1][4:] == ["? 0.125 [0, 1]", "0.125 [0, 1]"]
+
+
+def test_what_a_metric_says_of_itself_stands_below_once(show: Show) -> None:
+    data = study((0, 1))
+    for found in data["cells"]:
+        found["metrics"][0]["details"] = {"notes": ["2 of 9 classes are left out [/of] the means"]}
+    assert show(data).count("map: 2 of 9 classes are left out [/of] the means") == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0.0, 0.018, "[0.0, 1.8]"),
+        (0.000127, 0.9996, "[0.01, 99.96]"),
+        (1e-7, 1 - 1e-7, "[<0.01, >99.99]"),
+        (None, None, "[-, -]"),
+        (0.25, 1.0, "[25.0, 100.0]"),
+    ],
+)
+def test_only_0_and_1_look_like_them(low: float | None, high: float | None, shown: str) -> None:
+    assert percent({"value": 0.5, "low": low, "high": high}) == f"50.0 {shown}"
+
+
+def test_a_size_without_an_interval_does_not_look_as_if_it_lay_beyond() -> None:
+    found = {"value": 0.5, "low": None, "high": None, "method": "none"}
+    assert size(found) == "0.500 [-, -]"
+    assert size(found | {"low": 0.25, "method": "bootstrap"}) == "0.500 [0.250, beyond]"

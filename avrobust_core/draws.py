@@ -1,0 +1,105 @@
+"""How clips were drawn, one by one or in groups, and how far a mean over them may be off; free of torch."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What was drawn independently: clips, or groups of them (speakers, source videos).
+
+    Attributes:
+        group: (N,) int64, of each clip, from 0 on; without groups each clip is one.
+        sizes: (G,) float64, clips in each.
+        grouped: whether groups were given.
+    """
+
+    group: NDArray[np.int64]
+    sizes: Floats
+    grouped: bool
+
+    @classmethod
+    def of(cls, groups: Sequence[Hashable] | NDArray[np.int64] | None, n: int) -> "Draws":
+        """Of n clips.
+
+        Args:
+            groups: the group of each clip; None if each stands for itself.
+            n: how many clips there are.
+
+        Raises:
+            ValueError: if there is not one group per clip.
+        """
+        if groups is None:
+            return cls(np.arange(n), np.ones(n), grouped=False)
+        if len(groups) != n:
+            raise ValueError(f"there are {n} clips, but groups of {len(groups)}: give one for each clip")
+        numbers: dict[Hashable, int] = {}
+        codes = [numbers.setdefault(name, len(numbers)) for name in groups]
+        group = np.array(codes, dtype=np.int64)
+        return cls(group, np.bincount(group).astype(np.float64), grouped=True)
+
+    @property
+    def count(self) -> int:
+        """G: how many draws there were."""
+        return len(self.sizes)
+
+    @property
+    def alone(self) -> bool:
+        """Whether every clip was drawn by itself."""
+        return self.count == len(self.group)
+
+    @property
+    def effective(self) -> float:
+        """How many groups of one size would be worth as much (Kish 1965): fewer, where a few groups hold most clips."""
+        return float(self.sizes.sum() ** 2 / (self.sizes**2).sum()) if self.count else 0.0
+
+    @property
+    def label(self) -> int | None:
+        """The number of groups, where there are any."""
+        return self.count if self.grouped else None
+
+    def sums(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What whole numbers of clips come to by group: from (N,) to (G,)."""
+        found = np.zeros(self.count, dtype=np.int64)
+        np.add.at(found, self.group, values)
+        return found
+
+    def spread(self, values: Floats) -> tuple[float, float]:
+        """The variance of the mean of a number per clip, and the degrees of freedom of that estimate.
+
+        Clips by themselves: the variance over n, with n - 1 degrees. Groups: the jackknife over groups, but no less
+        than clips by themselves would give, with as many degrees as the groups are worth, less one. Where the jackknife
+        is larger, degrees are also at most those of Satterthwaite (1946), from the kurtosis of the groups' residuals
+        beyond what the clips' own accounts for: where few groups decide the variance, they are few.
+
+        Args:
+            values: (N,), with two groups at least.
+        """
+        n = len(values)
+        apart = values - values.mean()
+        squares = float((apart**2).sum())
+        independent = squares / n**2
+        if self.alone:
+            return independent, float(max(n - 1, 1))
+        residuals = np.bincount(self.group, apart, self.count) / (1 - self.sizes / n)
+        jackknife = (self.count - 1) / self.count * float((residuals**2).sum()) / n**2
+        most = max(1.0, self.effective - 1)
+        if jackknife <= independent:
+            return independent, most
+        # A group is worth n / count clips over the design effect, and the kurtosis of their sum falls by as much.
+        excess = (n * float((apart**4).sum()) / squares**2 - 3) * self.effective / n * jackknife / independent
+        kurtosis = self.count * float((residuals**4).sum()) / float((residuals**2).sum()) ** 2 - max(0.0, excess)
+        return jackknife, max(1.0, min(most, 2 * self.count / max(kurtosis - 1, 1e-9)))
+
+
+def student(confidence: float, degrees: float) -> float:
+    """The quantile of Student's distribution that a two-sided interval reaches to; infinite degrees: the normal one."""
+    from scipy.special import ndtri, stdtrit
+
+    upper = (1 + confidence) / 2
+    return float(stdtrit(degrees, upper) if np.isfinite(degrees) else ndtri(upper))
