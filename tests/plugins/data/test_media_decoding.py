@@ -1,5 +1,6 @@
 """Decoding: the right samples and pictures, or one sentence that says why not."""
 
+import os
 import random
 from fractions import Fraction
 from pathlib import Path
@@ -301,7 +302,7 @@ def test_sound_alone_may_be_shorter_than_its_container(tmp_path, media) -> None:
         ("noise.mp4", random.Random(0).randbytes(20000), "cannot be decoded"),
         ("text.mp4", b"not a film\n" * 100, "it is a text|cannot be decoded"),
         ("text.txt", b"not a film\n" * 100, "it is a text"),
-        ("list.m3u8", b"#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n", "cannot be decoded"),
+        ("list.m3u8", b"#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n", "it is a text"),
     ],
 )
 def test_what_is_no_media_file_is_refused(tmp_path, name, content, reason) -> None:
@@ -311,8 +312,13 @@ def test_what_is_no_media_file_is_refused(tmp_path, name, content, reason) -> No
 
 
 def test_what_is_no_file_is_refused(tmp_path) -> None:
-    for path in (tmp_path / "missing.mp4", tmp_path, Path("nul\0.mp4"), Path("http://127.0.0.1:9/a.mp4")):
+    for path in (tmp_path / "missing.mp4", Path("nul\0.mp4"), Path("http://127.0.0.1:9/a.mp4")):
         with pytest.raises(MediaError, match="there is no such file"):
+            decode(path, BOTH)
+    pipe = tmp_path / "pipe.mp4"
+    os.mkfifo(pipe)
+    for path in (tmp_path, pipe, Path(os.devnull)):
+        with pytest.raises(MediaError, match="a folder, a pipe or a device"):
             decode(path, BOTH)
 
 
