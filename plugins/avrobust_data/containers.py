@@ -22,7 +22,24 @@ _REFUSED: Final = frozenset({"concat", "dash", "hls", "imf", "sdp", "tty", "vobs
 """Formats of FFmpeg that are playlists of other files, descriptions of streams, or plain text played as pictures."""
 
 _STATES_LENGTH: Final = frozenset(
-    {"aiff", "ape", "asf", "au", "avi", "caf", "flac", "matroska", "mov", "mp4", "tta", "w64", "wav", "webm", "wv"}
+    {
+        "aiff",
+        "ape",
+        "asf",
+        "au",
+        "avi",
+        "caf",
+        "flac",
+        "flv",
+        "matroska",
+        "mov",
+        "mp4",
+        "tta",
+        "w64",
+        "wav",
+        "webm",
+        "wv",
+    }
 )
 """Formats whose header says how long each file is; of others, FFmpeg may only have estimated it."""
 

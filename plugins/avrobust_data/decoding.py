@@ -17,7 +17,7 @@ from avrobust_data.sinks import MediaError, PictureSink, Sink, SoundSink
 DECODER_VERSION: Final = 2
 """Raised when the same file gives other arrays."""
 
-_ONE_LENGTH: Final = frozenset({"asf", "matroska", "webm"})
+_ONE_LENGTH: Final = frozenset({"asf", "flv", "matroska", "webm"})
 """Formats whose header states one length for all streams."""
 
 _SLACK_SECONDS: Final = 0.1

@@ -102,7 +102,7 @@ class SoundSink:
         """Take the next frame; one without a timestamp follows the last."""
         time = frame.time
         if self._position is None:
-            self._move(self._start if time is None else time)
+            self._move(_first(self.stream) if time is None else time)
         elif time is not None and abs(time - self._next) > _SLIP_SECONDS:
             _refuse_restart(self._next, time, "sound")
             self._drain()
@@ -175,7 +175,7 @@ class PictureSink:
         self, stream: VideoStream, start: float, seconds: float, count: int, *, size: int, stretch: bool
     ) -> None:
         self.stream = stream
-        self.end = 0.0
+        self.end = _first(stream)
         self.step = float(1 / stream.average_rate) if stream.average_rate else 0.0
         self._start = start
         self._times = start + (np.arange(count) + 0.5) * (seconds / count)
@@ -248,6 +248,11 @@ class PictureSink:
         if not 1 / _WIDEST_PIXEL <= aspect <= _WIDEST_PIXEL:
             raise MediaError(f"its pixels are said to be {aspect:.4g} times as wide as high")
         return aspect
+
+
+def _first(stream: AudioStream | VideoStream) -> float:
+    """When a stream starts, in seconds, for a first frame that does not say it."""
+    return float((stream.start_time or 0) * (stream.time_base or 0))
 
 
 def _upright(picture: NDArray[np.uint8], frame: av.VideoFrame) -> NDArray[np.uint8]:
