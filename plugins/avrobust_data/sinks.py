@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 _TIE_SECONDS = 1e-6
 """A picture whose time is this close to the wanted one is on show already: timestamps are rounded."""
 
-_SLIP_SECONDS = 0.02
-"""How far sound may be from its timestamps before it is placed anew: they are rounded, and recorders' jitter."""
+_SLIP_SECONDS = 0.015
+"""How far sound may be from its timestamps before it is placed anew: above rounding and jitter, below a lost packet."""
 
 _BACK_SECONDS = 1.0
 """How far timestamps may go back, which some writers do by a frame or two; beyond, they have begun anew."""
