@@ -28,7 +28,15 @@ if TYPE_CHECKING:
         Preparation,
         Subject,
     )
-    from avrobust_core.errors import AttackViolation, AvrobustError, ClipError, DataError, ModelError, WeightsError
+    from avrobust_core.errors import (
+        AttackViolation,
+        AvrobustError,
+        AvrobustWarning,
+        ClipError,
+        DataError,
+        ModelError,
+        WeightsError,
+    )
     from avrobust_core.evaluating import Evaluation, evaluate
     from avrobust_core.goals import Aim, Goal
     from avrobust_core.hookspecs import hookimpl
@@ -83,6 +91,7 @@ _HOME = {
     "ModelError": "errors",
     "Subject": "contracts",
     "AvrobustError": "errors",
+    "AvrobustWarning": "errors",
     "ClipError": "errors",
     "DataError": "errors",
     "WeightsError": "errors",
@@ -124,6 +133,7 @@ __all__ = [
     "Attacked",
     "Augmentation",
     "AvrobustError",
+    "AvrobustWarning",
     "Ball",
     "Batch",
     "BoundVictim",

@@ -1,4 +1,4 @@
-"""The errors that a user can cause and mend; the command prints them without a traceback."""
+"""The errors that a user can cause and mend, which the command prints without a traceback; and the warning."""
 
 
 class AvrobustError(Exception):
@@ -44,3 +44,10 @@ class AttackViolation(AvrobustError):
 
 class RunError(AvrobustError):
     """A run cannot be carried out or read: its folder is in use, or a file of it is damaged."""
+
+
+class AvrobustWarning(UserWarning):
+    """What a user should know of something that can be used all the same: what was found, and where.
+
+    A run says each of them once, and keeps them in its result.json.
+    """

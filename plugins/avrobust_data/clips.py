@@ -2,17 +2,21 @@
 
 import hashlib
 import json
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from avrobust_core import Clip, ClipError, DataError, Dataset, MediaSpec
+from avrobust_core import AvrobustWarning, Clip, ClipError, DataError, Dataset, MediaSpec
 from avrobust_data.cache import ClipCache, to_tensors
 from avrobust_data.configs import ClipsConfig
+from avrobust_data.contents import default_store, digests
 from avrobust_data.decoding import DECODER_VERSION, Window, decode
-from avrobust_data.manifest import Row, read_manifest
+from avrobust_data.manifest import read_manifest
+from avrobust_data.rows import Row, copies
 from avrobust_data.sinks import MediaError
 
 
@@ -28,12 +32,12 @@ class Clips(Dataset):
 
     def __init__(self, config: ClipsConfig) -> None:
         self.config = config
-        manifest = read_manifest(
-            config.manifest, separator=config.separator, classes=config.classes, splits=config.splits
-        )
         self.root = config.root if config.root is not None else config.manifest.parent
-        if not self.root.is_dir():
+        if config.root is not None and not self.root.is_dir():
             raise DataError(f"data.with.root is {self.root}, which is not a folder")
+        manifest = read_manifest(
+            config.manifest, root=self.root, separator=config.separator, classes=config.classes, splits=config.splits
+        )
         self.classes = manifest.classes
         self.task = manifest.task
         self.max_unreadable = config.max_unreadable
@@ -67,6 +71,7 @@ class Clips(Dataset):
             for split in config.splits
             if (rows := tuple(row for row in manifest.rows if row.split == split))
         }
+        self._fingerprint: str | None = None
         self._cache = ClipCache(config.cache_mib * 2**20)
 
     @property
@@ -75,6 +80,11 @@ class Clips(Dataset):
 
     def ids(self, split: str) -> Sequence[str]:
         return [row.id for row in self._split(split)]
+
+    def groups(self, split: str) -> Sequence[str] | None:
+        """The column `group` of the manifest; None where there is none."""
+        groups = [row.group for row in self._split(split)]
+        return [group for group in groups if group is not None] or None
 
     def read(self, split: str, index: int) -> Clip:
         """Decode one file, or take it from memory.
@@ -98,22 +108,30 @@ class Clips(Dataset):
         return Clip(id=row.id, inputs=to_tensors(media), target=self._target(row))
 
     def fingerprint(self) -> str:
-        """Over the manifest's rows, the files' sizes and the decoding; not over where the files lie.
+        """Over the manifest's rows, the files' contents and the decoding; not over where the files lie.
 
-        A file that is replaced by another of the same size, to the byte, is not noticed.
+        Contents are looked at once per object. Of a file of more than 1 MiB only its size and 16 blocks are: a change
+        between them is not noticed, nor one that leaves a file's size and all its times as they were.
         """
-        content = {
-            "decoder": DECODER_VERSION,
-            "config": self.config.identity(),
-            "task": self.task,
-            "classes": self.classes,
-            "rows": [
-                (row.id, row.labels, row.split, self._place(row), self._size(row))
-                for _, rows in sorted(self._rows.items())
-                for row in rows
-            ],
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        if self._fingerprint is None:
+            rows = [row for _, rows in sorted(self._rows.items()) for row in rows]
+            store = default_store(f"{self.config.manifest.absolute()}\n{self.root.absolute()}")
+            folder = os.fspath(self.root.absolute())
+            contents = digests([os.path.join(folder, row.path) for row in rows], store)
+            for remark in copies(rows, contents):
+                warnings.warn(f"{self.config.manifest}: {remark}", AvrobustWarning, stacklevel=2)
+            content = {
+                "decoder": DECODER_VERSION,
+                "config": self.config.identity(),
+                "task": self.task,
+                "classes": self.classes,
+                "rows": [
+                    (row.id, row.labels, row.split, self._place(row), digest)
+                    for row, digest in zip(rows, contents, strict=True)
+                ],
+            }
+            self._fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return self._fingerprint
 
     def _split(self, split: str) -> tuple[Row, ...]:
         if split not in self._rows:
@@ -135,10 +153,3 @@ class Clips(Dataset):
             return path.as_posix()
         root = self.root.absolute()
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-
-    def _size(self, row: Row) -> int:
-        """In bytes; -1 for a file that cannot be found, which `read` reports."""
-        try:
-            return (self.root / row.path).stat().st_size
-        except (OSError, ValueError):
-            return -1

@@ -1,10 +1,8 @@
 """From a media file to arrays: one window of time, sound and picture alike, decoded with PyAV (FFmpeg)."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 import av
 from av.audio.stream import AudioStream
@@ -13,16 +11,14 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from avrobust_data.cache import Media
+from avrobust_data.containers import duration_of, end_of, lacks_its_end, open_file, start_of, states_length
 from avrobust_data.sinks import MediaError, PictureSink, Sink, SoundSink
 
-DECODER_VERSION: Final = 1
+DECODER_VERSION: Final = 2
 """Raised when the same file gives other arrays."""
 
-_TICKS: Final = 1_000_000
-"""Container times are in microseconds."""
-
-_STATES_DURATION: Final = frozenset({"mov", "mp4", "matroska", "webm", "avi", "wav"})
-"""Formats whose header says how long each file is; of others, FFmpeg may only have estimated it."""
+_ONE_LENGTH: Final = frozenset({"asf", "flv", "matroska", "webm"})
+"""Formats whose header states one length for all streams."""
 
 _SLACK_SECONDS: Final = 0.1
 """How much earlier than stated a stream may end: encoders' padding, at most about two AAC frames at 44.1 kHz."""
@@ -57,8 +53,9 @@ class Window:
 def decode(path: Path, window: Window) -> Media:
     """Decode the window of a file.
 
-    Picture i of n is the one on show at (i + 1/2) / n of the window, by the timestamps. After the end of a shorter
-    file comes silence, and its last picture is held.
+    Sound and pictures stand where their timestamps put them. Picture i of n is the one on show at (i + 1/2) / n of the
+    window, upright and with square pixels. Where sound is missing, in a gap or after the end of a shorter file, there
+    is silence; where a picture is missing, the last one is held.
 
     Returns:
         "audio": (1, T) float32 in [-1, 1], the mean of all channels; "video": (3, F, S, S) uint8, RGB.
@@ -67,7 +64,6 @@ def decode(path: Path, window: Window) -> Media:
         MediaError: if the file is missing, damaged, cut short, or lacks sound or picture; the message names it.
     """
     try:
-        _check_file(path)
         return _decode(path, window)
     except MediaError as error:
         raise MediaError(f"{error} ({path})") from error.__cause__
@@ -78,28 +74,11 @@ def decode(path: Path, window: Window) -> Media:
         raise MediaError(f"it cannot be decoded: {type(error).__name__}: {error} ({path})") from error
 
 
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise MediaError("there is no such file")
-    if path.stat().st_size == 0:
-        raise MediaError("the file is empty")
-
-
-def _open(path: Path) -> InputContainer:
-    """Open a file and nothing else: a playlist in it may name no address and no device."""
-    options: dict[str, Any] = {"container_options": {"protocol_whitelist": "file"}}
-    if int(av.__version__.partition(".")[0]) < 19:  # later ones never fail over what encoding tags are in
-        options["metadata_errors"] = "replace"
-    return cast(InputContainer, av.open(os.fspath(path.absolute()), **options))
-
-
 def _decode(path: Path, window: Window) -> Media:
-    with _open(path) as container:
-        if container.format.name == "tty":  # FFmpeg plays any text as a picture of a terminal
-            raise MediaError("it is a text, no media file")
-        start = (container.start_time or 0) / _TICKS
+    with open_file(path) as container:
+        start = start_of(container)
         if window.centre:
-            start += max(0.0, (_duration(container, path) - window.seconds) / 2)
+            start += max(0.0, (duration_of(container, path) - window.seconds) / 2)
         sinks: dict[str, Sink] = {}
         if window.sample_rate is not None:
             sinks["audio"] = SoundSink(_sound_stream(container), start, window.samples, window.sample_rate)
@@ -109,7 +88,10 @@ def _decode(path: Path, window: Window) -> Media:
                 stream, start, window.seconds, window.frames, size=window.size, stretch=window.stretch
             )
         _feed(container, list(sinks.values()))
-        _check_whole(container, list(sinks.values()), start + window.seconds)
+        if (window.centre or not all(sink.done for sink in sinks.values())) and lacks_its_end(container, path):
+            raise MediaError("it is cut short: it ends inside a page")
+        if states_length(container, path):
+            _check_whole(container, list(sinks.values()), start + window.seconds)
         return {name: sink.finish() for name, sink in sinks.items()}
 
 
@@ -119,6 +101,9 @@ def _feed(container: InputContainer, sinks: list[Sink]) -> None:
     for packet in container.demux([sink.stream for sink in sinks]):
         sink = by_stream[packet.stream.index]
         if sink.done:
+            continue
+        if packet.size == 0 and packet.pts is not None:  # "the last picture again"; to a decoder it would be the end
+            sink.hold(float((packet.pts + (packet.duration or 0)) * packet.time_base))
             continue
         if packet.is_corrupt:
             raise MediaError("it is damaged or cut short: a packet is incomplete")
@@ -155,41 +140,20 @@ def _use_one_thread(stream: AudioStream | VideoStream) -> None:
     stream.codec_context.thread_count = 1
 
 
-def _duration(container: InputContainer, path: Path) -> float:
-    """In seconds: as stated, or measured over all packets where nothing is stated."""
-    if container.duration is not None and container.duration > 0:
-        return container.duration / _TICKS
-    with _open(path) as again:
-        ends = [0.0, *_packet_ends(again)]
-    return max(0.0, max(ends) - (container.start_time or 0) / _TICKS)
-
-
-def _packet_ends(container: InputContainer) -> Iterator[float]:
-    for packet in container.demux():
-        if packet.pts is not None and packet.time_base is not None:
-            yield float((packet.pts + (packet.duration or 0)) * packet.time_base)
-
-
 def _check_whole(container: InputContainer, sinks: list[Sink], stop: float) -> None:
     """Compare where decoding ended with what the header states, inside the window.
 
     Raises:
         MediaError: if a stream is cut short.
     """
-    if _STATES_DURATION.isdisjoint(container.format.name.split(",")):
-        return
-    stated_by_stream = [
-        (sink, float((sink.stream.duration + (sink.stream.start_time or 0)) * sink.stream.time_base))
-        for sink in sinks
-        if sink.stream.duration is not None and sink.stream.time_base is not None
-    ]
     whole = len(sinks) == len(container.streams.audio) + len(container.streams.video)
-    if not stated_by_stream and whole and container.duration is not None:
-        # Matroska states one duration, the longest stream's
-        longest = max(sinks, key=lambda sink: sink.end)
-        stated_by_stream = [(longest, (container.duration + (container.start_time or 0)) / _TICKS)]
-    for sink, stated in stated_by_stream:
-        if not sink.done and sink.end < min(stated, stop) - _SLACK_SECONDS - sink.step:
+    if not _ONE_LENGTH.isdisjoint(container.format.name.split(",")):
+        # the longest stream's; where that one is not read, nothing is known of the others
+        stated_by_sink = [(max(sinks, key=lambda sink: sink.end), end_of(container) if whole else None)]
+    else:
+        stated_by_sink = [(sink, end_of(sink.stream)) for sink in sinks]
+    for sink, stated in stated_by_sink:
+        if stated is not None and not sink.done and sink.end < min(stated, stop) - _SLACK_SECONDS - sink.step:
             raise MediaError(
                 f"it is cut short: its header promises {stated:.2f} s of {sink.stream.type}, "
                 f"decoding ends at {sink.end:.2f} s"

@@ -1,33 +1,24 @@
 """Reading a manifest: a CSV of media files with their labels and splits."""
 
-import csv
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from avrobust_core import DataError, Task
+from avrobust_core import AvrobustWarning, DataError, Task
+from avrobust_data.rows import Row, clashes, files_of, number_of, remarks
+from avrobust_data.table import read_rows
 
 SHOWN: Final = 5
 """How many faulty rows an error shows; the others are counted."""
 
+_LONGEST: Final = {"path": 4096, "labels": 4096}
+"""Characters that a cell of a column may have, where it is not the usual limit."""
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One clip of a manifest.
-
-    Attributes:
-        id: the column `id`, or the path where there is none.
-        path: as written in the manifest.
-        labels: class names; one if the task is single-label.
-        split: its split.
-    """
-
-    id: str
-    path: str
-    labels: tuple[str, ...]
-    split: str
+_USUAL_LONGEST: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,29 +31,36 @@ class Manifest:
 
 
 def read_manifest(
-    file: Path, *, separator: str = "|", classes: Sequence[str] | None = None, splits: Sequence[str] = ("train", "test")
+    file: Path,
+    *,
+    root: Path | None = None,
+    separator: str = "|",
+    classes: Sequence[str] | None = None,
+    splits: Sequence[str] = ("train", "test"),
 ) -> Manifest:
-    """Read a CSV with the columns `path`, `label` or `labels`, `split`, and optionally `id`.
+    """Read a CSV with the columns `path`, `label` or `labels`, `split`, and optionally `id` and `group`.
 
-    Cells are stripped of spaces; blank lines and other columns are ignored.
+    The header's case does not matter. Cells are stripped of blanks; blank lines and other columns are ignored. What
+    looks wrong but may be meant is an `AvrobustWarning`: labels that differ in case or blanks alone, classes without a
+    clip to learn from, files that count twice.
 
     Args:
-        file: UTF-8, with or without a byte-order mark.
+        file: as `read_rows` takes it.
+        root: what relative paths are relative to; None for the manifest's folder.
         separator: between the labels of one cell of `labels`.
-        classes: the labels that may occur; None for those that do, sorted.
+        classes: the labels that may occur; None for those that do, in the order of `ordered`.
         splits: the splits that may occur.
 
     Raises:
         DataError: if the file cannot be read, lacks a column, or has faulty rows; all of them are counted and the
-            first few are shown as file:line.
+            first few are shown as file:line. A file that is in two splits, or has different labels in two rows, is a
+            fault of the later row, by whatever path it is named.
     """
-    lines = _lines(file)
-    try:
-        header_line, header = next(lines)
-    except StopIteration:
-        raise DataError(f"{file} is empty; it needs a header: path,label,split") from None
+    lines = read_rows(file)
+    header_line, header = next(lines)
     columns = _columns(file, header_line, header)
     task: Task = "multi-label" if "labels" in columns else "single-label"
+    allowed = _composed(classes) if classes is not None else None
     faults: list[str] = []
     rows: list[Row] = []
     first_line: dict[str, int] = {}
@@ -70,45 +68,48 @@ def read_manifest(
         if len(cells) != len(header):
             faults.append(f"{file}:{line}: has {len(cells)} cells where the header has {len(header)} (quote commas)")
             continue
-        row, wrong = _row({name: cells[at].strip() for name, at in columns.items()}, separator, classes, splits)
+        row, wrong = _row({name: cells[at] for name, at in columns.items()}, line, separator, allowed, splits)
         if row.id in first_line:
             wrong.append(f"its id {row.id!r} is that of line {first_line[row.id]}; give the rows a column 'id'")
         if row.id:
             first_line.setdefault(row.id, line)
         faults += [f"{file}:{line}: {fault}" for fault in wrong]
         rows.append(row)
+    files = files_of(rows, root or file.parent) if not faults else []
+    if not faults:
+        faults = [f"{file}:{line}: {fault}" for line, fault in clashes(rows, files)]
     if faults:
         raise DataError(_summary(file, faults))
     if not rows:
         raise DataError(f"{file} has a header and no rows; add one per clip")
-    names = tuple(classes) if classes is not None else tuple(sorted({label for row in rows for label in row.labels}))
+    names = allowed if allowed is not None else ordered({label for row in rows for label in row.labels})
     if len(names) < 2:
         raise DataError(f"{file}: all clips are of the class {names[0]!r}; a classifier needs two classes at least")
+    for remark in remarks(rows, files):
+        warnings.warn(f"{file}: {remark}", AvrobustWarning, stacklevel=2)
     return Manifest(tuple(rows), task, names)
 
 
-def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines that are not blank: number and cells."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    yield reader.line_num, cells
-    except FileNotFoundError:
-        raise DataError(f"there is no manifest {file}; set data.with.manifest to a CSV file") from None
-    except OSError as error:
-        raise DataError(f"the manifest {file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"the manifest {file} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{file}:{reader.line_num}: not CSV: {error}") from error
+def ordered(labels: Iterable[str]) -> tuple[str, ...]:
+    """Class names in the order of the targets: by number if all of them are whole numbers, else by Unicode."""
+    names = sorted(labels)
+    numbers = {name: number for name in names if (number := number_of(name)) is not None}
+    return tuple(sorted(names, key=numbers.__getitem__) if len(numbers) == len(names) else names)
+
+
+def _composed(classes: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(unicodedata.normalize("NFC", name) for name in classes)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"data.with.classes names {twice!r} twice, in two spellings of Unicode; keep one")
+    return names
 
 
 def _columns(file: Path, line: int, header: Sequence[str]) -> Mapping[str, int]:
     """Where the columns stand that are read: by name."""
-    names = [name.strip() for name in header]
-    where = f"{file}:{line}: the header is {', '.join(names)}"
+    names = [name.strip().casefold() for name in header]
+    shown = ", ".join(name.strip() for name in header)
+    where = f"{file}:{line}: the header is {shown if len(shown) <= 200 else shown[:200] + '...'}"
     missing = [name for name in ("path", "split") if name not in names]
     if "label" not in names and "labels" not in names:
         missing.insert(1, "label (or labels, for several per clip)")
@@ -117,7 +118,7 @@ def _columns(file: Path, line: int, header: Sequence[str]) -> Mapping[str, int]:
     if "label" in names and "labels" in names:
         raise DataError(f"{where}; keep either label (one per clip) or labels (several), and rename the other")
     columns: dict[str, int] = {
-        name: names.index(name) for name in ("id", "path", "label", "labels", "split") if name in names
+        name: names.index(name) for name in ("id", "path", "label", "labels", "split", "group") if name in names
     }
     for name in columns:
         if names.count(name) > 1:
@@ -126,17 +127,22 @@ def _columns(file: Path, line: int, header: Sequence[str]) -> Mapping[str, int]:
 
 
 def _row(
-    cells: Mapping[str, str], separator: str, classes: Sequence[str] | None, splits: Sequence[str]
+    raw: Mapping[str, str], line: int, separator: str, classes: Sequence[str] | None, splits: Sequence[str]
 ) -> tuple[Row, list[str]]:
     """The row, and what is wrong with it."""
-    wrong = []
+    cells = {name: cell.strip() for name, cell in raw.items()}
+    wrong = [
+        f"the {name} {fault}" for name, cell in raw.items() if (fault := _fault(cell, _LONGEST.get(name))) is not None
+    ]
+    if wrong:
+        return Row("", "", (), "", line=line), wrong
     if "labels" in cells:
-        labels = tuple(dict.fromkeys(part.strip() for part in cells["labels"].split(separator) if part.strip()))
+        parts = (unicodedata.normalize("NFC", part).strip() for part in cells["labels"].split(separator))
+        labels = tuple(dict.fromkeys(part for part in parts if part))
     else:
-        labels = (cells["label"],) if cells["label"] else ()
-    row = Row(id=cells.get("id", cells["path"]), path=cells["path"], labels=labels, split=cells["split"])
-    if not row.path:
-        wrong.append("the path is empty")
+        labels = (unicodedata.normalize("NFC", cells["label"]),) if cells["label"] else ()
+    row = Row(cells.get("id", cells["path"]), cells["path"], labels, cells["split"], cells.get("group"), line)
+    wrong += [f"the {name} is empty" for name in ("path", "group") if cells.get(name) == ""]
     if not row.id and "id" in cells:
         wrong.append("the id is empty; fill it, or drop the column to use the paths")
     if not labels:
@@ -153,6 +159,18 @@ def _row(
             "correct it, or name it in data.with.splits"
         )
     return row, wrong
+
+
+def _fault(cell: str, longest: int | None) -> str | None:
+    """What is wrong with a cell as a text, whatever it is for; None if nothing is."""
+    limit = longest if longest is not None else _USUAL_LONGEST
+    if len(cell) > limit:
+        return f"has {len(cell)} characters, more than {limit}; a quote or a delimiter may be missing"
+    if not cell.isprintable() and any(unicodedata.category(character) == "Cc" for character in cell.strip()):
+        return f"{cell!r} has a control character; remove it"
+    if cell.strip().startswith('"') and cell != cell.strip():
+        return f"{cell!r} has something before its quote that looks like a blank; remove it"
+    return None
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -1,16 +1,27 @@
 """What takes up decoded frames: sound into samples of one rate, pictures into squares at given times."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import av
 import numpy as np
 from av.audio.stream import AudioStream
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 _TIE_SECONDS = 1e-6
 """A picture whose time is this close to the wanted one is on show already: timestamps are rounded."""
+
+_SLIP_SECONDS = 0.015
+"""How far sound may be from its timestamps before it is placed anew: above rounding and jitter, below a lost packet."""
+
+_BACK_SECONDS = 1.0
+"""How far timestamps may go back, which some writers do by a frame or two; beyond, they have begun anew."""
+
+_WIDEST_PIXEL = 20.0
+"""Pixels that are said to be longer than this in one direction are a damaged header's."""
 
 
 class MediaError(Exception):
@@ -35,7 +46,14 @@ class Sink(Protocol):
     def done(self) -> bool: ...
 
     def add(self, frame: Any) -> None:
-        """Take the next frame in order of presentation."""
+        """Take the next frame in order of presentation.
+
+        Raises:
+            MediaError: if the timestamps begin anew, so that nothing says where it belongs.
+        """
+
+    def hold(self, until: float) -> None:
+        """Take note that there is nothing new up to a time of the stream, in seconds."""
 
     def finish(self) -> NDArray[Any]:
         """The result, after the last frame.
@@ -46,7 +64,10 @@ class Sink(Protocol):
 
 
 class SoundSink:
-    """Resamples, takes the mean of the channels, and keeps the window.
+    """Resamples, takes the mean of the channels, and keeps the window; silent where there is no sound.
+
+    Frames are joined without a seam as long as their timestamps agree with their lengths. Where they do not, packets
+    were lost, or written twice: what follows is placed by its own timestamp, and what is there already stays.
 
     The mean is taken here, because libswresample mixes two channels down with 0.71 each where its output is float:
     3 dB too loud, and above full scale.
@@ -64,9 +85,12 @@ class SoundSink:
         self.step = 0.0
         self._start = start
         self._rate = rate
-        self._resampler = av.AudioResampler(format="fltp", rate=rate)
+        self._resampler: av.AudioResampler | None = None
+        self._form: tuple[str, str, int] | None = None  # of the frames that the resampler takes
         self._window = np.zeros(samples, np.float32)
-        self._position: int | None = None  # of the next sample, counted from the window's start
+        self._position: int | None = None  # of the next resampled sample, counted from the window's start
+        self._filled = 0  # where the window's part that is settled ends
+        self._next = 0.0  # when the next frame starts if it follows without a gap
         self._heard = False
 
     @property
@@ -75,12 +99,24 @@ class SoundSink:
         return self._position is not None and self._position >= len(self._window)
 
     def add(self, frame: av.AudioFrame) -> None:
-        """Take the next frame; frames are joined as they come, placed by the first one's timestamp."""
+        """Take the next frame; one without a timestamp follows the last."""
+        time = frame.time
         if self._position is None:
-            began = frame.time if frame.time is not None else self._start
-            self._position = round((began - self._start) * self._rate)
+            self._move(_first(self.stream) if time is None else time)
+        elif time is not None and abs(time - self._next) > _SLIP_SECONDS:
+            _refuse_restart(self._next, time, "sound")
+            self._drain()
+            self._move(time)
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != self._form:
+            self._drain()
+            self._resampler, self._form = av.AudioResampler(format="fltp", rate=self._rate), form
         self.step = frame.samples / frame.sample_rate
+        self._next += self.step
         self._place(frame)
+
+    def hold(self, until: float) -> None:
+        """Nothing: what is missing is seen by the next timestamp."""
 
     def finish(self) -> NDArray[np.float32]:
         """(1, T) float32 in [-1, 1], clamped: lossy codecs and resampling overshoot.
@@ -90,21 +126,34 @@ class SoundSink:
         """
         if self._position is None:
             raise MediaError("its sound decodes to no samples")
-        self._place(None)
+        self._drain()
         if not self._heard:
             raise MediaError("it has no sound in the part that is read")
         if not np.isfinite(self._window).all():
             raise MediaError("its sound has samples that are not finite numbers")
         return np.clip(self._window, -1, 1)[None]
 
+    def _move(self, time: float) -> None:
+        """Go on at another time of the stream."""
+        self._next = time
+        self._position = round((time - self._start) * self._rate)
+
+    def _drain(self) -> None:
+        """Take what the resampler still holds; frames after it need a new one."""
+        if self._resampler is not None:
+            self._place(None)
+        self._resampler = self._form = None
+
     def _place(self, frame: av.AudioFrame | None) -> None:
         """Put the resampled frame, or with None what the resampler still holds, where it belongs."""
         assert self._position is not None
+        assert self._resampler is not None
         for piece in self._resampler.resample(frame):
             samples = piece.to_ndarray().mean(axis=0, dtype=np.float32)
-            low, high = max(self._position, 0), min(self._position + len(samples), len(self._window))
+            low, high = max(self._position, self._filled), min(self._position + len(samples), len(self._window))
             if low < high:
                 self._window[low:high] = samples[low - self._position : high - self._position]
+                self._filled = high
                 self._heard = True
             self._position += len(samples)
         self.end = self._start + self._position / self._rate
@@ -126,7 +175,7 @@ class PictureSink:
         self, stream: VideoStream, start: float, seconds: float, count: int, *, size: int, stretch: bool
     ) -> None:
         self.stream = stream
-        self.end = 0.0
+        self.end = _first(stream)
         self.step = float(1 / stream.average_rate) if stream.average_rate else 0.0
         self._start = start
         self._times = start + (np.arange(count) + 0.5) * (seconds / count)
@@ -147,11 +196,18 @@ class PictureSink:
         time = frame.time if frame.time is not None else self.end
         if self._shown is None:  # what is wanted before the first picture gets the first
             self._shown = frame
+        else:
+            _refuse_restart(self.end, time, "picture")
         while not self.done and self._times[len(self._pictures)] < time - _TIE_SECONDS:
             self._keep()
         self._shown, self._converted = frame, None
         lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else self.step
         self.end = time + lasts
+
+    def hold(self, until: float) -> None:
+        """The last picture stays on show."""
+        if self._shown is not None:
+            self.end = max(self.end, until)
 
     def finish(self) -> NDArray[np.uint8]:
         """(3, F, S, S) uint8, RGB; the last picture is held to the end.
@@ -177,11 +233,57 @@ class PictureSink:
         """(S, S, 3), upright."""
         width = height = self._size
         if not self._stretch:
-            aspect = float(self.stream.codec_context.sample_aspect_ratio or 1) * frame.width / frame.height
+            aspect = self._pixel_aspect() * frame.width / frame.height
             width, height = max(width, round(width * aspect)), max(height, round(height / aspect))
-        resized = self._reformatter.reformat(
+        converted = self._reformatter.reformat(
             frame, width, height, format="rgb24", interpolation=Interpolation.BILINEAR
-        ).to_ndarray()
+        )
+        resized = cast(NDArray[np.uint8], converted.to_ndarray())
         left, top = (width - self._size) // 2, (height - self._size) // 2
-        square = resized[top : top + self._size, left : left + self._size]
-        return cast(NDArray[np.uint8], np.rot90(square, round(frame.rotation / 90)))
+        return _upright(resized[top : top + self._size, left : left + self._size], frame)
+
+    def _pixel_aspect(self) -> float:
+        """Width over height of a pixel: the container's word before the codec's, as FFmpeg's players have it."""
+        aspect = float(self.stream.sample_aspect_ratio or self.stream.codec_context.sample_aspect_ratio or 1)
+        if not 1 / _WIDEST_PIXEL <= aspect <= _WIDEST_PIXEL:
+            raise MediaError(f"its pixels are said to be {aspect:.4g} times as wide as high")
+        return aspect
+
+
+def _first(stream: AudioStream | VideoStream) -> float:
+    """When a stream starts, in seconds, for a first frame that does not say it."""
+    return float((stream.start_time or 0) * (stream.time_base or 0))
+
+
+def _upright(picture: NDArray[np.uint8], frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) turned and mirrored as its display matrix says, if it has one.
+
+    The matrix takes (x, y), to the right and down, to (a x + c y, b x + d y); scale does not matter here.
+
+    Raises:
+        MediaError: if the picture is to be turned by less than a quarter.
+    """
+    side_data = cast(Mapping[SideDataType, Any], frame.side_data)
+    stated = side_data.get(SideDataType.DISPLAYMATRIX)
+    if stated is None:
+        return picture
+    a, b, _, c, d = np.frombuffer(stated, np.int32)[:5].astype(float)
+    if not (a or b or c or d):  # never filled in: FFmpeg takes no notice of it
+        return picture
+    large = max(abs(a), abs(b), abs(c), abs(d)) / 100
+    if max(abs(b), abs(c)) <= large < min(abs(a), abs(d)):
+        across, down = a, d
+    elif max(abs(a), abs(d)) <= large < min(abs(b), abs(c)):
+        picture, across, down = picture.transpose(1, 0, 2), c, b
+    else:
+        raise MediaError("its pictures are to be turned by less than a quarter, or sheared")
+    return picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+
+
+def _refuse_restart(known: float, time: float, what: str) -> None:
+    """Refuse timestamps that begin anew, as where two recordings stand one behind the other in one file."""
+    if time < known - _BACK_SECONDS:
+        raise MediaError(
+            f"the timestamps of its {what} go back from {known:.2f} to {time:.2f} s; rewrite it with FFmpeg, which "
+            "makes them new"
+        )

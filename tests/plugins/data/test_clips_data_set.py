@@ -1,5 +1,6 @@
 """`clips`: a manifest of files as a data set; unreadable ones are ClipErrors that name them."""
 
+import os
 import pickle
 import shutil
 import time
@@ -12,7 +13,7 @@ from avrobust_data.clips import Clips
 from avrobust_data.configs import ClipsConfig
 from pydantic import ValidationError
 
-from avrobust_core import ClipError, DataError
+from avrobust_core import AvrobustWarning, ClipError, DataError
 
 
 def noisy(path: Path, media, seed: int) -> None:
@@ -140,12 +141,42 @@ def test_the_fingerprint_follows_content_and_decoding_not_place_or_cache(folder,
     (copy / "manifest.csv").write_text(text.replace("0.mp4,cat", "0.mp4,dog"))
     prints.add(Clips(settings(copy)).fingerprint())
     (copy / "manifest.csv").write_text(text)
-    with (copy / "1.mp4").open("ab") as file:
-        file.write(b"\0")
-    prints.add(Clips(settings(copy)).fingerprint())
+    shutil.copy(copy / "2.mp4", copy / "1.mp4")
+    with pytest.warns(AvrobustWarning, match="1 files are copies of one in another split"):
+        prints.add(Clips(settings(copy)).fingerprint())
     (copy / "1.mp4").unlink()
     prints.add(Clips(settings(copy)).fingerprint())
     assert len(prints) == 9
+
+
+def test_a_file_replaced_by_another_of_its_size_is_noticed(tmp_path) -> None:
+    for name, value in (("a", 1), ("b", 2)):
+        (tmp_path / f"{name}.pcm").write_bytes(bytes([value]) * 32000)
+    (tmp_path / "manifest.csv").write_text("path,label,split\na.pcm,x,train\nb.pcm,y,train\n")
+    prints = [Clips(settings(tmp_path)).fingerprint() for _ in range(2)]
+    times = (tmp_path / "a.pcm").stat()
+    (tmp_path / "a.pcm").write_bytes(bytes([3]) * 32000)
+    os.utime(tmp_path / "a.pcm", ns=(times.st_atime_ns, times.st_mtime_ns))  # as `cp -p` and `rsync -t` do
+    prints.append(Clips(settings(tmp_path)).fingerprint())
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_groups_are_those_of_the_manifest(folder) -> None:
+    manifest = folder / "groups.csv"
+    manifest.write_text("path,label,split,group\n0.mp4,a,train,ann\n1.mp4,b,train,bob\n2.mp4,a,test,ann\n")
+    data = Clips(settings(folder, manifest=manifest))
+    assert data.groups("train") == ["ann", "bob"]
+    assert data.groups("test") == ["ann"]
+    assert Clips(settings(folder)).groups("train") is None
+
+
+def test_numbered_classes_are_the_targets(folder) -> None:
+    manifest = folder / "numbers.csv"
+    rows = "".join(f"{i},{i % 3}.mp4,{i % 3 * 5},train\n" for i in range(3))
+    manifest.write_text(f"id,path,label,split\n{rows}")
+    data = Clips(settings(folder, manifest=manifest))
+    assert data.classes == ("0", "5", "10")
+    assert [int(data.read("train", i).target) for i in range(3)] == [0, 1, 2]
 
 
 def test_a_copy_for_another_process_is_small_and_gives_the_same_clips(folder) -> None:

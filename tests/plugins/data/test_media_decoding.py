@@ -1,6 +1,8 @@
 """Decoding: the right samples and pictures, or one sentence that says why not."""
 
+import os
 import random
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -261,6 +263,67 @@ def test_even_a_cut_of_a_few_bytes_is_refused_where_packets_state_their_size(tmp
         decode(cut, Window(seconds=2.0, sample_rate=16000))
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        ("mp3", "libmp3lame"),
+        ("flac", "flac"),
+        ("ogg", "libopus"),
+        ("oga", "flac"),
+        ("aiff", "pcm_s16be"),
+        ("au", "pcm_s16be"),
+        ("mka", "pcm_s16le"),
+        ("wv", "wavpack"),
+    ],
+)
+def test_cut_sound_is_refused_where_the_file_tells_its_length(tmp_path, media, suffix, codec, share) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 96000)).astype(np.float32)
+    whole = media(tmp_path / f"whole.{suffix}", sound=noise, rate=48000, audio_codec=codec)
+    window = Window(seconds=2.0, sample_rate=16000)
+    assert np.abs(decode(whole, window)["audio"][0, -800:]).max() > 0.1
+    cut = tmp_path / f"cut.{suffix}"
+    cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
+    with pytest.raises(MediaError, match=r"cut short|cannot be decoded|damaged"):
+        decode(cut, window)
+
+
+def test_an_mp3_that_does_not_tell_its_length_is_read_as_far_as_it_goes(tmp_path, media) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 96000)).astype(np.float32)
+    path = media(tmp_path / "plain.mp3", sound=noise, rate=48000, audio_codec="libmp3lame", options={"write_xing": "0"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    heard = decode(path, Window(seconds=2.0, sample_rate=16000))["audio"][0]
+    assert np.abs(heard[:14000]).max() > 0.1
+    assert np.abs(heard[-14000:]).max() == 0
+
+
+@pytest.mark.parametrize("name", ["live.m3u8", "live.mp4", "list.ffconcat", "stream.sdp", "films.mpd", "frame%02d.png"])
+def test_what_would_open_other_files_is_refused_at_once(tmp_path, ordinary, name) -> None:
+    shutil.copy(ordinary, tmp_path / "good.mp4")
+    texts = {
+        "live.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:4,\ngood.mp4\n",
+        "list.ffconcat": "ffconcat version 1.0\nfile good.mp4\n",
+        "stream.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+        "films.mpd": '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="dynamic"></MPD>\n',
+    }
+    path = tmp_path / name
+    if name.endswith("png"):
+        with av.open(str(tmp_path / "frame%02d.png"), "w") as container:
+            pictures = container.add_stream("png", rate=1)
+            pictures.width, pictures.height, pictures.pix_fmt = 16, 16, "rgb24"
+            for _ in range(2):
+                container.mux(pictures.encode(av.VideoFrame.from_ndarray(solid((9, 9, 9), 1, 16, 16)[0])))
+        shutil.copy(tmp_path / "frame01.png", path)
+    else:
+        path.write_text(texts.get(name, texts["live.m3u8"]))
+    with pytest.raises(MediaError, match=r"it is a text|cannot be decoded"):
+        decode(path, Window(seconds=1.0, frames=4, size=16))
+    if not name.endswith("png"):
+        path.write_bytes(path.read_bytes() + bytes([0]) * 9 + b"\xff")  # no text any more, and no less a playlist
+        with pytest.raises(MediaError):
+            decode(path, Window(seconds=1.0, frames=4, size=16))
+
+
 def test_what_is_cut_off_behind_the_window_does_not_matter(tmp_path, media) -> None:
     whole = media(
         tmp_path / "whole.mp4",
@@ -301,7 +364,7 @@ def test_sound_alone_may_be_shorter_than_its_container(tmp_path, media) -> None:
         ("noise.mp4", random.Random(0).randbytes(20000), "cannot be decoded"),
         ("text.mp4", b"not a film\n" * 100, "it is a text|cannot be decoded"),
         ("text.txt", b"not a film\n" * 100, "it is a text"),
-        ("list.m3u8", b"#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n", "cannot be decoded"),
+        ("list.m3u8", b"#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n", "it is a text"),
     ],
 )
 def test_what_is_no_media_file_is_refused(tmp_path, name, content, reason) -> None:
@@ -311,8 +374,13 @@ def test_what_is_no_media_file_is_refused(tmp_path, name, content, reason) -> No
 
 
 def test_what_is_no_file_is_refused(tmp_path) -> None:
-    for path in (tmp_path / "missing.mp4", tmp_path, Path("nul\0.mp4"), Path("http://127.0.0.1:9/a.mp4")):
+    for path in (tmp_path / "missing.mp4", Path("nul\0.mp4"), Path("http://127.0.0.1:9/a.mp4")):
         with pytest.raises(MediaError, match="there is no such file"):
+            decode(path, BOTH)
+    pipe = tmp_path / "pipe.mp4"
+    os.mkfifo(pipe)
+    for path in (tmp_path, pipe, Path(os.devnull)):
+        with pytest.raises(MediaError, match="a folder, a pipe or a device"):
             decode(path, BOTH)
 
 

@@ -1,0 +1,131 @@
+"""What is in files, as digests; kept on disk by size and times, so that a file that stays as it is is read once."""
+
+import hashlib
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+BLOCK: Final = 64 * 2**10
+BLOCKS: Final = 16
+"""A file of at most 16 blocks of 64 KiB is read whole; of a longer one that many, evenly spread from end to end."""
+
+_SETTLED_NS: Final = 2_000_000_000
+"""A file that changed less than this long ago may change again within one tick of the file system's clock."""
+
+_READERS: Final = 8
+"""Threads: reading waits for disks and networks."""
+
+_STATE: Final = ("size", "modified", "changed", "number")
+
+State = tuple[int, int, int, int]
+"""What changes with a file, as `_STATE` names it: its size, its times of modification and change in ns, its number."""
+
+Look = tuple[State | None, str]
+"""A file's state and the digest of its content; None and "" if it cannot be read."""
+
+
+def digests(names: Sequence[str], store: Path | None) -> list[str]:
+    """The digest of each file's content: hexadecimal, "" for a file that cannot be read.
+
+    Args:
+        names: absolute paths.
+        store: where digests are kept between runs; None, or a place that cannot be written, for nowhere.
+    """
+    kept = _load(store) if store is not None else {}
+    found = {name: kept[name] for name in names if name in kept and kept[name][0] == _state(name)}
+    changed = [name for name in dict.fromkeys(names) if name not in found]
+    if changed:
+        with ThreadPoolExecutor(_READERS) as pool:
+            found |= zip(changed, pool.map(_look_into, changed), strict=True)
+    settled = time.time_ns() - _SETTLED_NS
+    keep = {name: look for name, look in found.items() if look[0] is not None and max(look[0][1:3]) < settled}
+    if store is not None and keep != kept:
+        _save(store, keep)
+    return [found[name][1] for name in names]
+
+
+def default_store(name: str) -> Path | None:
+    """Where the digests of one manifest are kept: in the user's folder for caches; None if there is no such place."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return base / "avrobust" / f"contents-{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.parquet"
+
+
+def _state(name: str) -> State | None:
+    """A file's state; None for what is not there, or no regular file."""
+    try:
+        found = os.stat(name)
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (2**63 - 1)
+
+
+def _look_into(name: str) -> Look:
+    """A file's state and digest, where it can be read; to open a pipe would wait for a writer."""
+    state = _state(name)
+    if state is None:
+        return None, ""
+    digest = hashlib.blake2b(str(state[0]).encode(), digest_size=16)
+    try:
+        with open(name, "rb", buffering=0) as file:
+            for start in _starts(state[0]):
+                file.seek(start)
+                digest.update(file.read(BLOCK))
+    except OSError:
+        return None, ""
+    return state, digest.hexdigest()
+
+
+def _starts(size: int) -> Iterable[int]:
+    """Where the blocks begin that are read of a file."""
+    if size <= BLOCK * BLOCKS:
+        return range(0, size, BLOCK)
+    return (round(i * (size - BLOCK) / (BLOCKS - 1)) for i in range(BLOCKS))
+
+
+def _load(store: Path) -> dict[str, Look]:
+    """What is kept, by file; nothing from a store that is not there or is damaged."""
+    try:
+        columns = pq.read_table(store).to_pydict()
+        states = zip(*(columns[name] for name in _STATE), strict=True)
+        looks = zip(states, columns["digest"], strict=True)
+        return cast(dict[str, Look], dict(zip(columns["file"], looks, strict=True)))
+    except (OSError, KeyError, pa.ArrowException):
+        return {}
+
+
+def _save(store: Path, keep: Mapping[str, Look]) -> None:
+    """Write the store, whole or not at all; a place that cannot be written only costs the next run its time."""
+    table = pa.table(
+        {
+            "file": pa.array(keep, pa.string()),
+            "digest": pa.array([digest for _, digest in keep.values()], pa.string()),
+            **{
+                name: pa.array([state[i] for state, _ in keep.values() if state], pa.int64())
+                for i, name in enumerate(_STATE)
+            },
+        }
+    )
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=store.parent, prefix=f".{store.name}.")
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "wb") as file:
+            pq.write_table(table, file)
+        os.replace(temporary, store)
+    except (OSError, pa.ArrowException):
+        Path(temporary).unlink(missing_ok=True)
