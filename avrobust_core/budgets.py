@@ -35,7 +35,7 @@ def _fraction(value: Any) -> Any:
 
 
 _FRACTION = re.compile(r" *([-+]?[0-9]+(?:\.[0-9]*)?) *(?:/ *([0-9]+) *)?")
-_LONGEST_FRACTION = 40
+_LONGEST_FRACTION = 100
 
 
 def _is_pair(value: Any) -> bool:

@@ -18,7 +18,7 @@ Load = Callable[..., LoadedSpec]
 POSITIVE = st.floats(min_value=1e-300, max_value=1e6)
 EPS = (
     st.floats(min_value=0, max_value=1e12)
-    | st.fractions(min_value=0, max_value=9).map(str)
+    | st.fractions(min_value=0, max_value=9, max_denominator=10**30).map(str)
     | st.floats(-300, 300).map(lambda db: {"snr_db": db})
 )
 MARKS = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=6) | st.sampled_from(
