@@ -94,6 +94,7 @@ COMPONENT_CHECKS: Mapping[str, tuple[Check[OfferSubject], ...]] = {
         *_OF_ALL,
         metric_checks.check_measurement,
         metric_checks.check_clip_order,
+        metric_checks.check_groups,
         metric_checks.check_model_unchanged,
         metric_checks.check_bare_embeddings,
     ),

@@ -118,6 +118,25 @@ def check_clip_order(subject: OfferSubject) -> None:
 
 
 @check()
+def check_groups(subject: OfferSubject) -> None:
+    """Where clips were drawn in groups, its intervals are over these, and say so; its numbers stay as they are."""
+    metric = cast(Metric, subject.build())
+    for task in sorted(metric.tasks):
+        given = _World(task).subject(metric)
+        plain = metric.measure(given)
+        grouped = metric.measure(replace(given, groups=tuple(f"group {i % 12}" for i in range(CLIPS))))
+        for name, estimate in grouped.values.items():
+            value = plain.values[name].value
+            if estimate.value != value and value == value:
+                raise CheckFailed(f"{name} is {value} of {task} clips, but {estimate.value} of the same in groups")
+            if estimate.method != "none" and estimate.groups is None:
+                raise CheckFailed(
+                    f"the interval of {name} is over clips where clips were drawn in groups: hand `subject.groups` to "
+                    "`bootstrap` or `share`"
+                )
+
+
+@check()
 def check_model_unchanged(subject: OfferSubject) -> None:
     """A model that it probes is as it was: weights, buffers, training flags."""
     metric = cast(Metric, subject.build())

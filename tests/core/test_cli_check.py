@@ -203,6 +203,14 @@ class MetNeedsLogits(Met):
     def measure(self, subject):
         return super().measure(subject) if subject.logits.size else Measurement({})
 
+class MetClips(Met):
+    def measure(self, subject):
+        return Measurement({"top": Estimate(0.5, 0.4, 0.6, 24, "bootstrap")})
+
+class MetWeighed(Met):
+    def measure(self, subject):
+        return Measurement({"top": Estimate(0.5 if subject.groups is None else 0.25, 0, 1, 24, "none")})
+
 class MetRandom(Met):
     def measure(self, subject):
         return Measurement({"top": Estimate(random.random(), 0, 1, 24, "none")})
@@ -271,6 +279,8 @@ FAULTY = [
     ("metric", "MetNotJson", "measurement", "JSON"),
     ("metric", "MetOrder", "clip_order", "another"),
     ("metric", "MetFirst", "clip_order", "in another order"),
+    ("metric", "MetClips", "groups", "over clips"),
+    ("metric", "MetWeighed", "groups", "0.25"),
     ("metric", "MetTrains", "model_unchanged", "training mode"),
     ("metric", "MetMoves", "model_unchanged", "weights"),
     ("metric", "MetNamedLayer", "bare_embeddings", "fused"),
@@ -344,7 +354,7 @@ def test_a_plugin_or_a_distribution_means_all_that_it_offers(install, capsys, na
     assert main(["check-plugin", name, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [subject["name"] for subject in found["subjects"]] == ["fake:mine", "fake:first", "fake:second"]
-    assert found["counts"] == {"passed": 11, "failed": 0, "not applicable": 4}
+    assert found["counts"] == {"passed": 13, "failed": 0, "not applicable": 4}
     assert found["subjects"][0]["checks"] == [
         {
             "check": "imports_without_torch",

@@ -206,9 +206,27 @@ def test_metrics_are_measured_clean_and_under_attack(model, data):
     assert {entry["metric"] for entry in found["metrics"]} == {"Right", "accuracy"}
 
 
+def test_intervals_are_over_groups_given_by_id_or_in_the_loaders_order(model, data):
+    speakers = [f"speaker {i // 6}" for i in range(30)]
+    by_id = {str(i): speaker for i, speaker in enumerate(speakers)}
+    clips = run(model, pairs(data), metrics=["accuracy"])
+    in_order, named = (run(model, pairs(data), metrics=["accuracy"], groups=each) for each in (speakers, by_id))
+    assert in_order.summary == named.summary
+    robust, plain = (found.summary["robust_accuracy"]["sign"]["both"] for found in (in_order, clips))
+    assert (robust["value"], robust["groups"], plain["groups"]) == (plain["value"], 5, None)
+    assert robust["low"] < plain["low"]
+    assert [entry["values"]["top-1"]["groups"] for entry in in_order.summary["metrics"]][:1] == [5]
+    shown = str(in_order).splitlines()
+    assert shown[0].startswith("clean: 100.0 [")
+    assert "of 30 clips, intervals over 5 groups of clips" in shown[0]
+    assert any(line.startswith("accuracy: top-1, sign on both: 0.") for line in shown), "metrics under attack, too"
+
+
 @pytest.mark.parametrize(
     ("options", "loader", "error", "message"),
     [
+        ({"groups": ["a", "b"]}, None, DataError, "2 are given, but the loader gives 30 clips"),
+        ({"groups": {"0": "a"}}, None, DataError, "none is given for '1', and for 29 of 30"),
         (
             {"threats": {"l2": {"audio": {"norm": "l2", "eps": 1}}}},
             None,

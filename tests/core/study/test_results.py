@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from avrobust_core.errors import RunError
+from avrobust_core.errors import ComponentError, RunError
 from avrobust_core.goals import Aim
+from avrobust_core.spec.model import EvaluationSection
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.plan import differences
 from avrobust_core.study.results import Intervals, Outcome, summarise
@@ -147,3 +148,13 @@ def test_every_interval_is_over_groups_where_clips_have_them() -> None:
         high = [np.inf if each["high"] is None else each["high"] for each in (clips, groups)]
         assert groups["low"] < clips["low"]
         assert high[1] >= high[0]
+
+
+def test_a_data_set_that_states_too_few_groups_is_refused(blobs) -> None:
+    class Short(blobs):
+        def groups(self, split: str) -> list[str]:
+            return ["a"] * 19
+
+    with pytest.raises(ComponentError, match="groups of 19 clips of 'test', which has 20"):
+        Intervals.of(EvaluationSection(), 0, Short())
+    assert Intervals.of(EvaluationSection(), 0, blobs()).over(["test-0"]).groups is None

@@ -183,3 +183,40 @@ def test_order_of_pairs_and_of_their_ends_changes_nothing():
     order = rng.permutation(200)
     moved = mean_over_pairs(pairwise(second[order], first[order], value[order], cls[order]), macro=True, share=True)
     assert (plain.value, plain.low, plain.high) == pytest.approx((moved.value, moved.low, moved.high))
+
+
+def test_groups_of_one_clip_each_are_clips_by_themselves():
+    _, draw = logistic(30, 0.5, 1.0)
+    found = draw(np.random.default_rng(0))
+    alone = mean_over_pairs(found, macro=False, share=True)
+    named = mean_over_pairs(found, macro=False, share=True, groups=[f"g{i}" for i in range(30)])
+    assert (named.low, named.high) == pytest.approx((alone.low, alone.high))
+    assert (alone.groups, named.groups, named.n) == (None, 30, alone.n)
+
+
+def test_one_group_has_no_interval_and_where_all_pairs_hold_groups_stand_for_clips():
+    first, second = np.triu_indices(40, 1)
+    holds = pairwise(first, second, np.ones(len(first)))
+    one = mean_over_pairs(holds, macro=False, share=True, groups=["a"] * 40)
+    assert np.isnan(one.low)
+    grouped = mean_over_pairs(holds, macro=False, share=True, groups=[i // 4 for i in range(40)])
+    ten = pairwise(*np.triu_indices(10, 1), np.ones(45))
+    assert grouped.low == pytest.approx(mean_over_pairs(ten, macro=False, share=True).low)
+
+
+def test_pairs_over_groups_cover_where_clips_of_a_group_are_alike():
+    """Ten clips of each of 20 speakers hold together or not; over clips the intervals are far too narrow."""
+    truth = expit(0.5 + 1.2 * np.random.default_rng(97).normal(size=(2, 1_000_000)).sum(axis=0)).mean()
+    groups = np.arange(200) // 10
+    hits = np.zeros(2)
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        first, second = some_pairs(200, 600, rng)
+        effect = rng.normal(size=20)[groups]
+        chance = expit(0.5 + 1.2 * (effect[first] + effect[second]))
+        found = pairwise(first, second, rng.random(len(first)) < chance)
+        for i, own in enumerate((None, groups)):
+            each = mean_over_pairs(found, macro=False, share=True, groups=own)
+            hits[i] += each.low <= truth <= each.high
+    assert hits[0] / 150 < 0.7
+    assert hits[1] / 150 >= 0.91

@@ -1,5 +1,7 @@
 """Mean average precision: the weighted form equals scikit-learn's, and the published figures come out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from avrobust_metrics.configs import MapConfig
@@ -135,6 +137,34 @@ def test_classes_that_cannot_be_measured_are_left_out_and_shown():
     kept = [0, 2, 4]
     expected = average_precision_score(targets[:, kept], measured.logits[:, kept], average="macro")
     assert found.values["map"].value == pytest.approx(expected)
+    assert found.details == {
+        "classes": 5,
+        "classes_measured": 3,
+        "classes_without_positives": ["class-1"],
+        "classes_without_negatives": ["class-3"],
+        "notes": [
+            "2 of 5 classes are left out of the means: 1 with no positive among the clips, "
+            "1 with no negative among the clips"
+        ],
+    }
+
+
+def test_where_every_class_can_be_measured_nothing_is_said():
+    assert "notes" not in MeanAveragePrecision().measure(several()).details
+
+
+def test_the_interval_is_over_groups_where_clips_have_them():
+    measured = several(n=300)
+    groups = tuple(f"speaker {i // 10}" for i in range(300))
+    repeated = subject(
+        np.repeat(measured.logits[:30], 10, axis=0), np.repeat(measured.targets[:30], 10, axis=0), measured.task
+    )
+    clips, over = (MeanAveragePrecision().measure(each).values for each in (repeated, replace(repeated, groups=groups)))
+    for name in ("map", "auc"):
+        assert over[name].value == clips[name].value
+        assert over[name].groups == 30
+        width = {key: each[name].high - each[name].low for key, each in (("c", clips), ("g", over))}
+        assert width["g"] > 2 * width["c"], "ten copies of a clip are one"
 
 
 def test_without_a_class_to_measure_there_is_no_number():
