@@ -58,7 +58,9 @@ def measure_graph(
         return
     found = nearest(points, k, exact=exact, seed=identities.seed)
     starts = np.arange(clips + 1) * found.indices.shape[1]
-    edges = csr_matrix((found.distances.ravel(), found.indices.ravel(), starts), shape=(clips, clips))
+    # By a power of two, so that no path is too long for float64; which path is the shortest does not change.
+    lengths = np.ldexp(found.distances, -np.frexp(found.distances.max())[1])
+    edges = csr_matrix((lengths.ravel(), found.indices.ravel(), starts), shape=(clips, clips))
     counts = {}
     for name, given in (("graph", labels), ("graph-permuted", labels[_permutation(identities)])):
         chosen = draw_segments(members_of(given, len(summary.classes)), summary.classes, identities, pairs)

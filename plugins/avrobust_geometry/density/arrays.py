@@ -64,6 +64,9 @@ def density(
     itself, k is clipped to that on both sides of the ratio; where they hold none, the clip has no class-ratio. The
     details name those classes.
 
+    One clip far from all others may have a lof or a lid so large that it alone makes the mean: `dominated` in the
+    details names that clip, by its row, and its share of the sum. Medians and other clips' values are not touched.
+
     Args:
         embeddings: (N, D) numbers, perhaps memory-mapped, or (N, L, D), which are averaged over L.
         labels: (N,) integers or strings, or (N, K) bool or 0/1 for several per clip, or none.

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from avrobust_core import Estimate, bootstrap
-from avrobust_geometry.knn.rows import Prepared, Rows
+from avrobust_geometry.knn.rows import Frame, Prepared, Rows
 from avrobust_geometry.knn.tiles import full_precision, scan
 
 KEPT = 16
@@ -58,13 +58,16 @@ class Balls:
         self.counts = np.zeros(self._points.n, dtype=np.int64)
         self.inside = np.full((self._reference.n, KEPT), -1, dtype=np.int64)
         self._filled = np.zeros(self._reference.n, dtype=np.int64)
-        self._squares = torch.from_numpy(radii**2)
+        frame = self._reference.frame
+        if self._points.double:
+            self._points.refuse_too_far(frame, "points")
+        self._scale = frame.scale
+        self._squares = torch.from_numpy((radii * self._scale) ** 2)
         self._unit = ROUNDING * (self._reference.width + 2) ** 0.5
-        mean = self._reference.mean
-        self._sizes = [_sizes(self._points, mean), _sizes(self._reference, mean)]
+        self._sizes = [_sizes(self._points, frame), _sizes(self._reference, frame)]
         with full_precision(None):
-            right = Prepared(self._reference, mean, where, torch.float64)
-            left = right if reference is None else Prepared(self._points, mean, where, torch.float64)
+            right = Prepared(self._reference, frame, where, torch.float64)
+            left = right if reference is None else Prepared(self._points, frame, where, torch.float64)
             scan(left, right, self._offer, None if own is None else torch.from_numpy(own))
 
     @property
@@ -140,7 +143,8 @@ class Balls:
         for start in range(0, len(points), step):
             left, right = points[start : start + step], balls[start : start + step]
             ends = self._reference.gather(right).double().cpu()
-            apart = (ends - self._points.gather(left).double().cpu()).square().sum(dim=1)
+            apart = ends - self._points.gather(left).double().cpu()
+            apart = (apart * self._scale).square().sum(dim=1)
             held.append((apart < self._squares[right] * (1 - TIE)).numpy())
         return np.concatenate(held)
 
@@ -156,7 +160,6 @@ class Balls:
         np.add.at(self._filled, balls[room], 1)
 
 
-def _sizes(rows: Rows, mean: Tensor) -> Tensor:
-    """The norm of each centred row, (N,) float64."""
-    parts = [torch.linalg.vector_norm(block.cpu().double() - mean, dim=1) for _, block in rows.blocks()]
-    return torch.cat(parts)
+def _sizes(rows: Rows, frame: Frame) -> Tensor:
+    """The norm of each row in a frame, (N,) float64."""
+    return torch.cat([frame.norms(block) for _, block in rows.blocks()])

@@ -21,6 +21,12 @@ Array = NDArray[Any] | Tensor
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64] | NDArray[np.bool_]
 
+DOMINANCE = 0.5
+"""Share of the sum of all clips' sizes from which on one clip makes the mean."""
+
+MANY = 10
+"""Clips with a value, from which on that is remarkable."""
+
 ESTIMATORS: tuple[str, ...] = DensityConfig().estimators
 """All there are."""
 
@@ -126,9 +132,18 @@ class Space:
     def _names(self, chosen: Iterable[bool]) -> list[str]:
         return [name for name, taken in zip(self.classes, chosen, strict=True) if taken]
 
+    def _tell_dominated(self, found: _Found, name: str, values: Floats) -> None:
+        """Tell of a mean that rests on one clip, which says nothing of the others."""
+        sizes = np.where(np.isfinite(values), np.abs(values), 0)
+        clip = int(sizes.argmax())
+        if sizes[clip] > DOMINANCE * sizes.sum() and np.count_nonzero(sizes) >= MANY:
+            share = float(sizes[clip] / sizes.sum())
+            found.details.setdefault("dominated", {})[name] = {"clip": clip, "share": round(share, 4)}
+
     def _add(self, found: _Found, name: str, values: Floats, pairs: tuple[Floats, ClassPairs] | None = None) -> None:
         """Add one number per clip; per class from pairs of clip and class where those differ."""
         found.per_clip[name] = values
+        self._tell_dominated(found, name, values)
         choices = self.choices
         found.values[name] = mean_of_finite(
             values,

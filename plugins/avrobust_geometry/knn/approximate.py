@@ -66,11 +66,14 @@ def approximate_neighbours(rows: Rows, k: int, asked: int, seed: int, threads: i
         seed: of pynndescent and of the rows that are audited.
         threads: pynndescent's n_jobs: another number gives another graph.
     """
-    data = rows.centred(rows.mean)
-    # What float64 has beyond float32 is looked up where it is; else the copy serves, which lies in memory.
-    source = rows if rows.double else Rows(data, "centred points")
+    data, whole = rows.centred(rows.frame)
+    # What the copy may have lost is looked up where it is; else, of a file, the copy serves, which lies in memory.
+    copied = rows.mapped and whole and not rows.double
+    source = Rows(data, "centred points") if copied else rows
     candidates = _drop_self(_graph(data, asked, seed, threads))[:, : candidates_for(k)]
     indices, distances = rerank(source, source, candidates, k)
+    if copied:
+        distances /= rows.frame.scale
     unfinished = np.flatnonzero((indices < 0).any(axis=1))
     if len(unfinished):
         again = torch.from_numpy(unfinished)

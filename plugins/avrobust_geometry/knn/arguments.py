@@ -18,8 +18,8 @@ def read_sets(
     """The points, the reference (the same object if there is none), and each point's own row of it.
 
     Raises:
-        ValueError: if the sets differ in width, or `exclude` has another length, is given without a reference, or names
-            rows that are not there.
+        ValueError: if the sets differ in width, points lie too far from the reference to be squared, or `exclude` has
+            another length, is given without a reference, or names rows that are not there.
     """
     asked = Rows(points, "points")
     if reference is None:
@@ -29,6 +29,8 @@ def read_sets(
     among = Rows(reference, "reference")
     if asked.width != among.width:
         raise ValueError(f"points have {asked.width} features, the reference {among.width}: give both from one layer")
+    if asked.double:
+        asked.refuse_too_far(among.frame, "points")
     if exclude is None:
         return asked, among, None
     own = whole_numbers(exclude, "exclude")

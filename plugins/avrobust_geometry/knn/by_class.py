@@ -12,10 +12,10 @@ from torch import Tensor
 from avrobust_geometry.knn.answers import ClassNeighbours
 from avrobust_geometry.knn.arguments import Exact, check_choices, read_sets, whole_numbers
 from avrobust_geometry.knn.membership import Membership, MultiLabel, SingleLabel
-from avrobust_geometry.knn.rows import Prepared, Rows
+from avrobust_geometry.knn.rows import Frame, Prepared, Rows
 from avrobust_geometry.knn.selection import Best
 from avrobust_geometry.knn.settling import candidates_for, doubtful, rerank
-from avrobust_geometry.knn.tiles import full_precision, scan
+from avrobust_geometry.knn.tiles import full_precision, scan, scan_apart
 
 MOST = 400_000_000_000
 """Distances that are computed at most before a subsample stands in: about an hour at 512 features on two cores."""
@@ -73,8 +73,8 @@ def nearest_by_class(
     Returns:
         the distances. The report has `k`, `points`, `reference`: rows that were looked at; `subsampled`: those of
         the whole reference, None if all were looked at; `random_state`; `searched_again`: pairs that needed products in
-        float64; `duplicates`: pairs with r_k = 0 in their class; `short_same`, `short_other`: pairs with fewer than k;
-        `n_jobs`, `seconds`.
+        float64; `by_differences`: pairs of these for which products were not enough; `duplicates`: pairs with r_k = 0
+        in their class; `short_same`, `short_other`: pairs with fewer than k; `n_jobs`, `seconds`.
 
     Raises:
         ValueError: for wrong shapes, widths, types or k, and values that are not finite.
@@ -83,7 +83,7 @@ def nearest_by_class(
     where = check_choices(k, exact, device, threads)
     asked, among, own = read_sets(points, reference, exclude)
     has, known = _read_labels(labels, reference_labels, asked, among)
-    mean, whole = among.mean, among.n
+    frame, whole = among.frame, among.n
     limit = whole if exact is True else max(1, (MOST if most is None else most) // asked.n)
     if limit < whole:
         kept = np.sort(np.random.default_rng(seed).choice(whole, limit, replace=False))
@@ -91,7 +91,7 @@ def nearest_by_class(
         among, known = among.taken(torch.from_numpy(kept)), known[kept]
     with full_precision(threads) as jobs:
         pairs, asked, among, member, own, order = _arranged(asked, has, among, known, own, where)
-        same, other, again = _search(asked, among, mean, pairs, member, k, own, where)
+        same, other, again, apart = _search(asked, among, frame, pairs, member, k, own, where)
         n_same = member.counts(pairs.cls)
         n_other = among.n - n_same
         if own is not None or asked is among:
@@ -109,6 +109,7 @@ def nearest_by_class(
         "subsampled": whole if limit < whole else None,
         "random_state": seed,
         "searched_again": again,
+        "by_differences": apart,
         "duplicates": int((same == 0).sum()),
         "short_same": int(np.isnan(same).sum()),
         "short_other": int(np.isnan(other).sum()),
@@ -196,49 +197,61 @@ def _has_class(known: NDArray[Any], rows: Tensor, cls: Tensor) -> Tensor:
 def _search(
     points: Rows,
     reference: Rows,
-    mean: Tensor,
+    frame: Frame,
     pairs: _Pairs,
     member: Membership,
     k: int,
     own: Tensor | None,
     device: torch.device,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """r_k in the class and outside, (P,) each, NaN for none; and how many pairs were searched twice."""
-    bests = _scan(points, reference, mean, pairs, member, k, own, device, torch.float32)
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int, int]:
+    """r_k in the class and outside, (P,) each, NaN for none; how many pairs were searched twice, and three times."""
+    bests, far = _scan(points, reference, frame, pairs, member, k, own, device, torch.float32)
     found, doubt = [], np.zeros(len(pairs.owner), dtype=bool)
     for best in bests:
         scores, columns = best.take()
         _, distances = rerank(points, reference, _wide(columns, k), k, pairs.owner)
         found.append(distances[:, -1])
-        doubt |= doubtful(points, mean, distances[:, -1], scores[:, -1], pairs.owner)
-    again = torch.from_numpy(np.flatnonzero(doubt))
-    if len(again):
+        doubt |= doubtful(points, frame, distances[:, -1], scores[:, -1], pairs.owner, far=far)
+    counts = []
+    for products in (True, False):
+        chosen = np.flatnonzero(doubt)
+        counts.append(len(chosen))
+        if not len(chosen):
+            continue
         # Each doubtful pair becomes a point of its own.
+        again = torch.from_numpy(chosen)
         owner = pairs.owner[again]
         few, alone = points.taken(owner), owner if points is reference else None if own is None else own[owner]
         single = _Pairs(torch.arange(len(again)), pairs.cls[again])
-        for distance, best in zip(
-            found, _scan(few, reference, mean, single, member, k, alone, device, torch.float64), strict=True
-        ):
-            distance[doubt] = rerank(few, reference, _wide(best.take()[1], k), k)[1][:, -1]
+        dtype = torch.float64 if products else None
+        bests, _ = _scan(few, reference, frame, single, member, k, alone, device, dtype)
+        doubt[chosen] = False
+        for distance, best in zip(found, bests, strict=True):
+            scores, columns = best.take()
+            distance[chosen] = rerank(few, reference, _wide(columns, k), k)[1][:, -1]
+            if products:
+                doubt[chosen] |= doubtful(few, frame, distance[chosen], scores[:, -1])
     same, other = (np.where(np.isinf(distance), np.nan, distance) for distance in found)
-    return same, other, len(again)
+    return same, other, counts[0], counts[1]
 
 
 def _scan(
     points: Rows,
     reference: Rows,
-    mean: Tensor,
+    frame: Frame,
     pairs: _Pairs,
     member: Membership,
     k: int,
     own: Tensor | None,
     device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[Best, Best]:
-    """The candidates of each pair in its class, and those outside."""
+    dtype: torch.dtype | None,
+) -> tuple[tuple[Best, Best], bool]:
+    """The candidates of each pair in its class, and those outside; whether rows were too far away to be scored.
+
+    Scores are of products in `dtype`, or of differences in float64 where that is None.
+    """
     keep = min(candidates_for(k), reference.n)
-    same, other = (Best(len(pairs.owner), keep, device, dtype) for _ in range(2))
+    same, other = (Best(len(pairs.owner), keep, device, dtype or torch.float64) for _ in range(2))
     first = torch.searchsorted(pairs.owner, torch.arange(points.n + 1)).tolist()
     alone = len(pairs.owner) == points.n and bool((pairs.owner == torch.arange(points.n)).all())
 
@@ -253,10 +266,13 @@ def _scan(
             if mask is not True:
                 other.offer(part if mask is False else part.masked_fill(mask, -torch.inf), low, column)
 
-    right = Prepared(reference, mean, device, dtype)
-    left = right if points is reference else Prepared(points, mean, device, dtype)
+    if dtype is None:
+        scan_apart(points, reference, device, offer, own)
+        return (same, other), False
+    right = Prepared(reference, frame, device, dtype)
+    left = right if points is reference else Prepared(points, frame, device, dtype)
     scan(left, right, offer, own)
-    return same, other
+    return (same, other), left.far or right.far
 
 
 def _wide(columns: Tensor, k: int) -> Tensor:

@@ -1,8 +1,10 @@
 """Rows of embeddings, wherever they lie: checked, centred and prepared for the matrix product, a block at a time."""
 
+import math
 import mmap
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +19,41 @@ HELD_BYTES = 4 << 30
 
 PADDING = 2
 """Columns that `Prepared` adds."""
+
+SAMPLE = 256
+"""Rows that tell where the data lie, and how widely they are spread."""
+
+SPOILT = 4.0
+"""So many times farther from the mean than from the median, most rows say that a few others have moved the mean."""
+
+FAR = 1e18
+"""Norms, in units of the spread, beyond which float32 cannot hold squares: such rows take no part in its products."""
+
+LARGEST = 1e140
+"""Norms, in units of the spread, whose squares float64 can still hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where most rows of a set lie, and how widely they are spread: what leaves distances as they are but for a factor.
+
+    Attributes:
+        centre: (D,) float64, subtracted from each row: the mean, or where a few rows have moved that the median.
+        scale: a power of two, by which rows are multiplied, so that they are of about unit size; exact.
+    """
+
+    centre: Tensor
+    scale: float
+
+    @property
+    def single(self) -> bool:
+        """Whether float32 holds the centre exactly."""
+        return bool((self.centre.float().double() == self.centre).all())
+
+    def norms(self, block: Tensor) -> Tensor:
+        """How far rows are from the centre, (B,) float64 on the processor, in units of the spread."""
+        found: Tensor = torch.linalg.vector_norm((block.cpu().double() - self.centre) * self.scale, dim=1)
+        return found
 
 
 class Rows:
@@ -38,21 +75,31 @@ class Rows:
                 f"{name} has shape {tuple(values.shape)}: give (rows, features), at least one of each; "
                 "average or flatten what has more dimensions"
             )
-        floats = values.is_floating_point() if isinstance(values, Tensor) else values.dtype.kind == "f"
+        if isinstance(values, Tensor):
+            floats = values.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        else:
+            floats = values.dtype.kind == "f" and values.dtype.itemsize <= 8
         if not floats:
             raise ValueError(f"{name} is of {values.dtype}: give float32 or float64")
         self._map = _memory_map(values) if isinstance(values, np.ndarray) else None
         # Torch gathers rows twice as fast as numpy; a map's stay with numpy, for most of them are read-only.
-        ours = isinstance(values, np.ndarray) and self._map is None and values.flags.writeable
+        ours = isinstance(values, np.ndarray) and self._map is None and _shared(values)
         self._values: Tensor | NDArray[np.floating] = torch.from_numpy(values) if ours else values
         self._order: Tensor | None = None
         self.n, self.width = int(values.shape[0]), int(values.shape[1])
-        self.mean = self._checked_mean(name)
+        self.frame = self._found_frame(self._checked_mean(name), name)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the data lie in a file."""
+        return self._map is not None
 
     @property
     def double(self) -> bool:
         """Whether the data are float64."""
-        return self._values.dtype in (torch.float64, np.float64)
+        return self._values.dtype == torch.float64 or (
+            isinstance(self._values, np.ndarray) and self._values.dtype.itemsize == 8
+        )
 
     def block(self, start: int, stop: int) -> Tensor:
         """Rows start to stop as they are stored."""
@@ -89,14 +136,58 @@ class Rows:
         if self._map is not None:
             self._map.madvise(mmap.MADV_DONTNEED)
 
-    def centred(self, mean: Tensor) -> NDArray[np.float32]:
-        """A copy (N, D) of all rows less a mean."""
+    def centred(self, frame: Frame) -> tuple[NDArray[np.float32], bool]:
+        """A copy (N, D) of all rows in a frame; and whether it is whole: values beyond FAR are cut off at it."""
         filled = np.empty((self.n, self.width), dtype=np.float32)
         target = torch.from_numpy(filled)
-        mean = mean.to(torch.float64 if self.double else torch.float32)
+        centre = frame.centre.to(torch.float64 if self.double or not frame.single else torch.float32)
+        whole = True
         for start, block in self.blocks():
-            target[start : start + len(block)] = block.cpu().to(mean.dtype) - mean
-        return filled
+            part = (block.cpu().to(centre.dtype) - centre) * frame.scale
+            whole = whole and bool(part.abs().amax() <= FAR)
+            target[start : start + len(block)] = part.clamp(-FAR, FAR)
+        return filled, whole
+
+    def _found_frame(self, mean: Tensor, name: str) -> Frame:
+        chosen = torch.arange(self.n) if self.n <= SAMPLE else torch.linspace(0, self.n - 1, SAMPLE).long()
+        sample = self.gather(chosen).cpu().double()
+        self.release()
+        median = sample.median(dim=0).values
+        sizes = (sample - median).abs().amax(dim=1)
+        if not bool(torch.isfinite(sizes).all()):
+            self.refuse_too_far(Frame(torch.zeros_like(median), 2.0**-500), name)
+        apart = sizes[sizes > 0]
+        # In units of the usual difference squares hold, other than of rows that are of no account here.
+        unit = _power(float(apart.median()) if len(apart) else self._largest(median))
+        around = torch.linalg.vector_norm((sample - median) * unit, dim=1)
+        apart = around[around > 0]
+        spread = float(apart.median()) if len(apart) else 1.0
+        moved = torch.linalg.vector_norm((sample - mean) * unit, dim=1).median()
+        centre = mean if float(moved) <= SPOILT * spread else median  # the median, too, where the mean has overflown
+        if not self.double:
+            centre = centre.float().double()
+        frame = Frame(centre, unit * _power(spread))
+        if self.double:
+            self.refuse_too_far(frame, name)
+        return frame
+
+    def _largest(self, median: Tensor) -> float:
+        """The largest difference from a row that most are equal to; 1 where all are."""
+        return max(float((block.cpu().double() - median).abs().amax()) for _, block in self.blocks()) or 1.0
+
+    def refuse_too_far(self, frame: Frame, name: str) -> None:
+        """Raise a ValueError that names rows whose squares float64 cannot hold in a frame."""
+        far: list[int] = []
+        for start, block in self.blocks():
+            low, high = (float(end) for end in block.aminmax())
+            if not max(-low, high) * frame.scale < LARGEST / self.width:  # else there is nothing to look at closer
+                far += (~(frame.norms(block) < LARGEST)).nonzero().flatten().add(start).tolist()
+        if far:
+            named = ", ".join(map(str, far[:5])) + (" and others" if len(far) > 5 else "")
+            raise ValueError(
+                f"{name} has values too large to be squared, beside the spread of the other rows, in row {named}: "
+                "leave those rows out, or find out what made them"
+            )
 
     def _checked_mean(self, name: str) -> Tensor:
         """The mean of each column, (D,) float64."""
@@ -121,20 +212,23 @@ class Prepared:
 
     With x centred and h = -|x|^2 / 2, the left operand's row is [x, 1, h] and the right one's [x, h, 1]: their product
     is x.y - |x|^2 / 2 - |y|^2 / 2. Centring leaves distances as they are, and keeps float32 from losing them in the
-    difference of large numbers.
+    difference of large numbers. In float32, rows beyond FAR are 0 and h is -inf: they score -inf with every row.
 
     Args:
         rows: what is prepared.
-        mean: (D,) float64, subtracted from each row.
+        frame: in which; scores are in its units.
         device: where products are computed.
         dtype: of the operands.
     """
 
-    def __init__(self, rows: Rows, mean: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, rows: Rows, frame: Frame, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self._rows, self.device, self._dtype = rows, device, dtype
         self.n = rows.n
-        # Data in float64 are centred in it: what float32 would drop of them may be all that tells rows apart.
-        self._mean = mean.to(device, torch.float64 if rows.double else dtype)
+        self.far = False
+        # Data in float64 are centred in it: what float32 would drop of them may be all that tells rows apart. So are
+        # those beside them: both sets must be moved by the same.
+        self._centre = frame.centre.to(device, torch.float64 if rows.double or not frame.single else dtype)
+        self._scale = frame.scale
         size = rows.n * (rows.width + PADDING) * dtype.itemsize
         self._held: Tensor | None = None
         if size <= HELD_BYTES:
@@ -159,14 +253,30 @@ class Prepared:
 
     def _fill(self, target: Tensor, block: Tensor) -> None:
         centred = target[:, :-PADDING]
-        centred.copy_(block.to(self.device, self._mean.dtype) - self._mean)
-        target[:, -PADDING] = centred.square().sum(dim=1, dtype=torch.float64) / -2
+        centred.copy_((block.to(self.device, self._centre.dtype) - self._centre).mul_(self._scale))
+        squares = centred.square().sum(dim=1, dtype=torch.float64)
+        if self._dtype == torch.float32 and not float(squares.amax()) < FAR**2:
+            far = ~(squares < FAR**2)
+            centred[far] = 0
+            squares[far] = torch.inf
+            self.far = True
+        target[:, -PADDING] = squares / -2
         target[:, -1] = 1
+
+
+def _power(size: float) -> float:
+    """The power of two that brings a size above 0 to between 1/2 and 1."""
+    return 2.0 ** max(-1000, min(-math.frexp(size)[1], 1000))
 
 
 def _tensor(part: NDArray[np.floating]) -> Tensor:
     # A read-only array would make torch warn at every block; nothing here writes to what it reads.
-    return torch.from_numpy(part if part.flags.writeable else part.copy())
+    return torch.from_numpy(part if _shared(part) else np.array(part, dtype=part.dtype.newbyteorder("=")))
+
+
+def _shared(values: NDArray[np.floating]) -> bool:
+    """Whether torch can read an array where it lies: not in another order of bytes, or backwards."""
+    return values.flags.writeable and values.dtype.isnative and all(step >= 0 for step in values.strides)
 
 
 def _memory_map(values: NDArray[np.floating]) -> mmap.mmap | None:

@@ -49,7 +49,8 @@ def nearest(
     """The k nearest neighbours of each point, by Euclidean distance.
 
     Exact neighbours come from float32 products of centred rows; some more than k are ranked again by differences in
-    float64, and points whose k-th might still be wrong are searched again with float64 products. Approximate ones come
+    float64, and points whose k-th might still be wrong are searched again with float64 products; where those cannot
+    tell, either (rows of other orders of magnitude), by differences in float64. Approximate ones come
     from pynndescent (Dong et al. 2011, "Efficient k-nearest neighbor graph construction for generic similarity
     measures") and are audited on 500 rows.
 
@@ -68,11 +69,13 @@ def nearest(
     Returns:
         the neighbours. The report has `method` and `reason`; `asked` and `k`; `seconds`: `exact` and `approximate` as
         estimated (None where not possible), and `taken`; `searched_again`: points that needed products in float64;
+        `by_differences`: points of these for which products were not enough;
         `duplicates`: points with a neighbour at distance 0; `n_jobs`, `random_state`, and for pynndescent `attempts`:
         for each its `neighbours`, `unfinished` rows, `audit`; `audit`: that of the last attempt, else None.
 
     Raises:
-        ValueError: for wrong shapes, widths, types or k, and values that are not finite.
+        ValueError: for wrong shapes, widths, types or k, values that are not finite or too large to be squared beside
+            the others, and sets for which nothing but differences of millions of rows would do.
         AvrobustError: if pynndescent is demanded outside the main thread.
     """
     began = time.perf_counter()
@@ -99,16 +102,17 @@ def nearest(
             report |= {"attempts": tried, "audit": tried[-1]["audit"]}
         else:
             report |= {"audit": None}
-        again = 0
+        again = apart = 0
         if graph is None:
             found = exact_neighbours(asked, among, wanted, own, where)
-            indices, distances, again = found.indices, found.distances, found.again
+            indices, distances, again, apart = found.indices, found.distances, found.again, found.apart
         else:
             indices, distances = graph.indices, graph.distances
     report |= {
         "method": "exact" if graph is None else "pynndescent",
         "reason": reason,
         "searched_again": again,
+        "by_differences": apart,
         "duplicates": int((distances[:, 0] == 0).sum()),
         "n_jobs": jobs,
         "random_state": seed,

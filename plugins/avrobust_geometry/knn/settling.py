@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_geometry.knn.rows import Rows
+from avrobust_geometry.knn.rows import FAR, Frame, Rows
 
 CHUNK = 1 << 18
 """Coordinates of candidates whose differences are computed at once: 2 MiB of float64, which stay in cache."""
@@ -15,6 +15,12 @@ CHUNK = 1 << 18
 SPREAD = 6.0
 """Standard deviations that rounding errors of a product are trusted to stay within: they grow with the root of the
 number of terms (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis", theorem 3.1)."""
+
+HALF_UNITS = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+"""Of what a product is computed in: how far rounding moves a number, as a share of it."""
+
+LEAST = {torch.float32: 2.0**-126, torch.float64: 2.0**-1022}
+"""What rounding moves numbers by at most where they are too small for that share."""
 
 
 def candidates_for(k: int) -> int:
@@ -39,6 +45,8 @@ def rerank(
         distances the lower row first.
     """
     lines = len(candidates)
+    # Of float32, float64 holds all squares. The scale is a power of two, and changes nothing else.
+    scale = reference.frame.scale if points.double or reference.double else 1.0
     candidates = candidates.cpu().sort(dim=1).values
     indices = np.empty((lines, k), dtype=np.int64)
     distances = np.empty((lines, k), dtype=np.float64)
@@ -51,29 +59,39 @@ def rerank(
         if between is None:
             between = torch.empty(size, *ends.shape[1:], dtype=torch.float64, device=ends.device)
         part = between[: len(chosen)].copy_(ends).sub_(points.gather(rows).to(ends.device)[:, None])
+        if scale != 1:
+            part.mul_(scale)
         squares = part.square_().sum(dim=2).cpu()
         squares = squares.masked_fill(chosen < 0, torch.inf)
         squares, order = squares.sort(dim=1, stable=True)
         indices[start : start + size] = chosen.gather(1, order[:, :k]).numpy()
-        distances[start : start + size] = squares[:, :k].sqrt().numpy()
+        distances[start : start + size] = squares[:, :k].sqrt().div_(scale).numpy()
     return indices, distances
 
 
 def doubtful(
-    points: Rows, mean: Tensor, distances: NDArray[np.float64], scores: Tensor, owners: Tensor | None = None
+    points: Rows,
+    frame: Frame,
+    distances: NDArray[np.float64],
+    scores: Tensor,
+    owners: Tensor | None = None,
+    *,
+    far: bool = False,
 ) -> NDArray[np.bool_]:
     """Lines whose k-th neighbour is not certain: a nearer row may have been scored below the last candidate.
 
     A row y nearer to x than r has |y| <= |x| + r, so that rounding moves its score by at most
-    SPREAD u sqrt(D) (2 |x| + r)^2 / 2, with u = 2^-24. If the last candidate's score is further below -r^2 / 2 than
-    that, nothing nearer was left out.
+    SPREAD u sqrt(D) (2 |x| + r)^2 / 2, with u = 2^-24 in float32 and 2^-53 in float64, and by a little more where
+    numbers are too small for that share. If the last candidate's score is further below -r^2 / 2 than that, nothing
+    nearer was left out.
 
     Args:
         points: the points.
-        mean: (D,) what was subtracted before the product.
+        frame: in which products were computed.
         distances: (P,) of the k-th neighbours, r; infinite where there are fewer.
-        scores: (P,) the last candidate's score, -inf where all rows there are were candidates.
+        scores: (P,) the last candidate's score, -inf where all rows that were scored are candidates.
         owners: as in `rerank`.
+        far: whether some rows were not scored, since they lie too far away; points near those are not certain.
     """
     lines = len(distances)
     norms = np.empty(lines)
@@ -81,10 +99,15 @@ def doubtful(
     for start in range(0, lines, size):
         stop = min(start + size, lines)
         rows = torch.arange(start, stop) if owners is None else owners[start:stop]
-        part = points.gather(rows).cpu().to(torch.float64) - mean
-        norms[start:stop] = torch.linalg.vector_norm(part, dim=1).numpy()
-    unit = 2.0**-24
-    with np.errstate(invalid="ignore"):
-        slack = SPREAD * unit * math.sqrt(points.width + 2) * (2 * norms + distances) ** 2 / 2
-        certain = scores.cpu().double().numpy() <= -(distances**2) / 2 - slack
-    return np.asarray(~(certain | (distances == 0) | np.isneginf(scores.cpu().numpy())))
+        norms[start:stop] = frame.norms(points.gather(rows)).numpy()
+    unit, least = HALF_UNITS[scores.dtype], LEAST[scores.dtype]
+    last = scores.cpu().double().numpy()
+    radius = distances * frame.scale
+    with np.errstate(invalid="ignore", over="ignore"):
+        reach = 2 * norms + radius
+        slack = SPREAD * unit * math.sqrt(points.width + 2) * reach**2 / 2 + least * (points.width + 2) * (1 + reach)
+        certain = last <= -(radius**2) / 2 - slack
+    if far:
+        # What was not scored lies beyond FAR: farther than any candidate of a point that reaches half as far.
+        return np.asarray(~((certain & ~np.isneginf(last) | (distances == 0)) & (reach < FAR / 2)))
+    return np.asarray(~(certain | (distances == 0) | np.isneginf(last)))

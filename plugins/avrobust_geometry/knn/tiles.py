@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from avrobust_geometry.knn.rows import Prepared
+from avrobust_geometry.knn.rows import Prepared, Rows
 
 TILE = 2048
 """Rows and columns of a tile on a processor, whose scores (16 MiB) are looked through while they are still in cache."""
@@ -16,6 +16,10 @@ ACCELERATED_TILE = 8192
 
 Offer = Callable[[Tensor, int, int], None]
 """Takes a tile of scores (B, C), the number of its first row, and that of its first column."""
+
+
+MOST_APART = 4_000_000_000_000
+"""Coordinates whose differences are computed at most: about an hour on two cores."""
 
 
 def scan(points: Prepared, reference: Prepared, offer: Offer, own: Tensor | None) -> None:
@@ -37,6 +41,40 @@ def scan(points: Prepared, reference: Prepared, offer: Offer, own: Tensor | None
             scores = points.left(row, min(row + size, points.n)) @ right
             if own is not None:
                 _hide(scores, own[row : row + size].to(scores.device) - column)
+            offer(scores, row, column)
+
+
+def scan_apart(points: Rows, reference: Rows, device: torch.device, offer: Offer, own: Tensor | None) -> None:
+    """The same by differences in float64, which are right where products round too much; many times slower.
+
+    Args:
+        points: N rows; one set with itself needs its own rows in `own`.
+        reference: M rows.
+        device: where differences are computed.
+        offer: as in `scan`; scores are in units of the reference's frame.
+        own: as in `scan`.
+
+    Raises:
+        ValueError: if there are more than MOST_APART to compute.
+    """
+    if points.n * reference.n * points.width > MOST_APART:
+        raise ValueError(
+            f"{points.n} rows lie so far apart, beside the distances to their neighbours, that products in float64 "
+            f"cannot tell which of {reference.n} rows are the nearest, and differences would take hours: leave out "
+            "rows of another order of magnitude, or give a subsample"
+        )
+    scale = reference.frame.scale
+
+    def scaled(rows: Rows, start: int, stop: int) -> Tensor:
+        return rows.block(start, min(stop, rows.n)).to(device, torch.float64) * scale
+
+    for column in range(0, reference.n, TILE):
+        ends = scaled(reference, column, column + TILE)
+        for row in range(0, points.n, TILE):
+            distances = torch.cdist(scaled(points, row, row + TILE), ends, compute_mode="donot_use_mm_for_euclid_dist")
+            scores = distances.square_().div_(-2)
+            if own is not None:
+                _hide(scores, own[row : row + TILE].to(scores.device) - column)
             offer(scores, row, column)
 
 

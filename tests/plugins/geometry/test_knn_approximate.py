@@ -207,3 +207,20 @@ def test_pynndescent_itself_is_audited_repeats_itself_and_costs_compilation_once
     shifted = nearest(points.astype(np.float64) + 100, 10, exact=False, seed=3, threads=1)
     assert (shifted.distances <= truth.distances[:, -1:] * (1 + 1e-6)).mean() > 0.99
     assert nearest(np.ones((600, 4), dtype=np.float32), 10, exact=False).distances.max() == 0
+
+
+@pytest.mark.parametrize("scale", [1e19, 1e-30])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_distances_are_right_at_any_scale_and_beside_an_outlier(use, tmp_path, scale: float, mapped: bool) -> None:
+    use()
+    points = clustered(300) * np.float32(scale)
+    if mapped:
+        np.save(tmp_path / "x.npy", points)
+        points = np.load(tmp_path / "x.npy", mmap_mode="r")
+    found, truth = nearest(points, 5, exact=False), nearest(points, 5, exact=True)
+    assert found.method == "pynndescent"
+    np.testing.assert_allclose(found.distances, truth.distances, rtol=1e-5)
+    if not mapped:
+        points[3] = 1e38
+        found, truth = nearest(points, 5, exact=False), nearest(points, 5, exact=True)
+        np.testing.assert_allclose(np.delete(found.distances, 3, 0), np.delete(truth.distances, 3, 0), rtol=1e-9)

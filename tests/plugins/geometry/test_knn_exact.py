@@ -244,8 +244,8 @@ def test_the_best_of_tiles_is_the_best_of_all(rows, columns, keep, parts, transp
 
 def test_products_of_prepared_rows_are_half_of_squared_distances():
     rows = Rows(np.random.default_rng(10).normal(size=(20, 5)) + 50, "points")
-    prepared = Prepared(rows, rows.mean, torch.device("cpu"))
-    scores = prepared.left(0, 20) @ prepared.right(3, 9).T
+    prepared = Prepared(rows, rows.frame, torch.device("cpu"))
+    scores = (prepared.left(0, 20) @ prepared.right(3, 9).T) / rows.frame.scale**2
     exact = torch.cdist(rows.block(0, 20), rows.block(3, 9)) ** 2 / -2
     torch.testing.assert_close(scores.double(), exact, rtol=1e-5, atol=1e-5)
 
