@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,12 +72,18 @@ def _closing_lines(result: dict[str, Any]) -> list[str]:
     total = len(result["cells"])
     lines = [f"{result['reused']} of {total} cells reused; results in {result['run']}"]
     for split, clips in result["skipped"].items():
-        shown = "; ".join(f"{name} ({reason})" for name, reason in list(clips.items())[:5])
-        more = f"; and {len(clips) - 5} more, all named in result.json" if len(clips) > 5 else ""
-        lines.append(f"skipped {len(clips)} unreadable clip(s) of split {split!r}: {shown}{more}")
+        lines.append(f"skipped {len(clips)} unreadable clip(s) of split {split!r}: {_some_clips(clips)}")
+    for split, clips in result["constant"].items():
+        lines.append(f"read {len(clips)} clip(s) of split {split!r} without content: {_some_clips(clips)}")
+    lines += [f"note: {note}" for note in result["notes"]]
     if result["failed"]:
         lines.append(f"{result['failed']} of {total} cells failed; each cell's error.json has the traceback")
     return lines
+
+
+def _some_clips(clips: Mapping[str, str]) -> str:
+    shown = "; ".join(f"{name} ({reason})" for name, reason in list(clips.items())[:5])
+    return shown + (f"; and {len(clips) - 5} more, all named in result.json" if len(clips) > 5 else "")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -84,12 +91,14 @@ def _plan(options: argparse.Namespace) -> int:
     if found is None:
         return 2
     loaded, registry = found
+    from avrobust_core.notes import collected
     from avrobust_core.study.building import Builder
     from avrobust_core.study.plan import plan, why_stale
 
     builder = Builder(loaded.spec, registry)
     root = options.out if options.out is not None else Path("runs") / loaded.spec.name
-    cells = plan(builder, builder.dataset(), root)
+    with collected(lambda note: print(f"note: {note}", file=sys.stderr)):
+        cells = plan(builder, builder.dataset(), root)
     rows = [
         {
             "id": cell.id,

@@ -1,5 +1,6 @@
 """From a valid spec to live objects: the data set, models, attacks, metrics; and their identities."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from avrobust_core.augmentations import Augmentation
 from avrobust_core.components import Config
 from avrobust_core.contracts import Attack, Dataset, Encoder, Fusion, Metric
-from avrobust_core.errors import ComponentError, DataError
+from avrobust_core.errors import AvrobustWarning, ComponentError, DataError
 from avrobust_core.goals import Aim
 from avrobust_core.model import AVModel, channels_last
 from avrobust_core.randomness import derive_seed, seeded
@@ -136,10 +137,12 @@ class Builder:
             if fusion is not None:
                 joined = fusion.build({modality: encoder.dims for modality, encoder in built.items()})
             model = AVModel(built, joined, len(dataset.classes))
-        if fusion is None:
-            load_fitting_head(model.head, next(iter(heads.values()), {}))
+        if fusion is None and load_fitting_head(model.head, next(iter(heads.values()), {})):
+            _note_head(name, next(iter(weights.values())), dataset)
         if entry.weights is not None:
-            load_model(model, self._checkpoint(entry.weights), str(entry.weights))
+            layout = load_model(model, self._checkpoint(entry.weights), str(entry.weights))
+            if layout in {known.name for known in model.fusion.layouts}:
+                _note_head(name, entry.weights, dataset)
         if self.spec.engine.channels_last:
             channels_last(model)
         return model
@@ -209,6 +212,18 @@ def refuse_modalities(name: str, read: Iterable[str], dataset: Dataset) -> None:
             f"model {name!r} reads {', '.join(missing)}, but the data set has: {', '.join(sorted(dataset.media))}"
             + (f"; did you mean {near[0]!r}?" if near else "")
         )
+
+
+def _note_head(name: str, path: Path, dataset: Dataset) -> None:
+    """Say that the classes of a checkpoint's own head are not known by name."""
+    names = dataset.classes
+    shown = ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ..., {names[-1]}"
+    warnings.warn(
+        f"model {name!r} takes the head of {path} as it is, for its {len(names)} outputs are as many as the data set's "
+        f"classes; the file does not say in which order its classes are, the data set's are {shown}",
+        AvrobustWarning,
+        stacklevel=3,
+    )
 
 
 def refuse_front(name: str, entry: AttackEntry, attack: Attack) -> None:

@@ -19,13 +19,14 @@ from avrobust_core.suggest import did_you_mean
 
 @dataclass(slots=True)
 class Skipped:
-    """The clips that could not be read, by split and id, each with its reason.
+    """The clips that could not be read, by split and id, each with its reason; and those that were, but are constant.
 
     A clip that fails again in the next epoch counts once.
     """
 
     dataset: Dataset
     by_split: dict[str, dict[str, str]] = field(default_factory=dict)
+    constant: dict[str, dict[str, str]] = field(default_factory=dict)
     _totals: dict[str, int] = field(default_factory=dict)
 
     def add(self, split: str, error: ClipError) -> None:
@@ -47,14 +48,38 @@ class Skipped:
                 f"of {allowed:g} (max_unreadable): {first}"
             )
 
-    def merge(self, by_split: Mapping[str, Mapping[str, str]]) -> None:
+    def look_at(self, split: str, batch: Batch) -> None:
+        """Record the clips of which a modality has one value throughout: silence, or a picture of one colour."""
+        for modality, x in batch.inputs.items():
+            flat = x.flatten(1)
+            probe = flat[:, :: max(1, flat.shape[1] // 64)]  # a few values, that most clips need no second look
+            for i in (probe == probe[:, :1]).all(1).nonzero().flatten().tolist():
+                if bool((flat[i] == flat[i, 0]).all()):
+                    found = f"{modality} is {float(flat[i, 0]):g} throughout"
+                    clips = self.constant.setdefault(split, {})
+                    earlier = clips.get(batch.ids[i])
+                    if earlier is None or found not in earlier:
+                        clips[batch.ids[i]] = found if earlier is None else f"{earlier}, {found}"
+
+    def merge(
+        self, by_split: Mapping[str, Mapping[str, str]], constant: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
         """Take in what was recorded elsewhere."""
-        for split, clips in by_split.items():
-            self.by_split.setdefault(split, {}).update(clips)
+        for mine, theirs in ((self.by_split, by_split), (self.constant, constant or {})):
+            for split, clips in theirs.items():
+                mine.setdefault(split, {}).update(clips)
 
     def to_json(self) -> dict[str, dict[str, str]]:
-        """By split and id, sorted."""
-        return {split: dict(sorted(clips.items())) for split, clips in sorted(self.by_split.items()) if clips}
+        """Those that could not be read, by split and id, sorted."""
+        return _sorted(self.by_split)
+
+    def constant_json(self) -> dict[str, dict[str, str]]:
+        """Those that are constant, by split and id, sorted: which modality, and its value."""
+        return _sorted(self.constant)
+
+
+def _sorted(by_split: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    return {split: dict(sorted(clips.items())) for split, clips in sorted(by_split.items()) if clips}
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +267,7 @@ def read_batches(
         dataset: what to read from.
         split: the split.
         batches: positions within the split, batch by batch.
-        skipped: where unreadable clips are recorded; it ends the run when there are too many.
+        skipped: where unreadable clips are recorded, which ends the run when there are too many; and constant ones.
         workers: processes that read; 0 reads in this one.
         pin: whether to pin memory for copies to a GPU.
     """
@@ -257,4 +282,6 @@ def read_batches(
     for batch, errors in loader:
         for error in errors:
             skipped.add(split, error)
+        if batch is not None:
+            skipped.look_at(split, batch)
         yield batch

@@ -88,6 +88,7 @@ def carry_out(
     device: torch.device,
     rank: int,
     tick: Tick,
+    constant: Callable[[], dict[str, str]] = dict,
 ) -> None:
     """Do the work for the clips that no part in `folder` holds yet, writing parts of whole batches as time goes by.
 
@@ -101,6 +102,7 @@ def carry_out(
         device: where the model is.
         rank: of this process: names its parts.
         tick: told of progress.
+        constant: the clips so far that have one value throughout, and in which modality.
     """
     done = {clip_id for path in paths(folder) for clip_id in (*ids_in(path), *skipped_in(path))}
     tick(sum(clip_id in done for clip_id in selection.ids))
@@ -117,7 +119,7 @@ def carry_out(
         now = time.monotonic()
         full = sum(table.nbytes for table in tables) > PART_BYTES
         if full or now - saved > PART_SECONDS or number == len(chunks):
-            _write(folder, rank, tables, unreadable(), now - saved)
+            _write(folder, rank, tables, now - saved, {"skipped": unreadable(), "constant": constant()})
             tables, saved = [], now
 
 
@@ -134,8 +136,7 @@ def ids_in(path: Path) -> list[str]:
 
 def skipped_in(path: Path) -> dict[str, str]:
     """The clips that could not be read while a part was made, with reasons."""
-    found: dict[str, str] = json.loads(_metadata(path)[b"skipped"])
-    return found
+    return _clips_in(path, b"skipped")
 
 
 def seconds_in(path: Path) -> float:
@@ -166,8 +167,22 @@ def in_order(found: Sequence[str], selection: Selection) -> NDArray[np.int64]:
 
 def all_skipped(folder: Path, selection: Selection) -> dict[str, str]:
     """The selection's clips that no part could read, with reasons."""
-    skipped = {clip_id: reason for path in paths(folder) for clip_id, reason in skipped_in(path).items()}
-    return {clip_id: skipped[clip_id] for clip_id in selection.ids if clip_id in skipped}
+    return _all_clips(folder, selection, b"skipped")
+
+
+def all_constant(folder: Path, selection: Selection) -> dict[str, str]:
+    """The selection's clips that have one value throughout, and in which modality."""
+    return _all_clips(folder, selection, b"constant")
+
+
+def _all_clips(folder: Path, selection: Selection, what: bytes) -> dict[str, str]:
+    found = {clip_id: text for path in paths(folder) for clip_id, text in _clips_in(path, what).items()}
+    return {clip_id: found[clip_id] for clip_id in selection.ids if clip_id in found}
+
+
+def _clips_in(path: Path, what: bytes) -> dict[str, str]:
+    found: dict[str, str] = json.loads(_metadata(path).get(what, b"{}"))
+    return found
 
 
 def to_table(batch: Batch, columns: Columns) -> pa.Table:
@@ -212,9 +227,12 @@ def _metadata(path: Path) -> dict[bytes, bytes]:
     return found
 
 
-def _write(folder: Path, rank: int, tables: Iterable[pa.Table], skipped: dict[str, str], seconds: float) -> None:
+def _write(
+    folder: Path, rank: int, tables: Iterable[pa.Table], seconds: float, clips: Mapping[str, Mapping[str, str]]
+) -> None:
     tables = list(tables)
     table = pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], type=pa.string())})
-    table = table.replace_schema_metadata({"seconds": f"{seconds:.6f}", "skipped": json.dumps(skipped)})
+    notes = {what: json.dumps(found) for what, found in clips.items()}
+    table = table.replace_schema_metadata({"seconds": f"{seconds:.6f}", **notes})
     number = len(list(folder.glob(f"part-{rank:04}-*.parquet")))
     write_atomically(folder / f"part-{rank:04}-{number:06}.parquet", lambda file: pq.write_table(table, file))

@@ -88,6 +88,7 @@ class Process:
             device=self.device,
             rank=self.fabric.global_rank,
             tick=tick,
+            constant=lambda: dict(skipped.constant.get(mine.split, {})),
         )
 
     def read(self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped) -> Iterator[Batch | None]:

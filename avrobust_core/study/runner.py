@@ -12,6 +12,7 @@ from avrobust_core.attacking import AttackRun, prepared, refuse_norms
 from avrobust_core.batches import Batch
 from avrobust_core.errors import AvrobustError, DataError
 from avrobust_core.goals import Aim
+from avrobust_core.notes import collected
 from avrobust_core.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study import evaluation as evaluating
@@ -55,7 +56,7 @@ def carry_out(
         silent: show no progress.
 
     Returns:
-        What the run's result.json holds: `run`, `cells`, `reused`, `failed`, `skipped`.
+        What the run's result.json holds: `run`, `cells`, `reused`, `failed`, `skipped`, `constant`, `notes`.
 
     Raises:
         DataError: if the data set cannot be used, or too many of its clips cannot be read.
@@ -66,10 +67,13 @@ def carry_out(
     fabric.launch()
     root = out if out is not None else Path("runs") / loaded.spec.name
     if not fabric.is_global_zero:
-        return _Run(fabric, loaded, registry, root, Monitor(silent=True)).carry_out()
+        with collected(lambda note: None) as notes:
+            return _Run(fabric, loaded, registry, root, Monitor(silent=True), notes).carry_out()
     with exclusive(root):
         remove_leftovers(root)
-        return _Run(fabric, loaded, registry, root, Monitor(silent=silent)).carry_out()
+        monitor = Monitor(silent=silent)
+        with collected(lambda note: monitor.say(f"note: {note}")) as notes:
+            return _Run(fabric, loaded, registry, root, monitor, notes).carry_out()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,17 @@ class _Seeded:
 class _Run:
     """One process's part in a run."""
 
-    def __init__(self, fabric: Fabric, loaded: LoadedSpec, registry: Registry, root: Path, monitor: Monitor) -> None:
+    def __init__(
+        self,
+        fabric: Fabric,
+        loaded: LoadedSpec,
+        registry: Registry,
+        root: Path,
+        monitor: Monitor,
+        notes: Sequence[str],
+    ) -> None:
         self.fabric = fabric
+        self.notes = notes
         self.loaded = loaded
         self.spec = loaded.spec
         self.registry = registry
@@ -132,6 +145,8 @@ class _Run:
             "reused": sum(result["reused"] for result in results),
             "failed": sum("error" in result for result in results),
             "skipped": self.process.skipped.to_json(),
+            "constant": self.process.skipped.constant_json(),
+            "notes": self.notes,
         }
         if self.fabric.is_global_zero:
             write_json(self.root / "result.json", outcome)
@@ -260,7 +275,7 @@ class _Run:
         path = cell.folder / "fit.json"
         if cell.fitted:
             record: dict[str, Any] = read_json(path)
-            self.process.skipped.merge(record["skipped"])
+            self.process.skipped.merge(record["skipped"], record.get("constant"))
             return record
         if self.fabric.is_global_zero:
             self.monitor.say(f"{label}: fitting ({why_stale(cell, self.root)})")
@@ -278,7 +293,7 @@ class _Run:
                 report=self.monitor.update,
             )
             record = fit.run()
-        self.process.skipped.merge(record["skipped"])
+        self.process.skipped.merge(record["skipped"], record.get("constant"))
         return record
 
     def _evaluate(self, cell: PlannedCell, evaluation: PlannedEvaluation, label: str) -> Predictions:
@@ -297,12 +312,15 @@ class _Run:
                     "clips": len(predictions.ids),
                     "seconds": round(predictions.seconds, 3),
                     "skipped": {self.process.selection.split: skipped},
+                    "constant": {
+                        self.process.selection.split: parts.all_constant(evaluation.folder, self.process.selection)
+                    },
                 }
                 write_json(record_path, record)
                 parts.remove(evaluation.folder)
             self.fabric.barrier()
         record = read_json(record_path)
-        self.process.skipped.merge(record["skipped"])
+        self.process.skipped.merge(record["skipped"], record.get("constant"))
         return evaluating.from_parquet(predictions_path, record["seconds"])
 
     def _predict(self, cell: PlannedCell, evaluation: PlannedEvaluation) -> None:
@@ -348,5 +366,5 @@ class _Run:
 
         with victim.frozen():
             ready = prepared(victim, run, batches)
-        self.process.skipped.merge(skipped.by_split)
+        self.process.skipped.merge(skipped.by_split, skipped.constant)
         return ready

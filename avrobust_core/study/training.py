@@ -63,6 +63,7 @@ class Progress:
     best_epoch: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     skipped: dict[str, dict[str, str]] = field(default_factory=dict)
+    constant: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class Fit:
@@ -325,8 +326,8 @@ class Fit:
         self._write_weights("last.safetensors")
         self._write_history()
         forwards, backwards = self._summed(state.forwards, state.backwards)
-        for found in self._gather(self.skipped.to_json()):
-            self.skipped.merge(found)
+        for skipped, constant in self._gather((self.skipped.to_json(), self.skipped.constant_json())):
+            self.skipped.merge(skipped, constant)
         record = {
             "epochs": self.regime.epochs,
             "best_epoch": state.best_epoch,
@@ -338,6 +339,7 @@ class Fit:
             "seconds": round(sum(row["seconds"] for row in state.history), 3),
             "between_epochs_seconds": round(sum(row["between_epochs_seconds"] for row in state.history), 3),
             "skipped": self.skipped.to_json(),
+            "constant": self.skipped.constant_json(),
         }
         if self.fabric.is_global_zero:
             write_json(self.folder / "fit.json", record)
@@ -368,7 +370,7 @@ class Fit:
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:
-            self.progress.skipped = self.skipped.to_json()
+            self.progress.skipped, self.progress.constant = self.skipped.to_json(), self.skipped.constant_json()
             content = {
                 "model": plain_state(self.module),
                 "optimizer": self.optimizer.state_dict(),
@@ -391,7 +393,7 @@ class Fit:
             raise RunError(
                 f"{self._checkpoint}: cannot be read ({plain_text(error, 300)}); delete it to fit from the start"
             ) from error
-        self.skipped.merge(self.progress.skipped)
+        self.skipped.merge(self.progress.skipped, self.progress.constant)
         # Sums over processes are kept by the first alone; the others start from nothing.
         if not self.fabric.is_global_zero:
             self.progress.loss_sum = self.progress.hits = 0.0

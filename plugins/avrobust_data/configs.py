@@ -67,17 +67,19 @@ class ClipsConfig(Config):
     """Media files named by a CSV manifest.
 
     The manifest has a header with the columns `path`, `split`, and either `label` (single-label) or `labels`
-    (multi-label); `id` is optional, and other columns are ignored.
+    (multi-label); `id` and `group` (what clips were drawn with: a speaker, a source) are optional, and other columns
+    are ignored. Cells are separated by commas, semicolons or tabs.
     """
 
     manifest: Path
-    """The CSV file (UTF-8); a relative path is relative to the working directory."""
+    """The CSV file (UTF-8, or with a byte-order mark); a relative path is relative to the working directory."""
     root: Path | None = None
     """The folder that the manifest's paths are relative to; by default the manifest's own."""
     separator: str = Field(default="|", min_length=1)
     """What stands between the labels of one cell of the column `labels`; often "|" or ";"."""
     classes: tuple[str, ...] | None = None
-    """The class names in the order of the targets; by default all labels of the manifest, sorted."""
+    """The class names in the order of the targets; by default all labels of the manifest, sorted: by number if all are
+    whole numbers, else alphabetically."""
     splits: tuple[str, ...] = Field(default=("train", "val", "test"), min_length=1)
     """The names that the column `split` may hold."""
     modalities: tuple[Modality, ...] = Field(default=("audio", "video"), min_length=1)

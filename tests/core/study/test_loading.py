@@ -135,3 +135,37 @@ def test_the_ids_of_a_split_are_asked_for_once_not_per_clip(blobs) -> None:
     dataset = Counting()
     list(read_batches(dataset, "test", [[i] for i in range(20)], skipped=Skipped(dataset), workers=0, pin=False))
     assert len(calls) == 1, "a split may have millions of clips"
+
+
+class SomeConstant:
+    """Clip 1 is silent on the left, clip 2 is 2.5 on both sides, clip 3 differs in its last value alone."""
+
+    def __init__(self, dataset) -> None:
+        self.dataset = dataset
+
+    def __getattr__(self, name):
+        return getattr(self.dataset, name)
+
+    def read(self, split, index):
+        clip = self.dataset.read(split, index)
+        if index in (1, 2):
+            clip.inputs["left"].fill_(0 if index == 1 else 2.5)
+        if index in (2, 3):
+            clip.inputs["right"].fill_(2.5)
+        if index == 3:
+            clip.inputs["right"][-1, -1, -1] = 2
+        return clip
+
+
+def test_clips_that_are_the_same_throughout_are_read_and_named(blobs) -> None:
+    dataset = SomeConstant(blobs())
+    skipped = Skipped(dataset)
+    for _ in range(2):
+        batches = list(read_batches(dataset, "test", [[0, 1], [2, 3]], skipped=skipped, workers=0, pin=False))
+    assert [len(batch) for batch in batches] == [2, 2]
+    wanted = {"test-1": "left is 0 throughout", "test-2": "left is 2.5 throughout, right is 2.5 throughout"}
+    assert skipped.constant_json() == {"test": wanted}
+    assert skipped.to_json() == {}
+    together = Skipped(dataset)
+    together.merge({}, skipped.constant_json())
+    assert together.constant_json() == {"test": wanted}

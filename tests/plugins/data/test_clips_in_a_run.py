@@ -1,0 +1,88 @@
+"""A run over media files says what it found about them, each time it is called."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from avrobust_core import AvrobustWarning
+from avrobust_core.cli import main
+from avrobust_core.registry import Registry
+from avrobust_core.spec.loading import load_spec
+from avrobust_core.study.building import Builder
+
+
+@pytest.fixture
+def spec(tmp_path: Path, media) -> Path:
+    """Ten short sounds of two classes, one of them silent, and one of a class that nobody learns."""
+    rng = np.random.default_rng(0)
+    rows = ["path,label,split"]
+    for i in range(10):
+        sound = rng.uniform(-0.5, 0.5, (1, 2000)).astype(np.float32) * (i != 8)
+        media(tmp_path / f"{i}.wav", sound=sound, rate=8000, audio_codec="pcm_f32le")
+        rows.append(f"{i}.wav,{2 if i == 9 else i % 2},{'train' if i < 6 else 'test'}")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        f"""
+version: 1
+name: heard
+data:
+  use: clips
+  with: {{manifest: {tmp_path}/manifest.csv, modalities: [audio], seconds: 0.25, sample_rate: 8000}}
+encoders:
+  audio: {{use: cnn, with: {{channels: [4, 4]}}}}
+models:
+  heard: {{encoders: [audio]}}
+training:
+  short: {{epochs: 1, batch_size: 3}}
+"""
+    )
+    return path
+
+
+def test_silent_clips_and_classes_without_clips_are_told_by_every_run(tmp_path, spec, capsys) -> None:
+    for _ in range(2):  # the second reuses all, and reads no clip
+        assert main(["run", str(spec), "--out", str(tmp_path / "run"), "--quiet"]) == 0
+        printed = capsys.readouterr().out
+        assert "read 1 clip(s) of split 'test' without content: 8.wav (audio is 0 throughout)" in printed
+        assert "1 of the 3 classes of split 'test' have no clip in 'train'" in printed
+        result = json.loads((tmp_path / "run" / "result.json").read_text())
+        assert result["constant"] == {"test": {"8.wav": "audio is 0 throughout"}}
+        assert result["skipped"] == {}
+        assert len(result["notes"]) == 1
+    assert result["reused"] == 1
+    assert main(["plan", str(spec), "--out", str(tmp_path / "run")]) == 0
+    assert "note: " in capsys.readouterr().err
+
+
+def test_a_file_replaced_by_another_of_its_size_is_fitted_again(tmp_path, spec, media, capsys) -> None:
+    assert main(["run", str(spec), "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    size = (tmp_path / "0.wav").stat().st_size
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, (1, 2000)).astype(np.float32)
+    media(tmp_path / "0.wav", sound=noise, rate=8000, audio_codec="pcm_f32le")
+    assert (tmp_path / "0.wav").stat().st_size == size
+    capsys.readouterr()
+    assert main(["plan", str(spec), "--out", str(tmp_path / "run")]) == 0
+    assert "to fit: changed: data.fingerprint" in capsys.readouterr().out
+
+
+def test_a_head_that_is_taken_by_its_size_alone_is_told(tmp_path, spec, monkeypatch) -> None:
+    registry = Registry.discover()
+    changes = [f"encoders.audio.weights={tmp_path}/theirs.pt"]
+    torch.save({"layer.weight": torch.zeros(2, 2)}, tmp_path / "theirs.pt")
+    builder = Builder(load_spec(spec, registry, changes).spec, registry)
+    head: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr("avrobust_core.study.building.load_checkpoint", lambda *_: ("theirs", head))
+    dataset = builder.dataset()
+    head |= {name: torch.ones_like(x) for name, x in builder.model("heard", dataset).head.state_dict().items()}
+    with pytest.warns(AvrobustWarning, match=r"takes the head of .*theirs\.pt as it is.* the data set's are 0, 1, 2"):
+        model = builder.model("heard", dataset)
+    assert torch.equal(model.head.state_dict()["weight"], head["weight"])
+    head |= {name: torch.cat([x, x]) for name, x in head.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        builder.model("heard", dataset)  # a head of another size is for other classes, and not taken
