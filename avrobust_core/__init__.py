@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from avrobust_core.augmentations import Augmentation, Cost, Gather, Passed, TrainingStep
     from avrobust_core.balls import Ball
     from avrobust_core.batches import Batch, Clip, Encoded
+    from avrobust_core.border.answers import logits_of
     from avrobust_core.budgets import Budget, ThreatModel
     from avrobust_core.components import Component, ComponentChoice, Config
     from avrobust_core.contracts import (
@@ -105,6 +106,7 @@ _HOME = {
     "AVModel": "model",
     "classification_loss": "objectives",
     "correct": "objectives",
+    "logits_of": "border.answers",
     "margin": "objectives",
     "clip_generator": "randomness",
     "derive_seed": "randomness",
@@ -187,6 +189,7 @@ __all__ = [
     "derive_seed",
     "evaluate",
     "hookimpl",
+    "logits_of",
     "make_ball",
     "margin",
     "share",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from avrobust_core.batches import Batch
+from avrobust_core.border.answers import refuse_unanswered
 from avrobust_core.budgets import ThreatModel
 from avrobust_core.contracts import Attack
 from avrobust_core.errors import ComponentError
@@ -72,12 +73,13 @@ def attack_batch(victim: Victim, batch: Batch, run: AttackRun) -> Attacked:
 
     Raises:
         AttackViolation: if the attack broke its threat model.
+        ModelError: if the model returned what is not finite wherever the attack looked.
     """
     pristine = {name: x.clone() for name, x in batch.inputs.items()}
     bound = victim.bind(batch, run.threat, run.aim)
-    if run.attack.minimal:
-        return _search(victim, batch, pristine, bound, run)
-    return _sweep(batch, pristine, bound, run)
+    found = _search(victim, batch, pristine, bound, run) if run.attack.minimal else _sweep(batch, pristine, bound, run)
+    refuse_unanswered(victim.model, bound.unanswered, batch.ids, f" where attack {run.name!r} looked")
+    return found
 
 
 def _search(

@@ -96,15 +96,18 @@ def verify(
     # No comparison with NaN holds, so such a clip would pass for robust.
     refuse_non_finite(bound.victim.model, logits, bound.ids, result.inputs, state=f" as attack {name!r} left it")
     if bound.victim.samples == 1:  # of a model with randomness of its own, two passes may well disagree
-        _check_claims(name, bound, result.success, logits)
+        _check_claims(name, batch, bound, result.success, logits)
     return Verdict(success=bound.goal.reached(logits), logits=logits, norms=norms, size=size)
 
 
-def _check_claims(name: str, bound: BoundVictim, claimed: Tensor, logits: Tensor) -> None:
+def _check_claims(name: str, batch: Batch, bound: BoundVictim, claimed: Tensor, logits: Tensor) -> None:
     share = bound.victim.rounding(logits.device)
     tolerance = share * logits.abs().amax(dim=1).clamp(min=1)
+    false = claimed & (bound.goal.distance(logits) > tolerance)
+    if false.any():
+        bound.victim.refuse_unsteady(batch)  # then it was the model, whose first batch did not give it away
     _reject(
-        claimed & (bound.goal.distance(logits) > tolerance),
+        false,
         bound.ids,
         f"attack {name!r} claims success where an independent forward pass finds that the goal is not reached",
     )

@@ -123,9 +123,17 @@ class Victim:
         logits = self.logits_unwritten(batch.inputs)
         refuse_non_finite(self.model, logits, batch.ids, batch.inputs)
         if self.samples == 1 and not self._tried:
-            refuse_unsteady(self.model, self.logits, batch, self.rounding(logits.device))
+            self.refuse_unsteady(batch)
         self._tried = True
         return logits
+
+    def refuse_unsteady(self, batch: Batch) -> None:
+        """Try whether the model answers alike twice, on a few clips.
+
+        Raises:
+            ModelError: if it does not; see `border.trial`.
+        """
+        refuse_unsteady(self.model, self.logits, batch, self.rounding(batch.targets.device))
 
     def logits_unwritten(self, inputs: Mapping[str, Tensor], features: Collection[str] = ()) -> Tensor:
         """As `logits`, and the inputs are compared with what they were, bit for bit.
@@ -310,6 +318,8 @@ class BoundVictim:
             there was none. An attack is free to take no notice of it.
         queries: (B,) int64: how many forward passes each clip has cost, counted here; shared with selections.
         gradients: which clips a gradient was asked for, and reached in which modality; shared with selections.
+        unanswered: (B,) bool: for which clips the model once returned what is not finite; shared with selections. No
+            comparison with NaN holds, so that an attack may take such a point for one that does not reach its goal.
     """
 
     def __init__(
@@ -324,6 +334,7 @@ class BoundVictim:
         start: Mapping[str, Tensor] | None = None,
         queries: Tensor | None = None,
         gradients: "Gradients | None" = None,
+        unanswered: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> None:
         self.victim = victim
@@ -336,6 +347,7 @@ class BoundVictim:
         device = goal.labels.device
         self.queries = torch.zeros(len(ids), dtype=torch.int64, device=device) if queries is None else queries
         self.gradients = Gradients(region.balls, len(ids), device) if gradients is None else gradients
+        self.unanswered = torch.zeros_like(self.queries, dtype=torch.bool) if unanswered is None else unanswered
         self._positions = torch.arange(len(ids), device=device) if positions is None else positions
 
     @property
@@ -408,6 +420,7 @@ class BoundVictim:
             start=None if self.start is None else select_inputs(self.start, index),
             queries=self.queries,
             gradients=self.gradients,
+            unanswered=self.unanswered,
             positions=self._positions[index],
         )
 
@@ -428,6 +441,7 @@ class BoundVictim:
             start=start,
             queries=self.queries,
             gradients=self.gradients,
+            unanswered=self.unanswered,
             positions=self._positions,
         )
 
@@ -456,7 +470,9 @@ class BoundVictim:
             def once() -> Tensor:
                 return cast(Tensor, model(dict(given)))
 
-        return self.victim.mean_of(lambda: self.victim.ask(once, given))
+        logits = self.victim.mean_of(lambda: self.victim.ask(once, given))
+        self.unanswered[self._positions] |= ~logits.detach().isfinite().all(dim=1)  # waits for no device
+        return logits
 
 
 def _check_bounds(modality: str, ball: Ball, ids: tuple[str, ...]) -> None:

@@ -175,12 +175,32 @@ def refuse_non_finite(
     bad = ~logits.isfinite().all(dim=1)
     if not bad.any():
         return
-    positions = bad.nonzero().flatten().tolist()
     odd = [hint for name, x in inputs.items() if (hint := _oddity(name, x[bad])) is not None]
     hint = f" ({'; '.join(odd)})" if odd else ""
+    refuse_unanswered(model, bad, ids, state + hint, what=what)
+
+
+def refuse_unanswered(
+    model: nn.Module, bad: Tensor, ids: Sequence[str], state: str = "", *, what: str = "logits"
+) -> None:
+    """Refuse a model that returned what is not finite.
+
+    Args:
+        model: which.
+        bad: (B,) bool: for which clips.
+        ids: the clips'.
+        state: where that was, or what is odd about the clips.
+        what: what it returned.
+
+    Raises:
+        ModelError: names model and clips.
+    """
+    if not bad.any():
+        return
+    names = [ids[i] for i in bad.nonzero().flatten().tolist()]
     raise ModelError(
-        f"{name_of(model)} returns {what} that are NaN or infinite for {clips_named([ids[i] for i in positions])}"
-        f"{state}{hint}: look for a division by 0, the logarithm of 0 or weights that are not finite"
+        f"{name_of(model)} returns {what} that are NaN or infinite for {clips_named(names)}{state}: look for a "
+        "division by 0, the logarithm of 0 or weights that are not finite"
     )
 
 
