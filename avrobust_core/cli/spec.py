@@ -44,18 +44,20 @@ def _registry(options: argparse.Namespace) -> "Registry":
 
 
 def _validate(options: argparse.Namespace) -> int:
+    from avrobust_core.cli.layout import complain, say
     from avrobust_core.spec.problems import SpecError
 
     try:
         loaded = _load(options, _registry(options))
     except SpecError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
-    print(f"{options.spec}: OK, {_counts(loaded)}")
+    say(f"{options.spec}: OK, {_counts(loaded)}")
     return 0
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from avrobust_core.cli.layout import complain, say
     from avrobust_core.spec.explaining import explain
     from avrobust_core.spec.problems import SpecError
 
@@ -63,9 +65,9 @@ def _explain(options: argparse.Namespace) -> int:
     try:
         explanation = explain(_load(options, registry), options.path, registry)
     except SpecError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
-    print("\n".join(_explained(explanation)))
+    say("\n".join(_explained(explanation)))
     return 0
 
 

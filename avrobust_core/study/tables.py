@@ -9,6 +9,7 @@ from rich.table import Table
 
 from avrobust_core.caveats import describe
 from avrobust_core.study.comparison_tables import print_comparisons
+from avrobust_core.study.console import TextConsole
 from avrobust_core.study.wording import (
     MOST_COLUMNS,
     doubt,
@@ -29,7 +30,7 @@ WIDTH_WITHOUT_TERMINAL = 320
 
 def print_tables(result: Mapping[str, Any]) -> None:
     """Print a run's results: accuracies, and where there are any, comparisons, curves, perturbations, metrics."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    console = TextConsole(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
     _print_accuracies(console, result)
     cells = [_named(result, cell) for cell in result["cells"] if "error" not in cell]
     print_comparisons(console, result)
@@ -58,11 +59,11 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     for cell in result["cells"]:
         for caveat in cell.get("caveats", []):
             named = _named(result, cell)
-            console.print(f"? {named['model']}/{named['training']}, {describe(caveat)}", markup=False)
+            console.print(f"? {named['model']}/{named['training']}, {describe(caveat)}")
     for cell in cells:
         left_out = cell.get("clean_accuracy", {}).get("across_fits", {}).get("left_out")
         if left_out is not None:
-            console.print(f"{cell['model']}/{cell['training']}, the method: no interval: {left_out}", markup=False)
+            console.print(f"{cell['model']}/{cell['training']}, the method: no interval: {left_out}")
     if any("= " in _robust(cell, *column) for cell in cells for column in columns):
         console.print("= the threat touches nothing that this model reads: its clean accuracy stands")
     if any("! " in _robust(cell, *column) for cell in cells for column in columns):
