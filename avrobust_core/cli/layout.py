@@ -13,7 +13,7 @@ GAP = "  "
 
 
 def say(text: object = "") -> None:
-    """Print lines to standard output, as plain text; JSON, which escapes control characters itself, needs no such care."""
+    """Print lines to standard output, as plain text; JSON needs no such care: it escapes control characters itself."""
     sys.stdout.write(plain_lines(text) + "\n")
 
 

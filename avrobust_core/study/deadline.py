@@ -28,12 +28,13 @@ class _Expired(BaseException):
 
 
 @contextmanager
-def limited(seconds: float | None, what: Callable[[], str]) -> Iterator[None]:
+def limited(seconds: float | None, what: Callable[[], str], *, last_resort: bool = True) -> Iterator[None]:
     """Interrupt what takes longer.
 
     Args:
         seconds: the limit; None for none. Without effect outside the main thread.
         what: names the work: "pgd/both: batch 3 (clips a, b)".
+        last_resort: whether to end the process if even that does not help. Costs 0.3 ms: too much for a training step.
 
     Raises:
         BatchTimeout: names the work, and the line of code that was interrupted.
@@ -58,19 +59,23 @@ def limited(seconds: float | None, what: Callable[[], str]) -> Iterator[None]:
     watch = threading.Timer(seconds + GRACE, give_up)
     watch.daemon = True
     earlier = signal.signal(signal.SIGALRM, expire)
-    faulthandler.dump_traceback_later(seconds + 2 * GRACE, exit=True, file=sys.__stderr__ or 2)
-    watch.start()
+    if last_resort:
+        faulthandler.dump_traceback_later(seconds + 2 * GRACE, exit=True, file=sys.__stderr__ or 2)
+        watch.start()
     signal.setitimer(signal.ITIMER_REAL, seconds, GRACE / 6)  # again and again: the first may have been swallowed
     try:
         yield
     except _Expired:
         signal.setitimer(signal.ITIMER_REAL, 0)
         where = f" at {place}" if place else ""
-        raise BatchTimeout(f"{_message(seconds, what)}: it was interrupted{where}; look at it, or raise the limit") from None
+        raise BatchTimeout(
+            f"{_message(seconds, what)}: it was interrupted{where}; look at it, or raise the limit"
+        ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        faulthandler.cancel_dump_traceback_later()
-        watch.cancel()
+        if last_resort:
+            faulthandler.cancel_dump_traceback_later()
+            watch.cancel()
         signal.signal(signal.SIGALRM, earlier)
 
 

@@ -131,6 +131,13 @@ def read_record(path: Path, check: Iterable[str] | None = None) -> dict[str, Any
     return record
 
 
+def without_upkeep(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says, without what it keeps to be checked by: hashes, versions, what it was made from."""
+    return {
+        name: value for name, value in record.items() if name not in ("hash", "files", "made_with", "of", "weights")
+    }
+
+
 def file_hash(path: Path) -> str:
     """A hash of a file's content: 32 hexadecimal digits."""
     with path.open("rb") as file:
