@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     _add_spec_arguments(run)
     run.add_argument("--json", action="store_true", help="print one JSON object as the last line: run, cells, reused")
     run.add_argument("--quiet", action="store_true", help="show no progress")
-    run.set_defaults(run=_run)
+    run.set_defaults(run=_run, resumes=True)
     plan = commands.add_parser("plan", help="show the cells, what is done, and why the rest is not")
     _add_spec_arguments(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as one JSON object")
@@ -31,6 +30,7 @@ def _add_spec_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(options: argparse.Namespace) -> "tuple[LoadedSpec, Registry] | None":
+    from avrobust_core.cli.layout import complain
     from avrobust_core.registry import Registry
     from avrobust_core.spec.loading import load_spec
     from avrobust_core.spec.problems import SpecError
@@ -39,7 +39,7 @@ def _load(options: argparse.Namespace) -> "tuple[LoadedSpec, Registry] | None":
     try:
         return load_spec(options.spec, registry, options.set), registry
     except SpecError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return None
 
 
@@ -48,6 +48,8 @@ def _run(options: argparse.Namespace) -> int:
     if found is None:
         return 2
     loaded, registry = found
+    from avrobust_core.cli.layout import say
+    from avrobust_core.plain_text import plain_text
     from avrobust_core.study.runner import carry_out
     from avrobust_core.study.tables import print_tables
 
@@ -55,10 +57,10 @@ def _run(options: argparse.Namespace) -> int:
     if _is_first_process():
         print_tables(result)
         for line in _closing_lines(result):
-            print(line)
+            say(plain_text(line))
         if options.json:
             print(json.dumps(result))
-    return 1 if result["failed"] else 0
+    return 1 if result["failed"] or result["problems"] else 0
 
 
 def _is_first_process() -> bool:
@@ -74,8 +76,24 @@ def _closing_lines(result: dict[str, Any]) -> list[str]:
         shown = "; ".join(f"{name} ({reason})" for name, reason in list(clips.items())[:5])
         more = f"; and {len(clips) - 5} more, all named in result.json" if len(clips) > 5 else ""
         lines.append(f"skipped {len(clips)} unreadable clip(s) of split {split!r}: {shown}{more}")
-    if result["failed"]:
-        lines.append(f"{result['failed']} of {total} cells failed; each cell's error.json has the traceback")
+    otherwise = [cell for cell in result["cells"] if cell.get("made_otherwise")]
+    if otherwise:
+        entries = [entry for cell in otherwise for entry in cell["made_otherwise"]]
+        differences = list(dict.fromkeys(difference for entry in entries for difference in entry["differences"]))
+        more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
+        lines.append(
+            f"{len(otherwise)} of {total} cells rest on what was made with other versions: "
+            f"{'; '.join(differences[:5])}{more}; lock.json says which"
+        )
+    whole = sum("error" in cell for cell in result["cells"])
+    if whole:
+        lines.append(f"{whole} of {total} cells failed; each cell's error.json has the traceback")
+    if result["failed"] > whole:
+        lines.append(
+            f"{result['failed'] - whole} of {total} cells failed in part: what failed is named above; the "
+            "`failures` in result.json have the tracebacks"
+        )
+    lines += [f"failed: {problem['step']}: {problem['message']}" for problem in result["problems"]]
     return lines
 
 
@@ -84,6 +102,7 @@ def _plan(options: argparse.Namespace) -> int:
     if found is None:
         return 2
     loaded, registry = found
+    from avrobust_core.cli.layout import say
     from avrobust_core.study.building import Builder
     from avrobust_core.study.plan import plan, why_stale
 
@@ -106,10 +125,10 @@ def _plan(options: argparse.Namespace) -> int:
         print(json.dumps({"run": str(root), "cells": rows}))
         return 0
     for cell, row in zip(cells, rows, strict=True):
-        print(f"{row['id']}  {cell.label}: {_state(cell.fitted, cell.done, row['why'])}")
-        print(f"    {len(cell.evaluations) - len(cell.pending)} of {len(cell.evaluations)} evaluations done", end="")
-        print(f"; to do: {', '.join(e.label for e in cell.pending)}" if cell.pending else "")
-    print(f"{sum(cell.done for cell in cells)} of {len(cells)} cells done in {root}")
+        say(f"{row['id']}  {cell.label}: {_state(cell.fitted, cell.done, row['why'])}")
+        to_do = f"; to do: {', '.join(e.label for e in cell.pending)}" if cell.pending else ""
+        say(f"    {len(cell.evaluations) - len(cell.pending)} of {len(cell.evaluations)} evaluations done{to_do}")
+    say(f"{sum(cell.done for cell in cells)} of {len(cells)} cells done in {root}")
     return 0
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,11 @@ Tick = Callable[[int], None]
 
 Limit = Callable[[str, Sequence[str]], AbstractContextManager[None]]
 """From what is done ("reading batch 3") and the clips that it is done with, to what ends it when it takes too long."""
+
+
+def no_limit(step: str, ids: Sequence[str]) -> AbstractContextManager[None]:
+    """As long as it takes."""
+    return nullcontext()
 
 
 class MicroBatches:
@@ -92,7 +97,7 @@ def carry_out(
     device: torch.device,
     rank: int,
     tick: Tick,
-    limit: Limit,
+    limit: Limit = no_limit,
 ) -> None:
     """Do the work for the clips that no part in `folder` holds yet, writing parts of whole batches as time goes by.
 

@@ -1,5 +1,7 @@
 """Carrying out a spec: plan, fit, evaluate, measure, and write what was found; reusing what is there already."""
 
+import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +86,28 @@ def carry_out(
     root = out if out is not None else Path("runs") / loaded.spec.name
     if not fabric.is_global_zero:
         return _Run(fabric, loaded, registry, root, Monitor(silent=True)).carry_out()
-    with exclusive(root):
-        remove_leftovers(root)
-        return _Run(fabric, loaded, registry, root, Monitor(silent=silent)).carry_out()
+    try:
+        with exclusive(root):
+            remove_leftovers(root)
+            return _Run(fabric, loaded, registry, root, Monitor(silent=silent)).carry_out()
+    except BaseException:
+        _end_others(fabric)
+        raise
+
+
+def _end_others(fabric: Fabric) -> None:
+    """End the processes that this one has launched: they would wait for it for ever."""
+    launched: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    others = list(launched)
+    launched.clear()  # else Fabric's observer kills this process, too, before it has said why it ends
+    for process in others:
+        process.terminate()
+    deadline = time.monotonic() + 3
+    for process in others:
+        try:
+            process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:  # in a collective, where no signal reaches Python
+            process.kill()
 
 
 @dataclass(frozen=True, slots=True)
