@@ -18,8 +18,8 @@ from avrobust_core.contracts import Dataset
 from avrobust_core.errors import AvrobustError, BatchTimeout, ClipError, DataError, DatasetFailure, RunError
 from avrobust_core.plain_text import plain_text
 from avrobust_core.randomness import derive_seed
-from avrobust_core.suggest import did_you_mean
 from avrobust_core.study.deadline import clips_text
+from avrobust_core.suggest import did_you_mean
 
 
 @dataclass(slots=True)

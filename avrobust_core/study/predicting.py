@@ -19,6 +19,7 @@ from avrobust_core.study.failures import Failure, recorded
 from avrobust_core.study.loading import Skipped, select
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation
 from avrobust_core.study.process import Process
+from avrobust_core.study.results import same_clips
 from avrobust_core.study.store import read_record, write_record
 from avrobust_core.victim import Victim
 
@@ -60,7 +61,9 @@ class Predicting:
                 with recorded(
                     partial(failed.__setitem__, folder), alone=self.process.fabric.world_size == 1, label=where
                 ):
-                    found[folder] = self._evaluate(cell, evaluation, weights, label)
+                    predictions = self._evaluate(cell, evaluation, weights, label)
+                    same_clips(found[cell.evaluations[0].folder], predictions, evaluation.label)
+                    found[folder] = predictions
             if folder in failed:
                 self.process.monitor.say(f"{where} failed: {failed[folder]['message']}")
                 step: Failure = {"metric": None, "attack": evaluation.attack, "threat": evaluation.threat}

@@ -1,5 +1,7 @@
 """One process of a run: its share of the clips, the models it holds, and what it shows."""
 
+import subprocess
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -117,3 +119,18 @@ class Process:
             workers=self.spec.engine.workers,
             pin=self.device.type == "cuda",
         )
+
+
+def end_others(fabric: Fabric) -> None:
+    """End the processes that this one has launched: they would wait for it for ever."""
+    launched: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    others = list(launched)
+    launched.clear()  # else Fabric's observer kills this process, too, before it has said why it ends
+    for process in others:
+        process.terminate()
+    deadline = time.monotonic() + 3
+    for process in others:
+        try:
+            process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:  # in a collective, where no signal reaches Python
+            process.kill()

@@ -1,7 +1,5 @@
 """Carrying out a spec: plan, fit, evaluate, measure, and write what was found; reusing what is there already."""
 
-import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from avrobust_core.study.measuring import Measuring
 from avrobust_core.study.plan import PlannedCell, plan, why_stale
 from avrobust_core.study.pooling import CellKey, ClipOutcomes, pool, read_outcomes
 from avrobust_core.study.predicting import Predicting
-from avrobust_core.study.process import Process
+from avrobust_core.study.process import Process, end_others
 from avrobust_core.study.provenance import lock, made_with, otherwise, records_of
 from avrobust_core.study.results import (
     Intervals,
@@ -91,23 +89,10 @@ def carry_out(
             remove_leftovers(root)
             return _Run(fabric, loaded, registry, root, Monitor(silent=silent)).carry_out()
     except BaseException:
-        _end_others(fabric)
+        end_others(fabric)
         raise
 
 
-def _end_others(fabric: Fabric) -> None:
-    """End the processes that this one has launched: they would wait for it for ever."""
-    launched: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
-    others = list(launched)
-    launched.clear()  # else Fabric's observer kills this process, too, before it has said why it ends
-    for process in others:
-        process.terminate()
-    deadline = time.monotonic() + 3
-    for process in others:
-        try:
-            process.wait(max(deadline - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:  # in a collective, where no signal reaches Python
-            process.kill()
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,7 @@ class Fit:
         if self.fabric.world_size == 1 or not self.dataset.max_unreadable:  # none unreadable: all have what they asked
             return enough
         return self._summed(enough)[0] == self.fabric.world_size
+
     def _limited(self, epoch: int, batch: Batch) -> AbstractContextManager[None]:
         where = f"fitting: epoch {epoch + 1}, step {self.progress.step}"
         return limited(self.engine.batch_timeout, lambda: f"{where} ({clips_text(batch.ids)})", last_resort=False)
@@ -397,9 +398,8 @@ class Fit:
         if not self._checkpoint.exists():
             return
         try:
-            damaged = zipfile.ZipFile(self._checkpoint).testzip()  # torch.load does not look at the checksums
-            if damaged is not None:
-                raise RunError(f"{damaged} in it is damaged")
+            with zipfile.ZipFile(self._checkpoint) as archive:
+                damaged = archive.testzip()  # torch.load does not look at the checksums
             content = torch_load(self._checkpoint, self.fabric.device)
             take_state(self.module, content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
@@ -409,6 +409,8 @@ class Fit:
             raise RunError(
                 f"{self._checkpoint}: cannot be read ({plain_text(error, 300)}); delete it to fit from the start"
             ) from error
+        if damaged is not None:
+            raise RunError(f"{self._checkpoint}: is damaged (in {damaged}); delete it to fit from the start")
         self.skipped.merge(self.progress.skipped)
         # Sums over processes are kept by the first alone; the others start from nothing.
         if not self.fabric.is_global_zero:
