@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from avrobust_core._version import __version__
 from avrobust_core.blame import sentence
 from avrobust_core.cli.layout import complain
+from avrobust_core.cli.output import NAME as OUTPUT
+from avrobust_core.cli.output import give_up_output, named_output
 from avrobust_core.cli.stopping import Stopped, stoppable
 from avrobust_core.errors import AvrobustError
 
@@ -45,20 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
     try:
-        with stoppable():
+        with named_output(), stoppable():
             status: int = options.run(options)
-            sys.stdout.flush()  # while what goes wrong with it can still be told
     except AvrobustError as error:
         return _failed(str(error))
     except Stopped as stopped:
         return stopped.told(given, resumes=getattr(options, "resumes", False))
     except BrokenPipeError:  # the reader of our output went away, as `avrobust plugins | head` does
-        _leave_standard_output()
+        give_up_output()
         return 1
     except OSError as error:
-        if error.filename is None and _is_of_standard_output():
-            _leave_standard_output()
-            return _failed(f"standard output: {sentence(error)}")
+        if error.filename == OUTPUT:
+            give_up_output()
         return _failed(sentence(error))
     except SystemExit as error:  # parsing is done: whoever calls this means to end a program that is not theirs
         return _failed(f"something called sys.exit, which would have ended the command: {sentence(error)}")
@@ -68,17 +68,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _failed(message: str) -> int:
     complain(f"avrobust: error: {message}")
     return 1
-
-
-def _is_of_standard_output() -> bool:
-    """Whether it is standard output that cannot be written to: what it could not take is still there."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
-
-
-def _leave_standard_output() -> None:
-    """Give up what it still holds, else Python fails with it once more when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

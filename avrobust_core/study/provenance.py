@@ -113,17 +113,17 @@ def otherwise(records: Iterable[Mapping[str, Any]], today: Mapping[str, Any]) ->
     Returns:
         For each set of versions that differs: `differences` ("torch 2.7.0, now 2.8.0") and `records`.
     """
-    found = []
+    found: dict[tuple[str, ...], list[str]] = {}
     for entry in records:
         kept = entry["made_with"]
         if kept is None:
-            differences = ["unknown versions"]
+            differences = ["versions that were not kept"]
         else:
             flat, now = _flat(kept), _flat(today)
             differences = [f"{k} {v}, now {now[k]}" for k, v in flat.items() if k in now and now[k] != v]
         if differences:
-            found.append({"differences": differences, "records": entry["records"]})
-    return found
+            found.setdefault(tuple(differences), []).extend(entry["records"])
+    return [{"differences": list(differences), "records": names} for differences, names in found.items()]
 
 
 def _flat(versions: Mapping[str, Any]) -> dict[str, str]:

@@ -93,8 +93,6 @@ def carry_out(
         raise
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class _Seeded:
     """What a seed decides beside the attacks: initial weights, and how intervals and metrics draw."""
