@@ -26,6 +26,13 @@ class DataError(AvrobustError):
     """A data set as a whole cannot be used: no manifest, no such split, too many unreadable clips."""
 
 
+class DatasetFailure(DataError):
+    """A data set fails while a run reads it: that ends the run, since none of its cells can do better.
+
+    Other errors, of what is done with the clips, are of one evaluation or metric; the others go on.
+    """
+
+
 class ComponentError(AvrobustError):
     """A component's name cannot be resolved, or its configuration does not fit."""
 
@@ -40,6 +47,10 @@ class WeightsError(AvrobustError):
 
 class AttackViolation(AvrobustError):
     """An attack returned something outside its threat model, or claimed what is not so."""
+
+
+class BatchTimeout(AvrobustError):
+    """Work on one batch took longer than `engine.batch_timeout` allows."""
 
 
 class RunError(AvrobustError):

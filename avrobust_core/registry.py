@@ -130,8 +130,10 @@ class Registry:
             made = config.model_validate(dict(given), context={"registry": self})
         except ValidationError as error:
             raise _misconfigured(offer, configuration_errors(config, error)) from error
-        except Exception as error:
-            # A validator of the plugin that raises anything but ValueError or AssertionError is the plugin's fault.
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            # A plugin's validator that raises anything but ValueError or AssertionError, sys.exit too, is at fault.
             raise ComponentError(
                 f"{_described(offer)} failed to validate its configuration: {type(error).__name__}: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""The command `avrobust`: parsing and exit statuses; each command's work is in its own module."""
+"""The command `avrobust`: parsing, exit statuses, and how it ends; each command's work is in its own module."""
 
 import argparse
 import os
@@ -6,6 +6,11 @@ import sys
 from collections.abc import Sequence
 
 from avrobust_core._version import __version__
+from avrobust_core.blame import sentence
+from avrobust_core.cli.layout import complain
+from avrobust_core.cli.output import NAME as OUTPUT
+from avrobust_core.cli.output import give_up_output, named_output
+from avrobust_core.cli.stopping import Stopped, stoppable
 from avrobust_core.errors import AvrobustError
 
 
@@ -13,11 +18,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0 done; 1 something failed (a cell, a broken plugin that was asked for); 2 the spec or the
-        command line is wrong; 130 interrupted.
+        The exit status: 0 done; 1 something failed (a cell, an attack, a metric, the system, a broken plugin that was
+        asked for); 2 the spec or the command line is wrong; 128 + n stopped by signal n: 129 SIGHUP, 130 SIGINT,
+        143 SIGTERM.
     """
     from avrobust_core.cli import check, measure, plugins, run, spec
 
+    if sys.stderr is None:  # closed by the caller: what print is told to write there would go to standard output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lasts
+    if sys.stdout is None:
+        return _failed("standard output is closed: redirect it to a file, or to /dev/null")
     parser = argparse.ArgumentParser(
         prog="avrobust", description="Measure and improve the adversarial robustness of multi-modal models."
     )
@@ -34,16 +44,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plugins.add_parsers(commands)
     check.add_parsers(commands)
     measure.add_parsers(commands)
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(given)
     try:
-        status: int = options.run(options)
+        with named_output(), stoppable():
+            status: int = options.run(options)
     except AvrobustError as error:
-        print(f"avrobust: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("avrobust: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+        return _failed(str(error))
+    except Stopped as stopped:
+        return stopped.told(given, resumes=getattr(options, "resumes", False))
     except BrokenPipeError:  # the reader of our output went away, as `avrobust plugins | head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_output()
         return 1
+    except OSError as error:
+        if error.filename == OUTPUT:
+            give_up_output()
+        return _failed(sentence(error))
+    except SystemExit as error:  # parsing is done: whoever calls this means to end a program that is not theirs
+        return _failed(f"something called sys.exit, which would have ended the command: {sentence(error)}")
     return status
+
+
+def _failed(message: str) -> int:
+    complain(f"avrobust: error: {message}")
+    return 1

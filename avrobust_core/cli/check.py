@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from avrobust_core.cli.layout import wrapped
+from avrobust_core.cli.layout import say, wrapped
 
 if TYPE_CHECKING:
     from avrobust_core.media import MediaSpec
@@ -55,20 +55,21 @@ def run_check_plugin(args: argparse.Namespace) -> int:
     counts = dict.fromkeys(("passed", "failed", "not applicable"), 0)
     for kind, name, outcomes in _checked(registry, plugins, offers):
         if not args.json:
-            print(f"{kind} {name}")
+            say(f"{kind} {name}")
         found = []
         for outcome in outcomes:
             found.append(_as_object(outcome))
             counts[outcome.status] += 1
             if not args.json:
-                print("\n".join(_lines(outcome)), flush=True)
+                say("\n".join(_lines(outcome)))
+                sys.stdout.flush()
         reports.append({"kind": kind, "name": name, "checks": found})
         if not args.json:
-            print()
+            say()
     if args.json:
         print(json.dumps({"subjects": reports, "counts": counts}, indent=2))
     else:
-        print(", ".join(f"{count} {status}" for status, count in counts.items()))
+        say(", ".join(f"{count} {status}" for status, count in counts.items()))
     return 1 if counts["failed"] else 0
 
 

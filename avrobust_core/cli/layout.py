@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from avrobust_core.plain_text import plain_lines
+
 GAP = "  "
 """What stands between two columns."""
+
+
+def say(text: object = "") -> None:
+    """Print lines to standard output, as plain text; JSON needs no such care: it escapes control characters itself."""
+    sys.stdout.write(plain_lines(text) + "\n")
+
+
+def complain(text: object) -> None:
+    """Print lines to standard error, as plain text."""
+    sys.stderr.write(plain_lines(text) + "\n")
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), pad_last: bool = False) -> list[str]:

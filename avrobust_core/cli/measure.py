@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -203,14 +202,14 @@ def _as_object(classes: tuple[str, ...], clips: int, found: "Mapping[str, Measur
 
 
 def _print(found: "Mapping[str, Measurement]") -> None:
-    from avrobust_core.cli.layout import table
+    from avrobust_core.cli.layout import complain, say, table
 
     rows = [("metric", "", "value", "interval", "clips")]
     for metric, measurement in found.items():
         for name, value in measurement.values.items():
             rows.append((metric, name, f"{value.value:.4g}", f"[{value.low:.4g}, {value.high:.4g}]", str(value.n)))
     for line in table(rows, right=(2, 4)):
-        print(line)
+        say(line)
     for metric, measurement in found.items():
         for name, detail in measurement.details.items():
-            print(f"{metric}: {name}: {detail}", file=sys.stderr)
+            complain(f"{metric}: {name}: {detail}")

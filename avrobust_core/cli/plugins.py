@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from avrobust_core.cli.layout import GAP, table, wrapped
+from avrobust_core.cli.layout import GAP, say, table, wrapped
 
 if TYPE_CHECKING:
     from avrobust_core.registry import Offer, PluginRecord, Registry
@@ -65,9 +65,9 @@ def run_plugins(args: argparse.Namespace) -> int:
     elif args.kind is not None:
         plugins = tuple(plugin for plugin in plugins if plugin.status != "ok" or _offers_kind(plugin, args.kind))
     if args.json:
-        _write(json.dumps(_plugins_object(plugins, offers), indent=2))
+        print(json.dumps(_plugins_object(plugins, offers), indent=2))
     else:
-        _write("\n".join(_plugins_text(registry, plugins, offers, broken_only=args.broken)))
+        say("\n".join(_plugins_text(registry, plugins, offers, broken_only=args.broken)))
     return 1 if args.broken and plugins else 0
 
 
@@ -85,10 +85,10 @@ def run_show(args: argparse.Namespace) -> int:
     registry = _discover(args)
     offers = registry.find(args.name)
     if args.json:
-        _write(json.dumps({"components": [component_text.as_object(offer) for offer in offers]}, indent=2, default=str))
+        print(json.dumps({"components": [component_text.as_object(offer) for offer in offers]}, indent=2, default=str))
     else:
         blocks = [component_text.described(offer, spec_name(registry, offer), _width()) for offer in offers]
-        _write("\n\n\n".join("\n".join(block) for block in blocks))
+        say("\n\n\n".join("\n".join(block) for block in blocks))
     return 0
 
 
@@ -205,7 +205,3 @@ def _components_text(registry: Registry, offers: Sequence[Offer], width: int, *,
 
 def _width() -> int:
     return max(shutil.get_terminal_size().columns, 40)
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text + "\n")

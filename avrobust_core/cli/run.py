@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     _add_spec_arguments(run)
     run.add_argument("--json", action="store_true", help="print one JSON object as the last line: run, cells, reused")
     run.add_argument("--quiet", action="store_true", help="show no progress")
-    run.set_defaults(run=_run)
+    run.set_defaults(run=_run, resumes=True)
     plan = commands.add_parser("plan", help="show the cells, what is done, and why the rest is not")
     _add_spec_arguments(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as one JSON object")
@@ -32,6 +31,7 @@ def _add_spec_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(options: argparse.Namespace) -> "tuple[LoadedSpec, Registry] | None":
+    from avrobust_core.cli.layout import complain
     from avrobust_core.registry import Registry
     from avrobust_core.spec.loading import load_spec
     from avrobust_core.spec.problems import SpecError
@@ -40,7 +40,7 @@ def _load(options: argparse.Namespace) -> "tuple[LoadedSpec, Registry] | None":
     try:
         return load_spec(options.spec, registry, options.set), registry
     except SpecError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return None
 
 
@@ -49,6 +49,8 @@ def _run(options: argparse.Namespace) -> int:
     if found is None:
         return 2
     loaded, registry = found
+    from avrobust_core.cli.layout import complain, say
+    from avrobust_core.plain_text import plain_text
     from avrobust_core.study.runner import carry_out
     from avrobust_core.study.tables import print_tables
 
@@ -56,10 +58,10 @@ def _run(options: argparse.Namespace) -> int:
     if _is_first_process():
         print_tables(result)
         for line in _closing_lines(result):
-            print(line)
+            say(plain_text(line))
         if options.json:
             print(json.dumps(result))
-    return 1 if result["failed"] else 0
+    return 1 if result["failed"] or result["problems"] else 0
 
 
 def _is_first_process() -> bool:
@@ -76,8 +78,24 @@ def _closing_lines(result: dict[str, Any]) -> list[str]:
     for split, clips in result["constant"].items():
         lines.append(f"read {len(clips)} clip(s) of split {split!r} without content: {_some_clips(clips)}")
     lines += [f"note: {note}" for note in result["notes"]]
-    if result["failed"]:
-        lines.append(f"{result['failed']} of {total} cells failed; each cell's error.json has the traceback")
+    otherwise = [cell for cell in result["cells"] if cell.get("made_otherwise")]
+    if otherwise:
+        entries = [entry for cell in otherwise for entry in cell["made_otherwise"]]
+        differences = list(dict.fromkeys(difference for entry in entries for difference in entry["differences"]))
+        more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
+        lines.append(
+            f"{len(otherwise)} of {total} cells rest on what was made with other versions: "
+            f"{'; '.join(differences[:5])}{more}; lock.json says which"
+        )
+    whole = sum("error" in cell for cell in result["cells"])
+    if whole:
+        lines.append(f"{whole} of {total} cells failed; each cell's error.json has the traceback")
+    if result["failed"] > whole:
+        lines.append(
+            f"{result['failed'] - whole} of {total} cells failed in part: what failed is named above; the "
+            "`failures` in result.json have the tracebacks"
+        )
+    lines += [f"failed: {problem['step']}: {problem['message']}" for problem in result["problems"]]
     return lines
 
 
@@ -91,13 +109,14 @@ def _plan(options: argparse.Namespace) -> int:
     if found is None:
         return 2
     loaded, registry = found
+    from avrobust_core.cli.layout import complain, say
     from avrobust_core.notes import collected
     from avrobust_core.study.building import Builder
     from avrobust_core.study.plan import plan, why_stale
 
     builder = Builder(loaded.spec, registry)
     root = options.out if options.out is not None else Path("runs") / loaded.spec.name
-    with collected(lambda note: print(f"note: {note}", file=sys.stderr)):
+    with collected(lambda note: complain(f"note: {note}")):
         cells = plan(builder, builder.dataset(), root)
     rows = [
         {
@@ -115,10 +134,10 @@ def _plan(options: argparse.Namespace) -> int:
         print(json.dumps({"run": str(root), "cells": rows}))
         return 0
     for cell, row in zip(cells, rows, strict=True):
-        print(f"{row['id']}  {cell.label}: {_state(cell.fitted, cell.done, row['why'])}")
-        print(f"    {len(cell.evaluations) - len(cell.pending)} of {len(cell.evaluations)} evaluations done", end="")
-        print(f"; to do: {', '.join(e.label for e in cell.pending)}" if cell.pending else "")
-    print(f"{sum(cell.done for cell in cells)} of {len(cells)} cells done in {root}")
+        say(f"{row['id']}  {cell.label}: {_state(cell.fitted, cell.done, row['why'])}")
+        to_do = f"; to do: {', '.join(e.label for e in cell.pending)}" if cell.pending else ""
+        say(f"    {len(cell.evaluations) - len(cell.pending)} of {len(cell.evaluations)} evaluations done{to_do}")
+    say(f"{sum(cell.done for cell in cells)} of {len(cells)} cells done in {root}")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -44,18 +43,20 @@ def _registry(options: argparse.Namespace) -> "Registry":
 
 
 def _validate(options: argparse.Namespace) -> int:
+    from avrobust_core.cli.layout import complain, say
     from avrobust_core.spec.problems import SpecError
 
     try:
         loaded = _load(options, _registry(options))
     except SpecError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
-    print(f"{options.spec}: OK, {_counts(loaded)}")
+    say(f"{options.spec}: OK, {_counts(loaded)}")
     return 0
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from avrobust_core.cli.layout import complain, say
     from avrobust_core.spec.explaining import explain
     from avrobust_core.spec.problems import SpecError
 
@@ -63,27 +64,21 @@ def _explain(options: argparse.Namespace) -> int:
     try:
         explanation = explain(_load(options, registry), options.path, registry)
     except SpecError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
-    print("\n".join(_explained(explanation)))
+    say("\n".join(_explained(explanation)))
     return 0
 
 
 def _schema(options: argparse.Namespace) -> int:
     from avrobust_core.spec.json_schema import spec_schema
+    from avrobust_core.study.store import write_text
 
-    text = json.dumps(spec_schema(_registry(options)), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(spec_schema(_registry(options)), indent=2) + "\n"
     if options.out is None:
         sys.stdout.write(text)
-        return 0
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = options.out.with_name(f".{options.out.name}.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(options.out)
-    except OSError as error:
-        print(f"avrobust schema: cannot write {options.out}: {error.strerror}", file=sys.stderr)
-        return 1
+    else:
+        write_text(options.out, text)
     return 0
 
 

@@ -172,6 +172,9 @@ class EngineSection(Section):
     the device's memory does not hold it."""
     workers: int = Field(default=0, ge=0, le=1024)
     """Processes that read clips; 0 reads in the main process."""
+    batch_timeout: float | None = Field(default=14400, gt=0, le=1e8, allow_inf_nan=False)
+    """Seconds that reading, attacking, embedding or learning from one batch may take before it is taken for hanging: it
+    is interrupted and recorded as failed, and the run goes on; null for no limit."""
     channels_last: bool = False
     """Keep convolutions in channels-last order: faster for some networks and devices, slower for others (figures are in
     docs/encoders.md); results differ by rounding alone."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from avrobust_core.augmentations import Augmentation
+from avrobust_core.blame import as_plugins_fault
 from avrobust_core.components import Config
 from avrobust_core.contracts import Attack, Dataset, Encoder, Fusion, Metric
 from avrobust_core.errors import AvrobustWarning, ComponentError, DataError
@@ -49,15 +50,14 @@ class Part:
         """Build it.
 
         Raises:
-            ComponentError: if it is not what its kind should be; names plugin and distribution.
+            ComponentError: if that fails, or it is not what its kind should be; names the component and its plugin.
         """
-        made = self.offer.component.build(self.config, *arguments)
+        who = f"{self.offer.kind} {self.offer.full_name} (plugin {self.offer.plugin!r})"
+        with as_plugins_fault(f"building {who}"):
+            made = self.offer.component.build(self.config, *arguments)
         base = _BASES[self.offer.kind]
         if not isinstance(made, base):
-            raise ComponentError(
-                f"{self.offer.kind} {self.offer.full_name} (plugin {self.offer.plugin!r}) built a "
-                f"{type(made).__name__}, which is not an avrobust_core.{base.__name__}"
-            )
+            raise ComponentError(f"{who} built a {type(made).__name__}, which is not an avrobust_core.{base.__name__}")
         return made
 
 

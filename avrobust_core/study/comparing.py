@@ -130,8 +130,8 @@ def _differences(
     clips = tuple(sides[0][0].ids[row] for row in rows[0])
     for (attack, threat), right in _conditions(sides[0], sides[1]):
         where = {**names, "attack": attack, "threat": threat}
-        if right is None:
-            yield where | {"left_out": "only one of the two is attacked so"}
+        if isinstance(right, str):
+            yield where | {"left_out": right}
             continue
         ours, theirs = (
             np.stack([outcome[row] for outcome, row in zip(side, own, strict=True)])
@@ -153,19 +153,24 @@ Right = Sequence[NDArray[np.bool_]]
 
 def _conditions(
     first: Sequence[ClipOutcomes], second: Sequence[ClipOutcomes]
-) -> Iterator[tuple[Condition, tuple[Right, Right] | None]]:
-    """Clean, each attack, the worst case, with both sides' outcomes; None where one side was not attacked so."""
-    ours, theirs = first[0], second[0]
+) -> Iterator[tuple[Condition, tuple[Right, Right] | str]]:
+    """Clean, each attack, the worst case, with both sides' outcomes, or the reason why they are left out."""
+    failed = {condition: why for found in (*first, *second) for condition, why in found.failed.items()}
+    ours, theirs = (
+        next((found for found in side if not found.failed), side[0]) for side in (first, second)
+    )  # all seeds of a side were attacked alike but for what failed
     both = [condition for condition in ours.right if condition in theirs.right]
     touched = [condition for condition in both if condition not in ours.untouched & theirs.untouched]
-    for condition in dict.fromkeys((*ours.right, *theirs.right)):
-        if condition in touched:
+    for condition in dict.fromkeys((*ours.right, *theirs.right, *failed)):
+        if condition in failed:
+            yield condition, failed[condition]
+        elif condition in touched:
             yield condition, ([one.right[condition] for one in first], [one.right[condition] for one in second])
         elif condition not in both:
-            yield condition, None
+            yield condition, "only one of the two is attacked so"
     for threat in dict.fromkeys(threat for _, threat in touched if threat is not None):
         attacks = [attack for attack in ours.attacks(threat) if (attack, threat) in touched]
-        if len(attacks) > 1:
+        if len(attacks) > 1 and ("worst_case", threat) not in failed:
             yield (
                 ("worst_case", threat),
                 ([one.worst(attacks, threat) for one in first], [one.worst(attacks, threat) for one in second]),

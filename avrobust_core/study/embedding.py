@@ -20,10 +20,14 @@ from avrobust_core.probing import layers_of
 from avrobust_core.study import parts
 from avrobust_core.study.loading import Selection
 from avrobust_core.study.parts import from_column
-from avrobust_core.study.store import read_json, write_atomically, write_json
+from avrobust_core.study.store import read_record, write_atomically, write_record
 
 _LAYER = "layer/"
 """What the columns of layers are named with, so that no layer is taken for logits."""
+
+RECORD = "record.json"
+CLIPS = "clips.parquet"
+"""The files of a folder that are no layers: what completes it, and clips with their targets and logits."""
 
 
 @torch.no_grad()
@@ -42,10 +46,20 @@ def embed_batch(model: AVModel, batch: Batch, kinds: Collection[LayerKind]) -> d
     return found
 
 
-def missing(folder: Path, kinds: Collection[LayerKind]) -> frozenset[LayerKind]:
-    """The kinds of layers that a folder does not hold yet."""
-    record = folder / "record.json"
-    return frozenset(kinds) - frozenset(read_json(record)["kinds"] if record.exists() else ())
+def kept(folder: Path, weights: str | None) -> dict[str, Any] | None:
+    """The record of the embeddings that a folder holds; None if there are none, or if they are of other weights.
+
+    Args:
+        folder: of the embeddings.
+        weights: the hash of the cell's weights.
+
+    Raises:
+        RunError: if they are damaged; names the file.
+    """
+    if not (folder / RECORD).exists():
+        return None
+    record = read_record(folder / RECORD)
+    return record if record.get("weights", weights) == weights else None
 
 
 def parts_folder(folder: Path, kinds: Collection[LayerKind]) -> Path:
@@ -53,7 +67,13 @@ def parts_folder(folder: Path, kinds: Collection[LayerKind]) -> Path:
     return folder / "-".join(["parts", *sorted(kinds)])
 
 
-def collect(folder: Path, selection: Selection, kinds: Collection[LayerKind], identity: Mapping[str, Any]) -> None:
+def collect(
+    folder: Path,
+    selection: Selection,
+    kinds: Collection[LayerKind],
+    about: Mapping[str, Any],
+    earlier: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """From the parts of a folder to one file per layer and one of clips, in the selection's order.
 
     No more than a part is ever in memory. The layers that lie there already stay.
@@ -62,10 +82,14 @@ def collect(folder: Path, selection: Selection, kinds: Collection[LayerKind], id
         folder: of these embeddings.
         selection: the clips that were asked for.
         kinds: of the layers in the parts.
-        identity: of the embeddings, for the record: model, split.
+        about: of the embeddings, for the record: identity, weights, versions.
+        earlier: the record of what lies there already and stays; None for nothing.
+
+    Returns:
+        The record.
 
     Raises:
-        DataError: if no clip could be read.
+        DatasetFailure: if no clip could be read.
     """
     made = parts_folder(folder, kinds)
     paths = parts.paths(made)
@@ -78,20 +102,20 @@ def collect(folder: Path, selection: Selection, kinds: Collection[LayerKind], id
     columns = ["id", "target", "logits", *(n for n in pq.read_schema(filled[0]).names if n.startswith(parts.CHECKSUM))]
     clips = pa.concat_tables([pq.read_table(path, columns=columns) for path in filled])
     clips = clips.combine_chunks().take(pa.array(np.argsort(rows)))
-    write_atomically(folder / "clips.parquet", lambda file: pq.write_table(clips, file))
-    earlier: dict[str, Any] = {"kinds": [], "layers": [], "seconds": 0.0}
-    if (folder / "record.json").exists():
-        earlier = read_json(folder / "record.json")
-    write_json(
-        folder / "record.json",
+    write_atomically(folder / CLIPS, lambda file: pq.write_table(clips, file))
+    before: Mapping[str, Any] = {"kinds": [], "layers": [], "seconds": 0.0} if earlier is None else earlier
+    layers = sorted({*before["layers"], *(name.removeprefix(_LAYER) for name in names)})
+    return write_record(
+        folder / RECORD,
         {
-            "identity": dict(identity),
+            **about,
             "clips": len(rows),
-            "kinds": sorted({*earlier["kinds"], *kinds}),
-            "layers": sorted({*earlier["layers"], *(name.removeprefix(_LAYER) for name in names)}),
-            "seconds": round(earlier["seconds"] + sum(parts.seconds_in(path) for path in paths), 3),
+            "kinds": sorted({*before["kinds"], *kinds}),
+            "layers": layers,
+            "seconds": round(before["seconds"] + sum(parts.seconds_in(path) for path in paths), 3),
             "skipped": {selection.split: parts.all_skipped(made, selection)},
         },
+        [folder / CLIPS, *(folder / f"{_file_name(layer)}.npy" for layer in layers)],
     )
 
 
@@ -101,8 +125,8 @@ def load(folder: Path) -> Latents:
     Raises:
         RunError: if the record is damaged.
     """
-    record = read_json(folder / "record.json")
-    clips = pq.read_table(folder / "clips.parquet")
+    record = read_record(folder / RECORD, check=())
+    clips = pq.read_table(folder / CLIPS)
     return Latents(
         ids=tuple(clips["id"].to_pylist()),
         targets=from_column(clips["target"]),

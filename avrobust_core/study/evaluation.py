@@ -21,6 +21,9 @@ from avrobust_core.study.parts import from_column, to_column
 from avrobust_core.study.store import write_atomically
 from avrobust_core.victim import Victim
 
+PREDICTIONS = "predictions.parquet"
+"""The file of an evaluation's predictions, beside its record.json."""
+
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
@@ -97,7 +100,7 @@ def collect(folder: Path, selection: Selection) -> tuple[Predictions, dict[str, 
     """All parts of an evaluation together, in the selection's order, and the clips that could not be read.
 
     Raises:
-        DataError: if no clip could be read.
+        DatasetFailure: if no clip could be read.
     """
     # pq.read_table(path) of a folder would memory-map nothing useful and hold the files open.
     tables = [pq.read_table(path) for path in parts.paths(folder)]

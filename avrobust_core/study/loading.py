@@ -2,18 +2,23 @@
 
 import math
 import random
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from avrobust_core.batches import Batch, Clip
+from avrobust_core.blame import NO_CLIPS_FAULT, sentence
 from avrobust_core.contracts import Dataset
-from avrobust_core.errors import ClipError, DataError
+from avrobust_core.errors import AvrobustError, BatchTimeout, ClipError, DataError, DatasetFailure, RunError
+from avrobust_core.plain_text import plain_text
 from avrobust_core.randomness import derive_seed
+from avrobust_core.study.deadline import clips_text
 from avrobust_core.suggest import did_you_mean
 
 
@@ -33,7 +38,7 @@ class Skipped:
         """Record a clip.
 
         Raises:
-            DataError: if more of the split has failed than the data set allows.
+            DatasetFailure: if more of the split has failed than the data set allows.
         """
         clips = self.by_split.setdefault(split, {})
         clips[error.clip_id] = error.reason
@@ -43,7 +48,7 @@ class Skipped:
         allowed = self.dataset.max_unreadable
         if len(clips) > allowed * total:
             first = "; ".join(f"{name}: {reason}" for name, reason in list(clips.items())[:5])
-            raise DataError(
+            raise DatasetFailure(
                 f"{len(clips)} of the {total} clips of split {split!r} cannot be read, more than the allowed share "
                 f"of {allowed:g} (max_unreadable): {first}"
             )
@@ -149,7 +154,7 @@ def select(dataset: Dataset, split: str, clips: int | None = None) -> Selection:
     refuse_split(dataset, split)
     ids = tuple(dataset.ids(split))
     if not ids:
-        raise DataError(f"split {split!r} of the data set is empty")
+        raise DatasetFailure(f"split {split!r} of the data set is empty")
     whole = Selection(split, tuple(range(len(ids))), ids)
     if clips is None or clips >= len(ids):
         return whole
@@ -192,22 +197,39 @@ def in_batches(order: Sequence[int], batch_size: int) -> list[Sequence[int]]:
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
 
 
-class _Reader(TorchDataset[Clip | ClipError]):
-    def __init__(self, dataset: Dataset, split: str) -> None:
+class _Reader(TorchDataset[Clip | AvrobustError]):
+    def __init__(self, dataset: Dataset, split: str, workers: int = 0) -> None:
         self.dataset = dataset
         self.split = split
         self.ids = dataset.ids(split)
         self.classes = len(dataset.classes)
+        # What each worker is reading: seen by the main process even when the worker is killed.
+        self.reading = torch.full((workers,), -1).share_memory_() if workers else None  # type: ignore[no-untyped-call]
 
-    def __getitem__(self, index: int) -> Clip | ClipError:
+    def __getitem__(self, index: int) -> Clip | AvrobustError:
+        worker = get_worker_info()
+        if self.reading is None or worker is None:
+            return self._read(index)
+        self.reading[worker.id] = index
+        found = self._read(index)
+        self.reading[worker.id] = -1
+        return found
+
+    def _read(self, index: int) -> Clip | AvrobustError:
         clip_id = self.ids[index]
         try:
             clip = self.dataset.read(self.split, index)
             fault = self._fault(clip, clip_id)
-        except ClipError as error:
+        except (ClipError, BatchTimeout) as error:
             return error
+        except OSError as error:
+            if error.errno in NO_CLIPS_FAULT:
+                return RunError(f"while clip {clip_id} of split {self.split!r} was read: {sentence(error)}")
+            return ClipError(clip_id, f"{type(error).__name__}: {error}")
         except Exception as error:  # noqa: BLE001  # a reader's bug is counted and named like a bad clip, and limited
             return ClipError(clip_id, f"{type(error).__name__}: {error}")
+        except (SystemExit, GeneratorExit) as error:  # must not end the run, or a worker, as if all were done
+            return ClipError(clip_id, sentence(error))
         return clip if fault is None else ClipError(clip_id, fault)
 
     def _fault(self, clip: object, clip_id: str) -> str | None:
@@ -239,9 +261,9 @@ class _Reader(TorchDataset[Clip | ClipError]):
         return None
 
 
-def _collate(items: Sequence[Clip | ClipError]) -> tuple[Batch | None, list[ClipError]]:
+def _collate(items: Sequence[Clip | AvrobustError]) -> tuple[Batch | None, list[AvrobustError]]:
     clips = [item for item in items if isinstance(item, Clip)]
-    return (Batch.stack(clips) if clips else None), [item for item in items if isinstance(item, ClipError)]
+    return (Batch.stack(clips) if clips else None), [item for item in items if isinstance(item, AvrobustError)]
 
 
 def read_clip(dataset: Dataset, split: str, index: int) -> Clip:
@@ -251,6 +273,8 @@ def read_clip(dataset: Dataset, split: str, index: int) -> Clip:
         DataError: if it no longer can be; names it.
     """
     found = _Reader(dataset, split)[index]
+    if isinstance(found, AvrobustError) and not isinstance(found, ClipError):
+        raise found
     if isinstance(found, ClipError):
         raise DataError(f"clip {found.clip_id} of split {split!r} could be read before, and no longer: {found.reason}")
     return found
@@ -270,18 +294,56 @@ def read_batches(
         skipped: where unreadable clips are recorded, which ends the run when there are too many; and constant ones.
         workers: processes that read; 0 reads in this one.
         pin: whether to pin memory for copies to a GPU.
+
+    Raises:
+        DatasetFailure: if more clips cannot be read than the data set allows.
+        RunError: if the system fails (too many open files), or a process that reads dies; names the clips.
     """
+    if not batches:
+        return
     options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin}
+    reader = _Reader(dataset, split, workers)
     loader: DataLoader[Any] = DataLoader(
-        _Reader(dataset, split),
+        reader,
         batch_sampler=batches,  # type: ignore[arg-type]  # any sized iterable of lists serves
         collate_fn=_collate,
         generator=torch.Generator(),  # else the loader draws a seed from the global random state
         **options,
     )
-    for batch, errors in loader:
-        for error in errors:
-            skipped.add(split, error)
+    items = _begun(loader)
+    for number in range(len(batches)):
+        try:
+            batch, errors = next(items)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error) or reader.reading is None:
+                raise
+            # Each worker is given two batches ahead.
+            waiting = [index for batch in batches[number : number + 2 * workers] for index in batch]
+            known = [index for index in reader.reading.tolist() if index >= 0]
+            clips = clips_text([reader.ids[index] for index in known or waiting])
+            raise RunError(
+                f"a process that reads split {split!r} died {'at' if known else 'before it had read'} {clips} "
+                f"({plain_text(error, 200)}): it was killed, perhaps for want of memory, or crashed; lower "
+                "engine.workers, or set it to 0 to see what happens"
+            ) from error
+        for fault in errors:
+            if not isinstance(fault, ClipError):
+                raise fault
+            skipped.add(split, fault)
         if batch is not None:
             skipped.look_at(split, batch)
         yield batch
+
+
+def _begun(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's iterator; that a worker dies is noticed when its batch is asked for, not in the midst of an attack.
+
+    The loader's own handler of SIGCHLD raises wherever the main thread happens to be.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    earlier = signal.getsignal(signal.SIGCHLD)
+    items = iter(loader)
+    if earlier is not None and signal.getsignal(signal.SIGCHLD) is not earlier:
+        signal.signal(signal.SIGCHLD, earlier)
+    return items

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from avrobust_core.latents import Latents, LayerKind
 from avrobust_core.probing import Probe
 from avrobust_core.study import embedding
 from avrobust_core.study.building import Part
-from avrobust_core.study.evaluation import Predictions
+from avrobust_core.study.evaluation import PREDICTIONS, Predictions
+from avrobust_core.study.failures import Failure, Keep, recorded
 from avrobust_core.study.loading import Selection, read_clip, select
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation
 from avrobust_core.study.process import Process
 from avrobust_core.study.results import Intervals, measurement_to_json, subject_of
-from avrobust_core.study.store import digest, read_json, write_atomically, write_json
+from avrobust_core.study.store import digest, read_record, without_upkeep, write_atomically, write_record
 
 CLIP_CACHE_BYTES = 2**30
 """Raw clips that a metric's probe keeps in memory, because segments share clips."""
@@ -38,10 +40,19 @@ class _Task:
     metric: Metric
     evaluation: PlannedEvaluation
     path: Path
+    predictions: str | None
+    """The hash of the predictions that it measures."""
 
-    @property
-    def done(self) -> bool:
-        return self.path.exists()
+    def kept(self) -> dict[str, Any] | None:
+        """What an earlier run has found; None if nothing, or of other predictions.
+
+        Raises:
+            RunError: if that is damaged.
+        """
+        if not self.path.exists():
+            return None
+        record = read_record(self.path)
+        return record if record.get("of", self.predictions) == self.predictions else None
 
 
 class Measuring:
@@ -73,28 +84,66 @@ class Measuring:
                         f"does not have; it has: {', '.join(dataset.splits)}"
                     )
 
-    def measure(self, cell: PlannedCell, predictions: Mapping[Path, Predictions], label: str) -> list[dict[str, Any]]:
+    def measure(
+        self, cell: PlannedCell, predictions: Mapping[Path, Predictions], weights: str | None, label: str, keep: Keep
+    ) -> list[dict[str, Any]]:
         """What all metrics find for a cell, clean and under each attack, as JSON data.
 
         Args:
             cell: fitted and evaluated.
-            predictions: by the evaluation's folder.
+            predictions: by the evaluation's folder, of those that did not fail.
+            weights: the hash of the cell's weights.
             label: for messages.
+            keep: told of the metrics that fail; the others are measured.
+
+        Returns:
+            One entry per metric and evaluation; in the first of several processes.
         """
-        entries: list[tuple[dict[str, Any], _Task | None]] = []
+        asked: list[tuple[PlannedEvaluation, dict[str, Any], _Task | None]] = []
         for evaluation in cell.evaluations:
-            if evaluation.direction is None:
-                entries += [self._entry(cell, evaluation, part, metric) for part, metric in self.metrics]
-        entries = [(where, task) for where, task in entries if where]
-        open_ = [task for _, task in entries if task is not None and not task.done]
+            if evaluation.direction is None and evaluation.folder in predictions:
+                entries = (self._entry(cell, evaluation, part, metric) for part, metric in self.metrics)
+                asked += [(evaluation, where, task) for where, task in entries if where]
+        # Two names of the spec may mean the same.
+        tasks = {task.path: task for _, _, task in asked if task is not None}
+        found = {path: record for path, task in tasks.items() if (record := self._kept(task, label)) is not None}
+        open_ = [task for path, task in tasks.items() if path not in found]
         self.process.fabric.barrier()  # every process has seen the same files before the first one writes
-        latents = self._latents(cell, open_, label)
-        if self.process.first:
-            for task in open_:
-                if not task.done:  # two names of the spec may mean the same
-                    self._carry_out(cell, task, predictions[task.evaluation.folder], latents, label)
+        latents, broken = self._latents(cell, open_, weights, label)
+        failed: dict[Path, Failure] = {}
+        for to_do in open_ if self.process.first else ():
+            lacking = [broken[split] for split in self._splits(to_do) if split in broken]
+            if lacking:
+                failed[to_do.path] = lacking[0]
+                continue
+            with recorded(partial(failed.__setitem__, to_do.path)):
+                found[to_do.path] = self._carry_out(cell, to_do, predictions[to_do.evaluation.folder], latents, label)
         self.process.fabric.barrier()
-        return [where if task is None else where | read_json(task.path) for where, task in entries]
+        for evaluation, where, task in asked:
+            if task is not None and task.path in failed:
+                step = {**where, "direction": None, "evaluation": evaluation.label, "bounded": False}
+                keep(step | failed[task.path])
+        return [
+            where if task is None else without_upkeep(found[task.path]) | where
+            for _, where, task in asked
+            if task is None or task.path in found
+        ]
+
+    def _kept(self, task: _Task, label: str) -> dict[str, Any] | None:
+        """What an earlier run has found, if it is sound."""
+        try:
+            return task.kept()
+        except RunError as error:
+            self._say(f"{label}: {task.part.offer.component.name} is measured again: {error}")
+            return None
+
+    def _say(self, text: str) -> None:
+        if self.process.first:
+            self.process.monitor.say(text)
+
+    def _splits(self, task: _Task) -> list[str]:
+        """The splits of which a task needs embeddings, sorted."""
+        return sorted({want.split or self.process.selection.split for want in task.metric.latents})
 
     def per_clip(self, cell: PlannedCell, entry: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """What a metric found for each clip, by name, (N,), from its entry in the cell's result."""
@@ -105,8 +154,11 @@ class Measuring:
 
     def class_sizes(self, cell: PlannedCell, clean: Predictions) -> NDArray[np.int64]:
         """How many clips each class has: (K,), of those embedded for training, or else of those evaluated."""
-        folder = self._folder(cell, "train")[0]
-        targets = embedding.load(folder).targets if (folder / "record.json").exists() else clean.targets
+        record = self._folder(cell, "train")[0] / embedding.RECORD
+        targets = clean.targets
+        if record.exists():
+            read_record(record, check=[embedding.CLIPS])
+            targets = embedding.load(record.parent).targets
         if targets.ndim == 2:
             return np.asarray((targets > 0.5).sum(axis=0))
         return np.bincount(targets, minlength=len(self.process.dataset.classes))
@@ -136,39 +188,56 @@ class Measuring:
         }
         if self.intervals.grouping:
             identity["groups"] = self.intervals.grouping
-        return where, _Task(part, metric, evaluation, cell.folder / "measurements" / f"{digest(identity)}.json")
+        path = cell.folder / "measurements" / f"{digest(identity)}.json"
+        return where, _Task(part, metric, evaluation, path, predictions_hash(evaluation))
 
-    def _latents(self, cell: PlannedCell, tasks: Sequence[_Task], label: str) -> dict[str, Latents]:
-        """By split, the embeddings that these tasks ask for, made where they are not there yet."""
+    def _latents(
+        self, cell: PlannedCell, tasks: Sequence[_Task], weights: str | None, label: str
+    ) -> tuple[dict[str, Latents], dict[str, Failure]]:
+        """By split, the embeddings that these tasks ask for, made where they are not there yet; and what failed."""
         evaluated = self.process.selection.split
         wanted: dict[str, set[LayerKind]] = {}
         for task in tasks:
             for want in task.metric.latents:
                 wanted.setdefault(want.split or evaluated, set()).update(want.kinds)
-        return {split: self._embedded(cell, split, frozenset(kinds), label) for split, kinds in sorted(wanted.items())}
+        found: dict[str, Latents] = {}
+        broken: dict[str, Failure] = {}
+        for split, kinds in sorted(wanted.items()):
+            where = f"{label}: embeddings of {split}"
+            with recorded(partial(broken.__setitem__, split), alone=self.process.fabric.world_size == 1, label=where):
+                found[split] = self._embedded(cell, split, frozenset(kinds), weights, where)
+        return found, broken
 
-    def _embedded(self, cell: PlannedCell, split: str, kinds: frozenset[LayerKind], label: str) -> Latents:
+    def _embedded(
+        self, cell: PlannedCell, split: str, kinds: frozenset[LayerKind], weights: str | None, label: str
+    ) -> Latents:
         process = self.process
         folder, identity, chosen = self._folder(cell, split)
-        missing = embedding.missing(folder, kinds)
+        try:
+            record = embedding.kept(folder, weights)
+        except RunError as error:
+            record = None
+            self._say(f"{label} are made again: {error}")
+        missing = kinds - frozenset(record["kinds"] if record is not None else ())
         process.fabric.barrier()
-        if missing or not (folder / "record.json").exists():
+        if missing or record is None:
             model = process.model(cell)
-            if process.first:
-                process.monitor.say(f"{label}: embeddings of {split}")
-            with process.monitor.task(f"{label}: embeddings of {split}"):
+            self._say(label)
+            with process.monitor.task(label):
                 process.in_parts(
                     embedding.parts_folder(folder, missing),
                     chosen,
                     lambda batch: embedding.embed_batch(model, batch, missing),
+                    label,
                 )
             process.fabric.barrier()
             if process.first:
-                embedding.collect(folder, chosen, missing, identity | {"cell": cell.id})
+                about = {"identity": identity | {"cell": cell.id}, "weights": weights} | process.made_with([])
+                embedding.collect(folder, chosen, missing, about, record)
         if process.first:
             embedding.remove_leftovers(folder)
         process.fabric.barrier()
-        process.skipped.merge(read_json(folder / "record.json")["skipped"])
+        process.skipped.merge(read_record(folder / embedding.RECORD, check=())["skipped"])
         return embedding.load(folder)
 
     def _carry_out(
@@ -178,9 +247,9 @@ class Measuring:
         predictions: Predictions,
         latents: Mapping[str, Latents],
         label: str,
-    ) -> None:
+    ) -> dict[str, Any]:
         process = self.process
-        asked = {want.split or process.selection.split for want in task.metric.latents}
+        asked = self._splits(task)
         own = latents[process.selection.split] if process.selection.split in asked else None
         if own is not None and own.ids != predictions.ids:
             raise RunError(
@@ -207,18 +276,28 @@ class Measuring:
             process.dataset.task,
             self.intervals,
             split=process.selection.split,
-            latents={split: latents[split] for split in sorted(asked)},
+            latents={split: latents[split] for split in asked},
             probe=probe,
         )
         with torch.no_grad():
             measurement = task.metric.measure(subject)
         found = measurement_to_json(measurement)
+        found |= {"metric": task.part.offer.component.name, "of": task.predictions} | process.made_with([task.part])
+        files = []
         if measurement.per_clip:
             columns = {"id": pa.array(subject.ids, type=pa.string()), **measurement.per_clip}
             path = task.path.with_suffix(".parquet")
             write_atomically(path, lambda file: pq.write_table(pa.table(columns), file))
             found["per_clip"] = str(path.relative_to(cell.folder))
-        write_json(task.path, found)
+            files.append(path)
+        return write_record(task.path, found, files)
+
+
+def predictions_hash(evaluation: PlannedEvaluation) -> str | None:
+    """The hash of an evaluation's predictions; None of versions that kept none."""
+    record = read_record(evaluation.folder / "record.json", check=())
+    found: str | None = record.get("files", {}).get(PREDICTIONS)
+    return found
 
 
 class ClipReader:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from avrobust_core.batches import Batch
 from avrobust_core.border.readings import checksums
-from avrobust_core.errors import DataError
+from avrobust_core.errors import DatasetFailure
 from avrobust_core.study.loading import Selection
 from avrobust_core.study.store import write_atomically
 
@@ -39,6 +40,14 @@ ReadBatches = Callable[[str, Sequence[Sequence[int]]], Iterator[Batch | None]]
 
 Tick = Callable[[int], None]
 """Told how many clips have been done since it was last told."""
+
+Limit = Callable[[str, Sequence[str]], AbstractContextManager[None]]
+"""From what is done ("reading batch 3") and the clips that it is done with, to what ends it when it takes too long."""
+
+
+def no_limit(step: str, ids: Sequence[str]) -> AbstractContextManager[None]:
+    """As long as it takes."""
+    return nullcontext()
 
 
 class MicroBatches:
@@ -89,6 +98,7 @@ def carry_out(
     rank: int,
     tick: Tick,
     constant: Callable[[], dict[str, str]] = dict,
+    limit: Limit = no_limit,
 ) -> None:
     """Do the work for the clips that no part in `folder` holds yet, writing parts of whole batches as time goes by.
 
@@ -103,24 +113,43 @@ def carry_out(
         rank: of this process: names its parts.
         tick: told of progress.
         constant: the clips so far that have one value throughout, and in which modality.
+        limit: on the time that a batch may take.
     """
+    _remove_damaged(folder)
     done = {clip_id for path in paths(folder) for clip_id in (*ids_in(path), *skipped_in(path))}
     tick(sum(clip_id in done for clip_id in selection.ids))
-    chunks = selection.where(clip_id not in done for clip_id in selection.ids).chunks(batch_size)
+    left = selection.where(clip_id not in done for clip_id in selection.ids)
+    chunks = left.chunks(batch_size)
     tables: list[pa.Table] = []
     saved = time.monotonic()
     work_on = MicroBatches(work)
-    for number, batch in enumerate(read(selection.split, chunks), start=1):
+    batches = read(selection.split, chunks)
+    for number, chunk in enumerate(chunks, start=1):
+        ids = left.ids[(number - 1) * batch_size :][: len(chunk)]
+        with limit(f"reading batch {number} of {len(chunks)}", ids):
+            batch = next(batches)
         if batch is not None:
-            read_as = checksum_columns(batch)  # before it is moved: they are computed on the CPU
-            batch = batch.to(device)
-            tables.append(to_table(batch, {**work_on(batch), **read_as}))
-        tick(len(chunks[number - 1]))
+            with limit(f"batch {number} of {len(chunks)}", batch.ids):
+                read_as = checksum_columns(batch)  # before it is moved: they are computed on the CPU
+                batch = batch.to(device)
+                tables.append(to_table(batch, {**work_on(batch), **read_as}))
+        tick(len(chunk))
         now = time.monotonic()
         full = sum(table.nbytes for table in tables) > PART_BYTES
         if full or now - saved > PART_SECONDS or number == len(chunks):
             _write(folder, rank, tables, now - saved, {"skipped": unreadable(), "constant": constant()})
             tables, saved = [], now
+
+
+def _remove_damaged(folder: Path) -> None:
+    """Remove parts that cannot be read or do not agree with their checksums: their clips are done again."""
+    for path in paths(folder):
+        try:
+            pq.read_table(path, page_checksum_verification=True)
+            skipped_in(path)
+            seconds_in(path)
+        except (OSError, ValueError, KeyError, TypeError):  # pyarrow's errors are ValueErrors or OSErrors
+            path.unlink()
 
 
 def paths(folder: Path) -> list[Path]:
@@ -154,10 +183,10 @@ def in_order(found: Sequence[str], selection: Selection) -> NDArray[np.int64]:
     """For each clip of the parts, taken one after the other, its row in the selection's order: (N,).
 
     Raises:
-        DataError: if there is no clip.
+        DatasetFailure: if there is no clip.
     """
     if not found:
-        raise DataError(f"no clip of split {selection.split!r} could be read")
+        raise DatasetFailure(f"no clip of split {selection.split!r} could be read")
     position = {clip_id: i for i, clip_id in enumerate(selection.ids)}
     order = np.argsort([position[clip_id] for clip_id in found], kind="stable")
     rows = np.empty(len(found), dtype=np.int64)
@@ -234,5 +263,6 @@ def _write(
     table = pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], type=pa.string())})
     notes = {what: json.dumps(found) for what, found in clips.items()}
     table = table.replace_schema_metadata({"seconds": f"{seconds:.6f}", **notes})
-    number = len(list(folder.glob(f"part-{rank:04}-*.parquet")))
-    write_atomically(folder / f"part-{rank:04}-{number:06}.parquet", lambda file: pq.write_table(table, file))
+    numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob(f"part-{rank:04}-*.parquet")]
+    path = folder / f"part-{rank:04}-{max(numbers, default=-1) + 1:06}.parquet"
+    write_atomically(path, lambda file: pq.write_table(table, file, write_page_checksum=True))

@@ -7,6 +7,7 @@ from typing import Any
 
 from avrobust_core.budgets import ThreatModel
 from avrobust_core.contracts import Dataset
+from avrobust_core.errors import RunError
 from avrobust_core.fronts import directions, tilted
 from avrobust_core.spec.cells import AttackPlan, Cell, attacked_modalities, expand, modality_of
 from avrobust_core.study.building import Builder
@@ -164,8 +165,10 @@ def why_stale(cell: PlannedCell, root: Path) -> str:
         return "interrupted in the middle of its fit"
     nearest: list[str] | None = None
     for path in sorted(root.glob("cells/*/cell.json")):
-        earlier = read_json(path)
-        if cell.one_of_several and earlier["identity"]["seed"] != cell.seed:
+        earlier = _header(path)
+        if earlier is None:
+            continue
+        if cell.one_of_several and earlier["seed"] != cell.seed:
             continue  # another seed's cell stands beside this one: it is no earlier state of it
         if [earlier["model"], earlier["training"]] == [cell.model, cell.training] and earlier["id"] != cell.id:
             changed = list(differences(earlier["identity"], cell.identity))
@@ -174,6 +177,16 @@ def why_stale(cell: PlannedCell, root: Path) -> str:
     if nearest is None:
         return "never run"
     return "changed: " + "; ".join(nearest[:3]) + (f" and {len(nearest) - 3} more" if len(nearest) > 3 else "")
+
+
+def _header(path: Path) -> Mapping[str, Any] | None:
+    """What another cell's cell.json says; None if it is damaged: it must not keep this cell from being fitted."""
+    try:
+        header = read_json(path)
+        seed = header["identity"]["seed"]
+        return {"seed": seed, **{name: header[name] for name in ("id", "model", "training", "identity")}}
+    except (RunError, KeyError, TypeError, IndexError):
+        return None
 
 
 def differences(old: object, new: object, path: str = "") -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Several cells clip by clip: what became of the clips that all of them have, and what seeds come to together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,14 @@ class ClipOutcomes:
         right: by attack and threat, (N,) bool: correct clean and, where there is an attack, after it.
         untouched: the attacks and threats that touch nothing that the model reads.
         unbounded: those of attacks that take no notice of the radius; the worst case leaves them out.
+        failed: why there is nothing for an attack under a threat, or for the worst case under a threat.
     """
 
     ids: tuple[str, ...]
     right: Mapping[Condition, NDArray[np.bool_]]
     untouched: frozenset[Condition]
     unbounded: frozenset[Condition] = frozenset()
+    failed: Mapping[Condition, str] = field(default_factory=dict)
 
     def worst(self, attacks: Sequence[str], threat: str) -> NDArray[np.bool_]:
         """The clips that none of these attacks broke under a threat: (N,) bool."""
@@ -71,7 +73,19 @@ def read_outcomes(path: Path, result: Mapping[str, Any]) -> ClipOutcomes:
         right=right,
         untouched=frozenset(key for key, entry in entries.items() if not entry["attacked"]),
         unbounded=frozenset(key for key, entry in entries.items() if not entry["bounded"]),
+        failed=_failed(result),
     )
+
+
+def _failed(result: Mapping[str, Any]) -> dict[Condition, str]:
+    found: dict[Condition, str] = {}
+    for failure in result.get("failures", []):
+        if failure["metric"] is None and failure["direction"] is None:
+            attack, threat = failure["attack"], failure["threat"]
+            found[attack, threat] = "the attack failed for one of the two"
+            if failure["bounded"]:
+                found["worst_case", threat] = f"{attack}, which belongs to it, failed for one of the two"
+    return found
 
 
 def common_clips(outcomes: Sequence[ClipOutcomes]) -> tuple[list[NDArray[np.int64]], int]:
@@ -117,15 +131,26 @@ def pool(
     return pooled
 
 
+def _in_all(outcomes: Sequence[ClipOutcomes], condition: Condition) -> bool:
+    """Whether every seed has it: an attack that failed for one is left out of all, and named under `failures`."""
+    return all(condition in found.right for found in outcomes)
+
+
 def _pooled(
     cells: Sequence[Mapping[str, Any]], outcomes: Sequence[ClipOutcomes], intervals: Intervals
 ) -> dict[str, Any]:
     rows, left_out = common_clips(outcomes)
-    robust = cells[0]["robust_accuracy"]
-    columns: dict[Condition, list[NDArray[np.bool_]]] = {
-        condition: [found.right[condition] for found in outcomes] for condition in outcomes[0].right
+    robust = {
+        attack: {threat: entry for threat, entry in threats.items() if _in_all(outcomes, (attack, threat))}
+        for attack, threats in cells[0]["robust_accuracy"].items()
     }
-    for threat in cells[0]["worst_case"]:
+    worst = [threat for threat in cells[0]["worst_case"] if all(threat in cell["worst_case"] for cell in cells)]
+    columns: dict[Condition, list[NDArray[np.bool_]]] = {
+        condition: [found.right[condition] for found in outcomes]
+        for condition in outcomes[0].right
+        if _in_all(outcomes, condition)
+    }
+    for threat in worst:
         columns["worst_case", threat] = [found.worst(found.attacks(threat), threat) for found in outcomes]
     seeds = {
         key: np.stack([right[row] for right, row in zip(column, rows, strict=True)]) for key, column in columns.items()
@@ -156,7 +181,12 @@ def _pooled(
             }
             for attack, threats in robust.items()
         },
-        "worst_case": {threat: told(("worst_case", threat)) for threat in cells[0]["worst_case"]},
+        "worst_case": {threat: told(("worst_case", threat)) for threat in worst},
+        "failures": [
+            failure | {"message": f"seed {cell['seed']}: {failure['message']}"}
+            for cell in cells
+            for failure in cell.get("failures", [])
+        ],
         "caveats": [
             caveat | {"message": f"seed {cell['seed']}: {caveat['message']}"}
             for cell in cells

@@ -1,7 +1,11 @@
 """One process of a run: its share of the clips, the models it holds, and what it shows."""
 
-from collections.abc import Iterator, Sequence
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -10,11 +14,14 @@ from avrobust_core.batches import Batch
 from avrobust_core.model import AVModel
 from avrobust_core.spec.model import Spec
 from avrobust_core.study import parts
-from avrobust_core.study.building import Builder
+from avrobust_core.study.building import Builder, Part
 from avrobust_core.study.console import Monitor
+from avrobust_core.study.deadline import clips_text, limited
 from avrobust_core.study.loading import Selection, Skipped, read_batches, select
 from avrobust_core.study.plan import PlannedCell
+from avrobust_core.study.provenance import made_with
 from avrobust_core.study.saving import load_weights
+from avrobust_core.study.training import WEIGHTS
 
 
 class Process:
@@ -59,16 +66,24 @@ class Process:
         """A cell's fitted model, in evaluation mode."""
         if cell.id not in self._models:
             model = self.builder.model(cell.model, self.dataset)
-            load_weights(model, cell.folder / "model.safetensors")
+            load_weights(model, cell.folder / WEIGHTS)
             self._models[cell.id] = model.to(self.device).eval()
         return self._models[cell.id]
+
+    def made_with(self, made_by: Iterable[Part]) -> dict[str, Any]:
+        """For a record: what it is made with now, as JSON data under `made_with`."""
+        return {"made_with": made_with(self.builder.registry, self.device.type, made_by)}
 
     def forget_models(self) -> None:
         """Free the memory that models take."""
         self._models.clear()
 
-    def in_parts(self, folder: Path, selection: Selection, work: parts.Work) -> None:
-        """This process's share of some work on clips; what earlier runs left is not done again."""
+    def in_parts(self, folder: Path, selection: Selection, work: parts.Work, label: str) -> None:
+        """This process's share of some work on clips; what earlier runs left is not done again.
+
+        Raises:
+            BatchTimeout: if a batch takes longer than `engine.batch_timeout`; names the work by its label.
+        """
         mine = selection.share(self.fabric.global_rank, self.fabric.world_size)
         skipped = Skipped(self.dataset)
         done = 0
@@ -77,6 +92,9 @@ class Process:
             nonlocal done
             done += clips
             self.monitor.update(done, len(mine))
+
+        def limit(step: str, ids: Sequence[str]) -> AbstractContextManager[None]:
+            return limited(self.spec.engine.batch_timeout, lambda: f"{label}: {step} ({clips_text(ids)})")
 
         parts.carry_out(
             folder,
@@ -89,6 +107,7 @@ class Process:
             rank=self.fabric.global_rank,
             tick=tick,
             constant=lambda: dict(skipped.constant.get(mine.split, {})),
+            limit=limit,
         )
 
     def read(self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped) -> Iterator[Batch | None]:
@@ -101,3 +120,18 @@ class Process:
             workers=self.spec.engine.workers,
             pin=self.device.type == "cuda",
         )
+
+
+def end_others(fabric: Fabric) -> None:
+    """End the processes that this one has launched: they would wait for it for ever."""
+    launched: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
+    others = list(launched)
+    launched.clear()  # else Fabric's observer kills this process, too, before it has said why it ends
+    for process in others:
+        process.terminate()
+    deadline = time.monotonic() + 3
+    for process in others:
+        try:
+            process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:  # in a collective, where no signal reaches Python
+            process.kill()

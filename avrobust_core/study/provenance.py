@@ -1,21 +1,29 @@
-"""What a run ran with: versions, plugins, git commit, data fingerprint; written beside its results as lock.json."""
+"""What a run and each of its records were made with: versions, plugins, git commit, data fingerprint; lock.json."""
 
+import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from avrobust_core._version import __version__
-from avrobust_core.registry import Registry
+from avrobust_core.errors import ComponentError, RunError
+from avrobust_core.registry import Offer, Registry
+from avrobust_core.study.building import Part
 from avrobust_core.study.plan import PlannedCell
+from avrobust_core.study.store import read_json
 
 LIBRARIES = ("torch", "torchaudio", "lightning-fabric", "numpy", "scikit-learn", "av", "pydantic", "pluggy")
 
+MADE_WITH = ("torch", "numpy")
+"""The libraries whose versions each record keeps."""
+
 
 def lock(registry: Registry, cells: Sequence[PlannedCell], device: str, world_size: int) -> dict[str, Any]:
-    """The lock file's content, as JSON data. There is at least one cell."""
+    """What the command ran with this time, as JSON data: the lock file but for its cells. There is at least one."""
     return {
         "avrobust": __version__,
         "python": platform.python_version(),
@@ -29,8 +37,98 @@ def lock(registry: Registry, cells: Sequence[PlannedCell], device: str, world_si
         "device": device,
         "processes": world_size,
         "data": cells[0].identity["data"]["fingerprint"],
-        "cells": [{"id": cell.id, "model": cell.model, "training": cell.training, "seed": cell.seed} for cell in cells],
     }
+
+
+def made_with(registry: Registry, device: str, parts: Iterable[Part]) -> dict[str, Any]:
+    """The versions that a record made now is made with, as JSON data.
+
+    Args:
+        registry: where components inside others' configurations are found.
+        device: its type: cpu, cuda.
+        parts: the components whose work it is.
+    """
+    components: dict[str, str] = {}
+    for part in parts:
+        inside = [offer for name in _components_in(part.identity()["config"]) for offer in _found(registry, name)]
+        components |= {offer.full_name: offer.distribution_version for offer in (part.offer, *inside)}
+    return {**_versions(), "device": device, "components": dict(sorted(components.items()))}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    libraries = {name: version(name) for name in MADE_WITH}
+    return {"avrobust": __version__, "python": platform.python_version(), **libraries}
+
+
+def _components_in(data: object) -> Iterator[str]:
+    """The names of the components inside a component's configuration."""
+    if isinstance(data, Mapping):
+        yield from (data[key] for key in ("component", "use") if isinstance(data.get(key), str))
+        for value in data.values():
+            yield from _components_in(value)
+    elif isinstance(data, list | tuple):
+        for value in data:
+            yield from _components_in(value)
+
+
+def _found(registry: Registry, name: str) -> tuple[Offer, ...]:
+    try:
+        return registry.find(name)
+    except ComponentError:
+        return ()
+
+
+def records_of(cell: PlannedCell) -> list[dict[str, Any]]:
+    """What the records of a cell that lie there were made with, as JSON data: each set of versions and its records.
+
+    `made_with` is None for records of versions that did not keep it. Damaged records are left out.
+    """
+    paths = {"fit": cell.folder / "fit.json"}
+    paths |= {evaluation.label: evaluation.folder / "record.json" for evaluation in cell.evaluations}
+    paths |= {f"metric {path.stem}": path for path in sorted((cell.folder / "measurements").glob("*.json"))}
+    found: dict[str, dict[str, Any]] = {}
+    for label, path in paths.items():
+        try:
+            record = read_json(path) if path.exists() else None
+        except RunError:
+            continue
+        if isinstance(record, dict):
+            kept = record.get("made_with")
+            key = json.dumps(kept, sort_keys=True)
+            name = f"metric {record['metric']}" if "metric" in record else label
+            records = found.setdefault(key, {"made_with": kept, "records": []})["records"]
+            if name not in records:
+                records.append(name)
+    return list(found.values())
+
+
+def otherwise(records: Iterable[Mapping[str, Any]], today: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """In what the records of a cell differ from those that would be made today, as JSON data.
+
+    Args:
+        records: as `records_of` gives them.
+        today: as `made_with` gives it, of all components of the study.
+
+    Returns:
+        For each set of versions that differs: `differences` ("torch 2.7.0, now 2.8.0") and `records`.
+    """
+    found: dict[tuple[str, ...], list[str]] = {}
+    for entry in records:
+        kept = entry["made_with"]
+        if kept is None:
+            differences = ["versions that were not kept"]
+        else:
+            flat, now = _flat(kept), _flat(today)
+            differences = [f"{k} {v}, now {now[k]}" for k, v in flat.items() if k in now and now[k] != v]
+        if differences:
+            found.setdefault(tuple(differences), []).extend(entry["records"])
+    return [{"differences": list(differences), "records": names} for differences, names in found.items()]
+
+
+def _flat(versions: Mapping[str, Any]) -> dict[str, str]:
+    own = {name: str(value) for name, value in versions.items() if name != "components"}
+    return own | {name: str(value) for name, value in versions.get("components", {}).items()}
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -178,7 +178,7 @@ def summarise(
     surviving: dict[str, NDArray[np.bool_]] = {}
     for outcome in outcomes:
         attack, threat, predictions = outcome.attack, outcome.threat, outcome.predictions
-        _same_clips(clean, predictions, outcome.label)
+        same_clips(clean, predictions, outcome.label)
         survived = clean.correct & predictions.correct
         robust.setdefault(attack, {})[threat] = intervals.mean(survived).to_json() | {
             "attacked": list(outcome.modalities),
@@ -271,7 +271,7 @@ def _front(clean: Predictions, outcome: Outcome, intervals: Intervals) -> list[d
     """The smallest joint budgets, in shares of the threat's radii, that break half of the clips."""
     points = []
     for shares, predictions in outcome.front:
-        _same_clips(clean, predictions, outcome.label)
+        same_clips(clean, predictions, outcome.label)
         size = intervals.median(predictions.factor, clean.correct)
         found = np.isfinite(size.value)
         budget = {name: share * size.value if found else None for name, share in shares.items()}
@@ -374,7 +374,13 @@ def _labels(predictions: Predictions, dataset: Dataset) -> Sequence[list[str]]:
     return [[dataset.classes[k] for k in np.flatnonzero(row > 0.5)] for row in predictions.targets]
 
 
-def _same_clips(clean: Predictions, other: Predictions, label: str) -> None:
+def same_clips(clean: Predictions, other: Predictions, label: str) -> None:
+    """Refuse predictions under attack that are of other clips than the clean ones, or of clips read otherwise.
+
+    Raises:
+        RunError: if they are of other clips.
+        DataError: if a clip was read as something else.
+    """
     if clean.ids != other.ids:
         raise RunError(
             f"{label}: its predictions hold other clips than the clean ones, since some could be read at one time and "

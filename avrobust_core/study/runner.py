@@ -1,34 +1,32 @@
 """Carrying out a spec: plan, fit, evaluate, measure, and write what was found; reusing what is there already."""
 
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
 
-from avrobust_core.attacking import AttackRun, prepared, refuse_norms
-from avrobust_core.batches import Batch
-from avrobust_core.errors import AvrobustError, DataError
+from avrobust_core.attacking import refuse_norms
+from avrobust_core.blame import sentence
+from avrobust_core.errors import RunError
 from avrobust_core.goals import Aim
 from avrobust_core.notes import collected
 from avrobust_core.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
-from avrobust_core.study import evaluation as evaluating
-from avrobust_core.study import parts
-from avrobust_core.study.building import Builder, entry_aim, refuse_front
+from avrobust_core.study.building import Builder, Part, entry_aim, refuse_front
 from avrobust_core.study.comparing import compare
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.correlating import Evidence, correlate, gather
 from avrobust_core.study.devices import fabric_of
 from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.loading import Skipped, select
+from avrobust_core.study.failures import Failure, recorded
 from avrobust_core.study.measuring import Measuring
-from avrobust_core.study.plan import PlannedCell, PlannedEvaluation, plan, why_stale
+from avrobust_core.study.plan import PlannedCell, plan, why_stale
 from avrobust_core.study.pooling import CellKey, ClipOutcomes, pool, read_outcomes
-from avrobust_core.study.process import Process
-from avrobust_core.study.provenance import lock
+from avrobust_core.study.predicting import Predicting
+from avrobust_core.study.process import Process, end_others
+from avrobust_core.study.provenance import lock, made_with, otherwise, records_of
 from avrobust_core.study.results import (
     Intervals,
     Outcome,
@@ -36,12 +34,28 @@ from avrobust_core.study.results import (
     write_per_class,
     write_samples,
 )
-from avrobust_core.study.store import exclusive, read_json, remove_leftovers, write_json, write_text
-from avrobust_core.study.training import Fit
-from avrobust_core.victim import Victim
+from avrobust_core.study.store import (
+    exclusive,
+    file_hash,
+    read_record,
+    remove_leftovers,
+    without_upkeep,
+    write_json,
+    write_text,
+)
+from avrobust_core.study.training import WEIGHTS, Fit
 
 RESULT_FORMAT = 1
 """The version of result.json."""
+
+_CORRELATE: Failure = {
+    "metric": "correlate",
+    "attack": None,
+    "threat": None,
+    "direction": None,
+    "evaluation": "clean",
+    "bounded": False,
+}
 
 
 def carry_out(
@@ -56,12 +70,15 @@ def carry_out(
         silent: show no progress.
 
     Returns:
-        What the run's result.json holds: `run`, `cells`, `reused`, `failed`, `skipped`, `constant`, `notes`.
+        What the run's result.json holds: `run`, `cells`, `reused`, `failed`, `skipped`, `constant`, `notes`, ... A cell
+        that failed as a whole has an `error`, one of which evaluations or metrics failed has them under `failures`;
+        `failed` counts both. `problems` is what went wrong outside of the cells.
 
     Raises:
-        DataError: if the data set cannot be used, or too many of its clips cannot be read.
+        DatasetFailure: if the data set cannot be used, or too many of its clips cannot be read.
         ComponentError: if a component cannot be built, or an attack does not support a norm that is asked for.
-        RunError: if the folder is in use, or a file in it is damaged.
+        RunError: if the folder is in use, or, with several processes, if a step fails.
+        OSError: if the folder cannot be written to.
     """
     fabric = fabric_of(loaded.spec.engine)
     fabric.launch()
@@ -69,11 +86,15 @@ def carry_out(
     if not fabric.is_global_zero:
         with collected(lambda note: None) as notes:
             return _Run(fabric, loaded, registry, root, Monitor(silent=True), notes).carry_out()
-    with exclusive(root):
-        remove_leftovers(root)
-        monitor = Monitor(silent=silent)
-        with collected(lambda note: monitor.say(f"note: {note}")) as notes:
-            return _Run(fabric, loaded, registry, root, monitor, notes).carry_out()
+    try:
+        with exclusive(root):
+            remove_leftovers(root)
+            monitor = Monitor(silent=silent)
+            with collected(lambda note: monitor.say(f"note: {note}")) as notes:
+                return _Run(fabric, loaded, registry, root, monitor, notes).carry_out()
+    except BaseException:
+        end_others(fabric)
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +132,11 @@ class _Run:
         self.evidence: list[Evidence] = []
         self.outcomes: dict[CellKey, ClipOutcomes] = {}
         self.attacks = {name: self.builder.attack(name) for name in self.spec.attacks}
+        self.predicting = Predicting(self.process, self.attacks, self._aim)
+        self.problems: list[dict[str, Any]] = []
+        """What went wrong outside of the cells."""
+        self.fresh = False
+        """Whether something of the present cell has been computed, not reused."""
 
     def _seeded(self, seed: int) -> _Seeded:
         """A cell is the same whichever other seeds a study has: its own seed decides all of it."""
@@ -126,13 +152,12 @@ class _Run:
         if self.fabric.is_global_zero:
             write_text(self.root / "spec.yaml", self.loaded.text)
             write_text(self.root / "resolved.yaml", self.loaded.resolved_yaml())
-            device, world = str(self.fabric.device), self.fabric.world_size
-            write_json(self.root / "lock.json", lock(self.registry, cells, device, world))
+        locked = lock(self.registry, cells, str(self.fabric.device), self.fabric.world_size)
+        self._lock(locked, cells)
         results = []
         for number, cell in enumerate(cells, start=1):
-            reused = cell.done
-            result = self._cell(cell, f"[{number}/{len(cells)}] {cell.label}")
-            results.append(result | {"reused": reused and "error" not in result})
+            results.append(self._cell(cell, f"[{number}/{len(cells)}] {cell.label}"))
+            self._lock(locked, cells)
         outcome = {
             "format": RESULT_FORMAT,
             "run": str(self.root),
@@ -143,23 +168,50 @@ class _Run:
             "cells": results,
             **(self._across_cells(results) if self.process.first else {}),
             "reused": sum(result["reused"] for result in results),
-            "failed": sum("error" in result for result in results),
+            "failed": sum("error" in result or bool(result["failures"]) for result in results),
+            "problems": self.problems,
             "skipped": self.process.skipped.to_json(),
             "constant": self.process.skipped.constant_json(),
             "notes": self.notes,
         }
         if self.fabric.is_global_zero:
-            write_json(self.root / "result.json", outcome)
+            self._write(self.root / "result.json", outcome)
         return outcome
 
+    def _write(self, path: Path, data: object) -> None:
+        """Write JSON; where that fails, the run goes on: what it has found is printed at the end."""
+        try:
+            write_json(path, data)
+        except OSError as error:
+            self.monitor.say(f"cannot be written: {sentence(error)}")
+            self.problems.append({"step": "writing", "message": sentence(error)})
+
+    def _lock(self, locked: Mapping[str, Any], cells: Sequence[PlannedCell]) -> None:
+        """Write lock.json: what this command runs with, and what the records that lie there now were made with."""
+        if self.fabric.is_global_zero:
+            told = [
+                {"id": cell.id, "model": cell.model, "training": cell.training, "seed": cell.seed}
+                | {"made_with": records_of(cell)}
+                for cell in cells
+            ]
+            self._write(self.root / "lock.json", {**locked, "cells": told})
+
     def _across_cells(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """What is found from several cells together."""
+        """What is found from several cells together; if one of these steps fails, the cells' results stand."""
         intervals = self.seeds[self.spec.seed].intervals
-        return {
-            "pooled": pool(results, self.outcomes, intervals) if len(self.spec.seeds) > 1 else [],
-            "comparisons": compare(self.spec, results, self.outcomes, intervals) if self.spec.compare else [],
-            "correlations": correlate(self.evidence, intervals),
+        steps: dict[str, Callable[[], list[dict[str, Any]]]] = {
+            "pooled": lambda: pool(results, self.outcomes, intervals) if len(self.spec.seeds) > 1 else [],
+            "comparisons": lambda: compare(self.spec, results, self.outcomes, intervals) if self.spec.compare else [],
+            "correlations": lambda: correlate(self.evidence, intervals),
         }
+        found: dict[str, Any] = {}
+        for name, step in steps.items():
+            failed: list[Failure] = []
+            found[name] = []
+            with recorded(failed.append):
+                found[name] = step()
+            self.problems += [{"step": name, **failure} for failure in failed]
+        return found
 
     def _check(self, cells: tuple[PlannedCell, ...]) -> None:
         """Refuse what cannot work before anything is fitted."""
@@ -178,53 +230,85 @@ class _Run:
     def _cell(self, cell: PlannedCell, label: str) -> dict[str, Any]:
         names: dict[str, Any] = {"id": cell.id, "model": cell.model, "training": cell.training, "seed": cell.seed}
         names["modalities"] = list(cell.modalities)
+        self.fresh = self.predicting.fresh = False
+        errors: list[Failure] = []
+
+        def fail(failure: Failure) -> None:
+            errors.append(failure)
+            self.monitor.say(f"{label}: failed: {failure['message']}")
+            self._write(cell.folder / "error.json", names | {"error": failure})
+
+        result: dict[str, Any] = {}
         try:
-            result = names | self._complete(cell, label)
-        except DataError:
-            raise  # the data set is every cell's: none of the others can do better
-        except Exception as error:
-            if self.fabric.world_size > 1:
-                raise  # the other processes wait for this one; only ending all of them is safe
-            message = str(error) if isinstance(error, AvrobustError) else f"{type(error).__name__}: {error}"
-            failure = {"error": {"message": message, "traceback": traceback.format_exc()}}
-            write_json(cell.folder / "error.json", names | failure)
-            self.monitor.say(f"{label}: failed: {message}")
-            return names | failure
+            with recorded(fail, alone=self.fabric.world_size == 1, label=label):
+                result = names | self._complete(cell, label)
+                if self.fabric.is_global_zero:
+                    write_json(cell.folder / "result.json", result)
+                    if len(self.spec.seeds) > 1 or self.spec.compare:
+                        found = read_outcomes(cell.folder / "samples.parquet", result)
+                        self.outcomes[cell.model, cell.training, cell.seed] = found
+                    (cell.folder / "error.json").unlink(missing_ok=True)
         finally:
             self.process.forget_models()
-        if self.fabric.is_global_zero:
-            write_json(cell.folder / "result.json", result)
-            if len(self.spec.seeds) > 1 or self.spec.compare:
-                found = read_outcomes(cell.folder / "samples.parquet", result)
-                self.outcomes[cell.model, cell.training, cell.seed] = found
-            (cell.folder / "error.json").unlink(missing_ok=True)
-        return result
+        if errors:
+            return names | {"error": errors[0], "failures": [], "reused": False}
+        return result | {"reused": not (self.fresh or self.predicting.fresh)}
 
     def _complete(self, cell: PlannedCell, label: str) -> dict[str, Any]:
         if self.fabric.is_global_zero:
             header = {"id": cell.id, "model": cell.model, "training": cell.training, "identity": cell.identity}
             write_json(cell.folder / "cell.json", header)
         fit = self._fit(cell, label)
-        # Several threats may mean the same to a model that reads few modalities: predictions are shared by folder.
-        by_folder: dict[Path, Predictions] = {}
-        for evaluation in cell.evaluations:
-            if evaluation.folder not in by_folder:
-                by_folder[evaluation.folder] = self._evaluate(cell, evaluation, label)
+        weights: str | None = fit.get("files", {}).get(WEIGHTS)
+        failures: list[Failure] = []
+        by_folder = self.predicting.predictions(cell, weights, label, failures)
         seeded = self.seeds[cell.seed]
-        measured = seeded.measuring.measure(cell, by_folder, label)
+
+        def keep(failure: Failure) -> None:
+            self.monitor.say(f"{label}: {failure['metric']} failed: {failure['message']}")
+            failures.append(failure)
+
+        measured = seeded.measuring.measure(cell, by_folder, weights, label, keep)
         clean = by_folder[cell.evaluations[0].folder]
         outcomes = self._outcomes(cell, by_folder)
         if self.spec.correlate:
-            self.evidence.append(self._evidence(cell, clean, outcomes, measured))
+            with recorded(lambda failure: keep({**_CORRELATE, **failure})):
+                self.evidence.append(self._evidence(cell, clean, outcomes, measured))
+        files: dict[str, str] = {}
         if self.fabric.is_global_zero:
             write_samples(cell.folder / "samples.parquet", clean, outcomes, self.dataset)
             write_per_class(cell.folder / "per_class.csv", measured)
+            files = {name: file_hash(cell.folder / name) for name in ("samples.parquet", "per_class.csv")}
+        summary = summarise(clean, outcomes, seeded.intervals)
+        for failure in failures:
+            if failure["metric"] is None and failure["bounded"]:
+                summary["worst_case"].pop(failure["threat"], None)  # it would be of fewer attacks than were asked for
         return {
-            **summarise(clean, outcomes, seeded.intervals),
+            **summary,
             "metrics": measured,
-            "fit": fit,
+            "failures": failures,
+            "fit": without_upkeep(fit),
+            "made_otherwise": otherwise(records_of(cell), self._made_today()),
+            "files": files,
             "evaluation_seconds": round(sum(predictions.seconds for predictions in by_folder.values()), 3),
         }
+
+    def _made_today(self) -> dict[str, Any]:
+        """The versions of all that the study is made with now."""
+        spec, builder = self.spec, self.builder
+        used = [part for name in spec.models for part in self._parts_of_model(name)]
+        used += [part for name in spec.training for part in self._parts_of_regime(name)]
+        used += [builder.part("attack", entry) for entry in spec.attacks.values()]
+        used += [builder.part("metric", reference) for reference in spec.metrics]
+        return made_with(self.registry, self.fabric.device.type, used)
+
+    def _parts_of_model(self, name: str) -> list[Part]:
+        encoders, fusion = self.builder.model_parts(self.spec.models[name])
+        return [*encoders.values(), *([] if fusion is None else [fusion])]
+
+    def _parts_of_regime(self, name: str) -> list[Part]:
+        augmentations = [self.builder.part("augmentation", use) for use in self.spec.training[name].augment]
+        return [self.builder.part("dataset", self.spec.data), *augmentations]
 
     def _evidence(
         self, cell: PlannedCell, clean: Predictions, outcomes: Sequence[Outcome], measured: Sequence[dict[str, Any]]
@@ -245,13 +329,14 @@ class _Run:
         """What became of the cell under each attack and threat, points of a front gathered under theirs."""
         outcomes = []
         for evaluation in cell.evaluations[1:]:
-            if evaluation.direction is not None:
+            if evaluation.direction is not None or evaluation.folder not in by_folder:
                 continue
             attack, threat = str(evaluation.attack), str(evaluation.threat)
             front = [
                 (point.direction, by_folder[point.folder])
                 for point in cell.evaluations
                 if point.direction is not None and (point.attack, point.threat) == (attack, threat)
+                if point.folder in by_folder
             ]
             outcomes.append(
                 Outcome(
@@ -272,14 +357,18 @@ class _Run:
         return entry_aim(attack, self.spec.attacks[attack], self.dataset.classes)
 
     def _fit(self, cell: PlannedCell, label: str) -> dict[str, Any]:
-        path = cell.folder / "fit.json"
         if cell.fitted:
-            record: dict[str, Any] = read_json(path)
+            try:
+                record = read_record(cell.folder / "fit.json", check=[WEIGHTS])
+            except RunError as error:
+                raise RunError(f"{error}. Put back a copy, or delete {cell.folder} to fit this model again") from error
             self.process.skipped.merge(record["skipped"], record.get("constant"))
             return record
+        self.fresh = True
         if self.fabric.is_global_zero:
             self.monitor.say(f"{label}: fitting ({why_stale(cell, self.root)})")
         regime = self.spec.training[cell.training]
+        used = [*self._parts_of_model(cell.model), *self._parts_of_regime(cell.training)]
         with self.monitor.task(f"{label}: fit"):
             fit = Fit(
                 self.fabric,
@@ -291,80 +380,8 @@ class _Run:
                 folder=cell.folder,
                 engine=self.spec.engine,
                 report=self.monitor.update,
+                made_with=made_with(self.registry, self.fabric.device.type, used),
             )
             record = fit.run()
         self.process.skipped.merge(record["skipped"], record.get("constant"))
         return record
-
-    def _evaluate(self, cell: PlannedCell, evaluation: PlannedEvaluation, label: str) -> Predictions:
-        record_path, predictions_path = evaluation.folder / "record.json", evaluation.folder / "predictions.parquet"
-        if not evaluation.done:
-            if self.fabric.is_global_zero:
-                self.monitor.say(f"{label}: {evaluation.label}")
-            with self.monitor.task(f"{label}: {evaluation.label}"):
-                self._predict(cell, evaluation)
-            self.fabric.barrier()
-            if self.fabric.is_global_zero:
-                predictions, skipped = evaluating.collect(evaluation.folder, self.process.selection)
-                evaluating.to_parquet(predictions_path, predictions)
-                record = {
-                    "identity": evaluation.identity,
-                    "clips": len(predictions.ids),
-                    "seconds": round(predictions.seconds, 3),
-                    "skipped": {self.process.selection.split: skipped},
-                    "constant": {
-                        self.process.selection.split: parts.all_constant(evaluation.folder, self.process.selection)
-                    },
-                }
-                write_json(record_path, record)
-                parts.remove(evaluation.folder)
-            self.fabric.barrier()
-        record = read_json(record_path)
-        self.process.skipped.merge(record["skipped"], record.get("constant"))
-        return evaluating.from_parquet(predictions_path, record["seconds"])
-
-    def _predict(self, cell: PlannedCell, evaluation: PlannedEvaluation) -> None:
-        section = self.spec.evaluation
-        victim = Victim(
-            self.process.model(cell),
-            media=self.dataset.media,
-            task=self.dataset.task,
-            seed=cell.seed,
-            samples=section.samples,
-            precision=self.spec.engine.attack_precision,
-        )
-        run = None
-        if evaluation.attack is not None and evaluation.applied is not None:
-            entry = self.spec.attacks[evaluation.attack]
-            run = AttackRun(
-                evaluation.attack,
-                self.attacks[evaluation.attack],
-                evaluation.applied,
-                self._aim(evaluation.attack),
-                entry.factors,
-            )
-            run = self._prepared(victim, run)
-        with victim.frozen():
-            self.process.in_parts(
-                evaluation.folder, self.process.selection, lambda batch: evaluating.evaluate_batch(victim, batch, run)
-            )
-
-    def _prepared(self, victim: Victim, run: AttackRun) -> AttackRun:
-        """The run with its attack shown the clips that it must see first; in every process all of them, in order."""
-        preparation = run.attack.preparation
-        if preparation is None:
-            return run
-        section = self.spec.evaluation
-        split = preparation.split or section.split
-        clips = self.process.selection if split == section.split else select(self.dataset, split)
-        skipped = Skipped(self.dataset)
-
-        def batches() -> Iterator[Batch]:
-            for batch in self.process.read(split, clips.chunks(preparation.batch_size), skipped):
-                if batch is not None:
-                    yield batch.to(self.fabric.device)
-
-        with victim.frozen():
-            ready = prepared(victim, run, batches)
-        self.process.skipped.merge(skipped.by_split, skipped.constant)
-        return ready

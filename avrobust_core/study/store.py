@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +24,20 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Args:
         path: the file; its folder is made.
         write: writes the content to the open file.
+
+    Raises:
+        OSError: names the file, whatever step of it failed.
     """
+    try:
+        _write_atomically(path, write)
+    except OSError as error:
+        if error.errno is None or (error.filename is not None and TEMPORARY not in os.fsdecode(error.filename)):
+            raise
+        # A full disk does not say where, and what is said of the temporary file helps nobody.
+        raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
+
+
+def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}.")
     try:
@@ -68,8 +81,72 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise RunError(f"{path}: cannot be read ({error}); delete it to have it made again") from error
+
+
+def write_record(path: Path, data: Mapping[str, Any], files: Iterable[Path] = ()) -> dict[str, Any]:
+    """Write the JSON that completes something, with hashes of the files that belong to it and of itself.
+
+    Args:
+        path: of the record.
+        data: what it says.
+        files: written already, in the record's folder or below it.
+
+    Returns:
+        What was written.
+    """
+    record = {**data, "files": {str(file.relative_to(path.parent)): file_hash(file) for file in files}}
+    record["hash"] = _content_hash(record)
+    write_json(path, record)
+    return record
+
+
+def read_record(path: Path, check: Iterable[str] | None = None) -> dict[str, Any]:
+    """Read what `write_record` wrote, and check it and its files against their hashes.
+
+    Records of versions that kept no hashes are taken as they are.
+
+    Args:
+        path: of the record.
+        check: names of the files to be checked; by default all.
+
+    Raises:
+        RunError: if the record or one of the files is damaged or missing; says which.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise RunError(f"{path}: is no record of a run; delete it to have it made again")
+    if "hash" in record and record["hash"] != _content_hash({k: v for k, v in record.items() if k != "hash"}):
+        raise RunError(f"{path}: is damaged (what it holds is not what was written); delete it to have it made again")
+    kept: Mapping[str, str] = record.get("files", {})
+    for name in kept if check is None else check:
+        file = path.parent / name
+        try:
+            found = file_hash(file)
+        except OSError as error:
+            raise RunError(f"{file}: cannot be read ({error.strerror})") from error
+        if found != kept.get(name, found):
+            raise RunError(f"{file}: is damaged (what it holds is not what was written)")
+    return record
+
+
+def without_upkeep(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says, without what it keeps to be checked by: hashes, versions, what it was made from."""
+    return {
+        name: value for name, value in record.items() if name not in ("hash", "files", "made_with", "of", "weights")
+    }
+
+
+def file_hash(path: Path) -> str:
+    """A hash of a file's content: 32 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _content_hash(data: object) -> str:
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def digest(identity: Mapping[str, Any]) -> str:

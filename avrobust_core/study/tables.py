@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from avrobust_core.caveats import describe
+from avrobust_core.plain_text import plain_text
 from avrobust_core.study.comparison_tables import print_comparisons
+from avrobust_core.study.console import TextConsole
+from avrobust_core.study.failures import failure_label, why_missing
 from avrobust_core.study.wording import (
     MOST_COLUMNS,
     doubt,
@@ -29,7 +32,7 @@ WIDTH_WITHOUT_TERMINAL = 320
 
 def print_tables(result: Mapping[str, Any]) -> None:
     """Print a run's results: accuracies, and where there are any, comparisons, curves, perturbations, metrics."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    console = TextConsole(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
     _print_accuracies(console, result)
     cells = [_named(result, cell) for cell in result["cells"] if "error" not in cell]
     print_comparisons(console, result)
@@ -54,19 +57,26 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     for cell in result["cells"]:
         if "error" in cell:
             named = _named(result, cell)
-            console.print(f"{named['model']}/{named['training']} failed: {cell['error']['message']}", style="red")
+            _print_failure(console, f"{named['model']}/{named['training']}", cell["error"])
+        for failure in cell.get("failures", []):
+            named = _named(result, cell)
+            _print_failure(console, f"{named['model']}/{named['training']}, {failure_label(failure)}", failure)
     for cell in result["cells"]:
         for caveat in cell.get("caveats", []):
             named = _named(result, cell)
-            console.print(f"? {named['model']}/{named['training']}, {describe(caveat)}", markup=False)
+            console.print(f"? {named['model']}/{named['training']}, {describe(caveat)}")
     for cell in cells:
         left_out = cell.get("clean_accuracy", {}).get("across_fits", {}).get("left_out")
         if left_out is not None:
-            console.print(f"{cell['model']}/{cell['training']}, the method: no interval: {left_out}", markup=False)
+            console.print(f"{cell['model']}/{cell['training']}, the method: no interval: {left_out}")
     if any("= " in _robust(cell, *column) for cell in cells for column in columns):
         console.print("= the threat touches nothing that this model reads: its clean accuracy stands")
     if any("! " in _robust(cell, *column) for cell in cells for column in columns):
         console.print("! the attack takes no notice of the threat's radius")
+
+
+def _print_failure(console: Console, what: str, failure: Mapping[str, Any]) -> None:
+    console.print(plain_text(f"{what} failed: {failure['message']}"), style="red", soft_wrap=True)
 
 
 def _by_cell(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> Table:
@@ -155,9 +165,14 @@ def _print_metrics(console: Console, result: Mapping[str, Any]) -> None:
     """Metrics on clean clips and, those that are measured there, under attack."""
     done = [cell for cell in result["cells"] if "error" not in cell]
     columns: dict[str, list[Mapping[Row, tuple[str, Mapping[str, Any]]]]] = {}
+    failed: set[tuple[str, Row]] = set()
     for cell in done:
-        columns.setdefault(f"{cell['model']}\n{cell['training']}", []).append(_values(cell))
+        heading = f"{cell['model']}\n{cell['training']}"
+        columns.setdefault(heading, []).append(_values(cell))
+        failed |= {(heading, row) for row in _failed(cell)}
     rows = dict.fromkeys(key for seeds in columns.values() for values in seeds for key in values)
+    measured = {(row[0], "", *row[2:]) for row in rows}
+    rows |= dict.fromkeys(row for _, row in sorted(failed) if row not in measured)
     if not rows:
         return
     several = bool(result.get("pooled"))
@@ -169,8 +184,15 @@ def _print_metrics(console: Console, result: Mapping[str, Any]) -> None:
         for heading in part:
             table.add_column(heading, justify="right")
         for row in ordered:
+            without_name = (row[0], "", *row[2:])
             table.add_row(
-                *row, *(_measured([seed[row] for seed in columns[at] if row in seed], several) for at in part)
+                *row,
+                *(
+                    "failed"  # of several seeds, one is enough: the others' mean is no mean of all
+                    if (at, without_name) in failed
+                    else _measured([seed[row] for seed in columns[at] if row in seed], several)
+                    for at in part
+                ),
             )
         console.print(table)
     _print_notes(console, done)
@@ -190,6 +212,15 @@ def _parts(items: Sequence[Item]) -> list[Sequence[Item]]:
 
 Row = tuple[str, str, str, str]
 """A metric, a name, an attack ("clean" for none) and a threat."""
+
+
+def _failed(cell: Mapping[str, Any]) -> set[Row]:
+    """The metrics that failed, without a name."""
+    return {
+        (failure["metric"], "", failure["attack"] or "clean", failure["threat"] or "")
+        for failure in cell.get("failures", [])
+        if failure["metric"] is not None
+    }
 
 
 def _values(cell: Mapping[str, Any]) -> dict[Row, tuple[str, Mapping[str, Any]]]:
@@ -281,6 +312,9 @@ def _columns(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     for cell in cells:
         for attack, threats in cell.get("robust_accuracy", {}).items():
             found.update(dict.fromkeys((attack, threat) for threat in threats))
+        for failure in cell.get("failures", []):
+            if failure["metric"] is None:
+                found[failure["attack"], failure["threat"]] = None
     worst = {threat for cell in cells for threat in cell.get("worst_case", {})}
     if len({attack for attack, _ in found}) > 1:
         found.update(dict.fromkeys(("worst case", threat) for _, threat in list(found) if threat in worst))
@@ -293,7 +327,7 @@ def _robust(cell: Mapping[str, Any], attack: str, threat: str) -> str:
     else:
         estimate = cell.get("robust_accuracy", {}).get(attack, {}).get(threat)
     if estimate is None:
-        return "-"
+        return "-" if why_missing(cell, attack, threat) is None else "failed"
     mark = "= " if estimate.get("attacked") == [] else "" if estimate.get("bounded", True) else "! "
     return doubt(cell, attack, threat) + mark + _accuracy(estimate)
 

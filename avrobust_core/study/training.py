@@ -3,7 +3,9 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from avrobust_core.objectives import classification_loss, correct
 from avrobust_core.plain_text import plain_text
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.spec.model import EngineSection, TrainingEntry
+from avrobust_core.study.deadline import clips_text, limited
 from avrobust_core.study.learning import Learner
 from avrobust_core.study.loading import (
     Selection,
@@ -37,10 +40,13 @@ from avrobust_core.study.loading import (
 from avrobust_core.study.optimization import parameter_groups, schedule
 from avrobust_core.study.saving import load_weights as load_weights
 from avrobust_core.study.saving import save_weights
-from avrobust_core.study.store import write_atomically, write_json, write_text
+from avrobust_core.study.store import read_record, write_atomically, write_record, write_text
 
 CHECKPOINT_SECONDS = 60.0
 """How much training a killed process loses at most, beside the step it was in."""
+
+WEIGHTS = "model.safetensors"
+"""The file of the weights that are attacked."""
 
 Report = Callable[[int, int], None]
 """Told (steps done, steps in all)."""
@@ -79,6 +85,7 @@ class Fit:
         folder: the cell's; receives model.safetensors, last.safetensors, history.jsonl and, last of all, fit.json.
         engine: workers and batch size.
         report: told of progress.
+        made_with: versions, for the record.
     """
 
     def __init__(
@@ -93,6 +100,7 @@ class Fit:
         folder: Path,
         engine: EngineSection,
         report: Report,
+        made_with: Mapping[str, Any] | None = None,
     ) -> None:
         if regime.batch_size % fabric.world_size:
             raise AvrobustError(
@@ -107,6 +115,7 @@ class Fit:
         self.engine = engine
         self.skipped = Skipped(dataset)
         self.report = report
+        self.made_with = dict(made_with or {})
         self.train, self.validation = (
             split_for_training(dataset, regime.validation)
             if regime.select == "best"
@@ -129,7 +138,7 @@ class Fit:
 
         Raises:
             AvrobustError: if the loss is not finite.
-            DataError: if too many clips cannot be read.
+            DatasetFailure: if too many clips cannot be read.
             ModelError: if the model returns no logits, or some for validation clips that are not finite.
             WeightsError: if the model has what cannot be saved: before it is trained, not after.
         """
@@ -161,7 +170,8 @@ class Fit:
                 # Seeded step by step, so that a resumed fit draws the same dropout masks without saving any state.
                 self._seed(derive_seed(self.seed, "step", done, rank))
                 step = replace(where, replay=replay)
-                learned = self.learner.learn(batch, step)
+                with self._limited(epoch, batch):
+                    learned = self.learner.learn(batch, step)
                 self.fabric.backward(learned.losses.mean())
                 self.learner.after_backward(learned, step)
                 self._update(done)
@@ -194,6 +204,10 @@ class Fit:
         if self.fabric.world_size == 1 or not self.dataset.max_unreadable:  # none unreadable: all have what they asked
             return enough
         return self._summed(enough)[0] == self.fabric.world_size
+
+    def _limited(self, epoch: int, batch: Batch) -> AbstractContextManager[None]:
+        where = f"fitting: epoch {epoch + 1}, step {self.progress.step}"
+        return limited(self.engine.batch_timeout, lambda: f"{where} ({clips_text(batch.ids)})", last_resort=False)
 
     def _seed(self, seed: int) -> None:
         if self.fabric.device.type == "cpu":
@@ -278,7 +292,7 @@ class Fit:
             score = (accuracy, -loss)
             if state.best is None or score > tuple(state.best):
                 state.best, state.best_epoch = score, epoch + 1
-                self._write_weights("model.safetensors")
+                self._write_weights(WEIGHTS)
         row |= {
             "seconds": round(state.seconds + time.monotonic() - began, 3),
             "between_epochs_seconds": round(state.between, 3),
@@ -322,7 +336,7 @@ class Fit:
     def _finish(self) -> dict[str, Any]:
         state = self.progress
         if state.best is None:
-            self._write_weights("model.safetensors")
+            self._write_weights(WEIGHTS)
         self._write_weights("last.safetensors")
         self._write_history()
         forwards, backwards = self._summed(state.forwards, state.backwards)
@@ -340,12 +354,14 @@ class Fit:
             "between_epochs_seconds": round(sum(row["between_epochs_seconds"] for row in state.history), 3),
             "skipped": self.skipped.to_json(),
             "constant": self.skipped.constant_json(),
+            "made_with": self.made_with,
         }
         if self.fabric.is_global_zero:
-            write_json(self.folder / "fit.json", record)
+            weights = [self.folder / name for name in (WEIGHTS, "last.safetensors")]
+            write_record(self.folder / "fit.json", record, weights)
             self._checkpoint.unlink(missing_ok=True)
         self.fabric.barrier()
-        return record
+        return read_record(self.folder / "fit.json", check=())
 
     def _gather(self, mine: Any) -> list[Any]:
         """What every process has, in the order of their ranks."""
@@ -384,6 +400,8 @@ class Fit:
         if not self._checkpoint.exists():
             return
         try:
+            with zipfile.ZipFile(self._checkpoint) as archive:
+                damaged = archive.testzip()  # torch.load does not look at the checksums
             content = torch_load(self._checkpoint, self.fabric.device)
             take_state(self.module, content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
@@ -393,6 +411,8 @@ class Fit:
             raise RunError(
                 f"{self._checkpoint}: cannot be read ({plain_text(error, 300)}); delete it to fit from the start"
             ) from error
+        if damaged is not None:
+            raise RunError(f"{self._checkpoint}: is damaged (in {damaged}); delete it to fit from the start")
         self.skipped.merge(self.progress.skipped, self.progress.constant)
         # Sums over processes are kept by the first alone; the others start from nothing.
         if not self.fabric.is_global_zero:

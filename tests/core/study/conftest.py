@@ -115,3 +115,111 @@ def new_fit(fabric: Fabric):
         )
 
     return make
+
+
+TINY = """\
+version: 1
+name: tiny
+data: {use: toy-av, with: {classes: 3, train: 12, val: 6, test: 12}}
+encoders: {audio: {use: cnn, with: {channels: [4]}}}
+models: {audio-only: {encoders: [audio]}}
+training: {standard: {epochs: 0}}
+threats: {audio: {audio: {eps: 0.01}}}
+attacks: {fgsm: fgsm, noise: noise}
+metrics: [accuracy]
+evaluation: {resamples: 100}
+engine: {batch_size: 12, accelerator: cpu}
+"""
+
+NAUGHTY = '''\
+import sys
+import time
+
+from avrobust_core import Component, Config, hookimpl
+
+
+class Settings(Config):
+    """What goes wrong."""
+
+    how: str = "error"
+    """How it goes wrong."""
+
+
+def misbehave(how):
+    from avrobust_core import DataError
+
+    if how == "error":
+        raise ValueError("[/x] is broken \\x1b[31m")
+    if how == "data":
+        raise DataError("there are no such clips")
+    if how == "exit":
+        sys.exit(0)
+    if how == "generator":
+        raise GeneratorExit
+    if how == "hang":
+        while True:
+            time.sleep(0.01)
+    if how == "swallow":
+        while True:
+            try:
+                time.sleep(0.01)
+            except Exception:
+                pass
+
+
+def build_attack(config):
+    from avrobust_core import Attack
+
+    if config.how == "build":
+        sys.exit(0)
+
+    class Naughty(Attack):
+        norms = frozenset({"linf"})
+
+        def __call__(self, victim):
+            misbehave(config.how)
+
+    return Naughty()
+
+
+def build_metric(config):
+    from avrobust_core import Metric
+
+    class Naughty(Metric):
+        tasks = frozenset({"single-label"})
+        under_attack = config.how != "error"
+
+        def measure(self, subject):
+            misbehave(config.how)
+
+    return Naughty()
+
+
+@hookimpl
+def avrobust_attacks():
+    yield Component(name="naughty", summary="Goes wrong.", config=Settings, build=build_attack)
+
+
+@hookimpl
+def avrobust_metrics():
+    yield Component(name="naughty", summary="Goes wrong.", config=Settings, build=build_metric)
+'''
+
+
+@pytest.fixture
+def study(tmp_path: Path, fake_distribution):
+    """Carry out a tiny study, in this process; arguments are settings of its spec, "PATH=VALUE"."""
+    fake_distribution("naughty", "1.0", {"avrobust_v1": {"naughty": "naughty_plugin"}}, {"naughty_plugin.py": NAUGHTY})
+    spec = tmp_path / "tiny.yaml"
+    spec.write_text(TINY)
+
+    def run(*settings: str, out: Path | None = None):
+        from avrobust_core.registry import Registry
+        from avrobust_core.spec.loading import load_spec
+        from avrobust_core.study.runner import carry_out
+
+        registry = Registry.discover()
+        loaded = load_spec(str(spec), registry, list(settings))
+        return carry_out(loaded, registry, out=out or tmp_path / "out")
+
+    return run

@@ -34,7 +34,7 @@ def _embed(folder: Path, dataset, model, kinds, *, batch_size=7, shares=1, until
             rank=rank,
             tick=lambda clips: None,
         )
-    embedding.collect(folder, selection, kinds, {"split": "test"})
+    embedding.collect(folder, selection, kinds, {"identity": {"split": "test"}}, embedding.kept(folder, None))
     return embedding.load(folder)
 
 
@@ -75,7 +75,7 @@ def test_an_interrupted_embedding_goes_on_where_it_stopped(tmp_path, blobs, new_
     dataset, model = blobs(), new_model().eval()
     with pytest.raises(KeyboardInterrupt):
         _embed(tmp_path, dataset, model, ALL, until=1)
-    assert embedding.missing(tmp_path, ALL) == ALL
+    assert embedding.kept(tmp_path, None) is None
     dataset.reads.clear()
     found = _embed(tmp_path, dataset, model, ALL)
     assert dataset.reads == [f"test-{i}" for i in range(7, 20)]
@@ -87,11 +87,11 @@ def test_an_interrupted_embedding_goes_on_where_it_stopped(tmp_path, blobs, new_
 def test_layers_that_are_asked_for_later_join_those_that_are_there(tmp_path, blobs, new_model) -> None:
     dataset, model = blobs(), new_model().eval()
     _embed(tmp_path, dataset, model, frozenset({"fused"}))
-    assert embedding.missing(tmp_path, ALL) == {"pooled", "tokens"}
+    assert embedding.kept(tmp_path, None)["kinds"] == ["fused"]
     before = (tmp_path / "fused.npy").stat().st_ino
-    found = _embed(tmp_path, dataset, model, embedding.missing(tmp_path, ALL))
+    found = _embed(tmp_path, dataset, model, frozenset({"pooled", "tokens"}))
     assert (tmp_path / "fused.npy").stat().st_ino == before, "what is there is not made again"
-    assert embedding.missing(tmp_path, ALL) == frozenset()
+    assert embedding.kept(tmp_path, None)["kinds"] == ["fused", "pooled", "tokens"]
     assert set(found.layers) == {"pooled/left", "pooled/right", "tokens/left", "tokens/right", "fused"}
 
 

@@ -296,3 +296,52 @@ def test_a_size_without_an_interval_does_not_look_as_if_it_lay_beyond() -> None:
     found = {"value": 0.5, "low": None, "high": None, "method": "none"}
     assert size(found) == "0.500 [-, -]"
     assert size(found | {"low": 0.25, "method": "bootstrap"}) == "0.500 [0.250, beyond]"
+
+
+def test_names_messages_and_questions_are_text_and_no_markup(capsys) -> None:
+    from avrobust_core.study.tables import print_tables
+
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
+    evil = "[/x] :smile: \x1b[31mred\x1b[0m\r\x07\u202eend"
+    shown = "[/x] :smile: red"
+    cell = {
+        "model": evil,
+        "training": "[bold]standard",
+        "seed": 0,
+        "clean_accuracy": estimate,
+        "robust_accuracy": {evil: {"[/both]": estimate | {"attacked": ["a"], "bounded": True}}},
+        "worst_case": {},
+        "failures": [
+            {"metric": "[/m]", "attack": None, "threat": None, "direction": None, "evaluation": "clean"}
+            | {"message": evil + "x" * 1000, "bounded": False}
+        ],
+        "metrics": [{"metric": evil, "attack": None, "threat": None, "values": {"[/v]": estimate}}],
+        "curves": {evil: {"[/both]": [estimate | {"factor": 1.0}]}},
+        "caveats": [],
+    }
+    broken = {"model": "b[/]", "training": evil, "seed": 0, "error": {"message": evil}}
+    comparison = {"entry": 0, "question": evil, "first": {"model": evil, "training": "t"}}
+    comparison |= {"second": {"model": "b[/]", "training": "t"}, "left_out": evil}
+    print_tables({"name": evil, "seed": 0, "confidence": 0.95, "cells": [cell, broken], "comparisons": [comparison]})
+    found = capsys.readouterr().out
+    assert shown in found
+    assert not any(mark in found for mark in "\x1b\r\x07\u202e")
+    assert max(map(len, found.splitlines())) <= 500
+    for name in ("[bold]standard", "[/both]", "[/m]", "[/v]", "b[/]"):
+        assert name in found
+
+
+def test_progress_shows_labels_as_text(capsys, monkeypatch) -> None:
+    from avrobust_core.study.console import Monitor
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monitor = Monitor()
+    with monitor.task("[/x] \x1b]0;title\x07label"):
+        monitor.update(1, 2)
+    monitor.say("[/y] \x1b]0;title\x07said " + "z" * 1000)
+    found = capsys.readouterr().err
+    assert "[/x] label" in found
+    assert "[/y] said zzz" in found
+    assert "title" not in found
+    assert "z" * 500 not in found

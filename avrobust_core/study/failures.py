@@ -1,0 +1,70 @@
+"""What went wrong in one step of a run, kept as data, so that the other steps go on."""
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from avrobust_core.blame import sentence
+from avrobust_core.errors import DatasetFailure, RunError
+
+Failure = dict[str, Any]
+"""As JSON data: `message` and `traceback`, and which step failed: `metric`, `attack`, `threat`, ..."""
+
+Keep = Callable[[Failure], None]
+"""Told of a failure."""
+
+
+@contextmanager
+def recorded(keep: Keep, *, alone: bool = True, label: str = "") -> Iterator[None]:
+    """Go on after whatever fails inside, sys.exit of a plugin too.
+
+    Args:
+        keep: told of what went wrong.
+        alone: False if other processes wait for this one.
+        label: of the step, for the error that ends all processes.
+
+    Raises:
+        DatasetFailure: as it is: nothing else can do better.
+        KeyboardInterrupt: as it is.
+        RunError: if other processes wait for this one: only ending all of them is safe.
+    """
+    try:
+        yield
+    except (DatasetFailure, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        keep(told(error))
+        if not alone:
+            raise RunError(
+                f"{label} failed: {sentence(error)}. The other processes wait for this one, so all of them end; with "
+                "engine.devices=1 what fails is recorded, and the rest goes on"
+            ) from error
+
+
+def told(error: BaseException) -> Failure:
+    """An error's message and traceback, as JSON data."""
+    return {"message": sentence(error), "traceback": "".join(traceback.format_exception(error))}
+
+
+def why_missing(cell: Mapping[str, Any], attack: str | None, threat: str | None) -> str | None:
+    """Why a cell's result has no number for an attack under a threat: its failure's message; None if it did not fail.
+
+    Args:
+        cell: its result.
+        attack: "worst case" fails where any attack that counts in it does.
+        threat: by name.
+    """
+    for failure in cell.get("failures", []):
+        counts = failure["attack"] == attack or (attack == "worst case" and failure["bounded"])
+        if counts and failure["metric"] is None and failure["direction"] is None and failure["threat"] == threat:
+            return str(failure["message"])
+    return None
+
+
+def failure_label(failure: Mapping[str, Any]) -> str:
+    """What failed: "pgd/both", "fmn/both at audio 0.71, video 0.71", "density", "map on pgd/both"."""
+    evaluation = failure["evaluation"]
+    if failure["metric"] is None:
+        return str(evaluation)
+    return str(failure["metric"]) + (f" on {evaluation}" if failure["attack"] is not None else "")
