@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     if found is None:
         return 2
     loaded, registry = found
-    from avrobust_core.cli.layout import complain, say
+    from avrobust_core.cli.layout import say
     from avrobust_core.plain_text import plain_text
     from avrobust_core.study.runner import carry_out
     from avrobust_core.study.tables import print_tables
