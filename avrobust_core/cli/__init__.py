@@ -14,7 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done; 1 something failed (a cell, a broken plugin that was asked for); 2 the spec or the
-        command line is wrong; 130 interrupted.
+        command line is wrong; 3 all was done, but the audit contradicts a robust accuracy by more than its interval;
+        130 interrupted.
     """
     from avrobust_core.cli import check, measure, plugins, run, spec
 

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from avrobust_core.registry import Registry
     from avrobust_core.spec.loading import LoadedSpec
 
+CONTRADICTED = 3
+"""The exit status of a run whose audit contradicts a robust accuracy by more than its interval."""
+
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `run` and `plan`."""
@@ -58,7 +61,9 @@ def _run(options: argparse.Namespace) -> int:
             print(line)
         if options.json:
             print(json.dumps(result))
-    return 1 if result["failed"] else 0
+    if result["failed"]:
+        return 1
+    return CONTRADICTED if result["contradicted"] else 0
 
 
 def _is_first_process() -> bool:
@@ -74,6 +79,11 @@ def _closing_lines(result: dict[str, Any]) -> list[str]:
         shown = "; ".join(f"{name} ({reason})" for name, reason in list(clips.items())[:5])
         more = f"; and {len(clips) - 5} more, all named in result.json" if len(clips) > 5 else ""
         lines.append(f"skipped {len(clips)} unreadable clip(s) of split {split!r}: {shown}{more}")
+    if result["contradicted"]:
+        lines.append(
+            f"{result['contradicted']} of {total} cells have a robust accuracy that the audit contradicts: see above, "
+            "and docs/audit.md"
+        )
     if result["failed"]:
         lines.append(f"{result['failed']} of {total} cells failed; each cell's error.json has the traceback")
     return lines

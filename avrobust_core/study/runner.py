@@ -9,6 +9,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from avrobust_core.attacking import AttackRun, prepared, refuse_norms
+from avrobust_core.audit.auditing import caveats_of
 from avrobust_core.batches import Batch
 from avrobust_core.errors import AvrobustError, DataError
 from avrobust_core.goals import Aim
@@ -16,6 +17,7 @@ from avrobust_core.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study import evaluation as evaluating
 from avrobust_core.study import parts
+from avrobust_core.study.auditing import Auditing
 from avrobust_core.study.building import Builder, entry_aim, refuse_front
 from avrobust_core.study.comparing import compare
 from avrobust_core.study.console import Monitor
@@ -55,7 +57,7 @@ def carry_out(
         silent: show no progress.
 
     Returns:
-        What the run's result.json holds: `run`, `cells`, `reused`, `failed`, `skipped`.
+        What the run's result.json holds: `run`, `cells`, `reused`, `failed`, `contradicted`, `skipped`.
 
     Raises:
         DataError: if the data set cannot be used, or too many of its clips cannot be read.
@@ -97,6 +99,7 @@ class _Run:
         self.seeds = {seed: self._seeded(seed) for seed in self.spec.seeds}
         self.evidence: list[Evidence] = []
         self.outcomes: dict[CellKey, ClipOutcomes] = {}
+        self.auditing = Auditing(self.process)
         self.attacks = {name: self.builder.attack(name) for name in self.spec.attacks}
 
     def _seeded(self, seed: int) -> _Seeded:
@@ -131,6 +134,7 @@ class _Run:
             **(self._across_cells(results) if self.process.first else {}),
             "reused": sum(result["reused"] for result in results),
             "failed": sum("error" in result for result in results),
+            "contradicted": sum(bool(result.get("audit", {}).get("contradictions")) for result in results),
             "skipped": self.process.skipped.to_json(),
         }
         if self.fabric.is_global_zero:
@@ -204,8 +208,10 @@ class _Run:
         if self.fabric.is_global_zero:
             write_samples(cell.folder / "samples.parquet", clean, outcomes, self.dataset)
             write_per_class(cell.folder / "per_class.csv", measured)
+        audited = self.auditing.audit(cell, clean, outcomes, self._runs(cell), seeded.intervals, label)
         return {
-            **summarise(clean, outcomes, seeded.intervals),
+            **summarise(clean, outcomes, seeded.intervals, caveats_of(audited)),
+            "audit": audited,
             "metrics": measured,
             "fit": fit,
             "evaluation_seconds": round(sum(predictions.seconds for predictions in by_folder.values()), 3),
@@ -315,21 +321,26 @@ class _Run:
             samples=section.samples,
             precision=self.spec.engine.attack_precision,
         )
-        run = None
-        if evaluation.attack is not None and evaluation.applied is not None:
-            entry = self.spec.attacks[evaluation.attack]
-            run = AttackRun(
-                evaluation.attack,
-                self.attacks[evaluation.attack],
-                evaluation.applied,
-                self._aim(evaluation.attack),
-                entry.factors,
-            )
+        run = self._run_of(evaluation)
+        if run is not None:
             run = self._prepared(victim, run)
         with victim.frozen():
             self.process.in_parts(
                 evaluation.folder, self.process.selection, lambda batch: evaluating.evaluate_batch(victim, batch, run)
             )
+
+    def _run_of(self, evaluation: PlannedEvaluation) -> AttackRun | None:
+        """The attack and the threat of an evaluation; None of a clean one, and where the threat touches nothing."""
+        if evaluation.attack is None or evaluation.applied is None:
+            return None
+        name = evaluation.attack
+        factors = self.spec.attacks[name].factors
+        return AttackRun(name, self.attacks[name], evaluation.applied, self._aim(name), factors)
+
+    def _runs(self, cell: PlannedCell) -> dict[tuple[str, str], AttackRun]:
+        """What the cell was attacked with, by attack and threat; points of a front aside."""
+        runs = {(str(e.attack), str(e.threat)): self._run_of(e) for e in cell.evaluations if e.direction is None}
+        return {key: run for key, run in runs.items() if run is not None}
 
     def _prepared(self, victim: Victim, run: AttackRun) -> AttackRun:
         """The run with its attack shown the clips that it must see first; in every process all of them, in order."""

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from avrobust_core.audit.saying import verdict_lines
 from avrobust_core.caveats import describe
 from avrobust_core.study.comparison_tables import print_comparisons
 from avrobust_core.study.wording import (
@@ -55,6 +56,10 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
         if "error" in cell:
             named = _named(result, cell)
             console.print(f"{named['model']}/{named['training']} failed: {cell['error']['message']}", style="red")
+    for cell in result["cells"]:
+        for line in verdict_lines(cell["audit"]) if "audit" in cell else ():
+            named = _named(result, cell)
+            console.print(f"{named['model']}/{named['training']}, {line}", markup=False)
     for cell in result["cells"]:
         for caveat in cell.get("caveats", []):
             named = _named(result, cell)
