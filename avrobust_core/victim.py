@@ -20,6 +20,7 @@ from avrobust_core.goals import Aim, Goal, make_goal
 from avrobust_core.media import MediaSpec, Task
 from avrobust_core.model import AVModel
 from avrobust_core.randomness import clip_generator
+from avrobust_core.recurrence import differentiable_recurrence
 from avrobust_core.regions import REGIONS, Region, make_ball
 
 AttackPrecision = Literal["32-true", "bf16-mixed"]
@@ -64,14 +65,18 @@ class Victim:
 
     @contextmanager
     def frozen(self) -> "Iterator[None]":
-        """Evaluation mode and no parameter gradients inside; every flag as it was afterwards."""
+        """Evaluation mode and no parameter gradients inside; every flag as it was afterwards.
+
+        Torch's own recurrent layers on a GPU are in training mode without dropout; see `differentiable_recurrence`.
+        """
         modes = [(module, module.training) for module in self.model.modules()]
         flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         self.model.eval()
         try:
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
-            yield
+            with differentiable_recurrence(self.model):
+                yield
         finally:
             for module, mode in modes:
                 module.training = mode

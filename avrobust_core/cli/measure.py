@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
 
 LAYER = "embeddings"
 """What the one layer is called."""
+
+BLOCK = 1 << 22
+"""Numbers that are looked at together."""
+
+HEADER_ERRORS = (
+    *(ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError, LookupError, AttributeError),
+    TokenError,
+)
+"""What numpy raises at a damaged header, which it parses as if it were a program."""
+
+MOST_RESAMPLES = 1_000_000
+"""Resamples at most: more change no digit that is shown."""
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -48,10 +61,10 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _run(options: argparse.Namespace) -> int:
     from avrobust_core.registry import Registry
 
-    if not 0 < options.confidence < 1 or options.resamples < 100:
+    if not 0 < options.confidence < 1 or not 100 <= options.resamples <= MOST_RESAMPLES or options.seed < 0:
         _refuse(
-            f"--confidence {options.confidence:g} --resamples {options.resamples}: give a confidence between 0 and 1, "
-            "and at least 100 resamples"
+            f"--confidence {options.confidence:g} --resamples {options.resamples} --seed {options.seed}: give a "
+            f"confidence between 0 and 1, at least 100 resamples (at most {MOST_RESAMPLES}), and a seed of at least 0"
         )
     registry = Registry.discover(disabled=options.no_plugin or ())
     settings = _settings(options.set)
@@ -60,12 +73,21 @@ def _run(options: argparse.Namespace) -> int:
     if unused:
         _refuse(f"--set {min(unused)}.…: that metric is not measured here; these are: {', '.join(metrics)}")
     subject = _subject(options, {want.split or LAYER for metric in metrics.values() for want in metric.latents})
-    found = {name: metric.measure(subject) for name, metric in metrics.items()}
+    found = {name: _measured(name, metric, subject) for name, metric in metrics.items()}
     if options.json:
         print(json.dumps(_as_object(subject.classes, len(subject.ids), found), allow_nan=False))
     else:
         _print(found)
     return 0
+
+
+def _measured(name: str, metric: "Metric", subject: "Subject") -> "Measurement":
+    from avrobust_core.plain_text import plain_text
+
+    try:
+        return metric.measure(subject)
+    except ValueError as error:  # what a function on arrays says of its arguments
+        _refuse(f"metric {name!r} cannot be measured: {plain_text(error)}")
 
 
 def _settings(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -116,8 +138,9 @@ def _subject(options: argparse.Namespace, splits: Collection[str]) -> "Subject":
     logits = np.zeros((len(ids), 0), dtype=np.float32)
     if options.logits is not None:
         logits = _array(options.logits, "logits")
-        if logits.shape != (len(ids), len(classes)):
-            _refuse(f"{options.logits}: logits are {logits.shape}, not ({len(ids)}, {len(classes)})")
+        if logits.shape != (len(ids), len(classes)) or not _numbers(logits):
+            _refuse(f"{options.logits}: logits are {_form(logits)}, not numbers ({len(ids)}, {len(classes)})")
+        _refuse_not_finite(logits, options.logits, "logits")
     own = Latents(ids, targets, logits, {LAYER: embeddings})
     against = own
     if reference is not None and others is not None:
@@ -142,25 +165,68 @@ def _subject(options: argparse.Namespace, splits: Collection[str]) -> "Subject":
 
 def _pair(embeddings_path: Path, labels_path: Path) -> "tuple[NDArray[Any], NDArray[Any]]":
     embeddings, labels = _array(embeddings_path, "embeddings"), _array(labels_path, "labels")
-    if embeddings.ndim != 2 or embeddings.dtype.kind not in "fiu" or not embeddings.size:
-        _refuse(f"{embeddings_path}: embeddings are {embeddings.dtype} of shape {embeddings.shape}, not numbers (N, D)")
+    if embeddings.ndim != 2 or not _numbers(embeddings) or not embeddings.size:
+        _refuse(f"{embeddings_path}: embeddings are {_form(embeddings)}, not numbers (N, D)")
+    _refuse_not_finite(embeddings, embeddings_path, "embeddings")
     if len(labels) != len(embeddings):
         _refuse(f"{labels_path} has {len(labels)} labels, but {embeddings_path} has {len(embeddings)} embeddings")
     return embeddings, labels
 
 
 def _array(path: Path, what: str) -> "NDArray[Any]":
+    """An array of a file, memory-mapped where its bytes are in this machine's order; nothing in it is executed."""
     import numpy as np
 
-    try:
-        found = np.load(path, mmap_mode="r" if what == "embeddings" else None, allow_pickle=False)
-    except FileNotFoundError:
+    from avrobust_core.plain_text import plain_text
+
+    if not path.exists():
         _refuse(f"{path}: there is no such file")
-    except (ValueError, OSError, EOFError) as error:
-        _refuse(f"{path}: cannot be read as a .npy file of {what}: {error}")
-    if not isinstance(found, np.ndarray) or found.ndim == 0:
+    if not path.is_file():
+        _refuse(f"{path}: is a folder, or no regular file; give a .npy file of {what}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(6)
+        found: NDArray[Any] | None = None
+        if start == b"\x93NUMPY":
+            # Mapped, so that the file's size is compared with what its header states before memory is asked for.
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        _refuse(f"{path}: cannot be read: {plain_text(error.strerror or error, 200)}")
+    except HEADER_ERRORS as error:
+        reason = plain_text(error, 200)
+        if "Python objects" in reason or "Object arrays" in reason:
+            _refuse(f"{path}: holds Python objects, which are not read; write {what} as an array of numbers or strings")
+        reason = reason.partition(". ")[0] if "allow_pickle" not in reason else "its header is too long"
+        _refuse(f"{path}: cannot be read as a .npy file of {what}, it is damaged or cut short ({reason})")
+    if found is None:
+        archive = "is an archive, .npz perhaps, and " if start.startswith(b"PK") else ""
+        _refuse(f"{path}: {archive}is no .npy file of {what}; write one array with numpy.save")
+    if found.ndim == 0:
         _refuse(f"{path}: is no .npy file of one array of {what}")
-    return found
+    return found if found.dtype.isnative else np.asarray(found, dtype=found.dtype.newbyteorder("="))
+
+
+def _numbers(values: "NDArray[Any]") -> bool:
+    return values.dtype.kind in "iu" or (values.dtype.kind == "f" and values.dtype.itemsize <= 8)
+
+
+def _form(values: "NDArray[Any]") -> str:
+    return f"{values.dtype.name} of shape {values.shape}"
+
+
+def _refuse_not_finite(values: "NDArray[Any]", path: Path, what: str) -> None:
+    import numpy as np
+
+    if values.dtype.kind != "f":
+        return
+    size = max(1, BLOCK // values.shape[1])
+    broken: list[int] = []
+    for start in range(0, len(values), size):
+        wrong = ~np.isfinite(values[start : start + size]).all(axis=1)
+        broken += (np.flatnonzero(wrong) + start).tolist()
+    if broken:
+        named = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
+        _refuse(f"{path}: {what} are NaN or infinite in {len(broken)} of {len(values)} rows ({named}); leave those out")
 
 
 def _targets(
@@ -171,15 +237,20 @@ def _targets(
 
     if others is not None and (others.ndim != labels.ndim or others.shape[1:] != labels.shape[1:]):
         _refuse(f"{path}: labels are of shape {labels.shape}, those of the reference of shape {others.shape}")
-    if labels.ndim == 2:
+    if labels.ndim == 2 and labels.shape[1] and labels.dtype.kind in "iubf":
         if not np.isin(labels, (0, 1)).all() or (others is not None and not np.isin(others, (0, 1)).all()):
-            _refuse(f"{path}: labels (N, K) must be zeros and ones")
+            _refuse(f"{path}: labels (N, K) must be zeros and ones; give (N,) for one class per clip")
         names = tuple(map(str, range(labels.shape[1])))
         return labels.astype(np.float32), None if others is None else others.astype(np.float32), names
     if labels.ndim != 1 or labels.dtype.kind not in "iubUS":
-        found = f"{path}: labels are {labels.dtype} of shape {labels.shape}"
-        _refuse(f"{found}; write (N,) whole numbers or strings, or (N, K) zeros and ones")
+        _refuse(f"{path}: labels are {_form(labels)}; write (N,) whole numbers or strings, or (N, K) zeros and ones")
+    if others is not None and (labels.dtype.kind in "US") != (others.dtype.kind in "US"):
+        _refuse(f"{path}: labels are {labels.dtype.name}, those of the reference {others.dtype.name}; write both alike")
+    if others is not None and others.dtype.kind not in "iubUS":
+        _refuse(f"{path}: the labels of the reference are {_form(others)}; write (N,) whole numbers or strings")
     together = labels if others is None else np.concatenate([labels, others])
+    if together.dtype.kind == "f":  # of int64 and uint64 numpy makes floats, among which large numbers are one
+        _refuse(f"{path}: labels and those of the reference are of types that have no common one; write both as int64")
     values, indices = np.unique(together, return_inverse=True)
     names = tuple(str(value) for value in values.tolist())
     return indices[: len(labels)], None if others is None else indices[len(labels) :], names

@@ -123,6 +123,15 @@ def test_the_modules_own_checkpoint_loads_and_so_does_the_models(tmp_path, head:
     assert torch.equal(again(clips().inputs), other(clips().inputs))
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model._orig_mod.", "_orig_mod.module."])
+def test_the_modules_own_checkpoint_loads_under_prefixes_of_wrappers(prefix: str) -> None:
+    torch.manual_seed(5)
+    other = Net().eval()
+    model = make_model(make_net(), head="top.2")
+    assert load_model(model, {f"{prefix}{key}": x for key, x in other.state_dict().items()}, "net") == "Net"
+    assert torch.equal(model(clips().inputs), other(clips().inputs))
+
+
 def test_a_checkpoint_that_does_not_fit_lists_its_keys() -> None:
     state = {key: x for key, x in make_net().state_dict().items() if key != "watch.bias"} | {"odd": torch.ones(1)}
     with pytest.raises(WeightsError, match=r"1 missing: fusion\.module\.watch\.bias; 1 unexpected:.*\.odd"):

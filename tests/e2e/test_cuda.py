@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from avrobust_core import Registry
+from avrobust_core import Registry, evaluate
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.runner import carry_out
 
@@ -132,3 +132,62 @@ def test_half_precision_trains_and_attacks(tmp_path: Path, precision: str) -> No
     )
     (cell,) = result["cells"]
     assert "error" not in cell, json.dumps(cell)
+
+
+class Recurrent(torch.nn.Module):
+    """Two recurrent branches with dropout between their layers, and batch normalisation."""
+
+    def __init__(self, kind: type[torch.nn.RNNBase]) -> None:
+        super().__init__()
+        self.audio = kind(20, 16, num_layers=3, dropout=0.5, batch_first=True, bidirectional=True)
+        self.video = kind(48, 16, num_layers=2, dropout=0.5, batch_first=True)
+        self.rest = torch.nn.Sequential(torch.nn.BatchNorm1d(48), torch.nn.Dropout(0.5), torch.nn.Linear(48, 4))
+
+    def forward(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Logits (B, 4) of audio (B, 1, 400) and video (B, 3, 6, 4, 4)."""
+        heard = self.audio(inputs["audio"].reshape(-1, 20, 20))[0][:, -1]
+        seen = self.video(inputs["video"].transpose(1, 2).flatten(2))[0][:, -1]
+        found: torch.Tensor = self.rest(torch.cat([heard, seen], dim=1))
+        return found
+
+
+@pytest.mark.parametrize("kind", [torch.nn.GRU, torch.nn.LSTM, torch.nn.RNN])
+def test_recurrent_models_are_attacked_on_a_gpu_as_on_a_processor(kind: type[torch.nn.RNNBase]) -> None:
+    torch.manual_seed(0)
+    model = Recurrent(kind)
+    audio, video = torch.rand(32, 1, 400) * 2 - 1, torch.rand(32, 3, 6, 4, 4)
+    with torch.no_grad():  # statistics of these clips, so that logits spread
+        for _ in range(20):
+            model({"audio": audio, "video": video})
+    model.eval()
+    with torch.no_grad():
+        targets = model({"audio": audio, "video": video}).argmax(dim=1)
+    found = {}
+    for device in ("cpu", "cuda"):
+        model.to(device).train()
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        found[device] = evaluate(
+            model,
+            [({"audio": audio[i : i + 16], "video": video[i : i + 16]}, targets[i : i + 16]) for i in (0, 16)],
+            attacks={
+                "pgd": {"use": "pgd", "with": {"steps": 10, "restarts": 1}},
+                "fmn": {"use": "fmn", "with": {"steps": 20}},
+            },
+            threats={
+                "both": {"audio": {"norm": "l2", "eps": 1.0}, "video": {"norm": "l2", "eps": 1.0}},
+                "video": {"video": {"norm": "l2", "eps": 1.0}},
+            },
+            bounds={"audio": (-1, 1), "video": (0, 1)},
+        )
+        assert all(module.training for module in model.modules())
+        assert model.audio.dropout == model.video.dropout == 0.5
+        assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
+    here, there = found["cpu"], found["cuda"]
+    np.testing.assert_allclose(there.clean.margins, here.clean.margins, rtol=1e-3, atol=1e-3)
+    robust = [each.summary["robust_accuracy"] for each in (here, there)]
+    assert robust[0]["pgd"]["both"]["value"] < 1
+    for attack in ("pgd", "fmn"):
+        for threat in ("both", "video"):
+            values = [each[attack][threat]["value"] for each in robust]
+            # Two clips of 32: where gradients are small, rounding turns a step.
+            assert abs(values[0] - values[1]) < 0.07, (attack, threat, values)

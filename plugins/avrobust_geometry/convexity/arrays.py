@@ -18,6 +18,9 @@ from avrobust_geometry.convexity.summary import Summary
 from avrobust_geometry.density.arrays import averaged
 from avrobust_geometry.density.summaries import members_of
 
+FLOATS = ("float16", "float32", "float64")
+"""What embeddings may be of, in either order of bytes."""
+
 
 def convexity(
     embeddings: NDArray[Any] | Tensor,
@@ -73,7 +76,7 @@ def convexity(
     if min(pairs, euclidean_pairs, 1 if batch_size is None else batch_size) < 1:
         raise ValueError("pairs, euclidean_pairs and batch_size must be at least 1")
     points = embeddings.detach() if isinstance(embeddings, Tensor) else np.asarray(embeddings)
-    floats = points.is_floating_point() if isinstance(points, Tensor) else points.dtype.kind == "f"
+    floats = points.is_floating_point() if isinstance(points, Tensor) else points.dtype.name in FLOATS
     if points.ndim < 2 or not len(points) or not floats:
         raise ValueError(f"embeddings are {points.dtype} of shape {tuple(points.shape)}: give floats (N, ...)")
     level = ArrayLevel(points, classify, batch_size)

@@ -199,7 +199,7 @@ class ArrayLevel(Level):
 
 
 def _rows(values: NDArray[Any], clips: Ints, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values[clips])).to(device)
+    return torch.from_numpy(np.ascontiguousarray(values[clips], dtype=values.dtype.newbyteorder("="))).to(device)
 
 
 def _batch(arrays: Iterable[NDArray[Any] | Tensor], least: int) -> int:

@@ -19,6 +19,9 @@ Integers = NDArray[np.int64]
 MOST_OTHERS = 20_000
 """Clips among which densities and neighbours of other classes are looked for at most; of more, a seeded subsample."""
 
+UNUSUAL = 5.0
+"""Interquartile ranges from the median, beyond which densities are cut off before their mean and spread are taken."""
+
 WIDEST = 3.0
 """Standardised densities beyond this count as this."""
 
@@ -152,6 +155,11 @@ def density_weights(space: Space, config: GuidedMixupConfig) -> Floats:
     finite = np.isfinite(score)
     if not finite.any():
         return np.ones(len(score))
+    low, median, high = np.quantile(score[finite], [0.25, 0.5, 0.75])
+    if high > low:  # one clip far off would make all others alike
+        score = np.where(
+            finite, np.clip(score, median - UNUSUAL * (high - low), median + UNUSUAL * (high - low)), score
+        )
     middle, spread = score[finite].mean(), score[finite].std()
     # Infinite: k duplicates in its own class, as dense as can be. NaN: a class of one clip, of which nothing is known.
     z = np.where(np.isnan(score), 0.0, (score - middle) / max(spread, 1e-12))

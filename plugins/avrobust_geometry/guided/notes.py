@@ -8,10 +8,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_core import derive_seed
+from avrobust_core import AvrobustError, derive_seed
+from avrobust_geometry.knn.rows import Rows
 
 AT_ONCE = 4096
 """Rows that are left where they were computed until there are so many: to fetch them waits for the device."""
+
+LARGEST, SMALLEST = 65504.0, 2.0**-10
+"""Between these the largest value of a row's part must be for float16 to keep the row: beyond it has infinities, and
+below hardly a digit."""
+
+RULED = 100.0
+"""So much larger than the median of squared norms, their mean is that of a few clips alone."""
+
+LEAST = 1e-12
+"""Float32 holds the squares of usual norms between this and its inverse."""
+
+FARTHEST = 1e15
+"""How far a clip may be from the others, in units of their spread: its squares are still finite in float32."""
 
 
 class Notes:
@@ -34,10 +48,10 @@ class Notes:
         return len(self._place)
 
     def add(self, ids: Sequence[str], pooled: Mapping[str, Tensor], targets: Tensor) -> None:
-        """Note a batch: its pooled embeddings (B, E) by modality, kept in float16, and its targets."""
+        """Note a batch: its pooled embeddings (B, E) by modality, in float16 where that holds them; and its targets."""
         parts = [pooled[name].detach() for name in sorted(pooled)]
         self.widths = [part.shape[1] for part in parts]
-        self._waiting.append((ids, torch.cat(parts, dim=1).half(), targets))
+        self._waiting.append((ids, _rounded(torch.cat([part.float() for part in parts], dim=1), self.widths), targets))
         if sum(len(waiting) for waiting, _, _ in self._waiting) >= AT_ONCE:
             self._settle()
 
@@ -54,7 +68,7 @@ class Notes:
         return tuple(sorted(self._place))
 
     def rows(self) -> Tensor:
-        """The embeddings as they were noted: (N, D) float16, the modalities side by side."""
+        """The embeddings as they were noted: (N, D) float16 or float32, the modalities side by side."""
         order = self._order()
         return self._rows[order]
 
@@ -64,12 +78,22 @@ class Notes:
         return np.asarray(self._targets[order].numpy())
 
     def embeddings(self) -> NDArray[np.float32]:
-        """All clips: (N, D) float32. Each modality is centred and has a mean squared norm of 1, so that none rules."""
-        parts = []
-        for part in torch.split(self.rows().float(), self.widths, dim=1):
-            centred = part - part.mean(dim=0)
-            parts.append(centred / centred.square().sum(dim=1).mean().sqrt().clamp_min(1e-12))
-        return torch.cat(parts, dim=1).numpy()
+        """All clips: (N, D) float32. Each modality is centred and has a mean squared norm of 1, so that none rules.
+
+        Where a few clips lie so far off that they make those means, they are left out of them.
+
+        Raises:
+            AvrobustError: if an embedding is not finite; names the clip.
+        """
+        rows = self.rows().float()
+        broken = (~torch.isfinite(rows).all(dim=1)).nonzero().flatten().tolist()
+        if broken:
+            ids = self.ids()
+            raise AvrobustError(
+                f"guided-mixup: the model's embeddings are not finite for {len(broken)} of {len(ids)} clips, the first "
+                f"of which is {ids[broken[0]]!r}: lower learning_rate, or look at these clips"
+            )
+        return torch.cat([_standardised(part) for part in torch.split(rows, self.widths, dim=1)], dim=1).numpy()
 
     def state_dict(self) -> dict[str, Any]:
         """As tensors and lists."""
@@ -107,7 +131,9 @@ class Notes:
                 torch.cat([rows for _, rows, _ in waiting]),
                 torch.cat([targets for _, _, targets in waiting]),
             )
-            self._put(ids, rows.cpu(), targets.cpu())
+            rows = rows.cpu()
+            half = rows.half()
+            self._put(ids, half if torch.equal(half.float(), rows) else rows, targets.cpu())
 
     def _put(self, ids: Sequence[str], rows: Tensor, targets: Tensor) -> None:
         last = {clip_id: i for i, clip_id in enumerate(ids)}
@@ -115,8 +141,8 @@ class Notes:
         self._rows = _grown(self._rows, len(self._place), rows)
         self._targets = _grown(self._targets, len(self._place), targets)
         chosen = torch.tensor(list(last.values()))
-        self._rows[places] = rows[chosen]
-        self._targets[places] = targets[chosen]
+        self._rows[places] = rows[chosen].to(self._rows.dtype)
+        self._targets[places] = targets[chosen].to(self._targets.dtype)
 
 
 class Projection:
@@ -145,11 +171,33 @@ class Projection:
         return x.float() @ self._matrices[key]
 
 
+def _rounded(rows: Tensor, widths: Sequence[int]) -> Tensor:
+    """Rows (B, D) float32 of values that float16 has, where a row's parts are neither too large nor too small."""
+    sizes = torch.stack([part.abs().amax(dim=1) for part in torch.split(rows, list(widths), dim=1)])
+    fits = ((sizes == 0) | ((sizes >= SMALLEST) & (sizes <= LARGEST))).all(dim=0)
+    return torch.where(fits[:, None], rows.half().float(), rows)
+
+
+def _standardised(part: Tensor) -> Tensor:
+    """One modality's embeddings (N, E) about their middle, of unit size."""
+    frame = Rows(part, "embeddings").frame
+    norms = frame.norms(part)
+    apart = norms[norms > 0]
+    spread = float(apart.median()) if len(apart) else 1.0
+    held = LEAST < spread / frame.scale < 1 / LEAST
+    if held and float(norms.square().mean()) <= RULED * spread**2:
+        centred = part - part.mean(dim=0)
+        return centred / centred.square().sum(dim=1).mean().sqrt().clamp_min(LEAST)
+    usual = norms[norms <= RULED**0.5 * spread].square().mean().sqrt().clamp_min(LEAST)
+    return ((part.double() - frame.centre) * (frame.scale / float(usual))).clamp(-FARTHEST, FARTHEST).float()
+
+
 def _grown(block: Tensor, n: int, like: Tensor) -> Tensor:
     """A block of at least n rows as those of `like`, holding what the block holds; it doubles, to grow seldom."""
+    dtype = torch.promote_types(block.dtype, like.dtype) if len(block) else like.dtype
     if len(block) >= n:
-        return block
-    bigger = torch.empty(max(n, 2 * len(block)), *like.shape[1:], dtype=like.dtype)
+        return block.to(dtype)
+    bigger = torch.empty(max(n, 2 * len(block)), *like.shape[1:], dtype=dtype)
     if len(block):
         bigger[: len(block)] = block
     return bigger

@@ -256,3 +256,16 @@ def test_importing_the_package_loads_neither_torch_nor_the_functions():
     assert done.stdout.split() == ["False", "False"], done.stderr
     assert callable(avrobust_geometry.convexity)
     assert callable(avrobust_geometry.graph_convexity)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2"])
+def test_arrays_of_either_order_of_bytes_are_classified(dtype: str) -> None:
+    generator = np.random.default_rng(0)
+    points, labels, matrix = generator.normal(size=(30, 4)), np.arange(30) % 2, generator.normal(size=(4, 2))
+    given = points.astype(dtype)
+    plain = convexity(given.astype(np.float64), labels, lambda x: np.asarray(x, dtype=np.float64) @ matrix).values
+    found = convexity(given, labels, lambda x: np.asarray(x, dtype=np.float64) @ matrix).values
+    assert found["recall"] == plain["recall"]
+    assert found["conditional"].value == pytest.approx(plain["conditional"].value, abs=0.01)
+    with pytest.raises(ValueError, match="give floats"):
+        convexity(points.astype(np.longdouble), labels, lambda x: x @ matrix)

@@ -176,3 +176,26 @@ def test_systematic_sampling_takes_each_its_expected_number_of_times(
     expected = count * array / array.sum()
     assert len(drawn) == count
     assert (np.abs(times - expected) < 1 + 1e-9).all()
+
+
+@pytest.mark.parametrize("score", ["class-ratio", "log-knn"])
+def test_one_clip_far_off_leaves_the_others_weights(two_clusters, score: str) -> None:
+    points, labels = two_clusters
+    config = GuidedMixupConfig(k=5, beta=1.0, score=score)
+    plain = _weights(points, labels, config)
+    points[3] = 1e12
+    wild = _weights(points, labels, config)
+    others = np.delete(np.arange(60), 3)
+    assert np.isfinite(wild).all()
+    assert np.corrcoef(np.log(plain[others]), np.log(wild[others]))[0, 1] > 0.95
+    assert np.log(wild[others]).std() > 0.6 * np.log(plain[others]).std()
+
+
+def test_a_guide_beside_a_clip_far_off_has_partners_that_are_near(two_clusters) -> None:
+    points, labels = two_clusters
+    points[3] = 1e12
+    guide = make_guide(_notes(points, labels), 2, GuidedMixupConfig(k=4, partners="any"), seed=0)
+    assert np.isfinite(guide.weights).all()
+    assert np.isfinite(guide.chances).all()
+    np.testing.assert_allclose(guide.chances.sum(axis=1), 1)
+    assert not (guide.partners[np.arange(60) != 3] == 3).any()

@@ -9,6 +9,8 @@ from avrobust_geometry.guided import notes as module
 from avrobust_geometry.guided.notes import Notes, Projection
 from avrobust_geometry.guided.tally import BINS, Tally, bin_of
 
+from avrobust_core import AvrobustError
+
 
 def test_notes_scale_each_modality_alike_and_keep_the_last_row_of_a_clip() -> None:
     notes = Notes()
@@ -116,3 +118,47 @@ def test_a_state_stays_as_it_was_when_counting_goes_on() -> None:
     tally.add(torch.eye(2), torch.tensor([0.9, 0.9]), torch.tensor([0, 1]), torch.tensor([0, 1]))
     assert state["by_class"].tolist() == [[1, 0], [1, 0]]
     assert int(state["by_ratio"].sum()) == 2
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6, 1e25])
+def test_embeddings_of_any_scale_and_beside_an_outlier_keep_their_distances(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    audio, video = torch.randn(60, 4, generator=generator), torch.randn(60, 5, generator=generator)
+    ids, targets = [f"{i:02d}" for i in range(60)], torch.arange(60) % 3
+    plain, scaled = Notes(), Notes()
+    plain.add(ids, {"audio": audio, "video": video}, targets)
+    scaled.add(ids, {"audio": audio * scale, "video": video}, targets)
+    expected = torch.pdist(torch.from_numpy(plain.embeddings()))
+    torch.testing.assert_close(torch.pdist(torch.from_numpy(scaled.embeddings())), expected, rtol=5e-2, atol=5e-2)
+    audio[7] = 1e10
+    wild = Notes()
+    wild.add(ids, {"audio": audio * scale, "video": video}, targets)
+    points = torch.from_numpy(wild.embeddings())
+    assert bool(torch.isfinite(points).all())
+    others = [i for i in range(60) if i != 7]
+    near = torch.cdist(points[others], points[others]).topk(6, largest=False).indices
+    before = torch.from_numpy(plain.embeddings())[others]
+    expected = torch.cdist(before, before).topk(6, largest=False).indices
+    assert sum(len(set(a) & set(b)) for a, b in zip(near.tolist(), expected.tolist(), strict=True)) > 0.9 * near.numel()
+    for found in (Notes.of(wild.state_dict()), pickle.loads(pickle.dumps(wild))):
+        np.testing.assert_array_equal(found.embeddings(), wild.embeddings())
+
+
+def test_what_float16_holds_does_not_depend_on_the_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    rows[20] = 1e9
+    at_once, apart = Notes(), Notes()
+    ids = [f"{i:02d}" for i in range(30)]
+    at_once.add(ids, {"audio": rows}, torch.arange(30))
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    for i in range(0, 30, 5):
+        apart.add(ids[i : i + 5], {"audio": rows[i : i + 5]}, torch.arange(i, i + 5))
+    assert torch.equal(at_once.rows(), apart.rows())
+    assert at_once.rows()[20].tolist() == [1e9] * 4
+
+
+def test_embeddings_that_are_not_finite_are_refused_by_their_clip() -> None:
+    notes = Notes()
+    notes.add(["a", "b"], {"audio": torch.tensor([[1.0, 2.0], [float("nan"), 0.0]])}, torch.tensor([0, 1]))
+    with pytest.raises(AvrobustError, match="1 of 2 clips, the first of which is 'b'"):
+        notes.embeddings()
