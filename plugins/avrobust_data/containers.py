@@ -46,6 +46,9 @@ _STATES_LENGTH: Final = frozenset(
 _XING_SPAN: Final = 2048
 """Bytes behind an MP3's tags among which its first frame is, and in it the count of all frames."""
 
+_ENDLESS: Final = 0x7FFF_F000
+"""Bytes from which on a WAV's size means that it was not known; some programs leave a sign bit free, and a header."""
+
 _OGG_PAGE: Final = 27 + 255 + 255 * 255
 """The longest page of an Ogg file in bytes."""
 
@@ -92,17 +95,34 @@ def states_length(container: InputContainer, path: Path) -> bool:
     return not _STATES_LENGTH.isdisjoint(names) or ("mp3" in names and _counts_frames(path))
 
 
-def lacks_its_end(container: InputContainer, path: Path) -> bool:
-    """Whether an Ogg file stops inside a page. Of other formats, which say it elsewhere, False."""
-    if "ogg" not in container.format.name.split(","):
-        return False
+def is_open_ended(path: Path) -> bool:
+    """Whether a WAV was written into a pipe: its size, which could not be filled in at the end, is the largest one."""
+    stated, size = _sizes(path)
+    return stated is not None and stated >= _ENDLESS > size
+
+
+def lacks_its_end(path: Path) -> bool:
+    """Whether a WAV is shorter than it says, or an Ogg file ends inside a page; False of all others."""
+    stated, size = _sizes(path)
+    if stated is not None:
+        return size + 1 < stated < _ENDLESS
     with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
+        if file.read(4) != b"OggS":
+            return False
         file.seek(max(0, size - _OGG_PAGE))
         tail = file.read()
     page = tail[max(0, tail.rfind(b"OggS")) :]
     lengths = page[27 : 27 + page[26]] if len(page) > 26 else b""
     return len(page) < 27 or len(lengths) < page[26] or len(page) < 27 + len(lengths) + sum(lengths)
+
+
+def _sizes(path: Path) -> tuple[int | None, int]:
+    """Bytes that a WAV says to have, None of other files; and that it has."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        size = file.seek(0, os.SEEK_END)
+    is_wave = head[:4] == b"RIFF" and head[8:] == b"WAVE"
+    return (8 + int.from_bytes(head[4:8], "little") if is_wave else None), size
 
 
 def _check_file(path: Path) -> None:

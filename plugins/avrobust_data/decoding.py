@@ -11,7 +11,15 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from avrobust_data.cache import Media
-from avrobust_data.containers import duration_of, end_of, lacks_its_end, open_file, start_of, states_length
+from avrobust_data.containers import (
+    duration_of,
+    end_of,
+    is_open_ended,
+    lacks_its_end,
+    open_file,
+    start_of,
+    states_length,
+)
 from avrobust_data.sinks import MediaError, PictureSink, Sink, SoundSink
 
 DECODER_VERSION: Final = 2
@@ -87,16 +95,16 @@ def _decode(path: Path, window: Window) -> Media:
             sinks["video"] = PictureSink(
                 stream, start, window.seconds, window.frames, size=window.size, stretch=window.stretch
             )
-        _feed(container, list(sinks.values()))
-        if (window.centre or not all(sink.done for sink in sinks.values())) and lacks_its_end(container, path):
-            raise MediaError("it is cut short: it ends inside a page")
+        _feed(container, list(sinks.values()), is_open_ended(path))
+        if (window.centre or not all(sink.done for sink in sinks.values())) and lacks_its_end(path):
+            raise MediaError("it is cut short: its last bytes are missing")
         if states_length(container, path):
             _check_whole(container, list(sinks.values()), start + window.seconds)
         return {name: sink.finish() for name, sink in sinks.items()}
 
 
-def _feed(container: InputContainer, sinks: list[Sink]) -> None:
-    """Decode in one pass, until each sink has what it needs."""
+def _feed(container: InputContainer, sinks: list[Sink], open_ended: bool) -> None:
+    """Decode in one pass, until each sink has what it needs; the last packet of an open-ended file may not be full."""
     by_stream = {sink.stream.index: sink for sink in sinks}
     for packet in container.demux([sink.stream for sink in sinks]):
         sink = by_stream[packet.stream.index]
@@ -105,7 +113,7 @@ def _feed(container: InputContainer, sinks: list[Sink]) -> None:
         if packet.size == 0 and packet.pts is not None:  # "the last picture again"; to a decoder it would be the end
             sink.hold(float((packet.pts + (packet.duration or 0)) * packet.time_base))
             continue
-        if packet.is_corrupt:
+        if packet.is_corrupt and not open_ended:
             raise MediaError("it is damaged or cut short: a packet is incomplete")
         for frame in packet.decode():
             if isinstance(frame, av.VideoFrame | av.AudioFrame) and frame.is_corrupt:

@@ -108,7 +108,7 @@ def _composed(classes: Sequence[str]) -> tuple[str, ...]:
 def _columns(file: Path, line: int, header: Sequence[str]) -> Mapping[str, int]:
     """Where the columns stand that are read: by name."""
     names = [name.strip().casefold() for name in header]
-    shown = ", ".join(name.strip() for name in header)
+    shown = ", ".join(name.strip() if name.isprintable() else repr(name) for name in header)
     where = f"{file}:{line}: the header is {shown if len(shown) <= 200 else shown[:200] + '...'}"
     missing = [name for name in ("path", "split") if name not in names]
     if "label" not in names and "labels" not in names:

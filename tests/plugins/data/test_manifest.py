@@ -1,6 +1,7 @@
 """Manifests: what is read, and that every fault is named with its line and what to do."""
 
 import os
+import random
 import unicodedata
 import warnings
 
@@ -140,6 +141,10 @@ def test_tables_as_people_have_them_are_read(tmp_path, content) -> None:
         ("path,label,split\na.mp4," + "x" * 501 + ",train\n", r":2: the label has 501 characters, more than 500"),
         ("path,label,split\na.mp4," + "x" * 200_000 + ",train\n", r":2: not CSV: field larger than"),
         ("path,label,split,group\na.mp4,x,train,\n", r":2: the group is empty"),
+        (
+            "path,la\x1b[2Jbel,split\na.mp4,x,train\n",
+            r":1: the header is path, 'la\\x1b\[2Jbel', split; it lacks label",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_line(write_manifest, text, message) -> None:
@@ -234,3 +239,48 @@ def test_an_ordinary_manifest_raises_no_warning(write_manifest) -> None:
 )
 def test_numbered_classes_are_in_the_order_of_their_numbers(labels, order) -> None:
     assert ordered(reversed(labels)) == tuple(order)
+
+
+def test_a_damaged_manifest_is_read_or_refused_in_plain_text(tmp_path) -> None:
+    rng = random.Random(5)
+    whole = 'id,path,labels,split,group\n1,a.mp4,"x|y, z",train,s1\n2,b.mp4, é|x ,test,s2\n3,"c d.mp4",12,train,s1\n'
+    pieces = [
+        '"',
+        ",",
+        "\n",
+        "\r",
+        "\0",
+        ";",
+        "\t",
+        "\ufeff",
+        "#",
+        "|",
+        "\x1b[2J",
+        "\u202e",
+        "\x85",
+        "../",
+        "/",
+        "9" * 5000,
+    ]
+    path = tmp_path / "manifest.csv"
+    refusals = []
+    for _ in range(500):
+        text = whole
+        for _ in range(rng.choice((1, 2, 4))):
+            at = rng.randrange(len(text) + 1)
+            text = text[:at] + rng.choice(pieces) + text[at + rng.choice((0, 0, 1, 8)) :]
+        data = bytearray(
+            text.encode(rng.choice(("utf-8", "utf-8", "utf-8", "utf-16", "utf-16-le", "latin-1")), "replace")
+        )
+        if rng.random() < 0.2:
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AvrobustWarning)
+            try:
+                read(path)
+            except DataError as error:
+                refusals.append(str(error))
+    assert 20 < len(refusals) < 480
+    assert max(map(len, refusals)) < 4000
+    assert all(character.isprintable() or character == "\n" for message in refusals for character in message)

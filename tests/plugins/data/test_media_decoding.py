@@ -268,6 +268,7 @@ def test_even_a_cut_of_a_few_bytes_is_refused_where_packets_state_their_size(tmp
     ("suffix", "codec"),
     [
         ("mp3", "libmp3lame"),
+        ("wav", "pcm_s16le"),
         ("flac", "flac"),
         ("ogg", "libopus"),
         ("oga", "flac"),
@@ -322,6 +323,25 @@ def test_what_would_open_other_files_is_refused_at_once(tmp_path, ordinary, name
         path.write_bytes(path.read_bytes() + bytes([0]) * 9 + b"\xff")  # no text any more, and no less a playlist
         with pytest.raises(MediaError):
             decode(path, Window(seconds=1.0, frames=4, size=16))
+
+
+def test_a_wav_that_is_cut_between_two_packets_is_refused(tmp_path, media) -> None:
+    path = media(tmp_path / "cut.wav", sound=sine(440, 0.5, 16000, 2.0), audio_codec="pcm_s16le")
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"data") + 8 + 4096 * 2 * 3])  # FFmpeg reads 4096 samples at a time
+    with pytest.raises(MediaError, match="its last bytes are missing"):
+        decode(path, Window(seconds=2.0, sample_rate=16000))
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_a_wav_that_was_written_into_a_pipe_is_read_to_its_end(tmp_path, media, size) -> None:
+    path = media(tmp_path / "pipe.wav", sound=sine(440, 0.5, 44100, 1.0), rate=44100, audio_codec="pcm_s16le")
+    wanted = decode(path, Window(seconds=1.0, sample_rate=16000))["audio"]
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[4:8] = data[at : at + 4] = size.to_bytes(4, "little")
+    path.write_bytes(data)
+    assert np.array_equal(decode(path, Window(seconds=1.0, sample_rate=16000))["audio"], wanted)
 
 
 def test_what_is_cut_off_behind_the_window_does_not_matter(tmp_path, media) -> None:
@@ -397,6 +417,7 @@ def test_a_stream_without_samples_is_refused(tmp_path, media) -> None:
     whole = media(tmp_path / "whole.wav", sound=sine(440, 0.5, 16000, 0.1), audio_codec="pcm_s16le")
     header = bytearray(whole.read_bytes())
     at = header.index(b"data")
+    header[4:8] = at.to_bytes(4, "little")
     header[at + 4 : at + 8] = bytes(4)
     whole.write_bytes(header[: at + 8])
     with pytest.raises(MediaError, match=r"no samples|cannot be decoded"):
