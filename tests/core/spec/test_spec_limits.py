@@ -189,7 +189,7 @@ def test_a_study_of_too_many_evaluations_is_refused(good: str, problems_of: Chec
 
 
 def test_values_that_several_overrides_add_up_to_are_counted_together(good: str, problems_of: Check) -> None:
-    large = f"[{', '.join(['x'] * 15000)}]"
+    large = f"[&a [{', '.join(['x'] * 99)}], {', '.join(['*a'] * 110)}]"
     (problem,) = problems_of(good, f"include={large}", f"exclude={large}")
     assert problem.message == "more than 20000 values, with all that is extended and set"
 
