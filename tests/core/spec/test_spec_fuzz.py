@@ -51,6 +51,7 @@ compare: [{models: [a, both], question: "which?"}]
 exclude: [{model: a, attack: cw}]
 evaluation: {split: test, clips: 7, confidence: 0.9, resamples: 200}
 engine: {accelerator: cpu, devices: 2, batch_size: 4, workers: 0}
+audit: {clips: 16}
 """
 
 RAW = [
