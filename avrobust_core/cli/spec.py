@@ -52,6 +52,8 @@ def _validate(options: argparse.Namespace) -> int:
         complain(error)
         return 2
     say(f"{options.spec}: OK, {_counts(loaded)}")
+    if unused := _unused_threats(loaded):
+        say(f"    no attack is run under {', '.join(unused)}")
     return 0
 
 
@@ -96,6 +98,15 @@ def _counts(loaded: "LoadedSpec") -> str:
         attacked_modalities(loaded.spec, cell, plan.threat) is not None for cell in cells for plan in cell.attacks
     )
     return f"{_number(len(cells), 'cell')}, {_number(runs, 'attack run')}"
+
+
+def _unused_threats(loaded: "LoadedSpec") -> list[str]:
+    """The threats that no attack lists: nothing is wrong with them, but they may have been forgotten."""
+    attacks = loaded.spec.attacks.values()
+    if not attacks or any(attack.threats is None for attack in attacks):
+        return []
+    used = {name for attack in attacks for name in attack.threats or ()}
+    return [name for name in loaded.spec.threats if name not in used]
 
 
 def _number(count: int, noun: str) -> str:

@@ -6,7 +6,7 @@ import enum
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -66,6 +66,7 @@ class Slot:
         return (model.__doc__ or "").strip().split("\n\n")[0] if model is not None else ""
 
 
+@lru_cache(maxsize=8192)
 def slot_at(model: type[BaseModel], path: Path) -> Slot | None:
     """The slot that `path` leads to, through maps, lists, unions and models; None where there is none."""
     slot: Slot | None = Slot(model)

@@ -32,7 +32,16 @@ from avrobust_core.suggest import closest
 
 M = TypeVar("M", bound=BaseModel)
 
-_OTHER_TYPE: Final = ("_type", "_parsing", "_from_float", "literal_error", "enum", "none_required", "value_error")
+_OTHER_TYPE: Final = (
+    "_type",
+    "_parsing",
+    "_parsing_size",
+    "_from_float",
+    "literal_error",
+    "enum",
+    "none_required",
+    "value_error",
+)
 """Ends of the error types that say: this member of a union was not meant."""
 
 _LIMITS: Final[Mapping[str, str]] = {

@@ -158,9 +158,9 @@ class EvaluationSection(Section):
 class AuditSection(Section):
     """How far the audit may go: other probes on a few clips, which say whether a number can be believed."""
 
-    clips: int = Field(default=64, ge=1)
+    clips: int = Field(default=64, ge=1, le=10**9)
     """Clips that each check may look at, chosen by a hash of their ids."""
-    share: float = Field(default=0.25, gt=0, allow_inf_nan=False)
+    share: float = Field(default=0.25, gt=0, le=1000)
     """What it may cost: this share of the forward and backward passes that the attacks have cost."""
 
 

@@ -15,6 +15,8 @@ _MOST_SHOWN: Final = 100
 _LONGEST: Final = 400
 """Characters of a message; a line of the source is shown around its column."""
 _AROUND: Final = 100
+_MOST_COMPARED: Final = 300
+"""Names that a misspelled one is compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def in_order(problems: Iterable[Problem], sources: Sequence[str]) -> tuple[Probl
 def suggestion(name: str, known: Iterable[str], label: str = "there is") -> str:
     """A hint for an unknown name: the nearest known one, or else all of them."""
     names = list(known)
-    near = closest(name, names, 1)
+    near = closest(name, names[:_MOST_COMPARED], 1)
     if near:
         return f"did you mean '{near[0]}'?"
     return f"{label}: {', '.join(names)}" if names else ""

@@ -70,11 +70,15 @@ class Builder:
         self._checkpoints: dict[Path, State] = {}
         self._fingerprints: dict[Path, str] = {}
         self._data: tuple[Dataset, str] | None = None
+        self._parts: dict[tuple[str, int], tuple[ComponentRef, Part]] = {}  # with the reference, so that its id lives
 
     def part(self, kind: str, reference: ComponentRef) -> Part:
-        """The component that a reference of the spec means."""
-        offer, config = self.registry.configure(kind, reference.use, dict(reference.with_))
-        return Part(offer, config)
+        """The component that a reference of the spec means; looked up once, since every cell asks."""
+        key = kind, id(reference)
+        if key not in self._parts:
+            offer, config = self.registry.configure(kind, reference.use, dict(reference.with_))
+            self._parts[key] = reference, Part(offer, config)
+        return self._parts[key][1]
 
     def dataset(self) -> Dataset:
         """The data set.

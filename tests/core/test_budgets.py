@@ -189,3 +189,19 @@ def test_a_shared_ball_of_one_modality_is_that_modality_s_own():
     two, one = threat.restricted(["video", "audio"]), threat.restricted(["video"])
     assert (two.kind, two.modalities) == ("shared", ("audio", "video"))
     assert (one.kind, one["video"]) == ("separate", threat["video"])
+
+
+@pytest.mark.parametrize(
+    "written", [f"1/{'9' * 400}", f"{'9' * 400}/1", "1e999999999", "8/0", "", "1/2/3", "½", "8_0/255"]
+)
+def test_text_that_is_no_short_fraction_is_refused_at_once(written):
+    with pytest.raises(ValidationError, match="is neither a number nor a fraction"):
+        Budget(eps=written)
+
+
+def test_a_radius_beyond_what_models_compute_with_is_refused():
+    for eps in (1e13, {"snr_db": 301}, {"snr_db": -1e9}):
+        with pytest.raises(ValidationError):
+            Budget.model_validate({"eps": eps})
+    low = Budget.model_validate({"eps": {"snr_db": 300}}).scaled(1e-6)
+    assert low.eps.snr_db == pytest.approx(420), "a curve may go beyond what a spec may say"

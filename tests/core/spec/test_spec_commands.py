@@ -1,6 +1,7 @@
 """`avrobust validate`, `explain` and `schema`, as a user calls them."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -133,6 +134,40 @@ def test_validate_reports_wrong_overrides_and_missing_files(command: Run) -> Non
     status, _, err = command("validate", "stduy.yaml")
     assert status == 2
     assert err == "stduy.yaml: there is no such file\n    did you mean 'study.yaml'?\n1 problem\n"
+
+
+def test_validate_names_threats_that_no_attack_uses(command: Run) -> None:
+    status, out, _ = command("validate", "study.yaml", "--set", "attacks.push.threats=[e]")
+    assert (status, out) == (0, "study.yaml: OK, 2 cells, 1 attack run\n    no attack is run under both\n")
+
+
+@pytest.mark.parametrize("name", ["validate", "plan", "explain", "run"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("--set", "training.standard.epochs='6'"), "without quotes: 6"),
+        (("--set", f"{'a.' * 5000}a=1"), "a path of 5001 keys"),
+        (("--set", "threats.e.eye.eps='1e999999999'"), "a fraction like 8/255"),
+        (("--set", 'name="a\\e[31m"'), "the control character U+001B"),
+    ],
+)
+def test_every_command_that_takes_a_spec_refuses_a_wrong_one_in_words(
+    name: str, changes: tuple[str, ...], message: str, command: Run
+) -> None:
+    status, out, err = command(name, "study.yaml", *changes)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert max(map(len, err.splitlines())) <= 500
+
+
+@pytest.mark.parametrize("name", ["validate", "plan", "explain", "run"])
+def test_every_command_that_takes_a_spec_refuses_a_pipe(name: str, command: Run) -> None:
+    os.mkfifo("pipe.yaml")
+    assert command(name, "pipe.yaml")[0::2] == (
+        2,
+        "pipe.yaml: this is a pipe, not a file\n    write the spec into a file\n1 problem\n",
+    )
 
 
 def test_validate_does_not_see_a_plugin_that_is_disabled(command: Run) -> None:

@@ -1,0 +1,56 @@
+"""Devices that are not there are refused in one sentence, before anything is done."""
+
+from typing import Any
+
+import pytest
+
+from avrobust_core.errors import RunError
+from avrobust_core.spec.model import EngineSection
+from avrobust_core.study import devices as module
+from avrobust_core.study.devices import fabric_of
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Pretend that there are so many CUDA devices."""
+
+    def there(count: int) -> None:
+        monkeypatch.setattr(module.CUDAAccelerator, "is_available", staticmethod(lambda: count > 0))
+        monkeypatch.setattr(module.CUDAAccelerator, "auto_device_count", staticmethod(lambda: count))
+        monkeypatch.setattr(module.MPSAccelerator, "is_available", staticmethod(lambda: False))
+
+    return there
+
+
+@pytest.mark.parametrize(
+    ("count", "engine", "message"),
+    [
+        (0, {"accelerator": "cuda"}, "engine.accelerator is cuda, but torch finds no such device here"),
+        (0, {"accelerator": "mps"}, "engine.accelerator is mps, but torch finds no such device here"),
+        (0, {"devices": [0]}, "engine.devices lists devices [0], but models run on the CPU"),
+        (2, {"accelerator": "cpu", "devices": [1]}, "engine.devices lists devices [1], but models run on the CPU"),
+        (2, {"devices": 3}, "engine.devices asks for 3, but there are 2 (cuda)"),
+        (2, {"accelerator": "cuda", "devices": [0, 2]}, "engine.devices asks for number 2, but there are 2 (cuda)"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(count: int, engine: Any, message: str, gpus: Any) -> None:
+    gpus(count)
+    with pytest.raises(RunError) as raised:
+        fabric_of(EngineSection.model_validate(engine))
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(("devices", "world"), [("auto", 1), (1, 1), (2, 2)])
+def test_on_the_cpu_a_number_of_devices_is_one_of_processes(devices: Any, world: int, gpus: Any) -> None:
+    gpus(0)
+    assert fabric_of(EngineSection(devices=devices)).world_size == world
+
+
+def test_what_fabric_itself_refuses_is_told_in_one_sentence(gpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise ValueError("no such precision")
+
+    gpus(0)
+    monkeypatch.setattr(module, "Fabric", refuse)
+    with pytest.raises(RunError, match="cannot use accelerator cpu, devices 1 and precision 32-true together: no such"):
+        fabric_of(EngineSection())
