@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 PLUGIN = """
+import os
+
 from avrobust_data.configs import ToyAVConfig
 
 from avrobust_core import Component, hookimpl
@@ -18,7 +20,8 @@ def build(config):
     from avrobust_data.toy import ToyAV
 
     def groups(self, split):
-        return [f"speaker {i // 3}" for i, _ in enumerate(self.ids(split))]
+        size = int(os.environ["CLIPS_PER_SPEAKER"])
+        return [f"speaker {i // size}" for i, _ in enumerate(self.ids(split))]
 
     return type("Spoken", (ToyAV,), {"groups": groups})(config)
 
@@ -62,7 +65,7 @@ def estimates(data: Any) -> Iterator[dict[str, Any]]:
 
 def test_every_interval_of_a_study_is_over_groups_and_says_so(tiny, tmp_path, run_command, environment) -> None:
     out = tmp_path / "out"
-    done = run_command("run", tiny, "--out", out, *OPTIONS, env=environment)
+    done = run_command("run", tiny, "--out", out, *OPTIONS, env=environment | {"CLIPS_PER_SPEAKER": "3"})
     assert done.returncode == 0, done.stderr
     assert "accuracy in %, [95 % interval over 8 groups of clips]" in done.stdout
     assert "these are differences between networks, not between methods" in done.stdout
@@ -71,3 +74,11 @@ def test_every_interval_of_a_study_is_over_groups_and_says_so(tiny, tmp_path, ru
     assert {each["method"] for each in found} == {"clopper-pearson", "agresti-min", "bootstrap", "dyadic"}
     assert all(1 < each["groups"] <= 8 for each in found)
     assert result["cells"][0]["clean_accuracy"]["n"] == 24
+    # Other groups: nothing is fitted or attacked again, but every interval is another.
+    again = run_command(
+        "run", tiny, "--out", out, *OPTIONS, "--set", "metrics=[accuracy]", env=environment | {"CLIPS_PER_SPEAKER": "2"}
+    )
+    assert again.returncode == 0, again.stderr
+    result = json.loads((out / "result.json").read_text())
+    assert result["reused"] == 2
+    assert {each["groups"] for each in estimates(result["cells"]) if each["n"] == 24} == {12}
