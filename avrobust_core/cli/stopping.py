@@ -5,13 +5,19 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from avrobust_core.plain_text import plain_text
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_PAUSE = 0.3
+"""Seconds between looks at whether a signal's exception was lost."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -51,27 +57,68 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    own = os.getpid()
-    asked: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != own:
-            os._exit(128 + number)
-        asked.append(number)
-        if len(asked) > 1:
-            _write(f"avrobust: stopped at once by {signal.Signals(number).name}")
-            os._exit(128 + number)
-        raise Stopped(number)
-
+    stopping = _Stopping()
     earlier = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in earlier.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(number, stop)
+            signal.signal(number, stopping)
     try:
         yield
     finally:
-        for number, handler in earlier.items() if not asked else ():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if stopping.asked is None:
+            for number, handler in earlier.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        stopping.over = True
+
+
+class _Stopping:
+    """The handler of the signals.
+
+    An exception that is raised where Python cannot pass it on (a finaliser, a callback of fork), or that a plugin
+    swallows, is lost: then it is raised again.
+    """
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.asked: int | None = None
+        self.over = False
+        self._raised: weakref.ref[Stopped] | None = None
+        self._again = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.process:
+            os._exit(128 + number)
+        if self.asked is None:
+            self.asked = number
+            sys.unraisablehook = _silent(sys.unraisablehook)
+            threading.Thread(target=self._watch, daemon=True).start()
+        elif not self._again:
+            _write(f"avrobust: stopped at once by {signal.Signals(number).name}")
+            os._exit(128 + number)
+        self._again = False
+        raise self._stopped(self.asked)
+
+    def _stopped(self, number: int) -> Stopped:
+        """The exception, held by nobody but those through whom it passes: not by a variable of a frame of its own."""
+        stopped = Stopped(number)
+        self._raised = weakref.ref(stopped)
+        return stopped
+
+    def _watch(self) -> None:
+        while not self.over:
+            time.sleep(_PAUSE)
+            if self._raised is not None and self._raised() is None and not self.over:
+                self._raised, self._again = None, True
+                os.kill(self.process, self.asked or signal.SIGTERM)
+
+
+def _silent(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Python's report of an exception that it cannot pass on, but for ours: it is raised again."""
+
+    def report(lost: Any) -> object:
+        return None if isinstance(lost.exc_value, Stopped) else hook(lost)
+
+    return report
 
 
 def _write(line: str) -> None:

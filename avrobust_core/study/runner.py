@@ -1,6 +1,7 @@
 """Carrying out a spec: plan, fit, evaluate, measure, and write what was found; reusing what is there already."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from lightning_fabric import Fabric
 
 from avrobust_core.attacking import refuse_norms
 from avrobust_core.audit.auditing import caveats_of
-from avrobust_core.blame import sentence
 from avrobust_core.errors import RunError
 from avrobust_core.goals import Aim
 from avrobust_core.notes import collected
@@ -185,11 +185,18 @@ class _Run:
 
     def _write(self, path: Path, data: object) -> None:
         """Write JSON; where that fails, the run goes on: what it has found is printed at the end."""
-        try:
+        with self._noted("writing"):
             write_json(path, data)
-        except OSError as error:
-            self.monitor.say(f"cannot be written: {sentence(error)}")
-            self.problems.append({"step": "writing", "message": sentence(error)})
+
+    def _noted(self, step: str) -> AbstractContextManager[None]:
+        """Note what fails outside of the cells' own results, once, and go on."""
+
+        def keep(failure: Failure) -> None:
+            if failure["message"] not in [problem["message"] for problem in self.problems]:
+                self.monitor.say(f"{step} failed: {failure['message']}")
+                self.problems.append({"step": step, **failure})
+
+        return recorded(keep)
 
     def _lock(self, locked: Mapping[str, Any], cells: Sequence[PlannedCell]) -> None:
         """Write lock.json: what this command runs with, and what the records that lie there now were made with."""
@@ -211,11 +218,9 @@ class _Run:
         }
         found: dict[str, Any] = {}
         for name, step in steps.items():
-            failed: list[Failure] = []
             found[name] = []
-            with recorded(failed.append):
+            with self._noted(name):
                 found[name] = step()
-            self.problems += [{"step": name, **failure} for failure in failed]
         return found
 
     def _check(self, cells: tuple[PlannedCell, ...]) -> None:
@@ -247,11 +252,14 @@ class _Run:
         try:
             with recorded(fail, alone=self.fabric.world_size == 1, label=label):
                 result = names | self._complete(cell, label)
-                if self.fabric.is_global_zero:
-                    write_json(cell.folder / "result.json", result)
-                    if len(self.spec.seeds) > 1 or self.spec.compare:
+            if not errors and self.fabric.is_global_zero:
+                self._write(cell.folder / "result.json", result)
+                # Without `files` what lies there is not this result's.
+                if result["files"] and (len(self.spec.seeds) > 1 or self.spec.compare):
+                    with self._noted("reading"):
                         found = read_outcomes(cell.folder / "samples.parquet", result)
                         self.outcomes[cell.model, cell.training, cell.seed] = found
+                with self._noted("writing"):
                     (cell.folder / "error.json").unlink(missing_ok=True)
         finally:
             self.process.forget_models()
@@ -262,7 +270,7 @@ class _Run:
     def _complete(self, cell: PlannedCell, label: str) -> dict[str, Any]:
         if self.fabric.is_global_zero:
             header = {"id": cell.id, "model": cell.model, "training": cell.training, "identity": cell.identity}
-            write_json(cell.folder / "cell.json", header)
+            self._write(cell.folder / "cell.json", header)
         fit = self._fit(cell, label)
         weights: str | None = fit.get("files", {}).get(WEIGHTS)
         failures: list[Failure] = []
@@ -281,9 +289,10 @@ class _Run:
                 self.evidence.append(self._evidence(cell, clean, outcomes, measured))
         files: dict[str, str] = {}
         if self.fabric.is_global_zero:
-            write_samples(cell.folder / "samples.parquet", clean, outcomes, self.dataset)
-            write_per_class(cell.folder / "per_class.csv", measured)
-            files = {name: file_hash(cell.folder / name) for name in ("samples.parquet", "per_class.csv")}
+            with self._noted("writing"):
+                write_samples(cell.folder / "samples.parquet", clean, outcomes, self.dataset)
+                write_per_class(cell.folder / "per_class.csv", measured)
+                files = {name: file_hash(cell.folder / name) for name in ("samples.parquet", "per_class.csv")}
         runs = self.predicting.runs(cell)
         audited = self.auditing.audit(cell, clean, outcomes, runs, seeded.intervals, weights, label)
         summary = summarise(clean, outcomes, seeded.intervals, caveats_of(audited))

@@ -54,6 +54,29 @@ def test_a_signal_ends_a_run_with_a_word_on_how_to_go_on(monkeypatch, capsys, tm
     assert not list(tmp_path.iterdir()), "the unfinished file is gone"
 
 
+@pytest.mark.parametrize("lost", ["finaliser", "swallowed"])
+def test_a_signal_is_not_lost_where_its_exception_is(monkeypatch, capsys, lost: str) -> None:
+    class Dying:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def run(options) -> int:
+        try:
+            if lost == "finaliser":
+                Dying()
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            assert lost == "swallowed"
+        for _ in range(100):
+            time.sleep(0.1)
+        return 0
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    assert _command(monkeypatch, run) == 143
+    assert capsys.readouterr().err.count("stopped by SIGTERM") == 1
+
+
 def test_a_signal_that_is_ignored_stays_ignored(monkeypatch) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 

@@ -235,3 +235,16 @@ def test_a_limit_costs_little_where_nothing_hangs() -> None:
     with limited(100, lambda: "x"):
         began = time.monotonic()
     assert time.monotonic() - began < 5, "leaving it waits for none of its threads"
+
+
+def test_what_is_found_is_reported_even_if_it_cannot_be_written(study, monkeypatch) -> None:
+    def full(path, *arguments) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("avrobust_core.study.runner.write_samples", full)
+    result = study("seed=[0, 1]")
+    assert result["failed"] == 0
+    assert all(cell["robust_accuracy"]["fgsm"]["audio"]["n"] == 12 for cell in result["cells"])
+    steps = [problem["step"] for problem in result["problems"]]
+    assert steps == ["writing", "writing", "pooled"], "what lies there is not pooled in its place"
+    assert "samples.parquet: No space left" in result["problems"][0]["message"]
