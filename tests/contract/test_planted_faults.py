@@ -473,6 +473,13 @@ class StartIsTheCenter(Climb):
         return moved if victim.start else victim.region.project(moved)
 
 
+class TooShortToCross(Climb):
+    steps = 3
+
+    def start(self, victim):
+        return victim.start or victim.region.sample(lambda name: victim.generators(f"start/{name}"))
+
+
 @dataclass(frozen=True)
 class Planted:
     """A fault, by its number in the list of known faults (None: not one of them), and the check that catches it."""
@@ -518,6 +525,7 @@ TABLE = (
     Planted(None, "low_precision", BelievesLowPrecision, Climb),
     Planted(None, "targeted", IgnoresTheAim, Climb),
     Planted(None, "several_labels", OneLabelOnly, Climb),
+    Planted(None, "one_step", TooShortToCross, Climb),
     Planted(None, "warm_start", StartIsTheCenter, Climb),
 )
 

@@ -147,6 +147,20 @@ class Search:
             for name, value in x.items()
         }
 
+    def try_edge(self, positions: Tensor, estimate: "Estimate") -> None:
+        """Score the edge of the region where no success is known: so few steps are no weaker than one over the radius.
+
+        Args:
+            positions: (b,) int64, among all clips.
+            estimate: of those clips.
+        """
+        lost = (~self.size[positions].isfinite()).nonzero().squeeze(1)
+        if not len(lost):
+            return
+        self.work_on(positions[lost])
+        gradients = {name: g.index_select(0, lost) for name, g in estimate.gradients.items()}
+        self.score(self.region.project(self.region.step(self.region.clean, gradients, 1.0)), 1.0)
+
     def trim(self, rounds: int) -> None:
         """Shrink the successes: bisect over the size at which the region cuts them off.
 
