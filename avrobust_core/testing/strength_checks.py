@@ -231,6 +231,16 @@ def check_members(subject: AttackSubject) -> None:
         both = alone.success & whole.success
         if subject.minimal and bool((whole.verdict.size > alone.verdict.size * 1.01)[both].any()):
             raise CheckFailed(f"its member {name} finds smaller perturbations than it returns: keep the smallest")
+    hot = torch.nn.functional.one_hot(problem.batch.targets, len(problem.oracle.bias)).float()
+    several = replace(case, batch=Batch(case.batch.inputs, hot, case.batch.ids), task="multi-label")
+    whole = subject.run(several)
+    for name, member in members:
+        missed = AttackSubject.of(member, f"{subject.name}: {name}").run(several).success & ~whole.success
+        if missed.any():
+            raise CheckFailed(
+                f"with several labels per clip its member {name} reaches the goal on {int(missed.sum())} clips where "
+                "it does not: a result that reaches the goal comes before one of higher loss that does not"
+            )
 
 
 @check(13)

@@ -12,7 +12,7 @@ from avrobust_attacks.gradient.keepers import Keeper, keeper_for
 from avrobust_attacks.losses import LOSSES, Loss, TowardsClass, difference_of_logits_ratio
 from avrobust_core import Attack, AttackResult, BoundVictim, Goal
 
-ClimbedLoss = Literal["ce", "margin", "dlr", "rank", "targeted"]
+ClimbedLoss = Literal["reach", "ce", "margin", "dlr", "rank", "targeted"]
 
 
 class GradientAttack(Attack):
@@ -30,9 +30,12 @@ class GradientAttack(Attack):
     there from the outset costs one query and is returned clean, as a success. A clip that never gets there is returned
     clean, with success False; `last` holds the end of the climb that ended highest.
 
-    Multi-label: what counts is the ranking over clips, which one hit does not settle. So no clip is ever done: all
-    climbs run on all clips, and each clip's iterate of highest loss is returned (the clean one among them); `success`
-    says whether the goal is reached there.
+    Multi-label: what counts beside the goal is the ranking over clips, which one hit does not settle. So no clip is
+    ever done: all climbs run on all clips, and of each clip's iterates that reach the goal, or else of all, the one of
+    highest loss is returned (the clean one among them); `success` says whether the goal is reached there.
+
+    A model with randomness of its own (`BoundVictim.repeatable`): no clip is done at a lucky look, all climbs run on
+    all clips, and where a climb ended is returned, of several climbs the best by a fresh look at each end.
 
     With the loss "targeted", each restart is one climb per class among the `targets` that the clean clip's logits hold
     most likely beside its own; what is kept of several labels is then told by the DLR. If the attack's goal is itself a
@@ -105,7 +108,7 @@ class GradientAttack(Attack):
                 start,
                 self.steps,
                 first_row=None if run else 0,
-                look_ahead=run == 0,
+                look_ahead=run == 0 and rest.repeatable,
                 spare=point,
             )
         return keeper.result()

@@ -6,8 +6,8 @@ from pydantic import Field, model_validator
 
 from avrobust_core import Config
 
-LossName = Literal["ce", "margin", "dlr", "rank"]
-ClimbedLossName = Literal["ce", "margin", "dlr", "rank", "targeted"]
+LossName = Literal["reach", "ce", "margin", "dlr", "rank"]
+ClimbedLossName = Literal["reach", "ce", "margin", "dlr", "rank", "targeted"]
 
 
 class FgsmConfig(Config):
@@ -15,9 +15,10 @@ class FgsmConfig(Config):
 
     random_start: bool = False
     """Take the gradient at a point drawn from the ball instead of the clean clip."""
-    loss: LossName = "ce"
-    """Loss that is raised: ce (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over
-    the spread of the logits) or rank (mean rank of the clip's labels, which average precision measures)."""
+    loss: LossName = "reach"
+    """Loss that is raised: reach (ce; with several labels the margin until the goal is reached, then ce), ce
+    (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over the spread of the logits)
+    or rank (mean rank of the clip's labels, which average precision measures)."""
 
 
 class RestartedConfig(Config):
@@ -28,10 +29,11 @@ class RestartedConfig(Config):
     random_start: bool = True
     """Start from points drawn from the ball, all restarts but the first: that begins at the clean clip, whose gradient
     leads further in few steps; where it is exactly 0, the clip's modality goes on from a drawn point. false: never."""
-    loss: ClimbedLossName = "ce"
-    """Loss that is raised: ce (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over
-    the spread of the logits), rank (mean rank of the clip's labels, which average precision measures) or targeted (dlr
-    towards one class after the other: each restart makes one climb for each of `targets`)."""
+    loss: ClimbedLossName = "reach"
+    """Loss that is raised: reach (ce; with several labels the margin until the goal is reached, then ce), ce
+    (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over the spread of the logits),
+    rank (mean rank of the clip's labels, which average precision measures) or targeted (dlr towards one class after the
+    other: each restart makes one climb for each of `targets`)."""
     targets: int = Field(default=9, ge=1)
     """With `loss: targeted`, how many classes are aimed at: those that the clean clip's logits hold most likely."""
 
@@ -67,9 +69,10 @@ class MimConfig(Config):
     first gradient likes best in the whole ball is scored, too, so that `mim` is never weaker than `fgsm`."""
     decay: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Weight of the gradients so far against the new one; 0 is PGD from the clean clip."""
-    loss: LossName = "ce"
-    """Loss that is raised: ce (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over
-    the spread of the logits) or rank (mean rank of the clip's labels, which average precision measures)."""
+    loss: LossName = "reach"
+    """Loss that is raised: reach (ce; with several labels the margin until the goal is reached, then ce), ce
+    (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over the spread of the logits)
+    or rank (mean rank of the clip's labels, which average precision measures)."""
 
 
 class ApgdConfig(RestartedConfig):

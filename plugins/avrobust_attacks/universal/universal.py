@@ -138,7 +138,7 @@ class UniversalPerturbation(Attack):
         }
         x = apply(victim, delta, self.projected)
         success = victim.fooled(victim.confirm(x))
-        if victim.task == "multi-label":
+        if victim.task == "multi-label" or not victim.repeatable:
             return AttackResult(inputs=x, success=success)
         inputs = {
             name: torch.where(success.view(-1, *[1] * (moved.dim() - 1)), moved, victim.clean[name])

@@ -512,8 +512,39 @@ def test_each_look_at_a_random_model_counts_and_is_averaged(run_attack, av_model
     handle = av_model.head.register_forward_hook(lambda module, args, out: out + next(signs) * (1 + out.square()))
     noisy = run_attack(attack, av_model, decided, BOTH, bounds=BOUNDS, samples=2)
     handle.remove()
-    assert torch.equal(noisy.result.success, plain.result.success)
-    assert torch.equal(noisy.bound.queries, 2 * plain.bound.queries)
+    assert (
+        noisy.verdict.success == plain.verdict.success
+    ).float().mean() > 0.9  # the end of a climb, or its best point
+    assert len(noisy.bound.queries.unique()) == 1  # no clip is done before the others
+    assert noisy.bound.queries[0] % 2 == 0
+    assert noisy.bound.queries[0] >= 2 * plain.bound.queries.max()
+
+
+@pytest.mark.parametrize("name", ["pgd", "mim", "apgd"])
+def test_a_lucky_look_at_a_random_model_settles_nothing(run_attack, name):
+    """The third and fourth passes happen to be wrong; what is returned is where the climb ends."""
+    passes = iter([-1.0, -1.0, 9.0, 9.0] + [-1.0] * 10_000)
+    model = Scalar(lambda x: x + next(passes))
+    found = run_attack(ATTACKS[name], model, scalars([0.0, 0.1]), {"audio": {"eps": 0.5}}, samples=2)
+    torch.testing.assert_close(found.result.inputs["audio"].flatten(), torch.tensor([0.5, 0.6]), rtol=1e-4, atol=1e-4)
+    assert found.verdict.success.tolist() == [False, False]
+
+
+def test_with_several_labels_a_goal_that_was_reached_comes_before_a_higher_loss(run_attack):
+    """The cross-entropy is highest at the end of the ball, but the hit at rank one is only lost on the way there."""
+
+    class Three(Scalar):
+        def forward(self, inputs):
+            x = inputs["audio"].flatten(1)[:, 0]
+            own = torch.where((x > 0.28) & (x < 0.32), -0.5, 0.5) + (x - x.detach()) * 0
+            return torch.stack([own, x * 0, 10 * x - 20], dim=1)
+
+    batch = scalars([0.0])
+    batch = Batch(batch.inputs, torch.tensor([[1.0, 0.0, 0.0]]), batch.ids)
+    attack = _build_pgd(PgdConfig(steps=10, step_size=0.1, random_start=False, loss="ce"))
+    found = run_attack(attack, Three(None), batch, {"audio": {"eps": 1.0}}, task="multi-label")
+    assert found.verdict.success.tolist() == [True]
+    torch.testing.assert_close(found.result.inputs["audio"].item(), 0.3, rtol=0, atol=1e-5)
 
 
 # Other regions
