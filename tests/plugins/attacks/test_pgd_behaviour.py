@@ -514,7 +514,7 @@ def test_each_look_at_a_random_model_counts_and_is_averaged(run_attack, av_model
     handle.remove()
     assert (
         noisy.verdict.success == plain.verdict.success
-    ).float().mean() > 0.9  # the end of a climb, or its best point
+    ).float().mean() > 0.9  # ends, not best points
     assert len(noisy.bound.queries.unique()) == 1  # no clip is done before the others
     assert noisy.bound.queries[0] % 2 == 0
     assert noisy.bound.queries[0] >= 2 * plain.bound.queries.max()
