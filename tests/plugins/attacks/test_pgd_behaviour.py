@@ -512,9 +512,7 @@ def test_each_look_at_a_random_model_counts_and_is_averaged(run_attack, av_model
     handle = av_model.head.register_forward_hook(lambda module, args, out: out + next(signs) * (1 + out.square()))
     noisy = run_attack(attack, av_model, decided, BOTH, bounds=BOUNDS, samples=2)
     handle.remove()
-    assert (
-        noisy.verdict.success == plain.verdict.success
-    ).float().mean() > 0.9  # ends, not best points
+    assert (noisy.verdict.success == plain.verdict.success).float().mean() > 0.9  # ends, not best points
     assert len(noisy.bound.queries.unique()) == 1  # no clip is done before the others
     assert noisy.bound.queries[0] % 2 == 0
     assert noisy.bound.queries[0] >= 2 * plain.bound.queries.max()
