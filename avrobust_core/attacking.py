@@ -69,8 +69,9 @@ def attack_batch(victim: Victim, batch: Batch, run: AttackRun) -> Attacked:
     """Attack one batch; whatever the attack returns is verified.
 
     A curve is one sweep: budgets in ascending order, each begun where the last one ended, and only on the clips that
-    no smaller one has broken (with several labels per clip on all, since their ranking is never settled). So a clip
-    that is broken at a budget is broken at every larger one. An attack that looks for the smallest perturbation runs
+    no smaller one has broken (with several labels per clip on all, since their ranking is never settled; of a model
+    with randomness of its own on all, since a lucky look settles nothing). So a clip that is broken at a budget is
+    broken at every larger one. An attack that looks for the smallest perturbation runs
     once, under the largest.
 
     Raises:
@@ -125,10 +126,12 @@ def _sweep(batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run
             state.factor[alive], torch.where(verdict.success, factor, torch.inf).to(torch.float64)
         )
         if factor <= 1:
-            state.take(alive, result.inputs, verdict, torch.ones_like(verdict.success))
+            # With several labels all clips go on: one broken under a smaller budget is not whole under a larger one.
+            lost = state.success[alive] & ~verdict.success if bound.repeatable else torch.zeros_like(verdict.success)
+            state.take(alive, result.inputs, verdict, ~lost)
         for name, x in (result.last or result.inputs).items():
             current[name] = current[name].index_copy(0, alive, x)
-        if bound.task == "single-label":
+        if bound.task == "single-label" and bound.repeatable:
             alive = alive[~verdict.success]
     assert state is not None
     return state.attacked(bound)

@@ -386,6 +386,15 @@ class BoundVictim:
         """Whether calls are in float32; if not, successes must be looked at again with `confirm`."""
         return self.victim.precision == "32-true"
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether two looks at one point agree: one forward pass stands for the model (`samples` is 1).
+
+        Of a model with randomness of its own, the best of many looks is the luckiest: what an attack keeps must be told
+        by looks that chose nothing, and it returns what it has found of every clip, for the core to look at afresh.
+        """
+        return self.victim.samples == 1
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -398,9 +407,17 @@ class BoundVictim:
         return logits
 
     @torch.no_grad()
-    def confirm(self, perturbed: Mapping[str, Tensor]) -> Tensor:
-        """As a call, in float32 whatever the precision of the attack, and without a gradient."""
-        return self._forward(perturbed)
+    def confirm(self, perturbed: Mapping[str, Tensor], readings: int = 1) -> Tensor:
+        """As a call, in float32 whatever the precision of the attack, and without a gradient.
+
+        Args:
+            perturbed: by attacked modality, (B, ...).
+            readings: passes of which the mean is taken, each of them of `samples`: for models with randomness of their
+                own.
+        """
+        if readings == 1:
+            return self._forward(perturbed)
+        return torch.stack([self._forward(perturbed) for _ in range(readings)]).mean(dim=0)
 
     def loss(self, logits: Tensor) -> Tensor:
         """The classification loss per clip, (B,), that an attack raises."""

@@ -15,6 +15,7 @@ ATTACK_CHECKS: tuple[Check[AttackSubject], ...] = (
     strength_checks.check_bounds_of_every_kind,
     strength_checks.check_every_rank,
     strength_checks.check_nearest_projection,
+    strength_checks.check_one_step,
     strength_checks.check_noisy_model,
     strength_checks.check_members,
     strength_checks.check_smallest_perturbation,

@@ -166,6 +166,29 @@ def check_nearest_projection(subject: AttackSubject) -> None:
             )
 
 
+@check()
+def check_one_step(subject: AttackSubject) -> None:
+    """On a linear model, an attack by gradients breaks every clip that one step from the clean clip breaks."""
+    _need_bounded(subject)
+    if subject.make().preparation is not None:
+        raise NotApplicable("it sees a whole set of clips before it attacks one")
+    for norm in subject.norms:
+        problem = make_problem(classes=2, clips=16, inside=0.8, seed=22)
+        if norm == subject.norm and int(_gradients(subject, problem).min()) < 1:
+            raise NotApplicable("it takes no gradient of a clip")
+        threat = problem.threat(BOTH, norm, share=0.6, slack=1.0 if norm == "l0" else 1.05)
+        case = Case.of(problem, threat)
+        trial = subject.run(case)
+        stepped = _one_step(trial)
+        missed = stepped & ~trial.success
+        if missed.any():
+            raise CheckFailed(
+                f"in {norm} it left {int(missed.sum())} of the {int(stepped.sum())} clips of a linear model unbroken "
+                "that a single step over the radius breaks: steps that sum to less than the way from the start to the "
+                "far edge never get there; begin with one that crosses the ball"
+            )
+
+
 @check(11)
 def check_noisy_model(subject: AttackSubject) -> None:
     """A smooth model with noise of its own is broken about as often as the same model without the noise."""
@@ -208,6 +231,16 @@ def check_members(subject: AttackSubject) -> None:
         both = alone.success & whole.success
         if subject.minimal and bool((whole.verdict.size > alone.verdict.size * 1.01)[both].any()):
             raise CheckFailed(f"its member {name} finds smaller perturbations than it returns: keep the smallest")
+    hot = torch.nn.functional.one_hot(problem.batch.targets, len(problem.oracle.bias)).float()
+    several = replace(case, batch=Batch(case.batch.inputs, hot, case.batch.ids), task="multi-label")
+    whole = subject.run(several)
+    for name, member in members:
+        missed = AttackSubject.of(member, f"{subject.name}: {name}").run(several).success & ~whole.success
+        if missed.any():
+            raise CheckFailed(
+                f"with several labels per clip its member {name} reaches the goal on {int(missed.sum())} clips where "
+                "it does not: a result that reaches the goal comes before one of higher loss that does not"
+            )
 
 
 @check(13)
@@ -301,6 +334,18 @@ def _gradients(subject: AttackSubject, problem: LinearProblem) -> Tensor:
         witness.looks.clear()  # of its preparation
         attack(bound)
     return witness.gradients(len(problem.batch))
+
+
+def _one_step(trial: Trial) -> Tensor:
+    """Which clips one step of steepest ascent over the whole radius breaks, to spare: (B,) bool."""
+    bound = trial.bound
+    leaves = {name: x.clone().requires_grad_() for name, x in bound.clean.items()}
+    with torch.enable_grad():
+        distance = bound.goal.distance(bound(leaves))
+    gradients = torch.autograd.grad(-distance.sum(), list(leaves.values()))
+    downhill = dict(zip(leaves, gradients, strict=True))
+    left = bound.goal.distance(bound.confirm(bound.region.project(bound.region.step(bound.clean, downhill, 1.0))))
+    return left < -0.01 * distance.detach()
 
 
 def _at_the_bounds(problem: LinearProblem) -> LinearProblem:

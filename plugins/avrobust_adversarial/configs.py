@@ -70,7 +70,8 @@ class AdversarialConfig(ReplacingConfig):
     steps: int | None = Field(default=None, ge=1)
     """Of the paper's PGD: gradient steps; null for 7."""
     step_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Of the paper's PGD: length of a step as a share of each modality's radius; null for 2.5 / steps."""
+    """Of the paper's PGD: length of a step as a share of each modality's radius; null for 2.5 / steps, which crosses
+    the ball from a random start in any number of steps: lengths that sum to less than 2 do not."""
     random_start: bool | None = None
     """Of the paper's PGD: start from a point drawn from the ball instead of the clean clip; null for true."""
 

@@ -152,7 +152,36 @@ def mean_rank(logits: Tensor, goal: Goal) -> Tensor:
     return -loss if goal.targeted else loss
 
 
+def reach(logits: Tensor, goal: Goal) -> Tensor:
+    """With one label the cross-entropy; with several, the margin until the goal is reached, then the cross-entropy.
+
+    The hit at rank one falls to the margin, the ranking behind it (average precision) to the cross-entropy: one after
+    the other, both fall further than to either alone. It rises throughout: the margin's part is below 0, the other is
+    not. A clip without a margin (it has no class, or every class) has the cross-entropy alone.
+
+    Args:
+        logits: (B, K) float.
+        goal: the attacker's.
+
+    Returns:
+        (B,) float.
+    """
+    if goal.task == "single-label":
+        return cross_entropy(logits, goal)
+    own = goal.labels > 0.5
+    settled = goal.reached(logits) | own.all(dim=1) | ~own.any(dim=1)
+    beyond = cross_entropy(logits, goal)
+    beyond = 1 / (1 - beyond) if goal.targeted else beyond
+    return torch.where(settled, beyond, negative_margin(logits, goal))
+
+
 LOSSES: Mapping[str, Loss] = MappingProxyType(
-    {"ce": cross_entropy, "margin": negative_margin, "dlr": difference_of_logits_ratio, "rank": mean_rank}
+    {
+        "reach": reach,
+        "ce": cross_entropy,
+        "margin": negative_margin,
+        "dlr": difference_of_logits_ratio,
+        "rank": mean_rank,
+    }
 )
 """Each loss by its name in a configuration."""

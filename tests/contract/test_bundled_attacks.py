@@ -8,6 +8,7 @@ SHORTER = {"steps": 20, "queries": 60, "draws": 8, "epochs": 3}
 
 OFFERS = [offer.component for offer in Registry.discover().offers("attack") if offer.distribution == "avrobust"]
 ACCURACY = [check for check in ATTACK_CHECKS if check.name == "smallest_perturbation"]
+FEW_STEPS = [check for check in ATTACK_CHECKS if check.name == "one_step"]
 BEHAVIOUR = [check for check in ATTACK_CHECKS if check not in ACCURACY]
 
 
@@ -30,6 +31,19 @@ def test_bundled_attacks_find_the_smallest_perturbation_where_they_look_for_it(s
     check(subject)
 
 
+@parametrize_with_checks(
+    [
+        AttackSubject.of_component(component, {**component.example, "steps": steps}, f"{component.name}-{steps}")
+        for component in OFFERS
+        if "steps" in component.config.model_fields
+        for steps in (1, 2, 3)
+    ],
+    FEW_STEPS,
+)
+def test_bundled_attacks_of_few_steps_are_no_weaker_than_one_step(subject, check):
+    check(subject)
+
+
 def test_the_suite_is_there():
     assert {"fgsm", "pgd"} <= {component.name for component in OFFERS}
-    assert len(ACCURACY) == 1
+    assert len(ACCURACY) == len(FEW_STEPS) == 1

@@ -335,6 +335,12 @@ class SmallestDistanceOfAll(Both):
         return AttackResult(inputs, torch.where(nearer, first.success, second.success))
 
 
+class SmallestDistanceOfSeveralLabels(SmallestDistanceOfAll):
+    def __call__(self, victim):
+        results = [member(victim) for _, member in self.members]
+        return self.chosen(victim, results) if victim.task == "multi-label" else Both.chosen(self, victim, results)
+
+
 class AliasedBracket(Bisect):
     def bracket(self, victim):
         both = torch.full((len(victim),), 0.75, dtype=torch.float64)
@@ -473,6 +479,13 @@ class StartIsTheCenter(Climb):
         return moved if victim.start else victim.region.project(moved)
 
 
+class TooShortToCross(Climb):
+    steps = 3
+
+    def start(self, victim):
+        return victim.start or victim.region.sample(lambda name: victim.generators(f"start/{name}"))
+
+
 @dataclass(frozen=True)
 class Planted:
     """A fault, by its number in the list of known faults (None: not one of them), and the check that catches it."""
@@ -500,6 +513,7 @@ TABLE = (
     Planted(11, "noisy_model", WrongSignInExpectation, Climb),
     Planted(11, "batch_mates", NoiseGrowsWithTheBatch, Climb),
     Planted(12, "members", SmallestDistanceOfAll, Both),
+    Planted(12, "members", SmallestDistanceOfSeveralLabels, Both),
     Planted(13, "smallest_perturbation", AliasedBracket, Bisect),
     Planted(13, "smallest_perturbation", ResetAtEachRound, Bisect),
     Planted(14, "waits_and_copies", ValueByValue, Climb),
@@ -518,6 +532,7 @@ TABLE = (
     Planted(None, "low_precision", BelievesLowPrecision, Climb),
     Planted(None, "targeted", IgnoresTheAim, Climb),
     Planted(None, "several_labels", OneLabelOnly, Climb),
+    Planted(None, "one_step", TooShortToCross, Climb),
     Planted(None, "warm_start", StartIsTheCenter, Climb),
 )
 

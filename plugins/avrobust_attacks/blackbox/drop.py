@@ -41,7 +41,7 @@ class Drop(Attack):
                 new = torch.where(ball.freedom.shaped(ball.center) > 0, new, ball.center)
             replaced[name] = new.contiguous()
         success = victim.fooled(victim.confirm(replaced))
-        if victim.task == "multi-label":
+        if victim.task == "multi-label" or not victim.repeatable:
             return AttackResult(inputs=replaced, success=success)
         inputs = {name: torch.where(like(success, x), x, victim.clean[name]) for name, x in replaced.items()}
         return AttackResult(inputs=inputs, success=success)

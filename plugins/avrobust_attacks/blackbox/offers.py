@@ -44,6 +44,7 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         config=NoiseConfig,
         build=build_noise,
         example={"draws": 100},
+        version=2,
     ),
     Component(
         name="square",
@@ -52,6 +53,7 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_square,
         references=("https://arxiv.org/abs/1912.00049",),
         example={"queries": 1000},
+        version=2,
     ),
     Component(
         name="drop",
@@ -59,5 +61,6 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         config=DropConfig,
         build=build_drop,
         example={"replace": "other-clip"},
+        version=2,
     ),
 )

@@ -22,8 +22,11 @@ class Tracker:
     """Scores points and keeps the best of each clip.
 
     Single-label: a clip is done at the first point that reaches the goal; that point is its result, and a clip that
-    never gets there is returned clean. Multi-label: no clip is ever done, since what counts is the ranking; the point
-    of highest loss is the result.
+    never gets there is returned clean. Multi-label: no clip is ever done, since what counts beside the goal is the
+    ranking; the point of highest loss among those that reach the goal, or else among all, is the result.
+
+    A model with randomness of its own: no clip is ever done, either, and a point that is taken for better is looked at
+    once more, so that later ones are not measured by the luck that chose it.
 
     Attributes:
         victim: the b clips that go on; it shrinks as clips are done.
@@ -34,7 +37,7 @@ class Tracker:
     def __init__(self, victim: BoundVictim, loss: Loss) -> None:
         self.victim = victim
         self._loss = loss
-        self._single = victim.task == "single-label"
+        self._single = victim.task == "single-label" and victim.repeatable
         self._whole = victim
         device = victim.device
         self._positions = torch.arange(len(victim), device=device)
@@ -66,12 +69,18 @@ class Tracker:
         loss = self._loss(logits, self.victim.goal).float()
         reached = self.victim.fooled(logits)
         spread = logits.amax(dim=1) - logits.amin(dim=1)
+        if not self._single and not self.victim.exact:
+            reached = reached & self.victim.fooled(self.victim.confirm(x))
         better = loss > self.loss + SMALLEST_GAIN * spread
         self._broken |= ~(loss.isfinite() | (self._reached & self._single))
         if self._single:
             better |= reached & ~self._reached
             if self.victim.exact:  # else what was reached is not certain yet, and may still be improved
                 better &= ~self._reached
+        else:
+            better = (reached & ~self._reached) | ((reached == self._reached) & better)
+        if not self.victim.repeatable:
+            loss, reached = self._looked_at_again(x, better, loss, reached)
         self.loss = torch.where(better, loss, self.loss)
         self._reached = torch.where(better, reached, self._reached)
         self.best = {
@@ -118,19 +127,29 @@ class Tracker:
             clean = self._whole.clean
             inputs = {name: torch.where(like(self._success, x), x, clean[name]) for name, x in self._found.items()}
             return AttackResult(inputs=inputs, success=self._success, last=self._found)
-        success = self._success
-        if not self._whole.exact:
-            success = self._whole.fooled(self._whole.confirm(self._found))
-        return AttackResult(inputs=self._found, success=success)
+        return AttackResult(inputs=self._found, success=self._success)
 
     def _store(self) -> None:
         """Keep the best points of the clips that go on, where they are better than what was kept before."""
-        higher = self.loss > self._highest[self._positions]
+        higher, before = self.loss > self._highest[self._positions], self._success[self._positions]
+        if not self._single:
+            higher = (self._reached & ~before) | ((self._reached == before) & higher)
         index = self._positions[higher]
         self._highest[index] = self.loss[higher]
         self._success[index] = self._reached[higher] & (not self._single)
         for name, x in self.best.items():
             self._found[name][index] = x[higher]
+
+    def _looked_at_again(
+        self, x: Mapping[str, Tensor], better: Tensor, loss: Tensor, reached: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        index = better.nonzero().squeeze(1)
+        if not len(index):
+            return loss, reached
+        part = self.victim.select(index)
+        logits = part.confirm({name: value[index] for name, value in x.items()})
+        fresh = self._loss(logits, part.goal).float()
+        return loss.index_copy(0, index, fresh), reached.index_copy(0, index, part.fooled(logits))
 
     def _refuse_broken(self) -> None:
         names = [name for name, bad in zip(self.victim.ids, self._broken.tolist(), strict=True) if bad]

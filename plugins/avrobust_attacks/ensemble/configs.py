@@ -15,7 +15,7 @@ from avrobust_core import Component, ComponentChoice, Config
 STANDARD: tuple[tuple[str, Mapping[str, object]], ...] = (
     ("pgd", MappingProxyType({"steps": 20})),
     ("pgd", MappingProxyType({"steps": 20, "loss": "targeted"})),
-    ("apgd", MappingProxyType({"steps": 100, "loss": "ce"})),
+    ("apgd", MappingProxyType({"steps": 100})),
     ("apgd", MappingProxyType({"steps": 100, "loss": "dlr"})),
     ("apgd", MappingProxyType({"steps": 100, "loss": "targeted"})),
     ("fmn", MappingProxyType({})),
@@ -35,10 +35,11 @@ class EnsembleConfig(Config):
     """Configuration of `ensemble`."""
 
     members: tuple[Member, ...] | None = Field(default=None, min_length=1)
-    """Attacks in their order, cheap ones first; null for pgd (ce, targeted), apgd (ce, dlr, targeted),
+    """Attacks in their order, cheap ones first; null for pgd (reach, targeted), apgd (reach, dlr, targeted),
     fmn and square."""
     loss: LossName = "ce"
-    """With several labels per clip: the loss by which the strongest of the members' results is chosen."""
+    """With several labels per clip: the loss by which the strongest of the members' results is chosen, among those that
+    reach the goal if any does."""
 
     def components(self) -> list[tuple[str, Component[Any, Any], Config]]:
         """Each member's name, its component and its configuration: named ones are looked up where the ensemble was.

@@ -8,14 +8,19 @@ from torch import Tensor
 from avrobust_attacks.losses import Loss
 from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim
 
+READINGS = 4
+"""Of a model with randomness of its own, by how many looks at each member's result the strongest is chosen."""
+
 
 class Ensemble(Attack):
     """The union of its members, as AutoAttack is (Croce and Hein, ICML 2020, arXiv 2003.01690).
 
     Single-label: each member attacks the clips that no earlier one has broken, so that a clip is broken if any member
     breaks it. `last` holds, of the clips that none has broken, the end of the member's search that came nearest.
-    Multi-label: every member attacks all clips, and of the clean clip and all results the one of highest `loss` is
-    returned. A start of the victim's is handed to every member. There is no trace: members keep different ones.
+    Multi-label: every member attacks all clips, and of the clean clip and all results that reach the goal, or else of
+    all, the one of highest `loss` is returned: so it reaches the goal wherever a member does. The same of a model with
+    randomness of its own, where results are compared by fresh looks (`READINGS`): a lucky one settles no clip. A start
+    of the victim's is handed to every member. There is no trace: members keep different ones.
 
     Attributes:
         norms: those in which at least one member attacks. A member that cannot attack in all norms of a threat is left
@@ -53,7 +58,7 @@ class Ensemble(Attack):
         if not able:
             names = ", ".join(name for name, _ in self.members)
             raise AvrobustError(f"no member of the ensemble ({names}) attacks in {', '.join(sorted(asked))} at once")
-        if victim.task == "multi-label":
+        if victim.task == "multi-label" or not victim.repeatable:
             return _strongest(victim, able, self.loss)
         return _first_to_succeed(victim, able)
 
@@ -87,17 +92,18 @@ def _first_to_succeed(victim: BoundVictim, members: Sequence[Attack]) -> AttackR
 
 def _strongest(victim: BoundVictim, members: Sequence[Attack], loss: Loss) -> AttackResult:
     inputs = {name: x.clone() for name, x in victim.clean.items()}
-    logits = victim.confirm(inputs)
+    readings = 1 if victim.repeatable else READINGS
+    logits = victim.confirm(inputs, readings)
     success, highest = victim.fooled(logits), loss(logits, victim.goal)
     everyone = torch.arange(len(victim), device=victim.device)
     for member in members:
         found = member(victim).inputs
-        logits = victim.confirm(found)
-        reached = loss(logits, victim.goal)
-        higher = reached > highest
-        _put(inputs, everyone, found, higher)
-        success = torch.where(higher, victim.fooled(logits), success)
-        highest = torch.where(higher, reached, highest)
+        logits = victim.confirm(found, readings)
+        reached, height = victim.fooled(logits), loss(logits, victim.goal)
+        better = (reached & ~success) | ((reached == success) & (height > highest))
+        _put(inputs, everyone, found, better)
+        success = torch.where(better, reached, success)
+        highest = torch.where(better, height, highest)
     return AttackResult(inputs, success)
 
 

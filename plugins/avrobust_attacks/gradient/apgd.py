@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from avrobust_attacks.gradient.climbing import Inputs, Stepper
+from avrobust_attacks.gradient.climbing import Inputs, Stepper, leap
 from avrobust_attacks.gradient.keepers import like
 from avrobust_core import Region
 
 FIRST_LENGTH = 2.0
-"""Of the first steps, as a share of the radius: from one end of a ball to the other."""
+"""Of the steps until the first checkpoint, as a share of the radius: from one end of a ball to the other."""
 
 MOMENTUM = 0.75
 """Weight of the new step against that of the last one (alpha in the paper)."""
@@ -25,7 +25,8 @@ FIRST_CHECKPOINT, SHORTENING, SHORTEST = 0.22, 0.03, 0.06
 class AutoSteps(Stepper):
     """The steps of Auto-PGD (Croce and Hein, ICML 2020, Algorithm 1), one schedule per clip for its whole region.
 
-    A clip whose step size is halved goes on from its best point so far, without momentum.
+    A clip whose step size is halved goes on from its best point so far, without momentum. The first step is a leap: in
+    linf that is the paper's, in the other norms it reaches what so long a step from a start off the center would not.
 
     Args:
         steps: of the whole climb; the checkpoints depend on it.
@@ -35,6 +36,8 @@ class AutoSteps(Stepper):
     _previous: dict[str, Tensor]
     _best: dict[str, Tensor]
     _best_gradient: dict[str, Tensor]
+    leaps = True
+
     _loss: Tensor
     _best_loss: Tensor
     _best_before: Tensor
@@ -53,8 +56,10 @@ class AutoSteps(Stepper):
             self._note(x, gradients, loss)
         if self._step in self._checkpoints:
             x, gradients = self._reconsider(x, gradients)
-        moved = region.project(region.step(x, gradients, self._length))
-        if self._step > 0:
+        if self._step == 0:
+            moved = leap(region, gradients)
+        else:
+            moved = region.project(region.step(x, gradients, self._length))
             for name, new in moved.items():
                 # From x, MOMENTUM of the way to the new point, and 1 - MOMENTUM of the last way once more.
                 new.lerp_(x[name], 1 - MOMENTUM)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avrobust_attacks.gradient.climbing import Stepper, climb, start_of
+from avrobust_attacks.gradient.climbing import Stepper, climb, drawn
 from avrobust_attacks.gradient.keepers import Keeper, keeper_for
 from avrobust_attacks.losses import LOSSES, Loss, TowardsClass, difference_of_logits_ratio
 from avrobust_core import Attack, AttackResult, BoundVictim, Goal
 
-ClimbedLoss = Literal["ce", "margin", "dlr", "rank", "targeted"]
+ClimbedLoss = Literal["reach", "ce", "margin", "dlr", "rank", "targeted"]
 
 
 class GradientAttack(Attack):
@@ -20,16 +20,22 @@ class GradientAttack(Attack):
 
     Each step takes one joint gradient of the clips' losses, moves every modality as the stepper says, and projects onto
     the region around the clean clips. Every iterate is scored: the clean clip first, then the start and the point after
-    each step, the last one too. Where the victim has a start, from a search under a smaller budget, the first climb
-    begins there.
+    each step, the last one too.
+
+    The first climb begins at the clean clip, or at the victim's start where there is one, from a search under a smaller
+    budget. It scores the point that its first gradient leaps to (`leap`), so that from the clean clip no number of
+    steps is weaker than `fgsm`. Later climbs begin at random points.
 
     Single-label: a clip's first iterate that reaches the goal is returned, and work on it stops there; a clip that is
     there from the outset costs one query and is returned clean, as a success. A clip that never gets there is returned
     clean, with success False; `last` holds the end of the climb that ended highest.
 
-    Multi-label: what counts is the ranking over clips, which one hit does not settle. So no clip is ever done: all
-    climbs run on all clips, and each clip's iterate of highest loss is returned (the clean one among them); `success`
-    says whether the goal is reached there.
+    Multi-label: what counts beside the goal is the ranking over clips, which one hit does not settle. So no clip is
+    ever done: all climbs run on all clips, and of each clip's iterates that reach the goal, or else of all, the one of
+    highest loss is returned (the clean one among them); `success` says whether the goal is reached there.
+
+    A model with randomness of its own (`BoundVictim.repeatable`): no clip is done at a lucky look, all climbs run on
+    all clips, and where a climb ended is returned, of several climbs the best by a fresh look at each end.
 
     With the loss "targeted", each restart is one climb per class among the `targets` that the clean clip's logits hold
     most likely beside its own; what is kept of several labels is then told by the DLR. If the attack's goal is itself a
@@ -42,7 +48,9 @@ class GradientAttack(Attack):
         stepper: makes a new stepper for each climb.
         steps: of each climb.
         restarts: independent starts, each on the clips that earlier ones failed on.
-        random_start: start from a point drawn from the ball, from the clip's own generator; else from the clean clip.
+        random_start: later restarts start from a point drawn from the region, from the clip's own generator, and so
+            goes on, after the first step of the first, a modality whose gradient at the clean clip is exactly 0.
+        clean_first: whether the first restart begins at the clean clip although `random_start` is true.
         loss: a name in `LOSSES`, or "targeted".
         targets: how many classes are aimed at with "targeted".
     """
@@ -57,6 +65,7 @@ class GradientAttack(Attack):
         loss: ClimbedLoss,
         restarts: int = 1,
         random_start: bool = True,
+        clean_first: bool = True,
         targets: int = 9,
     ) -> None:
         self.stepper = stepper
@@ -64,6 +73,7 @@ class GradientAttack(Attack):
         self.loss = loss
         self.restarts = restarts
         self.random_start = random_start
+        self.clean_first = clean_first
         self.targets = targets
 
     @torch.no_grad()
@@ -76,25 +86,40 @@ class GradientAttack(Attack):
         loss = LOSSES.get(self.loss, difference_of_logits_ratio)
         keeper = keeper_for(victim, loss, self.steps + 1, by=loss if self.loss == "targeted" else None)
         likely = None
-        if self.random_start or self.loss == "targeted" or victim.start is not None:
-            # Otherwise the first iterate is the clean one.
+        at_clean = victim.start is None and (self.clean_first or not self.random_start)
+        if not at_clean or self.loss == "targeted":  # otherwise the first iterate is the clean one
             logits = victim(victim.clean)
             keeper.score_logits(victim.clean, logits)
             keeper.settle(victim.clean)
             likely = likely_classes(logits, victim.goal, self.targets) if self.loss == "targeted" else None
-        for run, climbed in enumerate(self._climbs(keeper, loss, likely)):
+        for run, (restart, climbed) in enumerate(self._climbs(keeper, loss, likely)):
             keeper.loss = climbed
-            start = start_of(keeper.victim, run, random=self.random_start)
-            climb(keeper, self.stepper(), start, self.steps, first_row=None if run else 0)
+            rest = keeper.victim
+            point = drawn(rest, run) if self.random_start else None
+            if run == 0 and rest.start is not None:
+                start = rest.region.project(rest.start)
+            elif point is None or (restart == 0 and self.clean_first):
+                start = rest.clean
+            else:
+                start, point = point, None
+            climb(
+                keeper,
+                self.stepper(),
+                start,
+                self.steps,
+                first_row=None if run else 0,
+                look_ahead=run == 0 and rest.repeatable,
+                spare=point,
+            )
         return keeper.result()
 
-    def _climbs(self, keeper: Keeper, loss: Loss, likely: Tensor | None) -> Iterator[Loss]:
-        """What each climb raises, while there are clips left."""
-        for _ in range(self.restarts):
+    def _climbs(self, keeper: Keeper, loss: Loss, likely: Tensor | None) -> Iterator[tuple[int, Loss]]:
+        """Each climb's restart and what it raises, while there are clips left."""
+        for restart in range(self.restarts):
             for column in range(1 if likely is None else likely.shape[1]):
                 if not len(keeper.victim):
                     return
-                yield loss if likely is None else TowardsClass(likely[keeper.positions, column])
+                yield restart, loss if likely is None else TowardsClass(likely[keeper.positions, column])
 
 
 def likely_classes(logits: Tensor, goal: Goal, count: int) -> Tensor | None:

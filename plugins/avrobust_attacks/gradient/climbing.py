@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from avrobust_attacks.gradient.keepers import Keeper
+from avrobust_attacks.gradient.keepers import Keeper, like
 from avrobust_core import AvrobustError, BoundVictim, Region
 
 STEPS_BETWEEN_WAITS = {"cpu": 1}
@@ -15,11 +15,21 @@ costs the work that could have been queued meanwhile, so it is done once in `DEF
 
 DEFAULT_STEPS_BETWEEN_WAITS = 5
 
+LEAP = 4.0
+"""Length of the step from the clean clip that a leap projects, as a share of the radius: at 1, bounds that hold some
+samples back would leave an l2 ball unfilled; at 4, they may hold back 15 sixteenths of the gradient's square."""
+
 Inputs = Mapping[str, Tensor]
 
 
 class Stepper(ABC):
-    """One climb's way of moving, and all that it remembers between steps: of each clip by itself."""
+    """One climb's way of moving, and all that it remembers between steps: of each clip by itself.
+
+    Attributes:
+        leaps: whether its first move is a `leap`.
+    """
+
+    leaps: bool = False
 
     @abstractmethod
     def move(self, region: Region, x: Inputs, gradients: Inputs, loss: Tensor) -> dict[str, Tensor]:
@@ -40,7 +50,16 @@ class Stepper(ABC):
         """Forget all clips but those at `kept` (int64 positions)."""
 
 
-def climb(keeper: Keeper, stepper: Stepper, x: dict[str, Tensor], steps: int, first_row: int | None = None) -> None:
+def climb(
+    keeper: Keeper,
+    stepper: Stepper,
+    x: dict[str, Tensor],
+    steps: int,
+    first_row: int | None = None,
+    *,
+    look_ahead: bool = False,
+    spare: dict[str, Tensor] | None = None,
+) -> None:
     """Climb the keeper's loss from `x`: every iterate is scored, the last one too.
 
     Args:
@@ -49,6 +68,9 @@ def climb(keeper: Keeper, stepper: Stepper, x: dict[str, Tensor], steps: int, fi
         x: the start, inside the region, of the keeper's clips.
         steps: how many; each takes one forward and one backward pass.
         first_row: of the trace, where the loss at `x` belongs, the later ones below; None for nowhere.
+        look_ahead: score the point that the first gradient leaps to, too, where the stepper does not leap itself: one
+            more forward pass, after which the climb from the clean clips is never weaker than `fgsm`.
+        spare: another point of the region, from which a clip's modality goes on whose first gradient is exactly 0.
 
     Raises:
         AvrobustError: if a loss or gradient is not finite, or no gradient reaches the attacked modalities.
@@ -68,8 +90,23 @@ def climb(keeper: Keeper, stepper: Stepper, x: dict[str, Tensor], steps: int, fi
         if kept is not None:
             x, gradients, loss = _select(x, kept), _select(gradients, kept), loss[kept]
             stepper.select(kept)
+            spare = None if spare is None else _select(spare, kept)
         keeper.examine(gradients.values())
+        if step == 0 and look_ahead and not stepper.leaps:
+            ahead = keeper.hold(x, leap(keeper.victim.region, gradients))
+            keeper.score(ahead)
+            kept = keeper.settle(ahead)
+            if not len(keeper.victim):
+                return
+            if kept is not None:
+                x, gradients, loss = _select(x, kept), _select(gradients, kept), loss[kept]
+                stepper.select(kept)
+                spare = None if spare is None else _select(spare, kept)
+        idle = {} if step or spare is None else {name: _is_zero(g) for name, g in gradients.items()}
         moved = stepper.move(keeper.victim.region, x, gradients, loss)
+        if idle and spare is not None:
+            mixed = {name: torch.where(like(idle[name], each), spare[name], each) for name, each in moved.items()}
+            moved = keeper.victim.region.project(mixed)
         x = moved if waits else keeper.hold(x, moved)
     loss = keeper.score(x, None if first_row is None else first_row + steps)
     kept = keeper.settle(x)
@@ -81,18 +118,22 @@ def climb(keeper: Keeper, stepper: Stepper, x: dict[str, Tensor], steps: int, fi
     keeper.rest(*stepper.rest(x, loss))
 
 
-def start_of(victim: BoundVictim, run: int, *, random: bool) -> dict[str, Tensor]:
-    """Where a climb begins: the first from the victim's start if it has one, others from a random point of the region.
+def leap(region: Region, gradients: Inputs) -> dict[str, Tensor]:
+    """The point of the region that a linear function with these gradients likes best, wherever they were taken.
+
+    So one step crosses the region from any start. From the clean clip it is the fast gradient method's point (linf:
+    Goodfellow et al. 2015), in l2, l1 and l0 with the bounds taken into account. Where a modality's gradient is 0, its
+    clean clip.
 
     Args:
-        victim: the clips.
-        run: counts the climbs of one attack, from 0; each has random numbers of its own.
-        random: if not, a climb without a start of the victim's begins from the clean clips.
+        region: of the clips.
+        gradients: (b, ...) by modality; not changed.
     """
-    if run == 0 and victim.start is not None:
-        return victim.region.project(victim.start)
-    if not random:
-        return victim.clean
+    return region.project(region.step(region.clean, gradients, LEAP))
+
+
+def drawn(victim: BoundVictim, run: int) -> dict[str, Tensor]:
+    """A random point of the region for each clip; every climb of one attack, `run`, has random numbers of its own."""
     return victim.region.sample(lambda name: victim.generators(f"start/{run}/{name}"))
 
 
@@ -110,6 +151,10 @@ def joint_gradient(loss: Tensor, leaves: Inputs) -> dict[str, Tensor]:
     ones = torch.ones_like(loss)
     found = torch.autograd.grad(loss, tuple(leaves.values()), ones, allow_unused=True, materialize_grads=True)
     return dict(zip(leaves, found, strict=True))
+
+
+def _is_zero(gradient: Tensor) -> Tensor:
+    return (gradient == 0).flatten(1).all(dim=1)
 
 
 def _select(inputs: Inputs, kept: Tensor) -> dict[str, Tensor]:

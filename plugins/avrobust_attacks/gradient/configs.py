@@ -6,18 +6,19 @@ from pydantic import Field, model_validator
 
 from avrobust_core import Config
 
-LossName = Literal["ce", "margin", "dlr", "rank"]
-ClimbedLossName = Literal["ce", "margin", "dlr", "rank", "targeted"]
+LossName = Literal["reach", "ce", "margin", "dlr", "rank"]
+ClimbedLossName = Literal["reach", "ce", "margin", "dlr", "rank", "targeted"]
 
 
 class FgsmConfig(Config):
     """Configuration of `fgsm`."""
 
     random_start: bool = False
-    """Start from a point drawn from the ball instead of the clean clip."""
-    loss: LossName = "ce"
-    """Loss that is raised: ce (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over
-    the spread of the logits) or rank (mean rank of the clip's labels, which average precision measures)."""
+    """Take the gradient at a point drawn from the ball instead of the clean clip."""
+    loss: LossName = "reach"
+    """Loss that is raised: reach (ce; with several labels the margin until the goal is reached, then ce), ce
+    (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over the spread of the logits)
+    or rank (mean rank of the clip's labels, which average precision measures)."""
 
 
 class RestartedConfig(Config):
@@ -26,11 +27,13 @@ class RestartedConfig(Config):
     restarts: int = Field(default=1, ge=1)
     """Independent starts; each attacks only the clips that all earlier ones failed on."""
     random_start: bool = True
-    """Start from a point drawn from the ball instead of the clean clip."""
-    loss: ClimbedLossName = "ce"
-    """Loss that is raised: ce (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over
-    the spread of the logits), rank (mean rank of the clip's labels, which average precision measures) or targeted (dlr
-    towards one class after the other: each restart makes one climb for each of `targets`)."""
+    """Start from points drawn from the ball, all restarts but the first: that begins at the clean clip, whose gradient
+    leads further in few steps; where it is exactly 0, the clip's modality goes on from a drawn point. false: never."""
+    loss: ClimbedLossName = "reach"
+    """Loss that is raised: reach (ce; with several labels the margin until the goal is reached, then ce), ce
+    (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over the spread of the logits),
+    rank (mean rank of the clip's labels, which average precision measures) or targeted (dlr towards one class after the
+    other: each restart makes one climb for each of `targets`)."""
     targets: int = Field(default=9, ge=1)
     """With `loss: targeted`, how many classes are aimed at: those that the clean clip's logits hold most likely."""
 
@@ -50,8 +53,10 @@ class PgdConfig(RestartedConfig):
     steps: int = Field(default=20, ge=1)
     """Gradient steps of each restart."""
     step_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Length of every step as a share of each modality's radius; null for lengths that fall from the whole radius to a
-    fiftieth of it, which breaks more clips, sooner, than one length does."""
+    """Length of every step as a share of each modality's radius. Lengths that sum to less than 1 do not reach the edge
+    from the clean clip, and to less than 2 do not cross the ball from a random start; the point that the first gradient
+    likes best in the whole ball is scored all the same. null: the first step goes to that point, and the lengths of the
+    others fall from the radius to a fiftieth of it, which breaks more clips, sooner, than one length does."""
 
 
 class MimConfig(Config):
@@ -60,12 +65,14 @@ class MimConfig(Config):
     steps: int = Field(default=20, ge=1)
     """Gradient steps."""
     step_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Length of a step as a share of each modality's radius; null for 1 / steps (Dong et al. 2018)."""
+    """Length of a step as a share of each modality's radius; null for 1 / steps (Dong et al. 2018). The point that the
+    first gradient likes best in the whole ball is scored, too, so that `mim` is never weaker than `fgsm`."""
     decay: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Weight of the gradients so far against the new one; 0 is PGD from the clean clip."""
-    loss: LossName = "ce"
-    """Loss that is raised: ce (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over
-    the spread of the logits) or rank (mean rank of the clip's labels, which average precision measures)."""
+    loss: LossName = "reach"
+    """Loss that is raised: reach (ce; with several labels the margin until the goal is reached, then ce), ce
+    (cross-entropy), margin (best other logit minus best of the clip's own), dlr (margin over the spread of the logits)
+    or rank (mean rank of the clip's labels, which average precision measures)."""
 
 
 class ApgdConfig(RestartedConfig):

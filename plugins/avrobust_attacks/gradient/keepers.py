@@ -164,11 +164,12 @@ class FirstSuccess(Keeper):
 
 
 class HighestLoss(Keeper):
-    """Keeps a clip's iterate of highest loss; no clip is ever done.
+    """Keeps of a clip's iterates that reach the goal, or else of all, the one of highest loss; no clip is ever done.
 
     Args:
         victim, loss, rows: see `Keeper`.
-        by: the loss that decides what is kept; None for the one that is climbed.
+        by: the loss that decides among iterates of which both, or neither, reach the goal; None for the one that is
+            climbed.
     """
 
     def __init__(self, victim: BoundVictim, loss: Loss, rows: int, by: Loss | None = None) -> None:
@@ -181,9 +182,12 @@ class HighestLoss(Keeper):
             self.trace[row] = loss
         self._broken |= ~loss.isfinite()
         kept_by = loss if self._by is None else self._by(logits, self.victim.goal).float()
-        higher = kept_by > self._highest
+        reached = self.victim.fooled(logits)
+        if not self.victim.exact:
+            reached = reached & self.victim.fooled(self.victim.confirm(x))
+        higher = better(reached, kept_by, self.success, self._highest)
         torch.where(higher, kept_by, self._highest, out=self._highest)
-        torch.where(higher, self.victim.fooled(logits), self.success, out=self.success)
+        torch.where(higher, reached, self.success, out=self.success)
         for name, found in self.inputs.items():
             torch.where(like(higher, found), x[name].detach(), found, out=found)
 
@@ -201,14 +205,65 @@ class HighestLoss(Keeper):
         """Nothing: what is kept is the best place to go on from."""
 
     def result(self) -> AttackResult:
-        success = self.success
-        if not self.victim.exact:
-            success = self.victim.fooled(self.victim.confirm(self.inputs))
-        return AttackResult(self.inputs, success, self.trace)
+        return AttackResult(self.inputs, self.success, self.trace)
+
+
+class ClimbEnds(Keeper):
+    """Of a model with randomness of its own: keeps where climbs end, the best by a fresh look at each end.
+
+    The iterate that looked best on the way is the luckiest of many looks, not the best: the winner's curse. An end is
+    chosen by no look. No clip is ever done, and every clip is returned where its search ended.
+
+    Args:
+        victim, loss, rows: see `Keeper`.
+        by: with several labels, the loss that decides among ends of which both, or neither, reach the goal; None for
+            the one that is climbed.
+    """
+
+    def __init__(self, victim: BoundVictim, loss: Loss, rows: int, by: Loss | None = None) -> None:
+        super().__init__(victim, loss, rows)
+        self._by = by
+        self._highest = torch.full((len(victim),), -torch.inf, device=self._broken.device)
+
+    def _keep(self, x: Mapping[str, Tensor], logits: Tensor, loss: Tensor, row: int | None) -> None:
+        if row is not None:
+            self.trace[row] = loss
+        self._broken |= ~loss.isfinite()
+
+    def settle(self, x: Mapping[str, Tensor]) -> Tensor | None:
+        self._refuse_broken(self._broken.cpu())
+        return None
+
+    def hold(self, old: Mapping[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
+        return new
+
+    def examine(self, gradients: Iterable[Tensor]) -> None:
+        self._broken |= self._not_finite(gradients)
+
+    def rest(self, x: Mapping[str, Tensor], loss: Tensor) -> None:
+        logits = self.victim.confirm(x)
+        goal = self.victim.goal
+        kept_by = -goal.distance(logits) if goal.task == "single-label" else (self._by or self.loss)(logits, goal)
+        reached = self.victim.fooled(logits)
+        higher = better(reached, kept_by.float(), self.success, self._highest)
+        self._highest = torch.where(higher, kept_by.float(), self._highest)
+        self.success = torch.where(higher, reached, self.success)
+        for name, found in self.inputs.items():
+            torch.where(like(higher, found), x[name].detach(), found, out=found)
+
+    def result(self) -> AttackResult:
+        return AttackResult(self.inputs, self.success, self.trace)
+
+
+def better(reached: Tensor, loss: Tensor, kept_reached: Tensor, kept_loss: Tensor) -> Tensor:
+    """Whether an iterate is worth more than what is kept, (b,) bool: the goal reached comes first, then the loss."""
+    return (reached & ~kept_reached) | ((reached == kept_reached) & (loss > kept_loss))
 
 
 def keeper_for(victim: BoundVictim, loss: Loss, rows: int, by: Loss | None = None) -> Keeper:
-    """The keeper that a task asks for: single-label the first success, multi-label the highest loss.
+    """The keeper that a task asks for: single-label the first success, multi-label a success of highest loss.
+
+    Of a model with randomness of its own, the ends of climbs.
 
     Args:
         victim: all clips.
@@ -216,6 +271,8 @@ def keeper_for(victim: BoundVictim, loss: Loss, rows: int, by: Loss | None = Non
         rows: of the trace.
         by: see `HighestLoss`.
     """
+    if not victim.repeatable:
+        return ClimbEnds(victim, loss, rows, by)
     if victim.task == "multi-label":
         return HighestLoss(victim, loss, rows, by)
     return FirstSuccess(victim, loss, rows)

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def build_fgsm(config: FgsmConfig) -> "Attack":
-    """One step over the whole radius."""
+    """One step to the point of the region that the linearised loss likes best."""
     from avrobust_attacks.gradient.attack import GradientAttack
     from avrobust_attacks.gradient.pgd import PlainSteps
 
-    stepper = partial(PlainSteps, [1.0])
-    return GradientAttack(stepper, steps=1, random_start=config.random_start, loss=config.loss)
+    stepper = partial(PlainSteps, [], leaps=True)
+    return GradientAttack(stepper, steps=1, random_start=config.random_start, clean_first=False, loss=config.loss)
 
 
 def build_pgd(config: PgdConfig) -> "Attack":
@@ -25,9 +25,11 @@ def build_pgd(config: PgdConfig) -> "Attack":
     from avrobust_attacks.gradient.pgd import PlainSteps, falling_lengths
 
     steps = config.steps
-    lengths = falling_lengths(steps) if config.step_size is None else [config.step_size] * steps
+    stepper = partial(PlainSteps, falling_lengths(steps - 1), leaps=True)
+    if config.step_size is not None:
+        stepper = partial(PlainSteps, [config.step_size] * steps)
     return GradientAttack(
-        partial(PlainSteps, lengths),
+        stepper,
         steps=steps,
         restarts=config.restarts,
         random_start=config.random_start,
@@ -69,16 +71,16 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_fgsm,
         references=("https://arxiv.org/abs/1412.6572",),
         example={},
-        version=2,
+        version=3,
     ),
     Component(
         name="pgd",
-        summary="Projected gradient: joint steps on all attacked modalities, random starts, restarts.",
+        summary="Projected gradient: joint steps on all attacked modalities, restarts from random points.",
         config=PgdConfig,
         build=build_pgd,
         references=("https://arxiv.org/abs/1706.06083",),
         example={"steps": 10},
-        version=3,
+        version=4,
     ),
     Component(
         name="mim",
@@ -87,6 +89,7 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_mim,
         references=("https://arxiv.org/abs/1710.06081",),
         example={"steps": 10},
+        version=2,
     ),
     Component(
         name="apgd",
@@ -95,5 +98,6 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_apgd,
         references=("https://arxiv.org/abs/2003.01690",),
         example={"steps": 20, "loss": "dlr"},
+        version=2,
     ),
 )

@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 import torch
 
-from avrobust_attacks.minimal.search import Search
+from avrobust_attacks.minimal.search import Estimate, Search, nearest_boundary
 from avrobust_core import Attack, AttackResult, BoundVictim
 
 
@@ -31,13 +31,21 @@ class MinimalAttack(Attack):
         """
         search = Search(victim)
         if len(search.victim):
-            self.look(search)
+            everyone = search.positions
+            estimate = nearest_boundary(search, self.classes)
+            self.look(search, estimate)
+            search.try_edge(everyone, estimate)
             search.trim(self.trim)
         return search.result()
 
     @abstractmethod
-    def look(self, search: Search) -> None:
-        """Score points of the region; `search`, which has at least one clip to work on, keeps the smallest success."""
+    def look(self, search: Search, estimate: Estimate) -> None:
+        """Score points of the region; `search`, which has at least one clip to work on, keeps the smallest success.
+
+        Args:
+            search: scores, and keeps.
+            estimate: the nearest boundary of the clips to work on, by the model linearised at the clean ones.
+        """
 
 
 class SteppedSizes(MinimalAttack):

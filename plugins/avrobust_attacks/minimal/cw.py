@@ -6,7 +6,7 @@ import torch
 
 from avrobust_attacks.minimal.attack import MinimalAttack
 from avrobust_attacks.minimal.penalty import Bracket, Penalty
-from avrobust_attacks.minimal.search import Search, nearest_boundary
+from avrobust_attacks.minimal.search import Estimate, Search
 from avrobust_attacks.minimal.shrinking import Shrinking
 
 LEAST_PROGRESS = 1e-3
@@ -53,10 +53,9 @@ class CW(MinimalAttack):
         self.learning_rate = learning_rate
         self.patience = patience
 
-    def look(self, search: Search) -> None:
+    def look(self, search: Search, estimate: Estimate) -> None:
         everyone = search.positions
         region = search.region
-        estimate = nearest_boundary(search, self.classes)
         size = estimate.size.clamp(max=1)
         x = region.within(region.step(region.clean, estimate.gradients, size), size)
         euclidean = all(ball.norm == "l2" for ball in region.balls.values())

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 
 from avrobust_attacks.minimal.attack import SteppedSizes
-from avrobust_attacks.minimal.search import Momentum, Search, cosine, leaves_of, nearest_boundary, onto
+from avrobust_attacks.minimal.search import Estimate, Momentum, Search, cosine, leaves_of, onto
 
 LAST_STEP = 0.01
 """The last step's length as a share of the first one's, as in the paper."""
@@ -29,9 +29,8 @@ class DDN(SteppedSizes):
 
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
 
-    def look(self, search: Search) -> None:
+    def look(self, search: Search, estimate: Estimate) -> None:
         region = search.region
-        estimate = nearest_boundary(search, self.classes)
         size = (self.start * estimate.size).clamp(max=1)
         x = region.within(region.step(region.clean, estimate.gradients, size), size)
         momentum = Momentum(self.momentum)

@@ -9,12 +9,12 @@ from torch import Tensor
 from avrobust_attacks.minimal.attack import SteppedSizes
 from avrobust_attacks.minimal.search import (
     TINY,
+    Estimate,
     Momentum,
     Scored,
     Search,
     cosine,
     leaves_of,
-    nearest_boundary,
     per_clip,
 )
 from avrobust_core import Region
@@ -47,9 +47,8 @@ class FMN(SteppedSizes):
 
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
 
-    def look(self, search: Search) -> None:
+    def look(self, search: Search, estimate: Estimate) -> None:
         region = search.region
-        estimate = nearest_boundary(search, self.classes)
         quantum = counting_quantum(region)
         size = (self.start * estimate.size).maximum(quantum).clamp(max=1)
         x = moved(region, region.clean, estimate.gradients, size, 1.0)

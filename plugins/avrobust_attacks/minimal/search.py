@@ -22,6 +22,13 @@ TINY = 1e-30
 STEPS_BACK = (1.02, 1.1, 1.25, 1.5)
 """By what factors a success is made longer where a last look finds it none."""
 
+FURTHER_BACK = (2.0, 3.0, 5.0, 10.0)
+"""By what others, as far as the edge, of a model with randomness of its own."""
+
+READINGS, LOOKS = 4, 8
+"""There, looks of which the mean decides whether a clip is misclassified clean, and looks that each must find what is
+returned a success: one that half of all looks find would be broken half of the time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
@@ -49,7 +56,8 @@ class Search:
     Attributes:
         victim: the clips still worked on.
         positions: (b,) int64, their places among all clips.
-        best: by modality, (B, ...): the smallest success; the clean clip where there is none.
+        best: by modality, (B, ...): the smallest success; the clean clip where there is none (of a model with
+            randomness of its own, the last point that was scored).
         size: (B,) float64, of `best`; infinite where there is none.
     """
 
@@ -59,7 +67,10 @@ class Search:
         self.positions = torch.arange(len(victim), device=victim.device)
         self.best = {name: x.clone() for name, x in victim.clean.items()}
         self.size = torch.full((len(victim),), torch.inf, dtype=torch.float64, device=victim.device)
-        logits = victim(victim.clean) if victim.exact else victim.confirm(victim.clean)
+        if victim.repeatable:
+            logits = victim(victim.clean) if victim.exact else victim.confirm(victim.clean)
+        else:
+            logits = victim.confirm(victim.clean, READINGS)
         done = victim.fooled(logits)
         distance = victim.goal.distance(logits)
         self._refuse(distance.isnan())
@@ -87,11 +98,15 @@ class Search:
         logits = self.victim(x)
         distance = self.victim.goal.distance(logits)
         size = self.region.size({name: value.detach() for name, value in x.items()})
-        reached = _passed(self.victim.goal, logits.detach())
-        if not self.victim.exact:
-            reached = reached & _passed(self.victim.goal, self.victim.confirm(x))
+        reached = self._confirmed(x, _passed(self.victim.goal, logits.detach()))
         self._note(x, size, reached)
         return Scored(distance.detach(), reached, size, self._softened(logits, share))
+
+    def _confirmed(self, x: Mapping[str, Tensor], reached: Tensor) -> Tensor:
+        """Those that a look in float32 finds, too, and, of a model with randomness of its own, a second look."""
+        if self.victim.exact and self.victim.repeatable:
+            return reached
+        return reached & _passed(self.victim.goal, self.victim.confirm(x))
 
     def _softened(self, logits: Tensor, share: float) -> Tensor:
         sharpness = FIRST_SHARPNESS * (LAST_SHARPNESS / FIRST_SHARPNESS) ** share / self._spread[self.positions]
@@ -147,6 +162,20 @@ class Search:
             for name, value in x.items()
         }
 
+    def try_edge(self, positions: Tensor, estimate: "Estimate") -> None:
+        """Score the edge of the region where no success is known: so few steps are no weaker than one over the radius.
+
+        Args:
+            positions: (b,) int64, among all clips.
+            estimate: of those clips.
+        """
+        lost = (~self.size[positions].isfinite()).nonzero().squeeze(1)
+        if not len(lost) or not self._whole.repeatable:  # there the last point of the search is as good a try
+            return
+        self.work_on(positions[lost])
+        gradients = {name: g.index_select(0, lost) for name, g in estimate.gradients.items()}
+        self.score(self.region.project(self.region.step(self.region.clean, gradients, 1.0)), 1.0)
+
     def trim(self, rounds: int) -> None:
         """Shrink the successes: bisect over the size at which the region cuts them off.
 
@@ -156,7 +185,11 @@ class Search:
         For l2 the cut is the segment to the clean clip; linf, l1 and l0 keep more of what counts than the segment
         does. Each round tries where the distance, taken as linear in between, is 0, but at least a tenth of the
         bracket from either end.
+
+        Nothing is shrunk where the model has randomness of its own: the bisection would end at the luckiest look.
         """
+        if not self._whole.repeatable:
+            return
         if rounds:
             self.work_on(((self.size > 0) & self.size.isfinite()).nonzero().squeeze(1))
         if not rounds or not len(self.victim):
@@ -197,12 +230,16 @@ class Search:
 
         Where that last look fails, the perturbation is made longer, a little at a time: rounding alone asks for next
         to nothing, but of a model with randomness of its own the smallest success is the luckiest, not the typical.
+        There it must pass several looks, each by itself, it may grow to the edge of the region, and what is left where
+        nothing was found is returned all the same: the core looks at it afresh.
         """
         victim = self._whole
+        factors = (1.0, *STEPS_BACK) if victim.repeatable else (1.0, *STEPS_BACK, *FURTHER_BACK)
+        looks = 1 if victim.repeatable else LOOKS
         last = victim.region.project(self.best)
         success = torch.zeros_like(self.size, dtype=torch.bool)
         asked = (self.size < torch.inf).nonzero().squeeze(1)
-        for factor in (1.0, *STEPS_BACK):
+        for factor in factors:
             if not len(asked):
                 break
             chosen = victim.select(asked)
@@ -210,17 +247,22 @@ class Search:
             if factor > 1:
                 part = onto(chosen.region, part, (self.size[asked] * factor).clamp(max=1))
             part = chosen.region.project(part)
-            found = chosen.fooled(chosen.confirm(part)) & (chosen.region.size(part) <= 1)
+            found = chosen.region.size(part) <= 1
+            for _ in range(looks):
+                found &= chosen.fooled(chosen.confirm(part))
             for name, x in last.items():
                 x.index_copy_(0, asked, part[name])
             success[asked] = found
             asked = asked[~found]
-        inputs = {name: torch.where(per_clip(success, x), x, victim.clean[name]) for name, x in last.items()}
+        returned = success if victim.repeatable else torch.ones_like(success)
+        inputs = {name: torch.where(per_clip(returned, x), x, victim.clean[name]) for name, x in last.items()}
         return AttackResult(inputs=inputs, success=success, last=last)
 
     def _note(self, x: Mapping[str, Tensor], size: Tensor, reached: Tensor) -> None:
         better = reached & (size < self.size[self.positions])
         self.size[self.positions] = torch.where(better, size, self.size[self.positions])
+        if not self._whole.repeatable:
+            better |= self.size[self.positions].isinf()  # as long as there is no success, the last point
         for name, best in self.best.items():
             old = best.index_select(0, self.positions)
             best.index_copy_(0, self.positions, torch.where(per_clip(better, old), x[name].detach(), old))

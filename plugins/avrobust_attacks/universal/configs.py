@@ -12,7 +12,8 @@ class UniversalConfig(Config):
     epochs: int = Field(default=20, ge=1)
     """Passes over the set."""
     step_size: float = Field(default=0.1, gt=0, allow_inf_nan=False)
-    """Length of a step as a share of each modality's radius; one step for each batch."""
+    """Length of a step as a share of each modality's radius; one step for each batch. Where all of them together would
+    not reach the edge, it is as long as it must be for that, unless `projected` is false."""
     split: str | None = None
     """The set that the perturbation is made for: null for the split that is attacked (as in the reference: an upper
     bound of the damage); "train" for one that has to carry over to clips it has not seen."""

@@ -31,5 +31,6 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_universal,
         references=("https://arxiv.org/abs/1610.08401", "https://arxiv.org/abs/2203.12122"),
         example={"epochs": 10},
+        version=2,
     ),
 )

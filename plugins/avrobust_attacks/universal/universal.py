@@ -36,7 +36,8 @@ class Universal(Attack):
     Args:
         preparation: the set, and the clips of a batch.
         epochs: passes over the set.
-        step_size: as a share of each modality's radius.
+        step_size: as a share of each modality's radius; longer, if it is projected, where all steps together would not
+            reach the edge.
         loss: a name in `LOSSES`.
         projected: see above.
     """
@@ -64,9 +65,10 @@ class Universal(Attack):
         seen = _Set.of(victims)
         region = seen.region()
         delta = dict(region.clean)
+        length = max(self.step_size, 1 / (self.epochs * seen.batches)) if self.projected else self.step_size
         for _ in range(self.epochs):
             for victim in victims():
-                delta = region.step(delta, self._gradient(victim, delta), self.step_size)
+                delta = region.step(delta, self._gradient(victim, delta), length)
                 if self.projected:
                     delta = region.project(delta)
         return UniversalPerturbation(delta, _radii(seen.one), projected=self.projected)
@@ -136,7 +138,7 @@ class UniversalPerturbation(Attack):
         }
         x = apply(victim, delta, self.projected)
         success = victim.fooled(victim.confirm(x))
-        if victim.task == "multi-label":
+        if victim.task == "multi-label" or not victim.repeatable:
             return AttackResult(inputs=x, success=success)
         inputs = {
             name: torch.where(success.view(-1, *[1] * (moved.dim() - 1)), moved, victim.clean[name])
@@ -176,11 +178,13 @@ class _Set:
         one: a clip of it, for its shapes.
         radii: by modality, the sum of the clips' radii, 0-d float64.
         clips: how many.
+        batches: how many.
     """
 
     one: BoundVictim
     radii: dict[str, Tensor]
     clips: int = 0
+    batches: int = 0
 
     @classmethod
     def of(cls, victims: Victims) -> "_Set":
@@ -194,6 +198,7 @@ class _Set:
                 _refuse_shape(name, ball.center, found.one.clean[name])
                 found.radii[name] = found.radii[name] + ball.radius.sum()
             found.clips += len(victim)
+            found.batches += 1
         if found is None:
             raise AvrobustError("universal: there is no clip to make a perturbation for")
         return found

@@ -191,7 +191,7 @@ def test_members_are_found_in_the_registry():
 def test_the_standard_members_are_those_of_autoattack_after_cheap_ones():
     attack = _build_ensemble(EnsembleConfig())
     assert [name for name, _ in attack.members] == ["pgd", "pgd", "apgd", "apgd", "apgd", "fmn", "square"]
-    assert [member.loss for _, member in attack.members[:5]] == ["ce", "targeted", "ce", "dlr", "targeted"]
+    assert [member.loss for _, member in attack.members[:5]] == ["reach", "targeted", "reach", "dlr", "targeted"]
     assert attack.norms >= {"linf", "l2", "l1"}
 
 

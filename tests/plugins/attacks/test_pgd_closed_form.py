@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from avrobust_attacks.gradient.configs import ApgdConfig, FgsmConfig, PgdConfig
+from avrobust_attacks.gradient.configs import ApgdConfig, FgsmConfig, MimConfig, PgdConfig
 from avrobust_attacks.gradient.offers import build_apgd as _build_apgd
 from avrobust_attacks.gradient.offers import build_fgsm as _build_fgsm
+from avrobust_attacks.gradient.offers import build_mim as _build_mim
 from avrobust_attacks.gradient.offers import build_pgd as _build_pgd
 
 from avrobust_core import Aim, Batch, ThreatModel
@@ -202,3 +203,41 @@ def test_modalities_of_different_rank_and_norm_are_attacked_at_once(run_attack, 
     assert 0.3 < (expected <= 0).float().mean() < 0.7
     assert expected.abs().min() > 1e-3
     check(run_attack, _build_pgd(PgdConfig(steps=20, step_size=0.5)), model, batch, threat, None)
+
+
+FEW = {
+    "pgd": lambda n: _build_pgd(PgdConfig(steps=n)),
+    "pgd-clean-start": lambda n: _build_pgd(PgdConfig(steps=n, random_start=False)),
+    "pgd-short-steps": lambda n: _build_pgd(PgdConfig(steps=n, step_size=0.1)),
+    "pgd-targeted": lambda n: _build_pgd(PgdConfig(steps=n, loss="targeted")),
+    "mim": lambda n: _build_mim(MimConfig(steps=n)),
+    "apgd": lambda n: _build_apgd(ApgdConfig(steps=n)),
+    "fgsm": lambda n: _build_fgsm(FgsmConfig()),
+    "fgsm-random-start": lambda n: _build_fgsm(FgsmConfig(random_start=True)),
+}
+
+
+@pytest.mark.parametrize("build", FEW.values(), ids=FEW)
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+@pytest.mark.parametrize("inside", [0.5, 1.0])
+def test_the_closed_form_is_reached_in_any_number_of_steps(run_attack, linear_model, norm, build, inside):
+    """From any start: the first step crosses the ball."""
+    model = linear_model(SHAPES[3], 2, seed=103)
+    bounds = (-1.0, 1.0)
+    batch = make_batch(model, SHAPES[3], bounds, inside=inside)
+    names = ("audio", "video")
+    if norm == "l0":
+        threat = counting_threat(model, batch, names, bounds)
+    else:
+        threat = balanced_threat(model, batch, names, norm, bounds)
+    for steps in (1, 2, 3, 4, 6, 9):
+        check(run_attack, build(steps), model, batch, threat, bounds)
+        start = {name: x.clamp(*bounds) for name, x in scattered(batch).items()}
+        found = run_attack(build(steps), model, batch, threat, bounds=dict.fromkeys(names, bounds), start=start)
+        assert torch.equal(found.verdict.success, model.smallest_margin(batch, threat, bounds) <= 0)
+
+
+def scattered(batch):
+    """The clips somewhere else altogether, to be projected."""
+    generator = torch.Generator().manual_seed(7)
+    return {name: x + torch.randn(x.shape, generator=generator) for name, x in batch.inputs.items()}
