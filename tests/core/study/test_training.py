@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from avrobust_core import Augmentation, Fusion
@@ -292,3 +293,21 @@ def test_a_model_that_writes_into_the_clips_it_learns_from_is_refused(tmp_path: 
     fit.module.encoders["left"].register_forward_pre_hook(lambda module, args: (args[0].mul_(0.5),))
     with pytest.raises(ModelError, match=r"AVModel writes into its inputs in place \(left\)"):
         fit.run()
+
+
+@pytest.mark.slow
+def test_processes_pass_over_a_batch_together(tmp_path: Path, new_fit, blobs) -> None:
+    """One process has a single clip left of a batch, the other all of its share: neither may wait for the other."""
+    plain = new_fit(tmp_path / "plain", dataset=blobs())
+    order = epoch_order(plain.train, plain.seed, 0)
+    dataset = blobs(corrupt=[f"train-{i}" for i in order[8:11]])  # three of the first process's four
+
+    def fit(fabric: Fabric) -> None:
+        new_fit(tmp_path / "both", dataset=dataset, launched=fabric, epochs=2).run()
+
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(fit)
+    record = json.loads((tmp_path / "both" / "fit.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "both" / "history.jsonl").read_text().splitlines()]
+    steps = record["train_clips"] // 8
+    assert rows[0]["clips"] == 8 * (steps - 1)
+    assert set(record["skipped"]["train"]) == dataset.corrupt
