@@ -274,7 +274,7 @@ class _Reader:
         """All batches, on the model's device; no tensor of them is the caller's."""
         for batch in self._readings.follow(self._given()):
             refuse_other_modalities(batch, self.first)
-            yield batch.to(self.device)
+            yield batch.copied(self.device)
 
     def predictions(self, victim: Victim, run: AttackRun | None) -> Predictions:
         """What is found for every clip, clean or attacked, in the order of the first reading."""
