@@ -68,6 +68,14 @@ class Batch:
             ids=(*self.ids, *other.ids),
         )
 
+    def copied(self, device: torch.device | str) -> "Batch":
+        """A copy of this batch on a device, even if it is there already: what becomes of either leaves the other."""
+        return Batch(
+            inputs={name: x.to(device, non_blocking=True, copy=True) for name, x in self.inputs.items()},
+            targets=self.targets.to(device, non_blocking=True, copy=True),
+            ids=self.ids,
+        )
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device; the copy overlaps with computation where memory is pinned."""
         return Batch(

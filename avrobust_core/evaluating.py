@@ -172,13 +172,18 @@ def evaluate(
             refuse_attacked_types(read.first, applied[threat_name].modalities)
     with torch.inference_mode(False), torch.enable_grad(), victim.frozen():
         clean = read.predictions(victim, None)
+        drawn_with = _grouping(groups, clean.ids)
         names = named or tuple(map(str, range(clean.logits.shape[1])))
         outcomes = [
             _outcome(victim, read, name, attack, entry, threat_name, applied[threat_name], names)
             for name, (attack, entry) in parts.items()
             for threat_name in threats_of(entry, name, applied)
         ]
-        intervals = Intervals(confidence, resamples, seed, _grouping(groups, clean.ids))
+        if groups is not None and not isinstance(groups, Mapping) and read.shuffled:
+            raise DataError(
+                "groups: the loader shuffles its clips, so that a list of groups means nothing: map ids to groups"
+            )
+        intervals = Intervals(confidence, resamples, seed, drawn_with)
         audited = guarded(
             None if audit == "off" else AuditSection.model_validate(audit),
             lambda: _case(victim, read, clean, outcomes, intervals, parts, applied, names),
@@ -260,11 +265,16 @@ class _Reader:
         self.batch_size = len(first)
         self.media = media_of(media, bounds, {name: tuple(x.shape[1:]) for name, x in first.inputs.items()})
 
+    @property
+    def shuffled(self) -> bool:
+        """Whether the clips came in another order than at first."""
+        return self._readings.shuffled
+
     def batches(self) -> Iterator[Batch]:
         """All batches, on the model's device; no tensor of them is the caller's."""
         for batch in self._readings.follow(self._given()):
             refuse_other_modalities(batch, self.first)
-            yield batch.to(self.device)
+            yield batch.copied(self.device)
 
     def predictions(self, victim: Victim, run: AttackRun | None) -> Predictions:
         """What is found for every clip, clean or attacked, in the order of the first reading."""

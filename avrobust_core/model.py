@@ -58,6 +58,12 @@ class AVModel(nn.Module):
         self.head = head if head is not None else fusion.make_head(classes)
 
     @property
+    def title(self) -> str:
+        """What errors call it: a module of somebody's own that is the whole model gives its name."""
+        found = getattr(self.fusion, "title", None)
+        return found if isinstance(found, str) else type(self).__name__
+
+    @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities that the model reads."""
         return tuple(self.encoders.keys())
@@ -86,8 +92,7 @@ class AVModel(nn.Module):
         Raises:
             ModelError: if fusion and head return anything else.
         """
-        name = type(self).__name__
-        return check_logits(logits_of(self.head(fused), of=name), name, len(fused), self.classes)
+        return check_logits(logits_of(self.head(fused), of=self.title), self.title, len(fused), self.classes)
 
     def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The fused embedding of raw inputs: (B, F), or (B, L, F) where the head pools it."""

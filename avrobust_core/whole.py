@@ -82,6 +82,11 @@ class WholeModel(Fusion):
         self.dim = self._last[0].in_features if self._last else classes
         self.module = module
 
+    @property
+    def title(self) -> str:
+        """What errors call the model."""
+        return type(self.module).__name__
+
     def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:
         """What the module returns, without its last layer if that is the head: (B, F).
 
@@ -92,7 +97,7 @@ class WholeModel(Fusion):
             ComponentError: if they are of another width: the head is not what the module does last.
         """
         inputs = {name: encoded[name].pooled.reshape(-1, *shape) for name, shape in self.shapes.items()}
-        name, clips = type(self.module).__name__, len(next(iter(inputs.values())))
+        name, clips = self.title, len(next(iter(inputs.values())))
         found = logits_of(self.module(inputs), of=name, classes=self.dim)
         if not self._last:
             return check_logits(found, name, clips, self.classes)

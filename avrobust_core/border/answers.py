@@ -35,8 +35,9 @@ _ONE_LOGIT = (
 
 
 def name_of(model: object) -> str:
-    """What errors call a model: the name of its class."""
-    return type(model).__name__
+    """What errors call a model: the name of its class, or of the module that it was made of."""
+    title = getattr(model, "title", None)
+    return title if isinstance(title, str) else type(model).__name__
 
 
 def logits_of(answer: Any, *, of: str = "the model", classes: int | None = None) -> Tensor:
@@ -126,9 +127,11 @@ def check_logits(logits: Tensor, name: str, clips: int, classes: int | None = No
     shape = tuple(logits.shape)
     wanted = f"({clips}, {'K' if classes is None else classes})"
     seen = f"{name} returns {logits.dtype} of shape {shape} for {clips} clips"
+    if classes is not None and classes < 2:
+        raise ModelError(f"{name} is to tell {classes} class from none; a classifier needs at least 2 classes")
     if not logits.is_floating_point():
         raise ModelError(f"{seen}; wanted are floating logits {wanted}, before any argmax or rounding")
-    if shape in {(clips,), (clips, 1)} and (classes is None or classes <= 2):
+    if shape in {(clips,), (clips, 1)} and (classes is None or classes == 2):
         raise ModelError(f"{seen}, one logit per clip; {_ONE_LOGIT}")
     if len(shape) != 2 or shape[0] != clips or shape[1] < 2:
         raise ModelError(f"{seen}; wanted are logits {wanted}, one row per clip and one column per class")

@@ -13,7 +13,7 @@ from avrobust_core.media import Task
 
 
 def as_batch(item: Any, number: int, position: int, task: Task) -> Batch:
-    """What a loader gave, as a batch of its own: no tensor in it is the caller's.
+    """What a loader gave, as a batch. Its tensors may be the caller's: give a model or an attack none but copies.
 
     Args:
         item: a `Batch`, a pair (inputs by modality, targets), or a triple with the clips' ids.
@@ -25,7 +25,7 @@ def as_batch(item: Any, number: int, position: int, task: Task) -> Batch:
         DataError: if it is none of these, or its parts are not all of the same number of clips.
     """
     if isinstance(item, Batch):
-        return _own(dict(item.inputs), item.targets, item.ids, number, task)
+        return _batch(dict(item.inputs), item.targets, item.ids, number, task)
     if not isinstance(item, (tuple, list)) or len(item) not in (2, 3) or not isinstance(item[0], Mapping):
         raise DataError(
             f"the loader gives {_kind(item)}, not a Batch, (inputs, targets) or (inputs, targets, ids); inputs are a "
@@ -34,7 +34,7 @@ def as_batch(item: Any, number: int, position: int, task: Task) -> Batch:
     ids = None if len(item) == 2 else _ids(item[2], number)
     targets = item[1]
     clips = range(position, position + (len(targets) if isinstance(targets, Tensor) and targets.dim() else 0))
-    return _own(dict(item[0]), targets, tuple(map(str, clips)) if ids is None else ids, number, task)
+    return _batch(dict(item[0]), targets, tuple(map(str, clips)) if ids is None else ids, number, task)
 
 
 def check_targets(targets: Tensor, ids: Sequence[str], classes: int, task: Task) -> None:
@@ -105,7 +105,7 @@ def refuse_other_modalities(batch: Batch, first: Batch) -> None:
         )
 
 
-def _own(inputs: dict[Any, Any], targets: Any, ids: tuple[str, ...], number: int, task: Task) -> Batch:
+def _batch(inputs: dict[Any, Any], targets: Any, ids: tuple[str, ...], number: int, task: Task) -> Batch:
     where = f"batch {number} of the loader"
     if not inputs:
         raise DataError(f"{where} has no modality")
@@ -128,8 +128,8 @@ def _own(inputs: dict[Any, Any], targets: Any, ids: tuple[str, ...], number: int
         raise DataError(f"{where}: its parts are of different numbers of clips: {found}")
     if not ids:
         raise DataError(f"{where} is empty: it has 0 clips")
-    copies = {str(name): x.detach().clone() for name, x in inputs.items()}
-    return Batch(copies, _cast(targets.detach(), task).clone(), tuple(map(str, ids)))
+    detached = {str(name): x.detach() for name, x in inputs.items()}
+    return Batch(detached, _cast(targets.detach(), task), tuple(map(str, ids)))
 
 
 def _cast(targets: Tensor, task: Task) -> Tensor:

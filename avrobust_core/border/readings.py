@@ -66,6 +66,8 @@ class Readings:
     def __init__(self) -> None:
         self._known: dict[str, dict[str, int]] = {}
         self._complete = False
+        self.shuffled = False
+        """Whether the clips came in another order than at first."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -79,14 +81,14 @@ class Readings:
             DataError: if an id comes twice in a reading; or if a clip is not what it was, is new or is missing: names
                 it, and says what is not the same.
         """
-        seen: set[str] = set()
+        seen: dict[str, None] = {}  # a set that keeps their order
         for batch in batches:
             for clip in batch.ids:
                 if clip in seen:
                     raise DataError(
                         f"the loader gives the id {clip!r} twice; results are kept by id: it must be unique"
                     )
-                seen.add(clip)
+                seen[clip] = None
             self.take(batch)
             yield batch
         missing = [clip for clip in self._known if clip not in seen]
@@ -95,6 +97,7 @@ class Readings:
                 f"the loader gave {len(self._known)} clips when it was first read, and now {len(seen)}; the first that "
                 f"is missing is clip {missing[0]}: {_REMEDY}"
             )
+        self.shuffled |= tuple(seen) != self.ids
         self._complete = True
 
     def take(self, batch: Batch) -> None:

@@ -159,6 +159,21 @@ def test_a_head_that_is_not_the_last_layer_is_told() -> None:
         make_model(wide)(clips().inputs)
 
 
+def test_a_whole_model_is_called_by_the_name_of_its_module() -> None:
+    model, net = make_model(make_net()), make_net()
+    assert model.title == "Net"
+    assert AVModel({"video": Raw(MEDIA["video"])}, None, 2).title == "AVModel"
+
+    class Held(Net):
+        def forward(self, clips: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {"logits": super().forward(clips)}
+
+    held = Held()
+    held.load_state_dict(net.state_dict())
+    for head in (None, "top.2"):
+        assert torch.equal(make_model(held, head=head)(clips().inputs), net(clips().inputs))
+
+
 def test_a_module_of_one_modality_is_a_model_of_one_encoder() -> None:
     class Deaf(nn.Module):
         def forward(self, clips: Mapping[str, Tensor]) -> Tensor:

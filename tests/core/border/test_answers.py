@@ -195,6 +195,11 @@ def test_a_fusion_that_writes_into_the_encodings_it_is_given_is_blamed(stub_mode
             bound(bound.clean)
 
 
+def test_one_class_alone_is_refused(attack):
+    with pytest.raises(ModelError, match="Net is to tell 1 class from none; a classifier needs at least 2 classes"):
+        attack(classes=["a"])
+
+
 def test_the_adapter_is_public():
     z = torch.zeros(2, 3)
     assert logits_of({"logits": z}) is z

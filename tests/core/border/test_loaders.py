@@ -42,6 +42,10 @@ def test_a_loader_that_shuffles_clips_with_ids_is_put_in_order(clips, attack):
     assert robust["none"]["value"] == found.summary["clean_accuracy"]["value"] == 0.75
     in_order = DataLoader(Clips(clips, ids=True), batch_size=8)
     assert attack(loader=in_order).summary["robust_accuracy"]["fgsm"]["audio"]["value"] == robust["audio"]["value"]
+    groups = {f"clip-{i}": f"speaker {i // 4}" for i in range(40)}
+    assert attack(loader=loader, groups=groups).summary["clean_accuracy"]["value"] == 0.75
+    with pytest.raises(DataError, match="the loader shuffles its clips, so that a list of groups means nothing"):
+        attack(loader=loader, groups=list(groups.values()))
     with pytest.raises(DataError, match=r"gives clip clip-\d+ with other audio than"):
         attack(loader=DataLoader(Clips(clips, crop=True, ids=True), batch_size=8, shuffle=True), threats=NOTHING)
 

@@ -100,10 +100,18 @@ def new_model():
 def new_fit(fabric: Fabric):
     """A fit of the small model; keyword arguments override the regime's fields."""
 
-    def make(folder: Path, dataset: Dataset | None = None, augmentations=(), report=None, model=None, **regime) -> Fit:
+    def make(
+        folder: Path,
+        dataset: Dataset | None = None,
+        augmentations=(),
+        report=None,
+        model=None,
+        launched: Fabric | None = None,
+        **regime,
+    ) -> Fit:
         settings = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01} | regime
         return Fit(
-            fabric,
+            launched or fabric,
             model or make_model(),
             dataset or Blobs(),
             TrainingEntry(**settings),

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from avrobust_core import Attack, AttackResult, AttackRun, Batch, Budget, ThreatModel, Victim
-from avrobust_core.errors import AttackViolation, DataError
+from avrobust_core.errors import AttackViolation, DataError, ModelError
 from avrobust_core.study import parts
 from avrobust_core.study.evaluation import collect, evaluate_batch, from_parquet, to_parquet
 from avrobust_core.study.loading import Skipped, read_batches, select
 from avrobust_core.study.parts import MicroBatches, carry_out
+from avrobust_core.study.results import Intervals, Outcome, summarise
 
 
 class Step(Attack):
@@ -56,6 +57,48 @@ def _evaluate(folder: Path, dataset, model, *, batch_size=32, run=None, clips=No
                 tick=lambda clips: None,
             )
     return collect(folder, select(dataset, "test", clips))
+
+
+def test_a_data_set_that_reads_otherwise_each_time_is_refused_by_the_first_clip(tmp_path, blobs, new_model) -> None:
+    class Cropping(blobs):
+        def read(self, split, index):
+            clip = super().read(split, index)
+            if index >= 7:
+                clip.inputs["left"] = torch.roll(clip.inputs["left"], len(self.reads) % 7, dims=-1)
+            return clip
+
+    run = AttackRun("step", Step(), THREAT)
+    for dataset in (blobs(), Cropping()):
+        folder = tmp_path / type(dataset).__name__
+        clean, _ = _evaluate(folder / "clean", dataset, new_model())
+        attacked, _ = _evaluate(folder / "step", dataset, new_model(), run=run)
+        to_parquet(folder / "kept.parquet", attacked)
+        outcome = Outcome("step", "both", ("left", "right"), from_parquet(folder / "kept.parquet", 0.0))
+        intervals = Intervals(0.95, 100, seed=0)
+        if type(dataset) is blobs:
+            summarise(clean, [outcome], intervals)
+            continue
+        with pytest.raises(DataError, match="step/both: clip test-7 was read with other left than for the clean"):
+            summarise(clean, [outcome], intervals)
+
+
+def test_probabilities_are_a_caveat_of_a_study_and_clean_nan_ends_it(tmp_path, blobs, new_model) -> None:
+    model = new_model()
+    hook = model.head.register_forward_hook(lambda module, args, out: out.softmax(dim=1))
+    clean, _ = _evaluate(tmp_path / "clean", blobs(), model)
+    (caveat,) = summarise(clean, [], Intervals(0.95, 100, seed=0))["caveats"]
+    assert caveat["check"] == "probabilities"
+    hook.remove()
+    model.head.register_forward_hook(lambda module, args, out: out / 0)
+    with pytest.raises(ModelError, match="AVModel returns logits that are NaN or infinite for clips test-0, test-1"):
+        _evaluate(tmp_path / "nan", blobs(), model)
+
+
+def test_a_model_with_dropout_left_on_is_refused_before_it_is_attacked(tmp_path, blobs, new_model) -> None:
+    model = new_model()
+    model.head.register_forward_hook(lambda module, args, out: torch.nn.functional.dropout(out, 0.2, training=True))
+    with pytest.raises(ModelError, match=r"AVModel has randomness of its own.*evaluation.samples"):
+        _evaluate(tmp_path / "clean", blobs(), model)
 
 
 @pytest.mark.parametrize("run", [None, AttackRun("step", Step(), THREAT)])

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -109,11 +110,19 @@ def test_a_clip_of_the_wrong_shape_or_with_nan_is_skipped_with_the_reason(blobs)
                 del clip.inputs["left"]
             if index == 5:
                 return type(clip)(clip.id, clip.inputs, clip.target.float())
+            if index == 6:
+                return type(clip)("another", clip.inputs, clip.target)
+            if index == 7:
+                return type(clip)(clip.id, clip.inputs, torch.tensor(3))
+            if index == 8:
+                return type(clip)(clip.id, clip.inputs, torch.tensor(-1))
+            if index == 9:
+                return clip.inputs
             return clip
 
     dataset = Faulty()
     skipped = Skipped(dataset)
-    (batch,) = read_batches(dataset, "test", [[0, 1, 2, 3, 4, 5]], skipped=skipped, workers=0, pin=False)
+    (batch,) = read_batches(dataset, "test", [list(range(10))], skipped=skipped, workers=0, pin=False)
     assert batch is not None
     assert batch.ids == ("test-4",)
     reasons = skipped.to_json()["test"]
@@ -122,6 +131,47 @@ def test_a_clip_of_the_wrong_shape_or_with_nan_is_skipped_with_the_reason(blobs)
     assert "a bug of the reader" in reasons["test-2"]
     assert "not left, right" in reasons["test-3"]
     assert "its target is torch.float32" in reasons["test-5"]
+    assert "calls itself 'another'" in reasons["test-6"]
+    assert "its target is 3, none of the 3 classes" in reasons["test-7"]
+    assert "its target is -1, none of the 3 classes" in reasons["test-8"]
+    assert "is dict, not a Clip" in reasons["test-9"]
+
+
+def test_only_an_optional_modality_may_be_nan_and_only_throughout(blobs) -> None:
+    class Lacking(blobs):  # type: ignore[misc]
+        media = blobs.media | {"left": replace(blobs.media["left"], optional=True)}
+
+        def read(self, split, index):
+            clip = super().read(split, index)
+            if index < 3:
+                clip.inputs["right" if index == 0 else "left"][:, : 2 if index == 1 else None] = float("nan")
+            return clip
+
+    dataset = Lacking()
+    skipped = Skipped(dataset)
+    (batch,) = read_batches(dataset, "test", [[0, 1, 2, 3]], skipped=skipped, workers=0, pin=False)
+    assert batch is not None
+    assert batch.ids == ("test-2", "test-3")
+    assert skipped.to_json()["test"] == {
+        "test-0": "right has values that are not finite",
+        "test-1": "left has values that are not finite",
+    }
+
+
+def test_targets_of_several_labels_are_zeros_and_ones(blobs) -> None:
+    class Several(blobs):  # type: ignore[misc]
+        task = "multi-label"
+
+        def read(self, split, index):
+            clip = super().read(split, index)
+            target = torch.tensor([1.0, 0.0, 1.0]) if index else torch.tensor([1.0, 0.5, 0.0])
+            return type(clip)(clip.id, clip.inputs, target)
+
+    skipped = Skipped(Several())
+    (batch,) = read_batches(Several(), "test", [[0, 1]], skipped=skipped, workers=0, pin=False)
+    assert batch is not None
+    assert batch.ids == ("test-1",)
+    assert "has the value 0.5, not zeros and ones" in skipped.to_json()["test"]["test-0"]
 
 
 def test_the_ids_of_a_split_are_asked_for_once_not_per_clip(blobs) -> None:

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from avrobust_core import Augmentation, Fusion
-from avrobust_core.errors import AvrobustError, RunError, WeightsError
+from avrobust_core.errors import AvrobustError, DataError, ModelError, RunError, WeightsError
 from avrobust_core.randomness import seeded
 from avrobust_core.study import training
+from avrobust_core.study.loading import epoch_order
 from avrobust_core.study.optimization import parameter_groups, schedule
 from avrobust_core.study.training import load_weights, save_weights
 
@@ -227,3 +229,85 @@ def test_weights_of_another_layout_are_refused_with_their_keys(tmp_path: Path) -
     (tmp_path / "w.safetensors").write_bytes(b"not weights")
     with pytest.raises(RunError, match="cannot be read"):
         load_weights(nn.Linear(3, 2), tmp_path / "w.safetensors")
+
+
+def _shrunk(blobs, new_fit, folder: Path, batch: int):
+    """A data set of which, in the first epoch, all but one clip of a batch cannot be read."""
+    fit = new_fit(folder, dataset=blobs())
+    order = epoch_order(fit.train, fit.seed, 0)
+    spoilt = order[8 * batch : 8 * batch + 7]
+    return blobs(corrupt=[f"train-{i}" for i in spoilt])
+
+
+@pytest.mark.parametrize("batch", [0, 2])
+def test_a_batch_that_shrank_to_one_clip_is_passed_over(tmp_path: Path, new_fit, blobs, batch: int) -> None:
+    """Batch normalisation cannot learn from one clip: a fit of the model here would end with an error."""
+    dataset = _shrunk(blobs, new_fit, tmp_path / "plain", batch)
+    record = new_fit(tmp_path / "fit", dataset=dataset, epochs=1).run()
+    rows = [json.loads(line) for line in (tmp_path / "fit" / "history.jsonl").read_text().splitlines()]
+    steps = record["train_clips"] // 8
+    assert rows[0]["clips"] == 8 * (steps - 1)
+    assert record["clip_backwards"] == 8 * (steps - 1)
+    assert len(record["skipped"]["train"]) == 7
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_a_fit_that_passed_over_a_batch_is_resumed_to_the_same_weights(
+    tmp_path: Path, new_fit, blobs, monkeypatch, steps: int
+) -> None:
+    dataset = _shrunk(blobs, new_fit, tmp_path / "plain", 1)
+    record = new_fit(tmp_path / "whole", dataset=dataset).run()
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(_Stopped):
+        new_fit(tmp_path / "stopped", dataset=dataset, report=_stop_after(steps)).run()
+    again = new_fit(tmp_path / "stopped", dataset=dataset).run()
+    assert _weights(tmp_path / "stopped") == _weights(tmp_path / "whole")
+    assert again["clip_backwards"] == record["clip_backwards"]
+
+
+def test_batches_of_one_by_design_are_learned_from(tmp_path: Path, new_fit, blobs) -> None:
+    fit = new_fit(tmp_path, dataset=blobs(), batch_size=1, epochs=1)
+    for module in fit.module.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval = module.train = lambda mode=True, module=module: module  # its running averages do
+            module.training = False
+    assert fit.run()["clip_backwards"] == len(fit.train)
+
+
+def test_an_epoch_of_which_nothing_could_be_learned_is_an_error(tmp_path: Path, new_fit, blobs) -> None:
+    fit = new_fit(tmp_path, dataset=blobs(train=2, corrupt=["train-1"]), select="last")
+    with pytest.raises(DataError, match="nothing was learned in epoch 1: of every training batch fewer than two clips"):
+        fit.run()
+
+
+def test_validation_logits_that_are_not_finite_are_refused_by_clip(tmp_path: Path, new_fit, blobs) -> None:
+    fit = new_fit(tmp_path, dataset=blobs())
+    assert fit.validation is not None
+    fit.module.head.register_forward_hook(lambda module, args, out: out if module.training else out / 0)
+    with pytest.raises(ModelError, match=rf"AVModel returns logits .* for clips {fit.validation.ids[0]}, "):
+        fit.run()
+
+
+def test_a_model_that_writes_into_the_clips_it_learns_from_is_refused(tmp_path: Path, new_fit) -> None:
+    fit = new_fit(tmp_path)
+    fit.module.encoders["left"].register_forward_pre_hook(lambda module, args: (args[0].mul_(0.5),))
+    with pytest.raises(ModelError, match=r"AVModel writes into its inputs in place \(left\)"):
+        fit.run()
+
+
+@pytest.mark.slow
+def test_processes_pass_over_a_batch_together(tmp_path: Path, new_fit, blobs) -> None:
+    """One process has a single clip left of a batch, the other all of its share: neither may wait for the other."""
+    plain = new_fit(tmp_path / "plain", dataset=blobs())
+    order = epoch_order(plain.train, plain.seed, 0)
+    dataset = blobs(corrupt=[f"train-{i}" for i in order[8:11]])  # three of the first process's four
+
+    def fit(fabric: Fabric) -> None:
+        new_fit(tmp_path / "both", dataset=dataset, launched=fabric, epochs=2).run()
+
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_fork").launch(fit)
+    record = json.loads((tmp_path / "both" / "fit.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "both" / "history.jsonl").read_text().splitlines()]
+    steps = record["train_clips"] // 8
+    assert rows[0]["clips"] == 8 * (steps - 1)
+    assert set(record["skipped"]["train"]) == dataset.corrupt
