@@ -52,6 +52,7 @@ class Attacked:
             the smallest perturbation, the size of the one it found; infinite where none is.
         queries: (B,) int64: forward passes.
         no_gradient: by attacked modality, (B,) bool: the attack asked for gradients, and all of them were zero.
+        backwards: (B,) int64: backward passes.
     """
 
     inputs: Mapping[str, Tensor]
@@ -61,6 +62,7 @@ class Attacked:
     factor: Tensor
     queries: Tensor
     no_gradient: Mapping[str, Tensor]
+    backwards: Tensor
 
 
 def attack_batch(victim: Victim, batch: Batch, run: AttackRun) -> Attacked:
@@ -153,8 +155,16 @@ class _State:
             self.norms[name][position] = verdict.norms[name][where]
 
     def attacked(self, bound: BoundVictim) -> Attacked:
-        missing = bound.gradients.missing
-        return Attacked(self.inputs, self.logits, self.success, self.norms, self.factor, bound.queries, missing)
+        return Attacked(
+            self.inputs,
+            self.logits,
+            self.success,
+            self.norms,
+            self.factor,
+            bound.queries,
+            bound.gradients.missing,
+            bound.gradients.passes,
+        )
 
 
 def prepared(victim: Victim, run: AttackRun, batches: Callable[[], Iterable[Batch]]) -> AttackRun:

@@ -268,13 +268,13 @@ class Gradients:
     is rounded, detached or ignored, no attack by gradients has attacked it, whatever it says.
 
     Attributes:
-        asked: (B,) bool: a backward pass went through the clip's logits.
+        passes: (B,) int64: how many backward passes went through the clip's logits, each sample of the model counted.
         reached: by attacked modality, (B,) bool: the gradient was not zero in at least one of these passes.
     """
 
     def __init__(self, modalities: Collection[str], clips: int, device: torch.device) -> None:
-        self.asked = torch.zeros(clips, dtype=torch.bool, device=device)
-        self.reached = {name: torch.zeros_like(self.asked) for name in modalities}
+        self.passes = torch.zeros(clips, dtype=torch.int64, device=device)
+        self.reached = {name: torch.zeros(clips, dtype=torch.bool, device=device) for name in modalities}
 
     def watch(self, perturbed: Mapping[str, Tensor], positions: Tensor) -> dict[str, Tensor]:
         """The same inputs, those that need a gradient as views that tell what reaches them."""
@@ -291,19 +291,20 @@ class Gradients:
         view.register_hook(note)  # type: ignore[no-untyped-call]
         return view
 
-    def expect(self, logits: Tensor, positions: Tensor) -> None:
-        """Note, once a backward pass comes through these logits, that it did."""
+    def expect(self, logits: Tensor, positions: Tensor, samples: int) -> None:
+        """Count the backward passes that come through these logits, the mean of so many samples."""
         if logits.requires_grad:
 
             def note(_: Tensor) -> None:
-                self.asked[positions] = True
+                self.passes[positions] += samples
 
             logits.register_hook(note)  # type: ignore[no-untyped-call]
 
     @property
     def missing(self) -> dict[str, Tensor]:
         """By attacked modality, (B,) bool: gradients were asked for, and all of them were zero."""
-        return {name: self.asked & ~reached for name, reached in self.reached.items()}
+        asked = self.passes > 0
+        return {name: asked & ~reached for name, reached in self.reached.items()}
 
 
 class BoundVictim:
@@ -388,7 +389,7 @@ class BoundVictim:
         watched = self.gradients.watch(perturbed, self._positions)
         with self._precision(next(iter(perturbed.values())).device.type):
             logits = self._forward(watched).float()
-        self.gradients.expect(logits, self._positions)
+        self.gradients.expect(logits, self._positions, self.victim.samples)
         return logits
 
     @torch.no_grad()

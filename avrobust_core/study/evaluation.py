@@ -42,6 +42,7 @@ class Predictions:
         seconds: spent on these clips, by all processes together.
         no_gradient: by attacked modality, (N,) bool: all gradients that the attack asked for were zero.
         checksums: by modality, and for the targets, (N,) int64: of what was read; see `border.readings`.
+        backwards: (N,) int64 backward passes per clip; None where an earlier version did not count them.
     """
 
     ids: tuple[str, ...]
@@ -55,6 +56,7 @@ class Predictions:
     seconds: float
     no_gradient: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     checksums: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    backwards: NDArray[np.int64] | None = None
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -66,8 +68,8 @@ def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[
     """Predict one batch, attacked first if there is an attack; whatever the attack returns is verified.
 
     Returns:
-        By column: logits (B, K), margin (B,), success (B,), factor (B,), queries (B,), and, for each attacked
-        modality, norm/<modality> (B,) and no_gradient/<modality> (B,).
+        By column: logits (B, K), margin (B,), success (B,), factor (B,), queries (B,), and, under attack, backwards
+        (B,), and for each attacked modality norm/<modality> (B,) and no_gradient/<modality> (B,).
 
     Raises:
         AttackViolation: if the attack broke its threat model.
@@ -91,6 +93,7 @@ def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[
         "success": found.success,
         "factor": found.factor,
         "queries": found.queries,
+        "backwards": found.backwards,
     }
     columns |= {f"norm/{name}": norm for name, norm in found.norms.items()}
     return columns | {f"no_gradient/{name}": missing for name, missing in found.no_gradient.items()}
@@ -122,6 +125,7 @@ def to_parquet(path: Path, predictions: Predictions) -> None:
             "success": predictions.success,
             "factor": predictions.factor,
             "queries": predictions.queries,
+            **({} if predictions.backwards is None else {"backwards": predictions.backwards}),
             **{f"norm/{name}": norm for name, norm in predictions.norms.items()},
             **{f"no_gradient/{name}": missing for name, missing in predictions.no_gradient.items()},
             **{f"{parts.CHECKSUM}{name}": found for name, found in predictions.checksums.items()},
@@ -158,4 +162,5 @@ def from_table(table: pa.Table, seconds: float) -> Predictions:
             if name.startswith("no_gradient/")
         },
         checksums=parts.checksums_in(table),
+        backwards=table["backwards"].to_numpy() if "backwards" in table.column_names else None,
     )
