@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import torch
 from torch import nn
 
 from avrobust_core.attacking import AttackRun, prepared, refuse_norms
+from avrobust_core.audit.auditing import caveats_of, guarded
+from avrobust_core.audit.case import Case
+from avrobust_core.audit.clips import Clips
+from avrobust_core.audit.saying import verdict_lines
 from avrobust_core.batches import Batch
 from avrobust_core.border.answers import name_of
 from avrobust_core.border.clips import as_batch, refuse_attacked_types, refuse_other_modalities
@@ -30,7 +34,7 @@ from avrobust_core.contracts import Attack, Metric
 from avrobust_core.errors import DataError, ModelError
 from avrobust_core.fronts import directions, tilted
 from avrobust_core.media import MediaSpec, Task
-from avrobust_core.spec.model import AttackEntry
+from avrobust_core.spec.model import AttackEntry, AuditSection
 from avrobust_core.study.building import entry_aim, refuse_front
 from avrobust_core.study.evaluation import Predictions, evaluate_batch, from_table
 from avrobust_core.study.parts import MicroBatches, to_table
@@ -77,6 +81,7 @@ class Evaluation:
             (entry["metric"], note) for entry in self.summary["metrics"] for note in entry["details"].get("notes", [])
         ]
         lines += [f"{metric}: {note}" for metric, note in dict.fromkeys(notes)]
+        lines += verdict_lines(self.summary["audit"])
         return "\n".join([*lines, *(f"? {describe(caveat)}" for caveat in caveats)])
 
 
@@ -97,6 +102,7 @@ def evaluate(
     confidence: float = 0.95,
     resamples: int = 1000,
     groups: Mapping[str, str] | Sequence[str] | None = None,
+    audit: AuditSection | Mapping[str, Any] | Literal["off"] = AuditSection(),  # noqa: B008 - frozen
     registry: "Registry | None" = None,
 ) -> Evaluation:
     """Attack a model that need not have been trained here, each attack under each threat.
@@ -126,6 +132,8 @@ def evaluate(
         resamples: of the bootstrap over clips.
         groups: what each clip was drawn with (a speaker, a source video), by id, or in the loader's order: intervals
             are then over groups. None if every clip stands for itself.
+        audit: how far other probes on a few clips may go to say whether the numbers can be believed, as in a spec:
+            {"clips": 64, "share": 0.25}; "off" for none. Their verdict is `summary["audit"]`.
         registry: where components are found; by default what is installed.
 
     Raises:
@@ -170,8 +178,13 @@ def evaluate(
             for name, (attack, entry) in parts.items()
             for threat_name in threats_of(entry, name, applied)
         ]
-    intervals = Intervals(confidence, resamples, seed, _grouping(groups, clean.ids))
-    summary = summarise(clean, outcomes, intervals)
+        intervals = Intervals(confidence, resamples, seed, _grouping(groups, clean.ids))
+        audited = guarded(
+            None if audit == "off" else AuditSection.model_validate(audit),
+            lambda: _case(victim, read, clean, outcomes, intervals, parts, applied, names),
+        )
+    summary = summarise(clean, outcomes, intervals, caveats_of(audited))
+    summary["audit"] = audited
     summary["metrics"] = [
         entry for metric in measured for entry in _measure(metric, registry, clean, outcomes, names, task, intervals)
     ]
@@ -194,11 +207,34 @@ def _grouping(groups: Mapping[str, str] | Sequence[str] | None, ids: Sequence[st
     return groups
 
 
+def _case(
+    victim: Victim,
+    read: "_Reader",
+    clean: Predictions,
+    outcomes: Sequence[Outcome],
+    intervals: Intervals,
+    parts: Mapping[str, tuple[Attack, AttackEntry]],
+    threats: Mapping[str, ThreatModel],
+    classes: tuple[str, ...],
+) -> Case:
+    """What the audit is given."""
+    runs = {}
+    for outcome in outcomes:
+        attack, entry = parts[outcome.attack]
+        aim = entry_aim(outcome.attack, entry, classes)
+        run = AttackRun(outcome.attack, attack, threats[outcome.threat], aim, entry.factors)
+        runs[outcome.attack, outcome.threat] = run
+    clips = Clips(lambda _: read.batches(), read.device)
+    return Case(victim, clean, outcomes, runs, intervals, clips, read.batch_size)
+
+
 class _Reader:
     """Reads the loader, again and again, knows what its modalities are, and sees to it that it is the same each time.
 
     Attributes:
         first: the first batch, as it was given.
+        batch_size: of the first batch.
+        device: the model's.
         media: what each modality is.
     """
 
@@ -212,7 +248,7 @@ class _Reader:
     ) -> None:
         self._loader = loader
         self._task: Task = task
-        self._device = device
+        self.device = device
         self._readings = Readings()
         if isinstance(loader, Iterator):
             raise DataError("the loader is an iterator, which can be read only once: pass a list or a DataLoader")
@@ -221,13 +257,14 @@ class _Reader:
             raise DataError("the loader gives no batch; it is read repeatedly: pass a list or a DataLoader")
         self._readings.take(first)
         self.first = first
+        self.batch_size = len(first)
         self.media = media_of(media, bounds, {name: tuple(x.shape[1:]) for name, x in first.inputs.items()})
 
     def batches(self) -> Iterator[Batch]:
         """All batches, on the model's device; no tensor of them is the caller's."""
         for batch in self._readings.follow(self._given()):
             refuse_other_modalities(batch, self.first)
-            yield batch.to(self._device)
+            yield batch.to(self.device)
 
     def predictions(self, victim: Victim, run: AttackRun | None) -> Predictions:
         """What is found for every clip, clean or attacked, in the order of the first reading."""

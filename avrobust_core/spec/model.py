@@ -155,6 +155,15 @@ class EvaluationSection(Section):
     randomness of their own (expectation over transformation)."""
 
 
+class AuditSection(Section):
+    """How far the audit may go: other probes on a few clips, which say whether a number can be believed."""
+
+    clips: int = Field(default=64, ge=1)
+    """Clips that each check may look at, chosen by a hash of their ids."""
+    share: float = Field(default=0.25, gt=0, allow_inf_nan=False)
+    """What it may cost: this share of the forward and backward passes that the attacks have cost."""
+
+
 class EngineSection(Section):
     """Where and how it is computed. Of these only the two precisions change results."""
 
@@ -254,6 +263,9 @@ class Spec(Section):
     """What matches one of these is left out."""
     evaluation: EvaluationSection = EvaluationSection()
     """What is evaluated, and how intervals are made."""
+    audit: AuditSection | Literal["off"] = AuditSection()
+    """Probes other than the attacks' own, on a few clips of every model, whose verdict stands beside its numbers; `off`
+    for none."""
     engine: EngineSection = EngineSection()
     """Where and how it is computed."""
 

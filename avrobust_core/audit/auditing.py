@@ -1,0 +1,120 @@
+"""An audit of one model: what was found already, the model by itself, and what is left under each threat."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from avrobust_core.audit.case import Case, Standing
+from avrobust_core.audit.checks import Check
+from avrobust_core.audit.drops import Drop
+from avrobust_core.audit.exact import Exact
+from avrobust_core.audit.meter import Meter
+from avrobust_core.audit.model_checks import behaviour
+from avrobust_core.audit.recorded import recorded_checks
+from avrobust_core.audit.threat_checks import ThreatAudit
+from avrobust_core.caveats import Caveat
+from avrobust_core.spec.model import AuditSection
+
+VERSION = 1
+"""To be raised when audits come out otherwise: kept ones of another version are made again."""
+
+
+def audit(case: Case, clips: int, share: float) -> dict[str, Any]:
+    """Audit a model, at the cost of at most a share of what its attacks have cost.
+
+    Args:
+        case: the model with its results; its victim must be frozen.
+        clips: how many clips each check may look at.
+        share: of the attacks' forward and backward passes, counted by clip.
+
+    Returns:
+        As JSON data: `verdict` (passed or failed), `passes`, `attack_passes`, `share`, `seconds`, `checks`, and
+        `contradictions`: the robust accuracies that a probe contradicts by more than their intervals.
+    """
+    begun = time.perf_counter()
+    checks = list(recorded_checks(case))
+    meter = Meter(int(share * case.attack_passes))
+    known = behaviour(case, meter)
+    checks += known.checks
+    contradictions: list[dict[str, Any]] = []
+    exact = Exact(case.victim.model)
+    standings = [standing for standing in case.standings if not standing.void]
+    costs = [standing.passes for standing in standings]
+    for number, standing in enumerate(standings):
+        part = meter.part(costs[number] / max(sum(costs[number:]), 1))
+        look = ThreatAudit(case, standing, known, exact, part, clips)
+        for check in look.run():
+            checks += [replace(check, threat=name) for name in ([check.threat] if check.threat else standing.names)]
+        contradictions += _contradicted(case, standing, look.drops)
+        meter.take(part)
+    checks = _by_threat(case, checks)
+    return {
+        "verdict": "failed" if any(check.status == "failed" for check in checks) else "passed",
+        "passes": meter.spent,
+        "attack_passes": case.attack_passes,
+        "share": meter.spent / case.attack_passes if case.attack_passes else 0.0,
+        "seconds": round(time.perf_counter() - begun, 3),
+        "checks": [check.to_json() for check in checks],
+        "contradictions": contradictions,
+    }
+
+
+def guarded(section: AuditSection | None, case: Callable[[], Case]) -> dict[str, Any]:
+    """Audit a model; a failure of the audit itself loses no result.
+
+    Args:
+        section: how far it may go; None for no audit.
+        case: the model with its results.
+
+    Returns:
+        As `audit`; or only the `verdict`, "off" or "not done", and its `reason`.
+    """
+    if section is None:
+        return {"verdict": "off"}
+    try:
+        return audit(case(), section.clips, section.share)
+    except Exception as error:  # noqa: BLE001 - whatever it is: the results are there, and must not be lost with it
+        return {"verdict": "not done", "reason": f"{type(error).__name__}: {error}"}
+
+
+def _contradicted(case: Case, standing: Standing, drops: Mapping[str, Drop]) -> list[dict[str, Any]]:
+    """Of a threat, the probe that takes most off its robust accuracy, if that is more than the interval allows."""
+    low = case.intervals.mean(standing.survived).low
+    lowest = min(drops.items(), key=lambda item: item[1].at_most, default=None)
+    if lowest is None or not lowest[1].contradicts(low):
+        return []
+    probe, drop = lowest
+    return [{"threat": name, "probe": probe, "low": low} | drop.figures() for name in standing.names]
+
+
+def _by_threat(case: Case, checks: Iterable[Check]) -> list[Check]:
+    """A modality that the model does without concerns the threats that attack it, and no other number."""
+    found = []
+    for check in checks:
+        if check.check != "modality-use" or check.status != "failed":
+            found.append(check)
+            continue
+        names = dict.fromkeys(
+            name
+            for standing in case.standings
+            for name in standing.names
+            if check.modality in standing.threat.modalities
+        )
+        found += [replace(check, threat=name) for name in names] or [check]
+    return found
+
+
+def caveats_of(found: Mapping[str, Any], existing: Sequence[Caveat] = ()) -> list[Caveat]:
+    """What speaks against numbers, from an audit as JSON data; nothing that is said already."""
+    said: set[tuple[str | None, ...]] = {(caveat.check, caveat.attack, caveat.threat, None) for caveat in existing}
+    caveats = []
+    for check in found.get("checks", ()):
+        name, attack, threat = check["check"], check["attack"], check["threat"]
+        if check["status"] != "failed" or (name, attack, threat, None) in said:
+            continue
+        if name == "modality-use" and threat is None:  # no threat attacks it, so that no number is void
+            continue
+        message = f"audit: {check['message']}; {check['remedy']}"
+        caveats.append(Caveat(check=name, message=message, attack=attack, threat=threat))
+    return caveats

@@ -1,0 +1,214 @@
+"""Checks of a model by itself: the same clips again, other draws, a modality from another clip."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from avrobust_core.audit.case import Case
+from avrobust_core.audit.checks import Check, not_applicable, shown
+from avrobust_core.audit.meter import Meter
+from avrobust_core.model import AVModel
+
+REPEATED_CLIPS = 8
+
+SWAPPED_CLIPS = 32
+
+FEWEST_SWAPPED = 20
+"""Clips of which not one changes its class with another clip's modality: from so many on it tells something."""
+
+FEWEST_IGNORED = 4
+"""Clips whose outputs do not move at all: a few are enough."""
+
+TOLERANCE = 1e-4
+"""Outputs of the same clip may differ by this share of the largest: batches move the last bits."""
+
+TF32_TOLERANCE = 1e-2
+"""The same where a GPU may multiply in TF32."""
+
+
+@dataclass(slots=True)
+class Behaviour:
+    """What is known of a model from passes of clean clips.
+
+    Attributes:
+        random: whether two passes of the same clip differ.
+        checks: what was found.
+        flips: by modality, for each clip by its position whether another clip's modality changed its class.
+    """
+
+    random: bool = False
+    checks: list[Check] = field(default_factory=list)
+    flips: dict[str, dict[int, bool]] = field(default_factory=dict)
+
+
+def behaviour(case: Case, meter: Meter) -> Behaviour:
+    """Look at a model on clean clips, at the cost of at most a third of what the meter has left."""
+    found = Behaviour()
+    part = meter.part(0.12)
+    found.checks += _repeated(case, part, found)
+    meter.take(part)
+    part = meter.part(0.2)
+    found.checks += _swapped(case, part, found)
+    meter.take(part)
+    return found
+
+
+def _repeated(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
+    samples = case.victim.samples
+    count = meter.affords(3 * samples, REPEATED_CLIPS)
+    if not count:
+        why = f"the budget of {meter.limit} passes is less than 3 for a clip"
+        yield from (not_applicable(check, why) for check in ("randomness", "loader"))
+        return
+    positions = case.order[:count]
+    batch = case.read(case.ids(positions))
+    backwards = torch.arange(len(batch) - 1, -1, -1, device=batch.targets.device)
+    half = (len(batch) + 1) // 2
+    first = case.victim.logits(batch.inputs)
+    again = case.victim.logits(batch.inputs)
+    # The same clips, in other company and in another order.
+    turned = torch.cat([case.victim.logits(batch.select(part).inputs) for part in torch.split(backwards, half)])[
+        backwards
+    ]
+    meter.spent += 3 * count * samples
+    apart = torch.maximum((first - again).abs(), (first - turned).abs()).amax(dim=1) / _scale(first)
+    differing = apart > _tolerance(first)
+    found.random = bool(differing.any())
+    ids = _named(batch.ids, differing)
+    only_company = found.random and not bool(
+        ((first - again).abs().amax(dim=1) / _scale(first) > _tolerance(first)).any()
+    )
+    if not found.random:
+        yield Check(check="randomness", status="passed", message=f"{count} clips give the same outputs three times")
+    elif samples > 1:
+        yield Check(
+            check="randomness",
+            status="passed",
+            message=f"the model is random, and stood as the mean of {samples} draws: numbers hold for that mean",
+        )
+    else:
+        why = "in another batch" if only_company else "at another pass"
+        yield Check(
+            check="randomness",
+            status="failed",
+            message=f"the outputs of {len(ids)} of {count} clips differ {why} ({shown(ids)}), by up to "
+            f"{float(apart.max()):.2g} of the largest: the model draws at random or mixes the clips of a batch, and a "
+            "clip counts as broken at one lucky draw, or as robust by luck",
+            clips=ids,
+            figures={"clips": count, "differing": len(ids), "largest": float(apart.max())},
+        )
+    yield _loader(case, positions, batch.targets, first, found.random)
+
+
+def _loader(case: Case, positions: NDArray[np.int64], targets: Tensor, logits: Tensor, random: bool) -> Check:
+    recorded = torch.from_numpy(case.clean.logits[positions]).to(logits)
+    other = (logits - recorded).abs().amax(dim=1) / _scale(logits) > 10 * _tolerance(logits)
+    labels = torch.from_numpy(case.clean.targets[positions]).to(targets)
+    wrong = (labels != targets).flatten(1).any(dim=1) if targets.dim() > 1 else labels != targets
+    differing = wrong if random else wrong | other
+    ids = case.ids(positions[differing.cpu().numpy()])
+    return Check(
+        check="loader",
+        status="failed" if ids else "passed",
+        message=f"read again, {len(ids)} of {len(positions)} clips have other targets or outputs ({shown(ids)}): the "
+        "loader shuffles, or changes clips at random"
+        if ids
+        else f"{len(positions)} clips read again are as they were; what every attack read was compared, too",
+        clips=ids,
+    )
+
+
+def _swapped(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
+    model = case.victim.model
+    names = sorted(model.encoders) if isinstance(model, AVModel) else None
+    samples = case.victim.samples
+    positions = case.first(case.clean.correct, SWAPPED_CLIPS)
+    predicted = case.clean.logits.argmax(axis=1)
+    pairs = _pairs(positions, predicted)
+    modalities = names or sorted(case.read(case.ids(case.order[:1])).inputs)
+    count = meter.affords(samples * len(modalities), len(pairs))
+    if len(modalities) < 2:
+        yield not_applicable("modality-use", "the model reads one modality alone")
+        return
+    if found.random and samples == 1:
+        yield not_applicable("modality-use", "the model's outputs change by themselves")
+        return
+    if count < FEWEST_IGNORED:
+        why = f"{meter.limit} passes are not enough for {FEWEST_IGNORED} clips, or the model knows one class alone"
+        yield not_applicable("modality-use", why)
+        return
+    pairs = pairs[:count]
+    moved: dict[str, list[float]] = {name: [] for name in modalities}
+    found.flips = {name: {} for name in modalities}
+    for start in range(0, count, case.batch_size):
+        chunk = pairs[start : start + case.batch_size]
+        own, donors = np.array([a for a, _ in chunk]), np.array([b for _, b in chunk])
+        batch, others = case.read(case.ids(own)), case.read(case.ids(donors))
+        for name in modalities:
+            logits = case.victim.logits({**batch.inputs, name: others.inputs[name]})
+            meter.spent += len(chunk) * samples
+            clean = torch.from_numpy(case.clean.logits[own]).to(logits)
+            change = (logits - clean).abs().amax(dim=1) / _scale(clean)
+            moved[name] += change.tolist()
+            flipped = (logits.argmax(dim=1) != clean.argmax(dim=1)).tolist()
+            found.flips[name].update(zip(own.tolist(), flipped, strict=True))
+    yield from (_use(case, name, moved[name], found.flips[name]) for name in modalities)
+
+
+def _use(case: Case, name: str, moved: list[float], flips: dict[int, bool]) -> Check:
+    flipped = sum(flips.values())
+    figures = {"clips": len(moved), "changed": flipped, "largest_move": max(moved)}
+    ignored = max(moved) <= TOLERANCE
+    if ignored or (not flipped and len(moved) >= FEWEST_SWAPPED):
+        how = (
+            "do not move at all"
+            if ignored
+            else f"move by at most {max(moved):.2g} of the largest, and never change class"
+        )
+        return Check(
+            check="modality-use",
+            modality=name,
+            status="failed",
+            message=f"with another clip's {name} the outputs of {len(moved)} clips {how}: the model does not decide by "
+            f"{name}, so that what was found of attacks on {name} says nothing",
+            clips=case.ids(np.array(list(flips))),
+            figures=figures,
+        )
+    if not flipped:
+        why = f"{name}: only {len(moved)} clips could be tried, and none changed its class"
+        return not_applicable("modality-use", why)
+    return Check(
+        check="modality-use",
+        modality=name,
+        status="passed",
+        message=f"with another clip's {name}, {flipped} of {len(moved)} clips change their class",
+        figures=figures,
+    )
+
+
+def _pairs(positions: NDArray[np.int64], predicted: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Each clip with the next one in the list, around its end, that the model puts into another class."""
+    found = []
+    for place, position in enumerate(positions):
+        others = np.concatenate([positions[place + 1 :], positions[:place]])
+        donors = others[predicted[others] != predicted[position]]
+        if len(donors):
+            found.append((int(position), int(donors[0])))
+    return found
+
+
+def _scale(logits: Tensor) -> Tensor:
+    return logits.abs().amax(dim=1).clamp(min=1e-12)
+
+
+def _tolerance(logits: Tensor) -> float:
+    tf32 = logits.is_cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    return TF32_TOLERANCE if tf32 else TOLERANCE
+
+
+def _named(ids: tuple[str, ...], flags: Tensor) -> tuple[str, ...]:
+    return tuple(clip_id for clip_id, flag in zip(ids, flags.tolist(), strict=True) if flag)

@@ -1,0 +1,211 @@
+"""The audit's own attacks, on every norm and kind of threat: a random corner, a climb of few steps, a random search."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from avrobust_core.audit.exact import opened, rise
+from avrobust_core.balls import per_clip
+from avrobust_core.batches import select_inputs
+from avrobust_core.goals import Goal
+from avrobust_core.regions import Region
+from avrobust_core.victim import BoundVictim
+
+Ask = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+"""From positions (b,) among the clips and their inputs by attacked modality (b, ...) to logits (b, K)."""
+
+FIRST_LENGTH, LAST_LENGTH = 1.5, 0.02
+"""Of a climb's steps, in radii: the first goes from any point half a radius off to the opposite edge."""
+
+FIRST_SHARE, LAST_SHARE = 0.5, 0.02
+"""Of a clip's samples, that a search changes at once: at its beginning and at its end."""
+
+
+@dataclass(slots=True)
+class Climbed:
+    """What a climb has seen of each clip.
+
+    Attributes:
+        single: (n,) bool: broken after the first step.
+        broken: (n,) bool: broken at any iterate after the start.
+        zero: by modality, (n,) bool: the gradient at the start was zero throughout.
+        finite: (n,) bool: loss and gradient at the start were finite.
+        start: by modality, (n, ...): where it began.
+        gradients: by modality, (n, ...): of the loss there.
+        points: by modality, (n, ...): where it ended, or broke the clip.
+    """
+
+    single: Tensor
+    broken: Tensor
+    zero: dict[str, Tensor]
+    finite: Tensor
+    start: dict[str, Tensor]
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    points: dict[str, Tensor] = field(default_factory=dict)
+
+
+def climb(region: Region, goal: Goal, ask: Ask, start: dict[str, Tensor], lengths: Sequence[float]) -> Climbed:
+    """Climb the log-odds against each clip's classes by projected steepest ascent; clips that are broken rest.
+
+    Args:
+        region: of the clips.
+        goal: untargeted.
+        ask: the model; n forward and n backward passes for each step, and n forward passes at the end.
+        start: by modality, (n, ...), inside the region.
+        lengths: of the steps, in radii.
+    """
+    count, device = len(goal.labels), goal.labels.device
+    none = torch.zeros(count, dtype=torch.bool, device=device)
+    found = Climbed(none.clone(), none.clone(), {name: none.clone() for name in start}, ~none, start)
+    found.points = {name: x.clone() for name, x in start.items()}
+    alive = torch.arange(count, device=device)
+    x = start
+    for number, length in enumerate([*lengths, None]):
+        if not len(alive):
+            break
+        part = goal.select(alive)
+        leaves = {name: each.detach().requires_grad_(length is not None) for name, each in x.items()}
+        with torch.set_grad_enabled(length is not None):
+            logits = ask(alive, leaves)
+            loss = rise(opened(logits), part)
+        done = part.reached(logits.detach()) if number else none
+        if number == 1:
+            found.single[alive] = done
+        found.broken[alive] |= done
+        if length is None:
+            break
+        gradients = _gradients(loss, leaves)
+        if number == 0:
+            found.gradients = gradients
+            found.zero = {name: ~g.flatten(1).any(dim=1) for name, g in gradients.items()}
+            finite = [loss.detach().isfinite(), *(g.flatten(1).isfinite().all(dim=1) for g in gradients.values())]
+            found.finite = torch.stack(finite).all(dim=0)
+        moving = torch.stack([g.flatten(1).any(dim=1) for g in gradients.values()]).any(dim=0)
+        kept = (~done & moving).nonzero().squeeze(1)
+        alive = alive[kept]
+        here = {name: each.detach()[kept] for name, each in leaves.items()}
+        directions = {name: _scaled(g[kept], here[name]) for name, g in gradients.items()}
+        inner = region.select(alive)
+        x = inner.project(inner.step(here, directions, length))
+        for name, each in x.items():
+            found.points[name][alive] = each
+    return found
+
+
+def falling(steps: int) -> list[float]:
+    """Step lengths of a climb, in radii, that fall geometrically."""
+    fall = (LAST_LENGTH / FIRST_LENGTH) ** (1 / max(steps - 1, 1))
+    return [FIRST_LENGTH * fall**step for step in range(steps)]
+
+
+def halfway(bound: BoundVictim) -> dict[str, Tensor]:
+    """A point halfway between each clean clip and a random point of the region: ties of a model are broken there."""
+    drawn = bound.region.sample(lambda name: bound.generators(f"audit/start/{name}"))
+    middle = {name: clean + (drawn[name] - clean) / 2 for name, clean in bound.clean.items()}
+    return bound.region.project(middle)
+
+
+def corner(bound: BoundVictim, purpose: str, only: str | None = None) -> dict[str, Tensor]:
+    """A random point at the region's edge: a step of one radius in a random direction, of one modality or of all."""
+    directions = {
+        name: torch.stack([torch.randn(x.shape[1:], generator=g) for g in bound.generators(f"{purpose}/{name}")]).to(x)
+        if only in (None, name)
+        else torch.zeros_like(x)
+        for name, x in bound.clean.items()
+    }
+    return bound.region.project(bound.region.step(bound.clean, directions, 1.0))
+
+
+@torch.no_grad()
+def search(bound: BoundVictim, queries: int) -> Tensor:
+    """A random search that asks for outputs alone, and moves whole blocks as far as the radius allows: (n,) bool.
+
+    It needs no gradient and sees no step smaller than the radius, so that neither rounding nor a flat loss hides
+    anything from it. After Andriushchenko et al. (ECCV 2020, arXiv 1912.00049), on any region.
+
+    Args:
+        bound: the clips.
+        queries: forward passes for each, at most.
+    """
+    count = len(bound)
+    broken = torch.zeros(count, dtype=torch.bool, device=bound.device)
+    alive = torch.arange(count, device=bound.device)
+    best, highest = dict(bound.clean), torch.full((count,), -torch.inf, device=bound.device)
+    generators = bound.generators("audit/search")
+    names = list(bound.balls)
+    for query in range(queries):
+        if not len(alive):
+            break
+        part = bound.select(alive)
+        share = FIRST_SHARE * (LAST_SHARE / FIRST_SHARE) ** (query / max(queries - 1, 1))
+        chosen = names if query == 0 else [names[query % len(names)]]
+        directions = {
+            name: torch.stack(
+                [
+                    _stripes(x.shape[1:], generators[i]) if query == 0 else _block(x.shape[1:], share, generators[i])
+                    for i in alive.tolist()
+                ]
+            ).to(x)
+            if name in chosen
+            else torch.zeros_like(x)
+            for name, x in part.clean.items()
+        }
+        x = part.region.project(part.region.step(best, directions, 2.0))
+        logits = part(x)
+        loss = rise(opened(logits), part.goal).float()
+        better = loss > highest
+        highest = torch.where(better, loss, highest)
+        best = {name: torch.where(per_clip(better, each), x[name], each) for name, each in best.items()}
+        won = part.fooled(logits)
+        broken[alive] |= won
+        kept = (~won).nonzero().squeeze(1)
+        alive, highest, best = alive[kept], highest[kept], select_inputs(best, kept)
+    return broken
+
+
+def _gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if not loss.requires_grad:  # the model's outputs hang on none of them
+        return {name: torch.zeros_like(x) for name, x in leaves.items()}
+    found = torch.autograd.grad(loss.sum(), tuple(leaves.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, found, strict=True))
+
+
+def _scaled(gradient: Tensor, like: Tensor) -> Tensor:
+    """The gradient over its largest entry, so that what is tiny in float64 is still something in float32."""
+    size = per_clip(gradient.flatten(1).abs().amax(dim=1), gradient)
+    return (gradient / size.clamp(min=torch.finfo(gradient.dtype).tiny)).nan_to_num(0, 0, 0).to(like)
+
+
+def _stripes(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Random signs along the last axis, of each channel."""
+    signs = torch.randint(0, 2, (shape[0], *[1] * (len(shape) - 2), shape[-1]), generator=generator) * 2.0 - 1
+    return (signs if len(shape) > 1 else signs[:, 0]).expand(shape)
+
+
+def _block(shape: torch.Size, share: float, generator: torch.Generator) -> Tensor:
+    """A block over a share of a clip, zero elsewhere: of one sign for each channel, or a wave on a single axis."""
+    axes = shape[1:] if len(shape) > 1 else shape
+    side = share ** (1 / len(axes))
+    where = torch.zeros(axes)
+    window = []
+    for length in axes:
+        wide = max(1, round(side * length))
+        first = int(torch.randint(0, length - wide + 1, (), generator=generator))
+        window.append(slice(first, first + wide))
+    where[tuple(window)] = 1
+    if len(axes) == 1:
+        where = where * _wave(axes[0], generator)
+    if len(shape) == 1:
+        return where * (int(torch.randint(0, 2, (), generator=generator)) * 2 - 1)
+    signs = torch.randint(0, 2, (shape[0], *[1] * len(axes)), generator=generator) * 2.0 - 1
+    return signs * where
+
+
+def _wave(length: int, generator: torch.Generator) -> Tensor:
+    """A square wave of random period, from two samples to the whole signal: (length,)."""
+    drawn = torch.rand(2, generator=generator).tolist()
+    period = 2 * (max(length, 2) / 2) ** drawn[0]
+    phase = torch.arange(length) / period + drawn[1]
+    return torch.where(phase % 1 < 0.5, 1.0, -1.0)

@@ -1,0 +1,254 @@
+"""Checks of what attacks have found already, clip by clip: they cost no pass."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avrobust_core.audit.case import Case, Standing
+from avrobust_core.audit.checks import Check, not_applicable, shown
+from avrobust_core.budgets import Budget, Snr, ThreatModel
+from avrobust_core.randomness import derive_seed
+from avrobust_core.study.evaluation import Predictions
+from avrobust_core.study.results import Outcome
+from avrobust_core.verification import NORM_TOLERANCE
+
+TOLERATED_SHARE = 0.01
+"""Clips that a weaker attack alone breaks, as a share of all, before the stronger one is blamed."""
+
+TOLERATED_CLIPS = 2
+"""The same as a number, for small evaluations: one or two clips are chance."""
+
+SUM_TOLERANCE = 1e-3
+"""Outputs that sum to 1 within this are probabilities."""
+
+PERMUTED_GAIN = 0.1
+"""How much more accurate another order of the classes must be, on clips that did not help to find it."""
+
+FEWEST_BROKEN = 5
+"""Broken clips from which on it tells something that none of them was moved in one modality."""
+
+
+def recorded_checks(case: Case) -> Iterator[Check]:
+    """All checks that need no pass of the model."""
+    yield probabilities(case)
+    yield class_order(case)
+    for standing in case.standings:
+        if standing.void:
+            continue
+        yield from budget(case, standing)
+        yield from comparisons(case, standing)
+        for outcome in standing.outcomes:
+            yield from switches(case, outcome)
+    yield from nestings(case)
+
+
+def probabilities(case: Case) -> Check:
+    """Whether the outputs are probabilities: then losses saturate, and gradients vanish where the model is sure."""
+    outputs = case.clean.logits.astype(np.float64)
+    inside = bool(((outputs >= 0) & (outputs <= 1)).all())
+    summed = bool((np.abs(outputs.sum(axis=1) - 1) <= SUM_TOLERANCE).all())
+    if inside and (summed or case.victim.task == "multi-label"):
+        how = "sum to 1 for every clip" if summed else "lie between 0 and 1 for every clip and class"
+        return Check(
+            check="probabilities",
+            status="failed",
+            message=f"the outputs {how}: they are probabilities, not logits, and hide from an attack how far a clip is "
+            "from the boundary",
+        )
+    return Check(check="probabilities", status="passed", message="the outputs are no probabilities")
+
+
+def class_order(case: Case) -> Check:
+    """Whether another order of the classes explains the targets far better than the one given."""
+    from scipy.optimize import linear_sum_assignment
+    from scipy.stats import binomtest
+
+    clean = case.clean
+    predicted = clean.logits.argmax(axis=1)
+    classes = clean.logits.shape[1]
+    if clean.targets.ndim == 2:
+        own = clean.targets > 0.5
+    else:
+        own = np.zeros((len(clean.ids), classes), dtype=bool)
+        own[np.arange(len(clean.ids)), clean.targets] = True
+    fold = np.array([derive_seed("audit/class-order", clip_id) % 2 for clip_id in clean.ids])
+    hit = np.zeros(len(clean.ids), dtype=bool)
+    for half in (0, 1):  # the order found on one half of the clips is tried on the other
+        counts = np.zeros((classes, classes))
+        np.add.at(counts, predicted[fold != half], own[fold != half].astype(float))
+        counts += 1e-3 * np.eye(classes)  # what no clip tells of stays as it is
+        order = np.empty(classes, dtype=np.int64)
+        rows, columns = linear_sum_assignment(counts, maximize=True)
+        order[rows] = columns
+        mine = fold == half
+        hit[mine] = own[mine, order[predicted[mine]]]
+    right = own[np.arange(len(clean.ids)), predicted]
+    gained, lost = int((hit & ~right).sum()), int((right & ~hit).sum())
+    figures = {"accuracy": float(right.mean()), "in_another_order": float(hit.mean())}
+    certain = gained + lost > 0 and binomtest(gained, gained + lost, alternative="greater").pvalue < 1e-4
+    if certain and figures["in_another_order"] - figures["accuracy"] > PERMUTED_GAIN:
+        return Check(
+            check="class-order",
+            status="failed",
+            message=f"{100 * figures['accuracy']:.1f} % of the clips are right, and "
+            f"{100 * figures['in_another_order']:.1f} % would be if the outputs stood in another order, found on "
+            "other clips: the model's classes and the targets are not in the same order",
+            figures=figures,
+        )
+    return Check(
+        check="class-order", status="passed", message="no other order of the classes fits better", figures=figures
+    )
+
+
+def budget(case: Case, standing: Standing) -> Iterator[Check]:
+    """Whether the norms that were measured in float64 lie inside the threat's radii."""
+    for outcome in standing.outcomes:
+        where: dict[str, Any] = {"attack": outcome.attack, "threat": outcome.threat}
+        if not outcome.bounded:
+            yield not_applicable("budget", "the attack takes no notice of the radius", **where)
+            continue
+        beyond = np.zeros(len(case.clean.ids), dtype=bool)
+        for name, norms in outcome.predictions.norms.items():
+            eps = standing.threat[name].eps
+            if isinstance(eps, float):  # a ratio to the clip was held against each clip's own radius at the attack
+                beyond |= norms > eps * (1 + NORM_TOLERANCE)
+        ids = case.ids(np.flatnonzero(beyond))
+        yield Check(
+            check="budget",
+            status="failed" if ids else "passed",
+            message=f"{len(ids)} clips lie outside the radii ({shown(ids)})"
+            if ids
+            else "every perturbation, measured in float64, lies inside its radius and the bounds",
+            clips=ids,
+            **where,
+        )
+
+
+def comparisons(case: Case, standing: Standing) -> Iterator[Check]:
+    """Whether attacks under one threat are as strong as weaker ones: steps as one step, gradients as none."""
+    kinds: dict[str, list[Outcome]] = {"single": [], "iterative": [], "black": []}
+    for outcome in standing.worst:
+        kind = kind_of(outcome.predictions, case)
+        if kind is not None:
+            kinds[kind].append(outcome)
+    for check, weaker, stronger, wording in (
+        ("single-step", "single", "iterative", "a single step"),
+        ("black-box", "black", "iterative", "an attack without gradients"),
+    ):
+        for strong in kinds[stronger]:
+            for weak in kinds[weaker]:
+                alone = broken(case, weak.predictions) & ~broken(case, strong.predictions)
+                reverse = broken(case, strong.predictions) & ~broken(case, weak.predictions)
+                count = int(alone.sum()) - (int(reverse.sum()) if check == "black-box" else 0)
+                failed = count > max(TOLERATED_CLIPS, TOLERATED_SHARE * len(alone))
+                ids = case.ids(np.flatnonzero(alone))
+                yield Check(
+                    check=check,
+                    status="failed" if failed else "passed",
+                    message=f"{weak.attack}, {wording}, breaks {len(ids)} of {len(alone)} clips that {strong.attack} "
+                    f"leaves{f' ({shown(ids)})' if ids else ''}, and the reverse holds for {int(reverse.sum())}",
+                    attack=strong.attack,
+                    threat=strong.threat,
+                    clips=ids if failed else (),
+                    figures={"clips": len(ids), "reverse": int(reverse.sum())},
+                )
+
+
+def kind_of(predictions: Predictions, case: Case) -> str | None:
+    """What an attack is by the passes it has made: of one gradient step, of several, or of none."""
+    if predictions.backwards is None:
+        return None
+    on_correct = case.clean.correct
+    steps = predictions.backwards[on_correct] / case.victim.samples
+    if not steps.size:
+        return None
+    if steps.max() == 0:
+        return "black" if predictions.queries[on_correct].max() > case.victim.samples else None
+    return "single" if steps.max() <= 1 else "iterative"
+
+
+def broken(case: Case, predictions: Predictions) -> NDArray[np.bool_]:
+    """Which clips an attack broke: correct clean, and not after it."""
+    return np.asarray(case.clean.correct & ~predictions.correct)
+
+
+def switches(case: Case, outcome: Outcome) -> Iterator[Check]:
+    """Whether the clips that an attack broke were moved in every modality of its threat."""
+    predictions = outcome.predictions
+    won = broken(case, predictions)
+    threat = case.threat(outcome)
+    where: dict[str, Any] = {"attack": outcome.attack, "threat": outcome.threat}
+    dense = [name for name, each in threat.items() if each.norm in ("linf", "l2") and each.eps != 0]
+    if len(threat.modalities) < 2 or len(dense) < len(threat.modalities) or not outcome.bounded:
+        return  # one modality alone is what `inert-attack` looks at; sparse norms may well leave one alone
+    if won.sum() < FEWEST_BROKEN:
+        why = f"the attack broke {int(won.sum())} clips, fewer than {FEWEST_BROKEN}"
+        yield not_applicable("inert-switch", why, **where)
+        return
+    still = [name for name in dense if not predictions.norms[name][won].any()]
+    yield Check(
+        check="inert-switch",
+        status="failed" if still else "passed",
+        message=f"none of the {int(won.sum())} clips that the attack broke was moved in {', '.join(still)}, though the "
+        "threat allows it: that modality was not attacked"
+        if still
+        else f"the {int(won.sum())} broken clips were moved in every modality",
+        clips=case.ids(np.flatnonzero(won)) if still else (),
+        **where,
+    )
+
+
+def nestings(case: Case) -> Iterator[Check]:
+    """Whether what a smaller threat breaks, a larger one breaks too: the same modalities, or more of them."""
+    by_attack: dict[str, list[Outcome]] = {}
+    for outcome in case.attacked:
+        if outcome.bounded and not outcome.aim.targeted:
+            by_attack.setdefault(outcome.attack, []).append(outcome)
+    for outcomes in by_attack.values():
+        for large in outcomes:
+            threat = case.threat(large)
+            inner = [o for o in outcomes if case.threat(o) != threat and holds(threat, case.threat(o))]
+            for check, chosen in (
+                ("monotone", [o for o in inner if case.threat(o).modalities == threat.modalities]),
+                ("nesting", [o for o in inner if case.threat(o).modalities != threat.modalities]),
+            ):
+                if chosen:
+                    yield _nested(case, check, large, chosen)
+
+
+def _nested(case: Case, check: str, large: Outcome, smaller: list[Outcome]) -> Check:
+    by_smaller = np.any([broken(case, outcome.predictions) for outcome in smaller], axis=0)
+    missed = by_smaller & ~broken(case, large.predictions)
+    ids = case.ids(np.flatnonzero(missed))
+    robust = float((case.clean.correct & large.predictions.correct).mean())
+    corrected = robust - len(ids) / len(missed)
+    names = ", ".join(outcome.threat for outcome in smaller)
+    return Check(
+        check=check,
+        status="failed" if len(ids) > max(TOLERATED_CLIPS, TOLERATED_SHARE * len(missed)) else "passed",
+        message=f"{len(ids)} of {len(missed)} clips are broken under {names}"
+        f"{f' ({shown(ids)})' if ids else ''} and not under the larger {large.threat}: counted there too, "
+        f"{100 * corrected:.1f} % are robust, not {100 * robust:.1f}",
+        attack=large.attack,
+        threat=large.threat,
+        clips=ids,
+        figures={"clips": len(ids), "robust_accuracy": robust, "corrected": corrected},
+    )
+
+
+def holds(large: ThreatModel, small: ThreatModel) -> bool:
+    """Whether every perturbation that one threat allows is allowed by another, too."""
+    if large.kind == "shared" and small.kind != "shared" and len(small.modalities) > 1:
+        return False
+    return all(name in large.budgets and _within(large[name], each) for name, each in small.items())
+
+
+def _within(large: Budget, small: Budget) -> bool:
+    alike = large.model_copy(update={"eps": small.eps}) == small
+    if isinstance(large.eps, Snr) != isinstance(small.eps, Snr):
+        return False
+    if isinstance(large.eps, Snr) and isinstance(small.eps, Snr):
+        return alike and large.eps.snr_db <= small.eps.snr_db
+    return alike and float(large.eps) >= float(small.eps)  # type: ignore[arg-type]  # both are radii

@@ -1,0 +1,29 @@
+"""An audit's verdict in words, for what a person reads."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def verdict_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """An audit (as JSON data) in a line or two: what came out, what it cost, and what contradicts a number.
+
+    What failed is said by the caveats, with the clips and what to do about it.
+    """
+    if found["verdict"] in ("off", "not done"):
+        yield f"audit: {found['verdict']}{': ' + found['reason'] if found.get('reason') else ''}"
+        return
+    checks = found["checks"]
+    count = {status: sum(check["status"] == status for check in checks) for status in ("passed", "failed")}
+    names = dict.fromkeys(check["check"] for check in checks if check["status"] == "failed")
+    left = len(checks) - count["passed"] - count["failed"]
+    yield (
+        f"audit: {found['verdict']}: {count['passed']} checks passed, {count['failed']} failed"
+        f"{' (' + ', '.join(names) + ')' if names else ''}, {left} not applicable; "
+        f"{found['passes']} passes, {100 * found['share']:.1f} % of the attacks' {found['attack_passes']}"
+    )
+    for each in found["contradictions"]:
+        yield (
+            f"audit: the robust accuracy under {each['threat']} is contradicted: {100 * each['robust_accuracy']:.1f} % "
+            f"by the attacks, at most {100 * each['at_most']:.1f} % by the audit ({each['probe']}: {each['broken']} of "
+            f"{each['probed']} clips left robust are broken)"
+        )
