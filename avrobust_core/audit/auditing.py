@@ -9,10 +9,11 @@ from avrobust_core.audit.case import Case, Standing
 from avrobust_core.audit.checks import Check
 from avrobust_core.audit.drops import Drop
 from avrobust_core.audit.exact import Exact
+from avrobust_core.audit.look import Look
 from avrobust_core.audit.meter import Meter
 from avrobust_core.audit.model_checks import behaviour
 from avrobust_core.audit.recorded import recorded_checks
-from avrobust_core.audit.threat_checks import ThreatAudit
+from avrobust_core.audit.threat_checks import threat_checks
 from avrobust_core.caveats import Caveat
 from avrobust_core.spec.model import AuditSection
 
@@ -24,7 +25,7 @@ def audit(case: Case, clips: int, share: float) -> dict[str, Any]:
     """Audit a model, at the cost of at most a share of what its attacks have cost.
 
     Args:
-        case: the model with its results; its victim must be frozen.
+        case: the model with its results.
         clips: how many clips each check may look at.
         share: of the attacks' forward and backward passes, counted by clip.
 
@@ -32,6 +33,11 @@ def audit(case: Case, clips: int, share: float) -> dict[str, Any]:
         As JSON data: `verdict` (passed or failed), `passes`, `attack_passes`, `share`, `seconds`, `checks`, and
         `contradictions`: the robust accuracies that a probe contradicts by more than their intervals.
     """
+    with case.victim.frozen():
+        return _audited(case, clips, share)
+
+
+def _audited(case: Case, clips: int, share: float) -> dict[str, Any]:
     begun = time.perf_counter()
     checks = list(recorded_checks(case))
     meter = Meter(int(share * case.attack_passes))
@@ -43,8 +49,8 @@ def audit(case: Case, clips: int, share: float) -> dict[str, Any]:
     costs = [standing.passes for standing in standings]
     for number, standing in enumerate(standings):
         part = meter.part(costs[number] / max(sum(costs[number:]), 1))
-        look = ThreatAudit(case, standing, known, exact, part, clips)
-        for check in look.run():
+        look = Look(case, standing, known, exact, part, clips)
+        for check in threat_checks(look):
             checks += [replace(check, threat=name) for name in ([check.threat] if check.threat else standing.names)]
         contradictions += _contradicted(case, standing, look.drops)
         meter.take(part)

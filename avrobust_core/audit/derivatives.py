@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avrobust_core.audit.exact import Exact, rise
+from avrobust_core.audit.exact import Exact, opened, rise
 from avrobust_core.audit.meter import Meter
 from avrobust_core.victim import BoundVictim
 
@@ -34,7 +34,7 @@ class Derivatives:
         bound: the clips under the threat.
         inputs: by modality of the model, (n, ...): the clean clips.
         start: by attacked modality, (n, ...).
-        gradients: of `rise` at `start`, from float32.
+        gradients: of `rise` of the `opened` outputs at `start`, from float32.
         exact: the model in float64.
     """
 
@@ -47,7 +47,7 @@ class Derivatives:
     def loss(self, moved: Mapping[str, Tensor]) -> Tensor:
         """The loss (n,) at a point."""
         logits = self.exact.logits({**self.inputs, **moved}, self.bound.features)
-        return rise(logits, self.bound.goal)
+        return rise(opened(logits), self.bound.goal)
 
 
 @torch.no_grad()

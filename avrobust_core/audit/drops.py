@@ -9,6 +9,9 @@ would cost the trust in all of them."""
 TOLERATED = 0.02
 """A robust accuracy may be too high by this much: attacks of few steps are, and the interval is wider."""
 
+FEWEST_BROKEN = 3
+"""Clips that a probe must break before it speaks against a number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drop:
@@ -56,7 +59,7 @@ class Drop:
     @property
     def established(self) -> bool:
         """Whether the number is too high by more than is tolerated, beyond doubt."""
-        return self.robust - self.at_most > TOLERATED
+        return self.broken >= FEWEST_BROKEN and self.robust - self.at_most > TOLERATED
 
     def contradicts(self, low: float) -> bool:
         """Whether even the most that the probe leaves lies below an interval's lower end."""

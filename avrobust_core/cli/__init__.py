@@ -19,8 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done; 1 something failed (a cell, an attack, a metric, the system, a broken plugin that was
-        asked for); 2 the spec or the command line is wrong; 128 + n stopped by signal n: 129 SIGHUP, 130 SIGINT,
-        143 SIGTERM.
+        asked for); 2 the spec or the command line is wrong; 3 all was done, but the audit contradicts a robust
+        accuracy by more than its interval; 128 + n stopped by signal n: 129 SIGHUP, 130 SIGINT, 143 SIGTERM.
     """
     from avrobust_core.cli import check, measure, plugins, run, spec
 

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from avrobust_core.registry import Registry
     from avrobust_core.spec.loading import LoadedSpec
 
+CONTRADICTED = 3
+"""The exit status of a run whose audit contradicts a robust accuracy by more than its interval."""
+
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `run` and `plan`."""
@@ -49,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
     if found is None:
         return 2
     loaded, registry = found
-    from avrobust_core.cli.layout import complain, say
+    from avrobust_core.cli.layout import say
     from avrobust_core.plain_text import plain_text
     from avrobust_core.study.runner import carry_out
     from avrobust_core.study.tables import print_tables
@@ -61,7 +64,9 @@ def _run(options: argparse.Namespace) -> int:
             say(plain_text(line))
         if options.json:
             print(json.dumps(result))
-    return 1 if result["failed"] or result["problems"] else 0
+    if result["failed"] or result["problems"]:
+        return 1
+    return CONTRADICTED if result["contradicted"] else 0
 
 
 def _is_first_process() -> bool:
@@ -86,6 +91,11 @@ def _closing_lines(result: dict[str, Any]) -> list[str]:
         lines.append(
             f"{len(otherwise)} of {total} cells rest on what was made with other versions: "
             f"{'; '.join(differences[:5])}{more}; lock.json says which"
+        )
+    if result["contradicted"]:
+        lines.append(
+            f"{result['contradicted']} of {total} cells have a robust accuracy that the audit contradicts: see above, "
+            "and docs/audit.md"
         )
     whole = sum("error" in cell for cell in result["cells"])
     if whole:

@@ -136,16 +136,8 @@ class Predicting:
             samples=section.samples,
             precision=self.process.spec.engine.attack_precision,
         )
-        run = None
-        if evaluation.attack is not None and evaluation.applied is not None:
-            entry = self.process.spec.attacks[evaluation.attack]
-            run = AttackRun(
-                evaluation.attack,
-                self.attacks[evaluation.attack],
-                evaluation.applied,
-                self.aim(evaluation.attack),
-                entry.factors,
-            )
+        run = self._run(evaluation)
+        if run is not None:
             run = self._prepared(victim, run)
         with victim.frozen():
             self.process.in_parts(
@@ -154,6 +146,19 @@ class Predicting:
                 lambda batch: evaluating.evaluate_batch(victim, batch, run),
                 evaluation.label,
             )
+
+    def runs(self, cell: PlannedCell) -> dict[tuple[str, str], AttackRun]:
+        """What a cell is attacked with, by attack and threat, not prepared; points of a front aside."""
+        runs = {(str(e.attack), str(e.threat)): self._run(e) for e in cell.evaluations if e.direction is None}
+        return {key: run for key, run in runs.items() if run is not None}
+
+    def _run(self, evaluation: PlannedEvaluation) -> AttackRun | None:
+        """The attack and the threat of an evaluation; None of a clean one, and where the threat touches nothing."""
+        if evaluation.attack is None or evaluation.applied is None:
+            return None
+        name = evaluation.attack
+        factors = self.process.spec.attacks[name].factors
+        return AttackRun(name, self.attacks[name], evaluation.applied, self.aim(name), factors)
 
     def _prepared(self, victim: Victim, run: AttackRun) -> AttackRun:
         """The run with its attack shown the clips that it must see first; in every process all of them, in order."""

@@ -8,12 +8,14 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from avrobust_core.attacking import refuse_norms
+from avrobust_core.audit.auditing import caveats_of
 from avrobust_core.blame import sentence
 from avrobust_core.errors import RunError
 from avrobust_core.goals import Aim
 from avrobust_core.notes import collected
 from avrobust_core.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
+from avrobust_core.study.auditing import Auditing
 from avrobust_core.study.building import Builder, Part, entry_aim, refuse_front
 from avrobust_core.study.comparing import compare
 from avrobust_core.study.console import Monitor
@@ -72,7 +74,7 @@ def carry_out(
     Returns:
         What the run's result.json holds: `run`, `cells`, `reused`, `failed`, `skipped`, `constant`, `notes`, ... A cell
         that failed as a whole has an `error`, one of which evaluations or metrics failed has them under `failures`;
-        `failed` counts both. `problems` is what went wrong outside of the cells.
+        `failed` counts both, and `contradicted` those whose robust accuracy the audit contradicts. `problems` is what went wrong outside of the cells.
 
     Raises:
         DatasetFailure: if the data set cannot be used, or too many of its clips cannot be read.
@@ -131,6 +133,7 @@ class _Run:
         self.seeds = {seed: self._seeded(seed) for seed in self.spec.seeds}
         self.evidence: list[Evidence] = []
         self.outcomes: dict[CellKey, ClipOutcomes] = {}
+        self.auditing = Auditing(self.process)
         self.attacks = {name: self.builder.attack(name) for name in self.spec.attacks}
         self.predicting = Predicting(self.process, self.attacks, self._aim)
         self.problems: list[dict[str, Any]] = []
@@ -169,6 +172,7 @@ class _Run:
             **(self._across_cells(results) if self.process.first else {}),
             "reused": sum(result["reused"] for result in results),
             "failed": sum("error" in result or bool(result["failures"]) for result in results),
+            "contradicted": sum(bool(result.get("audit", {}).get("contradictions")) for result in results),
             "problems": self.problems,
             "skipped": self.process.skipped.to_json(),
             "constant": self.process.skipped.constant_json(),
@@ -279,12 +283,15 @@ class _Run:
             write_samples(cell.folder / "samples.parquet", clean, outcomes, self.dataset)
             write_per_class(cell.folder / "per_class.csv", measured)
             files = {name: file_hash(cell.folder / name) for name in ("samples.parquet", "per_class.csv")}
-        summary = summarise(clean, outcomes, seeded.intervals)
+        runs = self.predicting.runs(cell)
+        audited = self.auditing.audit(cell, weights, clean, outcomes, runs, seeded.intervals, label)
+        summary = summarise(clean, outcomes, seeded.intervals, caveats_of(audited))
         for failure in failures:
             if failure["metric"] is None and failure["bounded"]:
                 summary["worst_case"].pop(failure["threat"], None)  # it would be of fewer attacks than were asked for
         return {
             **summary,
+            "audit": audited,
             "metrics": measured,
             "failures": failures,
             "fit": without_upkeep(fit),

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from avrobust_core.audit.saying import verdict_lines
 from avrobust_core.caveats import describe
 from avrobust_core.plain_text import plain_text
 from avrobust_core.study.comparison_tables import print_comparisons
@@ -61,6 +62,10 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
         for failure in cell.get("failures", []):
             named = _named(result, cell)
             _print_failure(console, f"{named['model']}/{named['training']}, {failure_label(failure)}", failure)
+    for cell in result["cells"]:
+        for line in verdict_lines(cell["audit"]) if "audit" in cell else ():
+            named = _named(result, cell)
+            console.print(f"{named['model']}/{named['training']}, {line}", markup=False)
     for cell in result["cells"]:
         for caveat in cell.get("caveats", []):
             named = _named(result, cell)

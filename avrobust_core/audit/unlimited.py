@@ -1,0 +1,86 @@
+"""A climb without any limit but the bounds: where it fails, gradients mislead."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from avrobust_core.audit.checks import Check, not_applicable, shown
+from avrobust_core.audit.look import Look, asker, note
+from avrobust_core.audit.probes import climb
+from avrobust_core.budgets import Budget, ThreatModel
+
+FREE_CLIPS, FREE_FEWEST, FREE_LENGTHS = 8, 6, (0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0)
+"""The climb without a limit: clips, at least so many of them, and its steps as shares of the whole range."""
+
+
+def unbounded(look: Look) -> Iterator[Check]:
+    """Climb clips that another clip's inputs are known to break, over the whole range of the attacked modalities."""
+    threat = _free_threat(look)
+    flips = _breakable(look)
+    if threat is None or len(flips) < FREE_FEWEST:
+        why = (
+            "the radius of features has no natural limit"
+            if threat is None
+            else f"only {len(flips)} clips are known to change their class with another clip's inputs"
+        )
+        yield not_applicable("unbounded", why)
+        return
+    meter = look.meter.part(0.2)
+    samples = look.case.victim.samples
+    count = meter.affords(5 * samples, min(FREE_CLIPS, len(flips)))
+    if count < FREE_FEWEST:
+        yield not_applicable("unbounded", f"the budget of {look.meter.limit} passes does not reach for it")
+        return
+    steps = min(len(FREE_LENGTHS), (meter.left // (count * samples) - 1) // 2)
+    for start in range(0, count, look.case.batch_size):
+        positions = np.array(flips[:count][start : start + look.case.batch_size])
+        bound = look.case.victim.bind(look.case.read(look.case.ids(positions)), threat)
+        climbed = climb(bound.region, bound.goal, asker(bound), dict(bound.clean), FREE_LENGTHS[:steps])
+        note(look.found.free, positions, climbed.broken)
+        meter.count(bound)
+    look.meter.take(meter)
+    kept = [i for i, broken in look.found.free.items() if not broken]
+    ids = look.case.ids(np.array(kept, dtype=np.int64))
+    failed = len(kept) > count / 2
+    yield Check(
+        check="unbounded",
+        status="failed" if failed else "passed",
+        message=f"without any limit but the bounds, {steps} gradient steps leave {len(ids)} of {count} clips as "
+        f"they were ({shown(ids)}), though another clip's inputs change their class"
+        if failed
+        else f"without a limit, {count - len(ids)} of {count} clips are broken in {steps} steps",
+        clips=ids if failed else (),
+        figures={"clips": count, "left": len(ids)},
+    )
+
+
+def _free_threat(look: Look) -> ThreatModel | None:
+    """The attacked modalities over their whole range."""
+    budgets = {}
+    for name, budget in look.standing.threat.items():
+        if budget.space != "input":
+            return None
+        media = look.case.victim.media.get(name)
+        bounds = budget.bounds or (media.bounds if media is not None else None)
+        if bounds is None:
+            return None
+        budgets[name] = Budget(norm="linf", eps=bounds[1] - bounds[0], bounds=bounds)
+    return ThreatModel.of(budgets)
+
+
+def _breakable(look: Look) -> list[int]:
+    """Clips for which a change of the attacked modalities alone is known to change the class."""
+    if not look.known.flips:  # of a model of one modality: any other clip changes it
+        one = len(look.standing.threat.modalities) == 1 and _modalities(look) == 1
+        return [int(i) for i in look.case.first(look.case.clean.correct, FREE_CLIPS)] if one else []
+    attacked = [look.known.flips[name] for name in look.standing.threat.modalities if name in look.known.flips]
+    if len(attacked) == len(look.known.flips):  # all of them: another clip's whole inputs
+        return list(attacked[0])
+    return [i for i in attacked[0] if any(flips.get(i, False) for flips in attacked)] if attacked else []
+
+
+def _modalities(look: Look) -> int:
+    encoders = getattr(look.case.victim.model, "encoders", None)
+    if encoders is not None:
+        return len(encoders)
+    return len(look.case.read(look.case.ids(look.case.order[:1])).inputs)
