@@ -119,8 +119,8 @@ def caveats_of(found: Mapping[str, Any], existing: Sequence[Caveat] = ()) -> lis
         name, attack, threat = check["check"], check["attack"], check["threat"]
         if check["status"] != "failed" or (name, attack, threat, None) in said:
             continue
-        if name == "modality-use" and threat is None:  # no threat attacks it, so that no number is void
-            continue
+        if name == "probabilities" or (name == "modality-use" and threat is None):
+            continue  # the core says so itself; no threat attacks the modality, so that no number is void
         message = f"audit: {check['message']}; {check['remedy']}"
         caveats.append(Caveat(check=name, message=message, attack=attack, threat=threat))
     return caveats

@@ -14,6 +14,7 @@ from avrobust_core.audit.meter import Meter
 from avrobust_core.audit.probes import Climbed, climb, corner, falling, halfway
 from avrobust_core.audit.stand_in import StraightThrough
 from avrobust_core.batches import Batch, select_inputs
+from avrobust_core.errors import ModelError
 from avrobust_core.victim import BoundVictim
 
 FEWEST_CLIMBED, MOST_STEPS = 8, 40
@@ -127,7 +128,7 @@ def _stand_in(look: Look, positions: NDArray[np.int64], batch: Batch, climbed: C
     start = {name: x[index] for name, x in climbed.start.items()}
     try:
         again = climb(bound.region, bound.goal, ask, start, falling(steps))
-    except RuntimeError:  # a step that has no derivative even so
+    except (RuntimeError, ModelError):  # a step that has no derivative even so
         return
     finally:
         meter.count(bound)

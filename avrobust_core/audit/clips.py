@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from avrobust_core.batches import Batch
+from avrobust_core.errors import DataError
 
 
 class Clips:
@@ -26,8 +27,6 @@ class Clips:
         Raises:
             DataError: if one is no longer there.
         """
-        from avrobust_core.errors import DataError
-
         missing = [clip_id for clip_id in ids if clip_id not in self._kept]
         if missing:
             for batch in self._read(missing):
@@ -38,5 +37,8 @@ class Clips:
         if absent:
             raise DataError(f"the audit could not read {', '.join(absent[:5])} again")
         parts = [self._kept[clip_id] for clip_id in ids]
+        shapes = {tuple(tuple(x.shape[1:]) for x in part.inputs.values()) for part in parts}
+        if len(shapes) > 1:
+            raise DataError("the audit compares clips of one shape, and these are of several")
         inputs = {name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs}
         return Batch(inputs, torch.cat([part.targets for part in parts]), tuple(ids)).to(self._device)

@@ -6,6 +6,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from avrobust_core.border import answers
 from avrobust_core.goals import Goal
 from avrobust_core.model import AVModel
 
@@ -51,10 +52,8 @@ class Exact:
 
 def logits_of(model: nn.Module, inputs: Mapping[str, Tensor], features: Collection[str]) -> Tensor:
     """Logits (B, K) of the whole model; `features` names the modalities that are given behind the frontend."""
-    found: Tensor = (
-        model.classify(model.encode(inputs, features)) if isinstance(model, AVModel) else model(dict(inputs))
-    )
-    return found
+    answer = model.classify(model.encode(inputs, features)) if isinstance(model, AVModel) else model(dict(inputs))
+    return answers.logits_of(answer)
 
 
 def opened(outputs: Tensor) -> Tensor:

@@ -23,11 +23,8 @@ FEWEST_SWAPPED = 20
 FEWEST_IGNORED = 4
 """Clips whose outputs do not move at all: a few are enough."""
 
-TOLERANCE = 1e-4
-"""Outputs of the same clip may differ by this share of the largest: batches move the last bits."""
-
-TF32_TOLERANCE = 1e-2
-"""The same where a GPU may multiply in TF32."""
+IGNORED = 1e-4
+"""Outputs that move by no more than this share of the largest stand still."""
 
 
 @dataclass(slots=True)
@@ -75,13 +72,12 @@ def _repeated(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
         backwards
     ]
     meter.spent += 3 * count * samples
+    tolerance = case.victim.rounding(first.device)
     apart = torch.maximum((first - again).abs(), (first - turned).abs()).amax(dim=1) / _scale(first)
-    differing = apart > _tolerance(first)
+    differing = apart > tolerance
     found.random = bool(differing.any())
     ids = _named(batch.ids, differing)
-    only_company = found.random and not bool(
-        ((first - again).abs().amax(dim=1) / _scale(first) > _tolerance(first)).any()
-    )
+    only_company = found.random and not bool(((first - again).abs().amax(dim=1) / _scale(first) > tolerance).any())
     if not found.random:
         yield Check(check="randomness", status="passed", message=f"{count} clips give the same outputs three times")
     elif samples > 1:
@@ -106,7 +102,7 @@ def _repeated(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
 
 def _loader(case: Case, positions: NDArray[np.int64], targets: Tensor, logits: Tensor, random: bool) -> Check:
     recorded = torch.from_numpy(case.clean.logits[positions]).to(logits)
-    other = (logits - recorded).abs().amax(dim=1) / _scale(logits) > 10 * _tolerance(logits)
+    other = (logits - recorded).abs().amax(dim=1) / _scale(logits) > 10 * case.victim.rounding(logits.device)
     labels = torch.from_numpy(case.clean.targets[positions]).to(targets)
     wrong = (labels != targets).flatten(1).any(dim=1) if targets.dim() > 1 else labels != targets
     differing = wrong if random else wrong | other
@@ -162,7 +158,7 @@ def _swapped(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
 def _use(case: Case, name: str, moved: list[float], flips: dict[int, bool]) -> Check:
     flipped = sum(flips.values())
     figures = {"clips": len(moved), "changed": flipped, "largest_move": max(moved)}
-    ignored = max(moved) <= TOLERANCE
+    ignored = max(moved) <= IGNORED
     if ignored or (not flipped and len(moved) >= FEWEST_SWAPPED):
         how = (
             "do not move at all"
@@ -203,11 +199,6 @@ def _pairs(positions: NDArray[np.int64], predicted: NDArray[np.int64]) -> list[t
 
 def _scale(logits: Tensor) -> Tensor:
     return logits.abs().amax(dim=1).clamp(min=1e-12)
-
-
-def _tolerance(logits: Tensor) -> float:
-    tf32 = logits.is_cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
-    return TF32_TOLERANCE if tf32 else TOLERANCE
 
 
 def _named(ids: tuple[str, ...], flags: Tensor) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from avrobust_core.audit.case import Case, Standing
 from avrobust_core.audit.checks import Check, not_applicable, shown
+from avrobust_core.border import answers
 from avrobust_core.budgets import Budget, Snr, ThreatModel
 from avrobust_core.randomness import derive_seed
 from avrobust_core.study.evaluation import Predictions
@@ -19,9 +20,6 @@ TOLERATED_SHARE = 0.01
 
 TOLERATED_CLIPS = 2
 """The same as a number, for small evaluations: one or two clips are chance."""
-
-SUM_TOLERANCE = 1e-3
-"""Outputs that sum to 1 within this are probabilities."""
 
 PERMUTED_GAIN = 0.1
 """How much more accurate another order of the classes must be, on clips that did not help to find it."""
@@ -46,16 +44,13 @@ def recorded_checks(case: Case) -> Iterator[Check]:
 
 def probabilities(case: Case) -> Check:
     """Whether the outputs are probabilities: then losses saturate, and gradients vanish where the model is sure."""
-    outputs = case.clean.logits.astype(np.float64)
-    inside = bool(((outputs >= 0) & (outputs <= 1)).all())
-    summed = bool((np.abs(outputs.sum(axis=1) - 1) <= SUM_TOLERANCE).all())
-    if inside and (summed or case.victim.task == "multi-label"):
-        how = "sum to 1 for every clip" if summed else "lie between 0 and 1 for every clip and class"
+    if answers.probabilities(case.clean.logits, case.victim.task):
+        how = "sum to 1" if case.victim.task == "single-label" else "lie between 0 and 1"
         return Check(
             check="probabilities",
             status="failed",
-            message=f"the outputs {how}: they are probabilities, not logits, and hide from an attack how far a clip is "
-            "from the boundary",
+            message=f"the outputs {how} for every clip: they are probabilities, not logits, and hide from "
+            "an attack how far a clip is from the boundary",
         )
     return Check(check="probabilities", status="passed", message="the outputs are no probabilities")
 
