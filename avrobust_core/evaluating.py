@@ -81,8 +81,8 @@ class Evaluation:
             (entry["metric"], note) for entry in self.summary["metrics"] for note in entry["details"].get("notes", [])
         ]
         lines += [f"{metric}: {note}" for metric, note in dict.fromkeys(notes)]
-        lines += verdict_lines(self.summary["audit"])
-        return "\n".join([*lines, *(f"? {describe(caveat)}" for caveat in caveats)])
+        lines += [f"? {describe(caveat)}" for caveat in caveats]
+        return "\n".join([*lines, *verdict_lines(self.summary["audit"])])
 
 
 def evaluate(

@@ -1,9 +1,11 @@
 """An audit of one model: what was found already, the model by itself, and what is left under each threat."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from avrobust_core.audit.case import Case, Standing
 from avrobust_core.audit.checks import Check
@@ -79,9 +81,20 @@ def guarded(section: AuditSection | None, case: Callable[[], Case]) -> dict[str,
     if section is None:
         return {"verdict": "off"}
     try:
-        return audit(case(), section.clips, section.share)
+        return _within_memory(case(), section)
     except Exception as error:  # noqa: BLE001 - whatever it is: the results are there, and must not be lost with it
         return {"verdict": "not done", "reason": f"{type(error).__name__}: {error}"}
+
+
+def _within_memory(case: Case, section: AuditSection) -> dict[str, Any]:
+    """An audit with batches halved until the device's memory holds them."""
+    while True:
+        try:
+            return audit(case, section.clips, section.share)
+        except torch.OutOfMemoryError:
+            if case.batch_size == 1:
+                raise
+            case = replace(case, batch_size=case.batch_size // 2)
 
 
 def _contradicted(case: Case, standing: Standing, drops: Mapping[str, Drop]) -> list[dict[str, Any]]:
@@ -111,16 +124,16 @@ def _by_threat(case: Case, checks: Iterable[Check]) -> list[Check]:
     return found
 
 
-def caveats_of(found: Mapping[str, Any], existing: Sequence[Caveat] = ()) -> list[Caveat]:
-    """What speaks against numbers, from an audit as JSON data; nothing that is said already."""
-    said: set[tuple[str | None, ...]] = {(caveat.check, caveat.attack, caveat.threat, None) for caveat in existing}
-    caveats = []
-    for check in found.get("checks", ()):
-        name, attack, threat = check["check"], check["attack"], check["threat"]
-        if check["status"] != "failed" or (name, attack, threat, None) in said:
-            continue
-        if name == "probabilities" or (name == "modality-use" and threat is None):
-            continue  # the core says so itself; no threat attacks the modality, so that no number is void
-        message = f"audit: {check['message']}; {check['remedy']}"
-        caveats.append(Caveat(check=name, message=message, attack=attack, threat=threat))
-    return caveats
+def caveats_of(found: Mapping[str, Any]) -> list[Caveat]:
+    """What speaks against numbers, from an audit as JSON data; of a modality that no threat attacks, nothing does."""
+    failed = [check for check in found.get("checks", ()) if check["status"] == "failed"]
+    return [
+        Caveat(
+            check=check["check"],
+            message=f"audit: {check['message']}; {check['remedy']}",
+            attack=check["attack"],
+            threat=check["threat"],
+        )
+        for check in failed
+        if check["check"] != "modality-use" or check["threat"] is not None
+    ]

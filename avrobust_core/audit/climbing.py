@@ -11,7 +11,7 @@ from avrobust_core.audit.checks import Check, not_applicable, shown
 from avrobust_core.audit.derivatives import Derivatives, untrue_gradients
 from avrobust_core.audit.look import Look, asker, note
 from avrobust_core.audit.meter import Meter
-from avrobust_core.audit.probes import Climbed, climb, corner, falling, halfway
+from avrobust_core.audit.probes import Ask, Climbed, climb, corner, falling, halfway
 from avrobust_core.audit.stand_in import StraightThrough
 from avrobust_core.batches import Batch, select_inputs
 from avrobust_core.errors import ModelError
@@ -26,8 +26,8 @@ GOOD_STEPS = 10
 FEWEST_STEPS = 4
 """Of a climb with a stand-in."""
 
-STAND_IN_SHARE = 0.6
-"""Of what a climb may cost, for the same with a stand-in: the plain one has ended where there was no gradient."""
+STAND_IN_SHARE = 0.7
+"""Of what is left after the plain climb, for one with a stand-in: the best that is known of hidden gradients."""
 
 FLAT_MARGIN = 17.0
 """Beyond this margin a softmax rounds to 1 in float32, and the plain cross-entropy has no gradient."""
@@ -53,6 +53,7 @@ def climb_checks(look: Look) -> Iterator[Check]:
         positions = look.survivors[:count][start : start + look.case.batch_size]
         _climb_some(look, positions, meter, exact - start)
     look.meter.take(meter)
+    _stand_in(look)
     yield _finite(look)
     if found.behind:  # those that nothing hides count by the plain climb
         look.drops["zero-gradient"] = look.tally(
@@ -89,7 +90,6 @@ def _climb_some(look: Look, positions: NDArray[np.int64], meter: Meter, exact: i
     note(found.finite, positions, climbed.finite)
     _hidden(look, positions, bound, climbed)
     meter.count(bound)
-    _stand_in(look, positions, batch, climbed, meter)
     if exact > 0:
         _derive(look, positions[:exact], batch, bound, climbed, meter)
     _reopen(look, positions, batch, bound, climbed, meter)
@@ -110,29 +110,35 @@ def _hidden(look: Look, positions: NDArray[np.int64], bound: BoundVictim, climbe
         note(look.found.hidden.setdefault(name, {}), positions, hidden)
 
 
-def _stand_in(look: Look, positions: NDArray[np.int64], batch: Batch, climbed: Climbed, meter: Meter) -> None:
+def _stand_in(look: Look) -> None:
     """Climb again, with a stand-in for what passes no gradient on, the clips that it hides."""
-    hidden = [any(seen[i] for seen in look.found.hidden.values()) for i in positions.tolist()]
-    index = torch.tensor(hidden, device=batch.targets.device).nonzero().squeeze(1)
-    room = min(meter.left, int(STAND_IN_SHARE * meter.limit))
-    index = index[: room // (2 * FEWEST_STEPS + 1)]
-    if not len(index) or look.known.random:
+    found = look.found
+    hidden = [i for i in found.climbed if any(seen[i] for seen in found.hidden.values())]
+    if look.known.random or not hidden:
         return
-    bound = look.case.victim.bind(batch.select(index), look.standing.threat)
-    steps = min(GOOD_STEPS, (room // len(index) - 1) // 2)
+    meter = look.meter.part(STAND_IN_SHARE)
+    count = meter.affords(2 * FEWEST_STEPS + 1, len(hidden))
+    steps = min(GOOD_STEPS, (meter.left // max(count, 1) - 1) // 2)
+    for start in range(0, count, look.case.batch_size):
+        positions = np.array(hidden[:count][start : start + look.case.batch_size])
+        bound = look.case.victim.bind(look.case.read(look.case.ids(positions)), look.standing.threat)
+        try:
+            again = climb(bound.region, bound.goal, _straight_through(bound), halfway(bound), falling(steps))
+        except (RuntimeError, ModelError):  # a step that has no derivative even so
+            return
+        finally:
+            look.meter.count(bound)
+        note(found.behind, positions, again.broken)
 
-    def ask(alive: Tensor, x: Mapping[str, Tensor]) -> Tensor:
+
+def _straight_through(bound: BoundVictim) -> Ask:
+    ask = asker(bound)
+
+    def through(alive: Tensor, x: Mapping[str, Tensor]) -> Tensor:
         with StraightThrough():
-            return bound.select(alive)(x)
+            return ask(alive, x)
 
-    start = {name: x[index] for name, x in climbed.start.items()}
-    try:
-        again = climb(bound.region, bound.goal, ask, start, falling(steps))
-    except (RuntimeError, ModelError):  # a step that has no derivative even so
-        return
-    finally:
-        meter.count(bound)
-    note(look.found.behind, positions[index.cpu().numpy()], again.broken)
+    return through
 
 
 def _derive(

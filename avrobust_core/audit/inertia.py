@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from avrobust_core.audit.checks import Check, not_applicable, shown
+from avrobust_core.audit.drops import FEWEST_BROKEN
 from avrobust_core.audit.look import Look
 
 
@@ -35,8 +36,8 @@ def inert(look: Look) -> Iterator[Check]:
         probes = {"gradient": look.found.climbed, "random": look.found.searched, "noise": look.found.noise}
         others = [i for seen in probes.values() for i, broken in seen.items() if broken]
         ids = look.case.ids(np.array(list(dict.fromkeys(others)), dtype=np.int64))
-        if not idle and not ids:
-            yield not_applicable(check, "the attack broke no clip, and neither did the audit's probes", **where)
+        if not idle and (len(ids) < FEWEST_BROKEN or outcome.aim.targeted):
+            yield not_applicable(check, "the attack broke no clip, and the audit's probes hardly any", **where)
             continue
         why = (
             f"the audit's probes break {len(ids)} ({shown(ids)})"
@@ -46,8 +47,8 @@ def inert(look: Look) -> Iterator[Check]:
         yield Check(
             check=check,
             status="failed",
-            message=f"the attack has moved no clip at all{' under this threat' if elsewhere else ''}, and {why}: "
-            "what is called robust was not attacked",
+            message=f"the attack returned no clip that it had moved{' under this threat' if elsewhere else ''}, and "
+            f"{why}: what is called robust was not attacked",
             clips=ids,
             **where,
         )

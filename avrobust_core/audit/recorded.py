@@ -199,7 +199,7 @@ def nestings(case: Case) -> Iterator[Check]:
     """Whether what a smaller threat breaks, a larger one breaks too: the same modalities, or more of them."""
     by_attack: dict[str, list[Outcome]] = {}
     for outcome in case.attacked:
-        if outcome.bounded and not outcome.aim.targeted:
+        if outcome.bounded and not outcome.aim.targeted and not _a_baseline(case, outcome):
             by_attack.setdefault(outcome.attack, []).append(outcome)
     for outcomes in by_attack.values():
         for large in outcomes:
@@ -211,6 +211,14 @@ def nestings(case: Case) -> Iterator[Check]:
             ):
                 if chosen:
                     yield _nested(case, check, large, chosen)
+
+
+def _a_baseline(case: Case, outcome: Outcome) -> bool:
+    """Whether an attack asks for no gradient while another under its threat does: it claims no worst case."""
+    others = (each for each in case.attacked if each.threat == outcome.threat and each.attack != outcome.attack)
+    return kind_of(outcome.predictions, case) == "black" and any(
+        kind_of(each.predictions, case) == "iterative" for each in others
+    )
 
 
 def _nested(case: Case, check: str, large: Outcome, smaller: list[Outcome]) -> Check:

@@ -209,15 +209,16 @@ def summarise(
         "curves": curves,
         "smallest_perturbation": smallest,
         "fronts": fronts,
-        "caveats": [
-            caveat.to_json()
-            for caveat in (
-                *probability_caveats(clean.logits, "multi-label" if clean.targets.ndim == 2 else "single-label"),
-                *caveats,
-                *_gradient_caveats(clean, outcomes),
-            )
-        ],
+        "caveats": [caveat.to_json() for caveat in _all_caveats(clean, outcomes, caveats)],
     }
+
+
+def _all_caveats(clean: Predictions, outcomes: Sequence[Outcome], given: Sequence[Caveat]) -> list[Caveat]:
+    """What predictions alone tell, and what was found elsewhere, such as by the audit, each thing once."""
+    task: Task = "multi-label" if clean.targets.ndim == 2 else "single-label"
+    outputs, gradients = probability_caveats(clean.logits, task), list(_gradient_caveats(clean, outcomes))
+    said = {(caveat.check, caveat.threat) for caveat in (*outputs, *gradients)}
+    return [*outputs, *(caveat for caveat in given if (caveat.check, caveat.threat) not in said), *gradients]
 
 
 def _without_gradient(survived: NDArray[np.bool_], predictions: Predictions) -> dict[str, float]:

@@ -1,0 +1,238 @@
+"""Every fault planted in a model or an attack is caught by the check that names it, with the audit's defaults."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import avrobust_core
+from avrobust_core import Attack, AttackResult, Registry
+from avrobust_core.errors import DataError, ModelError
+
+CLIPS = 100
+BOUNDS = {"audio": (-1.0, 1.0), "video": (0.0, 1.0)}
+BOTH = {"audio": {"norm": "linf", "eps": 0.15}, "video": {"norm": "linf", "eps": 0.15}}
+AUDIO = {"audio": {"norm": "linf", "eps": 0.2}}
+VIDEO = {"video": {"norm": "linf", "eps": 0.2}}
+PGD = {"use": "avrobust:pgd", "with": {"steps": 20}}
+
+
+class Sound(nn.Module):
+    """Two layers over the means of four parts of the sound and of three colours: three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.hidden = nn.Linear(7, 24)
+            self.out = nn.Linear(24, 3)
+
+    def means(self, inputs: dict[str, Tensor]) -> Tensor:
+        audio, video = inputs["audio"], inputs["video"]
+        return torch.cat([audio.reshape(len(audio), 4, 50).mean(2), video.mean((2, 3, 4))], dim=1)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.out(torch.tanh(self.hidden(4 * self.means(inputs))))
+
+
+def clips(count: int, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Clips whose class is heard in one of four parts and seen in one of three colours."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(0, 3, (count,), generator=generator)
+    audio = 0.1 * torch.randn(count, 1, 200, generator=generator)
+    video = 0.3 * torch.rand(count, 3, 4, 8, 8, generator=generator)
+    strength = 0.1 + 0.4 * torch.rand(2, count, generator=generator)
+    for i, target in enumerate(targets.tolist()):
+        audio[i, 0, target * 50 : (target + 1) * 50] += strength[0, i]
+        video[i, target] += strength[1, i]
+    return {"audio": audio.clamp(-1, 1), "video": video.clamp(0, 1)}, targets
+
+
+@pytest.fixture(scope="module")
+def sound() -> Sound:
+    model = Sound()
+    inputs, targets = clips(400, seed=1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    features = model.means(inputs)
+    for _ in range(150):
+        loss = nn.functional.cross_entropy(model.out(torch.tanh(model.hidden(4 * features))), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model
+
+
+class Around(nn.Module):
+    """A model with something before it, or after it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        before: Callable[[str, Tensor], Tensor] | None = None,
+        after: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.before = before or (lambda name, x: x)
+        self.after = after or (lambda logits: logits)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.after(self.model({name: self.before(name, x) for name, x in inputs.items()}))
+
+
+def only(modality: str, change: Callable[[Tensor], Tensor]) -> Callable[[str, Tensor], Tensor]:
+    """A change of one modality."""
+    return lambda name, x: change(x) if name == modality else x
+
+
+def left_torch(x: Tensor) -> Tensor:
+    return torch.from_numpy(x.detach().numpy().copy())
+
+
+class Nothing(Attack):
+    """Returns the clean clips; asks the model `queries` times before."""
+
+    norms = frozenset({"linf"})
+
+    def __init__(self, queries: int) -> None:
+        self.queries = queries
+
+    def __call__(self, victim):
+        fooled = torch.zeros(len(victim), dtype=torch.bool)
+        for _ in range(self.queries):
+            fooled = victim.fooled(victim(victim.clean))
+        return AttackResult(dict(victim.clean), fooled)
+
+
+class Stuck(Attack):
+    """PGD whose switch for the sound is stuck: it never returns another than the clean one."""
+
+    norms = frozenset({"linf"})
+
+    def __init__(self) -> None:
+        offer, config = Registry.discover().configure("attack", "avrobust:pgd", {"steps": 20})
+        self.pgd = offer.component.build(config)
+
+    def __call__(self, victim):
+        found = {**self.pgd(victim).inputs, "audio": victim.clean["audio"]}
+        return AttackResult(found, victim.fooled(victim(found)))
+
+
+def judged(model: nn.Module, attack: Any = PGD, threats: Any = None, **options: Any) -> dict[str, Any]:
+    """What the audit says of a model under an attack, on a hundred clips."""
+    inputs, targets = clips(CLIPS, seed=0)
+    loader = [({name: x[i : i + 50] for name, x in inputs.items()}, targets[i : i + 50]) for i in range(0, CLIPS, 50)]
+    found = avrobust_core.evaluate(
+        model, loader, attacks={"attack": attack}, threats=threats or {"both": BOTH}, bounds=BOUNDS, **options
+    )
+    return found.summary
+
+
+def failed(summary: dict[str, Any]) -> dict[str, set[str | None]]:
+    """The checks that failed, with the modalities that they name."""
+    found: dict[str, set[str | None]] = {}
+    for check in summary["audit"]["checks"]:
+        if check["status"] == "failed":
+            found.setdefault(check["check"], set()).add(check["modality"])
+    return found
+
+
+VICTIMS: dict[str, tuple[Callable[[nn.Module], nn.Module], str, str | None]] = {
+    "inputs in steps of 1/16": (lambda m: Around(m, lambda name, x: (16 * x).round() / 16), "zero-gradient", "audio"),
+    "a saturated softmax": (lambda m: Around(m, after=lambda z: (60 * z).softmax(1)), "saturation", None),
+    "a detached branch": (lambda m: Around(m, only("audio", lambda x: x.detach())), "zero-gradient", "audio"),
+    "a branch without gradients": (lambda m: Around(m, only("video", lambda x: x.data)), "zero-gradient", "video"),
+    "a front end in numpy": (lambda m: Around(m, only("audio", left_torch)), "zero-gradient", "audio"),
+    "a modality that is ignored": (lambda m: Around(m, only("audio", torch.zeros_like)), "modality-use", "audio"),
+    "probabilities": (lambda m: Around(m, after=lambda z: z.softmax(1)), "probabilities", None),
+    "permuted classes": (lambda m: Around(m, after=lambda z: z[:, [1, 2, 0]]), "class-order", None),
+    "two classes in each other's place": (lambda m: Around(m, after=lambda z: z[:, [1, 0, 2]]), "class-order", None),
+}
+
+
+def test_a_sound_model_passes(sound: Sound) -> None:
+    summary = judged(sound, threats={"both": BOTH, "audio": AUDIO, "video": VIDEO})
+    assert failed(summary) == {}
+    assert summary["audit"]["verdict"] == "passed"
+    assert not summary["audit"]["contradictions"]
+    assert not summary["caveats"]
+    assert 0.1 < summary["robust_accuracy"]["attack"]["both"]["value"] < 0.9, "else there is nothing to probe"
+
+
+@pytest.mark.parametrize("name", VICTIMS)
+def test_a_planted_fault_is_caught_by_name(sound: Sound, name: str) -> None:
+    plant, check, modality = VICTIMS[name]
+    summary = judged(plant(sound))
+    assert modality in failed(summary).get(check, set()), failed(summary)
+    assert summary["audit"]["verdict"] == "failed"
+    assert any(caveat["check"] == check for caveat in summary["caveats"])
+    assert summary["audit"]["passes"] <= 0.25 * summary["audit"]["attack_passes"]
+
+
+@pytest.mark.parametrize("name", ["inputs in steps of 1/16", "a saturated softmax", "a detached branch"])
+def test_what_hides_gradients_is_contradicted_by_a_stand_in_for_it(sound: Sound, name: str) -> None:
+    plant, check, _ = VICTIMS[name]
+    (found,) = judged(plant(sound))["audit"]["contradictions"]
+    truth = judged(sound)["robust_accuracy"]["attack"]["both"]["value"]
+    assert found["probe"] == check
+    assert found["at_most"] < found["low"] < found["robust_accuracy"]
+    assert truth <= found["at_most"], "what is called certain must be true of the model without the fault"
+
+
+@pytest.mark.parametrize("queries", [0, 1, 20])
+def test_an_attack_that_does_nothing_is_caught(sound: Sound, queries: int) -> None:
+    assert "inert-attack" in failed(judged(sound, Nothing(queries)))
+
+
+def test_a_switch_without_effect_is_caught_under_every_threat_that_it_belongs_to(sound: Sound) -> None:
+    summary = judged(sound, Stuck(), threats={"both": AUDIO | VIDEO, "audio": AUDIO})
+    caught = {
+        check["threat"]
+        for check in summary["audit"]["checks"]
+        if check["check"] == "inert-switch" and check["status"] == "failed"
+    }
+    assert caught == {"both", "audio"}
+
+
+def test_an_attack_that_has_not_converged_is_caught_and_contradicted(sound: Sound) -> None:
+    summary = judged(sound, {"use": "avrobust:pgd", "with": {"steps": 2, "step_size": 0.05}})
+    assert "convergence" in failed(summary)
+    assert summary["audit"]["contradictions"][0]["probe"] in ("convergence", "single-step")
+
+
+def test_a_random_transform_is_refused_at_the_border(sound: Sound) -> None:
+    with pytest.raises(ModelError, match="randomness of its own"):
+        judged(Around(sound, lambda _, x: x + 0.05 * torch.randn_like(x)))
+
+
+def test_a_loader_that_shuffles_is_refused_at_the_border(sound: Sound) -> None:
+    inputs, targets = clips(CLIPS, seed=0)
+    data = torch.utils.data.TensorDataset(inputs["audio"], inputs["video"], targets)
+
+    def collate(rows: list[tuple[Tensor, ...]]) -> tuple[dict[str, Tensor], Tensor]:
+        audio, video, labels = (torch.stack(column) for column in zip(*rows, strict=True))
+        return {"audio": audio, "video": video}, labels
+
+    loader = torch.utils.data.DataLoader(data, batch_size=25, shuffle=True, collate_fn=collate)
+    with pytest.raises(DataError, match="shuffle=False"):
+        avrobust_core.evaluate(sound, loader, attacks={"attack": PGD}, threats={"both": BOTH}, bounds=BOUNDS)
+
+
+def test_the_audit_can_be_switched_off_and_bounded(sound: Sound) -> None:
+    summary = judged(sound, audit="off")
+    assert summary["audit"] == {"verdict": "off"}
+    small = judged(sound, audit={"clips": 2, "share": 0.02})["audit"]
+    assert small["passes"] <= 0.02 * small["attack_passes"]
+    assert any("budget" in check["message"] for check in small["checks"] if check["status"] == "not applicable")
+
+
+def test_a_failure_of_the_audit_itself_loses_no_result(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr("avrobust_core.audit.auditing.behaviour", fails)
+    summary = judged(sound)
+    assert summary["audit"] == {"verdict": "not done", "reason": "RuntimeError: planted"}
+    assert summary["robust_accuracy"]["attack"]["both"]["n"] == CLIPS
