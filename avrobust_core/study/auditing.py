@@ -1,6 +1,7 @@
 """Audits of a study's cells: made once, kept beside the cell's evaluations, and reused."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from avrobust_core.attacking import AttackRun
@@ -8,13 +9,15 @@ from avrobust_core.audit import auditing
 from avrobust_core.audit.case import Case
 from avrobust_core.audit.clips import Clips
 from avrobust_core.batches import Batch
+from avrobust_core.errors import BatchTimeout, RunError
 from avrobust_core.spec.model import AuditSection
+from avrobust_core.study.deadline import limited
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.loading import Skipped
 from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.process import Process
 from avrobust_core.study.results import Intervals, Outcome
-from avrobust_core.study.store import digest, read_json, write_json
+from avrobust_core.study.store import digest, read_record, without_upkeep, write_record
 from avrobust_core.victim import Victim
 
 
@@ -33,6 +36,7 @@ class Auditing:
     def audit(
         self,
         cell: PlannedCell,
+        weights: str | None,
         clean: Predictions,
         outcomes: Sequence[Outcome],
         runs: Mapping[tuple[str, str], AttackRun],
@@ -43,6 +47,7 @@ class Auditing:
 
         Args:
             cell: fitted and evaluated.
+            weights: a hash of its weights; None where it is not known.
             clean: its predictions on the clean clips.
             outcomes: of its attacks.
             runs: by attack and threat, what was run; what touches nothing of the model is absent.
@@ -52,25 +57,42 @@ class Auditing:
         process = self.process
         if self.section is None or not runs:
             return {"verdict": "off"} | ({} if self.section is None else {"reason": "nothing was attacked"})
-        identity = self._identity(cell, self.section, intervals)
+        identity = self._identity(cell, weights, self.section, intervals)
         path = cell.folder / "audits" / f"{digest(identity)}.json"
-        kept: dict[str, Any] | None = read_json(path) if path.exists() else None
+        kept = self._kept(path, label)
         process.fabric.barrier()  # every process has seen the same files before the first one writes
         if kept is not None:
             return kept
         found: dict[str, Any] = {"verdict": "not done", "reason": "the first process says why"}
         if process.first:
             process.monitor.say(f"{label}: audit")
-            found = auditing.guarded(self.section, lambda: self._case(cell, clean, outcomes, runs, intervals))
+            try:
+                with limited(process.spec.engine.batch_timeout, lambda: f"{label}: audit"):
+                    found = auditing.guarded(self.section, lambda: self._case(cell, clean, outcomes, runs, intervals))
+            except BatchTimeout as error:
+                found = {"verdict": "not done", "reason": str(error)}
             if found["verdict"] in ("passed", "failed"):
-                write_json(path, found)
+                write_record(path, found)
         process.fabric.barrier()
-        return found if process.first or not path.exists() else dict(read_json(path))
+        return found if process.first else self._kept(path, label) or found
 
-    def _identity(self, cell: PlannedCell, section: AuditSection, intervals: Intervals) -> dict[str, Any]:
+    def _kept(self, path: Path, label: str) -> dict[str, Any] | None:
+        """The audit of an earlier run, if it is there and sound."""
+        if not path.exists():
+            return None
+        try:
+            return without_upkeep(read_record(path))
+        except RunError as error:
+            self.process.monitor.say(f"{label}: audited again: {error}")
+            return None
+
+    def _identity(
+        self, cell: PlannedCell, weights: str | None, section: AuditSection, intervals: Intervals
+    ) -> dict[str, Any]:
         """All that decides an audit: what is judged, and how far it may go; names too, since messages hold them."""
         return {
             "version": auditing.VERSION,
+            "weights": weights,
             "section": section.model_dump(mode="json"),
             "confidence": intervals.confidence,
             "resamples": intervals.resamples,

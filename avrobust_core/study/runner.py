@@ -74,7 +74,8 @@ def carry_out(
     Returns:
         What the run's result.json holds: `run`, `cells`, `reused`, `failed`, `skipped`, `constant`, `notes`, ... A cell
         that failed as a whole has an `error`, one of which evaluations or metrics failed has them under `failures`;
-        `failed` counts both, and `contradicted` those whose robust accuracy the audit contradicts. `problems` is what went wrong outside of the cells.
+        `failed` counts both, and `contradicted` those whose robust accuracy the audit contradicts. `problems` is what
+        went wrong outside of the cells.
 
     Raises:
         DatasetFailure: if the data set cannot be used, or too many of its clips cannot be read.
