@@ -16,6 +16,7 @@ from avrobust_core.audit.meter import Meter
 from avrobust_core.audit.model_checks import behaviour
 from avrobust_core.audit.recorded import recorded_checks
 from avrobust_core.audit.threat_checks import threat_checks
+from avrobust_core.blame import sentence
 from avrobust_core.caveats import Caveat
 from avrobust_core.spec.model import AuditSection
 
@@ -82,8 +83,8 @@ def guarded(section: AuditSection | None, case: Callable[[], Case]) -> dict[str,
         return {"verdict": "off"}
     try:
         return _within_memory(case(), section)
-    except Exception as error:  # noqa: BLE001 - whatever it is: the results are there, and must not be lost with it
-        return {"verdict": "not done", "reason": f"{type(error).__name__}: {error}"}
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the results must not be lost with it
+        return {"verdict": "not done", "reason": sentence(error)}
 
 
 def _within_memory(case: Case, section: AuditSection) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from avrobust_core.audit import auditing
 from avrobust_core.audit.case import Case
 from avrobust_core.audit.clips import Clips
 from avrobust_core.batches import Batch
-from avrobust_core.errors import RunError
+from avrobust_core.errors import BatchTimeout, RunError
 from avrobust_core.spec.model import AuditSection
+from avrobust_core.study.deadline import limited
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.loading import Skipped
 from avrobust_core.study.plan import PlannedCell
@@ -35,22 +36,22 @@ class Auditing:
     def audit(
         self,
         cell: PlannedCell,
+        weights: str | None,
         clean: Predictions,
         outcomes: Sequence[Outcome],
         runs: Mapping[tuple[str, str], AttackRun],
         intervals: Intervals,
-        weights: str | None,
         label: str,
     ) -> dict[str, Any]:
         """A cell's audit as JSON data: that which is kept, or a new one.
 
         Args:
             cell: fitted and evaluated.
+            weights: a hash of its weights; None where it is not known.
             clean: its predictions on the clean clips.
             outcomes: of its attacks.
             runs: by attack and threat, what was run; what touches nothing of the model is absent.
             intervals: of its results.
-            weights: a hash of the cell's weights, where it is known: an audit of others is made again.
             label: for messages.
         """
         process = self.process
@@ -58,7 +59,7 @@ class Auditing:
         runs = {key: run for key, run in runs.items() if key in done}  # an attack that failed has nothing to judge
         if self.section is None or not runs:
             return {"verdict": "off"} | ({} if self.section is None else {"reason": "nothing was attacked"})
-        identity = self._identity(cell, self.section, outcomes, intervals) | {"weights": weights}
+        identity = self._identity(cell, weights, self.section, runs, intervals)
         path = cell.folder / "audits" / f"{digest(identity)}.json"
         kept = self._kept(path, label)
         process.fabric.barrier()  # every process has seen the same files before the first one writes
@@ -67,37 +68,45 @@ class Auditing:
         found: dict[str, Any] = {"verdict": "not done", "reason": "the first process says why"}
         if process.first:
             process.monitor.say(f"{label}: audit")
-            found = auditing.guarded(self.section, lambda: self._case(cell, clean, outcomes, runs, intervals))
+            try:
+                with limited(process.spec.engine.batch_timeout, lambda: f"{label}: audit"):
+                    found = auditing.guarded(self.section, lambda: self._case(cell, clean, outcomes, runs, intervals))
+            except BatchTimeout as error:
+                found = {"verdict": "not done", "reason": str(error)}
             if found["verdict"] in ("passed", "failed"):
                 write_record(path, found)
         process.fabric.barrier()
-        return found if process.first or not path.exists() else without_upkeep(read_record(path))
+        return found if process.first else self._kept(path, label) or found
 
     def _kept(self, path: Path, label: str) -> dict[str, Any] | None:
-        """An audit that was made before, if it is there and sound."""
+        """The audit of an earlier run, if it is there and sound."""
         if not path.exists():
             return None
         try:
             return without_upkeep(read_record(path))
         except RunError as error:
-            self.process.monitor.say(f"{label}: the audit is made again: {error}")
+            self.process.monitor.say(f"{label}: audited again: {error}")
             return None
 
     def _identity(
-        self, cell: PlannedCell, section: AuditSection, outcomes: Sequence[Outcome], intervals: Intervals
+        self,
+        cell: PlannedCell,
+        weights: str | None,
+        section: AuditSection,
+        runs: Mapping[tuple[str, str], AttackRun],
+        intervals: Intervals,
     ) -> dict[str, Any]:
         """All that decides an audit: what is judged, and how far it may go; names too, since messages hold them."""
-        found = {(outcome.attack, outcome.threat) for outcome in outcomes}
-        evaluations = [e for e in cell.evaluations if e.direction is None]
         return {
             "version": auditing.VERSION,
+            "weights": weights,
             "section": section.model_dump(mode="json"),
             "confidence": intervals.confidence,
             "resamples": intervals.resamples,
             "evaluations": [
                 [e.attack, e.threat, e.folder.name]
-                for e in evaluations
-                if e.attack is None or (e.attack, e.threat) in found
+                for e in cell.evaluations
+                if e.direction is None and (e.attack is None or (e.attack, e.threat) in runs)
             ],
         }
 

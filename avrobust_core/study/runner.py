@@ -294,7 +294,7 @@ class _Run:
                 write_per_class(cell.folder / "per_class.csv", measured)
                 files = {name: file_hash(cell.folder / name) for name in ("samples.parquet", "per_class.csv")}
         runs = self.predicting.runs(cell)
-        audited = self.auditing.audit(cell, clean, outcomes, runs, seeded.intervals, weights, label)
+        audited = self.auditing.audit(cell, weights, clean, outcomes, runs, seeded.intervals, label)
         summary = summarise(clean, outcomes, seeded.intervals, caveats_of(audited))
         for failure in failures:
             if failure["metric"] is None and failure["bounded"]:
