@@ -20,12 +20,6 @@ def real_clips() -> Path:
     return manifest
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the digests of files out of the user's own folder for caches."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
 def sine(hertz: float, amplitude: float, rate: int, seconds: float, channels: int = 1) -> np.ndarray:
     """(channels, N) float32."""
     t = np.arange(round(rate * seconds)) / rate
