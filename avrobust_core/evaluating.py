@@ -27,6 +27,7 @@ from avrobust_core.border.requests import (
     named_metrics,
     named_threats,
     threats_of,
+    validated,
 )
 from avrobust_core.budgets import ThreatModel
 from avrobust_core.caveats import concerns, describe
@@ -144,6 +145,7 @@ def evaluate(
         AttackViolation: if an attack broke its threat model.
     """
     check_settings(task=task, samples=samples, precision=precision, confidence=confidence, resamples=resamples)
+    audited_by = None if audit == "off" else validated(AuditSection, audit, "audit")
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model is {name_of(model)}, no torch.nn.Module: wrap it in one")
     if any(parameter.is_inference() for parameter in model.parameters()):
@@ -185,7 +187,7 @@ def evaluate(
             )
         intervals = Intervals(confidence, resamples, seed, drawn_with)
         audited = guarded(
-            None if audit == "off" else AuditSection.model_validate(audit),
+            audited_by,
             lambda: _case(victim, read, clean, outcomes, intervals, parts, applied, names),
         )
     summary = summarise(clean, outcomes, intervals, caveats_of(audited))

@@ -59,7 +59,7 @@ def built(name: str, asked: Asked, registry: "Registry") -> tuple[Attack, Attack
     """
     if isinstance(asked, Attack):
         return asked, AttackEntry(use=name)
-    entry = _validated(AttackEntry, {"use": asked} if isinstance(asked, str) else dict(asked), f"attack {name!r}")
+    entry = validated(AttackEntry, {"use": asked} if isinstance(asked, str) else dict(asked), f"attack {name!r}")
     offer, config = registry.configure("attack", entry.use, dict(entry.with_))
     return offer.component.build(config), entry
 
@@ -207,8 +207,8 @@ def _threat(what: str, given: Mapping[str, Any]) -> ThreatModel:
             raise DataError(
                 f"{what}: the budget of {modality!r} is {_described(budget)}, not a map, such as {{'eps': 1}}"
             )
-        budgets[modality] = _validated(Budget, dict(budget), f"{what}, {modality}", DataError)
-    return _validated(ThreatModel, budgets, what, DataError)
+        budgets[modality] = validated(Budget, dict(budget), f"{what}, {modality}", DataError)
+    return validated(ThreatModel, budgets, what, DataError)
 
 
 def _own_name(attack: object) -> str:
@@ -230,7 +230,18 @@ def _described(value: object) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
-def _validated(model: type[M], data: dict[str, Any], what: str, error_type: type[AvrobustError] = ComponentError) -> M:
+def validated(model: type[M], data: Any, what: str, error_type: type[AvrobustError] = ComponentError) -> M:
+    """`data` as a model of pydantic's.
+
+    Args:
+        model: the class.
+        data: its fields.
+        what: they are of, for the error.
+        error_type: of the error.
+
+    Raises:
+        AvrobustError: of this type; says each field's fault.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -72,6 +72,7 @@ def attack(batches):
             "threats": {"audio": {"audio": {"eps": 0.1}}},
             "bounds": {"audio": (-1, 1), "video": (0, 1)},
             "resamples": 100,
+            "audit": "off",
         }
         return avrobust_core.evaluate(model or Net(), batches() if loader is None else loader, **(settings | options))
 

@@ -75,6 +75,8 @@ MISTAKES = {
     "precision": ({"precision": "bf16"}, "precision is 'bf16', not '32-true' or 'bf16-mixed'"),
     "confidence": ({"confidence": 95}, "confidence is 95, not a number between 0 and 1"),
     "resamples": ({"resamples": 0}, "resamples is 0, not a whole number"),
+    "an audit": ({"audit": {"clips": "many"}}, "audit: clips: .*not 'many'"),
+    "no audit": ({"audit": "no"}, "audit: .*not 'no'"),
     "a metric": ({"metrics": [3]}, "a metric is a int, not a name or a Metric"),
 }
 
