@@ -1,6 +1,5 @@
 """An audit of one model: what was found already, the model by itself, and what is left under each threat."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -33,7 +32,7 @@ def audit(case: Case, clips: int, share: float) -> dict[str, Any]:
         share: of the attacks' forward and backward passes, counted by clip.
 
     Returns:
-        As JSON data: `verdict` (passed or failed), `passes`, `attack_passes`, `share`, `seconds`, `checks`, and
+        As JSON data: `verdict` (passed or failed), `passes`, `attack_passes`, `share`, `checks`, and
         `contradictions`: the robust accuracies that a probe contradicts by more than their intervals.
     """
     with case.victim.frozen():
@@ -41,7 +40,6 @@ def audit(case: Case, clips: int, share: float) -> dict[str, Any]:
 
 
 def _audited(case: Case, clips: int, share: float) -> dict[str, Any]:
-    begun = time.perf_counter()
     checks = list(recorded_checks(case))
     meter = Meter(int(share * case.attack_passes))
     known = behaviour(case, meter)
@@ -63,7 +61,6 @@ def _audited(case: Case, clips: int, share: float) -> dict[str, Any]:
         "passes": meter.spent,
         "attack_passes": case.attack_passes,
         "share": meter.spent / case.attack_passes if case.attack_passes else 0.0,
-        "seconds": round(time.perf_counter() - begun, 3),
         "checks": [check.to_json() for check in checks],
         "contradictions": contradictions,
     }

@@ -14,8 +14,9 @@ from avrobust_core.audit.meter import Meter
 
 ROUNDED_CLIPS, ROUNDED_FEWEST = 6, 4
 
-RANGE_LEVELS = {"audio": 2**16, "video": 2**8 - 1}
-"""By kind of modality, in how many steps a file divides its range: 16-bit PCM, 8-bit pictures."""
+SIGNAL_LEVELS, PICTURE_LEVELS = 2**16, 2**8 - 1
+"""In how many steps a file divides a modality's range: 16-bit PCM for signals of one axis beside their channels, 8 bits
+for pictures and films."""
 
 
 def rounding(look: Look) -> Iterator[Check]:
@@ -28,7 +29,7 @@ def rounding(look: Look) -> Iterator[Check]:
         won = look.case.clean.correct & ~predictions.correct
         reason = None
         if not levels:
-            reason = "no attacked modality is sound or picture with known bounds"
+            reason = "no attacked modality has known bounds"
         elif run.attack.preparation is not None or outcome.minimal or look.known.random:
             reason = "the attack is prepared for a whole set, ends at the boundary itself, or faces a random model"
         meter = look.meter.part(0.25)
@@ -73,7 +74,7 @@ def _rounded(
     ids = tuple(clip_id for clip_id, flag in zip(batch.ids, lost.tolist(), strict=True) if flag)
     total = int(attacked.success.sum())
     failed = len(ids) > total / 2
-    formats = "8-bit pictures and 16-bit sound"
+    formats = "16-bit signals and 8-bit pictures"
     return Check(
         check="rounding",
         status="failed" if failed else "passed",
@@ -90,6 +91,8 @@ def _levels(look: Look) -> dict[str, float]:
     found = {}
     for name, budget in look.standing.threat.items():
         media = look.case.victim.media.get(name)
-        if media is not None and media.bounds is not None and media.kind in RANGE_LEVELS and budget.space == "input":
-            found[name] = (media.bounds[1] - media.bounds[0]) / RANGE_LEVELS[media.kind]
+        if media is not None and media.bounds is not None and budget.space == "input":
+            found[name] = (media.bounds[1] - media.bounds[0]) / (
+                SIGNAL_LEVELS if len(media.shape) <= 2 else PICTURE_LEVELS
+            )
     return found

@@ -125,6 +125,10 @@ def _swapped(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
     positions = case.first(case.clean.correct, SWAPPED_CLIPS)
     predicted = case.clean.logits.argmax(axis=1)
     pairs = _pairs(positions, predicted)
+    few = f"{meter.limit} passes are not enough for {FEWEST_IGNORED} clips, or the model knows one class alone"
+    if meter.affords(2 * samples, len(pairs)) < FEWEST_IGNORED:
+        yield not_applicable("modality-use", few)
+        return
     modalities = names or sorted(case.read(case.ids(case.order[:1])).inputs)
     count = meter.affords(samples * len(modalities), len(pairs))
     if len(modalities) < 2:
@@ -134,8 +138,7 @@ def _swapped(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
         yield not_applicable("modality-use", "the model's outputs change by themselves")
         return
     if count < FEWEST_IGNORED:
-        why = f"{meter.limit} passes are not enough for {FEWEST_IGNORED} clips, or the model knows one class alone"
-        yield not_applicable("modality-use", why)
+        yield not_applicable("modality-use", few)
         return
     pairs = pairs[:count]
     moved: dict[str, list[float]] = {name: [] for name in modalities}

@@ -1,5 +1,6 @@
 """Audits of a study's cells: made once, kept beside the cell's evaluations, and reused."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,13 @@ class Auditing:
         found: dict[str, Any] = {"verdict": "not done", "reason": "the first process says why"}
         if process.first:
             process.monitor.say(f"{label}: audit")
+            begun = time.perf_counter()
             try:
                 with limited(process.spec.engine.batch_timeout, lambda: f"{label}: audit"):
                     found = auditing.guarded(self.section, lambda: self._case(cell, clean, outcomes, runs, intervals))
             except BatchTimeout as error:
                 found = {"verdict": "not done", "reason": str(error)}
+            found["seconds"] = round(time.perf_counter() - begun, 3)
             if found["verdict"] in ("passed", "failed"):
                 write_record(path, found)
         process.fabric.barrier()
