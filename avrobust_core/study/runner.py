@@ -84,12 +84,12 @@ def carry_out(
         OSError: if the folder cannot be written to.
     """
     fabric = fabric_of(loaded.spec.engine)
-    fabric.launch()
     root = out if out is not None else Path("runs") / loaded.spec.name
-    if not fabric.is_global_zero:
-        with collected(lambda note: None) as notes:
-            return _Run(fabric, loaded, registry, root, Monitor(silent=True), notes).carry_out()
     try:
+        fabric.launch()
+        if not fabric.is_global_zero:
+            with collected(lambda note: None) as notes:
+                return _Run(fabric, loaded, registry, root, Monitor(silent=True), notes).carry_out()
         with exclusive(root):
             remove_leftovers(root)
             monitor = Monitor(silent=silent)
