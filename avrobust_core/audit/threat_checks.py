@@ -23,6 +23,7 @@ def threat_checks(look: Look) -> Iterator[Check]:
     if not look.standing.worst:
         yield not_applicable("convergence", "no attack claims a worst case: all are targeted or without a limit")
         return
+    yield from inert(look)
     yield from unbounded(look)
     if not len(look.survivors):
         yield not_applicable("convergence", "no clip is left that could still be broken")
@@ -32,7 +33,6 @@ def threat_checks(look: Look) -> Iterator[Check]:
         yield from climb_checks(look)
         yield from rounding(look)
         yield from searched(look)
-    yield from inert(look)
 
 
 def searched(look: Look) -> Iterator[Check]:

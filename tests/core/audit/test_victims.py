@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import avrobust_core
 from avrobust_core import Attack, AttackResult, Registry
+from avrobust_core.audit.stand_in import StraightThrough
 from avrobust_core.errors import DataError, ModelError
 
 CLIPS = 100
@@ -106,6 +107,20 @@ class Nothing(Attack):
         return AttackResult(dict(victim.clean), fooled)
 
 
+class Forgetful(Attack):
+    """PGD that returns the clean clips, whatever it has found."""
+
+    norms = frozenset({"linf"})
+
+    def __init__(self) -> None:
+        offer, config = Registry.discover().configure("attack", "avrobust:pgd", {"steps": 20})
+        self.pgd = offer.component.build(config)
+
+    def __call__(self, victim):
+        self.pgd(victim)
+        return AttackResult(dict(victim.clean), torch.zeros(len(victim), dtype=torch.bool))
+
+
 class Stuck(Attack):
     """PGD whose switch for the sound is stuck: it never returns another than the clean one."""
 
@@ -118,6 +133,22 @@ class Stuck(Attack):
     def __call__(self, victim):
         found = {**self.pgd(victim).inputs, "audio": victim.clean["audio"]}
         return AttackResult(found, victim.fooled(victim(found)))
+
+
+class Short(Attack):
+    """Two gradient steps of a twentieth of the radius."""
+
+    norms = frozenset({"linf"})
+
+    def __call__(self, victim):
+        x = dict(victim.clean)
+        for _ in range(2):
+            leaves = {name: each.detach().requires_grad_() for name, each in x.items()}
+            with torch.enable_grad():
+                loss = victim.loss(victim(leaves)).sum()
+            gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+            x = victim.region.project(victim.region.step(x, gradients, 0.05))
+        return AttackResult(x, victim.fooled(victim(x)))
 
 
 def judged(model: nn.Module, attack: Any = PGD, threats: Any = None, **options: Any) -> dict[str, Any]:
@@ -181,9 +212,17 @@ def test_what_hides_gradients_is_contradicted_by_a_stand_in_for_it(sound: Sound,
     assert truth <= found["at_most"], "what is called certain must be true of the model without the fault"
 
 
-@pytest.mark.parametrize("queries", [0, 1, 20])
-def test_an_attack_that_does_nothing_is_caught(sound: Sound, queries: int) -> None:
-    assert "inert-attack" in failed(judged(sound, Nothing(queries)))
+@pytest.mark.parametrize("attack", [Nothing(0), Nothing(1), Nothing(20), Forgetful()])
+def test_an_attack_that_does_nothing_is_caught(sound: Sound, attack: Attack) -> None:
+    assert "inert-attack" in failed(judged(sound, attack))
+
+
+@pytest.mark.parametrize("attack", [{"use": "avrobust:noise", "with": {"draws": 20}}, PGD])
+def test_an_attack_that_breaks_nothing_is_not_taken_for_one_that_does_nothing(sound: Sound, attack: Any) -> None:
+    threats = {"small": {name: {"norm": "linf", "eps": 0.01} for name in ("audio", "video")}}
+    summary = judged(sound, attack, threats)
+    assert summary["attack_success_rate"]["attack"]["small"]["value"] == 0
+    assert failed(summary) == {}
 
 
 def test_a_switch_without_effect_is_caught_under_every_threat_that_it_belongs_to(sound: Sound) -> None:
@@ -197,7 +236,7 @@ def test_a_switch_without_effect_is_caught_under_every_threat_that_it_belongs_to
 
 
 def test_an_attack_that_has_not_converged_is_caught_and_contradicted(sound: Sound) -> None:
-    summary = judged(sound, {"use": "avrobust:pgd", "with": {"steps": 2, "step_size": 0.05}})
+    summary = judged(sound, Short())
     assert "convergence" in failed(summary)
     assert summary["audit"]["contradictions"][0]["probe"] in ("convergence", "single-step")
 
@@ -236,3 +275,84 @@ def test_a_failure_of_the_audit_itself_loses_no_result(sound: Sound, monkeypatch
     summary = judged(sound)
     assert summary["audit"] == {"verdict": "not done", "reason": "RuntimeError: planted"}
     assert summary["robust_accuracy"]["attack"]["both"]["n"] == CLIPS
+
+
+class FlippedHalf(torch.autograd.Function):
+    """The identity, whose backward pass has the wrong sign for half of the samples."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        wrong = gradient.clone()
+        wrong[..., ::2] *= -1
+        return wrong
+
+
+def test_a_gradient_that_is_no_derivative_is_caught(sound: Sound) -> None:
+    caught = failed(judged(Around(sound, only("audio", FlippedHalf.apply))))
+    assert caught.get("gradient-truth") == {"audio"}
+
+
+def test_a_model_that_runs_in_float32_alone_is_judged_in_float32(sound: Sound) -> None:
+    summary = judged(Around(sound, lambda _, x: x.float()))
+    assert failed(summary) == {}
+    told = [check["message"] for check in summary["audit"]["checks"] if check["check"] == "gradient-truth"]
+    assert told
+    assert all("differences in float32" in message for message in told)
+    caught = failed(judged(Around(sound, only("audio", lambda x: FlippedHalf.apply(x.float())))))
+    assert caught.get("gradient-truth") == {"audio"}
+
+
+def test_a_random_model_that_stands_as_a_mean_of_draws_raises_no_alarm(sound: Sound) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noisy = Around(sound, lambda _, x: x + 0.02 * torch.randn(x.shape, generator=generator))
+    summary = judged(noisy, samples=4)
+    assert failed(summary) == {}
+    (randomness,) = [check for check in summary["audit"]["checks"] if check["check"] == "randomness"]
+    assert "mean of 4 draws" in randomness["message"]
+    assert summary["audit"]["passes"] <= 0.25 * summary["audit"]["attack_passes"]
+
+
+def test_perturbations_that_no_file_can_hold_are_told(sound: Sound) -> None:
+    """A model that hears differences of a millionth: what breaks it is gone once the sound is 16 bits wide."""
+    inputs, targets = clips(CLIPS, seed=0)
+    coarse = {
+        "audio": (inputs["audio"] * 2**15).round().clamp(-(2**15), 2**15) / 2**15,
+        "video": (inputs["video"] * 255).round() / 255,
+    }
+    # Between two values that a file can hold, a wave moves the outputs as far as the classes are apart.
+    fine = Around(sound, only("audio", lambda x: x + 0.4 * torch.sin(2 * torch.pi * x * 2**15)))
+    found = avrobust_core.evaluate(
+        fine,
+        [(coarse, targets)],
+        attacks={"attack": PGD},
+        threats={"audio": {"audio": {"norm": "linf", "eps": 1e-5}}},
+        bounds=BOUNDS,
+        audit={"share": 1},  # nearly every clip is broken at once: a quarter of so little does not reach for it
+    )
+    assert failed(found.summary).get("rounding") == {None}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda x: (16 * x).round() / 16,
+        lambda x: torch.floor(16 * x) / 16,
+        lambda x: x // 0.1,
+        lambda x: x.sign(),
+        lambda x: x.detach() * 2,
+        lambda x: x.data * 2,
+        torch.no_grad()(lambda x: 2 * x),
+    ],
+)
+def test_a_stand_in_changes_gradients_and_no_output(step: Callable[[Tensor], Tensor]) -> None:
+    x = torch.linspace(-1, 1, 9, requires_grad=True)
+    with StraightThrough():
+        found = step(x)
+    assert torch.allclose(found, step(x.detach()), atol=1e-6)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    assert (gradient > 0).all()
+    assert torch.is_grad_enabled()
