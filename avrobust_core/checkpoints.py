@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from avrobust_core.errors import WeightsError
-from avrobust_core.inert import HARMLESS, Inert, InertList
+from avrobust_core.inert import HARMLESS, Inert
 from avrobust_core.module_state import EXTRA, pack_extra
 from avrobust_core.plain_text import plain_text
 
@@ -232,7 +232,7 @@ def _reason(error: Exception) -> str:
 
 
 def _kind(content: object) -> str:
-    if isinstance(content, Inert | InertList):
+    if isinstance(content, Inert):
         return "an object of another kind"
     return "one tensor" if isinstance(content, Tensor) else f"a {type(content).__name__}"
 

@@ -25,16 +25,12 @@ class InertMap:
         return OrderedDict()
 
 
-class InertList(list[Any]):
-    """Stands for a kind of list."""
+class InertList:
+    """Stands for a kind of list: becomes a plain one, for torch's older readers fill no other."""
 
-    def __new__(cls, *_: Any) -> "InertList":
+    def __new__(cls, *_: Any) -> "list[Any]":  # type: ignore[misc]
         """An empty list, to be filled with what the file says."""
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __setstate__(self, _: Any) -> None: ...
+        return []
 
 
 _MAPS: Final = (

@@ -13,7 +13,7 @@ version: 1
 name: audited
 data:
   use: toy-av
-  with: {classes: 3, train: 12, val: 0, test: 60, sample_rate: 4000, seconds: 0.5, frames: 8, size: 32}
+  with: {classes: 3, train: 12, val: 0, test: 120, sample_rate: 4000, seconds: 0.5, frames: 8, size: 32}
 encoders:
   audio: {use: cnn, with: {channels: [4, 8]}}
   video: slowfast-tiny
@@ -116,5 +116,5 @@ def test_a_study_whose_audit_fails_keeps_its_results(spec, tmp_path, monkeypatch
     (cell,) = result_of(tmp_path)["cells"]
     assert cell["audit"]["verdict"] == "not done"
     assert "planted" in cell["audit"]["reason"]
-    assert cell["robust_accuracy"]["noise"]["both"]["n"] == 60
+    assert cell["robust_accuracy"]["noise"]["both"]["n"] == 120
     assert not list(tmp_path.glob("cells/*/audits/*")), "it is tried again the next time"
