@@ -28,6 +28,7 @@ ATTACK_CHECKS: tuple[Check[AttackSubject], ...] = (
     honesty_checks.check_budgets,
     honesty_checks.check_only_what_is_attacked,
     honesty_checks.check_low_precision,
+    honesty_checks.check_lucky_looks,
     honesty_checks.check_several_labels,
     honesty_checks.check_warm_start,
     independence_checks.check_batch_mates,

@@ -142,6 +142,31 @@ def check_low_precision(subject: AttackSubject) -> None:
 
 
 @check()
+def check_lucky_looks(subject: AttackSubject) -> None:
+    """On a model with randomness of its own, no lucky look passes for a success, and none ends an attack by gradients.
+
+    Judged by how often a fresh look at what was returned would succeed, which the oracle and the noise's size tell.
+    """
+    problem = make_problem(classes=2, clips=16, seed=23)
+    trial, odds = _shaken(subject, problem, slack=0.4, share=0.5)
+    claimed, expected = int(trial.result.success.sum()), float(odds.sum())
+    if claimed > expected + 3 * float((odds * (1 - odds)).sum().sqrt()) + 1:
+        raise CheckFailed(
+            f"of a model with randomness of its own it claims {claimed} of {len(odds)} clips broken, of which fresh "
+            f"looks find about {expected:.0f}: one success among many looks is luck; unless victim.repeatable, tell "
+            "success by looks that chose nothing"
+        )
+    free = subject.run(Case.of(problem, problem.threat(BOTH, subject.norm, slack=_wide(subject))))
+    trial, odds = _shaken(subject, problem, slack=_wide(subject), share=1.0)
+    if bool((trial.bound.gradients.passes > 0).all()) and float(odds.sum()) < 0.75 * free.broken - 1:
+        raise CheckFailed(
+            f"it broke {free.broken} of {len(odds)} clips; with noise in the logits as large as the margins, fresh "
+            f"looks find about {float(odds.sum()):.0f} of what it returned broken: it stops at the first lucky look; "
+            "unless victim.repeatable, go on to the end and return what is best in expectation"
+        )
+
+
+@check()
 def check_several_labels(subject: AttackSubject) -> None:
     """With several labels per clip it returns what its threat allows, and breaks some if it breaks most with one."""
     problem = make_problem(seed=49, classes=4)
@@ -175,6 +200,32 @@ def check_warm_start(subject: AttackSubject) -> None:
             f"it broke {cold.broken} of {len(cold.success)} clips from the clean ones, and {broken} from another point "
             "of the region (victim.start): curves begin each budget where the last one ended"
         )
+
+
+def _wide(subject: AttackSubject) -> float:
+    return 1.0 if subject.norm == "l0" else 2.0
+
+
+def _shaken(subject: AttackSubject, problem: LinearProblem, slack: float, share: float) -> tuple[Trial, Tensor]:
+    """A trial of two classes with normal noise in the logits, and how likely a look at what it returned succeeds, (B,).
+
+    Args:
+        subject: the attack.
+        problem: without the noise.
+        slack: of the threat.
+        share: of the median margin, by which a look's margin, the mean of 8 passes, is off.
+    """
+    deviation = share * float(problem.margins().amin(dim=1).median())
+    generator = torch.Generator().manual_seed(3)
+
+    def noisy(logits: Tensor) -> Tensor:  # two logits, 8 passes: a look is off by half as much
+        return logits + 2 * deviation * torch.randn(logits.shape, generator=generator)
+
+    case = Case.of(problem, problem.threat(BOTH, subject.norm, slack=slack), partial(Rescored, after=noisy), samples=8)
+    trial = subject.run(case)
+    moved = Batch({**problem.batch.inputs, **trial.result.inputs}, problem.batch.targets, problem.batch.ids)
+    left = replace(problem, batch=moved).margins().amin(dim=1)
+    return trial, torch.special.ndtr(-left / deviation)
 
 
 def _coarse(logits: Tensor) -> Tensor:

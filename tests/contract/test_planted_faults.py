@@ -23,7 +23,10 @@ def shaped(values, like):
 
 
 class Climb(Attack):
-    """Projected gradient ascent on the margin; each clip's first success is kept, and the last iterate scored."""
+    """Projected gradient ascent on the margin; each clip's first success is kept, and the last iterate scored.
+
+    Of a model with randomness of its own, the last iterate is returned.
+    """
 
     norms = frozenset({"linf", "l2", "l1", "l0"})
     steps = 10
@@ -83,10 +86,16 @@ class Climb(Attack):
     def end(self, victim, x):
         self.keep(victim, x, victim(x))
 
+    def settles(self, victim):
+        return victim.repeatable
+
     def result(self, victim, x):
-        found = AttackResult(self.kept, self.success)
+        found = AttackResult(self.kept, self.success) if self.settles(victim) else self.as_it_is(victim, x)
         del self.kept, self.success
         return found
+
+    def as_it_is(self, victim, x):
+        return AttackResult(dict(x), victim.fooled(victim.confirm(x)))
 
 
 class TanhClimb(Climb):
@@ -108,7 +117,10 @@ class TanhClimb(Climb):
 
 
 class Bisect(Climb):
-    """The smallest region in which a short climb succeeds, by bisection of each clip's own bracket."""
+    """The smallest region in which a short climb succeeds, by bisection of each clip's own bracket.
+
+    Of a model with randomness of its own, the end of one climb in the whole region.
+    """
 
     norms = frozenset({"linf", "l2"})
     minimal = True
@@ -116,6 +128,8 @@ class Bisect(Climb):
     rounds = 7
 
     def __call__(self, victim):
+        if not self.settles(victim):
+            return super().__call__(victim)
         self.begin(victim)
         low, high = self.bracket(victim)
         self.size = torch.zeros_like(high)
@@ -157,7 +171,7 @@ class Bisect(Climb):
 
 
 class Both(Attack):
-    """The first success of two attacks, of which one hardly moves."""
+    """The first success of two attacks, of which one hardly moves; of a random model what the other one found."""
 
     norms = frozenset({"linf", "l2"})
 
@@ -168,7 +182,7 @@ class Both(Attack):
 
     def __call__(self, victim):
         results = [member(victim) for _, member in self.members]
-        return self.chosen(victim, results)
+        return self.chosen(victim, results) if victim.repeatable else results[-1]
 
     def chosen(self, victim, results):
         first, second = results
@@ -207,7 +221,7 @@ class Universal(Climb):
         for x in (victim.clean, self.applied(victim)):
             with torch.no_grad():
                 self.keep(victim, x, victim(x))
-        return self.result(victim, None)
+        return self.result(victim, self.applied(victim))
 
 
 # The faults -----------------------------------------------------------------------------------------------------------
@@ -458,6 +472,21 @@ class BelievesLowPrecision(Climb):
         return victim.fooled(logits)
 
 
+class BelievesLuckyLooks(Climb):
+    def settles(self, victim):
+        return True
+
+
+class SmallestLuckyLook(Bisect):
+    def settles(self, victim):
+        return True
+
+
+class EndsAtALuckyLook(Climb):
+    def as_it_is(self, victim, x):
+        return super().as_it_is(victim, self.kept)
+
+
 class IgnoresTheAim(Climb):
     def loss(self, victim, logits):
         own = logits.gather(1, victim.goal.labels.unsqueeze(1)).squeeze(1) if victim.goal.targeted else None
@@ -530,6 +559,9 @@ TABLE = (
     Planted(None, "easy_clips_fall", Descends, Climb),
     Planted(None, "no_radius", RoundsTo8Bits, Climb),
     Planted(None, "low_precision", BelievesLowPrecision, Climb),
+    Planted(None, "lucky_looks", BelievesLuckyLooks, Climb),
+    Planted(None, "lucky_looks", SmallestLuckyLook, Bisect),
+    Planted(None, "lucky_looks", EndsAtALuckyLook, Climb),
     Planted(None, "targeted", IgnoresTheAim, Climb),
     Planted(None, "several_labels", OneLabelOnly, Climb),
     Planted(None, "one_step", TooShortToCross, Climb),

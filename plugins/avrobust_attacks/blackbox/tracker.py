@@ -127,6 +127,8 @@ class Tracker:
             clean = self._whole.clean
             inputs = {name: torch.where(like(self._success, x), x, clean[name]) for name, x in self._found.items()}
             return AttackResult(inputs=inputs, success=self._success, last=self._found)
+        if not self._whole.repeatable:  # what was kept was chosen by the looks at it
+            self._success = self._whole.fooled(self._whole.confirm(self._found))
         return AttackResult(inputs=self._found, success=self._success)
 
     def _store(self) -> None:

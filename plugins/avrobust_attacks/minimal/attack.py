@@ -5,11 +5,14 @@ from abc import abstractmethod
 import torch
 
 from avrobust_attacks.minimal.search import Estimate, Search, nearest_boundary
+from avrobust_attacks.minimal.sure import sure_result
 from avrobust_core import Attack, AttackResult, BoundVictim
 
 
 class MinimalAttack(Attack):
     """Base of `cw`, `ddn` and `fmn`; a warm start is not used.
+
+    What is returned of a model with randomness of its own (`BoundVictim.repeatable`), `sure_result` says.
 
     Args:
         classes: other classes whose boundaries the start compares, each at the cost of one backward pass.
@@ -30,13 +33,14 @@ class MinimalAttack(Attack):
             AvrobustError: if a loss or gradient is not finite, or no gradient reaches the attacked modalities.
         """
         search = Search(victim)
-        if len(search.victim):
-            everyone = search.positions
+        everyone = search.positions
+        if len(everyone):
             estimate = nearest_boundary(search, self.classes)
             self.look(search, estimate)
-            search.try_edge(everyone, estimate)
-            search.trim(self.trim)
-        return search.result()
+            if victim.repeatable:
+                search.try_edge(everyone, estimate)
+                search.trim(self.trim)
+        return search.result() if victim.repeatable else sure_result(victim, search, everyone)
 
     @abstractmethod
     def look(self, search: Search, estimate: Estimate) -> None:

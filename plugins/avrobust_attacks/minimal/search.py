@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avrobust_attacks.minimal.looks import found_again, surely
 from avrobust_core import AttackResult, AvrobustError, BoundVictim, Goal, Region
 
 SLACK = 4e-6
@@ -22,12 +23,9 @@ TINY = 1e-30
 STEPS_BACK = (1.02, 1.1, 1.25, 1.5)
 """By what factors a success is made longer where a last look finds it none."""
 
-FURTHER_BACK = (2.0, 3.0, 5.0, 10.0)
-"""By what others, as far as the edge, of a model with randomness of its own."""
-
-READINGS, LOOKS = 4, 8
-"""There, looks of which the mean decides whether a clip is misclassified clean, and looks that each must find what is
-returned a success: one that half of all looks find would be broken half of the time."""
+LEAST_START = 0.05
+"""Of a model with randomness of its own, the least size at which a boundary is expected: some looks find it on the far
+side of the clean clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +65,10 @@ class Search:
         self.positions = torch.arange(len(victim), device=victim.device)
         self.best = {name: x.clone() for name, x in victim.clean.items()}
         self.size = torch.full((len(victim),), torch.inf, dtype=torch.float64, device=victim.device)
-        if victim.repeatable:
-            logits = victim(victim.clean) if victim.exact else victim.confirm(victim.clean)
-        else:
-            logits = victim.confirm(victim.clean, READINGS)
+        logits = victim(victim.clean) if victim.exact else victim.confirm(victim.clean)
         done = victim.fooled(logits)
+        if not victim.repeatable:  # a clip that only some looks find misclassified is worth an attack
+            done = surely(victim, victim.clean, done)
         distance = victim.goal.distance(logits)
         self._refuse(distance.isnan())
         self.size[done] = 0
@@ -104,7 +101,9 @@ class Search:
 
     def _confirmed(self, x: Mapping[str, Tensor], reached: Tensor) -> Tensor:
         """Those that a look in float32 finds, too, and, of a model with randomness of its own, a second look."""
-        if self.victim.exact and self.victim.repeatable:
+        if not self.victim.repeatable:
+            return found_again(self.victim, x, reached)
+        if self.victim.exact:
             return reached
         return reached & _passed(self.victim.goal, self.victim.confirm(x))
 
@@ -170,7 +169,7 @@ class Search:
             estimate: of those clips.
         """
         lost = (~self.size[positions].isfinite()).nonzero().squeeze(1)
-        if not len(lost) or not self._whole.repeatable:  # there the last point of the search is as good a try
+        if not len(lost):
             return
         self.work_on(positions[lost])
         gradients = {name: g.index_select(0, lost) for name, g in estimate.gradients.items()}
@@ -185,11 +184,7 @@ class Search:
         For l2 the cut is the segment to the clean clip; linf, l1 and l0 keep more of what counts than the segment
         does. Each round tries where the distance, taken as linear in between, is 0, but at least a tenth of the
         bracket from either end.
-
-        Nothing is shrunk where the model has randomness of its own: the bisection would end at the luckiest look.
         """
-        if not self._whole.repeatable:
-            return
         if rounds:
             self.work_on(((self.size > 0) & self.size.isfinite()).nonzero().squeeze(1))
         if not rounds or not len(self.victim):
@@ -228,18 +223,13 @@ class Search:
     def result(self) -> AttackResult:
         """The smallest successes, projected into the region and scored once more; else the clean clips.
 
-        Where that last look fails, the perturbation is made longer, a little at a time: rounding alone asks for next
-        to nothing, but of a model with randomness of its own the smallest success is the luckiest, not the typical.
-        There it must pass several looks, each by itself, it may grow to the edge of the region, and what is left where
-        nothing was found is returned all the same: the core looks at it afresh.
+        Where that last look fails by a rounding, the perturbation is made longer, a little at a time.
         """
         victim = self._whole
-        factors = (1.0, *STEPS_BACK) if victim.repeatable else (1.0, *STEPS_BACK, *FURTHER_BACK)
-        looks = 1 if victim.repeatable else LOOKS
         last = victim.region.project(self.best)
         success = torch.zeros_like(self.size, dtype=torch.bool)
         asked = (self.size < torch.inf).nonzero().squeeze(1)
-        for factor in factors:
+        for factor in (1.0, *STEPS_BACK):
             if not len(asked):
                 break
             chosen = victim.select(asked)
@@ -247,15 +237,12 @@ class Search:
             if factor > 1:
                 part = onto(chosen.region, part, (self.size[asked] * factor).clamp(max=1))
             part = chosen.region.project(part)
-            found = chosen.region.size(part) <= 1
-            for _ in range(looks):
-                found &= chosen.fooled(chosen.confirm(part))
+            found = chosen.fooled(chosen.confirm(part)) & (chosen.region.size(part) <= 1)
             for name, x in last.items():
                 x.index_copy_(0, asked, part[name])
             success[asked] = found
             asked = asked[~found]
-        returned = success if victim.repeatable else torch.ones_like(success)
-        inputs = {name: torch.where(per_clip(returned, x), x, victim.clean[name]) for name, x in last.items()}
+        inputs = {name: torch.where(per_clip(success, x), x, victim.clean[name]) for name, x in last.items()}
         return AttackResult(inputs=inputs, success=success, last=last)
 
     def _note(self, x: Mapping[str, Tensor], size: Tensor, reached: Tensor) -> None:
@@ -313,7 +300,7 @@ def nearest_boundary(search: Search, classes: int) -> Estimate:
         size = reach if size is None else torch.minimum(reach, size)
         gradients = {name: torch.where(per_clip(nearer, g), g, gradients.get(name, g)) for name, g in found.items()}
     assert size is not None
-    return Estimate(size, gradients)
+    return Estimate(size if search.victim.repeatable else size.clamp(min=LEAST_START), gradients)
 
 
 def _distances(logits: Tensor, goal: Goal, classes: int) -> list[Tensor]:
