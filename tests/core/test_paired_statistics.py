@@ -157,6 +157,10 @@ def test_groups_that_agree_within_are_worth_one_clip_each() -> None:
     assert found.low < alone.low < alone.high < found.high, "Student's quantile, and one degree less"
 
 
+RUNS = 4000
+"""So many that a coverage of 94 %, which is what small samples have, is told from 93."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 8, 50])
 def test_differences_over_groups_cover_and_their_test_holds_its_level(size: int) -> None:
@@ -164,11 +168,11 @@ def test_differences_over_groups_cover_and_their_test_holds_its_level(size: int)
     generator = np.random.default_rng(size)
     of_clip = np.arange(20 * size) // size
     covered = rejected = 0
-    for _ in range(600):
+    for _ in range(RUNS):
         side = generator.choice([1, -1, 0], p=[0.3, 0.3, 0.4], size=20)
         differences = np.where(generator.random(20 * size) < 0.1, 0, np.repeat(side, size))
         found = one(differences.astype(float), groups=of_clip)
         covered += found.low <= 0 <= found.high
         rejected += sign_flip_p(differences, groups=of_clip) < 0.05
-    assert covered / 600 >= 0.93
-    assert rejected / 600 <= 0.065
+    assert covered / RUNS >= 0.93
+    assert rejected / RUNS <= 0.065
