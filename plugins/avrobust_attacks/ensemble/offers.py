@@ -26,6 +26,6 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_ensemble,
         references=("https://arxiv.org/abs/2003.01690",),
         example={"members": ["fgsm", {"use": "pgd", "with": {"steps": 10}}]},
-        version=2,
+        version=3,
     ),
 )

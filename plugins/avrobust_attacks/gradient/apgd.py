@@ -25,7 +25,8 @@ FIRST_CHECKPOINT, SHORTENING, SHORTEST = 0.22, 0.03, 0.06
 class AutoSteps(Stepper):
     """The steps of Auto-PGD (Croce and Hein, ICML 2020, Algorithm 1), one schedule per clip for its whole region.
 
-    A clip whose step size is halved goes on from its best point so far, without momentum. The first step is a leap: in
+    A clip whose step size is halved goes on from its best point so far, without momentum; on a model with randomness of
+    its own, from where it is. The first step is a leap: in
     linf that is the paper's, in the other norms it reaches what so long a step from a start off the center would not.
 
     Args:
@@ -70,6 +71,8 @@ class AutoSteps(Stepper):
         return moved
 
     def rest(self, x: dict[str, Tensor], loss: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        if not self.repeatable:
+            return x, loss
         higher = loss > self._best_loss
         best = {name: torch.where(like(higher, best), x[name], best) for name, best in self._best.items()}
         return best, torch.where(higher, loss, self._best_loss)
@@ -111,6 +114,8 @@ class AutoSteps(Stepper):
         self._best_before = self._best_loss
         self._rises = torch.zeros_like(self._rises)
         self._length = torch.where(self._halved, self._length / 2, self._length)
+        if not self.repeatable:
+            return x, gradients
 
         def back(best: Inputs, now: Inputs) -> dict[str, Tensor]:
             return {name: torch.where(like(self._halved, of_it), best[name], of_it) for name, of_it in now.items()}

@@ -27,9 +27,12 @@ class Stepper(ABC):
 
     Attributes:
         leaps: whether its first move is a `leap`.
+        repeatable: whether two looks at one point agree; `climb` says. If not, the best iterate so far is the luckiest,
+            and no place to go back to.
     """
 
     leaps: bool = False
+    repeatable: bool = True
 
     @abstractmethod
     def move(self, region: Region, x: Inputs, gradients: Inputs, loss: Tensor) -> dict[str, Tensor]:
@@ -76,6 +79,7 @@ def climb(
         AvrobustError: if a loss or gradient is not finite, or no gradient reaches the attacked modalities.
     """
     every = STEPS_BETWEEN_WAITS.get(keeper.victim.device.type, DEFAULT_STEPS_BETWEEN_WAITS)
+    stepper.repeatable = keeper.victim.repeatable
     for step in range(steps):
         waits = (step + 1) % every == 0
         leaves = {name: start.detach().requires_grad_() for name, start in x.items()}

@@ -65,8 +65,9 @@ class MimConfig(Config):
     steps: int = Field(default=20, ge=1)
     """Gradient steps."""
     step_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Length of a step as a share of each modality's radius; null for 1 / steps (Dong et al. 2018). The point that the
-    first gradient likes best in the whole ball is scored, too, so that `mim` is never weaker than `fgsm`."""
+    """Length of a step as a share of each modality's radius; null for 3 / steps; Dong et al. (2018) have 1 / steps,
+    which is weaker. The point that the first gradient likes best in the whole ball is scored, too, so that `mim` is
+    never weaker than `fgsm`."""
     decay: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Weight of the gradients so far against the new one; 0 is PGD from the clean clip."""
     loss: LossName = "reach"

@@ -41,9 +41,9 @@ def build_pgd(config: PgdConfig) -> "Attack":
 def build_mim(config: MimConfig) -> "Attack":
     """As configured."""
     from avrobust_attacks.gradient.attack import GradientAttack
-    from avrobust_attacks.gradient.mim import MomentumSteps
+    from avrobust_attacks.gradient.mim import DEFAULT_REACH, MomentumSteps
 
-    length = 1 / config.steps if config.step_size is None else config.step_size
+    length = DEFAULT_REACH / config.steps if config.step_size is None else config.step_size
     stepper = partial(MomentumSteps, config.decay, length)
     return GradientAttack(stepper, steps=config.steps, random_start=False, loss=config.loss)
 
@@ -89,7 +89,7 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_mim,
         references=("https://arxiv.org/abs/1710.06081",),
         example={"steps": 10},
-        version=2,
+        version=3,
     ),
     Component(
         name="apgd",
@@ -98,6 +98,6 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_apgd,
         references=("https://arxiv.org/abs/2003.01690",),
         example={"steps": 20, "loss": "dlr"},
-        version=2,
+        version=3,
     ),
 )

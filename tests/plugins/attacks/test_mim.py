@@ -104,9 +104,9 @@ def test_the_size_of_the_gradient_does_not_matter(run_attack, scale):
             torch.testing.assert_close(x, theirs[name], rtol=1e-3, atol=1e-4)
 
 
-def test_by_default_all_steps_together_just_reach_the_edge(run_attack):
+def test_by_default_a_third_of_the_steps_reaches_the_edge(run_attack):
     model, batch = Bowl(), make_batch()
     batch.inputs["audio"] += 5
     run_attack(_build_mim(MimConfig(steps=10)), model, batch, {"audio": {"eps": 0.3}})
     moved = [(seen["audio"] - batch.inputs["audio"]).abs().max().item() for seen in [model.seen[0], *model.seen[2:12]]]
-    assert moved == pytest.approx([0.03 * step for step in range(11)], abs=1e-5)
+    assert moved == pytest.approx([min(0.09 * step, 0.3) for step in range(11)], abs=1e-5)

@@ -289,3 +289,53 @@ def test_every_offer_builds_from_its_example():
         attack = offer.build(offer.config(**offer.example))
         assert attack.minimal
         assert attack.norms
+
+
+class Shaky(nn.Module):
+    """Two classes: the mean of the audio against a threshold that each pass moves by a normal error."""
+
+    def __init__(self, deviation):
+        super().__init__()
+        self._deviation = deviation
+        self._generator = torch.Generator().manual_seed(1)
+
+    def forward(self, inputs):
+        x = inputs["audio"].flatten(1).mean(dim=1)
+        margin = 0.5 - x + self._deviation * torch.randn(len(x), generator=self._generator)
+        return torch.stack([margin, torch.zeros_like(margin)], dim=1)
+
+
+def shaky_clips(level):
+    return Batch(
+        {"audio": torch.full((24, 1, 8), level)}, torch.zeros(24, dtype=torch.int64), tuple(map(str, range(24)))
+    )
+
+
+EVERY_SAMPLE = {"audio": {"norm": "linf", "eps": 0.9}}
+
+
+@pytest.mark.parametrize("name", ["cw", "fmn"])
+def test_of_a_random_model_the_size_reported_withstands_fresh_looks(name):
+    """A look of 4 passes is off by 0.1: from the clean clip, the boundary is at 0.5, and at 0.8 success is sure."""
+    result, verdict, _ = attacked(CHEAP[name], Shaky(0.2), shaky_clips(0.0), EVERY_SAMPLE, samples=4)
+    moved = result.inputs["audio"].flatten(1).mean(dim=1)
+    odds = torch.special.ndtr((moved - 0.5) / 0.1)
+    assert odds.mean() > 0.97
+    assert odds.min() > 0.8
+    assert verdict.success.float().mean() > 0.9
+    assert moved.median() < 0.88  # and it is a size, not the edge of the region
+
+
+@pytest.mark.parametrize("name", ["cw", "fmn"])
+def test_of_a_random_model_what_is_never_sure_is_attacked_to_the_edge(name):
+    """At the edge, 0.45, three looks in ten succeed: a lucky one at a smaller size is no result."""
+    threat = {"audio": {"norm": "linf", "eps": 0.45}}
+    result, _, _ = attacked(CHEAP[name], Shaky(0.2), shaky_clips(0.0), threat, samples=4)
+    assert (result.inputs["audio"].flatten(1).mean(dim=1) > 0.44).all()
+
+
+@pytest.mark.parametrize("name", ["cw", "fmn"])
+def test_of_a_random_model_a_clip_that_only_some_looks_find_misclassified_is_attacked(name):
+    result, verdict, _ = attacked(CHEAP[name], Shaky(0.2), shaky_clips(0.5), EVERY_SAMPLE, samples=4)
+    assert (result.inputs["audio"] != 0.5).flatten(1).any(dim=1).float().mean() > 0.9
+    assert verdict.success.float().mean() > 0.9

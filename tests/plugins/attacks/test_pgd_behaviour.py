@@ -528,6 +528,15 @@ def test_a_lucky_look_at_a_random_model_settles_nothing(run_attack, name):
     assert found.verdict.success.tolist() == [False, False]
 
 
+@pytest.mark.parametrize("name", ["pgd", "mim", "apgd"])
+def test_no_climb_goes_back_to_a_point_that_one_look_found_lucky(run_attack, name):
+    """The loss is by far the highest in one look early on, everywhere; the climb goes on to the end of the ball."""
+    passes = iter([0.0] * 6 + [5.0] * 2 + [0.0] * 10_000)
+    model = Scalar(lambda x: x - 20 + next(passes))
+    found = run_attack(ATTACKS[name], model, scalars([0.0, 0.1]), {"audio": {"eps": 0.5}}, samples=2)
+    torch.testing.assert_close(found.result.inputs["audio"].flatten(), torch.tensor([0.5, 0.6]), rtol=1e-4, atol=1e-4)
+
+
 def test_with_several_labels_a_goal_that_was_reached_comes_before_a_higher_loss(run_attack):
     """The cross-entropy is highest at the end of the ball, but the hit at rank one is only lost on the way there."""
 
