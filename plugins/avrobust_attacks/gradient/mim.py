@@ -6,7 +6,6 @@ from torch import Tensor
 from avrobust_attacks.gradient.climbing import Inputs, Stepper
 from avrobust_core import Region
 
-
 DEFAULT_REACH = 3.0
 """What all steps sum to by default, as a share of the radius. Steps that sum to 1, the paper's, end at the edge only
 where no gradient ever changes its sign, and leave more clips unbroken at 5, 10 and 20 steps."""

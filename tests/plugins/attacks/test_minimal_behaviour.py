@@ -306,9 +306,8 @@ class Shaky(nn.Module):
 
 
 def shaky_clips(level):
-    return Batch(
-        {"audio": torch.full((24, 1, 8), level)}, torch.zeros(24, dtype=torch.int64), tuple(map(str, range(24)))
-    )
+    targets = torch.zeros(24, dtype=torch.int64)
+    return Batch({"audio": torch.full((24, 1, 8), level)}, targets, tuple(f"clip-{i}" for i in range(24)))
 
 
 EVERY_SAMPLE = {"audio": {"norm": "linf", "eps": 0.9}}
@@ -316,14 +315,14 @@ EVERY_SAMPLE = {"audio": {"norm": "linf", "eps": 0.9}}
 
 @pytest.mark.parametrize("name", ["cw", "fmn"])
 def test_of_a_random_model_the_size_reported_withstands_fresh_looks(name):
-    """A look of 4 passes is off by 0.1: from the clean clip, the boundary is at 0.5, and at 0.8 success is sure."""
-    result, verdict, _ = attacked(CHEAP[name], Shaky(0.2), shaky_clips(0.0), EVERY_SAMPLE, samples=4)
+    """A look of 4 passes is off by 0.05: from the clean clip, the boundary is at 0.5, and at 0.65 success is sure."""
+    result, verdict, _ = attacked(CHEAP[name], Shaky(0.1), shaky_clips(0.0), EVERY_SAMPLE, samples=4)
     moved = result.inputs["audio"].flatten(1).mean(dim=1)
-    odds = torch.special.ndtr((moved - 0.5) / 0.1)
-    assert odds.mean() > 0.97
-    assert odds.min() > 0.8
+    odds = torch.special.ndtr((moved - 0.5) / 0.05)
+    assert odds.mean() > 0.98
+    assert odds.min() > 0.6
     assert verdict.success.float().mean() > 0.9
-    assert moved.median() < 0.88  # and it is a size, not the edge of the region
+    assert moved.median() < 0.8  # and it is a size, not the edge of the region
 
 
 @pytest.mark.parametrize("name", ["cw", "fmn"])
