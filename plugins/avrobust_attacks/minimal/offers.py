@@ -47,7 +47,7 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_ddn,
         references=("https://arxiv.org/abs/1811.09600",),
         example={"steps": 100},
-        version=2,
+        version=3,
     ),
     Component(
         name="fmn",
@@ -56,6 +56,6 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_fmn,
         references=("https://arxiv.org/abs/2102.12827",),
         example={"steps": 100},
-        version=2,
+        version=3,
     ),
 )

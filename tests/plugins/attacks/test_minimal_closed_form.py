@@ -106,11 +106,12 @@ def smallest_size(model, batch, threat, bounds):
     return best.detach()
 
 
-def check(run_attack, name, model, batch, threat, bounds):
+def check(run_attack, name, model, batch, threat, bounds, *, after=None):
     attack, tolerance = ATTACKS[name]
     expected = smallest_size(model.double(), batch, threat, bounds)
     assert expected.min() > 0
     model.float()
+    model.after = after or model.after
     found = run_attack(attack, model, batch, threat, bounds=dict.fromkeys(batch.inputs, bounds))
     possible = expected < 0.98
     assert possible.sum() >= len(batch) // 2
@@ -182,3 +183,14 @@ def test_the_scale_of_the_logits_does_not_matter(run_attack, linear_model, name,
         for parameter in model.parameters():
             parameter.mul_(scale)
     check(run_attack, name, model, batch, make_threat(("audio", "video"), "l2"), None)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_logits_that_saturate_leave_the_boundary_where_it_is(run_attack, linear_model, name):
+    model = linear_model(SHAPES[3], 6, seed=70)
+    batch = make_batch(model, SHAPES[3], None, n=32)
+
+    def saturated(logits):  # in the order of the linear model's: the closed form holds
+        return 30 * (logits / 4).tanh()
+
+    check(run_attack, name, model, batch, make_threat(("audio", "video"), "l2"), None, after=saturated)
