@@ -38,7 +38,7 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_cw,
         references=("https://arxiv.org/abs/1608.04644",),
         example={"searches": 3},
-        version=2,
+        version=3,
     ),
     Component(
         name="ddn",

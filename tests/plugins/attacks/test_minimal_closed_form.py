@@ -195,3 +195,19 @@ def test_logits_that_saturate_leave_the_boundary_where_it_is(run_attack, linear_
 
     threat = make_threat(("audio", "video"), "l2")
     check(run_attack, name, model, batch, threat, None, after=saturated, tolerance=2.0)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("steep", [1.0, 2.0])
+def test_flat_logits_leave_every_look_finite(run_attack, linear_model, name, steep):
+    model = linear_model(SHAPES[3], 6, seed=70)
+    batch = make_batch(model, SHAPES[3], None, n=32)
+    looks = []
+
+    def flat(logits):
+        looks.append(bool(logits.isfinite().all()))
+        return 30 * (steep * logits).tanh()
+
+    model.after = flat
+    run_attack(ATTACKS[name][0], model, batch, make_threat(("audio", "video"), "l2", scale=1e3), bounds={})
+    assert all(looks)
