@@ -57,13 +57,13 @@ def attacked(model, *names, threats=None):
 def test_a_modality_that_no_gradient_reaches_is_named_with_the_share_of_clips(hear, attack):
     found = attacked(Sum(hear), attack)
     assert found.summary["robust_accuracy"][attack]["both"]["no_gradient"] == {"audio": 1.0, "video": 0.0}
-    (caveat,) = found.summary["caveats"]
-    assert (caveat["check"], caveat["attack"], caveat["threat"]) == ("zero-gradient", attack, "both")
+    (caveat,) = [each for each in found.summary["caveats"] if each["check"] == "zero-gradient"]  # the audit has its own
+    assert (caveat["attack"], caveat["threat"]) == (attack, "both")
     assert "reached audio for 12 of the 12 clips counted as robust (100 %; 0, 1, 2, ...)" in caveat["message"]
     lines = str(found).splitlines()
     assert lines[0].endswith("clips"), "the clean accuracy stands"
     assert lines[1].endswith("% ?")
-    assert lines[2].startswith(f"? {attack} on both: zero-gradient: no gradient reached audio")
+    assert any(line.startswith(f"? {attack} on both: zero-gradient: no gradient reached audio") for line in lines[2:])
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -32,28 +32,28 @@ class DdnConfig(MinimalConfig):
     """Configuration of `ddn`."""
 
     steps: int = Field(default=80, ge=1)
-    """Gradient steps after the first-order start."""
+    """Gradient steps after the first-order start, half of them for each of two searches."""
     step_size: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Length of the first step as a share of the perturbation's present size; it falls along a cosine."""
-    gamma: float = Field(default=0.1, gt=0, lt=1)
+    gamma: float = Field(default=0.2, gt=0, lt=1)
     """Share by which the size shrinks or grows at the first step; it falls along a cosine."""
-    start: float = Field(default=3.0, gt=0, allow_inf_nan=False)
-    """The first size, over that at which the nearest boundary is expected; above 1 the search comes from outside."""
+    start: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """The first size of the first search, over that at which the nearest boundary is expected."""
     momentum: float = Field(default=0.7, ge=0, lt=1)
-    """Share of the running mean of gradients that each step keeps; 0 for the paper's plain gradients."""
+    """Share of the running mean of gradients that each step of the first search keeps; 0 for plain gradients."""
 
 
 class FmnConfig(MinimalConfig):
     """Configuration of `fmn`."""
 
     steps: int = Field(default=80, ge=1)
-    """Gradient steps after the first-order start."""
+    """Gradient steps after the first-order start, half of them for each of two searches."""
     step_size: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Length of the first step: linf and l2, as a share of the perturbation's present size; l1, as a share of the way
     to the best vertex of the ball; l0 goes all the way. It falls along a cosine."""
-    gamma: float = Field(default=0.05, gt=0, lt=1)
+    gamma: float = Field(default=0.2, gt=0, lt=1)
     """Share by which the size shrinks or grows at the first step; it falls along a cosine."""
     start: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """The first size, over that at which the nearest boundary is expected."""
+    """The first size of the first search, over that at which the nearest boundary is expected."""
     momentum: float = Field(default=0.7, ge=0, lt=1)
-    """Share of the running mean of gradients that each step keeps; 0 for the paper's plain gradients."""
+    """Share of the running mean of gradients that each step of the first search keeps; 0 for plain gradients."""

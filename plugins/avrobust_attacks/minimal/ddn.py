@@ -1,11 +1,13 @@
 """DDN: direction and norm decoupled, in l2."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from avrobust_attacks.minimal.attack import SteppedSizes
-from avrobust_attacks.minimal.search import Estimate, Momentum, Search, cosine, leaves_of, onto
+from avrobust_attacks.minimal.search import Momentum, Search, cosine, leaves_of, onto
 
 LAST_STEP = 0.01
 """The last step's length as a share of the first one's, as in the paper."""
@@ -22,27 +24,39 @@ class DDN(SteppedSizes):
     that nothing depends on the unit of the inputs; the size never exceeds 1, the region itself.
 
     What differs from the paper: the distance to the goal with a smooth maximum over classes, which sharpens as the
-    search goes on (`softened`), is lowered instead of the cross-entropy raised; gradients have momentum; the search
-    begins at the nearest boundary of the linearised model (`nearest_boundary`), `start` times as far; `gamma` falls
-    with the step length; and the smallest success is trimmed at the end.
+    search goes on (`softened`), is lowered instead of the cross-entropy raised; there are two searches
+    (`SteppedSizes`), in which a point is moved out to the new size only once the goal was reached; `gamma` falls with
+    the step length; and the smallest success is trimmed at the end.
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
 
-    def look(self, search: Search, estimate: Estimate) -> None:
+    def descend(
+        self,
+        search: Search,
+        first: Mapping[str, Tensor],
+        size: Tensor,
+        steps: int,
+        momentum: float,
+        *,
+        growth: float,
+    ) -> None:
         region = search.region
-        size = (self.start * estimate.size).clamp(max=1)
-        x = region.within(region.step(region.clean, estimate.gradients, size), size)
-        momentum = Momentum(self.momentum)
-        for step in range(self.steps):
-            share = step / self.steps
+        size = size.clamp(max=1)
+        x = region.within(region.step(region.clean, first, size), size)
+        mean = Momentum(momentum)
+        found = torch.zeros_like(size, dtype=torch.bool)
+        for step in range(steps):
+            share = step / steps
             leaves = leaves_of(x)
             with torch.enable_grad():
                 scored = search.score(leaves, share)
             gradients = search.downhill(scored.loss, leaves)
-            direction = momentum.of(gradients, region.gain(gradients))
+            direction = mean.of(gradients, region.gain(gradients))
             gamma = cosine(self.gamma, self.gamma * LAST_GAMMA, share)
-            size = (size * torch.where(scored.reached, 1 - gamma, 1 + gamma)).clamp(max=1)
+            found |= scored.reached
+            larger = torch.where(found, 1 + gamma, max(growth, 1 + gamma))
+            size = (size * torch.where(scored.reached, 1 - gamma, larger)).clamp(max=1)
             length = size * cosine(self.step_size, self.step_size * LAST_STEP, share)
-            x = onto(region, region.step(leaves, direction, length), size)
+            x = onto(region, region.step(leaves, direction, length), size, lengthened=found)
         search.score(x, 1.0)

@@ -8,10 +8,7 @@ from torch import Tensor
 
 from avrobust_attacks.minimal.attack import SteppedSizes
 from avrobust_attacks.minimal.search import (
-    TINY,
-    Estimate,
     Momentum,
-    Scored,
     Search,
     cosine,
     leaves_of,
@@ -33,48 +30,50 @@ VERTICES = frozenset({"l1", "l0"})
 class FMN(SteppedSizes):
     """Fast minimum-norm attack (Pintor et al., NeurIPS 2021, arXiv 2102.12827), on any region.
 
-    Each step takes one joint gradient and sets the clip's size: until the goal is first reached, to the
-    distance that the gradient leaves (margin over gain); then `gamma` less than the smallest success where the goal
-    is reached, and `gamma` more than now where it is not. The perturbation moves by a step of steepest ascent and is
-    projected into the region of that size.
+    Each step takes one joint gradient and sets the clip's size: `gamma` less than the smallest success of the search
+    where the goal is reached, and `gamma` more than now where it is not. The perturbation moves by a step of steepest
+    ascent and is projected into the region of that size.
 
-    What differs from the paper: lengths are shares of the clip's present size, steps suit the budget's own norm
-    (`moved`), gradients are those of the distance with a smooth maximum over classes, which sharpens as the search
-    goes on (`softened`), and have momentum; the search begins at the nearest boundary of the linearised model
-    (`nearest_boundary`), the size never exceeds 1, the region itself, and the smallest success is trimmed at the end.
-
+    What differs from the paper: there are two searches (`SteppedSizes`), which begin at a first-order estimate instead
+    of growing to one; lengths are shares of the clip's present size, steps suit the budget's own norm (`moved`),
+    gradients are those of the distance with a smooth maximum over classes, which sharpens as the search goes on
+    (`softened`), and have momentum; the size never exceeds 1, the region itself, and the smallest success is trimmed
+    at the end.
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
 
-    def look(self, search: Search, estimate: Estimate) -> None:
+    def descend(
+        self,
+        search: Search,
+        first: Mapping[str, Tensor],
+        size: Tensor,
+        steps: int,
+        momentum: float,
+        *,
+        growth: float,
+    ) -> None:
         region = search.region
         quantum = counting_quantum(region)
-        size = (self.start * estimate.size).maximum(quantum).clamp(max=1)
-        x = moved(region, region.clean, estimate.gradients, size, 1.0)
-        momentum = Momentum(self.momentum)
-        for step in range(self.steps):
-            share = step / self.steps
+        size = size.maximum(quantum).clamp(max=1)
+        x = moved(region, region.clean, first, size, 1.0)
+        mean = Momentum(momentum)
+        best = torch.full_like(size, torch.inf)
+        for step in range(steps):
+            share = step / steps
             leaves = leaves_of(x)
             with torch.enable_grad():
                 scored = search.score(leaves, share)
+            best = torch.where(scored.reached, torch.minimum(best, scored.size), best)
             gradients = search.downhill(scored.loss, leaves)
             gain = region.gain(gradients)
             gamma = cosine(self.gamma, self.gamma * LAST_GAMMA, share)
-            size = self._resized(scored, search.size[search.positions], size, gamma, gain.double(), quantum)
+            lower = torch.minimum(size, best) * (1 - gamma)  # between two counts of l0 it means the lower one
+            larger = size * torch.where(best.isfinite(), 1 + gamma, max(growth, 1 + gamma))
+            size = torch.where(scored.reached, lower, larger.maximum(size + quantum)).maximum(quantum).clamp(max=1)
             length = cosine(self.step_size, self.step_size * LAST_STEP, share)
-            x = moved(region, leaves, momentum.of(gradients, gain), size, length)
+            x = moved(region, leaves, mean.of(gradients, gain), size, length)
         search.score(x, 1.0)
-
-    def _resized(
-        self, scored: Scored, best: Tensor, size: Tensor, gamma: float, gain: Tensor, quantum: Tensor
-    ) -> Tensor:
-        """The size of the next iterate, (b,)."""
-        lower = torch.minimum(size, best) * (1 - gamma)  # between two counts of l0 it means the lower one
-        left = scored.distance.double() / gain.clamp(min=TINY)
-        expected = torch.where(best.isfinite(), 0, torch.minimum(scored.size + left, 2 * size))
-        higher = torch.maximum(torch.maximum(size * (1 + gamma), size + quantum), expected)
-        return torch.where(scored.reached, lower, higher).maximum(quantum).clamp(max=1)
 
 
 def moved(

@@ -25,6 +25,10 @@ PATIENCE, RISE = 5, 1.3
 """After more than so many successive steps that do not reach the goal, the constant grows by this factor a step: the
 linearised model was too hopeful, and to wait for the next search would waste this one."""
 
+DOMINANT = 1e6
+"""The penalty pulls at most so many times as hard as the size: more changes no direction, and overflows where logits
+are flat, since the constant makes up for a small gradient."""
+
 POWER = 8
 """Of the norm over the modalities' shares that stands for the largest of them."""
 
@@ -112,13 +116,14 @@ class Penalty:
         self._outside = torch.where(scored.reached, 0, self._outside + 1)
         self._constants = self._constants * torch.where(self._outside > PATIENCE, RISE, 1)
         self._steps += 1
-        push = torch.where(scored.reached, 0, self._constants)
+        most = DOMINANT * 2 * torch.maximum(scored.size, self._unit) / self._unit.square()
+        push = torch.where(scored.reached | (gain <= TINY), 0, torch.minimum(self._constants * gain, most))
         weights = self._weights(x)
         downhills: dict[str, Tensor] = {}
         for weight, (name, ball) in zip(weights, region.balls.items(), strict=True):
             moved = x[name] - ball.center
             pull = torch.where(ball.radius > 0, 2 * weight / (ball.radius * self._unit).square(), 0)
-            downhill = _times(push, gradients[name]) - _times(pull, moved)
+            downhill = _times(push, _times(1 / gain, gradients[name])) - _times(pull, moved)
             variable, w = self._variables[name], self._w[name]
             downhills[name] = variable.open(w, downhill) * variable.slope(w)
         best = search.size[search.positions]

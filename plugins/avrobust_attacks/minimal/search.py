@@ -308,7 +308,7 @@ def _distances(logits: Tensor, goal: Goal, classes: int) -> list[Tensor]:
         return [goal.distance(logits)]
     own = _own(goal, logits)
     others = logits.masked_fill(own, -torch.inf)
-    best = logits.masked_fill(~own, -torch.inf).amax(dim=1)
+    best = own_logit(logits, goal)
     nearest = others.detach().topk(min(classes, logits.shape[1] - 1), dim=1).indices
     distances = []
     for index in nearest.unbind(dim=1):
@@ -346,10 +346,14 @@ class Momentum:
         return scaled
 
 
-def onto(region: Region, x: Mapping[str, Tensor], size: Tensor) -> dict[str, Tensor]:
-    """`x` scaled about the clean clip to the region's edge at `size` (b,), then within bounds: at most that size."""
+def onto(region: Region, x: Mapping[str, Tensor], size: Tensor, lengthened: Tensor | None = None) -> dict[str, Tensor]:
+    """`x` scaled about the clean clip to the region's edge at `size` (b,), then within bounds: at most that size.
+
+    What is shorter is made longer, or only where `lengthened` (b,) is true.
+    """
     found = region.size(x)
-    factor = torch.where(found > 0, size / found.clamp(min=TINY), 1).clamp(min=1)
+    scaled = found > 0 if lengthened is None else lengthened & (found > 0)
+    factor = torch.where(scaled, size / found.clamp(min=TINY), 1).clamp(min=1)
     longer = {}
     for name, value in x.items():
         center = region.balls[name].center
@@ -388,9 +392,14 @@ def softened(logits: Tensor, goal: Goal, sharpness: Tensor) -> Tensor:
         goal: the attacker's.
         sharpness: (B,), over one logit: 1 is the cross-entropy's.
     """
-    best = logits.masked_fill(~_own(goal, logits), -torch.inf).amax(dim=1)
+    best = own_logit(logits, goal)
     others = (logits * sharpness.unsqueeze(1)).masked_fill(_own(goal, logits), -torch.inf).logsumexp(dim=1) / sharpness
     return others - best if goal.targeted else best - others
+
+
+def own_logit(logits: Tensor, goal: Goal) -> Tensor:
+    """The highest logit among the goal's own classes, (B,): an untargeted one lowers it, a targeted one raises it."""
+    return logits.masked_fill(~_own(goal, logits), -torch.inf).amax(dim=1)
 
 
 def _own(goal: Goal, logits: Tensor) -> Tensor:
