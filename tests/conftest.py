@@ -1,6 +1,7 @@
-"""Fixtures for all tests: distributions that are installed for one test only."""
+"""Fixtures for all tests: distributions installed for one test only, a cache of their own, ordinary signals."""
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -58,3 +59,17 @@ def fake_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     yield install
     for module in [loaded for loaded in sys.modules if loaded.partition(".")[0] in modules]:
         del sys.modules[module]
+
+
+@pytest.fixture
+def ordinary_signals() -> Iterator[None]:
+    """The signals that end a command have their ordinary handlers, even where tests run in the background or nohup."""
+    ordinary = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in ordinary.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

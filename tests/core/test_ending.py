@@ -20,14 +20,7 @@ from avrobust_core.study import store
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def _handlers():
-    """Leave the signals' handlers as they were."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("ordinary_signals")
 
 
 def _command(monkeypatch, run, *arguments: str) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("ordinary_signals")
+
 REDUCED = (
     *("--set", "models={concat: {encoders: [audio, video], fusion: concat}}"),
     *("--set", "attacks={pgd: {use: pgd, with: {steps: 2}}}", "--set", "metrics=[accuracy]"),
