@@ -179,7 +179,7 @@ def test_what_is_found_does_not_depend_on_the_batch_size(first, tiny, tmp_path, 
         clean = [gap for gap, row in zip(gaps, again, strict=True) if row["attack"] is None]
         assert clean
         assert max(clean) < 1e-4
-        # A gradient that is zero but for rounding, which differs with the batch, may have the other sign: of a clip, and
-        # then under every attack, since all begin with the same step.
+        # A gradient that is zero but for rounding, which differs with the batch, may have the other sign: then under
+        # every attack, since all begin with the same step.
         moved = {row["id"] for gap, row in zip(gaps, again, strict=True) if gap > 1e-3}
         assert len(moved) <= len({row["id"] for row in again}) / 20
