@@ -49,7 +49,8 @@ def stoppable() -> Iterator[None]:
     """Raise `Stopped` in the main thread at the first signal, so that files are tidied up; end at once at the second.
 
     Signals that are ignored, as SIGHUP under nohup, stay so. Processes that were forked off end at once, without a
-    word. Once a signal has come, this process is about to end: what handles a second one stays.
+    word. Once a signal has come, this process is about to end: what handles a second one stays, and however the
+    work ends, it ends as stopped: what fails after a signal fails because of it.
 
     Raises:
         Stopped: by the first signal.
@@ -64,6 +65,12 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, stopping)
     try:
         yield
+        stopping.end()
+    except Stopped:
+        raise
+    except BaseException:
+        stopping.end()
+        raise
     finally:
         if stopping.asked is None:
             for number, handler in earlier.items():
@@ -97,6 +104,15 @@ class _Stopping:
             os._exit(128 + number)
         self._again = False
         raise self._stopped(self.asked)
+
+    def end(self) -> None:
+        """The work ended by itself, or by another exception: if a signal came, that is why.
+
+        Raises:
+            Stopped: if one came.
+        """
+        if self.asked is not None:
+            raise self._stopped(self.asked)
 
     def _stopped(self, number: int) -> Stopped:
         """The exception, held by nobody but those through whom it passes: not by a variable of a frame of its own."""

@@ -26,7 +26,8 @@ def recorded(keep: Keep, *, alone: bool = True, label: str = "") -> Iterator[Non
 
     Raises:
         DatasetFailure: as it is: nothing else can do better.
-        KeyboardInterrupt: as it is.
+        KeyboardInterrupt: as it is, or the one during which another error was raised: torch.save, interrupted, raises
+            a RuntimeError.
         RunError: if other processes wait for this one: only ending all of them is safe.
     """
     try:
@@ -34,12 +35,27 @@ def recorded(keep: Keep, *, alone: bool = True, label: str = "") -> Iterator[Non
     except (DatasetFailure, KeyboardInterrupt):
         raise
     except BaseException as error:
+        interrupt = interruption(error)
+        if interrupt is not None:
+            raise interrupt from None
         keep(told(error))
         if not alone:
             raise RunError(
                 f"{label} failed: {sentence(error)}. The other processes wait for this one, so all of them end; with "
                 "engine.devices=1 what fails is recorded, and the rest goes on"
             ) from error
+
+
+def interruption(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt during which an error was raised, as what was interrupted tidied up; None if there was none."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        if isinstance(link, KeyboardInterrupt):
+            return link
+        seen.add(id(link))
+        link = link.__context__
+    return None
 
 
 def told(error: BaseException) -> Failure:

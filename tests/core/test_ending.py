@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from avrobust_core.blame import sentence
 from avrobust_core.cli import main
 from avrobust_core.study import store
+from avrobust_core.study.failures import recorded
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +70,31 @@ def test_a_signal_is_not_lost_where_its_exception_is(monkeypatch, capsys, lost: 
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     assert _command(monkeypatch, run) == 143
     assert capsys.readouterr().err.count("stopped by SIGTERM") == 1
+
+
+@pytest.mark.parametrize("ended", ["returned", "failed", "recorded"])
+def test_a_run_that_a_signal_made_fail_ends_as_stopped(monkeypatch, capsys, ended: str) -> None:
+    kept: list[object] = []
+
+    class Stopping(io.BytesIO):
+        def write(self, data) -> int:
+            if len(data) > 1000:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().write(data)
+
+    def run(options) -> int:
+        recording = recorded(kept.append) if ended == "recorded" else contextlib.nullcontext()
+        try:
+            with recording:
+                torch.save({"weight": torch.zeros(1000)}, Stopping())
+        except RuntimeError:  # raised by torch's tidying up, in the place of the signal's exception
+            if ended == "failed":
+                raise
+        return 1
+
+    assert _command(monkeypatch, run) == 143
+    assert capsys.readouterr().err.count("stopped by SIGTERM; the same command goes on") == 1
+    assert not kept, "an interrupt is not a failure of the step that it hit"
 
 
 def test_a_signal_that_is_ignored_stays_ignored(monkeypatch) -> None:
