@@ -10,25 +10,15 @@ from typing import TYPE_CHECKING, Any
 from avrobust_core._version import __version__
 
 if TYPE_CHECKING:
-    from avrobust_core.attacking import Attacked, AttackRun, attack_batch
-    from avrobust_core.augmentations import Augmentation, Cost, Gather, Passed, TrainingStep
-    from avrobust_core.balls import Ball
-    from avrobust_core.batches import Batch, Clip, Encoded
-    from avrobust_core.border.answers import logits_of
-    from avrobust_core.budgets import Budget, ThreatModel
-    from avrobust_core.components import Component, ComponentChoice, Config
-    from avrobust_core.contracts import (
-        Attack,
-        AttackResult,
-        Dataset,
-        EncodedDims,
-        Encoder,
-        Fusion,
-        Measurement,
-        Metric,
-        Preparation,
-        Subject,
-    )
+    from avrobust_core.api.evaluating import Evaluation, evaluate
+    from avrobust_core.attacks.attack import Attack, AttackResult, Preparation
+    from avrobust_core.attacks.goals import Aim, Goal
+    from avrobust_core.attacks.running import Attacked, AttackRun, attack_batch
+    from avrobust_core.attacks.verification import Verdict, verify
+    from avrobust_core.attacks.victim import BoundVictim, Victim
+    from avrobust_core.data.batches import Batch, Clip, Encoded
+    from avrobust_core.data.dataset import Dataset
+    from avrobust_core.data.media import MediaSpec, Task
     from avrobust_core.errors import (
         AttackViolation,
         AvrobustError,
@@ -38,91 +28,93 @@ if TYPE_CHECKING:
         ModelError,
         WeightsError,
     )
-    from avrobust_core.evaluating import Evaluation, evaluate
-    from avrobust_core.goals import Aim, Goal
-    from avrobust_core.hookspecs import hookimpl
-    from avrobust_core.latents import Latents, LayerKind, Wanted
-    from avrobust_core.media import MediaSpec, Task
-    from avrobust_core.model import AVModel
-    from avrobust_core.objectives import classification_loss, correct, margin
-    from avrobust_core.probing import Probe
+    from avrobust_core.metrics.latents import Latents, LayerKind, Wanted
+    from avrobust_core.metrics.metric import Measurement, Metric, Subject
+    from avrobust_core.metrics.probe import Probe
+    from avrobust_core.models.answers import logits_of
+    from avrobust_core.models.layouts import CheckpointLayout, State
+    from avrobust_core.models.model import AVModel
+    from avrobust_core.models.objectives import classification_loss, correct, margin
+    from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
+    from avrobust_core.models.whole import Raw, RawDims, WholeModel
     from avrobust_core.randomness import clip_generator, derive_seed
-    from avrobust_core.regions import Region, make_ball
-    from avrobust_core.registry import Registry
-    from avrobust_core.statistics import Estimate, bootstrap, share
-    from avrobust_core.verification import Verdict, verify
-    from avrobust_core.victim import BoundVictim, Victim
-    from avrobust_core.weights import CheckpointLayout, State
-    from avrobust_core.whole import Raw, RawDims, WholeModel
+    from avrobust_core.registry.components import Component, ComponentChoice, Config
+    from avrobust_core.registry.hookspecs import hookimpl
+    from avrobust_core.registry.registry import Registry
+    from avrobust_core.statistics.intervals import Estimate, bootstrap, share
+    from avrobust_core.threats.balls import Ball
+    from avrobust_core.threats.budgets import Budget, ThreatModel
+    from avrobust_core.threats.regions import Region, make_ball
+    from avrobust_core.training.augmentations import Augmentation, Cost, Gather, Passed, TrainingStep
 
 _HOME = {
-    "make_ball": "regions",
+    "make_ball": "threats.regions",
     "AttackViolation": "errors",
-    "evaluate": "evaluating",
-    "Evaluation": "evaluating",
-    "attack_batch": "attacking",
-    "Attacked": "attacking",
-    "AttackRun": "attacking",
-    "Preparation": "contracts",
-    "Region": "regions",
-    "Goal": "goals",
-    "Aim": "goals",
-    "Ball": "balls",
-    "Batch": "batches",
-    "Clip": "batches",
-    "Encoded": "batches",
-    "Budget": "budgets",
-    "ThreatModel": "budgets",
-    "Component": "components",
-    "ComponentChoice": "components",
-    "Config": "components",
-    "Attack": "contracts",
-    "AttackResult": "contracts",
-    "Augmentation": "augmentations",
-    "Cost": "augmentations",
-    "Gather": "augmentations",
-    "Passed": "augmentations",
-    "TrainingStep": "augmentations",
-    "Dataset": "contracts",
-    "EncodedDims": "contracts",
-    "Encoder": "contracts",
-    "Fusion": "contracts",
-    "Measurement": "contracts",
-    "Metric": "contracts",
+    "evaluate": "api.evaluating",
+    "Evaluation": "api.evaluating",
+    "attack_batch": "attacks.running",
+    "Attacked": "attacks.running",
+    "AttackRun": "attacks.running",
+    "Preparation": "attacks.attack",
+    "Region": "threats.regions",
+    "Goal": "attacks.goals",
+    "Aim": "attacks.goals",
+    "Ball": "threats.balls",
+    "Batch": "data.batches",
+    "Clip": "data.batches",
+    "Encoded": "data.batches",
+    "Budget": "threats.budgets",
+    "ThreatModel": "threats.budgets",
+    "Component": "registry.components",
+    "ComponentChoice": "registry.components",
+    "Config": "registry.components",
+    "Attack": "attacks.attack",
+    "AttackResult": "attacks.attack",
+    "Augmentation": "training.augmentations",
+    "Cost": "training.augmentations",
+    "Gather": "training.augmentations",
+    "Passed": "training.augmentations",
+    "TrainingStep": "training.augmentations",
+    "Dataset": "data.dataset",
+    "EncodedDims": "models.parts",
+    "Encoder": "models.parts",
+    "Fusion": "models.parts",
+    "Measurement": "metrics.metric",
+    "Metric": "metrics.metric",
     "ModelError": "errors",
-    "Subject": "contracts",
+    "Subject": "metrics.metric",
     "AvrobustError": "errors",
     "AvrobustWarning": "errors",
     "ClipError": "errors",
     "DataError": "errors",
     "WeightsError": "errors",
-    "hookimpl": "hookspecs",
-    "Latents": "latents",
-    "LayerKind": "latents",
-    "Probe": "probing",
-    "Wanted": "latents",
-    "MediaSpec": "media",
-    "Task": "media",
-    "AVModel": "model",
-    "classification_loss": "objectives",
-    "correct": "objectives",
-    "logits_of": "border.answers",
-    "margin": "objectives",
+    "hookimpl": "registry.hookspecs",
+    "Latents": "metrics.latents",
+    "LayerKind": "metrics.latents",
+    "Probe": "metrics.probe",
+    "Wanted": "metrics.latents",
+    "MediaSpec": "data.media",
+    "Task": "data.media",
+    "AVModel": "models.model",
+    "classification_loss": "models.objectives",
+    "correct": "models.objectives",
+    "logits_of": "models.answers",
+    "margin": "models.objectives",
     "clip_generator": "randomness",
     "derive_seed": "randomness",
-    "Registry": "registry",
-    "Estimate": "statistics",
-    "bootstrap": "statistics",
-    "share": "statistics",
-    "Verdict": "verification",
-    "verify": "verification",
-    "BoundVictim": "victim",
-    "Victim": "victim",
-    "CheckpointLayout": "weights",
-    "State": "weights",
-    "Raw": "whole",
-    "RawDims": "whole",
-    "WholeModel": "whole",
+    "Registry": "registry.registry",
+    "Estimate": "statistics.intervals",
+    "bootstrap": "statistics.intervals",
+    "share": "statistics.intervals",
+    "Verdict": "attacks.verification",
+    "verify": "attacks.verification",
+    "BoundVictim": "attacks.victim",
+    "Victim": "attacks.victim",
+    "CheckpointLayout": "models.layouts",
+    "State": "models.layouts",
+    "Raw": "models.whole",
+    "RawDims": "models.whole",
+    "WholeModel": "models.whole",
 }
 
 __all__ = [

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from avrobust_core import AVModel, Batch, Dataset, Registry
 from avrobust_core.spec.model import EngineSection, Spec
 from avrobust_core.study.building import Builder
-from avrobust_core.study.training import Fit, load_weights
+from avrobust_core.training.fit import Fit, load_weights
 
 WEIGHTS = "last.safetensors"
 

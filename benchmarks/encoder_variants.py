@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from avrobust_core import AVModel, MediaSpec, Registry
-from avrobust_core.model import channels_last
+from avrobust_core.models.model import channels_last
 
 AUDIO: Final = {"cnn14": (32_000, 320_000), "ast": (16_000, 160_000)}
 """Rate and samples."""

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_core import AVModel, MediaSpec
-from avrobust_core.weights import load_checkpoint, load_fitting_head
+from avrobust_core.models.weights import load_checkpoint, load_fitting_head
 
 CLASSES: Final = 527
 RATE: Final = 32_000

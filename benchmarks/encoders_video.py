@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from avrobust_core import AVModel, MediaSpec, Registry
-from avrobust_core.weights import load_checkpoint, load_fitting_head
+from avrobust_core.models.weights import load_checkpoint, load_fitting_head
 
 CLASSES: Final = 400
 MEBIBYTE: Final = 2**20

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torchaudio.compliance import kaldi
 
 from avrobust_core import AVModel, MediaSpec
-from avrobust_core.weights import load_checkpoint, load_fitting_head
+from avrobust_core.models.weights import load_checkpoint, load_fitting_head
 from benchmarks.encoders_audio import PASSES, errors, make_clips, make_pass, peak_resident, throughput
 
 CLASSES: Final = 527

@@ -15,10 +15,10 @@ import numpy as np
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from avrobust_core.contracts import Dataset
-from avrobust_core.statistics import Estimate, bootstrap
+from avrobust_core.data.dataset import Dataset
+from avrobust_core.statistics.intervals import Estimate, bootstrap
 from avrobust_core.study.building import Builder
-from avrobust_core.study.training import Fit
+from avrobust_core.training.fit import Fit
 
 Seconds = NDArray[np.float64]
 

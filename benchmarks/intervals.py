@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom, norm
 from scipy.stats import t as student
 
-from avrobust_core.across_fits import accuracy_across_fits, difference_across_fits
-from avrobust_core.statistics import bootstrap, paired_differences, share, weighted_median
+from avrobust_core.statistics.across_fits import accuracy_across_fits, difference_across_fits
+from avrobust_core.statistics.intervals import bootstrap, paired_differences, share, weighted_median
 
 SLOW = 10
 """The two-level bootstrap is tried in one simulation of so many."""

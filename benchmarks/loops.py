@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_core import AttackRun, AVModel, Batch, Dataset, Registry, Victim
+from avrobust_core.data.loading import epoch_order, in_batches, select
+from avrobust_core.evaluation.predictions import evaluate_batch
 from avrobust_core.spec.model import EngineSection, Spec
 from avrobust_core.study.building import Builder
-from avrobust_core.study.evaluation import evaluate_batch
-from avrobust_core.study.loading import epoch_order, in_batches, select
-from avrobust_core.study.optimization import parameter_groups, schedule
-from avrobust_core.study.training import Fit
+from avrobust_core.training.fit import Fit
+from avrobust_core.training.optimization import parameter_groups, schedule
 
 BATCH_SIZE = 32
 TRAINING_CLIPS = 1280

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 from avrobust_core import Registry
+from avrobust_core.report.tables import print_tables
 from avrobust_core.spec.loading import LoadedSpec, load_spec
 from avrobust_core.study.building import Builder
 from avrobust_core.study.runner import carry_out
-from avrobust_core.study.tables import print_tables
 from benchmarks.epoch_times import epoch_seconds, ratio
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

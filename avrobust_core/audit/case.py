@@ -7,13 +7,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from avrobust_core.attacking import AttackRun
-from avrobust_core.batches import Batch
-from avrobust_core.budgets import ThreatModel
+from avrobust_core.attacks.running import AttackRun
+from avrobust_core.attacks.victim import Victim
+from avrobust_core.data.batches import Batch
+from avrobust_core.evaluation.outcomes import Intervals, Outcome
+from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.randomness import derive_seed
-from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.results import Intervals, Outcome
-from avrobust_core.victim import Victim
+from avrobust_core.threats.budgets import ThreatModel
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avrobust_core.attacks.victim import BoundVictim
 from avrobust_core.audit.checks import Check, not_applicable, shown
 from avrobust_core.audit.derivatives import Derivatives, untrue_gradients
 from avrobust_core.audit.look import Look, asker, note
 from avrobust_core.audit.meter import Meter
 from avrobust_core.audit.probes import Ask, Climbed, climb, corner, falling, halfway
 from avrobust_core.audit.stand_in import StraightThrough
-from avrobust_core.batches import Batch, select_inputs
+from avrobust_core.data.batches import Batch, select_inputs
 from avrobust_core.errors import ModelError
-from avrobust_core.victim import BoundVictim
 
 FEWEST_CLIMBED, MOST_STEPS = 8, 40
 """A climb's clips where the budget allows, and its steps at most."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from avrobust_core.batches import Batch
+from avrobust_core.data.batches import Batch
 from avrobust_core.errors import DataError
 
 

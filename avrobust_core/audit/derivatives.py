@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avrobust_core.attacks.victim import BoundVictim
 from avrobust_core.audit.exact import Exact, opened, rise
 from avrobust_core.audit.meter import Meter
-from avrobust_core.victim import BoundVictim
 
 DOUBLE_LENGTHS, DOUBLE_TOLERANCE = (1e-4, 1e-2), 0.05
 """Half the length of a difference in float64, in radii, tried one after the other, and the relative error allowed: at

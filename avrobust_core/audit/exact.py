@@ -6,9 +6,9 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.border import answers
-from avrobust_core.goals import Goal
-from avrobust_core.model import AVModel
+from avrobust_core.attacks.goals import Goal
+from avrobust_core.models import answers
+from avrobust_core.models.model import AVModel
 
 
 class Exact:

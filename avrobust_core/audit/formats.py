@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avrobust_core.attacking import AttackRun, attack_batch
+from avrobust_core.attacks.running import AttackRun, attack_batch
 from avrobust_core.audit.checks import Check, not_applicable, shown
 from avrobust_core.audit.look import Look
 from avrobust_core.audit.meter import Meter

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avrobust_core.attacks.victim import BoundVictim, Gradients
 from avrobust_core.audit.case import passes
 from avrobust_core.audit.checks import Check, not_applicable
 from avrobust_core.audit.look import Look
-from avrobust_core.study.results import Outcome
-from avrobust_core.victim import BoundVictim, Gradients
+from avrobust_core.evaluation.outcomes import Outcome
 
 WATCHED_CLIPS = 2
 

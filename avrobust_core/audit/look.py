@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avrobust_core.attacks.victim import BoundVictim
 from avrobust_core.audit.case import Case, Standing
 from avrobust_core.audit.checks import Check, shown
 from avrobust_core.audit.drops import Drop
@@ -14,7 +15,6 @@ from avrobust_core.audit.exact import Exact
 from avrobust_core.audit.meter import Meter
 from avrobust_core.audit.model_checks import Behaviour
 from avrobust_core.audit.probes import Ask
-from avrobust_core.victim import BoundVictim
 
 FEWEST_CLIPS = 2
 """Of a clip's fault, so many clips must have it, and the share below."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from avrobust_core.audit.case import Case
 from avrobust_core.audit.checks import Check, not_applicable, shown
 from avrobust_core.audit.meter import Meter
-from avrobust_core.model import AVModel
+from avrobust_core.models.model import AVModel
 
 REPEATED_CLIPS = 8
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from avrobust_core.attacks.goals import Goal
+from avrobust_core.attacks.victim import BoundVictim
 from avrobust_core.audit.exact import opened, rise
-from avrobust_core.balls import per_clip
-from avrobust_core.batches import select_inputs
-from avrobust_core.goals import Goal
-from avrobust_core.regions import Region
-from avrobust_core.victim import BoundVictim
+from avrobust_core.data.batches import select_inputs
+from avrobust_core.threats.balls import per_clip
+from avrobust_core.threats.regions import Region
 
 Ask = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 """From positions (b,) among the clips and their inputs by attacked modality (b, ...) to logits (b, K)."""

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from avrobust_core.attacks.verification import NORM_TOLERANCE
 from avrobust_core.audit.case import Case, Standing
 from avrobust_core.audit.checks import Check, not_applicable, shown
-from avrobust_core.border import answers
-from avrobust_core.budgets import Budget, Snr, ThreatModel
+from avrobust_core.evaluation.outcomes import Outcome
+from avrobust_core.evaluation.predictions import Predictions
+from avrobust_core.models import answers
 from avrobust_core.randomness import derive_seed
-from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.results import Outcome
-from avrobust_core.verification import NORM_TOLERANCE
+from avrobust_core.threats.budgets import Budget, Snr, ThreatModel
 
 TOLERATED_SHARE = 0.01
 """Clips that a weaker attack alone breaks, as a share of all, before the stronger one is blamed."""

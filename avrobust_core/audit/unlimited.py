@@ -7,7 +7,7 @@ import numpy as np
 from avrobust_core.audit.checks import Check, not_applicable, shown
 from avrobust_core.audit.look import Look, asker, note
 from avrobust_core.audit.probes import climb
-from avrobust_core.budgets import Budget, ThreatModel
+from avrobust_core.threats.budgets import Budget, ThreatModel
 
 FREE_CLIPS, FREE_FEWEST, FREE_LENGTHS = 8, 6, (0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0)
 """The climb without a limit: clips, at least so many of them, and its steps as shares of the whole range."""

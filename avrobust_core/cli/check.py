@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from avrobust_core.cli.layout import say, wrapped
 
 if TYPE_CHECKING:
-    from avrobust_core.media import MediaSpec
-    from avrobust_core.registry import Offer, PluginRecord, Registry
+    from avrobust_core.data.media import MediaSpec
+    from avrobust_core.registry.registry import Offer, PluginRecord, Registry
     from avrobust_core.testing.running import Outcome
 
 _WIDTH = len("not applicable")
@@ -47,7 +47,7 @@ def run_check_plugin(args: argparse.Namespace) -> int:
         ComponentError: if nothing has this name.
     """
     with redirect_stdout(sys.stderr):  # what a plugin prints on import must not mix with ours
-        from avrobust_core.registry import Registry
+        from avrobust_core.registry.registry import Registry
 
         registry = Registry.discover(disabled=args.no_plugin or ())
     plugins, offers = _meant(registry, args.name)
@@ -75,8 +75,8 @@ def run_check_plugin(args: argparse.Namespace) -> int:
 
 def _meant(registry: Registry, name: str) -> tuple[list[PluginRecord], list[Offer]]:
     """The plugins and components that a name means: a component's name first, then a plugin's or a distribution's."""
-    from avrobust_core.discovery import normalised
     from avrobust_core.errors import ComponentError
+    from avrobust_core.registry.discovery import normalised
 
     try:
         return [], list(registry.find(name))

@@ -12,9 +12,9 @@ from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
 from avrobust_core.cli.layout import wrapped
-from avrobust_core.config_errors import nested_models
-from avrobust_core.discovery import Offer
+from avrobust_core.config.errors import nested_models
 from avrobust_core.errors import ComponentError
+from avrobust_core.registry.discovery import Offer
 
 # How a bound in a field's metadata is written, by the attribute that holds it.
 _BOUNDS: Mapping[str, str] = {

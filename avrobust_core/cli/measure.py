@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from avrobust_core.contracts import Measurement, Metric, Subject
-    from avrobust_core.registry import Registry
+    from avrobust_core.metrics.metric import Measurement, Metric, Subject
+    from avrobust_core.registry.registry import Registry
 
 LAYER = "embeddings"
 """What the one layer is called."""
@@ -59,7 +59,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _run(options: argparse.Namespace) -> int:
-    from avrobust_core.registry import Registry
+    from avrobust_core.registry.registry import Registry
 
     if not 0 < options.confidence < 1 or not 100 <= options.resamples <= MOST_RESAMPLES or options.seed < 0:
         _refuse(
@@ -128,8 +128,8 @@ def _subject(options: argparse.Namespace, splits: Collection[str]) -> "Subject":
     """The embeddings as what is evaluated; the reference stands for every other split that is asked for."""
     import numpy as np
 
-    from avrobust_core.contracts import Subject
-    from avrobust_core.latents import Latents
+    from avrobust_core.metrics.latents import Latents
+    from avrobust_core.metrics.metric import Subject
 
     embeddings, labels = _pair(options.embeddings, options.labels)
     reference = None if options.reference is None else _pair(*options.reference)
@@ -263,7 +263,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _as_object(classes: tuple[str, ...], clips: int, found: "Mapping[str, Measurement]") -> dict[str, Any]:
-    from avrobust_core.study.results import measurement_to_json
+    from avrobust_core.evaluation.outcomes import measurement_to_json
 
     return {
         "clips": clips,

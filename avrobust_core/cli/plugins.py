@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from avrobust_core.cli.layout import GAP, say, table, wrapped
 
 if TYPE_CHECKING:
-    from avrobust_core.registry import Offer, PluginRecord, Registry
+    from avrobust_core.registry.registry import Offer, PluginRecord, Registry
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -100,7 +100,7 @@ def spec_name(registry: Registry, offer: Offer) -> str:
 
 def _discover(args: argparse.Namespace) -> Registry:
     with _no_collection(), redirect_stdout(sys.stderr):  # what a plugin prints on import must not mix with our JSON
-        from avrobust_core.registry import Registry
+        from avrobust_core.registry.registry import Registry
 
         return Registry.discover(disabled=args.no_plugin or ())
 

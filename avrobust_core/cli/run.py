@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from avrobust_core.registry import Registry
+    from avrobust_core.registry.registry import Registry
     from avrobust_core.spec.loading import LoadedSpec
 
 CONTRADICTED = 3
@@ -35,7 +35,7 @@ def _add_spec_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _load(options: argparse.Namespace) -> "tuple[LoadedSpec, Registry] | None":
     from avrobust_core.cli.layout import complain
-    from avrobust_core.registry import Registry
+    from avrobust_core.registry.registry import Registry
     from avrobust_core.spec.loading import load_spec
     from avrobust_core.spec.problems import SpecError
 
@@ -54,8 +54,8 @@ def _run(options: argparse.Namespace) -> int:
     loaded, registry = found
     from avrobust_core.cli.layout import say
     from avrobust_core.plain_text import plain_text
+    from avrobust_core.report.tables import print_tables
     from avrobust_core.study.runner import carry_out
-    from avrobust_core.study.tables import print_tables
 
     result = carry_out(loaded, registry, out=options.out, silent=options.quiet)
     if _is_first_process():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from avrobust_core.registry import Registry
+    from avrobust_core.registry.registry import Registry
     from avrobust_core.spec.explaining import Explanation
     from avrobust_core.spec.loading import LoadedSpec
 
@@ -37,7 +37,7 @@ def _add_spec_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _registry(options: argparse.Namespace) -> "Registry":
-    from avrobust_core.registry import Registry
+    from avrobust_core.registry.registry import Registry
 
     return Registry.discover(disabled=options.no_plugin or ())
 
@@ -73,8 +73,8 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
+    from avrobust_core.files import write_text
     from avrobust_core.spec.json_schema import spec_schema
-    from avrobust_core.study.store import write_text
 
     text = json.dumps(spec_schema(_registry(options)), indent=2) + "\n"
     if options.out is None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from avrobust_core.budgets import ThreatModel
 from avrobust_core.spec.model import Pattern, Spec
+from avrobust_core.threats.budgets import ThreatModel
 
 
 @dataclass(frozen=True, slots=True)

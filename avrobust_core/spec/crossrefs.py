@@ -13,11 +13,11 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from avrobust_core.budgets import ThreatModel
 from avrobust_core.spec.cells import AttackPlan, matches, trim, trims_attacks
 from avrobust_core.spec.model import Pattern
 from avrobust_core.spec.nodes import ListNode, MapNode, Node, Place, ScalarNode, dotted, find, plain
 from avrobust_core.spec.problems import Problem, suggestion
+from avrobust_core.threats.budgets import ThreatModel
 
 MAX_RUNS: Final = 200_000
 """Most evaluations of all cells, before they are trimmed."""

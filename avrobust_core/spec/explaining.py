@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import PydanticUndefined
 
-from avrobust_core.spec.fields import Slot, arms, choices, slot_at
+from avrobust_core.config.fields import Slot, arms, choices, slot_at
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.spec.model import Spec
 from avrobust_core.spec.nodes import Node, Path, Place, ScalarNode, dotted, find
@@ -18,7 +18,7 @@ from avrobust_core.spec.references import Resolved
 from avrobust_core.spec.tree import split_path
 
 if TYPE_CHECKING:
-    from avrobust_core.registry import Registry
+    from avrobust_core.registry.registry import Registry
 
 _DERIVED: Final = {
     ("encoders", "modality"): "default: the entry's own name",

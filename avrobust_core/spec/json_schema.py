@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic.errors import PydanticUserError
 
-from avrobust_core.components import KIND_MARK
+from avrobust_core.registry.components import KIND_MARK
 from avrobust_core.spec.model import NAME_PATTERN, Spec
 
 if TYPE_CHECKING:
-    from avrobust_core.registry import Offer, Registry
+    from avrobust_core.registry.registry import Offer, Registry
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 

@@ -19,7 +19,7 @@ from avrobust_core.spec.values import unusable_values
 from avrobust_core.spec.yaml_writer import write_yaml
 
 if TYPE_CHECKING:
-    from avrobust_core.registry import Registry
+    from avrobust_core.registry.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from avrobust_core.spec.fields import Slot, choices, field_names, short, silently_converted, slot_at
+from avrobust_core.config.fields import Slot, choices, field_names, short, silently_converted, slot_at
+from avrobust_core.config.suggest import closest
 from avrobust_core.spec.nodes import (
     ListNode,
     MapNode,
@@ -28,7 +29,6 @@ from avrobust_core.spec.nodes import (
 )
 from avrobust_core.spec.problems import Problem, suggestion
 from avrobust_core.spec.yaml_reader import scalar_value
-from avrobust_core.suggest import closest
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from avrobust_core.budgets import ThreatModel
-from avrobust_core.media import GoalName
+from avrobust_core.data.media import GoalName
+from avrobust_core.threats.budgets import ThreatModel
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 MAX_NAME = 100

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from avrobust_core.config.suggest import closest
 from avrobust_core.errors import AvrobustError
 from avrobust_core.spec.nodes import Place
-from avrobust_core.suggest import closest
 
 _MOST_SHOWN: Final = 100
 _LONGEST: Final = 400

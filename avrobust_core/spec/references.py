@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from avrobust_core.components import ComponentChoice, Config
+from avrobust_core.config.fields import arms, slot_at
 from avrobust_core.errors import ComponentError
-from avrobust_core.spec.fields import arms, slot_at
+from avrobust_core.registry.components import ComponentChoice, Config
 from avrobust_core.spec.messages import validated
 from avrobust_core.spec.nodes import ListNode, MapNode, Node, Path, ScalarNode, dotted, find, key_place, nodes
 from avrobust_core.spec.places import PLACES, Step
 from avrobust_core.spec.problems import Problem
 
 if TYPE_CHECKING:
-    from avrobust_core.registry import Offer, Registry
+    from avrobust_core.registry.registry import Offer, Registry
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,21 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from avrobust_core.attacking import AttackRun
+from avrobust_core.attacks.running import AttackRun
+from avrobust_core.attacks.victim import Victim
 from avrobust_core.audit import auditing
 from avrobust_core.audit.case import Case
 from avrobust_core.audit.clips import Clips
-from avrobust_core.batches import Batch
+from avrobust_core.data.batches import Batch
+from avrobust_core.data.loading import Skipped
+from avrobust_core.deadline import limited
 from avrobust_core.errors import BatchTimeout, RunError
+from avrobust_core.evaluation.outcomes import Intervals, Outcome
+from avrobust_core.evaluation.predictions import Predictions
+from avrobust_core.files import digest, read_record, without_upkeep, write_record
 from avrobust_core.spec.model import AuditSection
-from avrobust_core.study.deadline import limited
-from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.loading import Skipped
 from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.process import Process
-from avrobust_core.study.results import Intervals, Outcome
-from avrobust_core.study.store import digest, read_record, without_upkeep, write_record
-from avrobust_core.victim import Victim
 
 
 class Auditing:

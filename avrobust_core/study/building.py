@@ -6,20 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avrobust_core.augmentations import Augmentation
+from avrobust_core.attacks.attack import Attack
+from avrobust_core.attacks.goals import Aim
 from avrobust_core.blame import as_plugins_fault
-from avrobust_core.components import Config
-from avrobust_core.contracts import Attack, Dataset, Encoder, Fusion, Metric
+from avrobust_core.config.suggest import closest
+from avrobust_core.data.dataset import Dataset
+from avrobust_core.data.loading import check_ids, refuse_split
 from avrobust_core.errors import AvrobustWarning, ComponentError, DataError
-from avrobust_core.goals import Aim
-from avrobust_core.model import AVModel, channels_last
+from avrobust_core.metrics.metric import Metric
+from avrobust_core.models.layouts import State
+from avrobust_core.models.model import AVModel, channels_last
+from avrobust_core.models.parts import Encoder, Fusion
+from avrobust_core.models.weights import fingerprint, load_checkpoint, load_fitting_head, load_model, read_checkpoint
 from avrobust_core.randomness import derive_seed, seeded
-from avrobust_core.registry import Offer, Registry
+from avrobust_core.registry.components import Config
+from avrobust_core.registry.registry import Offer, Registry
 from avrobust_core.spec.cells import expand, modality_of
 from avrobust_core.spec.model import AttackEntry, ComponentRef, ModelEntry, Spec, TrainingEntry
-from avrobust_core.study.loading import check_ids, refuse_split
-from avrobust_core.suggest import closest
-from avrobust_core.weights import State, fingerprint, load_checkpoint, load_fitting_head, load_model, read_checkpoint
+from avrobust_core.training.augmentations import Augmentation
 
 _BASES: Mapping[str, type[Any]] = {
     "dataset": Dataset,

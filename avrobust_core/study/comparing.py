@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avrobust_core.across_fits import difference_across_fits
+from avrobust_core.evaluation.outcomes import Intervals
 from avrobust_core.spec.model import Comparison, Spec
-from avrobust_core.statistics import holm, sign_flip_p
+from avrobust_core.statistics.across_fits import difference_across_fits
+from avrobust_core.statistics.intervals import holm, sign_flip_p
 from avrobust_core.study.pooling import (
     ONE_FIT,
     CellKey,
@@ -19,7 +20,6 @@ from avrobust_core.study.pooling import (
     across_fits_to_json,
     common_clips,
 )
-from avrobust_core.study.results import Intervals
 
 Cell = tuple[str, str]
 """A model and a training regime, by name."""

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from avrobust_core.rank_correlation import partial_spearman, spearman
-from avrobust_core.statistics import Estimate, weighted_median
-from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.results import Intervals, Outcome
+from avrobust_core.evaluation.outcomes import Intervals, Outcome
+from avrobust_core.evaluation.predictions import Predictions
+from avrobust_core.statistics.intervals import Estimate, weighted_median
+from avrobust_core.statistics.rank_correlation import partial_spearman, spearman
 
 FEWEST = 4
 """Clips, classes or models below which nothing is correlated."""

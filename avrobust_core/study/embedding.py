@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_core.batches import Batch
-from avrobust_core.border.answers import refuse_non_finite
-from avrobust_core.latents import Latents, LayerKind
-from avrobust_core.model import AVModel
-from avrobust_core.probing import layers_of
-from avrobust_core.study import parts
-from avrobust_core.study.loading import Selection
-from avrobust_core.study.parts import from_column
-from avrobust_core.study.store import read_record, write_atomically, write_record
+from avrobust_core.data.batches import Batch
+from avrobust_core.data.loading import Selection
+from avrobust_core.evaluation import parts
+from avrobust_core.evaluation.parts import from_column
+from avrobust_core.files import read_record, write_atomically, write_record
+from avrobust_core.metrics.latents import Latents, LayerKind
+from avrobust_core.metrics.probe import layers_of
+from avrobust_core.models.answers import refuse_non_finite
+from avrobust_core.models.model import AVModel
 
 _LAYER = "layer/"
 """What the columns of layers are named with, so that no layer is taken for logits."""

@@ -13,20 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_core.border.readings import refuse_other_readings
-from avrobust_core.contracts import Dataset, Metric
+from avrobust_core.data.dataset import Dataset
+from avrobust_core.data.loading import Selection, read_clip, select
+from avrobust_core.data.readings import refuse_other_readings
 from avrobust_core.errors import ComponentError, DataError, RunError
-from avrobust_core.latents import Latents, LayerKind
-from avrobust_core.probing import Probe
+from avrobust_core.evaluation.failures import Failure, Keep, recorded
+from avrobust_core.evaluation.outcomes import Intervals, measurement_to_json, subject_of
+from avrobust_core.evaluation.predictions import PREDICTIONS, Predictions
+from avrobust_core.files import digest, read_record, without_upkeep, write_atomically, write_record
+from avrobust_core.metrics.latents import Latents, LayerKind
+from avrobust_core.metrics.metric import Metric
+from avrobust_core.metrics.probe import Probe
 from avrobust_core.study import embedding
 from avrobust_core.study.building import Part
-from avrobust_core.study.evaluation import PREDICTIONS, Predictions
-from avrobust_core.study.failures import Failure, Keep, recorded
-from avrobust_core.study.loading import Selection, read_clip, select
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation
 from avrobust_core.study.process import Process
-from avrobust_core.study.results import Intervals, measurement_to_json, subject_of
-from avrobust_core.study.store import digest, read_record, without_upkeep, write_atomically, write_record
 
 CLIP_CACHE_BYTES = 2**30
 """Raw clips that a metric's probe keeps in memory, because segments share clips."""

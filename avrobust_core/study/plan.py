@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avrobust_core.budgets import ThreatModel
-from avrobust_core.contracts import Dataset
+from avrobust_core.data.dataset import Dataset
 from avrobust_core.errors import RunError
-from avrobust_core.fronts import directions, tilted
+from avrobust_core.files import digest, read_json
 from avrobust_core.spec.cells import AttackPlan, Cell, attacked_modalities, expand, modality_of
 from avrobust_core.study.building import Builder
-from avrobust_core.study.store import digest, read_json
+from avrobust_core.threats.budgets import ThreatModel
+from avrobust_core.threats.pareto import directions, tilted
 
 CLEAN = "clean"
 """The name of the evaluation without an attack."""

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from avrobust_core.across_fits import AcrossFits, accuracy_across_fits
-from avrobust_core.study.results import Intervals
+from avrobust_core.evaluation.outcomes import Intervals
+from avrobust_core.statistics.across_fits import AcrossFits, accuracy_across_fits
 
 COSTS = ("clip_forwards", "clip_backwards", "seconds")
 """What of a fit's record is added up over seeds."""

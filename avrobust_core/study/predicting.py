@@ -5,23 +5,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from avrobust_core.attacking import AttackRun, prepared
-from avrobust_core.batches import Batch
+from avrobust_core.attacks.attack import Attack
+from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.running import AttackRun, prepared
+from avrobust_core.attacks.victim import Victim
 from avrobust_core.blame import sentence
-from avrobust_core.contracts import Attack
+from avrobust_core.data.batches import Batch
+from avrobust_core.data.loading import Skipped, select
+from avrobust_core.deadline import limited
 from avrobust_core.errors import RunError
-from avrobust_core.goals import Aim
-from avrobust_core.study import evaluation as evaluating
-from avrobust_core.study import parts
-from avrobust_core.study.deadline import limited
-from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.failures import Failure, recorded
-from avrobust_core.study.loading import Skipped, select
+from avrobust_core.evaluation import parts
+from avrobust_core.evaluation import predictions as evaluating
+from avrobust_core.evaluation.failures import Failure, recorded
+from avrobust_core.evaluation.outcomes import same_clips
+from avrobust_core.evaluation.predictions import Predictions
+from avrobust_core.files import read_record, write_record
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation
 from avrobust_core.study.process import Process
-from avrobust_core.study.results import same_clips
-from avrobust_core.study.store import read_record, write_record
-from avrobust_core.victim import Victim
 
 
 class Predicting:

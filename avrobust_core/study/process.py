@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from avrobust_core.batches import Batch
-from avrobust_core.model import AVModel
+from avrobust_core.data.batches import Batch
+from avrobust_core.data.loading import Selection, Skipped, read_batches, select
+from avrobust_core.deadline import clips_text, limited
+from avrobust_core.evaluation import parts
+from avrobust_core.models.model import AVModel
+from avrobust_core.models.saving import load_weights
 from avrobust_core.spec.model import Spec
-from avrobust_core.study import parts
 from avrobust_core.study.building import Builder, Part
 from avrobust_core.study.console import Monitor
-from avrobust_core.study.deadline import clips_text, limited
-from avrobust_core.study.loading import Selection, Skipped, read_batches, select
 from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.provenance import made_with
-from avrobust_core.study.saving import load_weights
-from avrobust_core.study.training import WEIGHTS
+from avrobust_core.training.fit import WEIGHTS
 
 
 class Process:

@@ -11,10 +11,10 @@ from typing import Any
 
 from avrobust_core._version import __version__
 from avrobust_core.errors import ComponentError, RunError
-from avrobust_core.registry import Offer, Registry
+from avrobust_core.files import read_json
+from avrobust_core.registry.registry import Offer, Registry
 from avrobust_core.study.building import Part
 from avrobust_core.study.plan import PlannedCell
-from avrobust_core.study.store import read_json
 
 LIBRARIES = ("torch", "torchaudio", "lightning-fabric", "numpy", "scikit-learn", "av", "pydantic", "pluggy")
 

@@ -8,35 +8,20 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from avrobust_core.attacking import refuse_norms
+from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.running import refuse_norms
 from avrobust_core.audit.auditing import caveats_of
 from avrobust_core.errors import RunError
-from avrobust_core.goals import Aim
-from avrobust_core.notes import collected
-from avrobust_core.registry import Registry
-from avrobust_core.spec.loading import LoadedSpec
-from avrobust_core.study.auditing import Auditing
-from avrobust_core.study.building import Builder, Part, entry_aim, refuse_front
-from avrobust_core.study.comparing import compare
-from avrobust_core.study.console import Monitor
-from avrobust_core.study.correlating import Evidence, correlate, gather
-from avrobust_core.study.devices import fabric_of
-from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.failures import Failure, recorded
-from avrobust_core.study.measuring import Measuring
-from avrobust_core.study.plan import PlannedCell, plan, why_stale
-from avrobust_core.study.pooling import CellKey, ClipOutcomes, pool, read_outcomes
-from avrobust_core.study.predicting import Predicting
-from avrobust_core.study.process import Process, end_others
-from avrobust_core.study.provenance import lock, made_with, otherwise, records_of
-from avrobust_core.study.results import (
+from avrobust_core.evaluation.failures import Failure, recorded
+from avrobust_core.evaluation.outcomes import (
     Intervals,
     Outcome,
     summarise,
     write_per_class,
     write_samples,
 )
-from avrobust_core.study.store import (
+from avrobust_core.evaluation.predictions import Predictions
+from avrobust_core.files import (
     exclusive,
     file_hash,
     read_record,
@@ -45,7 +30,22 @@ from avrobust_core.study.store import (
     write_json,
     write_text,
 )
-from avrobust_core.study.training import WEIGHTS, Fit
+from avrobust_core.notes import collected
+from avrobust_core.registry.registry import Registry
+from avrobust_core.spec.loading import LoadedSpec
+from avrobust_core.study.auditing import Auditing
+from avrobust_core.study.building import Builder, Part, entry_aim, refuse_front
+from avrobust_core.study.comparing import compare
+from avrobust_core.study.console import Monitor
+from avrobust_core.study.correlating import Evidence, correlate, gather
+from avrobust_core.study.devices import fabric_of
+from avrobust_core.study.measuring import Measuring
+from avrobust_core.study.plan import PlannedCell, plan, why_stale
+from avrobust_core.study.pooling import CellKey, ClipOutcomes, pool, read_outcomes
+from avrobust_core.study.predicting import Predicting
+from avrobust_core.study.process import Process, end_others
+from avrobust_core.study.provenance import lock, made_with, otherwise, records_of
+from avrobust_core.training.fit import WEIGHTS, Fit
 
 RESULT_FORMAT = 1
 """The version of result.json."""

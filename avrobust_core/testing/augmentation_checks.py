@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avrobust_core.batches import Batch, Encoded
+from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.testing import augmentation_upkeep_checks
 from avrobust_core.testing.augmentation_subjects import CLASSES, SCENES, AugmentationSubject, Course, difference
 from avrobust_core.testing.running import Check, CheckFailed, NotApplicable, Outcome, check, run_each

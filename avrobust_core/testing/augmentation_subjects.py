@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avrobust_core.augmentations import Augmentation, Cost, Gather, Passed, TrainingStep
-from avrobust_core.batches import Batch, Encoded
-from avrobust_core.components import Component, Config
+from avrobust_core.data.batches import Batch, Encoded
+from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.errors import AvrobustError
-from avrobust_core.media import MediaSpec, Task
-from avrobust_core.model import AVModel
-from avrobust_core.plugin_loading import one_line
+from avrobust_core.models.model import AVModel
 from avrobust_core.randomness import clip_generator, derive_seed
-from avrobust_core.study.learning import Learned, Learner
+from avrobust_core.registry.components import Component, Config
+from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.oracles import LinearOracle
 from avrobust_core.testing.running import CheckFailed, NotApplicable
+from avrobust_core.training.augmentations import Augmentation, Cost, Gather, Passed, TrainingStep
+from avrobust_core.training.learner import Learned, Learner
 
 CLIPS = 26
 IDS = tuple(f"clip-{i:02d}" for i in range(CLIPS))

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.augmentations import Cost, Gather
-from avrobust_core.plugin_loading import one_line
+from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.augmentation_subjects import CLASSES, CLIPS, IDS, AugmentationSubject, Course, difference
 from avrobust_core.testing.models import stateful_model
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
+from avrobust_core.training.augmentations import Cost, Gather
 
 
 @check()

@@ -10,11 +10,11 @@ from typing import cast
 
 from pydantic import BaseModel
 
-from avrobust_core.config_errors import nested_models
-from avrobust_core.contracts import Dataset
-from avrobust_core.discovery import Offer, PluginRecord
-from avrobust_core.media import MediaSpec
-from avrobust_core.plugin_loading import one_line
+from avrobust_core.config.errors import nested_models
+from avrobust_core.data.dataset import Dataset
+from avrobust_core.data.media import MediaSpec
+from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.loading import one_line
 from avrobust_core.testing import data_checks, metric_checks, part_checks
 from avrobust_core.testing.attack_checks import ATTACK_CHECKS
 from avrobust_core.testing.augmentation_checks import AUGMENTATION_CHECKS

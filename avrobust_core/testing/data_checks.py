@@ -7,9 +7,9 @@ from typing import cast
 
 import torch
 
-from avrobust_core.batches import Clip
-from avrobust_core.border.readings import same_bits
-from avrobust_core.contracts import Dataset
+from avrobust_core.data.batches import Clip
+from avrobust_core.data.dataset import Dataset
+from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import ClipError
 from avrobust_core.testing.offer_subjects import OfferSubject
 from avrobust_core.testing.running import CheckFailed, check

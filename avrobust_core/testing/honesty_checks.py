@@ -9,15 +9,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from avrobust_core.batches import Batch
-from avrobust_core.budgets import ThreatModel
+from avrobust_core.attacks.verification import verify
+from avrobust_core.data.batches import Batch
 from avrobust_core.randomness import clip_generator
 from avrobust_core.testing.models import Rescored, watched
 from avrobust_core.testing.oracles import LinearProblem, make_problem, make_threat
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
 from avrobust_core.testing.strength_checks import BOTH
 from avrobust_core.testing.subjects import AttackSubject, Case, Trial
-from avrobust_core.verification import verify
+from avrobust_core.threats.budgets import ThreatModel
 
 
 @check(5)

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avrobust_core.batches import Batch
-from avrobust_core.budgets import Budget, Snr, ThreatModel
+from avrobust_core.data.batches import Batch
 from avrobust_core.testing.oracles import make_problem
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
 from avrobust_core.testing.strength_checks import BOTH
 from avrobust_core.testing.subjects import AttackSubject, Case, Trial
+from avrobust_core.threats.budgets import Budget, Snr, ThreatModel
 
 CLOSE = 1e-3
 """By what share of the largest change two results may differ that should be the same: rounding, after many steps."""

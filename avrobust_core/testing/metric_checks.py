@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.contracts import Measurement, Metric, Subject
-from avrobust_core.latents import Latents
-from avrobust_core.media import Task
-from avrobust_core.probing import Probe, layers_of
+from avrobust_core.data.media import Task
+from avrobust_core.metrics.latents import Latents
+from avrobust_core.metrics.metric import Measurement, Metric, Subject
+from avrobust_core.metrics.probe import Probe, layers_of
 from avrobust_core.testing.offer_subjects import OfferSubject
 from avrobust_core.testing.oracles import SHAPES, LinearOracle
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check

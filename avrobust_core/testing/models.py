@@ -9,11 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.batches import Batch, Encoded
-from avrobust_core.contracts import EncodedDims, Encoder, Fusion
-from avrobust_core.model import AVModel
+from avrobust_core.attacks.victim import BoundVictim
+from avrobust_core.data.batches import Batch, Encoded
+from avrobust_core.models.model import AVModel
+from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
 from avrobust_core.testing.subjects import Case
-from avrobust_core.victim import BoundVictim
 
 TAG = "tag"
 """The modality by which a watched model knows which clips it is shown; no threat names it."""

@@ -7,15 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from avrobust_core.augmentations import Augmentation
-from avrobust_core.components import Config
-from avrobust_core.contracts import Attack, Dataset, EncodedDims, Encoder, Fusion, Metric
-from avrobust_core.discovery import Offer
+from avrobust_core.attacks.attack import Attack
+from avrobust_core.data.dataset import Dataset
+from avrobust_core.data.media import MediaSpec
 from avrobust_core.errors import AvrobustError
-from avrobust_core.media import MediaSpec
-from avrobust_core.plugin_loading import one_line
+from avrobust_core.metrics.metric import Metric
+from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
+from avrobust_core.models.whole import Raw, RawDims
+from avrobust_core.registry.components import Config
+from avrobust_core.registry.discovery import Offer
+from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.running import CheckFailed, NotApplicable
-from avrobust_core.whole import Raw, RawDims
+from avrobust_core.training.augmentations import Augmentation
 
 _BASES: Mapping[str, type[Any]] = {
     "dataset": Dataset,

@@ -8,14 +8,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.balls import Bounds
-from avrobust_core.batches import Batch, Encoded
-from avrobust_core.budgets import Budget, NormName, ThreatKind, ThreatModel
-from avrobust_core.contracts import EncodedDims, Encoder, Fusion
-from avrobust_core.media import MediaSpec
-from avrobust_core.model import AVModel
-from avrobust_core.regions import radii
+from avrobust_core.data.batches import Batch, Encoded
+from avrobust_core.data.media import MediaSpec
+from avrobust_core.models.model import AVModel
+from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
 from avrobust_core.testing.closed_forms import FALLS, fall_l2, smallest_size
+from avrobust_core.threats.balls import Bounds
+from avrobust_core.threats.budgets import Budget, NormName, ThreatKind, ThreatModel
+from avrobust_core.threats.regions import radii
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of one clip, without the batch, by modality."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from avrobust_core.augmentations import Augmentation
-from avrobust_core.contracts import Attack
+from avrobust_core.attacks.attack import Attack
 from avrobust_core.testing.attack_checks import ATTACK_CHECKS
 from avrobust_core.testing.augmentation_checks import AUGMENTATION_CHECKS
 from avrobust_core.testing.augmentation_subjects import AugmentationSubject
 from avrobust_core.testing.running import Check
 from avrobust_core.testing.subjects import AttackSubject
+from avrobust_core.training.augmentations import Augmentation
 
 if TYPE_CHECKING:
     import pytest

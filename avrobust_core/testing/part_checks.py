@@ -7,8 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from avrobust_core.batches import Encoded
-from avrobust_core.contracts import Encoder, Fusion
+from avrobust_core.data.batches import Encoded
+from avrobust_core.models.parts import Encoder, Fusion
 from avrobust_core.testing.offer_subjects import OfferSubject
 from avrobust_core.testing.running import CheckFailed, check
 

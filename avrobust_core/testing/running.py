@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from avrobust_core.plugin_loading import one_line
+from avrobust_core.registry.loading import one_line
 
 S = TypeVar("S")
 

@@ -9,14 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from avrobust_core.balls import Bounds
-from avrobust_core.batches import Batch
-from avrobust_core.budgets import NormName, ThreatKind, ThreatModel
-from avrobust_core.goals import Aim
+from avrobust_core.attacks.goals import Aim
+from avrobust_core.data.batches import Batch
 from avrobust_core.testing.models import Noisy, Rescored, watched
 from avrobust_core.testing.oracles import LinearProblem, Shapes, confident, make_problem, make_threat
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
 from avrobust_core.testing.subjects import AttackSubject, Case, Trial
+from avrobust_core.threats.balls import Bounds
+from avrobust_core.threats.budgets import NormName, ThreatKind, ThreatModel
 
 BOTH = ("audio", "video")
 

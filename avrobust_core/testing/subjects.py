@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.batches import Batch
-from avrobust_core.budgets import NormName, ThreatModel
-from avrobust_core.components import Component, Config
-from avrobust_core.contracts import Attack, AttackResult
+from avrobust_core.attacks.attack import Attack, AttackResult
+from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.verification import Verdict, verify
+from avrobust_core.attacks.victim import AttackPrecision, BoundVictim, Victim
+from avrobust_core.data.batches import Batch
+from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.errors import AttackViolation, AvrobustError
-from avrobust_core.goals import Aim
-from avrobust_core.media import MediaSpec, Task
-from avrobust_core.plugin_loading import one_line
+from avrobust_core.registry.components import Component, Config
+from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.oracles import LinearProblem
 from avrobust_core.testing.running import CheckFailed, NotApplicable
-from avrobust_core.verification import Verdict, verify
-from avrobust_core.victim import AttackPrecision, BoundVictim, Victim
+from avrobust_core.threats.budgets import NormName, ThreatModel
 
 NORMS: tuple[NormName, ...] = ("linf", "l2", "l1", "l0")
 """In the order in which a check that needs only one of them chooses."""

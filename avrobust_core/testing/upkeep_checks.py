@@ -11,15 +11,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.budgets import ThreatModel
-from avrobust_core.contracts import Attack
-from avrobust_core.model import AVModel
+from avrobust_core.attacks.attack import Attack
+from avrobust_core.models.model import AVModel
 from avrobust_core.testing.counting import Work, counted
 from avrobust_core.testing.models import stateful_model
 from avrobust_core.testing.oracles import SHAPES, LinearProblem, make_problem, make_threat
 from avrobust_core.testing.running import CheckFailed, check
 from avrobust_core.testing.strength_checks import BOTH
 from avrobust_core.testing.subjects import AttackSubject, Case
+from avrobust_core.threats.budgets import ThreatModel
 
 BATCHES = 5
 """How many batches are attacked one after the other to see whether the cost of one grows."""

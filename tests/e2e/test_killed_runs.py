@@ -9,7 +9,7 @@ import pytest
 SCRIPT = Path(__file__).parent / "kill_at.py"
 
 TRAINING_STEP = "torch.optim:AdamW.step"
-ATTACKED_BATCH = "avrobust_core.study.evaluation:attack_batch"
+ATTACKED_BATCH = "avrobust_core.evaluation.predictions:attack_batch"
 FILE_WRITTEN = "os:replace"
 FILE_SYNCED = "os:fsync"
 

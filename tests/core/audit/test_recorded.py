@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from avrobust_core import Attack, ThreatModel, Victim
-from avrobust_core.attacking import AttackRun
+from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.running import AttackRun
 from avrobust_core.audit.auditing import audit
 from avrobust_core.audit.case import Case
 from avrobust_core.audit.drops import Drop
 from avrobust_core.audit.recorded import holds, recorded_checks
-from avrobust_core.goals import Aim
-from avrobust_core.study.evaluation import Predictions
-from avrobust_core.study.results import Intervals, Outcome
+from avrobust_core.evaluation.outcomes import Intervals, Outcome
+from avrobust_core.evaluation.predictions import Predictions
 
 CLIPS = 200
 BOTH = ThreatModel.model_validate({"audio": {"eps": 0.1}, "video": {"eps": 0.1}})

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avrobust_core.errors import AvrobustError
-from avrobust_core.registry import Registry
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.explaining import explain
 from avrobust_core.spec.loading import LoadedSpec, load_spec
 from avrobust_core.spec.nodes import Path as TreePath

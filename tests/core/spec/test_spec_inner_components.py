@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from avrobust_core.errors import ComponentError
-from avrobust_core.registry import Registry
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.explaining import explain
 from avrobust_core.spec.json_schema import spec_schema
 from avrobust_core.spec.loading import LoadedSpec, load_spec

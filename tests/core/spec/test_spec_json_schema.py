@@ -8,9 +8,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ConfigDict, Field
 
-from avrobust_core.components import Component, Config
-from avrobust_core.discovery import Offer, PluginRecord
-from avrobust_core.registry import Registry
+from avrobust_core.registry.components import Component, Config
+from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.json_schema import spec_schema
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.spec.nodes import plain

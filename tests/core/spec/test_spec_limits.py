@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from avrobust_core.errors import ComponentError
-from avrobust_core.registry import Registry
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec import tree
 from avrobust_core.spec.files import MAX_BYTES
 from avrobust_core.spec.loading import LoadedSpec, load_spec

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from avrobust_core.registry import Registry
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.spec.problems import Problem, SpecError, in_order
 

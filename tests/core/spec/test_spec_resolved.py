@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avrobust_core.registry import Registry
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.cells import expand
 from avrobust_core.spec.loading import LoadedSpec, load_spec
 from avrobust_core.spec.yaml_writer import write_yaml

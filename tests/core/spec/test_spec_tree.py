@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avrobust_core.registry import Registry
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec, load_spec
 from avrobust_core.spec.nodes import MapNode, find, plain
 from avrobust_core.spec.problems import Problem, SpecError

@@ -9,11 +9,11 @@ from scipy.stats import beta as scipy_beta
 from scipy.stats import binomtest
 from scipy.stats import t as scipy_t
 
+from avrobust_core.evaluation.outcomes import Intervals
 from avrobust_core.spec.model import Spec
-from avrobust_core.statistics import sign_flip_p
+from avrobust_core.statistics.intervals import sign_flip_p
 from avrobust_core.study.comparing import compare
 from avrobust_core.study.pooling import CellKey, ClipOutcomes, pool
-from avrobust_core.study.results import Intervals
 
 INTERVALS = Intervals(0.95, 400, seed=0)
 CLIPS = 60

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from avrobust_core.evaluation.outcomes import Intervals
 from avrobust_core.study.correlating import MARGIN, Evidence, Predictor, Robustness, correlate
-from avrobust_core.study.results import Intervals
 
 INTERVALS = Intervals(confidence=0.95, resamples=300, seed=0)
 GOOD, NOISE, MISSING = Predictor("density", "good"), Predictor("density", "noise"), Predictor("density", "missing")

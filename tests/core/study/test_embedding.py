@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from avrobust_core.data.loading import Skipped, read_batches, select
 from avrobust_core.errors import DataError
-from avrobust_core.study import embedding, parts
-from avrobust_core.study.loading import Skipped, read_batches, select
+from avrobust_core.evaluation import parts
+from avrobust_core.study import embedding
 
 ALL = frozenset({"pooled", "tokens", "fused"})
 

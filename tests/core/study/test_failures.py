@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from avrobust_core import files as store
 from avrobust_core.cli.run import _closing_lines
 from avrobust_core.errors import ComponentError, DatasetFailure
-from avrobust_core.study import store
-from avrobust_core.study.tables import print_tables
+from avrobust_core.report.tables import print_tables
 
 ATTACK = "attacks.bad={{use: naughty, with: {{how: {}}}}}"
 METRIC = "metrics=[accuracy, {{use: naughty, with: {{how: {}}}}}]"
@@ -135,8 +135,8 @@ def test_a_clip_whose_reader_ends_the_program_is_an_unreadable_clip(study, monke
 
 
 def test_a_worker_that_is_killed_names_the_clip_that_it_read(blobs, monkeypatch) -> None:
+    from avrobust_core.data.loading import Skipped, read_batches
     from avrobust_core.errors import RunError
-    from avrobust_core.study.loading import Skipped, read_batches
 
     read = blobs.read
 
@@ -230,7 +230,7 @@ def test_seeds_of_which_an_attack_failed_are_pooled_and_compared_without_it(stud
 
 
 def test_a_limit_costs_little_where_nothing_hangs() -> None:
-    from avrobust_core.study.deadline import limited
+    from avrobust_core.deadline import limited
 
     with limited(100, lambda: "x"):
         began = time.monotonic()

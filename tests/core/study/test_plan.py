@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from avrobust_core.components import Component, Config
-from avrobust_core.discovery import Offer, PluginRecord
 from avrobust_core.errors import AvrobustError, ComponentError, DataError
-from avrobust_core.registry import Registry
+from avrobust_core.registry.components import Component, Config
+from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.building import Builder
 from avrobust_core.study.plan import plan

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from avrobust_core.data.loading import Skipped, read_batches, select
 from avrobust_core.errors import RunError
-from avrobust_core.study import parts
-from avrobust_core.study.evaluation import from_parquet, to_parquet
-from avrobust_core.study.loading import Skipped, read_batches, select
-from avrobust_core.study.store import read_record, write_record
+from avrobust_core.evaluation import parts
+from avrobust_core.evaluation.predictions import from_parquet, to_parquet
+from avrobust_core.files import read_record, write_record
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_damaged_embeddings_are_made_again(study, tmp_path: Path, capsys) -> Non
 
 
 def test_one_damaged_old_cell_blocks_neither_new_cells_nor_the_plan(done, study, tmp_path: Path) -> None:
-    from avrobust_core.registry import Registry
+    from avrobust_core.registry.registry import Registry
     from avrobust_core.spec.loading import load_spec
     from avrobust_core.study.building import Builder
     from avrobust_core.study.plan import plan, why_stale

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from avrobust_core import AvrobustError, Batch, ThreatModel, TrainingStep, Victim
-from avrobust_core.study.learning import Learner
 from avrobust_core.testing import make_problem
+from avrobust_core.training.learner import Learner
 
 BOTH = {"audio": {"eps": 0.1}, "video": {"norm": "l2", "eps": 0.5}}
 

@@ -20,7 +20,7 @@ from avrobust_core import (
     attack_batch,
 )
 from avrobust_core.spec.model import EngineSection, TrainingEntry
-from avrobust_core.study.training import Fit
+from avrobust_core.training.fit import Fit
 
 THREAT = {"audio": {"eps": 0.3}, "video": {"eps": 0.4}}
 REGIMES = {

@@ -7,7 +7,7 @@ from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torch.nn import functional as F
 
 from avrobust_core import ThreatModel, Victim
-from avrobust_core.study.learning import Learner
+from avrobust_core.training.learner import Learner
 
 BOTH = {"audio": {"eps": 0.1}, "video": {"norm": "l2", "eps": 0.5}}
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from avrobust_core import Aim, Batch, Budget, Goal
-from avrobust_core.regions import SeparateRegion, make_ball
+from avrobust_core.threats.regions import SeparateRegion, make_ball
 
 
 class Curves(nn.Module):

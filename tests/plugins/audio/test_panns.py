@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from avrobust_core import AVModel, DataError, MediaSpec, WeightsError
-from avrobust_core.weights import load_checkpoint, load_fitting_head, read_checkpoint
+from avrobust_core.models.weights import load_checkpoint, load_fitting_head, read_checkpoint
 from benchmarks.encoders_audio import PlainPanns, errors, make_clips, make_pair
 
 NAMES = ("cnn6", "cnn10", "cnn14")

@@ -10,7 +10,7 @@ import torch
 
 from avrobust_core import AvrobustWarning
 from avrobust_core.cli import main
-from avrobust_core.registry import Registry
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.building import Builder
 

@@ -14,7 +14,7 @@ from avrobust_geometry.plugin import _build_convexity, avrobust_metrics
 from torch import nn
 
 from avrobust_core import AVModel, AvrobustError, Encoded, EncodedDims, Encoder, Fusion, Latents, Probe, Subject, Wanted
-from avrobust_core.discovery import Offer
+from avrobust_core.registry.discovery import Offer
 from avrobust_core.testing import LinearOracle, check_offer
 
 CLASSES = ("a", "b", "c")

@@ -184,7 +184,7 @@ def test_a_perfect_ranking_has_a_d_prime_without_end():
 
 
 def test_the_interval_is_the_same_whatever_the_chunks(monkeypatch):
-    from avrobust_core import statistics
+    from avrobust_core.statistics import intervals as statistics
 
     whole = MeanAveragePrecision().measure(several())
     monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", 300 * 7)

@@ -10,7 +10,7 @@ from avrobust_video.plugin import avrobust_encoders
 from torch import Tensor, nn
 
 from avrobust_core import AVModel, Component, Encoder, MediaSpec
-from avrobust_core.weights import load_checkpoint, load_fitting_head, read_checkpoint
+from avrobust_core.models.weights import load_checkpoint, load_fitting_head, read_checkpoint
 
 COMPONENTS: dict[str, Component] = {component.name: component for component in avrobust_encoders()}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_core import DataError, WeightsError
-from avrobust_core.weights import load_checkpoint
+from avrobust_core.models.weights import load_checkpoint
 
 X3D = {"xs": x3d_xs, "s": x3d_s, "m": x3d_m, "l": x3d_l}
 

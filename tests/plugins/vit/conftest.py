@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from avrobust_core import AVModel, Component, EncodedDims, Encoder, MediaSpec
-from avrobust_core.weights import load_checkpoint, load_fitting_head, read_checkpoint
+from avrobust_core.models.weights import load_checkpoint, load_fitting_head, read_checkpoint
 
 COMPONENTS: dict[str, Component[Any, Any]] = {c.name: c for c in (*avrobust_encoders(), *avrobust_fusions())}
 

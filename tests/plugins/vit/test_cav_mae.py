@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from avrobust_core import AVModel, AvrobustError, DataError, Encoded, EncodedDims, MediaSpec, WeightsError
-from avrobust_core.weights import load_checkpoint, load_model, read_checkpoint
+from avrobust_core.models.weights import load_checkpoint, load_model, read_checkpoint
 
 Make = Callable[..., Any]
 Clips = Callable[..., Tensor]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import ASTConfig, ASTForAudioClassification
 
 from avrobust_core import AVModel, WeightsError
-from avrobust_core.weights import load_checkpoint, read_checkpoint
+from avrobust_core.models.weights import load_checkpoint, read_checkpoint
 
 Make = Callable[..., Any]
 Clips = Callable[..., Tensor]

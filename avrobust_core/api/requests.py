@@ -1,0 +1,267 @@
+"""What `evaluate` is asked for: attacks, threats, bounds and classes by name; what cannot be is said in plain words."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from avrobust_core.attacks.attack import Attack
+from avrobust_core.config.errors import configuration_errors, location_text
+from avrobust_core.config.suggest import did_you_mean
+from avrobust_core.data.media import MediaSpec, Task
+from avrobust_core.errors import AvrobustError, ComponentError, DataError
+from avrobust_core.metrics.metric import Metric
+from avrobust_core.spec.model import AttackEntry
+from avrobust_core.threats.budgets import Budget, ThreatModel
+
+if TYPE_CHECKING:
+    from avrobust_core.registry.registry import Registry
+
+M = TypeVar("M", bound=BaseModel)
+
+Asked = str | Attack | Mapping[str, Any]
+"""An attack: a component's name; one that is built already; or a map as in a spec: use, with, goal, curve, front."""
+
+
+def named_attacks(attacks: Any) -> dict[str, Asked]:
+    """Attacks by name: as they were named, or else by component or class, numbered where one comes again.
+
+    Args:
+        attacks: a map by name, a sequence of what an attack may be, or one alone.
+
+    Raises:
+        ComponentError: if one is no attack, or one name is given twice.
+    """
+    if isinstance(attacks, Mapping):
+        return {str(name): _asked(str(name), attack) for name, attack in attacks.items()}
+    if isinstance(attacks, (str, Attack)):
+        attacks = [attacks]
+    if not isinstance(attacks, Iterable):
+        raise ComponentError(f"attacks are {type(attacks).__name__}, not names, attacks, or a map from names to them")
+    found: dict[str, Asked] = {}
+    for attack in attacks:
+        if isinstance(attack, str) and attack in found:
+            raise ComponentError(f"attack {attack!r} is asked for twice: give a map from names of your own to attacks")
+        name = attack if isinstance(attack, str) else _own_name(attack)
+        number, free = 1, name
+        while free in found:
+            number += 1
+            free = f"{name}-{number}"
+        found[free] = _asked(free, attack)
+    return found
+
+
+def built(name: str, asked: Asked, registry: "Registry") -> tuple[Attack, AttackEntry]:
+    """The attack, and its entry as in a spec.
+
+    Raises:
+        ComponentError: if there is no such component, or its configuration or its entry does not fit.
+    """
+    if isinstance(asked, Attack):
+        return asked, AttackEntry(use=name)
+    entry = validated(AttackEntry, {"use": asked} if isinstance(asked, str) else dict(asked), f"attack {name!r}")
+    offer, config = registry.configure("attack", entry.use, dict(entry.with_))
+    return offer.component.build(config), entry
+
+
+def threats_of(entry: AttackEntry, name: str, threats: Mapping[str, ThreatModel]) -> list[str]:
+    """The names of the threats under which an attack is run.
+
+    Raises:
+        DataError: if it names one that there is not.
+    """
+    asked = list(threats) if entry.threats is None else entry.threats
+    unknown = [threat for threat in asked if threat not in threats]
+    if unknown:
+        raise DataError(f"attack {name!r}: there is no threat {', '.join(unknown)}; there are: {', '.join(threats)}")
+    return asked
+
+
+def named_threats(threats: Any, modalities: Sequence[str]) -> dict[str, ThreatModel]:
+    """Threat models by name.
+
+    Args:
+        threats: by name, as `ThreatModel` or as in a spec.
+        modalities: those that the loader gives.
+
+    Raises:
+        DataError: if one is no threat model, or attacks a modality that there is not; names it.
+    """
+    if not isinstance(threats, Mapping) or isinstance(threats, BaseModel):
+        raise DataError(
+            f"threats are {type(threats).__name__}, not a map from names to threats: "
+            '{"audio": {"audio": {"norm": "linf", "eps": 0.002}}}'
+        )
+    found = {}
+    for name, threat in threats.items():
+        what = f"threat {str(name)!r}"
+        if not isinstance(threat, (ThreatModel, Mapping)):
+            raise DataError(f"{what} is {type(threat).__name__}, not a map from modalities to budgets")
+        applied = threat if isinstance(threat, ThreatModel) else _threat(what, threat)
+        for modality in applied.modalities:
+            if modality not in modalities:
+                raise DataError(
+                    f"{what} attacks {modality!r}, but the batch has only: {', '.join(sorted(modalities))}"
+                    f"{did_you_mean(modality, modalities)}"
+                )
+        found[str(name)] = applied
+    return found
+
+
+def media_of(
+    media: Mapping[str, MediaSpec] | None,
+    bounds: Mapping[str, tuple[float, float]] | None,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, MediaSpec]:
+    """What each modality is: as stated, or else from its shape and its bounds.
+
+    Args:
+        media: as stated; None if nothing was.
+        bounds: lowest and highest value of modalities, where `media` is None.
+        shapes: of one clip of each modality that the loader gives.
+
+    Raises:
+        DataError: if bounds or media are of a modality that the loader does not give, or are none.
+    """
+    for what, stated in (("media", media or {}), ("bounds", bounds or {})):
+        if not isinstance(stated, Mapping):
+            raise DataError(f"{what} are {type(stated).__name__}, not a map by modality")
+        for name in stated:
+            if name not in shapes:
+                raise DataError(
+                    f"{what} are stated for {name!r}, which the loader does not give; it gives: "
+                    f"{', '.join(sorted(shapes))}{did_you_mean(str(name), shapes)}"
+                )
+    if media and bounds:
+        raise DataError("media and bounds are both stated: a MediaSpec has bounds of its own; leave `bounds` out")
+    if media:
+        for name, spec in media.items():
+            if not isinstance(spec, MediaSpec):
+                raise DataError(f"media of {name!r} are {type(spec).__name__}, not a MediaSpec")
+        return dict(media)
+    limits = {name: _limits(name, pair) for name, pair in (bounds or {}).items()}
+    return {name: MediaSpec(kind=name, shape=shape, bounds=limits.get(name)) for name, shape in shapes.items()}
+
+
+def class_names(classes: Any) -> tuple[str, ...] | None:
+    """The classes' names; None if none are given.
+
+    Raises:
+        DataError: if they are no sequence of names, or one comes twice.
+    """
+    if classes is None:
+        return None
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise DataError(f"classes are {classes!r}, not the classes' names in the order of the model's logits")
+    names = tuple(map(str, classes))
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise DataError(f"class {twice[0]!r} is named twice")
+    return names
+
+
+def named_metrics(metrics: Any) -> list[str | Metric]:
+    """Metrics, in order.
+
+    Raises:
+        ComponentError: if one is neither a name nor a metric.
+    """
+    asked = [metrics] if isinstance(metrics, (str, Metric)) else list(metrics)
+    for metric in asked:
+        if not isinstance(metric, (str, Metric)):
+            raise ComponentError(f"a metric is {_described(metric)}, not a name or a Metric")
+    return asked
+
+
+def check_settings(*, task: str, samples: int, precision: str, confidence: float, resamples: int) -> None:
+    """Refuse settings of `evaluate` that mean nothing.
+
+    Raises:
+        AvrobustError: names the setting, what it is and what it may be.
+    """
+    from avrobust_core.attacks.victim import AttackPrecision
+
+    for name, value, choices in (("task", task, get_args(Task)), ("precision", precision, get_args(AttackPrecision))):
+        if value not in choices:
+            raise AvrobustError(f"{name} is {value!r}, not {' or '.join(map(repr, choices))}")
+    for name, count, least in (("samples", samples, 1), ("resamples", resamples, 1)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise AvrobustError(f"{name} is {count!r}, not a whole number of at least {least}")
+    if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
+        raise AvrobustError(f"confidence is {confidence!r}, not a number between 0 and 1, such as 0.95")
+
+
+def _threat(what: str, given: Mapping[str, Any]) -> ThreatModel:
+    fields = sorted({"eps", "norm"} & set(given))
+    if fields:
+        raise DataError(
+            f"{what} has {' and '.join(fields)} where modalities are expected; a threat is a map from modalities to "
+            'budgets: {"audio": {"norm": "linf", "eps": 0.002}}'
+        )
+    budgets = {}
+    for modality, budget in given.items():
+        if modality == "kind" or isinstance(budget, Budget):
+            budgets[modality] = budget
+            continue
+        if not isinstance(budget, Mapping):
+            raise DataError(
+                f"{what}: the budget of {modality!r} is {_described(budget)}, not a map, such as {{'eps': 1}}"
+            )
+        budgets[modality] = validated(Budget, dict(budget), f"{what}, {modality}", DataError)
+    return validated(ThreatModel, budgets, what, DataError)
+
+
+def _own_name(attack: object) -> str:
+    if isinstance(attack, Mapping) and isinstance(attack.get("use"), str):
+        return str(attack["use"])
+    return type(attack).__name__
+
+
+def _asked(name: str, attack: object) -> Asked:
+    if not isinstance(attack, (str, Attack, Mapping)):
+        what = f"{attack.__name__}, a class: build it first" if isinstance(attack, type) else _described(attack)
+        raise ComponentError(
+            f"attack {name!r} is {what}; it must be a component's name, an Attack, or a map as in a spec"
+        )
+    return attack
+
+
+def _described(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def validated(model: type[M], data: Any, what: str, error_type: type[AvrobustError] = ComponentError) -> M:
+    """`data` as a model of pydantic's.
+
+    Args:
+        model: the class.
+        data: its fields.
+        what: they are of, for the error.
+        error_type: of the error.
+
+    Raises:
+        AvrobustError: of this type; says each field's fault.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        faults = configuration_errors(model, error)
+        told: dict[str, str] = {}
+        for location, message in sorted(faults, key=lambda fault: -len(fault[0])):
+            # A value that may be of several kinds has a fault for each: the one that got farthest speaks for all.
+            field = location_text(location[:1]) if location else ""
+            told.setdefault(field, f"{field}: {message}" if field else message)
+        raise error_type(f"{what}: {'; '.join(told.values())}") from error
+
+
+def _limits(name: str, pair: object) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in pair)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not low < high:
+        raise DataError(
+            f"bounds of {name!r} are {pair!r}, not (lowest, highest), two numbers, the first below the second"
+        )
+    return low, high

@@ -1,0 +1,153 @@
+"""The core's own check of whatever an attack returns: budget, bounds, untouched modalities, success."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avrobust_core.attacks.attack import AttackResult
+from avrobust_core.attacks.victim import BoundVictim
+from avrobust_core.data.batches import Batch
+from avrobust_core.data.readings import same_bits
+from avrobust_core.errors import AttackViolation
+from avrobust_core.models.answers import refuse_non_finite
+
+NORM_TOLERANCE = 1e-6
+"""A norm may exceed its radius by this share: the rounding of float64 sums, nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the core found when it checked an attack's result.
+
+    Attributes:
+        success: (B,) bool, whether the goal is reached, by an independent forward pass of the whole model.
+        logits: (B, K) of that pass.
+        norms: by attacked modality, (B,) float64, measured again.
+        size: (B,) float64, the smallest factor by which the threat must be scaled to hold the result.
+    """
+
+    success: Tensor
+    logits: Tensor
+    norms: dict[str, Tensor]
+    size: Tensor
+
+
+def verify(
+    name: str,
+    batch: Batch,
+    pristine: Mapping[str, Tensor],
+    bound: BoundVictim,
+    result: AttackResult,
+    *,
+    bounded: bool = True,
+) -> Verdict:
+    """Check one attack's result on one batch.
+
+    Args:
+        name: the attack's, for the error.
+        batch: what was attacked.
+        pristine: a copy of the batch's inputs from before the attack.
+        bound: the victim bound to `batch`, as given to the attack.
+        result: what the attack returned.
+        bounded: whether the result must lie inside the region; bounds and untouched modalities are checked anyway.
+
+    Raises:
+        AttackViolation: names the attack, the modality, the clips and the excess.
+        ModelError: if it was the model that wrote into the clips, or if its logits are NaN or infinite on the result.
+    """
+    for modality, x in pristine.items():
+        clean = bound.clean[modality] if modality in bound.balls and modality not in bound.features else x
+        if not same_bits(x, batch.inputs[modality]) or not same_bits(x, clean):
+            bound.victim.refuse_writes(pristine, set(bound.balls))  # then it was the model
+            raise AttackViolation(f"attack {name!r} changed the clean {modality} of its batch in place")
+    for modality in sorted(bound.features):
+        _reject(
+            bound.balls[modality].altered(),
+            bound.ids,
+            f"attack {name!r} changed the clean features of {modality} in place",
+        )
+    extra = sorted(set(result.inputs) - set(bound.balls))
+    if extra:
+        raise AttackViolation(
+            f"attack {name!r} returned {', '.join(extra)}, which the threat does not allow it to touch"
+        )
+    absent = sorted(set(bound.balls) - set(result.inputs))
+    if absent:
+        raise AttackViolation(f"attack {name!r} did not return the attacked modality {', '.join(absent)}")
+    if tuple(result.success.shape) != (len(batch),) or result.success.dtype != torch.bool:
+        raise AttackViolation(
+            f"attack {name!r} returned success as {result.success.dtype} of shape {tuple(result.success.shape)}, "
+            f"not as torch.bool of shape ({len(batch)},)"
+        )
+    norms = {
+        modality: _check_modality(name, modality, bound, x, bounded=bounded) for modality, x in result.inputs.items()
+    }
+    size = bound.region.size(result.inputs)
+    if bounded and bound.threat.kind == "shared":
+        worst = float(size.max())
+        _reject(
+            size > 1 + NORM_TOLERANCE,
+            bound.ids,
+            f"attack {name!r} left the shared l2 ball of {', '.join(bound.balls)} (by a factor of up to {worst:.6g})",
+        )
+    logits = bound.victim.logits({**pristine, **result.inputs}, bound.features)
+    # No comparison with NaN holds, so such a clip would pass for robust.
+    refuse_non_finite(bound.victim.model, logits, bound.ids, result.inputs, state=f" as attack {name!r} left it")
+    if bound.victim.samples == 1:  # of a model with randomness of its own, two passes may well disagree
+        _check_claims(name, batch, bound, result.success, logits)
+    return Verdict(success=bound.goal.reached(logits), logits=logits, norms=norms, size=size)
+
+
+def _check_claims(name: str, batch: Batch, bound: BoundVictim, claimed: Tensor, logits: Tensor) -> None:
+    share = bound.victim.rounding(logits.device)
+    tolerance = share * logits.abs().amax(dim=1).clamp(min=1)
+    false = claimed & (bound.goal.distance(logits) > tolerance)
+    if false.any():
+        bound.victim.refuse_unsteady(batch)  # then it was the model, whose first batch did not give it away
+    _reject(
+        false,
+        bound.ids,
+        f"attack {name!r} claims success where an independent forward pass finds that the goal is not reached",
+    )
+
+
+def _check_modality(name: str, modality: str, bound: BoundVictim, x: Tensor, *, bounded: bool) -> Tensor:
+    ball = bound.balls[modality]
+    clean = ball.center
+    if x.shape != clean.shape or x.dtype != clean.dtype or x.device != clean.device:
+        raise AttackViolation(
+            f"attack {name!r} returned {modality} as {x.dtype} {tuple(x.shape)} on {x.device}, "
+            f"not as {clean.dtype} {tuple(clean.shape)} on {clean.device}"
+        )
+    _reject(~torch.isfinite(x).flatten(1).all(dim=1), bound.ids, f"attack {name!r} returned non-finite {modality}")
+    norm = ball.measure(x)
+    if bounded:
+        worst = float((norm - ball.radius).max())
+        _reject(
+            norm > ball.radius * (1 + NORM_TOLERANCE),
+            bound.ids,
+            f"attack {name!r} left the {ball.norm} ball of {modality} (by up to {worst:.3g})",
+        )
+        _reject(
+            ball.strays(x),
+            bound.ids,
+            f"attack {name!r} changed {modality} where, or in a way that, the budget does not allow "
+            "(frames, time_invariant, cap)",
+        )
+    if ball.bounds is not None:
+        low, high = ball.bounds
+        _reject(
+            ((x < low) | (x > high)).flatten(1).any(dim=1),
+            bound.ids,
+            f"attack {name!r} returned {modality} outside the bounds [{low}, {high}]",
+        )
+    return norm
+
+
+def _reject(bad: Tensor, ids: tuple[str, ...], what: str) -> None:
+    if bad.any():
+        names = [clip_id for clip_id, is_bad in zip(ids, bad.tolist(), strict=True) if is_bad]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise AttackViolation(f"{what}: {', '.join(names[:5])}{more}")

@@ -1,0 +1,314 @@
+"""Walk a pydantic model along a path, and say in plain words what a field takes."""
+
+from __future__ import annotations
+
+import enum
+import types
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
+import annotated_types
+from pydantic import BaseModel, BeforeValidator, PlainValidator, RootModel, WrapValidator
+from pydantic.fields import FieldInfo
+
+from avrobust_core.spec.model import ComponentRef
+from avrobust_core.spec.nodes import Key, Path
+from avrobust_core.threats.budgets import Budget
+
+_SAID: Final[Mapping[tuple[type[BaseModel], str], str]] = {
+    (Budget, "eps"): "a number, a fraction like 8/255, or {snr_db: 30}",
+}
+"""Fields that read more than their type says, because a validator converts it."""
+
+_WORDS: Final[Mapping[Any, str]] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bytes: "text",
+    FilePath: "a path",
+    type(None): "null",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place in a model at which a value stands.
+
+    Attributes:
+        annotation: its type, metadata included.
+        field: the field that it is; None for an item of a list or a value of a map.
+        owner: the model that has the field.
+    """
+
+    annotation: Any
+    field: FieldInfo | None = None
+    owner: type[BaseModel] | None = None
+
+    @property
+    def phrase(self) -> str:
+        """What the place takes, in plain words."""
+        if self.field is not None and self.owner is not None:
+            for name, info in self.owner.model_fields.items():
+                if info is self.field and (self.owner, name) in _SAID:
+                    return _SAID[self.owner, name]
+        return phrase(self.annotation)
+
+    @property
+    def description(self) -> str:
+        """The field's docstring; of an item of a map or list, its model's."""
+        if self.field is not None and self.field.description:
+            return self.field.description
+        model = _single_model(self.annotation)
+        return (model.__doc__ or "").strip().split("\n\n")[0] if model is not None else ""
+
+
+@lru_cache(maxsize=8192)
+def slot_at(model: type[BaseModel], path: Path) -> Slot | None:
+    """The slot that `path` leads to, through maps, lists, unions and models; None where there is none."""
+    slot: Slot | None = Slot(model)
+    for key in path:
+        if slot is None:
+            return None
+        slot = _below(slot.annotation, key)
+    return slot
+
+
+def field_names(annotation: Any) -> list[str]:
+    """The keys that a map at this place may have, as written in YAML; empty if any may stand there."""
+    names: list[str] = []
+    for arm in arms(annotation):
+        if isinstance(arm, type) and issubclass(arm, BaseModel) and not issubclass(arm, RootModel):
+            names += [key_of(name, info) for name, info in arm.model_fields.items()]
+    return list(dict.fromkeys(names))
+
+
+def key_of(name: str, info: FieldInfo) -> str:
+    """The key under which a field is written in YAML."""
+    if isinstance(info.validation_alias, str):
+        return info.validation_alias
+    return info.alias or name
+
+
+def arms(annotation: Any) -> list[Any]:
+    """The members of a union, without metadata; a type alone is its only member."""
+    bare, _ = _strip(annotation)
+    if get_origin(bare) in (Union, types.UnionType):
+        return [arm for member in get_args(bare) for arm in arms(member)]
+    return [bare]
+
+
+def choices(annotation: Any) -> list[Any]:
+    """The values of a Literal or an Enum, as written in YAML; empty if the type is open."""
+    found: list[Any] = []
+    for arm in arms(annotation):
+        if get_origin(arm) is Literal:
+            found += [value.value if isinstance(value, enum.Enum) else value for value in get_args(arm)]
+        elif isinstance(arm, type) and issubclass(arm, enum.Enum):
+            found += [member.value for member in arm]
+    return found
+
+
+def phrase(annotation: Any) -> str:
+    """What a type takes, in the words of a YAML author: `a whole number, at least 1, or null`."""
+    bare, metadata = _strip(annotation)
+    if get_origin(bare) in (Union, types.UnionType):
+        said = list(dict.fromkeys(phrase(member) for member in get_args(bare)))
+        return _joined(said) + _limits(metadata)
+    origin = get_origin(bare) or bare
+    if origin is Literal:
+        return _joined([_quoted(value) for value in get_args(bare)])
+    if isinstance(origin, type) and issubclass(origin, enum.Enum):
+        return _joined([_quoted(member.value) for member in origin])
+    return _collection(origin, bare, metadata) or _WORDS.get(origin, "a value") + _limits(metadata)
+
+
+def silently_converted(slot: Slot, value: Any) -> bool:
+    """Whether pydantic would take this value for one of another type, without a word.
+
+    A boolean is no number, text neither is a number nor a boolean, and a number is no boolean; unless the field has a
+    validator of its own that reads it.
+    """
+    members = arms(slot.annotation)
+    literals = [item for member in members if get_origin(member) is Literal for item in get_args(member)]
+    if isinstance(value, bool):
+        open_to_bool = any(member in (bool, Any, object) for member in members) or any(v is value for v in literals)
+        return not open_to_bool and (any(member in (int, float) for member in members) or value in literals)
+    if isinstance(value, str):
+        numeric = any(member in (int, float, bool) for member in members)
+        return numeric and value not in literals and not _reads_text(slot)
+    return bool in members and not any(member not in (bool, type(None)) for member in members)
+
+
+def silent_conversions(model: type[BaseModel], data: Any, path: Path = ()) -> Iterator[tuple[Path, Slot, Any]]:
+    """Every value of plain data that `silently_converted` means, and where it stands."""
+    if isinstance(data, Mapping):
+        for key, item in data.items():
+            yield from silent_conversions(model, item, (*path, str(key)))
+    elif isinstance(data, list | tuple):
+        for index, item in enumerate(data):
+            yield from silent_conversions(model, item, (*path, index))
+    elif isinstance(data, str | int | float):
+        slot = slot_at(model, path)
+        if slot is not None and silently_converted(slot, data):
+            yield path, slot, data
+
+
+def _reads_text(slot: Slot) -> bool:
+    """Whether a member of the type takes text, or a validator sees it before the type does."""
+    if slot.owner is not None and slot.field is not None:
+        for validator in slot.owner.__pydantic_decorators__.field_validators.values():
+            named = [slot.owner.model_fields.get(name) for name in validator.info.fields]
+            if validator.info.mode != "after" and any(field is slot.field for field in named):
+                return True
+    return any(map(_takes_text, _members(slot.annotation)))
+
+
+def _members(annotation: Any) -> list[Any]:
+    """As `arms`, each with its metadata."""
+    bare, metadata = _strip(annotation)
+    if get_origin(bare) in (Union, types.UnionType):
+        inner = [member for arm in get_args(bare) for member in _members(arm)]
+        return [Annotated[member, *metadata] if metadata else member for member in inner]
+    return [annotation]
+
+
+def _takes_text(member: Any) -> bool:
+    bare, metadata = _strip(member)
+    if any(isinstance(item, BeforeValidator | PlainValidator | WrapValidator) for item in metadata):
+        return True
+    origin = get_origin(bare) or bare
+    if origin in (int, float, bool, type(None), Literal):
+        return False
+    if isinstance(origin, type) and issubclass(origin, BaseModel):
+        return any(item.info.mode != "after" for item in origin.__pydantic_decorators__.model_validators.values())
+    return origin in (str, bytes) or not (isinstance(origin, type) and issubclass(origin, Collection))
+
+
+def short(limit: Any) -> Any:
+    """A limit as an error shows it: 1, not 1.0."""
+    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+
+
+def _collection(origin: Any, bare: Any, metadata: Sequence[Any]) -> str:
+    """What a map or a list takes; empty text for anything else."""
+    if not isinstance(origin, type) or issubclass(origin, str | bytes):
+        return ""
+    if issubclass(origin, BaseModel) and not issubclass(origin, RootModel):
+        names = [key_of(name, info) for name, info in origin.model_fields.items()]
+        said = f"a map with {', '.join(names)}" if names else "an empty map"
+        return f"a component's name or {said}" if issubclass(origin, ComponentRef) else said
+    if issubclass(origin, Mapping | RootModel):
+        return "a map"
+    if issubclass(origin, Collection):
+        items = get_args(bare)
+        if issubclass(origin, tuple) and items and items[-1] is not Ellipsis:
+            return f"a list [{', '.join(phrase(item) for item in items)}]"
+        of = f", each {phrase(items[0])}" if items and arms(items[0]) != [Any] else ""
+        smallest = max((m.min_length for m in metadata if isinstance(m, annotated_types.MinLen)), default=0)
+        return f"a list of at least {smallest}{of}" if smallest else f"a list{of}"
+    return ""
+
+
+def _strip(annotation: Any) -> tuple[Any, list[Any]]:
+    """The type without Annotated and aliases, and the metadata on the way."""
+    metadata: list[Any] = []
+    while True:
+        if hasattr(annotation, "__value__"):  # `type X = ...`, of typing or of typing_extensions
+            annotation = annotation.__value__
+        elif get_origin(annotation) is Annotated:
+            annotation, *more = get_args(annotation)
+            metadata += _flat(more)
+        else:
+            return annotation, metadata
+
+
+def _flat(metadata: Iterable[Any]) -> list[Any]:
+    flat: list[Any] = []
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            flat += item.metadata
+        elif isinstance(item, annotated_types.GroupedMetadata):
+            flat += list(item)
+        else:
+            flat.append(item)
+    return flat
+
+
+def _below(annotation: Any, key: Key) -> Slot | None:
+    for arm in arms(annotation):
+        origin = get_origin(arm) or arm
+        if not isinstance(origin, type):
+            continue
+        items = get_args(arm)
+        if issubclass(origin, RootModel):
+            slot = _below(_annotation(origin.model_fields["root"]), key)
+            if slot is not None:
+                return slot
+        elif issubclass(origin, BaseModel):
+            for name, info in origin.model_fields.items():
+                if key in (name, key_of(name, info)):
+                    return Slot(_annotation(info), info, origin)
+            if origin.model_config.get("extra") == "allow" and isinstance(key, str):
+                return Slot(_extra(origin))
+        elif issubclass(origin, Mapping) and isinstance(key, str):
+            return Slot(items[1] if len(items) == 2 else Any)
+        elif issubclass(origin, tuple) and isinstance(key, int) and items and items[-1] is not Ellipsis:
+            if key < len(items):
+                return Slot(items[key])
+        elif issubclass(origin, Collection) and not issubclass(origin, str | bytes) and isinstance(key, int):
+            return Slot(items[0] if items else Any)
+    return None
+
+
+def _annotation(info: FieldInfo) -> Any:
+    """The field's type with the metadata that pydantic keeps apart from it."""
+    return Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+
+
+def _extra(model: type[BaseModel]) -> Any:
+    """The type of a model's further fields, by whatever name: Any where it is not stated."""
+    stated = _hints(model).get("__pydantic_extra__")
+    items = get_args(stated)
+    return items[1] if len(items) == 2 else Any
+
+
+@cache
+def _hints(model: type[BaseModel]) -> dict[str, Any]:
+    return get_type_hints(model)
+
+
+def _single_model(annotation: Any) -> type[BaseModel] | None:
+    models = [arm for arm in arms(annotation) if isinstance(arm, type) and issubclass(arm, BaseModel)]
+    return models[0] if len(models) == 1 else None
+
+
+def _limits(metadata: Iterable[Any]) -> str:
+    words = []
+    for item in metadata:
+        match item:
+            case annotated_types.Gt():
+                words.append(f"above {short(item.gt)}")
+            case annotated_types.Ge():
+                words.append(f"at least {short(item.ge)}")
+            case annotated_types.Lt():
+                words.append(f"below {short(item.lt)}")
+            case annotated_types.Le():
+                words.append(f"at most {short(item.le)}")
+            case annotated_types.MultipleOf():
+                words.append(f"a multiple of {short(item.multiple_of)}")
+    return f" {' and '.join(words)}" if words else ""
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} or {parts[-1]}"
+
+
+def _quoted(value: Any) -> str:
+    value = value.value if isinstance(value, enum.Enum) else value
+    if isinstance(value, str):
+        return f"'{value}'"
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)

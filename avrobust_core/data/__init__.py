@@ -1,0 +1,1 @@
+"""Clips: media, batches, data sets; reading and collating them, and a look at what a loader gives."""

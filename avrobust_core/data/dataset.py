@@ -1,0 +1,52 @@
+"""What a data set is: the base class that plugins subclass."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from avrobust_core.data.batches import Clip
+from avrobust_core.data.media import MediaSpec, Task
+
+
+class Dataset(ABC):
+    """Clips with labels, in named splits. It must be picklable: worker processes get a copy.
+
+    Attributes:
+        media: what each modality is.
+        classes: the class names, in the order of the targets' indices.
+        task: whether a clip has one label or several.
+        max_unreadable: the share of a split's clips that may fail to load before the run ends with an error.
+    """
+
+    media: Mapping[str, MediaSpec]
+    classes: tuple[str, ...]
+    task: Task
+    max_unreadable: float = 0.0
+
+    @property
+    @abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits: "train" and "test" at least; "val" is used for selection where there is one."""
+
+    @abstractmethod
+    def ids(self, split: str) -> Sequence[str]:
+        """The ids of a split's clips, in order: unique over all splits, known without reading any media."""
+
+    def groups(self, split: str) -> Sequence[str] | None:
+        """What each clip of a split was drawn with (a speaker, a source video), in the order of `ids`.
+
+        Clips of one group are no independent draws: intervals then resample groups. None, as here, if every clip stands
+        for itself.
+        """
+        return None
+
+    @abstractmethod
+    def read(self, split: str, index: int) -> Clip:
+        """Read one clip; deterministic.
+
+        Raises:
+            ClipError: if it cannot be read; the loader skips it, counts it and names it.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of all that decides what `read` returns, but not of where it lies: part of every cell's id."""

@@ -1,0 +1,146 @@
+"""Whether clips that are read again are the same clips: compared by checksums, bit for bit."""
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from avrobust_core.data.batches import Batch
+from avrobust_core.errors import DataError
+
+TARGETS = "targets"
+"""What the checksums of targets are called, beside those of modalities."""
+
+
+def checksums(batch: Batch) -> dict[str, Tensor]:
+    """A checksum (CRC-32) of each clip's bits: (B,) int64 for each modality, and for the targets.
+
+    About a millisecond per megabyte, once per reading; on the CPU, so that a batch is best looked at before it is moved
+    to a device.
+    """
+    return {name: _crc(x) for name, x in batch.inputs.items()} | {TARGETS: _crc(batch.targets)}
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are of the same type and shape, and of the same bits: NaN is then as good as any number."""
+    return a.dtype == b.dtype and a.shape == b.shape and (torch.equal(a, b) or torch.equal(_bytes(a), _bytes(b)))
+
+
+def refuse_other_readings(
+    ids: Sequence[str], first: Mapping[str, NDArray[Any]], again: Mapping[str, NDArray[Any]], label: str
+) -> None:
+    """Refuse results of two readings of a data set if a clip was not the same in both.
+
+    Args:
+        ids: the clips, in the order of both.
+        first: checksums by name, each (N,).
+        again: of the other reading; names that only one of them has are left aside.
+        label: what was read the second time, for the error.
+
+    Raises:
+        DataError: names the first clip, and says what is not the same.
+    """
+    names = [name for name in first if name in again]
+    differs = np.array([np.asarray(first[name]) != np.asarray(again[name]) for name in names])
+    if not differs.any():
+        return
+    position = int(np.flatnonzero(differs.any(axis=0))[0])
+    what = " and ".join(sorted(name for name, found in zip(names, differs, strict=True) if found[position]))
+    raise DataError(
+        f"{label}: clip {ids[position]} was read with other {what} than for the clean predictions "
+        f"({int(differs.any(axis=0).sum())} of {len(ids)} clips differ): the data set's `read` must give the same each "
+        "time, without random transforms; mend it, or, if files have changed, run the study in a new folder"
+    )
+
+
+class Readings:
+    """What a loader gave when it was first read, clip by clip; each later reading must be of the same clips.
+
+    Clips are matched by their ids, so that a loader that gives ids may give its clips in any order.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, int]] = {}
+        self._complete = False
+        self.shuffled = False
+        """Whether the clips came in another order than at first."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The clips, in the order in which they were first given."""
+        return tuple(self._known)
+
+    def follow(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches, each looked at before it is handed on; the end of them, too.
+
+        Raises:
+            DataError: if an id comes twice in a reading; or if a clip is not what it was, is new or is missing: names
+                it, and says what is not the same.
+        """
+        seen: dict[str, None] = {}  # a set that keeps their order
+        for batch in batches:
+            for clip in batch.ids:
+                if clip in seen:
+                    raise DataError(
+                        f"the loader gives the id {clip!r} twice; results are kept by id: it must be unique"
+                    )
+                seen[clip] = None
+            self.take(batch)
+            yield batch
+        missing = [clip for clip in self._known if clip not in seen]
+        if missing:
+            raise DataError(
+                f"the loader gave {len(self._known)} clips when it was first read, and now {len(seen)}; the first that "
+                f"is missing is clip {missing[0]}: {_REMEDY}"
+            )
+        self.shuffled |= tuple(seen) != self.ids
+        self._complete = True
+
+    def take(self, batch: Batch) -> None:
+        """Note the clips that are new, and compare those that are known.
+
+        Raises:
+            DataError: as `follow`.
+        """
+        found = {name: values.numpy() for name, values in checksums(batch).items()}
+        for position, clip in enumerate(batch.ids):
+            now = {name: int(values[position]) for name, values in found.items()}
+            before = self._known.get(clip)
+            if before is None and self._complete:
+                raise DataError(
+                    f"the loader gives clip {clip}, which it did not give when it was first read: {_REMEDY}"
+                )
+            if before is None:
+                self._known[clip] = before = now
+            if before.keys() != now.keys():
+                raise DataError(
+                    f"clip {clip} has {_modalities(now)}, where it had {_modalities(before)} when it was first read"
+                )
+            if before != now:
+                what = " and ".join(sorted(name for name in now if now[name] != before[name]))
+                raise DataError(
+                    f"the loader gives clip {clip} with other {what} than when it was first read: {_REMEDY}"
+                )
+
+
+_REMEDY = (
+    "the clean clips and each attack's are set side by side, so that every reading must give the same clips: use "
+    "shuffle=False (or give the clips' ids) and no random transforms, such as crops or noise"
+)
+
+
+def _modalities(names: Iterable[str]) -> str:
+    return ", ".join(name for name in names if name != TARGETS)
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return x.detach().contiguous().view(torch.uint8) if x.dim() else x.detach().reshape(1).view(torch.uint8)
+
+
+def _crc(x: Tensor) -> Tensor:
+    rows = x.detach().cpu().reshape(len(x), -1).contiguous()
+    return torch.tensor([zlib.crc32(row.view(torch.uint8).numpy()) for row in rows], dtype=torch.int64)

@@ -1,0 +1,166 @@
+"""Predictions of one model on chosen clips, clean or under one attack, kept in parts that survive a kill."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from avrobust_core.attacks.running import AttackRun, attack_batch
+from avrobust_core.attacks.victim import Victim
+from avrobust_core.data.batches import Batch
+from avrobust_core.data.checking import check_targets
+from avrobust_core.data.loading import Selection
+from avrobust_core.evaluation import parts
+from avrobust_core.evaluation.parts import from_column, to_column
+from avrobust_core.files import write_atomically
+from avrobust_core.models.objectives import margin
+
+PREDICTIONS = "predictions.parquet"
+"""The file of an evaluation's predictions, beside its record.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What was found for each clip that could be read, in the selection's order.
+
+    Attributes:
+        ids: the clips.
+        logits: (N, K) float32.
+        targets: (N,) int64 or (N, K) float32.
+        margins: (N,) float32; correct where positive.
+        norms: by attacked modality, (N,) float64: the size of the perturbation.
+        success: (N,) bool: whether the attack's goal is reached; False for clean predictions.
+        factor: (N,) float64: by what factor of the threat's radii a clip is broken, of those tried or, with an attack
+            that looks for the smallest perturbation, of all; infinite where it is not.
+        queries: (N,) int64 forward passes per clip; 0 for clean predictions.
+        seconds: spent on these clips, by all processes together.
+        no_gradient: by attacked modality, (N,) bool: all gradients that the attack asked for were zero.
+        checksums: by modality, and for the targets, (N,) int64: of what was read; see `border.readings`.
+        backwards: (N,) int64 backward passes per clip; None where an earlier version did not count them.
+    """
+
+    ids: tuple[str, ...]
+    logits: NDArray[np.float32]
+    targets: NDArray[Any]
+    margins: NDArray[np.float32]
+    norms: dict[str, NDArray[np.float64]]
+    success: NDArray[np.bool_]
+    factor: NDArray[np.float64]
+    queries: NDArray[np.int64]
+    seconds: float
+    no_gradient: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    checksums: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    backwards: NDArray[np.int64] | None = None
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each clip is classified correctly: (N,) bool."""
+        return np.asarray(self.margins > 0)
+
+
+def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[str, Tensor]:
+    """Predict one batch, attacked first if there is an attack; whatever the attack returns is verified.
+
+    Returns:
+        By column: logits (B, K), margin (B,), success (B,), factor (B,), queries (B,), and, under attack, backwards
+        (B,), and for each attacked modality norm/<modality> (B,) and no_gradient/<modality> (B,).
+
+    Raises:
+        AttackViolation: if the attack broke its threat model.
+        ModelError: if the model's answers cannot be used; see `Victim.clean_logits`.
+        DataError: if the targets do not fit the model's logits.
+    """
+    if run is None:
+        logits = victim.clean_logits(batch)
+        check_targets(batch.targets, batch.ids, logits.shape[1], victim.task)
+        return {
+            "logits": logits,
+            "margin": margin(logits, batch.targets, victim.task),
+            "success": torch.zeros(len(batch), dtype=torch.bool),
+            "factor": torch.full((len(batch),), torch.inf, dtype=torch.float64),
+            "queries": torch.zeros(len(batch), dtype=torch.int64),
+        }
+    found = attack_batch(victim, batch, run)
+    columns = {
+        "logits": found.logits,
+        "margin": margin(found.logits, batch.targets, victim.task),
+        "success": found.success,
+        "factor": found.factor,
+        "queries": found.queries,
+        "backwards": found.backwards,
+    }
+    columns |= {f"norm/{name}": norm for name, norm in found.norms.items()}
+    return columns | {f"no_gradient/{name}": missing for name, missing in found.no_gradient.items()}
+
+
+def collect(folder: Path, selection: Selection) -> tuple[Predictions, dict[str, str]]:
+    """All parts of an evaluation together, in the selection's order, and the clips that could not be read.
+
+    Raises:
+        DatasetFailure: if no clip could be read.
+    """
+    # pq.read_table(path) of a folder would memory-map nothing useful and hold the files open.
+    tables = [pq.read_table(path) for path in parts.paths(folder)]
+    table = pa.concat_tables(tables, promote_options="default").combine_chunks()
+    rows = parts.in_order(table["id"].to_pylist(), selection)
+    seconds = sum(parts.seconds_in(path) for path in parts.paths(folder))
+    predictions = from_table(table.take(pa.array(np.argsort(rows))), seconds)
+    return predictions, parts.all_skipped(folder, selection)
+
+
+def to_parquet(path: Path, predictions: Predictions) -> None:
+    """Write predictions as one parquet file, whole or not at all."""
+    table = pa.table(
+        {
+            "id": pa.array(predictions.ids, type=pa.string()),
+            "target": to_column(predictions.targets),
+            "logits": to_column(predictions.logits),
+            "margin": predictions.margins,
+            "success": predictions.success,
+            "factor": predictions.factor,
+            "queries": predictions.queries,
+            **({} if predictions.backwards is None else {"backwards": predictions.backwards}),
+            **{f"norm/{name}": norm for name, norm in predictions.norms.items()},
+            **{f"no_gradient/{name}": missing for name, missing in predictions.no_gradient.items()},
+            **{f"{parts.CHECKSUM}{name}": found for name, found in predictions.checksums.items()},
+        }
+    )
+    write_atomically(path, lambda file: pq.write_table(table, file))
+
+
+def from_parquet(path: Path, seconds: float) -> Predictions:
+    """Read what `to_parquet` wrote."""
+    return from_table(pq.read_table(path), seconds)
+
+
+def from_table(table: pa.Table, seconds: float) -> Predictions:
+    """Predictions from their table."""
+    targets = from_column(table["target"])
+    return Predictions(
+        ids=tuple(table["id"].to_pylist()),
+        logits=from_column(table["logits"]),
+        targets=targets,
+        margins=table["margin"].to_numpy(),
+        norms={
+            name.removeprefix("norm/"): table[name].to_numpy()
+            for name in table.column_names
+            if name.startswith("norm/")
+        },
+        success=table["success"].to_numpy(zero_copy_only=False),
+        factor=table["factor"].to_numpy(),
+        queries=table["queries"].to_numpy(),
+        seconds=seconds,
+        no_gradient={
+            name.removeprefix("no_gradient/"): table[name].to_numpy(zero_copy_only=False)
+            for name in table.column_names
+            if name.startswith("no_gradient/")
+        },
+        checksums=parts.checksums_in(table),
+        backwards=table["backwards"].to_numpy() if "backwards" in table.column_names else None,
+    )

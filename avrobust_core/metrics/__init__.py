@@ -1,0 +1,1 @@
+"""Metrics: what they are, what they may ask for, and the probe."""

@@ -1,0 +1,102 @@
+"""Putting points of one's own through a fitted model: what convexity and its like need."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from avrobust_core.data.batches import Encoded
+from avrobust_core.errors import AvrobustError
+from avrobust_core.metrics.latents import LayerKind
+from avrobust_core.models.answers import ask
+from avrobust_core.models.model import AVModel
+
+
+class Probe:
+    """A fitted model in evaluation mode, and the clips that may be put through it; without gradients.
+
+    Args:
+        model: to be probed.
+        read: from a split and positions in its `Latents.ids` to raw inputs by modality, (B, ...) float32.
+        device: where the model is; inputs of any device are moved there, and what is returned lies there.
+        batch_size: clips per forward pass that memory is known to hold.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        read: Callable[[str, Sequence[int]], Mapping[str, Tensor]],
+        *,
+        device: torch.device | str = "cpu",
+        batch_size: int = 32,
+    ) -> None:
+        self.model = model
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self._read = read
+
+    def read(self, split: str, positions: Sequence[int]) -> dict[str, Tensor]:
+        """The raw inputs of clips, by modality, each (B, ...) float32, on the model's device.
+
+        Args:
+            split: the name of a split whose latents the metric asked for.
+            positions: in that split's `Latents.ids`, each any number of times.
+
+        Raises:
+            DataError: if a clip can no longer be read; names it.
+        """
+        return {name: x.to(self.device) for name, x in self._read(split, positions).items()}
+
+    @torch.no_grad()
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, K) float32 from raw inputs by modality.
+
+        Raises:
+            ModelError: if the model returns no logits. That they are finite is for the metric to see to: what it asks
+                about may be no clip at all.
+        """
+        there = {name: x.to(self.device) for name, x in inputs.items()}
+        return ask(self.model, lambda: self.model(dict(there)), there).float()
+
+    @torch.no_grad()
+    def classify(self, encoded: Mapping[str, Encoded]) -> Tensor:
+        """Logits (B, K) from what the encoders return: fusion and head.
+
+        Raises:
+            AvrobustError: if the model is no `AVModel`.
+            ModelError: as `forward`.
+        """
+        there = {name: Encoded(e.tokens.to(self.device), e.pooled.to(self.device)) for name, e in encoded.items()}
+        return self._audio_visual().classify(there).float()
+
+    @torch.no_grad()
+    def head(self, fused: Tensor) -> Tensor:
+        """Logits (B, K) from fused embeddings: the head alone.
+
+        Raises:
+            AvrobustError: if the model is no `AVModel`.
+            ModelError: as `forward`.
+        """
+        return self._audio_visual().score(fused.to(self.device)).float()
+
+    def _audio_visual(self) -> AVModel:
+        if not isinstance(self.model, AVModel):
+            raise AvrobustError(
+                f"{type(self.model).__name__} is no avrobust_core.AVModel with encoders, a fusion and a head"
+            )
+        return self.model
+
+
+def layers_of(
+    model: AVModel, encoded: Mapping[str, Encoded], fused: Tensor, kinds: Collection[LayerKind]
+) -> dict[str, Tensor]:
+    """The layers of these kinds by their names in `Latents.layers`."""
+    found: dict[str, Tensor] = {}
+    for name in model.modalities:
+        if "pooled" in kinds:
+            found[f"pooled/{name}"] = encoded[name].pooled
+        if "tokens" in kinds:
+            found[f"tokens/{name}"] = encoded[name].tokens
+    if "fused" in kinds:
+        found["fused"] = fused
+    return found

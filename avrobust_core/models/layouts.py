@@ -1,0 +1,29 @@
+"""Published layouts of weights: recognised by their keys, converted to a module's own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+"""Tensors by key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointLayout:
+    """A published layout of weights, and how it becomes a module's own.
+
+    Attributes:
+        name: whose layout it is, for messages: "PANNs".
+        marks: keys that every such checkpoint has, and together no other.
+        convert: from the checkpoint's tensors to those of the module, by the module's own keys. What it leaves out is
+            not loaded (fixed front ends, say); keys that begin with "head." belong to the model's head.
+    """
+
+    name: str
+    marks: tuple[str, ...]
+    convert: Callable[[State], State]
+
+    def recognises(self, state: State) -> bool:
+        """Whether a checkpoint has this layout."""
+        return all(mark in state for mark in self.marks)

@@ -1,0 +1,129 @@
+"""The model: encoders by modality, a fusion, a head."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from avrobust_core.data.batches import Encoded
+from avrobust_core.models.answers import check_logits, logits_of
+from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
+
+
+class Single(Fusion):
+    """The fusion of a model with one encoder: what the encoder gives, as it is.
+
+    Args:
+        modality: what it reads.
+        dims: the encoder's.
+        pooled: whether the head reads the pooled embedding, or the tokens.
+    """
+
+    def __init__(self, modality: str, dims: EncodedDims, *, pooled: bool = True) -> None:
+        super().__init__()
+        self.modality = modality
+        self.pooled = pooled
+        self.dim = dims.embed if pooled else dims.token
+
+    def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:
+        """The pooled embedding (B, E), or the tokens (B, T, D)."""
+        found = encoded[self.modality]
+        return found.pooled if self.pooled else found.tokens
+
+
+class AVModel(nn.Module):
+    """Encoders by modality -> fusion -> head. Logits out, never probabilities.
+
+    Args:
+        encoders: by modality; a modality is a name, and nothing here knows any of them.
+        fusion: None for a model with one encoder.
+        classes: the number of logits K.
+    """
+
+    def __init__(self, encoders: Mapping[str, Encoder], fusion: Fusion | None, classes: int) -> None:
+        super().__init__()
+        if not encoders:
+            raise ValueError("a model needs at least one encoder")
+        head: nn.Module | None = None
+        if fusion is None:
+            if len(encoders) > 1:
+                raise ValueError(f"a model with the encoders {', '.join(encoders)} needs a fusion")
+            ((modality, encoder),) = encoders.items()
+            head = encoder.make_head(classes)
+            fusion = Single(modality, encoder.dims, pooled=head is None)
+        self.encoders = nn.ModuleDict(encoders)
+        self.classes = classes
+        self.fusion = fusion
+        self.head = head if head is not None else fusion.make_head(classes)
+
+    @property
+    def title(self) -> str:
+        """What errors call it: a module of somebody's own that is the whole model gives its name."""
+        found = getattr(self.fusion, "title", None)
+        return found if isinstance(found, str) else type(self).__name__
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that the model reads."""
+        return tuple(self.encoders.keys())
+
+    def encode(self, inputs: Mapping[str, Tensor], features: Collection[str] = ()) -> dict[str, Encoded]:
+        """Encode those of the model's modalities that are among `inputs`; others are ignored.
+
+        Args:
+            inputs: by modality, raw.
+            features: the modalities whose inputs are features already, as their encoder's frontend gives them.
+        """
+        found = {}
+        for name, encoder in self.encoders.items():
+            if name in inputs:
+                whole = cast(Encoder, encoder)
+                found[name] = whole.encode(inputs[name]) if name in features else cast(Encoded, whole(inputs[name]))
+        return found
+
+    def classify(self, encoded: Mapping[str, Encoded]) -> Tensor:
+        """Logits (B, K) from the encodings of all modalities."""
+        return self.score(self.fusion(encoded))
+
+    def score(self, fused: Tensor) -> Tensor:
+        """Logits (B, K) from the fused embedding.
+
+        Raises:
+            ModelError: if fusion and head return anything else.
+        """
+        return check_logits(logits_of(self.head(fused), of=self.title), self.title, len(fused), self.classes)
+
+    def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The fused embedding of raw inputs: (B, F), or (B, L, F) where the head pools it."""
+        return cast(Tensor, self.fusion(self.encode(inputs)))
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        between: Callable[[Mapping[str, Encoded]], Mapping[str, Encoded]] | None = None,
+    ) -> Tensor:
+        """Logits (B, K) from raw inputs by modality.
+
+        Args:
+            inputs: by modality, raw.
+            between: changes the encodings before they are fused, in training; None for nothing.
+
+        Raises:
+            KeyError: if a modality that the model reads is missing.
+        """
+        missing = [name for name in self.modalities if name not in inputs]
+        if missing:
+            raise KeyError(f"the model reads {', '.join(self.modalities)}; missing: {', '.join(missing)}")
+        encoded: Mapping[str, Encoded] = self.encode(inputs)
+        return self.classify(encoded if between is None else between(encoded))
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """The same model, changed in place: weights of its convolutions, and so its activations, in channels-last order."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
+    return model

@@ -1,0 +1,74 @@
+"""What a model is made of: the base classes of encoders and fusions that plugins subclass."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from avrobust_core.data.batches import Encoded
+from avrobust_core.models.layouts import CheckpointLayout
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedDims:
+    """The width of what an encoder returns: `token` is D of tokens (B, T, D), `embed` is E of pooled (B, E)."""
+
+    token: int
+    embed: int
+
+
+class Encoder(nn.Module, ABC):
+    """From one modality to tokens and a pooled embedding.
+
+    What has a gradient but is no parameter (log-mel, pixel normalisation) is the `frontend`, so that budgets are
+    stated on the raw input.
+
+    Attributes:
+        dims: the widths of the tokens and of the pooled embedding.
+        frontend: differentiable, from the raw input (B, ...) to features (B, ...).
+        time_axis: which axis of one clip's features is time; None if it is not known. Budgets with `space: features`
+            that speak of time need it.
+        layouts: published layouts of weights that it can read beside its own.
+    """
+
+    dims: EncodedDims
+    frontend: nn.Module
+    time_axis: int | None = None
+    layouts: Sequence[CheckpointLayout] = ()
+
+    @abstractmethod
+    def encode(self, features: Tensor) -> Encoded:
+        """From the frontend's features to tokens (B, T, D) and pooled (B, E)."""
+
+    def forward(self, x: Tensor) -> Encoded:
+        """From the raw input to tokens and pooled."""
+        return self.encode(self.frontend(x))
+
+    def make_head(self, classes: int) -> nn.Module | None:
+        """The classifier of a model with this encoder alone, from its tokens (B, T, D) to logits (B, classes).
+
+        None, as here, for a linear map of its pooled embedding.
+        """
+        return None
+
+
+class Fusion(nn.Module, ABC):
+    """From what the encoders of a model return to one fused embedding.
+
+    Attributes:
+        dim: the width F of the fused embedding.
+        layouts: published layouts of the weights of whole models with this fusion; they convert to the model's own
+            keys: "encoders.<modality>....", "fusion....", "head....".
+    """
+
+    dim: int
+    layouts: Sequence[CheckpointLayout] = ()
+
+    @abstractmethod
+    def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:
+        """From encodings by modality to the fused embedding: (B, F), or (B, L, F) if the head pools it."""
+
+    def make_head(self, classes: int) -> nn.Module:
+        """The module from the fused embedding to logits (B, classes); linear unless the fusion needs its own."""
+        return nn.Linear(self.dim, classes)

@@ -1,0 +1,209 @@
+"""Weights that were trained elsewhere: recognised by their keys, checked, loaded whole or not at all."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from avrobust_core.errors import WeightsError
+from avrobust_core.models.checkpoint_keys import agreeing
+from avrobust_core.models.checkpoints import read_checkpoint as read_checkpoint
+from avrobust_core.models.layouts import CheckpointLayout, State
+from avrobust_core.models.model import AVModel
+from avrobust_core.models.module_state import EXTRA, is_packed, take_state, tied
+from avrobust_core.plain_text import plain_text
+
+HEAD: Final = "head."
+"""What the keys of a checkpoint's own classifier begin with, once converted."""
+
+_SHOWN: Final = 8
+"""Keys of one kind that an error names."""
+
+_LONGEST: Final = 120
+"""Characters of a key that an error shows."""
+
+_COUNTER: Final = "num_batches_tracked"
+"""How the keys of batch normalisation's counters end."""
+
+
+def load_checkpoint(
+    module: nn.Module, state: State, layouts: Sequence[CheckpointLayout], source: str, prefix: str = ""
+) -> tuple[str, dict[str, Tensor]]:
+    """Load a checkpoint into a module, all of it or nothing.
+
+    Args:
+        module: what is loaded into.
+        state: as `read_checkpoint` gives it.
+        layouts: what the module can read beside its own keys.
+        source: for messages.
+        prefix: with which this project's own files of whole models begin the module's keys, as "encoders.audio.".
+
+    Returns:
+        The layout's name, and the tensors of the checkpoint's own head, by their keys in it; empty if it has none.
+
+    Raises:
+        WeightsError: if no layout fits, or as `load_strictly`.
+    """
+    name, found = _converted(module, state, layouts, source, prefix)
+    head = {key.removeprefix(HEAD): value for key, value in found.items() if key.startswith(HEAD)}
+    body = {key: value for key, value in found.items() if not key.startswith(HEAD)}
+    _refuse(f"{source} ({name})", module, _not_finite(head, {}))
+    load_strictly(module, body, f"{source} ({name})")
+    return name, head
+
+
+def load_fitting_head(head: nn.Module, state: State) -> bool:
+    """Load a checkpoint's own classifier where it has the head's keys and shapes; whether it had.
+
+    A head of another number of classes is for other classes, and stays as it was.
+    """
+    own = head.state_dict()
+    if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in state.items()}:
+        return False
+    head.load_state_dict(dict(state))
+    return True
+
+
+def load_model(model: AVModel, state: State, source: str) -> str:
+    """Load a whole model, in its own layout or in one that its fusion knows; the layout's name.
+
+    Raises:
+        WeightsError: as `load_checkpoint`.
+    """
+    layouts = model.fusion.layouts
+    state = agreeing(state, model.state_dict(), lambda names: any(layout.recognises(names) for layout in layouts))
+    layout = next((layout for layout in layouts if layout.recognises(state)), None)
+    converted = state if layout is None else layout.convert(state)
+    name = "its own" if layout is None else layout.name
+    if layout is None and not any(key in model.state_dict() for key in state):
+        known = ", ".join(["its own", *(layout.name for layout in layouts)])
+        raise WeightsError(f"weights {source}: the model does not know their layout; it reads: {known}")
+    load_strictly(model, converted, f"{source} ({name})")
+    return name
+
+
+def load_strictly(module: nn.Module, state: State, source: str) -> None:
+    """Load tensors by a module's own keys, where needed under the prefixes of what wrapped it (see `agreeing`).
+
+    Numbers are cast to the module's own precision.
+
+    Args:
+        module: is not changed where there is an error.
+        state: may lack batch normalisation's counters, which older checkpoints do not have, and all but one of the
+            names of a tied tensor.
+        source: for messages.
+
+    Raises:
+        WeightsError: lists keys that are missing, unexpected, of other shapes or kinds of numbers, not finite where the
+            module's own are, below 0 where they are variances, or two names of one tensor with different values.
+    """
+    own = module.state_dict()
+    state = agreeing(state, own)
+    groups = tied(module)
+    twins = {key: [twin for twin in keys if twin in state] for keys in groups for key in keys}
+    missing = [key for key in own if key not in state and not key.endswith(_COUNTER) and not twins.get(key)]
+    fitting = {key: (state[key], value) for key, value in own.items() if key in state and isinstance(value, Tensor)}
+    shapes = [key for key, (given, value) in fitting.items() if given.shape != value.shape and not _extra(key, given)]
+    kinds = [key for key, (given, value) in fitting.items() if key not in shapes and not _same_kind(key, given, value)]
+    problems = [
+        ("missing", missing),
+        ("unexpected", [key for key in state if key not in own]),
+        ("of other shapes", [f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in shapes]),
+        ("of other kinds of numbers", [f"{key} {state[key].dtype} instead of {own[key].dtype}" for key in kinds]),
+    ]
+    _refuse(source, module, *problems)
+    together = [keys for keys in groups if not _agree([state[key] for key in keys if key in state])]
+    _refuse(
+        source,
+        module,
+        _not_finite(state, own),
+        ("below 0, which variances cannot be", [key for key in state if _negative_variance(key, state[key])]),
+        ("one tensor in the model, but different in the file", [" and ".join(keys) for keys in together]),
+    )
+    take_state(module, state)
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of a file's content: part of the identity of what is fitted from it.
+
+    Raises:
+        WeightsError: if there is no such file.
+    """
+    if not path.is_file():
+        raise WeightsError(f"weights {path}: there is no such file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def _converted(
+    module: nn.Module, state: State, layouts: Sequence[CheckpointLayout], source: str, prefix: str
+) -> tuple[str, State]:
+    own = module.state_dict()
+
+    def recognised(names: State) -> bool:
+        return any(layout.recognises(names) for layout in layouts)
+
+    ours = {key.removeprefix(prefix): value for key, value in state.items() if prefix and key.startswith(prefix)}
+    if ours:
+        return "avrobust", ours
+    state = agreeing(state, own, recognised)
+    if any(key in own for key in state) and not recognised(state):
+        return "its own", state
+    for layout in layouts:
+        if layout.recognises(state):
+            return layout.name, layout.convert(state)
+    known = ", ".join(["its own", *(layout.name for layout in layouts)])
+    raise WeightsError(
+        f"weights {source}: {type(module).__name__} does not know their layout; it reads: {known}; the file's keys are "
+        f"{_listed(list(state))}"
+    )
+
+
+def _refuse(source: str, module: nn.Module, *problems: tuple[str, Sequence[str]]) -> None:
+    """Raise an error if there is any key with any of some problems."""
+    found = [f"{len(keys)} {what}: {_listed(keys)}" for what, keys in problems if keys]
+    if found:
+        raise WeightsError(f"weights {source} do not fit {type(module).__name__}: " + "; ".join(found))
+
+
+def _listed(keys: Sequence[str]) -> str:
+    shown = ", ".join(plain_text(key, _LONGEST) for key in keys[:_SHOWN])
+    return shown + (", ..." if len(keys) > _SHOWN else "")
+
+
+def _extra(key: str, given: Tensor) -> bool:
+    return key.rpartition(".")[2] == EXTRA and is_packed(given)
+
+
+def _same_kind(key: str, given: Tensor, own: Tensor) -> bool:
+    """Whether both are floats, whole numbers or complex ones: a cast between those would make other numbers."""
+    if key.endswith(_COUNTER) or _extra(key, given):
+        return True
+    return given.is_floating_point() == own.is_floating_point() and given.is_complex() == own.is_complex()
+
+
+def _not_finite(state: State, own: State) -> tuple[str, list[str]]:
+    """Keys whose numbers are not finite, once in the module's precision; a mask of the module's own may be infinite."""
+    found = []
+    for key, given in state.items():
+        if not (given.is_floating_point() or given.is_complex()):
+            continue
+        there = own.get(key)
+        if there is None:
+            broken = ~torch.isfinite(given.float() if given.is_floating_point() else given)
+        else:
+            broken = ~torch.isfinite(given.to(there.dtype)) & torch.isfinite(there).to(given.device)
+        if broken.any():
+            found.append(f"{key} ({int(broken.sum())} of {given.numel()} values)")
+    return "not finite", found
+
+
+def _negative_variance(key: str, given: Tensor) -> bool:
+    return key.rpartition(".")[2] == "running_var" and given.is_floating_point() and bool((given.float() < 0).any())
+
+
+def _agree(given: Sequence[Tensor]) -> bool:
+    return all(torch.equal(given[0], other) for other in given[1:])

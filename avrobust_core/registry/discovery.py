@@ -1,0 +1,158 @@
+"""Find the plugins that are installed, without importing any."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+from avrobust_core.registry.components import Component
+from avrobust_core.registry.hookspecs import ENTRY_POINT_GROUP
+
+Status = Literal["ok", "broken", "disabled", "other-api"]
+
+_GROUP_PREFIX = "avrobust_v"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One component as offered by one distribution.
+
+    Attributes:
+        kind: a key of `KINDS`.
+        component: what is offered.
+        distribution: the distribution's name as its metadata spells it.
+        distribution_version: the distribution's version.
+        plugin: the name of the entry point.
+    """
+
+    kind: str
+    component: Component[Any, Any]
+    distribution: str
+    distribution_version: str
+    plugin: str
+
+    @property
+    def full_name(self) -> str:
+        """The qualified name, `dist:name`, with the distribution's name normalised: one spelling for one component."""
+        return f"{normalised(self.distribution)}:{self.component.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginRecord:
+    """One entry point: where it comes from, whether it loaded, and what it offers.
+
+    Attributes:
+        name: the entry point's name.
+        distribution: the distribution's name as its metadata spells it.
+        distribution_version: the distribution's version.
+        module: what the entry point names.
+        group: the entry-point group; it says the version of the hooks that the plugin was written for.
+        status: "ok"; "broken" (see `error`); "disabled" or "other-api" (neither is imported).
+        error: why it is not "ok", on one line; None if it is, or if it was disabled.
+        milliseconds: what importing it and calling its hooks took. Modules that several plugins share are
+            counted for the first that imports them.
+        offers: its components; empty unless "ok".
+    """
+
+    name: str
+    distribution: str
+    distribution_version: str
+    module: str
+    group: str
+    status: Status
+    error: str | None
+    milliseconds: float
+    offers: tuple[Offer, ...]
+
+    @property
+    def full_name(self) -> str:
+        """`dist:entry-point`, with the distribution's name normalised."""
+        return f"{normalised(self.distribution)}:{self.name}"
+
+
+def normalised(distribution: str) -> str:
+    """Return a distribution's name in the form in which names are compared (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def declared() -> list[PluginRecord]:
+    """List the entry points of every `avrobust_v*` group, none of them imported yet.
+
+    Their status is "ok" where they are to be loaded, "other-api" where they are for another version of the hooks,
+    and "broken" where a distribution's own metadata cannot be read. They come in the order of the distributions'
+    normalised names, and within one in the order of its `entry_points.txt`. A distribution that is found twice on
+    `sys.path` counts once, the first one, as it does for `importlib.metadata`.
+    """
+    by_name: dict[str, list[PluginRecord]] = {}
+    for distribution in _offering_distributions():
+        # A dist-info folder without METADATA has no name; newer importlib.metadata raises, older gives None.
+        name = str(distribution.metadata["Name"] or "")
+        key = normalised(name)
+        if name and key in by_name:
+            continue
+        by_name.setdefault(key, []).extend(_declared_by(_first_of_its_name(distribution, name), name))
+    return [record for key in sorted(by_name) for record in by_name[key]]
+
+
+def _offering_distributions() -> Iterator[metadata.Distribution]:
+    """Yield the distributions that mention a group of ours.
+
+    `metadata.entry_points()` would parse every distribution's entry points, and raise for all if one that has
+    nothing to do with us is malformed.
+    """
+    for distribution in metadata.distributions():
+        try:
+            text = distribution.read_text("entry_points.txt")
+        except (OSError, UnicodeError) as error:
+            warnings.warn(f"skipped a distribution whose entry_points.txt cannot be read: {error}", stacklevel=4)
+            continue
+        if text and _GROUP_PREFIX in text:
+            yield distribution
+
+
+def _first_of_its_name(distribution: metadata.Distribution, name: str) -> metadata.Distribution:
+    """Return the distribution that Python takes for `name`: an earlier one may no longer have our entry points."""
+    try:
+        return metadata.distribution(name)
+    except (metadata.PackageNotFoundError, ValueError):  # its folder is named otherwise, or it has no name
+        return distribution
+
+
+def _declared_by(distribution: metadata.Distribution, name: str) -> Iterator[PluginRecord]:
+    version = str(distribution.metadata["Version"] or "unknown")  # parsed anew at each access
+
+    def record(entry_point: str, module: str, group: str, status: Status, error: str | None) -> PluginRecord:
+        return PluginRecord(
+            name=entry_point,
+            distribution=name or "unnamed",
+            distribution_version=version,
+            module=module,
+            group=group,
+            status=status,
+            error=error,
+            milliseconds=0.0,
+            offers=(),
+        )
+
+    try:
+        entry_points = [point for point in distribution.entry_points if point.group.startswith(_GROUP_PREFIX)]
+    except Exception as error:  # noqa: BLE001  the parser raises whatever the malformed line leads to
+        yield record(
+            "?", "?", ENTRY_POINT_GROUP, "broken", f"its entry_points.txt is malformed: {type(error).__name__}: {error}"
+        )
+        return
+    for point in entry_points:
+        if point.group != ENTRY_POINT_GROUP:
+            error_line = (
+                f"written for {point.group}, but this version of avrobust has {ENTRY_POINT_GROUP}: not imported"
+            )
+            yield record(point.name, point.value, point.group, "other-api", error_line)
+        elif not name:
+            error_line = "its distribution has no METADATA file with a Name: reinstall it"
+            yield record(point.name, point.value, point.group, "broken", error_line)
+        else:
+            yield record(point.name, point.value, point.group, "ok", None)

@@ -1,0 +1,224 @@
+"""Load one plugin apart from all others, and check that what it offers are components of the right kind."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from importlib import metadata
+from itertools import islice
+from time import perf_counter
+from typing import Any
+
+import pluggy
+
+from avrobust_core.config.suggest import did_you_mean
+from avrobust_core.errors import ComponentError
+from avrobust_core.registry import hookspecs
+from avrobust_core.registry.components import KINDS, Component
+from avrobust_core.registry.discovery import Offer, PluginRecord
+
+# More components than any plugin offers: a hook that yields without end is broken, and must not hang the command.
+_MOST_COMPONENTS = 10_000
+
+# What `build` is given after the configuration, and the base class of what it returns, by kind.
+_BUILD_ARGUMENTS: Mapping[str, tuple[str, ...]] = {"encoder": ("media",), "fusion": ("inputs",)}
+_RETURNS: Mapping[str, str] = {
+    "Dataset": "dataset",
+    "Encoder": "encoder",
+    "Fusion": "fusion",
+    "Attack": "attack",
+    "Metric": "metric",
+    "Augmentation": "augmentation",
+}
+# The packages whose frames in a traceback are not the plugin's.
+_MACHINERY = frozenset({"importlib", "_frozen_importlib", "_frozen_importlib_external", "pluggy", "avrobust_core"})
+
+
+class PluginFault(ComponentError):
+    """A plugin does not keep to the contract of its hooks; the message says how, and is written for its author."""
+
+
+def load(plugin: PluginRecord, taken: Mapping[tuple[str, str], str], *, strict: bool) -> PluginRecord:
+    """Import a plugin and collect what it offers; its failure is its own.
+
+    Args:
+        plugin: a record of `declared` with status "ok".
+        taken: by kind and name, the entry point of the same distribution that already offers that component.
+        strict: raise what the plugin raised, with a note of which plugin it was, instead of recording it.
+
+    Returns:
+        The record, "ok" with the offers or "broken" with the error, and the time that it took.
+    """
+    started = perf_counter()
+    try:
+        loaded = replace(plugin, offers=tuple(_collect(plugin, taken)))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if strict:
+            where = f"plugin {plugin.full_name} ({plugin.module})"
+            if isinstance(error, Exception):
+                error.add_note(f"raised while loading {where}")
+                raise
+            # A plugin's sys.exit(0) must not end a strict run as a success.
+            raise PluginFault(f"{where}: {one_line(error)}") from error
+        loaded = replace(plugin, status="broken", error=one_line(error))
+    return replace(loaded, milliseconds=(perf_counter() - started) * 1e3)
+
+
+def _collect(plugin: PluginRecord, taken: Mapping[tuple[str, str], str]) -> Iterator[Offer]:
+    """Yield what a plugin offers, by kind; raises whatever the plugin raises, and `PluginFault`."""
+    module = metadata.EntryPoint(plugin.name, plugin.module, plugin.group).load()
+    mine: set[tuple[str, str]] = set()
+    for kind, component in _components(module, plugin.full_name):
+        key = (kind, component.name)
+        if key in mine:
+            raise PluginFault(f"it offers the {kind} {component.name!r} twice")
+        if key in taken:
+            raise PluginFault(
+                f"the entry points {taken[key]!r} and {plugin.name!r} of {plugin.distribution} "
+                f"both offer the {kind} {component.name!r}"
+            )
+        mine.add(key)
+        yield Offer(
+            kind=kind,
+            component=component,
+            distribution=plugin.distribution,
+            distribution_version=plugin.distribution_version,
+            plugin=plugin.name,
+        )
+
+
+def _components(module: object, full_name: str) -> Iterator[tuple[str, Component[Any, Any]]]:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, full_name)
+    callers = {caller.name: caller for caller in manager.get_hookcallers(module) or ()}
+    _check_hooks(manager, module, callers)
+    for kind, hook in KINDS.items():
+        if hook not in callers:
+            continue
+        implementations = callers[hook].get_hookimpls()
+        if any(implementation.wrapper or implementation.hookwrapper for implementation in implementations):
+            raise PluginFault(f"{hook} is a hook wrapper: there is nothing to wrap, each plugin is called by itself")
+        results = callers[hook]()
+        if len(results) < len(implementations):  # pluggy drops None
+            raise PluginFault(f"{hook} returned None, not an iterable of components: is a 'return' or 'yield' missing?")
+        for result in results:
+            for component in _checked(hook, kind, result):
+                yield kind, component
+
+
+def _check_hooks(manager: pluggy.PluginManager, module: object, callers: Mapping[str, pluggy.HookCaller]) -> None:
+    """Raise `PluginFault` for hooks that would never be called."""
+    hooks = set(KINDS.values())
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        unknown = sorted(name for name, caller in callers.items() if not caller.has_spec())
+        raise PluginFault("; ".join(f"unknown hook {name!r}{did_you_mean(name, hooks)}" for name in unknown)) from error
+    unmarked = sorted(
+        name
+        for name, value in getattr(module, "__dict__", {}).items()
+        if name.startswith("avrobust_") and inspect.isfunction(value) and name not in callers
+        if name in hooks or not callers
+    )
+    if unmarked:
+        names = ", ".join(unmarked)
+        raise PluginFault(f"not marked with @avrobust_core.hookimpl, so never called: {names}")
+    if not hooks & callers.keys():
+        raise PluginFault(f"it implements no hook; there are: {', '.join(sorted(hooks))} (marked with @hookimpl)")
+
+
+def _checked(hook: str, kind: str, result: object) -> Iterator[Component[Any, Any]]:
+    """Yield what a hook returned, once it is seen to be components that fit the kind."""
+    if isinstance(result, Component):
+        raise PluginFault(f"{hook} returned one Component, not an iterable of them: use 'yield', or return a list")
+    if isinstance(result, str | bytes) or not hasattr(result, "__iter__"):
+        raise PluginFault(f"{hook} returned {_shown(result)}, not an iterable of components")
+    for position, item in enumerate(islice(iter(result), _MOST_COMPONENTS + 1), start=1):
+        if position > _MOST_COMPONENTS:
+            raise PluginFault(f"{hook} yields more than {_MOST_COMPONENTS} components")
+        if not isinstance(item, Component):
+            raise PluginFault(f"{hook}: item {position} is {_shown(item)}, not a Component")
+        misfit = _misfit(kind, item)
+        if misfit is not None:
+            raise PluginFault(f"{hook}: component {item.name!r}: {misfit}")
+        yield item
+
+
+def _misfit(kind: str, component: Component[Any, Any]) -> str | None:
+    """Say what of a component does not fit its kind, as far as can be seen without building it."""
+    for name in ("references", "extras"):
+        value = getattr(component, name)
+        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+            return f"{name} must be a tuple of strings, not {_shown(value)}"
+    example: object = component.example  # what the annotations promise, a plugin's author may not have checked
+    if not isinstance(example, Mapping):
+        return f"example must be a mapping, not {_shown(example)}"
+    version: object = component.version
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        return f"version must be a whole number from 1, not {_shown(version)}"
+    arguments = ("config", *_BUILD_ARGUMENTS.get(kind, ()))
+    try:
+        signature = inspect.signature(component.build)
+    except Exception:  # noqa: BLE001  no signature (written in C), or annotations that only a type checker can evaluate
+        return None
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        return f"build is called as build({', '.join(arguments)}), but its signature is {signature}: {error}"
+    returned = _returned_kind(component.build, signature.return_annotation)
+    if returned is not None and returned != kind:
+        return f"build returns a component of kind {returned!r}, but the hook offers the kind {kind!r}"
+    return None
+
+
+def _returned_kind(build: Callable[..., object], annotation: object) -> str | None:
+    """Return the kind that `build` says it returns, None if it does not say."""
+    if isinstance(build, type):
+        annotation = build
+    if isinstance(annotation, str):
+        return _RETURNS.get(annotation.strip("\"' ").rpartition(".")[2])
+    if isinstance(annotation, type):
+        kinds = [
+            _RETURNS.get(base.__name__) for base in annotation.__mro__ if base.__module__ == "avrobust_core.contracts"
+        ]
+        return next((kind for kind in kinds if kind is not None), None)
+    return None
+
+
+def _shown(value: object) -> str:
+    """Return a value's type and, where it is short, the value."""
+    text = repr(value)
+    kind = f"{type(value).__name__} "
+    return f"{kind}{text}" if len(text) <= 60 else f"{kind}{text[:57]}..."
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's type and message on one line, with the place in the plugin's code where it was raised."""
+    import traceback  # only where something is broken
+
+    if isinstance(error, PluginFault):
+        return " ".join(str(error).split())
+    if isinstance(error, SyntaxError):
+        place: str | None = f"{error.filename}:{error.lineno}" if error.filename else None
+        text = f"{type(error).__name__}: {error.msg}"
+    else:
+        place = next(
+            (
+                f"{frame.f_code.co_filename}:{line}"
+                for frame, line in reversed(list(traceback.walk_tb(error.__traceback__)))
+                if not _is_machinery(str(frame.f_globals.get("__name__", "")))
+            ),
+            None,
+        )
+        # A broken `__str__` of the exception is dealt with by the traceback module.
+        text = " ".join("".join(traceback.TracebackException.from_exception(error).format_exception_only()).split())
+    return f"{text} ({place})" if place else text
+
+
+def _is_machinery(module: str) -> bool:
+    """Tell whether a traceback's frame is of the code that loads plugins, not of a plugin."""
+    return module.partition(".")[0] in _MACHINERY

@@ -1,0 +1,112 @@
+"""The tables of paired comparisons."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from avrobust_core.evaluation.wording import MOST_COLUMNS, difference, doubt, interval, of_method, over_seeds
+
+
+def print_comparisons(console: Console, result: Mapping[str, Any]) -> None:
+    """One table per entry of `compare`: pairs beside one another, or, if they are many, below one another."""
+    entries: dict[int, list[Mapping[str, Any]]] = {}
+    for item in result.get("comparisons", []):
+        entries.setdefault(item["entry"], []).append(item)
+    for items in entries.values():
+        done = [item for item in items if "left_out" not in item]
+        pairs = dict.fromkeys(_pair(item) for item in done)
+        if items[0].get("question"):
+            console.print(f"\n{items[0]['question']}", style="bold")
+        if done:
+            brackets = interval(result, [item["difference"] for item in done], any(map(of_method, done)))
+            console.print(
+                f"differences in accuracy in points, the first minus the second{over_seeds(result)}, "
+                f"{brackets}; * the interval leaves 0 out; p by Holm over this table"
+            )
+            doubted = _doubted(result)
+            beside = len(pairs) <= MOST_COLUMNS
+            console.print(_pairs_beside(done, pairs, doubted) if beside else _pairs_below(done, doubted))
+        for reason in dict.fromkeys(item["across_fits"]["left_out"] for item in done if not of_method(item)):
+            console.print(f"these are differences between networks, not between methods: {reason}")
+        for reason in dict.fromkeys(_why_left_out(item) for item in items if "left_out" in item):
+            console.print(f"not compared: {reason}")
+
+
+Doubted = Callable[[Mapping[str, Any]], str]
+"""From a comparison to what stands before it: a mark if something speaks against either number."""
+
+
+def _doubted(result: Mapping[str, Any]) -> Doubted:
+    cells: Sequence[Mapping[str, Any]] = result["cells"]
+
+    def mark(item: Mapping[str, Any]) -> str:
+        compared = [(item[side]["model"], item[side]["training"]) for side in ("first", "second")]
+        attack, threat = _condition(item)
+        found = [
+            doubt(cell, attack if threat else None, threat or None)
+            for cell in cells
+            if "error" not in cell and (cell["model"], cell["training"]) in compared
+        ]
+        return max(found, default="")
+
+    return mark
+
+
+def _pairs_beside(items: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, str]], doubted: Doubted) -> Table:
+    """A row for each attack and threat, a column for each pair."""
+    methods = any(map(of_method, items))
+    table = Table("attack", "threat", *(["between"] if methods else []))
+    for pair in pairs:
+        table.add_column("\n".join(pair), justify="right")
+    found = {
+        (_condition(item), between, _pair(item)): doubted(item) + text
+        for item in items
+        for between, text in _differences(item)
+    }
+    for condition, between in dict.fromkeys(key[:2] for key in found):
+        heading = (*condition, between) if methods else condition
+        table.add_row(*heading, *(found.get((condition, between, pair), "-") for pair in pairs))
+    return table
+
+
+def _pairs_below(items: Sequence[Mapping[str, Any]], doubted: Doubted) -> Table:
+    """A row for each pair, attack and threat."""
+    methods = any(map(of_method, items))
+    table = Table("pair", "", "attack", "threat", *(["between"] if methods else []))
+    table.add_column("difference", justify="right")
+    for item in items:
+        for between, text in _differences(item):
+            table.add_row(*_pair(item), *_condition(item), *([between] if methods else []), doubted(item) + text)
+    return table
+
+
+def _pair(item: Mapping[str, Any]) -> tuple[str, str]:
+    """What is compared, and where: "concat vs sum", "standard"."""
+    first, second = item["first"], item["second"]
+    if first["model"] == second["model"]:
+        return f"{first['training']} vs {second['training']}", first["model"]
+    return f"{first['model']} vs {second['model']}", first["training"]
+
+
+def _condition(item: Mapping[str, Any]) -> tuple[str, str]:
+    if item["attack"] is None:
+        return "clean", ""
+    return "worst case" if item["attack"] == "worst_case" else item["attack"], item["threat"]
+
+
+def _differences(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The difference between the networks, and, where there are several fits, between the methods."""
+    value = item["difference"]["value"]
+    yield "these networks", difference(value, item["difference"], item["p_holm"])
+    if of_method(item):
+        yield "the methods", difference(value, item["across_fits"], item["across_fits"].get("p_holm"))
+
+
+def _why_left_out(item: Mapping[str, Any]) -> str:
+    """The reason; with the pair and the attack where it is not one cell's."""
+    if "/" in item["left_out"]:
+        return str(item["left_out"])
+    where = " under ".join(_condition(item)) if "attack" in item else ""
+    return f"{' in '.join(_pair(item))}{f', {where}' if where else ''}: {item['left_out']}"

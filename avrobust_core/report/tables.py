@@ -1,0 +1,344 @@
+"""The tables of a run's results, on stdout."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from avrobust_core.audit.saying import verdict_lines
+from avrobust_core.caveats import describe
+from avrobust_core.evaluation.failures import failure_label, why_missing
+from avrobust_core.evaluation.wording import (
+    MOST_COLUMNS,
+    doubt,
+    figures,
+    interval,
+    of_method,
+    over_seeds,
+    percent,
+    percent_interval,
+    size,
+    spread,
+)
+from avrobust_core.plain_text import plain_text
+from avrobust_core.report.comparison_tables import print_comparisons
+from avrobust_core.study.console import TextConsole
+
+Item = TypeVar("Item")
+
+WIDTH_WITHOUT_TERMINAL = 320
+
+
+def print_tables(result: Mapping[str, Any]) -> None:
+    """Print a run's results: accuracies, and where there are any, comparisons, curves, perturbations, metrics."""
+    console = TextConsole(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    _print_accuracies(console, result)
+    cells = [_named(result, cell) for cell in result["cells"] if "error" not in cell]
+    print_comparisons(console, result)
+    _print_curves(console, cells)
+    _print_sizes(console, cells)
+    _print_fronts(console, cells)
+    _print_metrics(console, result)
+    _print_correlations(console, result)
+
+
+def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
+    cells: Sequence[Mapping[str, Any]] = result.get("pooled") or result["cells"]
+    columns = _columns(cells)
+    clean = [cell["clean_accuracy"] for cell in cells if "error" not in cell]
+    brackets = interval(result, clean, any(map(of_method, clean)))
+    console.print(f"{result['name']}: accuracy in %{over_seeds(result)}, {brackets}")
+    if len(cells) <= MOST_COLUMNS < len(columns):
+        console.print(_by_attack(cells, columns))
+    else:
+        for part in _parts(columns):
+            console.print(_by_cell(cells, part))
+    for cell in result["cells"]:
+        if "error" in cell:
+            named = _named(result, cell)
+            _print_failure(console, f"{named['model']}/{named['training']}", cell["error"])
+        for failure in cell.get("failures", []):
+            named = _named(result, cell)
+            _print_failure(console, f"{named['model']}/{named['training']}, {failure_label(failure)}", failure)
+    for cell in result["cells"]:
+        for line in verdict_lines(cell["audit"]) if "audit" in cell else ():
+            named = _named(result, cell)
+            console.print(f"{named['model']}/{named['training']}, {line}", markup=False)
+    for cell in result["cells"]:
+        for caveat in cell.get("caveats", []):
+            named = _named(result, cell)
+            console.print(f"? {named['model']}/{named['training']}, {describe(caveat)}")
+    for cell in cells:
+        left_out = cell.get("clean_accuracy", {}).get("across_fits", {}).get("left_out")
+        if left_out is not None:
+            console.print(f"{cell['model']}/{cell['training']}, the method: no interval: {left_out}")
+    if any("= " in _robust(cell, *column) for cell in cells for column in columns):
+        console.print("= the threat touches nothing that this model reads: its clean accuracy stands")
+    if any("! " in _robust(cell, *column) for cell in cells for column in columns):
+        console.print("! the attack takes no notice of the threat's radius")
+
+
+def _print_failure(console: Console, what: str, failure: Mapping[str, Any]) -> None:
+    console.print(plain_text(f"{what} failed: {failure['message']}"), style="red", soft_wrap=True)
+
+
+def _by_cell(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> Table:
+    """A row for each cell, a column for each attack under each threat of a few."""
+    table = Table("model", "training", *(["seeds"] if "seeds" in cells[0] else []))
+    table.add_column("clean", justify="right")
+    for attack, threat in columns:
+        table.add_column(f"{attack}\n{threat}", justify="right")
+    for cell in cells:
+        found = [_clean(cell), *(_robust(cell, attack, threat) for attack, threat in columns)]
+        table.add_row(cell["model"], cell["training"], *([str(len(cell["seeds"]))] if "seeds" in cell else []), *found)
+    return table
+
+
+def _by_attack(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> Table:
+    """The same the other way round, for a few cells and more attacks than fit beside one another."""
+    table = Table("attack", "threat")
+    for cell in cells:
+        seeds = f"\n{len(cell['seeds'])} seeds" if "seeds" in cell else ""
+        table.add_column(f"{cell['model']}\n{cell['training']}{seeds}", justify="right")
+    table.add_row("clean", "", *(_clean(cell) for cell in cells))
+    for attack, threat in columns:
+        table.add_row(attack, threat, *(_robust(cell, attack, threat) for cell in cells))
+    return table
+
+
+def _clean(cell: Mapping[str, Any]) -> str:
+    return "failed" if "error" in cell else doubt(cell, None, None) + _accuracy(cell["clean_accuracy"])
+
+
+def _print_curves(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    rows = [(cell, attack, threat, curve) for cell in cells for attack, threat, curve in _entries(cell, "curves")]
+    factors = sorted({point["factor"] for *_, curve in rows for point in curve})
+    if not rows:
+        return
+    table = Table(title="robust accuracy in % by factor of the threat's radii", title_justify="left")
+    for heading in ("model", "training", "attack", "threat"):
+        table.add_column(heading)
+    for factor in factors:
+        table.add_column(f"x {factor:g}", justify="right")
+    for cell, attack, threat, curve in rows:
+        mark = doubt(cell, attack, threat)
+        by_factor = {point["factor"]: f"{mark}{100 * point['value']:.1f}" for point in curve}
+        table.add_row(
+            cell["model"], cell["training"], attack, threat, *(by_factor.get(factor, "-") for factor in factors)
+        )
+    console.print(table)
+
+
+def _print_sizes(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    rows = [
+        (cell, attack, threat, found["median_size"])
+        for cell in cells
+        for attack, threat, found in _entries(cell, "smallest_perturbation")
+    ]
+    if not rows:
+        return
+    title = "median size of the smallest perturbation found, in shares of the threat's radii"
+    table = Table("model", "training", "attack", "threat", title=title, title_justify="left")
+    table.add_column("median", justify="right")
+    for cell, attack, threat, found in rows:
+        shown = doubt(cell, attack, threat) + size(found)
+        table.add_row(cell["model"], cell["training"], attack, threat, shown)
+    console.print(table)
+
+
+def _print_fronts(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    rows = [(cell, attack, threat, front) for cell in cells for attack, threat, front in _entries(cell, "fronts")]
+    if not rows:
+        return
+    title = "smallest joint budgets that break half of the clips, in shares of the threat's radii"
+    table = Table("model", "training", "attack", "threat", "direction", title=title, title_justify="left")
+    table.add_column("budgets", justify="right")
+    for cell, attack, threat, front in rows:
+        for point in front:
+            direction = ", ".join(f"{name} {share:.2f}" for name, share in point["direction"].items())
+            budgets = ", ".join(
+                f"{name} {'-' if share is None else format(share, '.3f')}" for name, share in point["budget"].items()
+            )
+            shown = doubt(cell, attack, threat) + budgets
+            table.add_row(cell["model"], cell["training"], attack, threat, direction, shown)
+    console.print(table)
+
+
+def _print_metrics(console: Console, result: Mapping[str, Any]) -> None:
+    """Metrics on clean clips and, those that are measured there, under attack."""
+    done = [cell for cell in result["cells"] if "error" not in cell]
+    columns: dict[str, list[Mapping[Row, tuple[str, Mapping[str, Any]]]]] = {}
+    failed: set[tuple[str, Row]] = set()
+    for cell in done:
+        heading = f"{cell['model']}\n{cell['training']}"
+        columns.setdefault(heading, []).append(_values(cell))
+        failed |= {(heading, row) for row in _failed(cell)}
+    rows = dict.fromkeys(key for seeds in columns.values() for values in seeds for key in values)
+    measured = {(row[0], "", *row[2:]) for row in rows}
+    rows |= dict.fromkeys(row for _, row in sorted(failed) if row not in measured)
+    if not rows:
+        return
+    several = bool(result.get("pooled"))
+    console.print(f"metrics{over_seeds(result)}{', (least to greatest)' if several else ''}")
+    together = dict.fromkeys(row[:2] for row in rows)  # a number's clean value above those under attack
+    ordered = [row for name in together for row in rows if row[:2] == name]
+    for part in _parts(list(columns)):
+        table = Table("metric", "", "attack", "threat")
+        for heading in part:
+            table.add_column(heading, justify="right")
+        for row in ordered:
+            without_name = (row[0], "", *row[2:])
+            table.add_row(
+                *row,
+                *(
+                    "failed"  # of several seeds, one is enough: the others' mean is no mean of all
+                    if (at, without_name) in failed
+                    else _measured([seed[row] for seed in columns[at] if row in seed], several)
+                    for at in part
+                ),
+            )
+        console.print(table)
+    _print_notes(console, done)
+
+
+def _measured(found: Sequence[tuple[str, Mapping[str, Any]]], several: bool) -> str:
+    if not found:
+        return "-"
+    estimates = [estimate for _, estimate in found]
+    return max(mark for mark, _ in found) + (spread(estimates) if several else figures(estimates[0]))
+
+
+def _parts(items: Sequence[Item]) -> list[Sequence[Item]]:
+    """In runs of as many as stand beside one another; one empty run of none."""
+    return [items[i : i + MOST_COLUMNS] for i in range(0, max(len(items), 1), MOST_COLUMNS)]
+
+
+Row = tuple[str, str, str, str]
+"""A metric, a name, an attack ("clean" for none) and a threat."""
+
+
+def _failed(cell: Mapping[str, Any]) -> set[Row]:
+    """The metrics that failed, without a name."""
+    return {
+        (failure["metric"], "", failure["attack"] or "clean", failure["threat"] or "")
+        for failure in cell.get("failures", [])
+        if failure["metric"] is not None
+    }
+
+
+def _values(cell: Mapping[str, Any]) -> dict[Row, tuple[str, Mapping[str, Any]]]:
+    """What was measured, each with the mark that stands before it."""
+    return {
+        (entry["metric"], name, entry["attack"] or "clean", entry["threat"] or ""): (
+            doubt(cell, entry["attack"], entry["threat"]),
+            estimate,
+        )
+        for entry in cell.get("metrics", [])
+        for name, estimate in entry.get("values", {}).items()
+        if not name.partition("/")[0].endswith("-micro")  # the same, weighed otherwise: result.json has both
+    }
+
+
+def _print_notes(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
+    """What metrics say of themselves, once for all cells and attacks."""
+    entries = [entry for cell in cells for entry in cell.get("metrics", [])]
+    notes = [(entry["metric"], note) for entry in entries for note in entry.get("details", {}).get("notes", [])]
+    for metric, note in dict.fromkeys(notes):
+        console.print(f"{metric}: {note}", markup=False)
+
+
+def _print_correlations(console: Console, result: Mapping[str, Any]) -> None:
+    """One table per level and kind of robustness: predictors by cells."""
+    found: dict[tuple[str, str], dict[tuple[str, str], dict[str, Mapping[str, Any]]]] = {}
+    for entry in result.get("correlations", []):
+        cell = "all models"
+        if "model" in entry:
+            cell = "\n".join(_named(result, entry)[name] for name in ("model", "training"))
+        predictors = found.setdefault((entry["level"], entry["robustness"]), {})
+        predictors.setdefault((entry["metric"] or "", entry["predictor"]), {})[cell] = entry
+    for (level, robustness), predictors in found.items():
+        beyond = "; beyond what the margin tells" if level == "clip" else ""
+        title = f"rank correlation with robustness against {robustness}, over {_PLURALS[level]}{beyond}"
+        console.print(title)  # a table's own title is broken at the table's width
+        table = Table("metric", "predictor")
+        cells = dict.fromkeys(cell for entries in predictors.values() for cell in entries)
+        shown = list(cells) if len(cells) < MOST_COLUMNS else []  # result.json has all of them
+        for heading in shown:
+            table.add_column(heading, justify="right")
+        if len(cells) > 1:
+            table.add_column("mean of cells\n(intervals above 0, below 0, all)", justify="right")
+        for (metric, predictor), entries in predictors.items():
+            known = [entry for entry in entries.values() if entry["value"] is not None]
+            if known:
+                mean = [_over_cells(known)] if len(cells) > 1 else []
+                table.add_row(metric, predictor, *(_correlation(entries.get(cell)) for cell in shown), *mean)
+        console.print(table)
+
+
+def _over_cells(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The mean of a correlation over cells, and in how many its interval leaves 0 out; beyond the margin likewise."""
+    beyond = [entry["beyond_margin"] for entry in entries if entry.get("beyond_margin", {}).get("value") is not None]
+    return "; ".join(
+        f"{sum(entry['value'] for entry in found) / len(found):.2f} "
+        f"({sum((entry['low'] or 0) > 0 for entry in found)}, {sum((entry['high'] or 0) < 0 for entry in found)}, "
+        f"{len(found)})"
+        for found in (entries, beyond)
+        if found
+    )
+
+
+_PLURALS = {"clip": "clips", "class": "classes", "model": "models"}
+
+
+def _correlation(entry: Mapping[str, Any] | None) -> str:
+    if entry is None or entry["value"] is None:
+        return "-"
+    beyond = entry.get("beyond_margin")
+    return figures(entry) + (f"; {figures(beyond)}" if beyond is not None else "")
+
+
+def _named(result: Mapping[str, Any], cell: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A cell whose regime names the seed, too, where there are several."""
+    if not result.get("pooled"):
+        return cell
+    return {**cell, "training": f"{cell['training']}, seed {cell['seed']}"}
+
+
+def _entries(cell: Mapping[str, Any], section: str) -> Iterator[tuple[str, str, Any]]:
+    for attack, threats in cell.get(section, {}).items():
+        for threat, entry in threats.items():
+            yield attack, threat, entry
+
+
+def _columns(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    found: dict[tuple[str, str], None] = {}
+    for cell in cells:
+        for attack, threats in cell.get("robust_accuracy", {}).items():
+            found.update(dict.fromkeys((attack, threat) for threat in threats))
+        for failure in cell.get("failures", []):
+            if failure["metric"] is None:
+                found[failure["attack"], failure["threat"]] = None
+    worst = {threat for cell in cells for threat in cell.get("worst_case", {})}
+    if len({attack for attack, _ in found}) > 1:
+        found.update(dict.fromkeys(("worst case", threat) for _, threat in list(found) if threat in worst))
+    return list(found)
+
+
+def _robust(cell: Mapping[str, Any], attack: str, threat: str) -> str:
+    if attack == "worst case":
+        estimate = cell.get("worst_case", {}).get(threat)
+    else:
+        estimate = cell.get("robust_accuracy", {}).get(attack, {}).get(threat)
+    if estimate is None:
+        return "-" if why_missing(cell, attack, threat) is None else "failed"
+    mark = "= " if estimate.get("attacked") == [] else "" if estimate.get("bounded", True) else "! "
+    return doubt(cell, attack, threat) + mark + _accuracy(estimate)
+
+
+def _accuracy(estimate: Mapping[str, Any]) -> str:
+    """With its interval; below it, where there are several fits, the method's."""
+    if of_method(estimate):
+        return f"{percent(estimate)}\n{percent_interval(estimate['across_fits'])}"
+    return percent(estimate)

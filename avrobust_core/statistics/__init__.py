@@ -1,0 +1,1 @@
+"""Intervals and p-values: over clips, groups and fits; rank correlation."""

@@ -1,0 +1,1 @@
+"""What may change: budgets, threat models, balls and their projections, regions, Pareto directions."""

@@ -1,0 +1,162 @@
+"""The dense norms, linf and l2, each as a ball; and the table of all norms that a budget may name."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from avrobust_core.threats.balls import (
+    FLOAT32_HALF_ULP,
+    SAFETY,
+    Ball,
+    Bounds,
+    Freedom,
+    clip_norm,
+    largest,
+    per_clip,
+    pieces,
+)
+from avrobust_core.threats.l2_projection import nearest
+from avrobust_core.threats.sparse_norms import L0Ball, L1Ball
+
+
+class LinfBall(Ball):
+    """No sample may move by more than the radius."""
+
+    norm = "linf"
+
+    def __init__(self, center: Tensor, radius: Tensor, bounds: Bounds, freedom: Freedom | None = None) -> None:
+        super().__init__(center, radius, bounds, freedom)
+        reach = per_clip(_round_down(radius, center.dtype), center)
+        self._low, self._high = torch.empty_like(center), torch.empty_like(center)
+        for piece in pieces(len(center), center[:1].numel(), center.device):
+            part = reach[piece]
+            if freedom is not None and freedom.frames is not None:
+                part = part * freedom.shaped(center)
+            self._high[piece] = _upper_edge(center[piece], part)
+            self._low[piece] = _upper_edge(-center[piece], part).neg_()
+        if bounds is not None:
+            self._low.clamp_(min=bounds[0])
+            self._high.clamp_(max=bounds[1])
+
+    @torch.no_grad()
+    def project(self, x: Tensor) -> Tensor:
+        if self.freedom is not None and self.freedom.invariant:
+            x = self.within(x, self.radius)
+        return torch.clamp(x, self._low, self._high)
+
+    @torch.no_grad()
+    def within(self, x: Tensor, radius: Tensor) -> Tensor:
+        reach = per_clip(radius.to(x.dtype), x)
+        delta = self._delta(x).clamp_(-reach, reach)
+        if self.bounds is None:
+            return delta.add_(self.center)
+        if self.freedom is not None and self.freedom.invariant:
+            delta.clamp_(*self.room)
+        return delta.add_(self.center).clamp_(*self.bounds)
+
+    def step(self, x: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        if self.freedom is not None:
+            gradient = self.freedom.confine(gradient)
+        if isinstance(length, Tensor):
+            return torch.addcmul(x, gradient.sign(), self.step_radius * length)
+        return torch.addcmul(x, gradient.sign(), self.step_radius, value=length)
+
+    def gain(self, gradient: Tensor) -> Tensor:
+        if self.freedom is not None:
+            gradient = self.freedom.confine(gradient)
+        return gradient.flatten(1).abs().sum(dim=1) * self.radius.to(gradient.dtype)
+
+    def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
+        noise = torch.stack([torch.rand(self.center.shape[1:], generator=g) for g in generators])
+        noise = noise.to(self.center.device).mul_(2).sub_(1)
+        if self.freedom is not None and self.freedom.invariant:
+            noise = noise.narrow(self.freedom.axis, 0, 1).expand_as(noise)
+        return self.project(self.center + self.step_radius * noise)
+
+    def measure(self, x: Tensor) -> Tensor:
+        return self._difference(x).abs().amax(dim=1)
+
+
+class L2Ball(Ball):
+    """The Euclidean length of the change, over all samples of the clip, is at most the radius."""
+
+    norm = "l2"
+
+    def __init__(self, center: Tensor, radius: Tensor, bounds: Bounds, freedom: Freedom | None = None) -> None:
+        super().__init__(center, radius, bounds, freedom)
+        self.rounding = FLOAT32_HALF_ULP * clip_norm(center)
+        """(B,) float64: the Euclidean norm of what rounding to float32 can move a clip by, its own size taken off."""
+
+    @torch.no_grad()
+    def project(self, x: Tensor) -> Tensor:
+        # Each stored sample is off by half an ulp of its own size: keep clear by all of them together.
+        return self.within(x, self.radius * (1 - SAFETY) - self.rounding)
+
+    @torch.no_grad()
+    def within(self, x: Tensor, radius: Tensor) -> Tensor:
+        reach = radius.clamp(min=0)
+        return nearest((self,), (x,), torch.ones_like(reach).unsqueeze(0), reach)[0]
+
+    def step(self, x: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        direction, norm, _ = self.polar(gradient)
+        return torch.addcmul(x, direction, self.step_radius * length / per_clip(norm.to(x.dtype), x))
+
+    def polar(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A confined gradient's direction, the direction's norm (at least 1, but for 0), and what it was divided by.
+
+        The norm of the gradient is the product of the two numbers, (B,) float64 each. The squares of a tiny gradient
+        would vanish in float32: so it is divided by its largest entry first.
+        """
+        if self.freedom is not None:
+            gradient = self.freedom.confine(gradient)
+        size = largest(gradient)
+        direction = gradient / size.clamp(min=torch.finfo(gradient.dtype).tiny)
+        return direction, clip_norm(direction).clamp(min=1), size.flatten().double()
+
+    def gain(self, gradient: Tensor) -> Tensor:
+        _, norm, size = self.polar(gradient)
+        return (norm * size * self.radius).to(gradient.dtype)
+
+    def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
+        shape = self.center.shape[1:]
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.center.device)
+        if self.freedom is not None:
+            noise = self.freedom.confine(noise)
+        share = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])
+        share = share.to(noise.device) ** (1 / self.samples)
+        share = share / clip_norm(noise).clamp(min=torch.finfo(noise.dtype).tiny)
+        return self.project(self.center + noise * self.step_radius * per_clip(share.to(noise.dtype), noise))
+
+    @property
+    def samples(self) -> int:
+        """How many samples of a clip may change, each by itself: the dimension of the ball."""
+        shape = self.center.shape[1:]
+        return shape.numel() if self.freedom is None else self.freedom.samples(shape)
+
+    def measure(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.linalg.vector_norm(self._difference(x), dim=1)
+        return found
+
+
+BALLS: Mapping[str, type[Ball]] = MappingProxyType({ball.norm: ball for ball in (LinfBall, L2Ball, L1Ball, L0Ball)})
+"""Each norm's ball by the norm's name in a budget."""
+
+
+def _round_down(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values that are not negative, in another dtype, none of them larger than it was."""
+    rounded = values.to(dtype)
+    return torch.where(rounded.to(values.dtype) > values, torch.nextafter(rounded, torch.zeros_like(rounded)), rounded)
+
+
+def _upper_edge(center: Tensor, reach: Tensor) -> Tensor:
+    """The sum of both, `reach` not negative, rounded down where needed: in float64 no further from the center than it.
+
+    Knuth's two-sum gives what rounding the sum has lost exactly, at a fraction of the cost of float64.
+    """
+    edge = center + reach
+    shift = edge - center
+    lost = (edge - shift).neg_().add_(center).add_(reach - shift)  # center + reach = edge + lost
+    passed = lost.sign_().clamp_(max=0)  # -1 where rounding went up
+    return torch.addcmul(edge, passed, edge.abs(), value=2 * FLOAT32_HALF_ULP).maximum(center)

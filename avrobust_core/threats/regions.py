@@ -1,0 +1,268 @@
+"""Regions: what all attacked modalities of a batch together may become, under each kind of threat.
+
+Attacks work on regions, so that one attack serves every threat: balls side by side, or one ball shared by all.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from avrobust_core.errors import DataError
+from avrobust_core.threats.balls import SAFETY, Ball, Bounds, Freedom, clip_norm, per_clip
+from avrobust_core.threats.budgets import Budget, Snr, ThreatKind
+from avrobust_core.threats.dense_norms import BALLS, L2Ball
+from avrobust_core.threats.l2_projection import nearest
+from avrobust_core.threats.sparse_norms import L0Ball
+
+Inputs = Mapping[str, Tensor]
+"""The attacked modalities by name, each (B, ...)."""
+
+Generators = Callable[[str], Sequence[torch.Generator]]
+"""From a modality's name to one generator per clip."""
+
+
+class Region(ABC):
+    """The points that an attack may return; `size` 1 is its edge.
+
+    Args:
+        balls: by attacked modality. In a shared region, the ball that each could fill if it were attacked alone.
+    """
+
+    kind: ClassVar[ThreatKind]
+
+    def __init__(self, balls: Mapping[str, Ball]) -> None:
+        self.balls = dict(balls)
+
+    @property
+    def clean(self) -> dict[str, Tensor]:
+        """The clean clips: not to be changed in place."""
+        return {name: ball.center for name, ball in self.balls.items()}
+
+    @abstractmethod
+    def project(self, x: Inputs) -> dict[str, Tensor]:
+        """The nearest point of the region; inside when measured again in float64. `x` is not changed."""
+
+    @abstractmethod
+    def within(self, x: Inputs, size: Tensor) -> dict[str, Tensor]:
+        """The nearest point of the region scaled by `size` (B,), without the care for the last bits."""
+
+    @abstractmethod
+    def step(self, x: Inputs, gradients: Inputs, length: float | Tensor) -> dict[str, Tensor]:
+        """`x` moved by the step of steepest ascent of size `length` (a number, or (B,)); not projected."""
+
+    @abstractmethod
+    def gain(self, gradients: Inputs) -> Tensor:
+        """By how much a linear function with these gradients rises over a step of size 1: (B,) float."""
+
+    @abstractmethod
+    def sample(self, generators: Generators) -> dict[str, Tensor]:
+        """A random point of the region, each clip's from its own generators."""
+
+    @abstractmethod
+    def size(self, x: Inputs) -> Tensor:
+        """The smallest factor by which the region must be scaled to hold `x`: (B,) float64; 0 for the clean clip.
+
+        Infinite where a modality was changed that has a radius of 0.
+        """
+
+    def confine(self, x: Inputs) -> dict[str, Tensor]:
+        """`x` confined to the steps of time that may change; differentiable."""
+        return {name: ball.confine(x[name]) for name, ball in self.balls.items()}
+
+    def select(self, index: Tensor) -> "Region":
+        """The region of the clips at `index` (int64 positions)."""
+        return type(self)({name: ball.select(index) for name, ball in self.balls.items()})
+
+    def _shares(self, x: Inputs) -> Tensor:
+        """Each modality's norm over its radius: (M, B) float64."""
+        return torch.stack([_share(ball.measure(x[name]), ball.radius) for name, ball in self.balls.items()])
+
+
+class SeparateRegion(Region):
+    """A ball for each modality: all of them may be filled at the same time."""
+
+    kind = "separate"
+
+    def project(self, x: Inputs) -> dict[str, Tensor]:
+        return {name: ball.project(x[name]) for name, ball in self.balls.items()}
+
+    def within(self, x: Inputs, size: Tensor) -> dict[str, Tensor]:
+        return {name: ball.within(x[name], ball.radius * size) for name, ball in self.balls.items()}
+
+    def step(self, x: Inputs, gradients: Inputs, length: float | Tensor) -> dict[str, Tensor]:
+        return {
+            name: ball.step(x[name], gradients[name], _shaped(length, x[name])) for name, ball in self.balls.items()
+        }
+
+    def gain(self, gradients: Inputs) -> Tensor:
+        return torch.stack([ball.gain(gradients[name]) for name, ball in self.balls.items()]).sum(dim=0)
+
+    def sample(self, generators: Generators) -> dict[str, Tensor]:
+        return {name: ball.sample(generators(name)) for name, ball in self.balls.items()}
+
+    def size(self, x: Inputs) -> Tensor:
+        return self._shares(x).amax(dim=0)
+
+
+class SharedRegion(Region):
+    """One l2 ball for all modalities: the squares of their norms, each over its radius, sum to 1 at most.
+
+    Points are nearest in that metric, each modality measured in its radius: with equal radii the plain Euclidean one.
+
+    Raises:
+        TypeError: if a ball is not l2.
+    """
+
+    kind = "shared"
+
+    def __init__(self, balls: Mapping[str, Ball]) -> None:
+        super().__init__(balls)
+        self._l2 = {name: ball for name, ball in self.balls.items() if isinstance(ball, L2Ball)}
+        if len(self._l2) < len(self.balls):
+            raise TypeError("a shared region is made of l2 balls only")
+        radius = torch.stack([ball.radius for ball in self._l2.values()])
+        rounding = torch.stack([ball.rounding for ball in self._l2.values()])
+        self._weights = torch.where(radius > 0, 1 / radius, 0)  # (M, B) float64
+        # Rounding to float32 must not use up what belongs to the others: a modality whose radius it fills stays clean.
+        self._firm_weights = torch.where(rounding > radius / 2, 0, self._weights)
+        self._reach = 1 - SAFETY - torch.linalg.vector_norm(rounding * self._firm_weights, dim=0)
+
+    def project(self, x: Inputs) -> dict[str, Tensor]:
+        return self._nearest(x, self._firm_weights, self._reach)
+
+    def within(self, x: Inputs, size: Tensor) -> dict[str, Tensor]:
+        return self._nearest(x, self._weights, size.double())
+
+    @torch.no_grad()
+    def _nearest(self, x: Inputs, weights: Tensor, reach: Tensor) -> dict[str, Tensor]:
+        found = nearest(list(self.balls.values()), [x[name] for name in self.balls], weights, reach.clamp(min=0))
+        return dict(zip(self.balls, found, strict=True))
+
+    def step(self, x: Inputs, gradients: Inputs, length: float | Tensor) -> dict[str, Tensor]:
+        polar = {name: ball.polar(gradients[name]) for name, ball in self._l2.items()}
+        gains = torch.stack([polar[name][1] * polar[name][2] * ball.radius for name, ball in self._l2.items()])
+        shares = gains / torch.linalg.vector_norm(gains, dim=0).clamp(min=torch.finfo(gains.dtype).tiny)
+        moved = {}
+        for share, (name, ball) in zip(shares, self._l2.items(), strict=True):
+            direction, norm, _ = polar[name]
+            scale = per_clip((ball.radius * share / norm).to(direction.dtype), direction)
+            moved[name] = torch.addcmul(x[name], direction, scale * _shaped(length, direction))
+        return moved
+
+    def gain(self, gradients: Inputs) -> Tensor:
+        gains = torch.stack([ball.gain(gradients[name]) for name, ball in self.balls.items()])
+        found: Tensor = torch.linalg.vector_norm(gains.double(), dim=0).to(gains.dtype)
+        return found
+
+    def sample(self, generators: Generators) -> dict[str, Tensor]:
+        """Uniform in the shared ball: a normal direction over all modalities, at the share of a ball of their sum."""
+        noise: dict[str, Tensor] = {}
+        drawn: Tensor | None = None
+        for name, ball in self._l2.items():
+            own = generators(name)
+            raw = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in own]).to(ball.center.device)
+            noise[name] = raw if ball.freedom is None else ball.freedom.confine(raw)
+            if drawn is None:
+                drawn = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in own])
+        assert drawn is not None
+        open_to = self._weights > 0  # a modality of radius 0 is no dimension of the ball
+        norms = torch.stack([clip_norm(each) for each in noise.values()]) * open_to
+        samples = sum(on * ball.samples for on, ball in zip(open_to, self._l2.values(), strict=True))
+        assert isinstance(samples, Tensor)
+        share = drawn.to(norms.device) ** (1 / samples.clamp(min=1))
+        share = share / torch.linalg.vector_norm(norms, dim=0).clamp(min=torch.finfo(norms.dtype).tiny)
+        return self.project(
+            {
+                name: ball.center + noise[name] * per_clip((share * ball.radius).to(noise[name].dtype), noise[name])
+                for name, ball in self._l2.items()
+            }
+        )
+
+    def size(self, x: Inputs) -> Tensor:
+        found: Tensor = torch.linalg.vector_norm(self._shares(x), dim=0)
+        return found
+
+
+REGIONS: Mapping[ThreatKind, type[Region]] = {region.kind: region for region in (SeparateRegion, SharedRegion)}
+"""Each kind of threat's region."""
+
+
+def make_ball(clean: Tensor, budget: Budget, bounds: Bounds, time_axis: int | None = None) -> Ball:
+    """The ball of one modality of a batch.
+
+    Args:
+        clean: (B, ...) float32.
+        budget: norm, radius and, where given, bounds of its own.
+        bounds: the media's bounds, used where the budget has none.
+        time_axis: of one clip, without the batch; None if it has none.
+
+    Raises:
+        DataError: if the budget needs a time axis that is not known, or frames that the clips do not have; or if
+            nothing limits how far an l0 perturbation may move a sample.
+    """
+    limits = budget.bounds or bounds
+    axis = _batch_axis(clean, time_axis) if budget.needs_time else None
+    freedom = _freedom(clean, budget, axis)
+    radius = radii(clean, budget)
+    if budget.norm == "l0":
+        if limits is None and budget.cap is None:
+            raise DataError("an l0 budget needs `cap` where neither it nor the data set states bounds")
+        frame = (axis if budget.per == "frame" else None, budget.frame_steps)
+        return L0Ball(clean, radius, limits, freedom, cap=budget.cap, frame=frame)
+    return BALLS[budget.norm](clean, radius, limits, freedom)
+
+
+def _batch_axis(clean: Tensor, time_axis: int | None) -> int:
+    """The axis of a batch that is time, from that of one clip, which may count from the end."""
+    if time_axis is None:
+        raise DataError(
+            "the budget speaks of time (frames, time_invariant or per: frame), but the time axis is not known: "
+            "the data set's MediaSpec, or for space: features the encoder, must state `time_axis`"
+        )
+    rank = clean.dim() - 1
+    if not -rank <= time_axis < rank:
+        raise DataError(f"time_axis {time_axis} is none of the {rank} axes of a clip of shape {tuple(clean.shape[1:])}")
+    return time_axis % rank + 1
+
+
+def _freedom(clean: Tensor, budget: Budget, axis: int | None) -> Freedom | None:
+    if axis is None or (budget.frames is None and not budget.time_invariant):
+        return None
+    length = clean.shape[axis]
+    frames = None
+    if budget.frames is not None:
+        beyond = [f"[{first}, {end}]" for first, end in budget.frames if end > length]
+        if beyond:
+            raise DataError(f"frames {', '.join(beyond)} lie beyond the {length} steps of time that the clips have")
+        frames = torch.zeros(length, dtype=torch.bool, device=clean.device)
+        for first, end in budget.frames:
+            frames[first:end] = True
+    return Freedom(axis, length if frames is None else int(frames.sum()), frames, budget.time_invariant)
+
+
+def radii(clean: Tensor, budget: Budget) -> Tensor:
+    """The radius of each clip's ball: (B,) float64.
+
+    For a signal-to-noise ratio it is the radius at which a perturbation that fills the ball has that ratio, so that
+    its power is 10^(-snr/10) of the clip's: l2: ||x||_2 10^(-snr/20); linf: rms(x) 10^(-snr/20), every sample moved
+    by the full radius; l1: n rms(x) 10^(-snr/20), spread evenly over all n samples.
+    """
+    if not isinstance(budget.eps, Snr):
+        return torch.full((len(clean),), budget.eps, dtype=torch.float64, device=clean.device)
+    length: Tensor = torch.linalg.vector_norm(clean.double().flatten(1), dim=1)
+    if budget.norm == "linf":
+        length = length / clean[0].numel() ** 0.5
+    if budget.norm == "l1":
+        length = length * clean[0].numel() ** 0.5
+    return length * 10 ** (-budget.eps.snr_db / 20)
+
+
+def _share(norm: Tensor, radius: Tensor) -> Tensor:
+    return torch.where(norm > 0, norm / radius, 0)
+
+
+def _shaped(length: float | Tensor, like: Tensor) -> float | Tensor:
+    return per_clip(length.to(like.dtype), like) if isinstance(length, Tensor) else length

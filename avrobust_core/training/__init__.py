@@ -1,0 +1,1 @@
+"""Fitting: augmentations, the learner, the loop and its optimiser."""

@@ -1,0 +1,130 @@
+"""One training pass: a batch through the augmentations and the model to losses, and the order of an epoch's clips."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, cast
+
+import numpy as np
+from torch import Tensor, nn
+
+from avrobust_core.data.batches import Batch, Encoded
+from avrobust_core.errors import AvrobustError
+from avrobust_core.models.answers import unwritten
+from avrobust_core.models.objectives import classification_loss
+from avrobust_core.training.augmentations import Augmentation, Gather, Passed, TrainingStep
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What one pass gave.
+
+    Attributes:
+        losses: (B,), with gradients: to be minimised.
+        logits: (B, K), detached.
+        given: the batch whose inputs went through the model.
+        targets: those of the loss.
+    """
+
+    losses: Tensor
+    logits: Tensor
+    given: Batch
+    targets: Tensor
+
+
+class Learner:
+    """A model in training, and what its augmentations make of each batch.
+
+    Args:
+        model: as it is called: wrapped for precision and processes.
+        augmentations: applied in order.
+    """
+
+    def __init__(self, model: nn.Module, augmentations: Sequence[Augmentation]) -> None:
+        self.model = model
+        self.augmentations = augmentations
+        self.replays = prod(augment.replays for augment in augmentations)
+        self.stateful = any(type(augment).state_dict is not Augmentation.state_dict for augment in augmentations)
+
+    def order(self, positions: Sequence[int], ids: Sequence[str], step: TrainingStep) -> list[int]:
+        """The clips of an epoch in the order in which the augmentations want them.
+
+        Args:
+            positions: of the epoch's clips, in the order that it would have.
+            ids: of the same clips.
+            step: where training stands.
+
+        Raises:
+            AvrobustError: if an augmentation asks for another number of clips, or for one that is not there.
+        """
+        found = list(positions)
+        names = list(ids)
+        for augment in self.augmentations:
+            wanted = augment.order(names, step)
+            if wanted is None:
+                continue
+            wanted = np.asarray(wanted)
+            if wanted.shape != (len(found),) or wanted.min() < 0 or wanted.max() >= len(found):
+                raise AvrobustError(
+                    f"{type(augment).__name__}.order gave positions of shape {wanted.shape}; it must give "
+                    f"{len(found)} positions from 0 to {len(found) - 1}: a plugin's fault"
+                )
+            found, names = [found[i] for i in wanted], [names[i] for i in wanted]
+        return found
+
+    def learn(self, batch: Batch, step: TrainingStep) -> Learned:
+        """One forward pass, with everything that the augmentations do before, within and after it.
+
+        Raises:
+            ModelError: if the model returns no logits, or writes into its inputs in place.
+        """
+        if not self.augmentations:
+            with unwritten(step.model, batch.inputs):
+                logits = cast(Tensor, self.model(batch.inputs))
+            return Learned(classification_loss(logits, batch.targets, step.task), logits.detach(), batch, batch.targets)
+        for augment in self.augmentations:
+            batch = augment(batch, step)
+        passed = _Between(self.augmentations, batch, step)
+        with unwritten(step.model, batch.inputs):
+            logits = cast(Tensor, self.model(batch.inputs, between=passed))
+        whole = Passed(passed.batch, passed.encoded, logits)
+        losses = classification_loss(logits, whole.batch.targets, step.task)
+        for augment in self.augmentations:
+            losses = augment.loss(losses, whole, step)
+        return Learned(losses, logits.detach(), batch, whole.batch.targets)
+
+    def after_backward(self, learned: Learned, step: TrainingStep) -> None:
+        """Let the augmentations look at the gradients of what the model was given."""
+        for augment in self.augmentations:
+            augment.after_backward(learned.given, step)
+
+    def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
+        """Let the augmentations learn from the epoch."""
+        for augment in self.augmentations:
+            augment.end_epoch(step, gather)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The state of each augmentation."""
+        return [augment.state_dict() for augment in self.augmentations]
+
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Take up what `state_dict` gave."""
+        for augment, state in zip(self.augmentations, states, strict=True):
+            if state:
+                augment.load_state_dict(state)
+
+
+class _Between:
+    """What happens between encoders and fusion, and what came of it."""
+
+    def __init__(self, augmentations: Sequence[Augmentation], batch: Batch, step: TrainingStep) -> None:
+        self.augmentations = augmentations
+        self.batch = batch
+        self.step = step
+        self.encoded: Mapping[str, Encoded] = {}
+
+    def __call__(self, encoded: Mapping[str, Encoded]) -> Mapping[str, Encoded]:
+        for augment in self.augmentations:
+            encoded, self.batch = augment.encodings(encoded, self.batch, self.step)
+        self.encoded = encoded
+        return encoded

@@ -1,0 +1,424 @@
+"""`avrobust check-plugin`: what it finds at fault in each kind of component, what it prints, and its exit status."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from avrobust_core import Registry
+from avrobust_core.cli import main
+from avrobust_core.registry.hookspecs import ENTRY_POINT_GROUP as GROUP
+from avrobust_core.testing import ATTACK_CHECKS, AUGMENTATION_CHECKS, COMPONENT_CHECKS, check_offer
+from avrobust_core.testing.component_checks import media_of
+
+pytest_plugins = ["pytester"]
+
+FakeDistribution = Callable[..., Path]
+
+PLUGIN = '''
+from avrobust_core import Component, Config, hookimpl
+
+{top}
+
+class Plain(Config):
+    width: int = 4
+    """Of everything."""
+
+class Bare(Config):
+    width: int = 4
+
+def offer(name, make, config=Plain, **more):
+    def build(config, *arguments):
+        from {module}_parts import PARTS
+        return PARTS[make](*arguments)
+    return Component(name=name, summary="A fake.", config=config, build=build, **more)
+
+@hookimpl
+def avrobust_{kind}s():
+    {offers}
+'''
+
+PARTS = """
+import random
+import numpy as np
+from dataclasses import replace
+import torch
+from torch import nn
+from avrobust_core import (
+    Attack, AttackResult, Augmentation, Batch, Clip, DataError, Dataset, Encoded, EncodedDims, Encoder, Estimate,
+    Fusion, Measurement, MediaSpec, Metric, Wanted,
+)
+
+class Enc(Encoder):
+    def __init__(self, media):
+        super().__init__()
+        if media.kind != "audio":
+            raise DataError("not audio")
+        self.dims, self.frontend, self.layer = EncodedDims(3, 3), nn.Tanh(), nn.Linear(media.shape[-1], 3)
+
+    def encode(self, features):
+        tokens = self.layer(features)
+        return Encoded(tokens, tokens.mean(1))
+
+class EncWrongDims(Enc):
+    def __init__(self, media):
+        super().__init__(media)
+        self.dims = EncodedDims(3, 9)
+
+class EncDetached(Enc):
+    def encode(self, features):
+        return super().encode(features.detach())
+
+class EncBatch(Enc):
+    def encode(self, features):
+        return super().encode(features - features.mean(0, keepdim=True))
+
+class EncOtherPath(Enc):
+    def forward(self, x):
+        return self.encode(x)
+
+class Fus(Fusion):
+    def __init__(self, inputs):
+        super().__init__()
+        self.dim = sum(dims.embed for dims in inputs.values())
+
+    def forward(self, encoded):
+        return torch.cat([e.pooled for e in encoded.values()], 1)
+
+class FusWrongDim(Fus):
+    def __init__(self, inputs):
+        super().__init__(inputs)
+        self.dim += 1
+
+    def make_head(self, classes):
+        return nn.Linear(self.dim - 1, classes)
+
+class FusDeaf(Fus):
+    def forward(self, encoded):
+        return torch.cat([e.pooled * (name != "audio") for name, e in encoded.items()], 1)
+
+class FusBatch(Fus):
+    def forward(self, encoded):
+        fused = super().forward(encoded)
+        return fused / fused.abs().amax()
+
+class Data(Dataset):
+    task, classes, splits = "single-label", ("a", "b"), ("train", "test")
+    def __init__(self):
+        self.media = {"audio": MediaSpec(kind="audio", shape=(1, 6), bounds=(-1.0, 1.0))}
+    def ids(self, split):
+        return [f"{split}-{i}" for i in range(3)]
+    def read(self, split, index):
+        return Clip(self.ids(split)[index], {"audio": torch.full((1, 6), 0.1 * index)}, torch.tensor(index % 2))
+    def fingerprint(self):
+        return "f"
+
+class DataNoTest(Data):
+    splits = ("train", "val")
+
+class DataSameIds(Data):
+    def ids(self, split):
+        return [f"clip-{i}" for i in range(3)]
+
+class DataRandom(Data):
+    def read(self, split, index):
+        clip = super().read(split, index)
+        return replace(clip, inputs={"audio": torch.full((1, 6), random.random())})
+
+class DataLoud(Data):
+    def read(self, split, index):
+        clip = super().read(split, index)
+        return replace(clip, inputs={"audio": clip.inputs["audio"] + 7})
+
+class DataTarget(Data):
+    def read(self, split, index):
+        return replace(super().read(split, index), target=torch.tensor([1.0, 0.0]))
+
+class DataPrint(Data):
+    def fingerprint(self):
+        return str(id(self))
+
+class DataAbsent(Data):
+    def __init__(self):
+        raise DataError("no files here")
+
+class Met(Metric):
+    def measure(self, subject):
+        return Measurement({"top": Estimate(0.5, 0.4, 0.6, 24, "none")})
+
+class MetLatent(Metric):
+    predictions, probes = False, True
+    latents = (Wanted(None, frozenset({"fused"})), Wanted("train", frozenset({"fused"})))
+    def measure(self, subject):
+        (layer, *_) = subject.latents["test"].layers.values()
+        if subject.probe is not None:
+            subject.probe.forward(subject.probe.read("test", [0, 1]))
+        values = np.linalg.norm(layer, axis=1)
+        whole = Estimate(float(values.mean()), 0, 1, len(values), "none")
+        return Measurement({"norm": whole}, {"norm": {"a": 1.0}}, {"norm": values}, {"layers": 1})
+
+class MetOrder(MetLatent):
+    def measure(self, subject):
+        found = super().measure(subject)
+        return replace(found, per_clip={"norm": np.arange(len(subject.ids))})
+
+class MetFirst(MetLatent):
+    def measure(self, subject):
+        (layer, *_) = subject.latents["test"].layers.values()
+        return Measurement({"norm": Estimate(float(layer[0, 0]), 0, 1, 1, "none")})
+
+class MetTrains(MetLatent):
+    def measure(self, subject):
+        if subject.probe is not None:
+            subject.probe.model.train()
+        return super().measure(subject)
+
+class MetMoves(MetLatent):
+    def measure(self, subject):
+        if subject.probe is not None:
+            with torch.no_grad():
+                next(subject.probe.model.parameters()).add_(1)
+        return super().measure(subject)
+
+class MetShape(MetLatent):
+    def measure(self, subject):
+        return replace(super().measure(subject), per_clip={"norm": np.zeros(3)})
+
+class MetClass(MetLatent):
+    def measure(self, subject):
+        return replace(super().measure(subject), per_class={"norm": {"owl": 1.0}})
+
+class MetNotJson(MetLatent):
+    def measure(self, subject):
+        return replace(super().measure(subject), details={"found": float("nan")})
+
+class MetNamedLayer(MetLatent):
+    def measure(self, subject):
+        subject.latents["test"].layers["fused"]
+        return super().measure(subject)
+
+class MetNeedsLogits(Met):
+    predictions = False
+    def measure(self, subject):
+        return super().measure(subject) if subject.logits.size else Measurement({})
+
+class MetClips(Met):
+    def measure(self, subject):
+        return Measurement({"top": Estimate(0.5, 0.4, 0.6, 24, "bootstrap")})
+
+class MetWeighed(Met):
+    def measure(self, subject):
+        return Measurement({"top": Estimate(0.5 if subject.groups is None else 0.25, 0, 1, 24, "none")})
+
+class MetRandom(Met):
+    def measure(self, subject):
+        return Measurement({"top": Estimate(random.random(), 0, 1, 24, "none")})
+
+class Aug(Augmentation):
+    def __call__(self, batch, step):
+        return Batch({n: x.flip(-1) for n, x in batch.inputs.items()}, batch.targets, batch.ids)
+
+class AugLoud(Aug):
+    def __call__(self, batch, step):
+        return Batch({n: x * 2 for n, x in batch.inputs.items()}, batch.targets, batch.ids)
+
+class Att(Attack):
+    norms = frozenset({"linf"})
+    def __call__(self, victim):
+        return AttackResult(victim.clean, victim.fooled(victim(victim.clean)))
+
+PARTS = {name: value for name, value in globals().items() if isinstance(value, type)}
+PARTS["Raises"] = lambda *arguments: 1 / 0
+PARTS["Other"] = lambda *arguments: "a string"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AVROBUST_DISABLE_PLUGINS", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def install(fake_distribution: FakeDistribution) -> Callable[..., None]:
+    """Install a distribution `fake` with one plugin, and offers as they would be written in its hook."""
+
+    def install(kind: str, *offers: str, top: str = "") -> None:
+        written = "\n    ".join(f"yield offer({offer})" for offer in offers)
+        source = PLUGIN.format(kind=kind, offers=written, module="fake", top=top)
+        fake_distribution(
+            "fake", "1.0", {GROUP: {"mine": "fake_plugin"}}, {"fake_plugin.py": source, "fake_parts.py": PARTS}
+        )
+
+    return install
+
+
+def outcomes(name: str) -> dict[str, tuple[str, str]]:
+    (offer,) = Registry.discover().find(name)
+    return {outcome.check: (outcome.status, outcome.reason) for outcome in check_offer(offer)}
+
+
+FAULTY = [
+    ("encoder", "EncWrongDims", "encodings", "dims says"),
+    ("encoder", "EncOtherPath", "encodings", "encode(frontend(x))"),
+    ("encoder", "EncDetached", "encoder_gradient", "gradient that reaches"),
+    ("encoder", "EncBatch", "encoder_batch_mates", "batch"),
+    ("fusion", "FusWrongDim", "fused", "dim ="),
+    ("fusion", "FusDeaf", "fusion_gradient", "no gradient reaches audio"),
+    ("fusion", "FusBatch", "fusion_batch_mates", "batch"),
+    ("dataset", "DataNoTest", "ids", "no split test"),
+    ("dataset", "DataSameIds", "ids", "'clip-0'"),
+    ("dataset", "DataRandom", "clips", "read twice"),
+    ("dataset", "DataLoud", "clips", "outside the bounds"),
+    ("dataset", "DataTarget", "clips", "target"),
+    ("dataset", "DataPrint", "clips", "fingerprint"),
+    ("metric", "MetRandom", "measurement", "twice"),
+    ("metric", "MetShape", "measurement", "(3,)"),
+    ("metric", "MetClass", "measurement", "owl"),
+    ("metric", "MetNotJson", "measurement", "JSON"),
+    ("metric", "MetOrder", "clip_order", "another"),
+    ("metric", "MetFirst", "clip_order", "in another order"),
+    ("metric", "MetClips", "groups", "over clips"),
+    ("metric", "MetWeighed", "groups", "0.25"),
+    ("metric", "MetTrains", "model_unchanged", "training mode"),
+    ("metric", "MetMoves", "model_unchanged", "weights"),
+    ("metric", "MetNamedLayer", "bare_embeddings", "fused"),
+    ("metric", "MetNeedsLogits", "bare_embeddings", "predictions"),
+    ("metric", "Raises", "build", "ZeroDivisionError"),
+    ("metric", "Other", "build", "returned a str"),
+]
+SOUND = {"encoder": "Enc", "fusion": "Fus", "dataset": "Data", "metric": "MetLatent"}
+
+
+@pytest.mark.parametrize(("kind", "part", "check", "reason"), FAULTY, ids=[f"{f[1]}-{f[2]}" for f in FAULTY])
+def test_a_faulty_component_fails_the_check_that_is_made_for_it(install, kind, part, check, reason):
+    install(kind, f"'faulty', '{part}'")
+    status, why = outcomes("fake:faulty")[check]
+    assert status == "failed"
+    assert reason in why
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_a_sound_component_passes_every_check_of_its_kind(install, kind):
+    install(kind, f"'sound', '{SOUND[kind]}'")
+    found = outcomes("fake:sound")
+    assert list(found) == [check.name for check in COMPONENT_CHECKS[kind]]
+    assert {status for status, _ in found.values()} == {"passed"}
+
+
+def test_an_augmentation_is_put_through_the_checks_of_augmentations(install):
+    install("augmentation", "'sound', 'Aug'", "'loud', 'AugLoud'")
+    found = outcomes("fake:sound")
+    expected = [check.name for check in (*COMPONENT_CHECKS["augmentation"], *AUGMENTATION_CHECKS)]
+    assert list(found) == expected
+    assert {name for name, (status, _) in found.items() if status != "passed"} == {"order", "processes"}
+    status, why = outcomes("fake:loud")["bounds"]
+    assert status == "failed"
+    assert "bounds" in why
+
+
+def test_every_check_of_components_has_a_faulty_one_that_fails_it():
+    named = {check.name for checks in COMPONENT_CHECKS.values() for check in checks}
+    assert named == {check for _, _, check, _ in FAULTY} | {"described_fields", "example"}
+
+
+def test_fields_without_description_and_examples_that_are_not_valid_are_found(install):
+    install("metric", "'bare', 'Met', Bare", "'wrong', 'Met', example={'depth': 3}")
+    status, why = outcomes("fake:bare")["described_fields"]
+    assert (status, "Bare.width" in why) == ("failed", True)
+    status, why = outcomes("fake:wrong")["example"]
+    assert (status, "depth" in why) == ("failed", True)
+
+
+def test_what_cannot_be_built_here_is_not_at_fault(install):
+    install("dataset", "'absent', 'DataAbsent'")
+    found = outcomes("fake:absent")
+    assert found["build"] == ("not applicable", "it cannot be built from its example here: no files here")
+    assert media_of(Registry.discover().find("fake:absent")) == ()
+
+
+def test_a_component_is_checked_line_by_line_and_a_failure_sets_the_exit_status(install, capsys):
+    install("dataset", "'sound', 'Data'", "'twice', 'DataSameIds'")
+    assert main(["check-plugin", "fake:sound"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("dataset fake:sound\n  passed          described_fields\n")
+    assert text.endswith("5 passed, 0 failed, 0 not applicable\n")
+    assert main(["check-plugin", "fake:twice"]) == 1
+    assert "  failed          ids: the id 'clip-0' is in 'train' and in 'test'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["mine", "fake:mine", "Fake"])
+def test_a_plugin_or_a_distribution_means_all_that_it_offers(install, capsys, name):
+    install("metric", "'first', 'Met'", "'second', 'Met'")
+    assert main(["check-plugin", name, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [subject["name"] for subject in found["subjects"]] == ["fake:mine", "fake:first", "fake:second"]
+    assert found["counts"] == {"passed": 13, "failed": 0, "not applicable": 4}
+    assert found["subjects"][0]["checks"] == [
+        {
+            "check": "imports_without_torch",
+            "summary": "Importing the plugin's module does not import torch.",
+            "faults": [],
+            "status": "passed",
+            "reason": "",
+        }
+    ]
+
+
+def test_a_plugin_that_imports_torch_fails(install, capsys):
+    install("metric", "'first', 'Met'", top="import torch")
+    assert main(["check-plugin", "mine"]) == 1
+    assert "imports torch" in capsys.readouterr().out
+
+
+def test_a_broken_plugin_fails_with_its_error(fake_distribution, capsys):
+    fake_distribution("fake", "1.0", {GROUP: {"mine": "fake_plugin"}}, {"fake_plugin.py": "import no_such_module\n"})
+    assert main(["check-plugin", "fake:mine"]) == 1
+    assert "No module named 'no_such_module'" in capsys.readouterr().out
+
+
+def test_an_unknown_name_says_what_there_is(install, capsys):
+    install("metric", "'first', 'Met'")
+    assert main(["check-plugin", "nothing-like-it"]) == 1
+    error = capsys.readouterr().err
+    assert "nothing-like-it" in error
+    assert "fake:mine" in error
+
+
+def test_an_attack_runs_through_the_whole_list(install, capsys):
+    """One that never moves: it is honest, and of no use."""
+    install("attack", "'idle', 'Att'")
+    assert main(["check-plugin", "fake:idle", "--json"]) == 1
+    (subject,) = json.loads(capsys.readouterr().out)["subjects"]
+    found = {outcome["check"]: outcome for outcome in subject["checks"]}
+    assert list(found) == ["described_fields", "example", "build", *(check.name for check in ATTACK_CHECKS)]
+    assert [name for name, outcome in found.items() if outcome["status"] == "failed"] == ["easy_clips_fall"]
+    assert found["shifted_logits"]["status"] == "not applicable"
+    assert found["batch_mates"]["faults"] == [3, 11]
+
+
+def test_a_check_that_does_not_apply_skips_its_test(pytester):
+    pytester.makepyfile(
+        """
+        from avrobust_core.testing import Check, NotApplicable, CheckFailed, AttackSubject, parametrize_with_checks
+
+        def check_one(subject):
+            raise NotApplicable("no reason")
+
+        def check_two(subject):
+            raise CheckFailed("for a reason")
+
+        def check_three(subject):
+            pass
+
+        SUBJECT = AttackSubject("mine", None)
+
+        @parametrize_with_checks([SUBJECT], [Check(check_one), Check(check_two), Check(check_three)])
+        def test_mine(subject, check):
+            check(subject)
+        """
+    )
+    result = pytester.runpytest("-v", "-p", "no:cacheprovider")
+    result.assert_outcomes(skipped=1, failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*test_mine?mine-two? FAILED*"])
