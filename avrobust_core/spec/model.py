@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
+from avrobust_core.config.sections import Section
 from avrobust_core.data.media import GoalName
 from avrobust_core.threats.budgets import ThreatModel
 
@@ -38,12 +39,6 @@ Devices = (
     | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
 )
 Compared = Annotated[list[str], Field(min_length=2, json_schema_extra={"uniqueItems": True})]
-
-
-class Section(BaseModel):
-    """Base of every part of a spec: frozen, no unknown fields, every field described."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
 
 
 class ComponentRef(Section):
