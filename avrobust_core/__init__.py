@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
     from avrobust_core.models.whole import Raw, RawDims, WholeModel
     from avrobust_core.randomness import clip_generator, derive_seed
-    from avrobust_core.registry.components import Component, ComponentChoice, Config
+    from avrobust_core.registry.choices import AttackChoice, ComponentChoice
+    from avrobust_core.registry.components import Component, Config
     from avrobust_core.registry.hookspecs import hookimpl
     from avrobust_core.registry.registry import Registry
     from avrobust_core.statistics.intervals import Estimate, bootstrap, share
@@ -66,8 +67,9 @@ _HOME = {
     "Budget": "threats.budgets",
     "ThreatModel": "threats.budgets",
     "Component": "registry.components",
-    "ComponentChoice": "registry.components",
+    "ComponentChoice": "registry.choices",
     "Config": "registry.components",
+    "AttackChoice": "registry.choices",
     "Attack": "attacks.attack",
     "AttackResult": "attacks.attack",
     "Augmentation": "training.augmentations",
@@ -121,6 +123,7 @@ __all__ = [
     "AVModel",
     "Aim",
     "Attack",
+    "AttackChoice",
     "AttackResult",
     "AttackRun",
     "AttackViolation",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from avrobust_core import AttackRun, Batch, ThreatModel, Victim, attack_batch
+from avrobust_core.registry.choices import configure
 from benchmarks.attack_peers import Attacker, Settings
 from benchmarks.attack_subject import Costs, Subject, counted
 from benchmarks.attack_views import View
@@ -195,8 +196,7 @@ def run_ours(
     subject: Subject, batch: Batch, name: str, config: Mapping[str, object], threat: ThreatModel
 ) -> Mapping[str, Tensor]:
     """Our attack by its name in the registry, its result verified as in every evaluation."""
-    offer, configured = subject.registry.configure("attack", name, config)
-    run = AttackRun(name, offer.component.build(configured), threat)
+    run = AttackRun(name, configure(subject.registry, "attack", name, config).build(), threat)
     victim = Victim(subject.model, media=subject.dataset.media, task=subject.dataset.task)
     with victim.frozen():
         found = attack_batch(victim, batch, run)

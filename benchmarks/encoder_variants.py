@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from avrobust_core import AVModel, MediaSpec, Registry
 from avrobust_core.models.model import channels_last
+from avrobust_core.registry.choices import configure
 
 AUDIO: Final = {"cnn14": (32_000, 320_000), "ast": (16_000, 160_000)}
 """Rate and samples."""
@@ -46,7 +47,8 @@ def build(name: str, device: str) -> tuple[nn.Module, Tensor]:
     else:
         fields, shape = VIDEO[name]
         media = MediaSpec(kind="video", shape=shape, rate=8, bounds=(0, 1), time_axis=1)
-    offer, config = Registry.discover().configure("encoder", name, dict(fields))
+    found = configure(Registry.discover(), "encoder", name, dict(fields))
+    offer, config = found.offer, found.config
     torch.manual_seed(0)
     model = AVModel({"clip": offer.component.build(config, media)}, None, 100).eval().requires_grad_(False)
     low, high = media.bounds or (0, 1)

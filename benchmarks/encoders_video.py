@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from avrobust_core import AVModel, MediaSpec, Registry
 from avrobust_core.models.weights import load_checkpoint, load_fitting_head
+from avrobust_core.registry.choices import configure
 
 CLASSES: Final = 400
 MEBIBYTE: Final = 2**20
@@ -93,7 +94,8 @@ def original(case: Case) -> tuple[nn.Module, Network]:
 
 def ours(case: Case, weights: nn.Module | None) -> tuple[nn.Module, Network]:
     """Our network with the original's weights, read as a checkpoint; with its own where there is none."""
-    offer, config = Registry.discover().configure("encoder", case.encoder, dict(case.fields))
+    found = configure(Registry.discover(), "encoder", case.encoder, dict(case.fields))
+    offer, config = found.offer, found.config
     media = MediaSpec(kind="video", shape=case.shape[1:], rate=8, bounds=(0, 1), time_axis=1)
     encoder = offer.component.build(config, media)
     model = AVModel({"video": encoder}, None, CLASSES)

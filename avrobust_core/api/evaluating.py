@@ -39,6 +39,7 @@ from avrobust_core.evaluation.predictions import Predictions, evaluate_batch, fr
 from avrobust_core.evaluation.wording import drawn, figures, percent
 from avrobust_core.metrics.metric import Metric
 from avrobust_core.models.answers import name_of
+from avrobust_core.registry.choices import configure
 from avrobust_core.spec.model import AttackEntry, AuditSection
 from avrobust_core.study.building import entry_aim, refuse_front
 from avrobust_core.threats.budgets import ThreatModel
@@ -374,8 +375,7 @@ def _measure(
     if isinstance(asked, Metric):
         name, metric = type(asked).__name__, asked
     else:
-        offer, config = registry.configure("metric", asked, {})
-        name, metric = asked, offer.component.build(config)
+        name, metric = asked, configure(registry, "metric", asked, {}).build()
     runs: list[tuple[str | None, str | None, Predictions]] = [(None, None, clean)]
     if metric.latents or metric.probes:
         raise DataError(

@@ -61,8 +61,7 @@ def built(name: str, asked: Asked, registry: "Registry") -> tuple[Attack, Attack
     if isinstance(asked, Attack):
         return asked, AttackEntry(use=name)
     entry = validated(AttackEntry, {"use": asked} if isinstance(asked, str) else dict(asked), f"attack {name!r}")
-    offer, config = registry.configure("attack", entry.use, dict(entry.with_))
-    return offer.component.build(config), entry
+    return entry.configured(registry).build(), entry
 
 
 def threats_of(entry: AttackEntry, name: str, threats: Mapping[str, ThreatModel]) -> list[str]:

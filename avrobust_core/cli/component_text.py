@@ -15,6 +15,7 @@ from avrobust_core.cli.layout import wrapped
 from avrobust_core.config.errors import nested_models
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry.discovery import Offer
+from avrobust_core.registry.kinds import KINDS
 
 # How a bound in a field's metadata is written, by the attribute that holds it.
 _BOUNDS: Mapping[str, str] = {
@@ -26,16 +27,6 @@ _BOUNDS: Mapping[str, str] = {
     "min_length": "at least {} long",
     "max_length": "at most {} long",
     "pattern": "like {}",
-}
-
-# Where a component stands in a spec: the lines above its `use`, what stands before `use`, and what to mind.
-_PLACES: Mapping[str, tuple[tuple[str, ...], str, str]] = {
-    "dataset": (("data:",), "  ", ""),
-    "encoder": (("encoders:", "  {name}:"), "    ", "the entry is named after its modality, or sets it"),
-    "fusion": (("fusion:",), "  ", "inside an entry of models"),
-    "attack": (("attacks:", "  {name}:"), "    ", ""),
-    "metric": (("metrics:",), "  - ", ""),
-    "augmentation": (("augment:",), "  - ", "inside an entry of training"),
 }
 
 
@@ -95,7 +86,7 @@ def described(offer: Offer, use: str, width: int) -> list[str]:
 
 def snippet(offer: Offer, use: str) -> list[str]:
     """Return the lines of YAML that use a component with its example configuration."""
-    above, before, remark = _PLACES[offer.kind]
+    above, before, remark = KINDS[offer.kind].written
     lines = [f"# {remark}"] if remark else []
     lines.extend(line.format(name=offer.component.name) for line in above)
     if not offer.component.example and not before.endswith("- "):

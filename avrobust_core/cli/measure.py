@@ -112,9 +112,10 @@ def _metrics(
     registry: "Registry", names: list[str] | None, settings: Mapping[str, Mapping[str, Any]], *, logits: bool
 ) -> "Iterator[tuple[str, Metric]]":
     """The metrics that were asked for, or all that have something to say of embeddings."""
+    from avrobust_core.registry.choices import configure
+
     for name in names or [offer.component.name for offer in registry.offers("metric")]:
-        offer, config = registry.configure("metric", name, settings.get(name, {}))
-        metric: Metric = offer.component.build(config)
+        metric: Metric = configure(registry, "metric", name, settings.get(name, {})).build()
         if names is None and not metric.latents:
             continue
         if metric.predictions and not logits:

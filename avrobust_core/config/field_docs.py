@@ -3,17 +3,28 @@
 import ast
 import inspect
 import sys
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """In a field's metadata: what it takes, in plain words, where a validator makes that more than its type says."""
+
+    text: str
 
 
 class Described(BaseModel):
     """Frozen, no unknown fields; the schema is built, and docstrings are read, at first use: listing needs neither."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    also_takes: ClassVar[str] = ""
+    """What may stand for a map of its fields, in plain words."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:

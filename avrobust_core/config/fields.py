@@ -8,20 +8,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
 from pydantic import BaseModel, BeforeValidator, PlainValidator, RootModel, WrapValidator
 from pydantic.fields import FieldInfo
 
-from avrobust_core.spec.model import ComponentRef
-from avrobust_core.spec.nodes import Key, Path
-from avrobust_core.threats.budgets import Budget
+from avrobust_core.config.field_docs import Described, Phrase
 
-_SAID: Final[Mapping[tuple[type[BaseModel], str], str]] = {
-    (Budget, "eps"): "a number, a fraction like 8/255, or {snr_db: 30}",
-}
-"""Fields that read more than their type says, because a validator converts it."""
+Key: TypeAlias = str | int
+"""A step into data: a map's key or a list's index."""
+Path: TypeAlias = tuple[Key, ...]
+"""Steps from the root."""
 
 _WORDS: Final[Mapping[Any, str]] = {
     bool: "true or false",
@@ -51,10 +49,6 @@ class Slot:
     @property
     def phrase(self) -> str:
         """What the place takes, in plain words."""
-        if self.field is not None and self.owner is not None:
-            for name, info in self.owner.model_fields.items():
-                if info is self.field and (self.owner, name) in _SAID:
-                    return _SAID[self.owner, name]
         return phrase(self.annotation)
 
     @property
@@ -115,6 +109,9 @@ def choices(annotation: Any) -> list[Any]:
 def phrase(annotation: Any) -> str:
     """What a type takes, in the words of a YAML author: `a whole number, at least 1, or null`."""
     bare, metadata = _strip(annotation)
+    for item in metadata:
+        if isinstance(item, Phrase):
+            return item.text
     if get_origin(bare) in (Union, types.UnionType):
         said = list(dict.fromkeys(phrase(member) for member in get_args(bare)))
         return _joined(said) + _limits(metadata)
@@ -200,7 +197,8 @@ def _collection(origin: Any, bare: Any, metadata: Sequence[Any]) -> str:
     if issubclass(origin, BaseModel) and not issubclass(origin, RootModel):
         names = [key_of(name, info) for name, info in origin.model_fields.items()]
         said = f"a map with {', '.join(names)}" if names else "an empty map"
-        return f"a component's name or {said}" if issubclass(origin, ComponentRef) else said
+        also = origin.also_takes if issubclass(origin, Described) else ""
+        return f"{also} or {said}" if also else said
     if issubclass(origin, Mapping | RootModel):
         return "a map"
     if issubclass(origin, Collection):

@@ -1,9 +1,11 @@
 """The base of every part of a spec."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from avrobust_core.config.field_docs import Described
 
 
-class Section(BaseModel):
+class Section(Described):
     """Base of every part of a spec: frozen, no unknown fields, every field described."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)

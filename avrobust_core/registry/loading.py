@@ -15,22 +15,13 @@ import pluggy
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry import hookspecs
-from avrobust_core.registry.components import KINDS, Component
+from avrobust_core.registry.components import Component
 from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.kinds import KINDS, Kind
 
 # More components than any plugin offers: a hook that yields without end is broken, and must not hang the command.
 _MOST_COMPONENTS = 10_000
 
-# What `build` is given after the configuration, and the base class of what it returns, by kind.
-_BUILD_ARGUMENTS: Mapping[str, tuple[str, ...]] = {"encoder": ("media",), "fusion": ("inputs",)}
-_RETURNS: Mapping[str, str] = {
-    "Dataset": "dataset",
-    "Encoder": "encoder",
-    "Fusion": "fusion",
-    "Attack": "attack",
-    "Metric": "metric",
-    "Augmentation": "augmentation",
-}
 # The packages whose frames in a traceback are not the plugin's.
 _MACHINERY = frozenset({"importlib", "_frozen_importlib", "_frozen_importlib_external", "pluggy", "avrobust_core"})
 
@@ -96,7 +87,8 @@ def _components(module: object, full_name: str) -> Iterator[tuple[str, Component
     manager.register(module, full_name)
     callers = {caller.name: caller for caller in manager.get_hookcallers(module) or ()}
     _check_hooks(manager, module, callers)
-    for kind, hook in KINDS.items():
+    for kind in KINDS.values():
+        hook = kind.hook
         if hook not in callers:
             continue
         implementations = callers[hook].get_hookimpls()
@@ -106,13 +98,13 @@ def _components(module: object, full_name: str) -> Iterator[tuple[str, Component
         if len(results) < len(implementations):  # pluggy drops None
             raise PluginFault(f"{hook} returned None, not an iterable of components: is a 'return' or 'yield' missing?")
         for result in results:
-            for component in _checked(hook, kind, result):
-                yield kind, component
+            for component in _checked(kind, result):
+                yield kind.name, component
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: object, callers: Mapping[str, pluggy.HookCaller]) -> None:
     """Raise `PluginFault` for hooks that would never be called."""
-    hooks = set(KINDS.values())
+    hooks = {kind.hook for kind in KINDS.values()}
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
@@ -131,8 +123,9 @@ def _check_hooks(manager: pluggy.PluginManager, module: object, callers: Mapping
         raise PluginFault(f"it implements no hook; there are: {', '.join(sorted(hooks))} (marked with @hookimpl)")
 
 
-def _checked(hook: str, kind: str, result: object) -> Iterator[Component[Any, Any]]:
+def _checked(kind: Kind, result: object) -> Iterator[Component[Any, Any]]:
     """Yield what a hook returned, once it is seen to be components that fit the kind."""
+    hook = kind.hook
     if isinstance(result, Component):
         raise PluginFault(f"{hook} returned one Component, not an iterable of them: use 'yield', or return a list")
     if isinstance(result, str | bytes) or not hasattr(result, "__iter__"):
@@ -148,7 +141,7 @@ def _checked(hook: str, kind: str, result: object) -> Iterator[Component[Any, An
         yield item
 
 
-def _misfit(kind: str, component: Component[Any, Any]) -> str | None:
+def _misfit(kind: Kind, component: Component[Any, Any]) -> str | None:
     """Say what of a component does not fit its kind, as far as can be seen without building it."""
     for name in ("references", "extras"):
         value = getattr(component, name)
@@ -160,7 +153,7 @@ def _misfit(kind: str, component: Component[Any, Any]) -> str | None:
     version: object = component.version
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         return f"version must be a whole number from 1, not {_shown(version)}"
-    arguments = ("config", *_BUILD_ARGUMENTS.get(kind, ()))
+    arguments = ("config", *kind.arguments)
     try:
         signature = inspect.signature(component.build)
     except Exception:  # noqa: BLE001  no signature (written in C), or annotations that only a type checker can evaluate
@@ -170,8 +163,8 @@ def _misfit(kind: str, component: Component[Any, Any]) -> str | None:
     except TypeError as error:
         return f"build is called as build({', '.join(arguments)}), but its signature is {signature}: {error}"
     returned = _returned_kind(component.build, signature.return_annotation)
-    if returned is not None and returned != kind:
-        return f"build returns a component of kind {returned!r}, but the hook offers the kind {kind!r}"
+    if returned is not None and returned != kind.name:
+        return f"build returns a component of kind {returned!r}, but the hook offers the kind {kind.name!r}"
     return None
 
 
@@ -180,12 +173,18 @@ def _returned_kind(build: Callable[..., object], annotation: object) -> str | No
     if isinstance(build, type):
         annotation = build
     if isinstance(annotation, str):
-        return _RETURNS.get(annotation.strip("\"' ").rpartition(".")[2])
+        return _kind_of_base(annotation.strip("\"' ").rpartition(".")[2])
     if isinstance(annotation, type):
-        kinds = [
-            _RETURNS.get(base.__name__) for base in annotation.__mro__ if base.__module__ == "avrobust_core.contracts"
-        ]
+        kinds = [_kind_of_base(base.__name__, base.__module__) for base in annotation.__mro__]
         return next((kind for kind in kinds if kind is not None), None)
+    return None
+
+
+def _kind_of_base(name: str, module: str | None = None) -> str | None:
+    """The kind whose base class has this name, in this module if one is given; None if there is none."""
+    for kind in KINDS.values():
+        if name == kind.base_name and module in (None, kind.base.partition(":")[0]):
+            return kind.name
     return None
 
 

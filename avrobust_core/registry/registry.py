@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
-from pydantic import ValidationError
-
-from avrobust_core.config.errors import Location, configuration_errors, location_text
 from avrobust_core.config.suggest import closest, did_you_mean
 from avrobust_core.errors import ComponentError
-from avrobust_core.registry.components import KINDS, Config, choices_in
 from avrobust_core.registry.discovery import Offer, PluginRecord, Status, declared, normalised
+from avrobust_core.registry.kinds import KINDS
 from avrobust_core.registry.loading import PluginFault, load
 
 __all__ = ["Offer", "PluginFault", "PluginRecord", "Registry", "Status"]
@@ -116,40 +113,6 @@ class Registry:
             raise ComponentError(f"{kind} {name!r} is offered by {len(offers)} distributions: write {choices}")
         return offers[0]
 
-    def configure(self, kind: str, name: str, given: Mapping[str, object]) -> tuple[Offer, Config]:
-        """Resolve a component and validate its configuration.
-
-        Raises:
-            ComponentError: if the name does not resolve, or with one line per fault of the configuration.
-        """
-        from avrobust_core.config.fields import silent_conversions  # the whole structure of specs: not for listing
-
-        offer = self.resolve(kind, name)
-        config: type[Config] = offer.component.config
-        try:
-            made = config.model_validate(dict(given), context={"registry": self})
-        except ValidationError as error:
-            raise _misconfigured(offer, configuration_errors(config, error)) from error
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            # A plugin's validator that raises anything but ValueError or AssertionError, sys.exit too, is at fault.
-            raise ComponentError(
-                f"{_described(offer)} failed to validate its configuration: {type(error).__name__}: {error}"
-            ) from error
-        faults: list[tuple[Location, str]] = [
-            (location, f"expected {slot.phrase}, not {value!r}")
-            for location, slot, value in silent_conversions(config, given)
-        ]
-        for location, choice in choices_in(made):
-            try:
-                choice.found()
-            except ComponentError as error:
-                faults.append((location, str(error)))
-        if faults:
-            raise _misconfigured(offer, faults)
-        return offer, made
-
     def _not_found(self, name: str, kind: str | None) -> str:
         """Say why a name fits nothing: a slip, another kind, or a plugin that was not loaded."""
         distribution, _, bare = name.rpartition(":")
@@ -207,19 +170,6 @@ def _why_out(plugin: PluginRecord) -> str:
     if plugin.status == "other-api":
         return str(plugin.error)
     return f"broken: {plugin.error}"
-
-
-def _described(offer: Offer) -> str:
-    return (
-        f"{offer.kind} {offer.component.name!r} "
-        f"(plugin {offer.plugin!r} of {offer.distribution} {offer.distribution_version})"
-    )
-
-
-def _misconfigured(offer: Offer, faults: Sequence[tuple[Location, str]]) -> ComponentError:
-    lines = [f"  {location_text(location)}: {message}" for location, message in faults]
-    what = "an error" if len(faults) == 1 else f"{len(faults)} errors"
-    return ComponentError("\n".join([f"{what} in the configuration of {_described(offer)}:", *lines]))
 
 
 def _strict_from_environment() -> bool:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pydantic_core import PydanticUndefined
 
 from avrobust_core.config.fields import Slot, arms, choices, slot_at
+from avrobust_core.registry.choices import Configured
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.spec.model import Spec
 from avrobust_core.spec.nodes import Node, Path, Place, ScalarNode, dotted, find
-from avrobust_core.spec.places import kind_at
 from avrobust_core.spec.problems import Problem, SpecError, suggestion
-from avrobust_core.spec.references import Resolved
+from avrobust_core.spec.references import kind_at
 from avrobust_core.spec.tree import split_path
-
-if TYPE_CHECKING:
-    from avrobust_core.registry.registry import Registry
 
 _DERIVED: Final = {
     ("encoders", "modality"): "default: the entry's own name",
@@ -99,7 +97,7 @@ def _value(data: Any, where: str) -> tuple[Any, Path]:
     return data, path
 
 
-def _component(loaded: LoadedSpec, path: Path) -> tuple[Path, Resolved] | None:
+def _component(loaded: LoadedSpec, path: Path) -> tuple[Path, Configured] | None:
     """The innermost component in whose entry `path` lies, and where the entry is."""
     for length in range(len(path), 0, -1):
         if path[:length] in loaded.components:
@@ -107,7 +105,7 @@ def _component(loaded: LoadedSpec, path: Path) -> tuple[Path, Resolved] | None:
     return None
 
 
-def _slot(loaded: LoadedSpec, path: Path, component: tuple[Path, Resolved] | None) -> Slot | None:
+def _slot(loaded: LoadedSpec, path: Path, component: tuple[Path, Configured] | None) -> Slot | None:
     if component is not None:
         entry, resolved = component
         if path[: len(entry) + 1] == (*entry, "with"):
@@ -115,7 +113,7 @@ def _slot(loaded: LoadedSpec, path: Path, component: tuple[Path, Resolved] | Non
     return slot_at(Spec, path)
 
 
-def _description(path: Path, slot: Slot | None, component: tuple[Path, Resolved] | None) -> str:
+def _description(path: Path, slot: Slot | None, component: tuple[Path, Configured] | None) -> str:
     if component is not None and path in (component[0], (*component[0], "use")):
         resolved = component[1]
         return f"{resolved.offer.full_name}: {resolved.offer.component.summary}"

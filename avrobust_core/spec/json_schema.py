@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pydantic.errors import PydanticUserError
 
-from avrobust_core.registry.components import KIND_MARK
+from avrobust_core.registry.choices import EXTRA_MARK, KIND_MARK
+from avrobust_core.registry.kinds import KINDS
+from avrobust_core.registry.registry import Offer, Registry
 from avrobust_core.spec.model import NAME_PATTERN, Spec
-
-if TYPE_CHECKING:
-    from avrobust_core.registry.registry import Offer, Registry
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 Schema = dict[str, Any]
 
-_REFERENCES: Final = {
-    ("Spec", "data"): "dataset",
-    ("Spec", "metrics"): "metric",
-    ("ModelEntry", "fusion"): "fusion",
-    ("TrainingEntry", "augment"): "augmentation",
-}
-"""Fields whose ComponentRef is a component of one kind."""
-_ENTRIES: Final = {"EncoderEntry": "encoder", "AttackEntry": "attack"}
-"""Models that are a component's reference and more."""
 _EXTENDS: Final = {
     "description": "A file, or several, to start from, relative to this one. Maps merge, anything else replaces.",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
@@ -45,18 +35,13 @@ def spec_schema(registry: Registry) -> Schema:
     for section in study["properties"].values():
         if "additionalProperties" in section:
             section["propertyNames"] = {"pattern": f"^{NAME_PATTERN.pattern}$"}
-    for (model, field), kind in _REFERENCES.items():
-        schema = definitions[model]["properties"][field]
-        definitions[model]["properties"][field] = _pointed(schema, "ComponentRef", kind)
-    common = {name: definitions.pop(name) for name in ("ComponentRef", *_ENTRIES)}
-    definitions = _pointed(definitions, "EncoderEntry", "encoder")
-    definitions = _pointed(definitions, "AttackEntry", "attack")
-    partial = _relaxed(definitions)
-    extra = {kind: _extra_properties(common[model]) for model, kind in _ENTRIES.items()}
-    for kind in (*dict.fromkeys(_REFERENCES.values()), *_ENTRIES.values()):
-        offers = registry.offers(kind)
-        definitions[kind] = _reference(kind, offers, extra.get(kind, {}), definitions)
-        partial[f"{kind}.partial"] = _partial_reference(kind, extra.get(kind, {}))
+    chosen = {name: schema for name, schema in definitions.items() if KIND_MARK in schema}
+    partial = _relaxed({name: schema for name, schema in definitions.items() if name not in chosen})
+    for name, schema in chosen.items():
+        definitions[name] = _reference(schema[KIND_MARK], schema[EXTRA_MARK], registry, definitions)
+        partial[f"{name}.partial"] = _partial_reference(name, schema)
+    for kind in KINDS:
+        definitions[kind] = _reference(kind, {}, registry, definitions)
     return {
         "$schema": DIALECT,
         "title": "avrobust spec",
@@ -68,20 +53,22 @@ def spec_schema(registry: Registry) -> Schema:
     }
 
 
-def _reference(kind: str, offers: tuple[Offer, ...], extra: Schema, definitions: dict[str, Schema]) -> Schema:
+def _reference(kind: str, extra: Schema, registry: Registry, definitions: dict[str, Schema]) -> Schema:
     """Any component of one kind, by name or with its configuration. Adds the configurations to `definitions`."""
+    offers = registry.offers(kind)
     bare = [offer.component.name for offer in offers]
     arms: list[Schema] = []
     for offer in offers:
         key = f"{kind}:{offer.full_name}"
-        configuration = _configuration(offer, key, definitions)
+        if key not in definitions:
+            definitions[key] = _configuration(offer, key, definitions)
+        configuration = definitions[key]
         unique = bare.count(offer.component.name) == 1
         names = [offer.component.name, offer.full_name] if unique else [offer.full_name]
         summary = offer.component.summary
         required = ["use", "with"] if configuration.get("required") else ["use"]
         if required == ["use"]:
             arms += [{"const": name, "description": summary} for name in names]
-        definitions[key] = configuration
         uses: Schema = {"const": names[0]} if len(names) == 1 else {"anyOf": [{"const": name} for name in names]}
         arms.append(
             {
@@ -100,15 +87,15 @@ def _reference(kind: str, offers: tuple[Offer, ...], extra: Schema, definitions:
     return {"title": kind, "description": f"A component of kind {kind}.", "anyOf": arms or [False]}
 
 
-def _partial_reference(kind: str, extra: Schema) -> Schema:
+def _partial_reference(name: str, choice: Schema) -> Schema:
     """What a file that extends another may say of a component: all of it, or only what it changes."""
     changes: Schema = {
         "type": "object",
-        "description": f"Changes to the {kind} of the extended file.",
-        "properties": {"with": {"type": "object"}, **extra},
+        "description": f"Changes to the {choice[KIND_MARK]} of the extended file.",
+        "properties": {"with": {"type": "object"}, **choice[EXTRA_MARK]},
         "additionalProperties": False,
     }
-    return {"anyOf": [{"$ref": f"#/$defs/{kind}"}, changes]}
+    return {"anyOf": [{"$ref": f"#/$defs/{name}"}, changes]}
 
 
 def _configuration(offer: Offer, key: str, definitions: dict[str, Schema]) -> Schema:
@@ -135,10 +122,6 @@ def _inner_components(schema: Any) -> Any:
     return [_inner_components(item) for item in schema] if isinstance(schema, list) else schema
 
 
-def _extra_properties(entry: Schema) -> Schema:
-    return {name: value for name, value in entry["properties"].items() if name not in ("use", "with")}
-
-
 def _relaxed(definitions: dict[str, Schema]) -> dict[str, Schema]:
     """The structure for a file with `extends`: nothing is required, and components may be given in part."""
     partial: dict[str, Schema] = {}
@@ -157,16 +140,6 @@ def _partial_pointers(schema: Any) -> Any:
             for key, value in schema.items()
         }
     return [_partial_pointers(item) for item in schema] if isinstance(schema, list) else schema
-
-
-def _pointed(schema: Any, old: str, new: str) -> Any:
-    """The schema with every reference to the definition `old` led to `new`."""
-    if isinstance(schema, dict):
-        return {
-            key: f"#/$defs/{new}" if key == "$ref" and value == f"#/$defs/{old}" else _pointed(value, old, new)
-            for key, value in schema.items()
-        }
-    return [_pointed(item, old, new) for item in schema] if isinstance(schema, list) else schema
 
 
 def _escaped(key: str) -> str:

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from avrobust_core.registry.choices import Configured
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.cells import modality_of
 from avrobust_core.spec.crossrefs import cross_references
 from avrobust_core.spec.messages import validated
 from avrobust_core.spec.model import Spec
 from avrobust_core.spec.nodes import MapNode, Path
 from avrobust_core.spec.problems import SpecError, in_order
-from avrobust_core.spec.references import Resolved, repeated_metrics, resolve_references
+from avrobust_core.spec.references import repeated_metrics, resolve_references, settle
 from avrobust_core.spec.tree import apply_override, override_source, read_tree
 from avrobust_core.spec.values import unusable_values
 from avrobust_core.spec.yaml_writer import write_yaml
-
-if TYPE_CHECKING:
-    from avrobust_core.registry.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class LoadedSpec:
     text: str
     tree: MapNode
     overrides: tuple[str, ...]
-    components: Mapping[Path, Resolved]
+    components: Mapping[Path, Configured]
 
     def resolved(self) -> dict[str, Any]:
         """The spec with nothing left implicit, as plain data: defaults, component configurations, qualified names.
@@ -86,12 +85,12 @@ def load_spec(path: str | FilePath, registry: Registry, overrides: Sequence[str]
             root, found = apply_override(root, argument)
             problems += found
     spec: Spec | None = None
-    components: dict[Path, Resolved] = {}
+    components: dict[Path, Configured] = {}
     if root is not None:
         unusable = unusable_values(root)
         problems += unusable
         if not unusable:  # else validators would meet numbers and text that nobody wrote them for
-            spec, found = validated(root, Spec)
+            spec, found = validated(root, Spec, context={"registry": registry})
             problems += found
             components, found = resolve_references(root, registry)
             problems += found
@@ -99,4 +98,5 @@ def load_spec(path: str | FilePath, registry: Registry, overrides: Sequence[str]
             problems += repeated_metrics(root, components)
     if problems or spec is None or root is None:
         raise SpecError(in_order(problems, [*reading.sources, *map(override_source, overrides)]))
+    settle(spec, components)
     return LoadedSpec(spec, file, reading.text, root, tuple(overrides), components)

@@ -1,7 +1,6 @@
 """The structure of a spec: what may stand where. What a component's `with` may hold, its own configuration says."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +8,14 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 
 from avrobust_core.config.sections import Section
 from avrobust_core.data.media import GoalName
+from avrobust_core.registry.choices import (
+    AttackChoice,
+    AugmentationChoice,
+    DatasetChoice,
+    EncoderChoice,
+    FusionChoice,
+    MetricChoice,
+)
 from avrobust_core.threats.budgets import ThreatModel
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -24,10 +31,6 @@ def _name(value: str) -> str:
     return value
 
 
-def _use(value: Any) -> Any:
-    return {"use": value} if isinstance(value, str) else value
-
-
 Name = Annotated[str, AfterValidator(_name)]
 Word = Annotated[str, Field(min_length=1)]
 Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -41,15 +44,6 @@ Devices = (
 Compared = Annotated[list[str], Field(min_length=2, json_schema_extra={"uniqueItems": True})]
 
 
-class ComponentRef(Section):
-    """A component by name and its configuration; a bare string means {use: ...}."""
-
-    use: Word
-    """The component's name: bare (pgd) if only one distribution offers it, else qualified (avrobust:pgd)."""
-    with_: Mapping[str, Any] = Field(default_factory=dict, alias="with")
-    """The component's configuration."""
-
-
 def _file(value: Any) -> Any:
     if value == "":
         raise ValueError("the path of a file, or null for none")
@@ -57,10 +51,9 @@ def _file(value: Any) -> Any:
 
 
 File = Annotated[Path, BeforeValidator(_file)]
-Ref = Annotated[ComponentRef, BeforeValidator(_use)]
 
 
-class EncoderEntry(ComponentRef):
+class EncoderEntry(EncoderChoice):
     """An encoder and the modality that it reads."""
 
     modality: Word | None = None
@@ -76,7 +69,7 @@ class ModelEntry(Section):
 
     encoders: Annotated[list[str], Field(min_length=1)]
     """Names from `encoders`, of different modalities."""
-    fusion: Ref | None = None
+    fusion: FusionChoice | None = None
     """How to fuse them; needed with two encoders or more."""
     weights: File | None = None
     """A file of weights of the whole model to start from: encoders, fusion and head."""
@@ -97,7 +90,7 @@ class TrainingEntry(Section):
     """Share of the steps over which the learning rate rises from 0."""
     gradient_clip: float | None = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Largest Euclidean norm of the gradient; null for none."""
-    augment: list[Ref] = Field(default_factory=list)
+    augment: list[AugmentationChoice] = Field(default_factory=list)
     """Augmentations, applied to each batch in this order."""
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Share of the training split held out for selection, where the data set has no "val" split; by clip id."""
@@ -105,7 +98,7 @@ class TrainingEntry(Section):
     """Which weights are attacked: the best on the validation clips, or the last, which needs none."""
 
 
-class AttackEntry(ComponentRef):
+class AttackEntry(AttackChoice):
     """An attack, the threats under which it is run, and what it wants."""
 
     threats: list[str] | None = None
@@ -233,9 +226,9 @@ class Spec(Section):
     seed_: Seed | Seeds = Field(default=0, alias="seed")
     """Seed of initial weights, training order and attacks; or a list of seeds, each of which gives every model and
     training regime a cell of its own, on the same clips."""
-    data: Ref
+    data: DatasetChoice
     """The data set."""
-    encoders: dict[Name, Annotated[EncoderEntry, BeforeValidator(_use)]] = Field(min_length=1)
+    encoders: dict[Name, EncoderEntry] = Field(min_length=1)
     """Encoders by name."""
     models: dict[Name, ModelEntry] = Field(min_length=1)
     """Models by name."""
@@ -243,9 +236,9 @@ class Spec(Section):
     """Training regimes by name."""
     threats: dict[Name, ThreatModel] = Field(default_factory=dict)
     """Threat models by name: for each attacked modality a budget."""
-    attacks: dict[Name, Annotated[AttackEntry, BeforeValidator(_use)]] = Field(default_factory=dict)
+    attacks: dict[Name, AttackEntry] = Field(default_factory=dict)
     """Attacks by name."""
-    metrics: list[Ref] = Field(default_factory=list)
+    metrics: list[MetricChoice] = Field(default_factory=list)
     """Metrics measured on every cell."""
     correlate: list[str] = Field(default_factory=list)
     """Attacks and threats, as attack/threat: how far do the metrics, and plain baselines, tell how robust clips,

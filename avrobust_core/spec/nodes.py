@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-Key: TypeAlias = str | int
-"""A step into a node: a map's key or a list's index."""
-Path: TypeAlias = tuple[Key, ...]
-"""Steps from the root."""
+from avrobust_core.config.fields import Key as Key
+from avrobust_core.config.fields import Path as Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
+
+from pydantic import BaseModel
 
 from avrobust_core.config.fields import arms, slot_at
 from avrobust_core.errors import ComponentError
-from avrobust_core.registry.components import ComponentChoice, Config
+from avrobust_core.registry.choices import ComponentChoice, Configured, choices_in
+from avrobust_core.registry.components import Config
+from avrobust_core.registry.registry import Offer, Registry
 from avrobust_core.spec.messages import validated
-from avrobust_core.spec.nodes import ListNode, MapNode, Node, Path, ScalarNode, dotted, find, key_place, nodes
-from avrobust_core.spec.places import PLACES, Step
+from avrobust_core.spec.model import Spec
+from avrobust_core.spec.nodes import MapNode, Node, Path, ScalarNode, dotted, find, key_place, nodes
 from avrobust_core.spec.problems import Problem
-
-if TYPE_CHECKING:
-    from avrobust_core.registry.registry import Offer, Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +37,27 @@ class Reference:
     name: ScalarNode | None
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """A reference that is in order: the component offered, and its configuration with all defaults."""
-
-    offer: Offer
-    config: Config
+def kind_at(path: Path) -> str | None:
+    """The kind of component that is named at this path of a spec; None if none is."""
+    slot = slot_at(Spec, path)
+    return _kind(slot.annotation) if slot is not None else None
 
 
-def references(root: Node) -> Iterator[Reference]:
-    """Every place of the tree where a component is named, however wrong the rest of the tree is."""
-    for pattern, kind in PLACES.items():
-        for path, node in _matches(root, pattern):
-            if isinstance(node, ScalarNode) and node.value is None:
-                continue  # null: no component, where the structure allows it
-            yield _reference(path, kind, node)
+def _kind(annotation: Any) -> str | None:
+    """The kind of component that a type lets stand at its place."""
+    for arm in arms(annotation):
+        if isinstance(arm, type) and issubclass(arm, ComponentChoice):
+            return arm.kind
+    return None
+
+
+def _references(model: type[BaseModel], given: Node | None, base: Path) -> Iterator[Reference]:
+    """Every place of the data at `base` where its model lets a component stand, however wrong the rest of it is."""
+    for below, node in nodes(given) if given is not None else ():
+        slot = slot_at(model, below)
+        kind = _kind(slot.annotation) if slot is not None else None
+        if kind is not None and not (isinstance(node, ScalarNode) and node.value is None):  # null: no component
+            yield _reference((*base, *below), kind, node)
 
 
 def _reference(path: Path, kind: str, node: Node) -> Reference:
@@ -60,25 +67,15 @@ def _reference(path: Path, kind: str, node: Node) -> Reference:
     )
 
 
-def _inner(reference: Reference, config: type[Config]) -> Iterator[Reference]:
-    """Every place of a component's configuration where another component is named (`ComponentChoice`)."""
-    given = find(reference.node, "with")
-    for below, node in nodes(given) if given is not None else ():
-        slot = slot_at(config, below)
-        for arm in arms(slot.annotation) if slot is not None else ():
-            if isinstance(arm, type) and issubclass(arm, ComponentChoice):
-                yield _reference((*reference.path, "with", *below), arm.kind, node)
-
-
-def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Resolved], list[Problem]]:
+def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Configured], list[Problem]]:
     """Resolve every reference and validate its `with`, and so on for the components that are named in there.
 
     Returns:
         What is in order, by path, the outer before the inner; and the problems.
     """
-    resolved: dict[Path, Resolved] = {}
+    resolved: dict[Path, Configured] = {}
     problems: list[Problem] = []
-    waiting = deque(references(root))
+    waiting = deque(_references(Spec, root, ()))
     while waiting:
         reference = waiting.popleft()
         if reference.name is None:
@@ -89,17 +86,32 @@ def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Resol
             problems.append(_unresolved(reference, error))
             continue
         found = _configure(root, reference, offer, registry)
-        waiting += _inner(reference, offer.component.config)
+        waiting += _references(offer.component.config, find(reference.node, "with"), (*reference.path, "with"))
         if isinstance(found, Config):
-            resolved[reference.path] = Resolved(offer, found)
+            resolved[reference.path] = Configured(offer, found)
         else:
             problems += found
     return resolved, problems
 
 
-def repeated_metrics(root: Node, components: Mapping[Path, Resolved]) -> Iterator[Problem]:
+def settle(holder: BaseModel, components: Mapping[Path, Configured], base: Path = ()) -> None:
+    """Hand each component that a valid spec names what was resolved for it: nothing is looked up or validated again.
+
+    Args:
+        holder: the spec, or a component's configuration.
+        components: what `resolve_references` gave.
+        base: where the holder stands.
+    """
+    for location, choice in choices_in(holder):
+        path = (*base, *location)
+        if path in components:  # a default is not written anywhere
+            choice.settle(components[path])
+            settle(components[path].config, components, (*path, "with"))
+
+
+def repeated_metrics(root: Node, components: Mapping[Path, Configured]) -> Iterator[Problem]:
     """Metrics that are listed again as they stand: they would be computed, and printed, twice."""
-    seen: list[Resolved] = []
+    seen: list[Configured] = []
     for path, resolved in components.items():
         if path[:1] == ("metrics",) and len(path) == 2:
             if any(resolved.offer is other.offer and resolved.config == other.config for other in seen):
@@ -126,21 +138,3 @@ def _unresolved(reference: Reference, error: ComponentError) -> Problem:
     assert reference.name is not None
     message, _, hint = str(error).partition("; ")
     return Problem.at(reference.name.place, f"{dotted(reference.path)}: {message}", hint)
-
-
-def _matches(node: Node, pattern: tuple[Step, ...], path: Path = ()) -> Iterator[tuple[Path, Node]]:
-    if not pattern:
-        yield path, node
-        return
-    step, *rest = pattern
-    match node, step:
-        case MapNode(), "*":
-            below: list[tuple[str | int, Node]] = list(node.children.items())
-        case ListNode(), "#":
-            below = list(enumerate(node.items))
-        case MapNode(), _ if step in node.children:
-            below = [(step, node.children[step])]
-        case _:
-            below = []
-    for key, value in below:
-        yield from _matches(value, tuple(rest), (*path, key))

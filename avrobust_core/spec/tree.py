@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 
 from avrobust_core.spec.files import UnreadableError, read_text
 from avrobust_core.spec.nodes import Key, ListNode, MapNode, Node, Path, Place, ScalarNode, child, dotted
-from avrobust_core.spec.places import kind_at
 from avrobust_core.spec.problems import Problem
+from avrobust_core.spec.references import kind_at
 from avrobust_core.spec.yaml_reader import MAX_DEPTH, read_yaml
 
 EXTENDS: Final = "extends"

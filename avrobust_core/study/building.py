@@ -1,68 +1,26 @@
 """From a valid spec to live objects: the data set, models, attacks, metrics; and their identities."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from avrobust_core.attacks.attack import Attack
 from avrobust_core.attacks.goals import Aim
-from avrobust_core.blame import as_plugins_fault
 from avrobust_core.config.suggest import closest
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.loading import check_ids, refuse_split
 from avrobust_core.errors import AvrobustWarning, ComponentError, DataError
-from avrobust_core.metrics.metric import Metric
 from avrobust_core.models.layouts import State
 from avrobust_core.models.model import AVModel, channels_last
-from avrobust_core.models.parts import Encoder, Fusion
+from avrobust_core.models.parts import Encoder
 from avrobust_core.models.weights import fingerprint, load_checkpoint, load_fitting_head, load_model, read_checkpoint
 from avrobust_core.randomness import derive_seed, seeded
-from avrobust_core.registry.components import Config
-from avrobust_core.registry.registry import Offer, Registry
+from avrobust_core.registry.choices import ComponentChoice, Configured
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.cells import expand, modality_of
-from avrobust_core.spec.model import AttackEntry, ComponentRef, ModelEntry, Spec, TrainingEntry
+from avrobust_core.spec.model import AttackEntry, ModelEntry, Spec, TrainingEntry
 from avrobust_core.training.augmentations import Augmentation
-
-_BASES: Mapping[str, type[Any]] = {
-    "dataset": Dataset,
-    "encoder": Encoder,
-    "fusion": Fusion,
-    "attack": Attack,
-    "metric": Metric,
-    "augmentation": Augmentation,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A component as a spec uses it: what is offered, and its configuration."""
-
-    offer: Offer
-    config: Config
-
-    def identity(self) -> dict[str, Any]:
-        """What of it changes results."""
-        return {
-            "component": self.offer.full_name,
-            "version": self.offer.component.version,
-            "config": self.config.identity(),
-        }
-
-    def build(self, *arguments: Any) -> Any:
-        """Build it.
-
-        Raises:
-            ComponentError: if that fails, or it is not what its kind should be; names the component and its plugin.
-        """
-        who = f"{self.offer.kind} {self.offer.full_name} (plugin {self.offer.plugin!r})"
-        with as_plugins_fault(f"building {who}"):
-            made = self.offer.component.build(self.config, *arguments)
-        base = _BASES[self.offer.kind]
-        if not isinstance(made, base):
-            raise ComponentError(f"{who} built a {type(made).__name__}, which is not an avrobust_core.{base.__name__}")
-        return made
 
 
 class Builder:
@@ -74,15 +32,10 @@ class Builder:
         self._checkpoints: dict[Path, State] = {}
         self._fingerprints: dict[Path, str] = {}
         self._data: tuple[Dataset, str] | None = None
-        self._parts: dict[tuple[str, int], tuple[ComponentRef, Part]] = {}  # with the reference, so that its id lives
 
-    def part(self, kind: str, reference: ComponentRef) -> Part:
-        """The component that a reference of the spec means; looked up once, since every cell asks."""
-        key = kind, id(reference)
-        if key not in self._parts:
-            offer, config = self.registry.configure(kind, reference.use, dict(reference.with_))
-            self._parts[key] = reference, Part(offer, config)
-        return self._parts[key][1]
+    def component(self, choice: ComponentChoice) -> Configured:
+        """The component that the spec names there."""
+        return choice.configured(self.registry)
 
     def dataset(self) -> Dataset:
         """The data set.
@@ -91,7 +44,7 @@ class Builder:
             ComponentError: if a model reads a modality that it does not have.
             DataError: if its clips' ids are not what they should be, or it lacks the split or class that is asked for.
         """
-        made: Dataset = self.part("dataset", self.spec.data).build()
+        made: Dataset = self.component(self.spec.data).build()
         check_ids(made)
         refuse_split(made, self.spec.evaluation.split)
         for name in dict.fromkeys(cell.model for cell in expand(self.spec)):
@@ -107,12 +60,10 @@ class Builder:
             self._data = dataset, dataset.fingerprint()
         return self._data[1]
 
-    def model_parts(self, entry: ModelEntry) -> tuple[dict[str, Part], Part | None]:
+    def model_components(self, entry: ModelEntry) -> tuple[dict[str, Configured], Configured | None]:
         """A model's encoders by modality, sorted, and its fusion."""
-        encoders = {
-            modality_of(self.spec, name): self.part("encoder", self.spec.encoders[name]) for name in entry.encoders
-        }
-        fusion = self.part("fusion", entry.fusion) if entry.fusion is not None else None
+        encoders = {modality_of(self.spec, name): self.component(self.spec.encoders[name]) for name in entry.encoders}
+        fusion = self.component(entry.fusion) if entry.fusion is not None else None
         return dict(sorted(encoders.items())), fusion
 
     def model(self, name: str, dataset: Dataset) -> AVModel:
@@ -125,7 +76,7 @@ class Builder:
             ComponentError: if the data set lacks a modality.
             WeightsError: if weights cannot be read, or do not fit.
         """
-        encoders, fusion = self.model_parts(self.spec.models[name])
+        encoders, fusion = self.model_components(self.spec.models[name])
         refuse_modalities(name, encoders, dataset)
         entry = self.spec.models[name]
         weights = self._encoder_weights(entry)
@@ -174,20 +125,20 @@ class Builder:
 
     def augmentations(self, entry: TrainingEntry) -> list[Augmentation]:
         """The augmentations of a training regime, in order."""
-        return [self.part("augmentation", reference).build() for reference in entry.augment]
+        return [self.component(reference).build() for reference in entry.augment]
 
     def attack(self, name: str) -> Attack:
         """An attack by the name that the spec gives it."""
-        made: Attack = self.part("attack", self.spec.attacks[name]).build()
+        made: Attack = self.component(self.spec.attacks[name]).build()
         return made
 
     def fit_identity(self, model: str, training: str, dataset: Dataset) -> dict[str, Any]:
         """All that decides the weights of a cell, and nothing else: not names, devices, workers or paths."""
-        encoders, fusion = self.model_parts(self.spec.models[model])
+        encoders, fusion = self.model_components(self.spec.models[model])
         entry = self.spec.training[training]
         regime = entry.model_dump(mode="json", exclude={"augment"})
-        regime["augment"] = [self.part("augmentation", reference).identity() for reference in entry.augment]
-        data = self.part("dataset", self.spec.data)
+        regime["augment"] = [self.component(reference).identity() for reference in entry.augment]
+        data = self.component(self.spec.data)
         chosen = self.spec.models[model]
         weights = {modality: self._fingerprint(path) for modality, path in self._encoder_weights(chosen).items()}
         if chosen.weights is not None:

@@ -24,8 +24,8 @@ from avrobust_core.files import digest, read_record, without_upkeep, write_atomi
 from avrobust_core.metrics.latents import Latents, LayerKind
 from avrobust_core.metrics.metric import Metric
 from avrobust_core.metrics.probe import Probe
+from avrobust_core.registry.choices import Configured
 from avrobust_core.study import embedding
-from avrobust_core.study.building import Part
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation
 from avrobust_core.study.process import Process
 
@@ -37,7 +37,7 @@ CLIP_CACHE_BYTES = 2**30
 class _Task:
     """One metric on one evaluation."""
 
-    part: Part
+    component: Configured
     metric: Metric
     evaluation: PlannedEvaluation
     path: Path
@@ -65,10 +65,10 @@ class Measuring:
         intervals: how intervals are made.
     """
 
-    def __init__(self, process: Process, parts: Sequence[Part], intervals: Intervals) -> None:
+    def __init__(self, process: Process, components: Sequence[Configured], intervals: Intervals) -> None:
         self.process = process
         self.intervals = intervals
-        self.metrics: list[tuple[Part, Metric]] = [(part, part.build()) for part in parts]
+        self.metrics: list[tuple[Configured, Metric]] = [(component, component.build()) for component in components]
 
     def refuse(self) -> None:
         """Refuse metrics that ask for a split which the data set does not have.
@@ -77,12 +77,12 @@ class Measuring:
             ComponentError: names metric and split.
         """
         dataset = self.process.dataset
-        for part, metric in self.metrics:
+        for component, metric in self.metrics:
             for wanted in metric.latents if dataset.task in metric.tasks else ():
                 if wanted.split is not None and wanted.split not in dataset.splits:
                     raise ComponentError(
-                        f"metric {part.offer.component.name!r} asks for the split {wanted.split!r}, which the data set "
-                        f"does not have; it has: {', '.join(dataset.splits)}"
+                        f"metric {component.offer.component.name!r} asks for the split {wanted.split!r}, which the "
+                        f"data set does not have; it has: {', '.join(dataset.splits)}"
                     )
 
     def measure(
@@ -103,7 +103,7 @@ class Measuring:
         asked: list[tuple[PlannedEvaluation, dict[str, Any], _Task | None]] = []
         for evaluation in cell.evaluations:
             if evaluation.direction is None and evaluation.folder in predictions:
-                entries = (self._entry(cell, evaluation, part, metric) for part, metric in self.metrics)
+                entries = (self._entry(cell, evaluation, component, metric) for component, metric in self.metrics)
                 asked += [(evaluation, where, task) for where, task in entries if where]
         # Two names of the spec may mean the same.
         tasks = {task.path: task for _, _, task in asked if task is not None}
@@ -135,7 +135,7 @@ class Measuring:
         try:
             return task.kept()
         except RunError as error:
-            self._say(f"{label}: {task.part.offer.component.name} is measured again: {error}")
+            self._say(f"{label}: {task.component.offer.component.name} is measured again: {error}")
             return None
 
     def _say(self, text: str) -> None:
@@ -173,24 +173,24 @@ class Measuring:
         return cell.folder / "embeddings" / digest(identity), identity, chosen
 
     def _entry(
-        self, cell: PlannedCell, evaluation: PlannedEvaluation, part: Part, metric: Metric
+        self, cell: PlannedCell, evaluation: PlannedEvaluation, component: Configured, metric: Metric
     ) -> tuple[dict[str, Any], _Task | None]:
         if evaluation.attack is not None and not metric.under_attack:
             return {}, None
-        where = {"metric": part.offer.component.name, "attack": evaluation.attack, "threat": evaluation.threat}
+        where = {"metric": component.offer.component.name, "attack": evaluation.attack, "threat": evaluation.threat}
         task = self.process.dataset.task
         if task not in metric.tasks:
             return where | {"left_out": f"not defined for {task} data"}, None
         identity = {
             "evaluation": evaluation.folder.name,
-            "metric": part.identity(),
+            "metric": component.identity(),
             "confidence": self.intervals.confidence,
             "resamples": self.intervals.resamples,
         }
         if self.intervals.grouping:
             identity["groups"] = self.intervals.grouping
         path = cell.folder / "measurements" / f"{digest(identity)}.json"
-        return where, _Task(part, metric, evaluation, path, predictions_hash(evaluation))
+        return where, _Task(component, metric, evaluation, path, predictions_hash(evaluation))
 
     def _latents(
         self, cell: PlannedCell, tasks: Sequence[_Task], weights: str | None, label: str
@@ -261,7 +261,7 @@ class Measuring:
             read_as = embedding.checksums(self._folder(cell, process.selection.split)[0])
             refuse_other_readings(own.ids, predictions.checksums, read_as, f"{label}: embeddings")
         if task.metric.probes or asked:
-            process.monitor.say(f"{label}: {task.part.offer.component.name}")
+            process.monitor.say(f"{label}: {task.component.offer.component.name}")
         probe = None
         if task.metric.probes:
             ids = {split: found.ids for split, found in latents.items()} | {process.selection.split: predictions.ids}
@@ -283,7 +283,9 @@ class Measuring:
         with torch.no_grad():
             measurement = task.metric.measure(subject)
         found = measurement_to_json(measurement)
-        found |= {"metric": task.part.offer.component.name, "of": task.predictions} | process.made_with([task.part])
+        found |= {"metric": task.component.offer.component.name, "of": task.predictions} | process.made_with(
+            [task.component]
+        )
         files = []
         if measurement.per_clip:
             columns = {"id": pa.array(subject.ids, type=pa.string()), **measurement.per_clip}

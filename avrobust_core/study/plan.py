@@ -140,7 +140,7 @@ def _evaluation(
         applied = tilted(applied, direction)
     if run is not None and applied is not None:
         entry = spec.attacks[run.attack]
-        identity["attack"] = builder.part("attack", entry).identity()
+        identity["attack"] = builder.component(entry).identity()
         identity["threat"] = applied.model_dump(mode="json")
         identity["goal"] = [entry.goal, entry.target]
         identity["factors"] = list(entry.factors)

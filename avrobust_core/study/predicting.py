@@ -91,7 +91,7 @@ class Predicting:
             used = (
                 []
                 if evaluation.attack is None
-                else [self.process.builder.part("attack", self.process.spec.attacks[evaluation.attack])]
+                else [self.process.builder.component(self.process.spec.attacks[evaluation.attack])]
             )
             found: dict[str, Any] = {
                 "identity": evaluation.identity,

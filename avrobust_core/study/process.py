@@ -16,8 +16,9 @@ from avrobust_core.deadline import clips_text, limited
 from avrobust_core.evaluation import parts
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.saving import load_weights
+from avrobust_core.registry.choices import Configured
 from avrobust_core.spec.model import Spec
-from avrobust_core.study.building import Builder, Part
+from avrobust_core.study.building import Builder
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.provenance import made_with
@@ -70,7 +71,7 @@ class Process:
             self._models[cell.id] = model.to(self.device).eval()
         return self._models[cell.id]
 
-    def made_with(self, made_by: Iterable[Part]) -> dict[str, Any]:
+    def made_with(self, made_by: Iterable[Configured]) -> dict[str, Any]:
         """For a record: what it is made with now, as JSON data under `made_with`."""
         return {"made_with": made_with(self.builder.registry, self.device.type, made_by)}
 

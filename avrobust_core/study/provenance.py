@@ -12,8 +12,8 @@ from typing import Any
 from avrobust_core._version import __version__
 from avrobust_core.errors import ComponentError, RunError
 from avrobust_core.files import read_json
+from avrobust_core.registry.choices import Configured
 from avrobust_core.registry.registry import Offer, Registry
-from avrobust_core.study.building import Part
 from avrobust_core.study.plan import PlannedCell
 
 LIBRARIES = ("torch", "torchaudio", "lightning-fabric", "numpy", "scikit-learn", "av", "pydantic", "pluggy")
@@ -40,7 +40,7 @@ def lock(registry: Registry, cells: Sequence[PlannedCell], device: str, world_si
     }
 
 
-def made_with(registry: Registry, device: str, parts: Iterable[Part]) -> dict[str, Any]:
+def made_with(registry: Registry, device: str, parts: Iterable[Configured]) -> dict[str, Any]:
     """The versions that a record made now is made with, as JSON data.
 
     Args:

@@ -31,10 +31,11 @@ from avrobust_core.files import (
     write_text,
 )
 from avrobust_core.notes import collected
+from avrobust_core.registry.choices import Configured
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study.auditing import Auditing
-from avrobust_core.study.building import Builder, Part, entry_aim, refuse_front
+from avrobust_core.study.building import Builder, entry_aim, refuse_front
 from avrobust_core.study.comparing import compare
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.correlating import Evidence, correlate, gather
@@ -145,7 +146,7 @@ class _Run:
     def _seeded(self, seed: int) -> _Seeded:
         """A cell is the same whichever other seeds a study has: its own seed decides all of it."""
         intervals = Intervals.of(self.spec.evaluation, seed, self.dataset)
-        metrics = [self.builder.part("metric", reference) for reference in self.spec.metrics]
+        metrics = [self.builder.component(reference) for reference in self.spec.metrics]
         builder = self.builder if seed == self.spec.seed else Builder(self.spec.with_seed(seed), self.registry)
         return _Seeded(builder, intervals, Measuring(self.process, metrics, intervals))
 
@@ -315,17 +316,17 @@ class _Run:
         spec, builder = self.spec, self.builder
         used = [part for name in spec.models for part in self._parts_of_model(name)]
         used += [part for name in spec.training for part in self._parts_of_regime(name)]
-        used += [builder.part("attack", entry) for entry in spec.attacks.values()]
-        used += [builder.part("metric", reference) for reference in spec.metrics]
+        used += [builder.component(entry) for entry in spec.attacks.values()]
+        used += [builder.component(reference) for reference in spec.metrics]
         return made_with(self.registry, self.fabric.device.type, used)
 
-    def _parts_of_model(self, name: str) -> list[Part]:
-        encoders, fusion = self.builder.model_parts(self.spec.models[name])
+    def _parts_of_model(self, name: str) -> list[Configured]:
+        encoders, fusion = self.builder.model_components(self.spec.models[name])
         return [*encoders.values(), *([] if fusion is None else [fusion])]
 
-    def _parts_of_regime(self, name: str) -> list[Part]:
-        augmentations = [self.builder.part("augmentation", use) for use in self.spec.training[name].augment]
-        return [self.builder.part("dataset", self.spec.data), *augmentations]
+    def _parts_of_regime(self, name: str) -> list[Configured]:
+        augmentations = [self.builder.component(use) for use in self.spec.training[name].augment]
+        return [self.builder.component(self.spec.data), *augmentations]
 
     def _evidence(
         self, cell: PlannedCell, clean: Predictions, outcomes: Sequence[Outcome], measured: Sequence[dict[str, Any]]

@@ -14,14 +14,10 @@ from avrobust_core.config.errors import nested_models
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.media import MediaSpec
 from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.kinds import KINDS, named
 from avrobust_core.registry.loading import one_line
-from avrobust_core.testing import data_checks, metric_checks, part_checks
-from avrobust_core.testing.attack_checks import ATTACK_CHECKS
-from avrobust_core.testing.augmentation_checks import AUGMENTATION_CHECKS
-from avrobust_core.testing.augmentation_subjects import AugmentationSubject
 from avrobust_core.testing.offer_subjects import MEDIA, OfferSubject
 from avrobust_core.testing.running import Check, CheckFailed, Outcome, check, run_check
-from avrobust_core.testing.subjects import AttackSubject
 
 
 @check()
@@ -76,29 +72,7 @@ def check_build(subject: OfferSubject) -> None:
 _OF_ALL: tuple[Check[OfferSubject], ...] = (check_described_fields, check_example, check_build)
 
 COMPONENT_CHECKS: Mapping[str, tuple[Check[OfferSubject], ...]] = {
-    "dataset": (*_OF_ALL, data_checks.check_ids, data_checks.check_clips),
-    "encoder": (
-        *_OF_ALL,
-        part_checks.check_encodings,
-        part_checks.check_encoder_gradient,
-        part_checks.check_encoder_batch_mates,
-    ),
-    "fusion": (
-        *_OF_ALL,
-        part_checks.check_fused,
-        part_checks.check_fusion_gradient,
-        part_checks.check_fusion_batch_mates,
-    ),
-    "attack": _OF_ALL,
-    "metric": (
-        *_OF_ALL,
-        metric_checks.check_measurement,
-        metric_checks.check_clip_order,
-        metric_checks.check_groups,
-        metric_checks.check_model_unchanged,
-        metric_checks.check_bare_embeddings,
-    ),
-    "augmentation": _OF_ALL,
+    kind.name: (*_OF_ALL, *(() if kind.subject else named(kind.checks))) for kind in KINDS.values()
 }
 """The checks of each kind of component; attacks have `ATTACK_CHECKS` besides, augmentations `AUGMENTATION_CHECKS`."""
 
@@ -113,20 +87,16 @@ def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[Out
         offer: the component.
         media: what an encoder, or a whole model, is tried with before `MEDIA`.
     """
+    kind = KINDS[offer.kind]
+    subject = OfferSubject(offer, (*media, *MEDIA))
     outcomes = []
     for found in COMPONENT_CHECKS[offer.kind]:
-        outcomes.append(run_check(OfferSubject(offer, (*media, *MEDIA)), found))
+        outcomes.append(run_check(subject, found))
         yield outcomes[-1]
-    if any(outcome.status != "passed" for outcome in outcomes[1:]):
-        return
-    if offer.kind == "attack":
-        attack = AttackSubject.of_component(offer.component, name=offer.full_name)
-        for attack_check in ATTACK_CHECKS:
-            yield run_check(attack, attack_check)
-    if offer.kind == "augmentation":
-        augmentation = AugmentationSubject.of_component(offer.component, name=offer.full_name)
-        for augmentation_check in AUGMENTATION_CHECKS:
-            yield run_check(augmentation, augmentation_check)
+    if kind.subject and all(outcome.status == "passed" for outcome in outcomes[1:]):
+        made = named(kind.subject).of_component(offer.component, name=offer.full_name)
+        for found in named(kind.checks):
+            yield run_check(made, found)
 
 
 def media_of(offers: tuple[Offer, ...]) -> tuple[MediaSpec, ...]:

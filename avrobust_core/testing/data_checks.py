@@ -12,7 +12,7 @@ from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import ClipError
 from avrobust_core.testing.offer_subjects import OfferSubject
-from avrobust_core.testing.running import CheckFailed, check
+from avrobust_core.testing.running import Check, CheckFailed, check
 
 
 @check()
@@ -77,3 +77,6 @@ def _as_stated(dataset: Dataset, clip: Clip) -> None:
     shape, kind = ((), torch.int64) if single else ((classes,), torch.float32)
     if tuple(target.shape) != shape or target.dtype != kind or (single and not 0 <= int(target) < classes):
         raise CheckFailed(f"the target of clip {clip.id!r} is {target!r}, which a {dataset.task} clip cannot have")
+
+
+DATASET_CHECKS: tuple[Check[OfferSubject], ...] = (check_ids, check_clips)

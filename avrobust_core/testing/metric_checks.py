@@ -18,7 +18,7 @@ from avrobust_core.metrics.metric import Measurement, Metric, Subject
 from avrobust_core.metrics.probe import Probe, layers_of
 from avrobust_core.testing.offer_subjects import OfferSubject
 from avrobust_core.testing.oracles import SHAPES, LinearOracle
-from avrobust_core.testing.running import CheckFailed, NotApplicable, check
+from avrobust_core.testing.running import Check, CheckFailed, NotApplicable, check
 
 CLIPS = 60
 """In each split."""
@@ -182,3 +182,12 @@ def _well_formed(found: Measurement, given: Subject) -> None:
         json.dumps(found.details, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CheckFailed(f"details are not JSON data: {error}") from error
+
+
+METRIC_CHECKS: tuple[Check[OfferSubject], ...] = (
+    check_measurement,
+    check_clip_order,
+    check_groups,
+    check_model_unchanged,
+    check_bare_embeddings,
+)

@@ -7,27 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from avrobust_core.attacks.attack import Attack
-from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.media import MediaSpec
 from avrobust_core.errors import AvrobustError
-from avrobust_core.metrics.metric import Metric
-from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
+from avrobust_core.models.parts import EncodedDims
 from avrobust_core.models.whole import Raw, RawDims
 from avrobust_core.registry.components import Config
 from avrobust_core.registry.discovery import Offer
+from avrobust_core.registry.kinds import KINDS
 from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.running import CheckFailed, NotApplicable
-from avrobust_core.training.augmentations import Augmentation
-
-_BASES: Mapping[str, type[Any]] = {
-    "dataset": Dataset,
-    "encoder": Encoder,
-    "fusion": Fusion,
-    "attack": Attack,
-    "metric": Metric,
-    "augmentation": Augmentation,
-}
 
 MEDIA: tuple[MediaSpec, ...] = (
     MediaSpec(kind="audio", shape=(1, 16_000), rate=16_000, bounds=(-1.0, 1.0), time_axis=1),
@@ -97,9 +85,8 @@ class OfferSubject:
                     f"building its example raised {one_line(error)}: refuse what cannot be built with an AvrobustError "
                     "that says why"
                 ) from error
-            if not isinstance(made, _BASES[kind]):
-                raise CheckFailed(
-                    f"build returned a {type(made).__name__}, not an avrobust_core.{_BASES[kind].__name__}"
-                )
+            base = KINDS[kind].base_class()
+            if not isinstance(made, base):
+                raise CheckFailed(f"build returned a {type(made).__name__}, not an avrobust_core.{base.__name__}")
             return made, arguments
         raise NotApplicable(f"it cannot be built from its example here: {'; '.join(dict.fromkeys(refusals))}")

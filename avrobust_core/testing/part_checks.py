@@ -10,7 +10,7 @@ from torch import Tensor
 from avrobust_core.data.batches import Encoded
 from avrobust_core.models.parts import Encoder, Fusion
 from avrobust_core.testing.offer_subjects import OfferSubject
-from avrobust_core.testing.running import CheckFailed, check
+from avrobust_core.testing.running import Check, CheckFailed, check
 
 CLIPS = 3
 """In a batch that is encoded or fused."""
@@ -131,3 +131,7 @@ def _same(whole: Tensor, single: Tensor, what: str) -> None:
             f"{what} of a clip by itself is not what it is in a batch (off by up to {off:.2g}): in evaluation mode "
             "nothing may be normalised or taken over the batch"
         )
+
+
+ENCODER_CHECKS: tuple[Check[OfferSubject], ...] = (check_encodings, check_encoder_gradient, check_encoder_batch_mates)
+FUSION_CHECKS: tuple[Check[OfferSubject], ...] = (check_fused, check_fusion_gradient, check_fusion_batch_mates)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from avrobust_core.config.field_docs import Described
+from avrobust_core.config.field_docs import Described, Phrase
 
 NormName = Literal["linf", "l2", "l1", "l0"]
 Space = Literal["input", "features"]
@@ -68,7 +68,7 @@ class Budget(Described):
     norm: NormName = "linf"
     """Norm of one clip's perturbation: linf (largest change of a sample), l2 (Euclidean, over all samples), l1 (sum of
     absolute changes), l0 (how many samples, or frames, change)."""
-    eps: Radius | Snr
+    eps: Annotated[Radius | Snr, Phrase("a number, a fraction like 8/255, or {snr_db: 30}")]
     """Radius: in raw units (0.03), as a fraction ('8/255'), or per clip as {snr_db: 30}; for l0 a whole number."""
     bounds: tuple[float, float] | None = None
     """Lowest and highest value of a perturbed sample; by default the bounds that the data set states."""

@@ -1,10 +1,10 @@
 """The configurations of adversarial training; free of torch."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from avrobust_core import ComponentChoice, Config, ThreatModel
+from avrobust_core import AttackChoice, Config, ThreatModel
 
 
 class ThreatsConfig(Config):
@@ -52,12 +52,6 @@ class ReplacingConfig(ThreatsConfig):
         if self.mode == "train" and (self.share < 1 or len(self.all_threats) > 1):
             raise ValueError("mode: train takes statistics of whole batches: it needs share: 1 and a single threat")
         return self
-
-
-class AttackChoice(ComponentChoice):
-    """An attack as a spec names it: a bare name, or `use` and `with`."""
-
-    kind: ClassVar[str] = "attack"
 
 
 class AdversarialConfig(ReplacingConfig):

@@ -23,8 +23,7 @@ def build_adversarial(config: AdversarialConfig) -> "Augmentation":
         steps = config.steps or 7
         attack = LastIterate(steps, config.step_size or 2.5 / steps, random_start=config.random_start in (None, True))
     else:
-        offer, configured = config.attack.found()
-        attack = offer.component.build(configured)
+        attack = config.attack.build()
         refuse_unfit(config.attack.use, attack, config.all_threats)
     threats = Threats(config.all_threats, purpose="adversarial", warmup=config.warmup, share=config.share)
     return LearnFromAttacked(attack, threats, mode=config.mode)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avrobust_core import AttackRun, Batch, Registry, Victim, attack_batch
+from avrobust_core.registry.choices import configure
 from avrobust_core.testing import LinearOracle, LinearProblem, make_threat
 
 SHAPES = st.sampled_from(
@@ -100,7 +101,8 @@ def smallest_flip(attack, problem, name, norm, rounds=14):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_an_attack_of_the_suite_finds_what_the_theorem_says(norm, seed):
     registry = Registry.discover()
-    offer, config = registry.configure("attack", "pgd", {"steps": 4, "step_size": 0.5, "random_start": False})
+    found = configure(registry, "attack", "pgd", {"steps": 4, "step_size": 0.5, "random_start": False})
+    offer, config = found.offer, found.config
     attack = offer.component.build(config)
     fused, alone, sides = problems({"audio": (1, 8), "video": (2, 2, 2, 2)}, None, seed, disagree=True)
     for name in ("audio", "video"):

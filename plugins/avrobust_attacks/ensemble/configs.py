@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -10,7 +10,7 @@ from avrobust_attacks.blackbox import offers as blackbox
 from avrobust_attacks.gradient import offers as gradient
 from avrobust_attacks.gradient.configs import LossName
 from avrobust_attacks.minimal import offers as minimal
-from avrobust_core import Component, ComponentChoice, Config
+from avrobust_core import AttackChoice, Component, Config
 
 STANDARD: tuple[tuple[str, Mapping[str, object]], ...] = (
     ("pgd", MappingProxyType({"steps": 20})),
@@ -25,16 +25,10 @@ STANDARD: tuple[tuple[str, Mapping[str, object]], ...] = (
 that leave little to do."""
 
 
-class Member(ComponentChoice):
-    """One attack of an ensemble: a bare name, or `use` and `with`."""
-
-    kind: ClassVar[str] = "attack"
-
-
 class EnsembleConfig(Config):
     """Configuration of `ensemble`."""
 
-    members: tuple[Member, ...] | None = Field(default=None, min_length=1)
+    members: tuple[AttackChoice, ...] | None = Field(default=None, min_length=1)
     """Attacks in their order, cheap ones first; null for pgd (reach, targeted), apgd (reach, dlr, targeted),
     fmn and square."""
     loss: LossName = "ce"
@@ -50,11 +44,8 @@ class EnsembleConfig(Config):
         if self.members is None:
             own = {offer.name: offer for offers in (gradient, minimal, blackbox) for offer in offers.OFFERS}
             return [(name, own[name], own[name].config(**settings)) for name, settings in STANDARD]
-        found = []
-        for member in self.members:
-            offer, configured = member.found()
-            found.append((member.use, offer.component, configured))
-        return found
+        members = [(member.use, member.configured()) for member in self.members]
+        return [(name, found.offer.component, found.config) for name, found in members]
 
     def identity(self) -> dict[str, Any]:
         """With the members' own versions, the standard ones' too: when results of one change, the ensemble's do."""

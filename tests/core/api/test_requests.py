@@ -4,12 +4,14 @@ import pytest
 
 import avrobust_core
 from avrobust_core import AvrobustError, MediaSpec, Registry
+from avrobust_core.registry.choices import configure
 
 SPEC = MediaSpec(kind="audio", shape=(1, 12), bounds=(-1, 1))
 
 
 def built(name="fgsm", **given):
-    offer, config = Registry.discover().configure("attack", name, given)
+    found = configure(Registry.discover(), "attack", name, given)
+    offer, config = found.offer, found.config
     return offer.component.build(config)
 
 

@@ -11,6 +11,7 @@ import avrobust_core
 from avrobust_core import Attack, AttackResult, Registry
 from avrobust_core.audit.stand_in import StraightThrough
 from avrobust_core.errors import DataError, ModelError
+from avrobust_core.registry.choices import configure
 
 CLIPS = 100
 BOUNDS = {"audio": (-1.0, 1.0), "video": (0.0, 1.0)}
@@ -113,7 +114,8 @@ class Forgetful(Attack):
     norms = frozenset({"linf"})
 
     def __init__(self) -> None:
-        offer, config = Registry.discover().configure("attack", "avrobust:pgd", {"steps": 20})
+        found = configure(Registry.discover(), "attack", "avrobust:pgd", {"steps": 20})
+        offer, config = found.offer, found.config
         self.pgd = offer.component.build(config)
 
     def __call__(self, victim):
@@ -127,7 +129,8 @@ class Stuck(Attack):
     norms = frozenset({"linf"})
 
     def __init__(self) -> None:
-        offer, config = Registry.discover().configure("attack", "avrobust:pgd", {"steps": 20})
+        found = configure(Registry.discover(), "attack", "avrobust:pgd", {"steps": 20})
+        offer, config = found.offer, found.config
         self.pgd = offer.component.build(config)
 
     def __call__(self, victim):

@@ -17,8 +17,9 @@ from avrobust_core.cli import plugins as commands
 from avrobust_core.cli.component_text import type_text, yaml_scalar
 from avrobust_core.cli.layout import table, wrapped
 from avrobust_core.errors import ComponentError
+from avrobust_core.registry.choices import FusionChoice
 from avrobust_core.registry.hookspecs import ENTRY_POINT_GROUP as GROUP
-from avrobust_core.spec.model import AttackEntry, ComponentRef, EncoderEntry
+from avrobust_core.spec.model import AttackEntry, EncoderEntry
 
 FakeDistribution = Callable[..., Path]
 Avrobust = Callable[..., tuple[int, str]]
@@ -314,7 +315,7 @@ def test_the_snippet_can_be_pasted_into_a_spec(fake_a: Path, avrobust: Avrobust)
         "metric": {"metrics": [entry]},
         "augmentation": {"augment": [entry]},
     }
-    assert ComponentRef.model_validate(found["fusion"]["fusion"]).with_ == example
+    assert FusionChoice.model_validate(found["fusion"]["fusion"]).settings == example
     assert AttackEntry.model_validate(found["attack"]["attacks"]["fake-thing"]).use == "fake-thing"
     assert EncoderEntry.model_validate(found["encoder"]["encoders"]["fake-thing"]).use == "fake-thing"
 

@@ -22,6 +22,7 @@ from avrobust_core import (
 )
 from avrobust_core.errors import ComponentError
 from avrobust_core.models.weights import load_model, read_checkpoint
+from avrobust_core.registry.choices import configure
 
 MEDIA = {
     "audio": MediaSpec(kind="audio", shape=(1, 40), bounds=(-1, 1), time_axis=1),
@@ -79,7 +80,8 @@ def test_the_model_says_what_the_module_says_and_passes_its_gradients(head: str 
 
 
 def test_an_attack_finds_the_same_on_the_module_and_on_the_model() -> None:
-    offer, config = Registry.discover().configure("attack", "pgd", {"steps": 5})
+    found = configure(Registry.discover(), "attack", "pgd", {"steps": 5})
+    offer, config = found.offer, found.config
     attack = offer.component.build(config)
     threat = ThreatModel.model_validate({name: {"norm": "linf", "eps": 0.2} for name in MEDIA})
     found: list[Mapping[str, Tensor]] = []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from avrobust_core.config.errors import configuration_errors, location_text
 from avrobust_core.config.suggest import closest, did_you_mean
 from avrobust_core.errors import ComponentError
+from avrobust_core.registry.choices import configure
 from avrobust_core.registry.hookspecs import ENTRY_POINT_GROUP as GROUP
 from avrobust_core.registry.registry import PluginRecord, Registry
 
@@ -504,7 +505,8 @@ def avrobust_attacks():
 
 def test_a_configuration_is_validated(install: Callable[..., Path]) -> None:
     install("fake-a", one=HEAD + CONFIGURED)
-    offer, config = discover().configure("attack", "fake-pgd", {"steps": 3})
+    found = configure(discover(), "attack", "fake-pgd", {"steps": 3})
+    offer, config = found.offer, found.config
     assert offer.full_name == "fake-a:fake-pgd"
     assert config.model_dump() == {"steps": 3, "norm": "linf", "stages": [], "explode": False}
 
@@ -513,7 +515,7 @@ def test_all_faults_of_a_configuration_are_told_at_once(install: Callable[..., P
     install("fake-a", one=HEAD + CONFIGURED)
     given = {"stepz": 3, "norm": "l3", "stages": [{"width": 4}, {"widht": 0}, {"width": 0}], "zzz": 1}
     with pytest.raises(ComponentError) as raised:
-        discover().configure("attack", "fake-pgd", given)
+        configure(discover(), "attack", "fake-pgd", given)
     head, *lines = str(raised.value).splitlines()
     assert head == "6 errors in the configuration of attack 'fake-pgd' (plugin 'one' of fake-a 1.0):"
     assert sorted(lines) == [
@@ -529,14 +531,14 @@ def test_all_faults_of_a_configuration_are_told_at_once(install: Callable[..., P
 def test_a_component_without_fields_says_so(install: Callable[..., Path]) -> None:
     install("fake-a", one=HEAD + CONFIGURED)
     with pytest.raises(ComponentError, match="x: no such field; it has no fields"):
-        discover().configure("attack", "fake-plain", {"x": 1})
+        configure(discover(), "attack", "fake-plain", {"x": 1})
 
 
 def test_a_validator_that_fails_otherwise_is_the_plugins_fault(install: Callable[..., Path]) -> None:
     install("fake-a", one=HEAD + CONFIGURED)
     expected = r"plugin 'one' of fake-a 1.0\) failed to validate its configuration: TypeError: bug in the plugin"
     with pytest.raises(ComponentError, match=expected):
-        discover().configure("attack", "fake-pgd", {"steps": 1, "explode": True})
+        configure(discover(), "attack", "fake-pgd", {"steps": 1, "explode": True})
 
 
 def test_faults_are_placed_inside_unions_mappings_and_aliases() -> None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import Field, field_validator, model_validator
 
-from avrobust_core.registry.components import Component, ComponentChoice, Config
+from avrobust_core.registry.choices import ComponentChoice
+from avrobust_core.registry.components import Component, Config
 from avrobust_core.registry.discovery import Offer, PluginRecord
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec, load_spec

@@ -10,6 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from avrobust_core.errors import ComponentError
+from avrobust_core.registry.choices import configure
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.explaining import explain
 from avrobust_core.spec.json_schema import spec_schema
@@ -104,8 +105,8 @@ def test_an_identity_holds_full_names_and_defaults(
     def identities(name: str) -> list[Any]:
         loaded = load(spec(name, f"{{members: [{name}], named: {{x: {name}}}}}"))
         builder = Builder(loaded.spec, registry)
-        entries = [("augmentation", loaded.spec.training["hard"].augment[0]), ("attack", loaded.spec.attacks["all"])]
-        return [builder.part(kind, entry).identity() for kind, entry in entries]
+        entries = [loaded.spec.training["hard"].augment[0], loaded.spec.attacks["all"]]
+        return [builder.component(entry).identity() for entry in entries]
 
     assert (identities(one) == identities(other)) == same
     inside = identities(one)[0]["config"]["attack"]
@@ -115,20 +116,20 @@ def test_an_identity_holds_full_names_and_defaults(
 def test_what_is_inside_is_found_where_the_outer_component_was(load: Load, registry: Registry) -> None:
     """Not among all that is installed: a plugin that is disabled must not come in by the back door."""
     spec_ = load(spec("fgsm", "{members: [fgsm]}")).spec
-    config = Builder(spec_, registry).part("augmentation", spec_.training["hard"].augment[0]).config
-    offer, _ = config.attack.found()  # type: ignore[attr-defined]
+    config = Builder(spec_, registry).component(spec_.training["hard"].augment[0]).config
+    offer = config.attack.configured().offer  # type: ignore[attr-defined]
     assert offer in registry.offers("attack")
     without = Registry(
         replace(record, offers=tuple(o for o in record.offers if o.component.name != "fgsm"))
         for record in registry.plugins
     )
     with pytest.raises(ComponentError, match="members\\[0\\]: no attack is named 'fgsm'"):
-        without.configure("attack", "group", {"members": ["fgsm"]})
+        configure(without, "attack", "group", {"members": ["fgsm"]})
 
 
 def test_configuring_by_hand_tells_the_place_inside(registry: Registry) -> None:
     with pytest.raises(ComponentError) as raised:
-        registry.configure("attack", "group", {"named": {"x": {"use": "pgd", "with": {"steps": 0}}}})
+        configure(registry, "attack", "group", {"named": {"x": {"use": "pgd", "with": {"steps": 0}}}})
     assert "named.x: an error in the configuration of attack 'pgd'" in str(raised.value)
     assert "steps: input should be greater than or equal to 1" in str(raised.value)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from avrobust_core.errors import ComponentError
+from avrobust_core.registry.choices import configure
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec import tree
 from avrobust_core.spec.files import MAX_BYTES
@@ -95,10 +96,10 @@ def test_a_whole_number_may_be_written_with_a_point_or_an_exponent(good: str, lo
 
 def test_a_number_in_quotes_is_refused_in_python_too(registry: Registry) -> None:
     with pytest.raises(ComponentError, match="steps: expected a whole number at least 1, not '6'"):
-        registry.configure("attack", "pgd", {"steps": "6"})
+        configure(registry, "attack", "pgd", {"steps": "6"})
     with pytest.raises(ComponentError, match="steps: expected a whole number at least 1, not True"):
-        registry.configure("attack", "pgd", {"steps": True})
-    assert registry.configure("attack", "pgd", {"steps": 6})[1].steps == 6  # type: ignore[attr-defined]
+        configure(registry, "attack", "pgd", {"steps": True})
+    assert configure(registry, "attack", "pgd", {"steps": 6}).config.steps == 6  # type: ignore[attr-defined]
 
 
 # Files

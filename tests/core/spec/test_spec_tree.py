@@ -174,7 +174,7 @@ def test_set_replaces_values_after_the_files_are_merged(good: str, load: Load) -
         base=good,
     )
     assert (loaded.spec.seed, loaded.spec.training["standard"].epochs) == (3, 16)
-    assert loaded.spec.encoders["audio"].with_["channels"] == [8, 32]
+    assert loaded.spec.encoders["audio"].settings["channels"] == [8, 32]
     assert loaded.spec.threats["a"]["audio"].model_dump()["eps"] == {"snr_db": 10.0}
     assert loaded.spec.evaluation.clips == 7
     assert loaded.overrides[0] == "seed=2"

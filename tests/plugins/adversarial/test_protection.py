@@ -19,6 +19,7 @@ from avrobust_core import (
     Victim,
     attack_batch,
 )
+from avrobust_core.registry.choices import configure
 from avrobust_core.spec.model import EngineSection, TrainingEntry
 from avrobust_core.training.fit import Fit
 
@@ -90,7 +91,8 @@ def robust(make, network, tmp_path_factory):
             report=lambda done, total: None,
         ).run()
         batch = Batch.stack([dataset.read("test", i) for i in range(320)])
-        offer, config = Registry.discover().configure("attack", "pgd", {"steps": 20})
+        found = configure(Registry.discover(), "attack", "pgd", {"steps": 20})
+        offer, config = found.offer, found.config
         run = AttackRun("pgd", offer.component.build(config), ThreatModel.model_validate(THREAT))
         victim = Victim(model, media=dataset.media, task=task)
         with victim.frozen():

@@ -10,6 +10,7 @@ import torch
 from avrobust_vit.plugin import avrobust_encoders, avrobust_fusions
 
 from avrobust_core import Registry
+from avrobust_core.registry.choices import configure
 
 
 def test_naming_the_components_imports_nothing_heavy() -> None:
@@ -25,7 +26,8 @@ def test_its_components_are_found_by_name() -> None:
     registry = Registry.discover()
     for kind, components in (("encoder", avrobust_encoders()), ("fusion", avrobust_fusions())):
         for component in components:
-            offer, config = registry.configure(kind, component.name, dict(component.example))
+            found = configure(registry, kind, component.name, dict(component.example))
+            offer, config = found.offer, found.config
             assert offer.plugin == "vit"
             assert isinstance(config, component.config)
 

@@ -1,0 +1,108 @@
+"""The kinds of components: one record for each, with all that the framework knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of component. Classes and checks are named, not imported: listing plugins needs no torch.
+
+    Attributes:
+        name: "attack", ...
+        hook: by which plugins offer it.
+        base: the class that every such component is an instance of, "package.module:Class".
+        arguments: what `Component.build` takes after the configuration, by name and type.
+        checks: its conformance checks beside those of all components, "package.module:NAME".
+        subject: what these are run on where it is more than the component as offered, "package.module:Class".
+        written: how a spec names it, for `avrobust show`: the lines above, what stands before `use`, and what to mind.
+    """
+
+    name: str
+    hook: str
+    base: str
+    arguments: Mapping[str, str]
+    checks: str
+    written: tuple[tuple[str, ...], str, str]
+    subject: str = ""
+
+    @property
+    def base_name(self) -> str:
+        """The name of the base class alone."""
+        return self.base.partition(":")[2]
+
+    def base_class(self) -> type[Any]:
+        """The base class, imported."""
+        found: type[Any] = named(self.base)
+        return found
+
+
+def named(name: str) -> Any:
+    """The object called "package.module:name", imported."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        kind.name: kind
+        for kind in (
+            Kind(
+                name="dataset",
+                hook="avrobust_datasets",
+                base="avrobust_core.data.dataset:Dataset",
+                arguments={},
+                checks="avrobust_core.testing.data_checks:DATASET_CHECKS",
+                written=(("data:",), "  ", ""),
+            ),
+            Kind(
+                name="encoder",
+                hook="avrobust_encoders",
+                base="avrobust_core.models.parts:Encoder",
+                arguments={"media": "MediaSpec"},
+                checks="avrobust_core.testing.part_checks:ENCODER_CHECKS",
+                written=(("encoders:", "  {name}:"), "    ", "the entry is named after its modality, or sets it"),
+            ),
+            Kind(
+                name="fusion",
+                hook="avrobust_fusions",
+                base="avrobust_core.models.parts:Fusion",
+                arguments={"inputs": "Mapping[str, EncodedDims]"},
+                checks="avrobust_core.testing.part_checks:FUSION_CHECKS",
+                written=(("fusion:",), "  ", "inside an entry of models"),
+            ),
+            Kind(
+                name="attack",
+                hook="avrobust_attacks",
+                base="avrobust_core.attacks.attack:Attack",
+                arguments={},
+                checks="avrobust_core.testing.attack_checks:ATTACK_CHECKS",
+                subject="avrobust_core.testing.subjects:AttackSubject",
+                written=(("attacks:", "  {name}:"), "    ", ""),
+            ),
+            Kind(
+                name="metric",
+                hook="avrobust_metrics",
+                base="avrobust_core.metrics.metric:Metric",
+                arguments={},
+                checks="avrobust_core.testing.metric_checks:METRIC_CHECKS",
+                written=(("metrics:",), "  - ", ""),
+            ),
+            Kind(
+                name="augmentation",
+                hook="avrobust_augmentations",
+                base="avrobust_core.training.augmentations:Augmentation",
+                arguments={},
+                checks="avrobust_core.testing.augmentation_checks:AUGMENTATION_CHECKS",
+                subject="avrobust_core.testing.augmentation_subjects:AugmentationSubject",
+                written=(("augment:",), "  - ", "inside an entry of training"),
+            ),
+        )
+    }
+)
+"""Every kind by name, in the order in which they are listed."""
