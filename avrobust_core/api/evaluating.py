@@ -40,8 +40,8 @@ from avrobust_core.evaluation.wording import drawn, figures, percent
 from avrobust_core.metrics.metric import Metric
 from avrobust_core.models.answers import name_of
 from avrobust_core.registry.choices import configure
+from avrobust_core.spec.entries import entry_aim, refuse_front
 from avrobust_core.spec.model import AttackEntry, AuditSection
-from avrobust_core.study.building import entry_aim, refuse_front
 from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.threats.pareto import directions, tilted
 

@@ -25,8 +25,6 @@ from avrobust_core.metrics.latents import Latents
 from avrobust_core.metrics.metric import Measurement, Subject
 from avrobust_core.metrics.probe import Probe
 from avrobust_core.models.answers import probability_caveats
-from avrobust_core.randomness import derive_seed
-from avrobust_core.spec.model import EvaluationSection
 from avrobust_core.statistics.intervals import (
     Estimate,
     bootstrap,
@@ -39,6 +37,23 @@ from avrobust_core.statistics.intervals import (
 NO_GRADIENT = 0.01
 """The share of all clips that may be robust without any gradient having reached a modality (a dead unit, say) before
 the number is marked: the robust accuracy can be too high by no more than this."""
+
+
+def groups_by_clip(dataset: Dataset, split: str) -> dict[str, str]:
+    """The group of each clip of a split, by its id; empty if every clip stands for itself.
+
+    Raises:
+        ComponentError: if the data set does not state one for each clip.
+    """
+    ids, groups = dataset.ids(split), dataset.groups(split)
+    if groups is None:
+        return {}
+    if len(groups) != len(ids):
+        raise ComponentError(
+            f"the data set states groups of {len(groups)} clips of {split!r}, which has {len(ids)}: `groups` must give "
+            "one for each clip"
+        )
+    return dict(zip(ids, groups, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +74,6 @@ class Intervals:
     seed: int
     grouping: Mapping[str, str] = field(default_factory=dict)
     groups: tuple[str, ...] | None = None
-
-    @classmethod
-    def of(cls, section: EvaluationSection, seed: int, dataset: Dataset) -> "Intervals":
-        """As a spec asks for them, over the groups of clips that a data set states.
-
-        Raises:
-            ComponentError: if it does not state one for each clip.
-        """
-        ids, groups = dataset.ids(section.split), dataset.groups(section.split)
-        if groups is not None and len(groups) != len(ids):
-            raise ComponentError(
-                f"the data set states groups of {len(groups)} clips of {section.split!r}, which has {len(ids)}: "
-                "`groups` must give one for each clip"
-            )
-        grouping = {} if groups is None else dict(zip(ids, groups, strict=True))
-        return cls(section.confidence, section.resamples, derive_seed(seed, "bootstrap"), grouping)
 
     def over(self, ids: Sequence[str]) -> "Intervals":
         """The same for these clips."""

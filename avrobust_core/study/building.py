@@ -1,16 +1,15 @@
 """From a valid spec to live objects: the data set, models, attacks, metrics; and their identities."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from avrobust_core.attacks.attack import Attack
-from avrobust_core.attacks.goals import Aim
 from avrobust_core.config.suggest import closest
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.loading import check_ids, refuse_split
-from avrobust_core.errors import AvrobustWarning, ComponentError, DataError
+from avrobust_core.errors import AvrobustWarning, ComponentError
 from avrobust_core.models.layouts import State
 from avrobust_core.models.model import AVModel, channels_last
 from avrobust_core.models.parts import Encoder
@@ -19,7 +18,8 @@ from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.registry.choices import ComponentChoice, Configured
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.cells import expand, modality_of
-from avrobust_core.spec.model import AttackEntry, ModelEntry, Spec, TrainingEntry
+from avrobust_core.spec.entries import entry_aim
+from avrobust_core.spec.model import ModelEntry, Spec, TrainingEntry
 from avrobust_core.training.augmentations import Augmentation
 
 
@@ -183,33 +183,3 @@ def _note_head(name: str, path: Path, dataset: Dataset) -> None:
         AvrobustWarning,
         stacklevel=3,
     )
-
-
-def refuse_front(name: str, entry: AttackEntry, attack: Attack) -> None:
-    """Refuse a front of an attack that does not look for the smallest perturbation.
-
-    Raises:
-        ComponentError: names the attack.
-    """
-    if entry.front is not None and not attack.minimal:
-        raise ComponentError(
-            f"attack {name!r} asks for a front, but {entry.use} does not look for the smallest perturbation; "
-            "use one that does, such as fmn, or leave out `front`"
-        )
-
-
-def entry_aim(name: str, entry: AttackEntry, classes: Sequence[str]) -> Aim:
-    """What an attack of a spec aims at, its target class looked up by name.
-
-    Raises:
-        DataError: if there is no such class.
-    """
-    if entry.target is None:
-        return Aim(entry.goal)
-    if entry.target not in classes:
-        near = closest(entry.target, classes)
-        raise DataError(
-            f"attack {name!r} aims at the class {entry.target!r}, which the data set does not have"
-            + (f"; did you mean {' or '.join(near)}?" if near else f"; it has: {', '.join(classes)}")
-        )
-    return Aim(entry.goal, classes.index(entry.target))

@@ -16,6 +16,7 @@ from avrobust_core.evaluation.failures import Failure, recorded
 from avrobust_core.evaluation.outcomes import (
     Intervals,
     Outcome,
+    groups_by_clip,
     summarise,
     write_per_class,
     write_samples,
@@ -31,11 +32,13 @@ from avrobust_core.files import (
     write_text,
 )
 from avrobust_core.notes import collected
+from avrobust_core.randomness import derive_seed
 from avrobust_core.registry.choices import Configured
 from avrobust_core.registry.registry import Registry
+from avrobust_core.spec.entries import entry_aim, refuse_front
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study.auditing import Auditing
-from avrobust_core.study.building import Builder, entry_aim, refuse_front
+from avrobust_core.study.building import Builder
 from avrobust_core.study.comparing import compare
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.correlating import Evidence, correlate, gather
@@ -145,7 +148,9 @@ class _Run:
 
     def _seeded(self, seed: int) -> _Seeded:
         """A cell is the same whichever other seeds a study has: its own seed decides all of it."""
-        intervals = Intervals.of(self.spec.evaluation, seed, self.dataset)
+        section = self.spec.evaluation
+        grouping = groups_by_clip(self.dataset, section.split)
+        intervals = Intervals(section.confidence, section.resamples, derive_seed(seed, "bootstrap"), grouping)
         metrics = [self.builder.component(reference) for reference in self.spec.metrics]
         builder = self.builder if seed == self.spec.seed else Builder(self.spec.with_seed(seed), self.registry)
         return _Seeded(builder, intervals, Measuring(self.process, metrics, intervals))

@@ -3,9 +3,8 @@ import pytest
 
 from avrobust_core.attacks.goals import Aim
 from avrobust_core.errors import ComponentError, RunError
-from avrobust_core.evaluation.outcomes import Intervals, Outcome, summarise
+from avrobust_core.evaluation.outcomes import Intervals, Outcome, groups_by_clip, summarise
 from avrobust_core.evaluation.predictions import Predictions
-from avrobust_core.spec.model import EvaluationSection
 from avrobust_core.study.plan import differences
 
 
@@ -156,5 +155,5 @@ def test_a_data_set_that_states_too_few_groups_is_refused(blobs) -> None:
             return ["a"] * 19
 
     with pytest.raises(ComponentError, match="groups of 19 clips of 'test', which has 20"):
-        Intervals.of(EvaluationSection(), 0, Short())
-    assert Intervals.of(EvaluationSection(), 0, blobs()).over(["test-0"]).groups is None
+        groups_by_clip(Short(), "test")
+    assert groups_by_clip(blobs(), "test") == {}
