@@ -28,9 +28,9 @@ from avrobust_core.errors import ClipError as ClipError
 from avrobust_core.errors import DataError as DataError
 from avrobust_core.errors import ModelError as ModelError
 from avrobust_core.errors import WeightsError as WeightsError
+from avrobust_core.metrics.latents import LatentRequest as LatentRequest
 from avrobust_core.metrics.latents import Latents as Latents
 from avrobust_core.metrics.latents import LayerKind as LayerKind
-from avrobust_core.metrics.latents import Wanted as Wanted
 from avrobust_core.metrics.metric import Measurement as Measurement
 from avrobust_core.metrics.metric import Metric as Metric
 from avrobust_core.metrics.metric import Subject as Subject

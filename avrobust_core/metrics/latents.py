@@ -11,7 +11,7 @@ LayerKind = Literal["pooled", "tokens", "fused"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class LatentRequest:
     """Latents that a metric asks for.
 
     Attributes:

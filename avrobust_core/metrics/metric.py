@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avrobust_core.data.media import Task
-from avrobust_core.metrics.latents import Latents, Wanted
+from avrobust_core.metrics.latents import LatentRequest, Latents
 from avrobust_core.metrics.probe import Probe
 from avrobust_core.statistics.intervals import Estimate
 
@@ -81,7 +81,7 @@ class Metric(ABC):
     under_attack: ClassVar[bool] = False
     tasks: ClassVar[frozenset[Task]] = frozenset({"single-label", "multi-label"})
     predictions: bool = True
-    latents: Sequence[Wanted] = ()
+    latents: Sequence[LatentRequest] = ()
     probes: bool = False
 
     @abstractmethod

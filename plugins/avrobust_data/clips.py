@@ -12,12 +12,12 @@ from torch import Tensor
 
 from avrobust_core import AvrobustWarning, Clip, ClipError, DataError, Dataset, MediaSpec
 from avrobust_data.cache import ClipCache, to_tensors
+from avrobust_data.collectors import MediaError
 from avrobust_data.configs import ClipsConfig
 from avrobust_data.contents import default_store, digests
 from avrobust_data.decoding import DECODER_VERSION, Window, decode
 from avrobust_data.manifest import read_manifest
 from avrobust_data.rows import Row, copies
-from avrobust_data.sinks import MediaError
 
 
 class Clips(Dataset):

@@ -17,8 +17,8 @@ PositiveSeconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 class ToyAVConfig(Config):
     """Generated audio-visual events.
 
-    Class k belongs to group q = k // 3. The three classes of a group are (sound 2q, sight 2q), (sound 2q + 1,
-    sight 2q) and (sound 2q, sight 2q + 1): sound alone confuses the first with the third, sight alone the first
+    Class k belongs to group q = k // 3. The three classes of a group are (sound 2q, pattern 2q), (sound 2q + 1,
+    pattern 2q) and (sound 2q, pattern 2q + 1): sound alone confuses the first with the third, pattern alone the first
     with the second.
     """
 

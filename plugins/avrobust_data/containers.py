@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.format import ContainerFormat
 from av.video.stream import VideoStream
 
-from avrobust_data.sinks import MediaError
+from avrobust_data.collectors import MediaError
 
 _TICKS: Final = 1_000_000
 """Container times are in microseconds."""

@@ -11,6 +11,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from avrobust_data.cache import Media
+from avrobust_data.collectors import Collector, MediaError, PictureCollector, SoundCollector
 from avrobust_data.containers import (
     duration_of,
     end_of,
@@ -20,7 +21,6 @@ from avrobust_data.containers import (
     start_of,
     states_length,
 )
-from avrobust_data.sinks import MediaError, PictureSink, Sink, SoundSink
 
 DECODER_VERSION: Final = 2
 """Raised when the same file gives other arrays."""
@@ -87,39 +87,39 @@ def _decode(path: Path, window: Window) -> Media:
         start = start_of(container)
         if window.centre:
             start += max(0.0, (duration_of(container, path) - window.seconds) / 2)
-        sinks: dict[str, Sink] = {}
+        collectors: dict[str, Collector] = {}
         if window.sample_rate is not None:
-            sinks["audio"] = SoundSink(_sound_stream(container), start, window.samples, window.sample_rate)
+            collectors["audio"] = SoundCollector(_sound_stream(container), start, window.samples, window.sample_rate)
         if window.frames is not None:
             stream = _picture_stream(container)
-            sinks["video"] = PictureSink(
+            collectors["video"] = PictureCollector(
                 stream, start, window.seconds, window.frames, size=window.size, stretch=window.stretch
             )
-        _feed(container, list(sinks.values()), is_open_ended(path))
-        if (window.centre or not all(sink.done for sink in sinks.values())) and lacks_its_end(path):
+        _feed(container, list(collectors.values()), is_open_ended(path))
+        if (window.centre or not all(collector.done for collector in collectors.values())) and lacks_its_end(path):
             raise MediaError("it is cut short: its last bytes are missing")
         if states_length(container, path):
-            _check_whole(container, list(sinks.values()), start + window.seconds)
-        return {name: sink.finish() for name, sink in sinks.items()}
+            _check_whole(container, list(collectors.values()), start + window.seconds)
+        return {name: collector.finish() for name, collector in collectors.items()}
 
 
-def _feed(container: InputContainer, sinks: list[Sink], open_ended: bool) -> None:
-    """Decode in one pass, until each sink has what it needs; the last packet of an open-ended file may not be full."""
-    by_stream = {sink.stream.index: sink for sink in sinks}
-    for packet in container.demux([sink.stream for sink in sinks]):
-        sink = by_stream[packet.stream.index]
-        if sink.done:
+def _feed(container: InputContainer, collectors: list[Collector], open_ended: bool) -> None:
+    """Decode in one pass, until each collector has what it needs; the last packet of an open-ended file may not be full."""
+    by_stream = {collector.stream.index: collector for collector in collectors}
+    for packet in container.demux([collector.stream for collector in collectors]):
+        collector = by_stream[packet.stream.index]
+        if collector.done:
             continue
         if packet.size == 0 and packet.pts is not None:  # "the last picture again"; to a decoder it would be the end
-            sink.hold(float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            collector.hold(float((packet.pts + (packet.duration or 0)) * packet.time_base))
             continue
         if packet.is_corrupt and not open_ended:
             raise MediaError("it is damaged or cut short: a packet is incomplete")
         for frame in packet.decode():
             if isinstance(frame, av.VideoFrame | av.AudioFrame) and frame.is_corrupt:
                 raise MediaError(f"it is damaged at {frame.time or 0:.2f} s")
-            sink.add(frame)
-        if all(sink.done for sink in sinks):
+            collector.add(frame)
+        if all(collector.done for collector in collectors):
             return
 
 
@@ -148,21 +148,27 @@ def _use_one_thread(stream: AudioStream | VideoStream) -> None:
     stream.codec_context.thread_count = 1
 
 
-def _check_whole(container: InputContainer, sinks: list[Sink], stop: float) -> None:
+def _check_whole(container: InputContainer, collectors: list[Collector], stop: float) -> None:
     """Compare where decoding ended with what the header states, inside the window.
 
     Raises:
         MediaError: if a stream is cut short.
     """
-    whole = len(sinks) == len(container.streams.audio) + len(container.streams.video)
+    whole = len(collectors) == len(container.streams.audio) + len(container.streams.video)
     if not _ONE_LENGTH.isdisjoint(container.format.name.split(",")):
         # the longest stream's; where that one is not read, nothing is known of the others
-        stated_by_sink = [(max(sinks, key=lambda sink: sink.end), end_of(container) if whole else None)]
+        stated_by_collector = [
+            (max(collectors, key=lambda collector: collector.end), end_of(container) if whole else None)
+        ]
     else:
-        stated_by_sink = [(sink, end_of(sink.stream)) for sink in sinks]
-    for sink, stated in stated_by_sink:
-        if stated is not None and not sink.done and sink.end < min(stated, stop) - _SLACK_SECONDS - sink.step:
+        stated_by_collector = [(collector, end_of(collector.stream)) for collector in collectors]
+    for collector, stated in stated_by_collector:
+        if (
+            stated is not None
+            and not collector.done
+            and collector.end < min(stated, stop) - _SLACK_SECONDS - collector.step
+        ):
             raise MediaError(
-                f"it is cut short: its header promises {stated:.2f} s of {sink.stream.type}, "
-                f"decoding ends at {sink.end:.2f} s"
+                f"it is cut short: its header promises {stated:.2f} s of {collector.stream.type}, "
+                f"decoding ends at {collector.end:.2f} s"
             )

@@ -14,18 +14,18 @@ from torch import Tensor
 from avrobust_core import Clip, DataError, Dataset, MediaSpec, derive_seed
 from avrobust_data.cache import ClipCache, Media, to_tensors
 from avrobust_data.configs import ToyAVConfig
-from avrobust_data.sights import draw, make_sight, sight_name
+from avrobust_data.patterns import draw, make_pattern, pattern_name
 from avrobust_data.sounds import make_sound, sound_name
 
 FAINT: Final = 0.12
-"""Share of the clips whose sound is all but lost in the background, and, independently, whose sight is."""
+"""Share of the clips whose sound is all but lost in the background, and, independently, whose pattern is."""
 
 GENERATOR_VERSION: Final = 1
 """Raised when the same index gives another clip."""
 
 
-def sound_and_sight(label: int) -> tuple[int, int]:
-    """The sound and the sight of a class: in each group of three, two classes share either."""
+def sound_and_pattern(label: int) -> tuple[int, int]:
+    """The sound and the pattern of a class: in each group of three, two classes share either."""
     group, place = divmod(label, 3)
     return 2 * group + (place == 1), 2 * group + (place == 2)
 
@@ -55,8 +55,8 @@ class ToyAV(Dataset):
                 time_axis=1,
             ),
         }
-        pairs = [sound_and_sight(label) for label in range(config.classes)]
-        self.classes = tuple(f"{sound_name(sound)}+{sight_name(sight)}" for sound, sight in pairs)
+        pairs = [sound_and_pattern(label) for label in range(config.classes)]
+        self.classes = tuple(f"{sound_name(sound)}+{pattern_name(pattern)}" for sound, pattern in pairs)
         self.task = "single-label" if config.labels_per_clip == 1 else "multi-label"
         sizes = {"train": config.train, "val": config.val, "test": config.test}
         self._sizes = {split: size for split, size in sizes.items() if size > 0}
@@ -116,17 +116,17 @@ class ToyAV(Dataset):
         return target
 
     def _generate(self, split: str, index: int) -> Media:
-        events = [sound_and_sight(label) for label in self.labels(split, index)]
+        events = [sound_and_pattern(label) for label in self.labels(split, index)]
         when = self._rng(split, index, "when")
-        # several events need room to differ in time, or nothing would say which sound belongs to which sight
+        # several events need room to differ in time, or nothing would say which sound belongs to which pattern
         durations = when.uniform(*((0.85, 1.0) if len(events) == 1 else (0.4, 0.8)), len(events))
         onsets = when.random(len(events)) * (1 - durations)
         spans = list(zip(onsets.tolist(), durations.tolist(), strict=True))
         sounds = [sound for sound, _ in events]
-        sights = [sight for _, sight in events]
+        patterns = [pattern for _, pattern in events]
         return {
             "audio": self._sound_track(sounds, spans, self._rng(split, index, "audio")),
-            "video": self._pictures(sights, spans, self._rng(split, index, "video")),
+            "video": self._pictures(patterns, spans, self._rng(split, index, "video")),
         }
 
     def _sound_track(
@@ -153,7 +153,7 @@ class ToyAV(Dataset):
         return np.clip(track, -1, 1)[None]
 
     def _pictures(
-        self, sights: Sequence[int], spans: Sequence[tuple[float, float]], rng: Generator
+        self, patterns: Sequence[int], spans: Sequence[tuple[float, float]], rng: Generator
     ) -> NDArray[np.uint8]:
         """The patches over a smooth ground with grain and a drifting spot: (3, F, S, S) uint8."""
         config = self.config
@@ -166,10 +166,10 @@ class ToyAV(Dataset):
             spot = _spot(times, config.size, rng)
             video += _tint(rng, config.noise * 0.2)[:, None, None, None] * spot
         faint = rng.random() < FAINT * min(config.noise, 1)
-        for sight, (onset, duration) in zip(sights, spans, strict=True):
+        for pattern, (onset, duration) in zip(patterns, spans, strict=True):
             # what is heard is seen: the patch fades in and out with its sound, over a twentieth of the clip
             shown = np.clip(np.minimum(times - onset, onset + duration - times) / 0.05 + 0.5, 0, 1)
-            mask = make_sight(sight, times, config.size, rng) * shown.astype(np.float32)[:, None, None]
+            mask = make_pattern(pattern, times, config.size, rng) * shown.astype(np.float32)[:, None, None]
             video += _tint(rng, 0.03 if faint else rng.uniform(0.25, 0.5))[:, None, None, None] * mask
         if config.noise > 0:
             grain = np.float32(config.noise * rng.uniform(0.02, 0.1))

@@ -14,14 +14,14 @@ from avrobust_core import Component, Config, hookimpl
 
 def build(config):
     import numpy as np
-    from avrobust_core import Measurement, Metric, Wanted, share
+    from avrobust_core import Measurement, Metric, LatentRequest, share
 
     class Nearness(Metric):
         """Share of clips nearer to the mean of their own class, of the training clips, than to any other."""
 
         predictions = False
         probes = True
-        latents = (Wanted(None, frozenset({"fused"})), Wanted("train", frozenset({"fused", "tokens"})))
+        latents = (LatentRequest(None, frozenset({"fused"})), LatentRequest("train", frozenset({"fused", "tokens"})))
 
         def measure(self, subject):
             own, train = subject.latents[subject.split], subject.latents["train"]
@@ -99,7 +99,7 @@ def test_a_split_that_the_data_set_lacks_is_refused_before_anything_is_fitted(
     tiny, tmp_path, run_command, environment
 ) -> None:
     source = Path(environment["PYTHONPATH"]) / "nearness_plugin.py"
-    source.write_text(PLUGIN.replace('Wanted("train"', 'Wanted("night"'))
+    source.write_text(PLUGIN.replace('LatentRequest("train"', 'LatentRequest("night"'))
     done = run_command("run", tiny, "--out", tmp_path / "out", *OPTIONS, env=environment)
     assert done.returncode == 1
     assert "metric 'nearness' asks for the split 'night'" in done.stderr

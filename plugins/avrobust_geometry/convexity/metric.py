@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avrobust_core import AvrobustError, Latents, LayerKind, Measurement, Metric, Subject, Wanted
+from avrobust_core import AvrobustError, LatentRequest, Latents, LayerKind, Measurement, Metric, Subject
 from avrobust_geometry.configs import ConvexityConfig
 from avrobust_geometry.convexity.classified import Amounts, Classified, measure_segments
 from avrobust_geometry.convexity.graph import measure_graph
@@ -71,9 +71,9 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
         self._levels = tuple(dict.fromkeys(config.levels))
         self.probes = any(level != "graph" for level in self._levels)
         kinds = frozenset[LayerKind]().union(*(_KINDS[level] for level in self._levels))
-        wanted = [Wanted(None, kinds)] if kinds else []
+        wanted = [LatentRequest(None, kinds)] if kinds else []
         if self.probes and config.calibration is not None:
-            wanted.append(Wanted(config.calibration, frozenset({"fused"})))
+            wanted.append(LatentRequest(config.calibration, frozenset({"fused"})))
         self.latents = tuple(wanted)
 
     def measure(self, subject: Subject) -> Measurement:

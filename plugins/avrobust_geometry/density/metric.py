@@ -6,7 +6,7 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from avrobust_core import AvrobustError, Estimate, Latents, LayerKind, Measurement, Metric, Subject, Wanted
+from avrobust_core import AvrobustError, Estimate, LatentRequest, Latents, LayerKind, Measurement, Metric, Subject
 from avrobust_geometry.configs import DensityConfig
 from avrobust_geometry.density.arrays import averaged, predicted_classes
 from avrobust_geometry.density.identity import own_rows
@@ -31,9 +31,9 @@ class Density(Metric):
         self.config = config
         self.predictions = False
         kinds = _kinds(config.layers)
-        self.latents = [Wanted(None, kinds)]
+        self.latents = [LatentRequest(None, kinds)]
         if config.reference is not None:
-            self.latents.append(Wanted(config.reference, kinds))
+            self.latents.append(LatentRequest(config.reference, kinds))
 
     def measure(self, subject: Subject) -> Measurement:
         """Measure one subject.

@@ -47,7 +47,7 @@ import torch
 from torch import nn
 from avrobust_core import (
     Attack, AttackResult, Augmentation, Batch, Clip, DataError, Dataset, Encoded, EncodedDims, Encoder, Estimate,
-    Fusion, Measurement, MediaSpec, Metric, Wanted,
+    Fusion, Measurement, MediaSpec, Metric, LatentRequest,
 )
 
 class Enc(Encoder):
@@ -149,7 +149,7 @@ class Met(Metric):
 
 class MetLatent(Metric):
     predictions, probes = False, True
-    latents = (Wanted(None, frozenset({"fused"})), Wanted("train", frozenset({"fused"})))
+    latents = (LatentRequest(None, frozenset({"fused"})), LatentRequest("train", frozenset({"fused"})))
     def measure(self, subject):
         (layer, *_) = subject.latents["test"].layers.values()
         if subject.probe is not None:

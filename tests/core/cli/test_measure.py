@@ -21,11 +21,11 @@ class SpreadConfig(Config):
 
 def spread(config):
     import numpy as np
-    from avrobust_core import Estimate, Measurement, Metric, Wanted
+    from avrobust_core import Estimate, Measurement, Metric, LatentRequest
 
     class Spread(Metric):
         predictions = False
-        latents = (Wanted(None, frozenset({"fused"})), Wanted("train", frozenset({"fused"})))
+        latents = (LatentRequest(None, frozenset({"fused"})), LatentRequest("train", frozenset({"fused"})))
 
         def measure(self, subject):
             own, other = subject.latents[subject.split], subject.latents["train"]
@@ -42,10 +42,10 @@ def spread(config):
 
 
 def hits(config):
-    from avrobust_core import Estimate, Measurement, Metric, Wanted
+    from avrobust_core import Estimate, Measurement, Metric, LatentRequest
 
     class Hits(Metric):
-        latents = (Wanted(None, frozenset({"fused"})),)
+        latents = (LatentRequest(None, frozenset({"fused"})),)
 
         def measure(self, subject):
             share = float((subject.logits.argmax(1) == subject.targets).mean())

@@ -9,8 +9,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from avrobust_data.collectors import MediaError
 from avrobust_data.decoding import Window, decode
-from avrobust_data.sinks import MediaError
 
 BOTH = Window(seconds=1.0, sample_rate=16000, frames=16, size=32)
 MARGIN = 2000

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from avrobust_data.collectors import MediaError, PictureCollector, SoundCollector
 from avrobust_data.decoding import Window, decode
-from avrobust_data.sinks import MediaError, PictureSink, SoundSink
 
 EVENTS = (0.5, 1.5, 2.5)
 """When a flash and a tone begin together, in seconds; each lasts a fifth of one."""
@@ -112,16 +112,16 @@ def test_sound_is_joined_without_a_seam_where_timestamps_are_rounded(tmp_path, m
     assert np.array_equal(decode(plain, window)["audio"], decode(rounded, window)["audio"])
 
 
-def feed(starts: list[int], sample_rate: int = 16000) -> SoundSink:
-    """A sink for 0.4 s that was given tenths of a second of a ramp, each at its place in time."""
+def feed(starts: list[int], sample_rate: int = 16000) -> SoundCollector:
+    """A collector for 0.4 s that was given tenths of a second of a ramp, each at its place in time."""
     ramp = np.linspace(-0.5, 0.5, sample_rate, dtype=np.float32)
-    sink = SoundSink(None, 0.0, 6400, 16000)
+    collector = SoundCollector(None, 0.0, 6400, 16000)
     for start in starts:
         piece = ramp.take(range(start, start + sample_rate // 10), mode="wrap")
         frame = av.AudioFrame.from_ndarray(piece[None], format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = sample_rate, start, Fraction(1, sample_rate)
-        sink.add(frame)
-    return sink
+        collector.add(frame)
+    return collector
 
 
 def test_what_is_written_twice_is_heard_once() -> None:
@@ -134,14 +134,14 @@ def test_timestamps_that_begin_anew_are_refused() -> None:
     with pytest.raises(MediaError, match=r"timestamps of its sound go back from 2\.10 to 0\.00 s; rewrite it"):
         feed([0, 32000, 0])
     stream = SimpleNamespace(average_rate=Fraction(25), start_time=0, time_base=Fraction(1, 25))
-    sink = PictureSink(stream, 0.0, 4.0, 8, size=8, stretch=True)
+    collector = PictureCollector(stream, 0.0, 4.0, 8, size=8, stretch=True)
     frames = [av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), format="rgb24") for _ in range(3)]
     for frame, pts in zip(frames, (0, 50, 0), strict=True):
         frame.pts, frame.time_base = pts, Fraction(1, 25)
-    sink.add(frames[0])
-    sink.add(frames[1])
+    collector.add(frames[0])
+    collector.add(frames[1])
     with pytest.raises(MediaError, match=r"timestamps of its picture go back from 2\.04 to 0\.00 s"):
-        sink.add(frames[2])
+        collector.add(frames[2])
 
 
 def test_sound_that_changes_its_rate_goes_on(tmp_path) -> None:

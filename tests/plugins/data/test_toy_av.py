@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from avrobust_data.configs import ToyAVConfig
-from avrobust_data.sights import COUNT as SIGHTS
-from avrobust_data.sights import make_sight, sight_name
+from avrobust_data.patterns import COUNT as PATTERNS
+from avrobust_data.patterns import make_pattern, pattern_name
 from avrobust_data.sounds import COUNT as SOUNDS
 from avrobust_data.sounds import make_sound, sound_name
-from avrobust_data.toy import ToyAV, sound_and_sight
+from avrobust_data.toy import ToyAV, sound_and_pattern
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -115,19 +115,19 @@ def test_ids_are_unique_over_all_splits_and_known_in_order() -> None:
     assert ToyAV(ToyAVConfig(val=0)).splits == ("train", "test")
 
 
-def test_the_classes_of_a_group_share_a_sound_or_a_sight_and_no_two_share_both() -> None:
-    pairs = [sound_and_sight(label) for label in range(30)]
+def test_the_classes_of_a_group_share_a_sound_or_a_pattern_and_no_two_share_both() -> None:
+    pairs = [sound_and_pattern(label) for label in range(30)]
     assert len(set(pairs)) == 30
     for q in range(0, 30, 3):
-        first, by_sound, by_sight = pairs[q : q + 3]
+        first, by_sound, by_pattern = pairs[q : q + 3]
         assert first[1] == by_sound[1]
         assert first[0] != by_sound[0]
-        assert first[0] == by_sight[0]
-        assert first[1] != by_sight[1]
+        assert first[0] == by_pattern[0]
+        assert first[1] != by_pattern[1]
     assert {sound for sound, _ in pairs} == set(range(SOUNDS))
-    assert {sight for _, sight in pairs} == set(range(SIGHTS))
+    assert {pattern for _, pattern in pairs} == set(range(PATTERNS))
     assert len({sound_name(s) for s in range(SOUNDS)}) == SOUNDS
-    assert len({sight_name(s) for s in range(SIGHTS)}) == SIGHTS
+    assert len({pattern_name(s) for s in range(PATTERNS)}) == PATTERNS
     assert len(set(ToyAV(ToyAVConfig(classes=30)).classes)) == 30
 
 
@@ -154,10 +154,10 @@ def test_rising_sounds_rise_and_falling_ones_fall() -> None:
             assert sign * (middle_pitch(wave[5000:7000]) - middle_pitch(wave[1000:3000])) > 0
 
 
-def test_sights_move_as_they_are_named() -> None:
+def test_patterns_move_as_they_are_named() -> None:
     times = (np.arange(32, dtype=np.float32) + 0.5) / 32
-    for sight in range(SIGHTS):
-        cover = make_sight(sight, times, 64, np.random.default_rng(sight))
+    for pattern in range(PATTERNS):
+        cover = make_pattern(pattern, times, 64, np.random.default_rng(pattern))
         assert cover.min() >= 0
         assert cover.max() == pytest.approx(1, abs=0.1)
         mass = cover.sum((1, 2))
@@ -169,7 +169,7 @@ def test_sights_move_as_they_are_named() -> None:
             "orbiting": x > 3 and y > 3,
             "pulsing": x < 1 and y < 1 and mass.std() > 0.2 * mass.mean(),
         }
-        assert moved.pop(sight_name(sight).split("-")[0])
+        assert moved.pop(pattern_name(pattern).split("-")[0])
         assert not any(moved.values())
 
 
@@ -246,7 +246,7 @@ def test_generation_is_fast() -> None:
 
 
 def test_noise_free_sounds_are_told_apart_by_a_spectrogram_and_shared_ones_are_not() -> None:
-    """Nearest-centroid on spectra: sounds of one class resemble each other; the sight leaves no trace in the sound."""
+    """Nearest-centroid on spectra: sounds of one class resemble each other; the pattern leaves no trace in the sound."""
     data = ToyAV(ToyAVConfig(classes=3, noise=0, train=240))
     clips = [data.read("train", i) for i in range(240)]
     window = torch.hann_window(512)

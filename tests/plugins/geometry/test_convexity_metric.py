@@ -13,7 +13,18 @@ from avrobust_geometry.convexity.rules import best_thresholds
 from avrobust_geometry.plugin import _build_convexity, avrobust_metrics
 from torch import nn
 
-from avrobust_core import AVModel, AvrobustError, Encoded, EncodedDims, Encoder, Fusion, Latents, Probe, Subject, Wanted
+from avrobust_core import (
+    AVModel,
+    AvrobustError,
+    Encoded,
+    EncodedDims,
+    Encoder,
+    Fusion,
+    LatentRequest,
+    Latents,
+    Probe,
+    Subject,
+)
 from avrobust_core.registry.discovery import Offer
 from avrobust_core.testing import LinearOracle, check_offer
 
@@ -141,12 +152,12 @@ def test_it_asks_for_what_its_levels_read():
         assert not metric.predictions
         return list(metric.latents), metric.probes
 
-    train = Wanted("train", frozenset({"fused"}))
-    assert asked() == ([Wanted(None, frozenset({"tokens", "pooled"})), train], True)
-    assert asked(calibration=None) == ([Wanted(None, frozenset({"tokens", "pooled"}))], True)
-    assert asked(levels=["fused"]) == ([Wanted(None, frozenset({"fused"})), train], True)
+    train = LatentRequest("train", frozenset({"fused"}))
+    assert asked() == ([LatentRequest(None, frozenset({"tokens", "pooled"})), train], True)
+    assert asked(calibration=None) == ([LatentRequest(None, frozenset({"tokens", "pooled"}))], True)
+    assert asked(levels=["fused"]) == ([LatentRequest(None, frozenset({"fused"})), train], True)
     assert asked(levels=["input"]) == ([train], True)
-    assert asked(levels=["graph"]) == ([Wanted(None, frozenset({"pooled", "fused"}))], False)
+    assert asked(levels=["graph"]) == ([LatentRequest(None, frozenset({"pooled", "fused"}))], False)
 
 
 @pytest.mark.parametrize("task", ["single-label", "multi-label"])

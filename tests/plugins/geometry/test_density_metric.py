@@ -11,7 +11,7 @@ from avrobust_geometry.configs import DensityConfig
 from avrobust_geometry.plugin import _build_density
 from pydantic import ValidationError
 
-from avrobust_core import AvrobustError, Latents, Subject, Wanted
+from avrobust_core import AvrobustError, LatentRequest, Latents, Subject
 
 
 def latents(split, n=60, seed=0, logits=3):
@@ -47,13 +47,15 @@ def subject(evaluated, task="single-label", targets=None, **splits):
 def test_it_asks_for_pooled_and_fused_layers_of_both_splits_and_for_no_predictions():
     kinds = frozenset({"pooled", "fused"})
     metric = _build_density(DensityConfig())
-    assert list(metric.latents) == [Wanted(None, kinds), Wanted("train", kinds)]
+    assert list(metric.latents) == [LatentRequest(None, kinds), LatentRequest("train", kinds)]
     assert not metric.predictions
     assert not metric.probes
-    assert list(_build_density(DensityConfig(reference=None)).latents) == [Wanted(None, kinds)]
+    assert list(_build_density(DensityConfig(reference=None)).latents) == [LatentRequest(None, kinds)]
     tokens = _build_density(DensityConfig(reference=None, layers=("tokens/audio", "fused")))
-    assert list(tokens.latents) == [Wanted(None, frozenset({"tokens", "fused"}))]
-    assert list(_build_density(DensityConfig(reference=None, layers=("embeddings",))).latents) == [Wanted(None, kinds)]
+    assert list(tokens.latents) == [LatentRequest(None, frozenset({"tokens", "fused"}))]
+    assert list(_build_density(DensityConfig(reference=None, layers=("embeddings",))).latents) == [
+        LatentRequest(None, kinds)
+    ]
 
 
 def test_each_layer_is_measured_as_the_function_measures_it():

@@ -1,4 +1,4 @@
-"""The sights of `toy-av`: twenty, each a patch of a texture in a motion."""
+"""The moving patterns of `toy-av`: twenty, each a patch of a texture in a motion."""
 
 from typing import Final
 
@@ -11,16 +11,16 @@ MOTIONS: Final = ("sweeping", "bobbing", "orbiting", "pulsing")
 COUNT: Final = len(TEXTURES) * len(MOTIONS)
 
 
-def sight_name(sight: int) -> str:
-    """E.g. "sweeping-disc". 5 and 4 share no factor, so that each of the 20 sights has its own pair."""
-    return f"{MOTIONS[sight % len(MOTIONS)]}-{TEXTURES[sight % len(TEXTURES)]}"
+def pattern_name(pattern: int) -> str:
+    """E.g. "sweeping-disc". 5 and 4 share no factor, so that each of the 20 patterns has its own pair."""
+    return f"{MOTIONS[pattern % len(MOTIONS)]}-{TEXTURES[pattern % len(TEXTURES)]}"
 
 
-def make_sight(sight: int, times: NDArray[np.float32], size: int, rng: Generator) -> NDArray[np.float32]:
+def make_pattern(pattern: int, times: NDArray[np.float32], size: int, rng: Generator) -> NDArray[np.float32]:
     """One moving patch of random place, size, grain, pace and direction.
 
     Args:
-        sight: from 0 to `COUNT` - 1.
+        pattern: from 0 to `COUNT` - 1.
         times: (F,) of the pictures, as a share of the clip.
         size: height and width S of a picture in pixels.
         rng: what its variation is drawn from.
@@ -32,11 +32,11 @@ def make_sight(sight: int, times: NDArray[np.float32], size: int, rng: Generator
     swing = rng.uniform(0.14, 0.22)
     radius = rng.uniform(0.24, 0.32)
     middle = rng.uniform(0.43, 0.57, 2)
-    across, along, grow = _motion(MOTIONS[sight % len(MOTIONS)], angle)
+    across, along, grow = _motion(MOTIONS[pattern % len(MOTIONS)], angle)
     x = middle[0] + swing * across
     y = middle[1] + swing * along
     period = rng.uniform(0.42, 0.62) * radius * 2
-    return draw(TEXTURES[sight % len(TEXTURES)], x, y, radius * grow, size, period)
+    return draw(TEXTURES[pattern % len(TEXTURES)], x, y, radius * grow, size, period)
 
 
 def draw(

@@ -1,4 +1,4 @@
-"""What takes up decoded frames: sound into samples of one rate, pictures into squares at given times."""
+"""Collectors of decoded frames: sound as samples of one rate, pictures as squares at given times."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
@@ -28,7 +28,7 @@ class MediaError(Exception):
     """A file cannot be used; the message is one clause that says why."""
 
 
-class Sink(Protocol):
+class Collector(Protocol):
     """Takes the frames of one stream.
 
     Attributes:
@@ -63,7 +63,7 @@ class Sink(Protocol):
         """
 
 
-class SoundSink:
+class SoundCollector:
     """Resamples, takes the mean of the channels, and keeps the window; silent where there is no sound.
 
     Frames are joined without a seam as long as their timestamps agree with their lengths. Where they do not, packets
@@ -159,7 +159,7 @@ class SoundSink:
         self.end = self._start + self._position / self._rate
 
 
-class PictureSink:
+class PictureCollector:
     """Keeps the pictures on show at evenly spread times, resized.
 
     Args:
