@@ -104,7 +104,7 @@ def _decode(path: Path, window: Window) -> Media:
 
 
 def _feed(container: InputContainer, collectors: list[Collector], open_ended: bool) -> None:
-    """Decode in one pass, until each collector has what it needs; the last packet of an open-ended file may not be full."""
+    """Decode in one pass, until no collector needs more; the last packet of an open-ended file may be cut."""
     by_stream = {collector.stream.index: collector for collector in collectors}
     for packet in container.demux([collector.stream for collector in collectors]):
         collector = by_stream[packet.stream.index]
@@ -157,12 +157,10 @@ def _check_whole(container: InputContainer, collectors: list[Collector], stop: f
     whole = len(collectors) == len(container.streams.audio) + len(container.streams.video)
     if not _ONE_LENGTH.isdisjoint(container.format.name.split(",")):
         # the longest stream's; where that one is not read, nothing is known of the others
-        stated_by_collector = [
-            (max(collectors, key=lambda collector: collector.end), end_of(container) if whole else None)
-        ]
+        stated_ends = [(max(collectors, key=lambda each: each.end), end_of(container) if whole else None)]
     else:
-        stated_by_collector = [(collector, end_of(collector.stream)) for collector in collectors]
-    for collector, stated in stated_by_collector:
+        stated_ends = [(collector, end_of(collector.stream)) for collector in collectors]
+    for collector, stated in stated_ends:
         if (
             stated is not None
             and not collector.done

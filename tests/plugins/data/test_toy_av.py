@@ -246,7 +246,7 @@ def test_generation_is_fast() -> None:
 
 
 def test_noise_free_sounds_are_told_apart_by_a_spectrogram_and_shared_ones_are_not() -> None:
-    """Nearest-centroid on spectra: sounds of one class resemble each other; the pattern leaves no trace in the sound."""
+    """Nearest-centroid on spectra: sounds of one class resemble each other; the pattern leaves no trace in them."""
     data = ToyAV(ToyAVConfig(classes=3, noise=0, train=240))
     clips = [data.read("train", i) for i in range(240)]
     window = torch.hann_window(512)
