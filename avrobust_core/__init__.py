@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from avrobust_core.models.objectives import classification_loss, correct, margin
     from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
     from avrobust_core.models.whole import Raw, RawDims, WholeModel
+    from avrobust_core.naming import first_of
     from avrobust_core.randomness import clip_generator, derive_seed
     from avrobust_core.registry.components import Component, ComponentChoice, Config
     from avrobust_core.registry.hookspecs import hookimpl
@@ -96,6 +97,7 @@ _HOME = {
     "MediaSpec": "data.media",
     "Task": "data.media",
     "AVModel": "models.model",
+    "first_of": "naming",
     "classification_loss": "models.objectives",
     "correct": "models.objectives",
     "logits_of": "models.answers",
@@ -180,6 +182,7 @@ __all__ = [
     "correct",
     "derive_seed",
     "evaluate",
+    "first_of",
     "hookimpl",
     "logits_of",
     "make_ball",
