@@ -48,6 +48,7 @@ from avrobust_core.models.parts import Fusion as Fusion
 from avrobust_core.models.whole import Raw as Raw
 from avrobust_core.models.whole import RawDims as RawDims
 from avrobust_core.models.whole import WholeModel as WholeModel
+from avrobust_core.naming import first_of as first_of
 from avrobust_core.randomness import clip_generator as clip_generator
 from avrobust_core.randomness import derive_seed as derive_seed
 from avrobust_core.registry.choices import AttackChoice as AttackChoice

@@ -12,6 +12,7 @@ from avrobust_core.data.batches import Batch
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import AttackViolation
 from avrobust_core.models.answers import refuse_non_finite
+from avrobust_core.naming import first_of
 
 NORM_TOLERANCE = 1e-6
 """A norm may exceed its radius by this share: the rounding of float64 sums, nothing more."""
@@ -47,8 +48,8 @@ def verify(
 
     Args:
         name: the attack's, for the error.
-        batch: what was attacked.
-        pristine: a copy of the batch's inputs from before the attack.
+        batch: what was attacked; no other tensors of it than these are given to the model.
+        pristine: the same inputs, apart from what model and attack were given.
         bound: the victim bound to `batch`, as given to the attack.
         result: what the attack returned.
         bounded: whether the result must lie inside the region; bounds and untouched modalities are checked anyway.
@@ -92,7 +93,7 @@ def verify(
             bound.ids,
             f"attack {name!r} left the shared l2 ball of {', '.join(bound.balls)} (by a factor of up to {worst:.6g})",
         )
-    logits = bound.victim.logits({**pristine, **result.inputs}, bound.features)
+    logits = bound.victim.logits({**batch.inputs, **result.inputs}, bound.features)
     # No comparison with NaN holds, so such a clip would pass for robust.
     refuse_non_finite(bound.victim.model, logits, bound.ids, result.inputs, state=f" as attack {name!r} left it")
     if bound.victim.samples == 1:  # of a model with randomness of its own, two passes may well disagree
@@ -149,5 +150,4 @@ def _check_modality(name: str, modality: str, bound: BoundVictim, x: Tensor, *, 
 def _reject(bad: Tensor, ids: tuple[str, ...], what: str) -> None:
     if bad.any():
         names = [clip_id for clip_id, is_bad in zip(ids, bad.tolist(), strict=True) if is_bad]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        raise AttackViolation(f"{what}: {', '.join(names[:5])}{more}")
+        raise AttackViolation(f"{what}: {first_of(names)}")

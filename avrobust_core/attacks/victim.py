@@ -13,11 +13,12 @@ from avrobust_core.data.batches import Batch, Encoded, select_inputs
 from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import DataError
-from avrobust_core.models.answers import ask, first_of, refuse_non_finite, refuse_written, rounding
+from avrobust_core.models.answers import ask, refuse_non_finite, refuse_written, rounding
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.parts import Encoder
 from avrobust_core.models.recurrence import differentiable_recurrence
 from avrobust_core.models.trial import refuse_unsteady
+from avrobust_core.naming import first_of
 from avrobust_core.randomness import clip_generator
 from avrobust_core.threats.balls import Ball
 from avrobust_core.threats.budgets import ThreatModel

@@ -7,6 +7,8 @@ from pathlib import Path
 from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from avrobust_core.naming import first_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -44,6 +46,12 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="the clips among which neighbours are looked for, such as those trained on (default: the same)",
     )
     parser.add_argument("--logits", metavar="LOGITS.npy", type=Path, help="(N, K) logits, for metrics that read them")
+    parser.add_argument(
+        "--groups",
+        metavar="GROUPS.npy",
+        type=Path,
+        help="(N,) words or whole numbers, what each clip was drawn with (speakers, videos): intervals are over these",
+    )
     parser.add_argument(
         "--metric",
         action="append",
@@ -142,6 +150,7 @@ def _subject(options: argparse.Namespace, splits: Collection[str]) -> "Subject":
         if logits.shape != (len(ids), len(classes)) or not _numbers(logits):
             _refuse(f"{options.logits}: logits are {_form(logits)}, not numbers ({len(ids)}, {len(classes)})")
         _refuse_not_finite(logits, options.logits, "logits")
+    groups = None if options.groups is None else _groups(options.groups, options.embeddings, len(ids))
     own = Latents(ids, targets, logits, {LAYER: embeddings})
     against = own
     if reference is not None and others is not None:
@@ -159,6 +168,7 @@ def _subject(options: argparse.Namespace, splits: Collection[str]) -> "Subject":
         confidence=options.confidence,
         resamples=options.resamples,
         seed=options.seed,
+        groups=groups,
         split=LAYER,
         latents={split: own if split == LAYER else against for split in sorted({LAYER, *splits})},
     )
@@ -172,6 +182,16 @@ def _pair(embeddings_path: Path, labels_path: Path) -> "tuple[NDArray[Any], NDAr
     if len(labels) != len(embeddings):
         _refuse(f"{labels_path} has {len(labels)} labels, but {embeddings_path} has {len(embeddings)} embeddings")
     return embeddings, labels
+
+
+def _groups(path: Path, embeddings_path: Path, clips: int) -> tuple[str, ...]:
+    """The group of each clip."""
+    groups = _array(path, "groups")
+    if groups.ndim != 1 or groups.dtype.kind not in "iuU":
+        _refuse(f"{path}: groups are {_form(groups)}; write (N,) strings or whole numbers, one for each clip")
+    if len(groups) != clips:
+        _refuse(f"{path} has groups of {len(groups)} clips, but {embeddings_path} has {clips} embeddings")
+    return tuple(map(str, groups.tolist()))
 
 
 def _array(path: Path, what: str) -> "NDArray[Any]":
@@ -226,8 +246,10 @@ def _refuse_not_finite(values: "NDArray[Any]", path: Path, what: str) -> None:
         wrong = ~np.isfinite(values[start : start + size]).all(axis=1)
         broken += (np.flatnonzero(wrong) + start).tolist()
     if broken:
-        named = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
-        _refuse(f"{path}: {what} are NaN or infinite in {len(broken)} of {len(values)} rows ({named}); leave those out")
+        _refuse(
+            f"{path}: {what} are NaN or infinite in {len(broken)} of {len(values)} rows "
+            f"({first_of(broken)}); leave those out"
+        )
 
 
 def _targets(
@@ -276,7 +298,10 @@ def _as_object(classes: tuple[str, ...], clips: int, found: "Mapping[str, Measur
 def _print(found: "Mapping[str, Measurement]") -> None:
     from avrobust_core.cli.layout import complain, say, table
 
-    rows = [("metric", "", "value", "interval", "clips")]
+    estimates = [value for each in found.values() for value in each.values.values()]
+    groups = {estimate.groups for estimate in estimates if estimate.groups is not None}
+    over = " over " + " or ".join(f"{count} groups" for count in sorted(groups)) if groups else ""
+    rows = [("metric", "", "value", f"interval{over}", "clips")]
     for metric, measurement in found.items():
         for name, value in measurement.values.items():
             rows.append((metric, name, f"{value.value:.4g}", f"[{value.low:.4g}, {value.high:.4g}]", str(value.n)))

@@ -17,7 +17,7 @@ from avrobust_core.attacks.verification import NORM_TOLERANCE
 from avrobust_core.caveats import Caveat
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.media import Task
-from avrobust_core.data.readings import refuse_other_readings
+from avrobust_core.data.readings import FirstReading
 from avrobust_core.errors import ComponentError, RunError
 from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.files import write_atomically, write_text
@@ -25,6 +25,7 @@ from avrobust_core.metrics.latents import Latents
 from avrobust_core.metrics.metric import Measurement, Subject
 from avrobust_core.metrics.probe import Probe
 from avrobust_core.models.answers import probability_caveats
+from avrobust_core.naming import first_of
 from avrobust_core.statistics.intervals import (
     Estimate,
     bootstrap,
@@ -244,11 +245,11 @@ def _gradient_caveats(clean: Predictions, outcomes: Sequence[Outcome]) -> Iterat
             count, robust = int(unproven.sum()), int(survived.sum())
             if count <= NO_GRADIENT * len(clean.ids):
                 continue
-            first = ", ".join(clean.ids[i] for i in np.flatnonzero(unproven)[:3])
+            first = first_of(clean.ids[i] for i in np.flatnonzero(unproven))
             yield Caveat(
                 check="zero-gradient",
                 message=f"no gradient reached {name} for {count} of the {robust} clips counted as robust "
-                f"({100 * count / robust:.3g} %; {first}{', ...' if count > 3 else ''}): the model rounds, detaches or "
+                f"({100 * count / robust:.3g} %; {first}): the model rounds, detaches or "
                 f"ignores {name} there, or its loss is flat, so that {name} was not attacked; try an attack without "
                 "gradients, or one on a smooth stand-in for that step",
                 attack=outcome.attack,
@@ -394,4 +395,4 @@ def same_clips(clean: Predictions, other: Predictions, label: str) -> None:
             f"{label}: its predictions hold other clips than the clean ones, since some could be read at one time and "
             "not at another; delete the cell's folder `evaluations` and run again"
         )
-    refuse_other_readings(clean.ids, clean.checksums, other.checksums, label)
+    FirstReading(clean.ids, clean.checksums).compare(clean.ids, other.ids, other.checksums, label)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from avrobust_core.data.batches import Batch
 from avrobust_core.errors import ModelError
-from avrobust_core.models.answers import clips_named, name_of
+from avrobust_core.models.answers import name_of
+from avrobust_core.naming import clips_named
 
 TRIAL_CLIPS = 4
 """So many clips are tried."""

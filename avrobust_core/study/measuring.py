@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.loading import Selection, read_clip, select
-from avrobust_core.data.readings import refuse_other_readings
+from avrobust_core.data.readings import FirstReading
 from avrobust_core.errors import ComponentError, DataError, RunError
 from avrobust_core.evaluation.failures import Failure, Keep, recorded
 from avrobust_core.evaluation.outcomes import Intervals, measurement_to_json, subject_of
@@ -259,7 +259,8 @@ class Measuring:
             )
         if own is not None:
             read_as = embedding.checksums(self._folder(cell, process.selection.split)[0])
-            refuse_other_readings(own.ids, predictions.checksums, read_as, f"{label}: embeddings")
+            clean = FirstReading(predictions.ids, predictions.checksums)
+            clean.compare(own.ids, own.ids, read_as, f"{label}: embeddings")
         if task.metric.probes or asked:
             process.monitor.say(f"{label}: {task.component.offer.component.name}")
         probe = None

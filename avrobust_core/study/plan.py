@@ -8,6 +8,7 @@ from typing import Any
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.errors import RunError
 from avrobust_core.files import digest, read_json
+from avrobust_core.naming import first_of
 from avrobust_core.spec.cells import AttackPlan, Cell, attacked_modalities, expand, modality_of
 from avrobust_core.study.building import Builder
 from avrobust_core.threats.budgets import ThreatModel
@@ -176,7 +177,7 @@ def why_stale(cell: PlannedCell, root: Path) -> str:
                 nearest = changed
     if nearest is None:
         return "never run"
-    return "changed: " + "; ".join(nearest[:3]) + (f" and {len(nearest) - 3} more" if len(nearest) > 3 else "")
+    return "changed: " + first_of(nearest, "; ")
 
 
 def _header(path: Path) -> Mapping[str, Any] | None:

@@ -4,6 +4,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from lightning_fabric import Fabric
 
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.loading import Selection, Skipped, read_batches, select
-from avrobust_core.deadline import clips_text, limited
+from avrobust_core.data.readings import FirstReading
+from avrobust_core.deadline import limited
 from avrobust_core.evaluation import parts
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.saving import load_weights
+from avrobust_core.naming import clips_named
 from avrobust_core.registry.choices import Configured
 from avrobust_core.spec.model import Spec
 from avrobust_core.study.building import Builder
@@ -79,10 +82,18 @@ class Process:
         """Free the memory that models take."""
         self._models.clear()
 
-    def in_parts(self, folder: Path, selection: Selection, work: parts.Work, label: str) -> None:
+    def in_parts(
+        self,
+        folder: Path,
+        selection: Selection,
+        work: parts.Work,
+        label: str,
+        first_reading: FirstReading | None = None,
+    ) -> None:
         """This process's share of some work on clips; what earlier runs left is not done again.
 
         Raises:
+            DataError: if a batch is not what it was at the first reading; then nothing has been done with it.
             BatchTimeout: if a batch takes longer than `engine.batch_timeout`; names the work by its label.
         """
         mine = selection.share(self.fabric.global_rank, self.fabric.world_size)
@@ -95,7 +106,7 @@ class Process:
             self.monitor.update(done, len(mine))
 
         def limit(step: str, ids: Sequence[str]) -> AbstractContextManager[None]:
-            return limited(self.spec.engine.batch_timeout, lambda: f"{label}: {step} ({clips_text(ids)})")
+            return limited(self.spec.engine.batch_timeout, lambda: f"{label}: {step} ({clips_named(ids)})")
 
         parts.carry_out(
             folder,
@@ -109,6 +120,7 @@ class Process:
             tick=tick,
             constant=lambda: dict(skipped.constant.get(mine.split, {})),
             limit=limit,
+            compare=None if first_reading is None else partial(first_reading.compare, label=label),
         )
 
     def read(self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped) -> Iterator[Batch | None]:

@@ -26,7 +26,7 @@ from avrobust_core.data.loading import (
     select,
     split_for_training,
 )
-from avrobust_core.deadline import clips_text, limited
+from avrobust_core.deadline import limited
 from avrobust_core.errors import AvrobustError, DataError, RunError
 from avrobust_core.files import read_record, write_atomically, write_record, write_text
 from avrobust_core.models.answers import ask, refuse_non_finite
@@ -35,6 +35,7 @@ from avrobust_core.models.module_state import plain_state, take_state
 from avrobust_core.models.objectives import classification_loss, correct
 from avrobust_core.models.saving import load_weights as load_weights
 from avrobust_core.models.saving import save_weights
+from avrobust_core.naming import clips_named
 from avrobust_core.plain_text import plain_text
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.spec.model import EngineSection, TrainingEntry
@@ -207,7 +208,7 @@ class Fit:
 
     def _limited(self, epoch: int, batch: Batch) -> AbstractContextManager[None]:
         where = f"fitting: epoch {epoch + 1}, step {self.progress.step}"
-        return limited(self.engine.batch_timeout, lambda: f"{where} ({clips_text(batch.ids)})", last_resort=False)
+        return limited(self.engine.batch_timeout, lambda: f"{where} ({clips_named(batch.ids)})", last_resort=False)
 
     def _seed(self, seed: int) -> None:
         if self.fabric.device.type == "cpu":
