@@ -38,7 +38,7 @@ class Small(nn.Module):
 
 def small_data(registry: Registry, clips: int, labels: int = 1) -> Dataset:
     """toy-av of six classes: half a second of sound and four pictures of 16 x 16; so many clips in `test`."""
-    fields = {"classes": 6, "labels_per_clip": labels, "train": 900, "val": 0, "test": clips}
+    fields: dict[str, float] = {"classes": 6, "labels_per_clip": labels, "train": 900, "val": 0, "test": clips}
     fields |= {"sample_rate": 2048, "seconds": 0.5, "frames": 4, "size": 16}
     found: Dataset = configure(registry, "dataset", "toy-av", fields).build()
     return found
