@@ -42,10 +42,18 @@ if TYPE_CHECKING:
     from avrobust_core.registry.hookspecs import hookimpl
     from avrobust_core.registry.registry import Registry
     from avrobust_core.statistics.intervals import Estimate, bootstrap, share
-    from avrobust_core.threats.balls import Ball
+    from avrobust_core.threats.balls import Ball, per_clip
     from avrobust_core.threats.budgets import Budget, ThreatModel
     from avrobust_core.threats.regions import Region, make_ball
-    from avrobust_core.training.augmentations import Augmentation, Cost, Gather, Passed, TrainingStep
+    from avrobust_core.training.augmentations import (
+        Augmentation,
+        AugmentedStep,
+        Cost,
+        ForwardPass,
+        Gather,
+        TrainingStep,
+    )
+    from avrobust_core.training.mixing import Mixture, hard_targets, soft_targets
 
 _HOME = {
     "make_ball": "threats.regions",
@@ -71,9 +79,14 @@ _HOME = {
     "Attack": "attacks.attack",
     "AttackResult": "attacks.attack",
     "Augmentation": "training.augmentations",
+    "AugmentedStep": "training.augmentations",
+    "ForwardPass": "training.augmentations",
+    "Mixture": "training.mixing",
+    "hard_targets": "training.mixing",
+    "soft_targets": "training.mixing",
+    "per_clip": "threats.balls",
     "Cost": "training.augmentations",
     "Gather": "training.augmentations",
-    "Passed": "training.augmentations",
     "TrainingStep": "training.augmentations",
     "Dataset": "data.dataset",
     "EncodedDims": "models.parts",
@@ -126,6 +139,7 @@ __all__ = [
     "AttackViolation",
     "Attacked",
     "Augmentation",
+    "AugmentedStep",
     "AvrobustError",
     "AvrobustWarning",
     "Ball",
@@ -146,6 +160,7 @@ __all__ = [
     "Encoder",
     "Estimate",
     "Evaluation",
+    "ForwardPass",
     "Fusion",
     "Gather",
     "Goal",
@@ -154,8 +169,8 @@ __all__ = [
     "Measurement",
     "MediaSpec",
     "Metric",
+    "Mixture",
     "ModelError",
-    "Passed",
     "Preparation",
     "Probe",
     "Raw",
@@ -180,11 +195,14 @@ __all__ = [
     "correct",
     "derive_seed",
     "evaluate",
+    "hard_targets",
     "hookimpl",
     "logits_of",
     "make_ball",
     "margin",
+    "per_clip",
     "share",
+    "soft_targets",
     "verify",
 ]
 

@@ -19,8 +19,8 @@ from avrobust_core import (
     Victim,
     attack_batch,
 )
-from avrobust_core.spec.model import EngineSection, TrainingEntry
 from avrobust_core.training.fit import Fit
+from avrobust_core.training.settings import Regime
 
 THREAT = {"audio": {"eps": 0.3}, "video": {"eps": 0.4}}
 REGIMES = {
@@ -82,11 +82,10 @@ def robust(make, network, tmp_path_factory):
             Fabric(accelerator="cpu", devices=1),
             model,
             dataset,
-            TrainingEntry(epochs=epochs, learning_rate=0.02, batch_size=32, select="last"),
+            Regime(epochs=epochs, learning_rate=0.02, batch_size=32, select="last"),
             [make(name, **config) for name, config in augments],
             seed=0,
             folder=tmp_path_factory.mktemp(regime),
-            engine=EngineSection(),
             report=lambda done, total: None,
         ).run()
         batch = Batch.stack([dataset.read("test", i) for i in range(320)])
