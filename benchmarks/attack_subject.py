@@ -14,9 +14,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from avrobust_core import AVModel, Batch, Dataset, Registry
-from avrobust_core.spec.model import EngineSection, Spec
+from avrobust_core.models.saving import load_weights
+from avrobust_core.spec.model import Spec
 from avrobust_core.study.building import Builder
-from avrobust_core.training.fit import Fit, load_weights
+from avrobust_core.training.fit import Fit
 
 WEIGHTS = "last.safetensors"
 
@@ -163,6 +164,5 @@ def fit(builder: Builder, regime: str, dataset: Dataset, model: AVModel, folder:
         builder.augmentations(entry),
         seed=builder.spec.seed,
         folder=folder,
-        engine=EngineSection(),
         report=lambda done, total: None,
     ).run()

@@ -128,8 +128,8 @@ def _fit(builder: Builder, dataset: Dataset, name: str, ring: Ring, number: int)
             builder.augmentations(regime),
             seed=0,
             folder=Path(folder),
-            engine=builder.spec.engine,
             report=after_step,
+            workers=builder.spec.engine.workers,
         )
         began = time.process_time()
         run.run()

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from avrobust_core import AttackRun, AVModel, Batch, Dataset, Registry, Victim
 from avrobust_core.data.loading import epoch_order, in_batches, select
 from avrobust_core.evaluation.predictions import evaluate_batch
-from avrobust_core.spec.model import EngineSection, Spec
+from avrobust_core.spec.model import Spec
 from avrobust_core.study.building import Builder
 from avrobust_core.training.fit import Fit
 from avrobust_core.training.optimization import parameter_groups, schedule
@@ -98,7 +98,6 @@ def train_ours(builder: Builder, dataset: Dataset) -> float:
             [],
             seed=0,
             folder=Path(folder),
-            engine=EngineSection(),
             report=lambda done, total: None,
         )
         began = time.perf_counter()

@@ -17,6 +17,7 @@ from avrobust_core.registry.choices import (
     MetricChoice,
 )
 from avrobust_core.threats.budgets import ThreatModel
+from avrobust_core.training.settings import Regime
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 MAX_NAME = 100
@@ -75,27 +76,11 @@ class ModelEntry(Section):
     """A file of weights of the whole model to start from: encoders, fusion and head."""
 
 
-class TrainingEntry(Section):
-    """A training regime: AdamW with linear warm-up and cosine decay."""
+class TrainingEntry(Regime):
+    """A training regime, and how clips are learned from."""
 
-    epochs: int = Field(ge=0, le=1_000_000)
-    """Passes over the training split; 0 leaves the initial weights."""
-    batch_size: int = Field(default=32, ge=1, le=1_000_000)
-    """Clips per optimiser step, over all processes together."""
-    learning_rate: float = Field(default=1e-3, gt=0, le=1e6)
-    """Peak learning rate."""
-    weight_decay: float = Field(default=1e-2, ge=0, le=1e6)
-    """AdamW's decoupled weight decay; not applied to biases and normalisation."""
-    warmup: float = Field(default=0.1, ge=0, le=1)
-    """Share of the steps over which the learning rate rises from 0."""
-    gradient_clip: float | None = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Largest Euclidean norm of the gradient; null for none."""
     augment: list[AugmentationChoice] = Field(default_factory=list)
     """Augmentations, applied to each batch in this order."""
-    validation: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the training split held out for selection, where the data set has no "val" split; by clip id."""
-    select: Literal["best", "last"] = "best"
-    """Which weights are attacked: the best on the validation clips, or the last, which needs none."""
 
 
 class AttackEntry(AttackChoice):

@@ -390,7 +390,7 @@ class _Run:
         self.fresh = True
         if self.fabric.is_global_zero:
             self.monitor.say(f"{label}: fitting ({why_stale(cell, self.root)})")
-        regime = self.spec.training[cell.training]
+        regime, engine = self.spec.training[cell.training], self.spec.engine
         used = [*self._parts_of_model(cell.model), *self._parts_of_regime(cell.training)]
         with self.monitor.task(f"{label}: fit"):
             fit = Fit(
@@ -401,8 +401,10 @@ class _Run:
                 self.builder.augmentations(regime),
                 seed=cell.seed,
                 folder=cell.folder,
-                engine=self.spec.engine,
                 report=self.monitor.update,
+                workers=engine.workers,
+                batch_size=engine.batch_size,
+                batch_timeout=engine.batch_timeout,
                 made_with=made_with(self.registry, self.fabric.device.type, used),
             )
             record = fit.run()

@@ -47,20 +47,21 @@ def check_batch_unchanged(subject: AugmentationSubject) -> None:
 
 
 def _watch_form(method: str, arguments: tuple[Any, ...]) -> Callable[[Any], None]:
-    if method == "__call__":
+    if method in ("begin", "again"):
         batch: Batch = arguments[0]
         before = _contents(batch)
-        return lambda found: _same_form(batch, before, found)
+        return lambda found: None if found is None else _same_form(batch, before, found.batch)
     if method == "encodings":
-        encoded, given = arguments[0], arguments[1]
-        before, tokens = _contents(given), _flat(encoded)
+        encoded, targets = arguments
+        tokens, given = _flat(encoded), targets.clone()
         kept = {name: x.detach().clone() for name, x in tokens.items()}
 
-        def after(found: tuple[Mapping[str, Encoded], Batch]) -> None:
+        def after(found: tuple[Mapping[str, Encoded], Tensor]) -> None:
             if _flat(encoded).keys() != kept.keys() or any(not torch.equal(tokens[n], x) for n, x in kept.items()):
                 raise CheckFailed("it changed the encodings that it was given, in place: return new ones")
             _of_same_form("encodings", tokens, _flat(found[0]))
-            _same_form(given, before, found[1])
+            if not torch.equal(targets, given):
+                raise CheckFailed("it changed the targets that it was given, in place: return new ones")
 
         return after
     if method == "loss":

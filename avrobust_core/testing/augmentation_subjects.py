@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +22,12 @@ from avrobust_core.registry.components import Component, Config
 from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.oracles import LinearOracle
 from avrobust_core.testing.running import CheckFailed, NotApplicable
-from avrobust_core.training.augmentations import Augmentation, Cost, Gather, Passed, TrainingStep
+from avrobust_core.training.augmentations import Augmentation, AugmentedStep, Cost, ForwardPass, Gather, TrainingStep
 from avrobust_core.training.learner import Learned, Learner
+from avrobust_core.training.mixing import soft_targets
+from avrobust_core.training.processes import share_of
+
+R = TypeVar("R")
 
 CLIPS = 26
 IDS = tuple(f"clip-{i:02d}" for i in range(CLIPS))
@@ -32,7 +36,8 @@ BATCH_SIZE = 8
 """The last batch of an epoch has two clips."""
 
 Watch = Callable[[str, tuple[Any, ...]], Callable[[Any], None]]
-"""Called before a method of an augmentation with its name and arguments; returns what is called with its result."""
+"""Called before a method of an augmentation, or of its part in a pass, with the method's name and arguments; returns
+what is called with its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +184,7 @@ class Seen:
         found = {f"input {name}": x for name, x in self.given.inputs.items()}
         for name, encoded in self.encoded.items():
             found |= {f"tokens of {name}": encoded.tokens, f"embedding of {name}": encoded.pooled}
-        targets = self.targets if self.targets.dim() == 2 else nn.functional.one_hot(self.targets, CLASSES).float()
-        found |= {"targets": targets, "losses": self.losses}
+        found |= {"targets": soft_targets(self.targets, CLASSES), "losses": self.losses}
         rows = torch.tensor(sorted(range(len(self.read)), key=self.read.ids.__getitem__))
         return {name: x.index_select(0, rows.to(x.device)) for name, x in found.items()}
 
@@ -252,12 +256,13 @@ class Course:
         batches = [positions[i : i + BATCH_SIZE] for i in range(0, CLIPS, BATCH_SIZE)]
         rank, world = self.share
         for i, batch in list(enumerate(batches))[start:stop]:
-            mine = batch[rank * len(batch) // world : (rank + 1) * len(batch) // world]
+            mine = share_of(batch, rank, world)
             read = self.scene.read(mine[::-1] if turned else mine).to(self.device)
+            learned: Learned | None = None
             for replay in range(self._learner.replays):
                 with torch.random.fork_rng(devices=[]):
                     torch.default_generator.manual_seed(derive_seed(self.seed, epoch, i, replay))
-                    seen = self._pass(read, epoch, replay)
+                    seen, learned = self._pass(read, epoch, replay, learned)
                 yield seen
         if stop is None:
             self.end_epoch(epoch, lambda mine: [mine])
@@ -282,17 +287,17 @@ class Course:
         """Go on from a checkpoint."""
         self._learner.load_state_dict(states)
 
-    def _pass(self, read: Batch, epoch: int, replay: int) -> Seen:
+    def _pass(self, read: Batch, epoch: int, replay: int, earlier: Learned | None) -> tuple[Seen, Learned]:
         assert self.model is not None
         cost = Cost()
         step = self.where(epoch, cost, replay)
         self.counted = Cost(forwards=-len(read), backwards=-len(read))
-        learned: Learned = self._learner.learn(read, step)
+        learned = self._learner.learn(read, step, earlier)
         kept = {name: x.detach().clone() for name, x in learned.given.inputs.items()}
         torch.autograd.backward(learned.losses.mean())
-        self._learner.after_backward(learned, step)
+        learned.after_backward()
         self.model.zero_grad(set_to_none=True)
-        return Seen(
+        seen = Seen(
             read=read,
             given=Batch(kept, learned.given.targets, learned.given.ids),
             encoded=self._recorder.encoded,
@@ -301,6 +306,7 @@ class Course:
             spent=cost,
             counted=self.counted,
         )
+        return seen, learned
 
     def _count(self, head: nn.Module, arguments: tuple[Any, ...], logits: Tensor) -> None:
         self.counted.forwards += len(logits)
@@ -317,18 +323,24 @@ class _Recorder(Augmentation):
     def __init__(self) -> None:
         self.encoded: dict[str, Encoded] = {}
 
-    def encodings(
-        self, encoded: Mapping[str, Encoded], batch: Batch, step: TrainingStep
-    ) -> tuple[Mapping[str, Encoded], Batch]:
-        self.encoded = {
+    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
+        return _Recording(batch, self)
+
+
+@dataclass(eq=False)
+class _Recording(AugmentedStep):
+    recorder: _Recorder
+
+    def encodings(self, encoded: Mapping[str, Encoded], targets: Tensor) -> tuple[Mapping[str, Encoded], Tensor]:
+        self.recorder.encoded = {
             name: Encoded(found.tokens.detach().clone(), found.pooled.detach().clone())
             for name, found in encoded.items()
         }
-        return encoded, batch
+        return encoded, targets
 
 
 class Watched(Augmentation):
-    """An augmentation whose methods are looked at before and after.
+    """An augmentation whose methods, and those of its part in each pass, are looked at before and after.
 
     Args:
         inner: the augmentation.
@@ -341,28 +353,14 @@ class Watched(Augmentation):
         self.replays = inner.replays
 
     def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
-        found: NDArray[np.int64] | None = self._between("order", clips, step)
-        return found
+        return self.watched(self.inner.order, clips, step)
 
-    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
-        found: Batch = self._between("__call__", batch, step)
-        return found
-
-    def encodings(
-        self, encoded: Mapping[str, Encoded], batch: Batch, step: TrainingStep
-    ) -> tuple[Mapping[str, Encoded], Batch]:
-        found: tuple[Mapping[str, Encoded], Batch] = self._between("encodings", encoded, batch, step)
-        return found
-
-    def loss(self, losses: Tensor, passed: Passed, step: TrainingStep) -> Tensor:
-        found: Tensor = self._between("loss", losses, passed, step)
-        return found
-
-    def after_backward(self, batch: Batch, step: TrainingStep) -> None:
-        self._between("after_backward", batch, step)
+    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
+        begun = self.watched(self.inner.begin, batch, step)
+        return _WatchedStep(begun.batch, begun, self)
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
-        self._between("end_epoch", step, gather)
+        self.watched(self.inner.end_epoch, step, gather)
 
     def state_dict(self) -> dict[str, Any]:
         return self.inner.state_dict()
@@ -370,11 +368,31 @@ class Watched(Augmentation):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.inner.load_state_dict(state)
 
-    def _between(self, method: str, *arguments: Any) -> Any:
-        after = self.watch(method, arguments)
-        found = getattr(self.inner, method)(*arguments)
+    def watched(self, method: Callable[..., R], *arguments: Any) -> R:
+        """Call a method between two looks."""
+        after = self.watch(method.__name__, arguments)
+        found = method(*arguments)
         after(found)
         return found
+
+
+@dataclass(eq=False)
+class _WatchedStep(AugmentedStep):
+    inner: AugmentedStep
+    by: Watched
+
+    def encodings(self, encoded: Mapping[str, Encoded], targets: Tensor) -> tuple[Mapping[str, Encoded], Tensor]:
+        return self.by.watched(self.inner.encodings, encoded, targets)
+
+    def loss(self, losses: Tensor, forward: ForwardPass) -> Tensor:
+        return self.by.watched(self.inner.loss, losses, forward)
+
+    def after_backward(self) -> None:
+        self.by.watched(self.inner.after_backward)
+
+    def again(self, batch: Batch, step: TrainingStep) -> AugmentedStep | None:
+        again = self.by.watched(self.inner.again, batch, step)
+        return None if again is None else _WatchedStep(again.batch, again, self.by)
 
 
 def difference(first: Iterable[Seen], second: Iterable[Seen]) -> str:

@@ -1,6 +1,6 @@
-"""What a training augmentation is: it may choose the clips of an epoch, change batches, encodings and losses."""
+"""Training augmentations: they choose the clips of an epoch, and change batches, encodings and losses."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.data.media import MediaSpec, Task
+from avrobust_core.models.model import AVModel
 
 Gather = Callable[[Any], list[Any]]
 """From this process's object to those of all processes, in the order of their ranks; every process must call it."""
@@ -42,7 +43,7 @@ class TrainingStep:
         task: decides what targets look like.
         epochs: how many there will be.
         replay: from 0: how often this very batch was learned from before; see `Augmentation.replays`.
-        media: what each modality is; its bounds hold for what is learned from, too.
+        media: the media of each modality; their bounds hold for what is learned from, too.
         cost: add to it what is spent beside the loop's own pass.
     """
 
@@ -56,10 +57,20 @@ class TrainingStep:
     media: Mapping[str, MediaSpec] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
 
+    def read_by_model(self, modalities: Iterable[str]) -> list[str]:
+        """Those of the modalities that the model reads; all of them if it does not say."""
+        model = self.model
+        return [name for name in modalities if not isinstance(model, AVModel) or name in model.modalities]
+
+    def clipped(self, name: str, x: Tensor) -> Tensor:
+        """Clips of one modality, with values outside the bounds of its media moved onto them."""
+        spec = self.media.get(name)
+        return x if spec is None or spec.bounds is None else x.clamp(*spec.bounds)
+
 
 @dataclass(frozen=True, slots=True)
-class Passed:
-    """One training pass, before its backward pass.
+class ForwardPass:
+    """Training's own pass of a batch through the model, before the backward pass.
 
     Attributes:
         batch: what was learned from, with the targets of the loss.
@@ -72,11 +83,44 @@ class Passed:
     logits: Tensor
 
 
+@dataclass(eq=False)
+class AugmentedStep:
+    """One augmentation's part in one pass of training over one batch. Override what you need.
+
+    A subclass holds what the hooks of this pass need; what outlives the pass belongs to the augmentation. The hooks
+    are called in the order in which they stand here.
+
+    Attributes:
+        batch: with the inputs and targets that the next augmentation gets, and after the last one the model. Leaves
+            that require a gradient have it in `after_backward`.
+    """
+
+    batch: Batch
+
+    def encodings(self, encoded: Mapping[str, Encoded], targets: Tensor) -> tuple[Mapping[str, Encoded], Tensor]:
+        """The encodings with other values, and the targets that then hold; neither is changed in place.
+
+        They are those of the pass that training makes anyway, so that looking at them costs nothing.
+        """
+        return encoded, targets
+
+    def loss(self, losses: Tensor, forward: ForwardPass) -> Tensor:
+        """The losses (B,) that are minimised, from those of before; both differentiable."""
+        return losses
+
+    def after_backward(self) -> None:
+        """Look at gradients: those of inputs in `batch` that are leaves."""
+
+    def again(self, batch: Batch, step: TrainingStep) -> "AugmentedStep | None":
+        """The next replay of the same batch, where it goes on from this one; None, as here, to begin anew."""
+        return None
+
+
 class Augmentation:
     """How clips are learned from. Override what you need; a list of augmentations is applied in order, each time.
 
-    In an epoch: `order`; then for each batch `__call__` on the inputs, `encodings` between encoders and fusion, `loss`
-    after the logits; at last `end_epoch`. What is kept from one epoch to the next belongs into `state_dict`.
+    In an epoch: `order`; then for each batch `begin`, and the hooks of the `AugmentedStep` that it returns; at last
+    `end_epoch`. What is kept from one step to the next belongs into `state_dict`.
 
     Attributes:
         replays: optimiser steps on each batch; with several in one list, their product.
@@ -96,28 +140,13 @@ class Augmentation:
         """
         return None
 
-    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
-        """The batch with other inputs or targets; `batch` itself is not changed.
+    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
+        """Begin a pass over a batch: return its inputs and targets as they are to be, and the hooks of this pass.
 
-        Inputs stay within the media's bounds. Single-label targets may become soft: (B, K) float that sum to 1.
+        `batch` itself is not changed. Inputs stay within the media's bounds. Single-label targets may become soft:
+        (B, K) float that sum to 1.
         """
-        return batch
-
-    def encodings(
-        self, encoded: Mapping[str, Encoded], batch: Batch, step: TrainingStep
-    ) -> tuple[Mapping[str, Encoded], Batch]:
-        """The encodings with other values, and the batch with the targets that then hold; neither is changed in place.
-
-        They are those of the pass that training makes anyway, so that looking at them costs nothing.
-        """
-        return encoded, batch
-
-    def loss(self, losses: Tensor, passed: Passed, step: TrainingStep) -> Tensor:
-        """The losses (B,) that are minimised, from those of before; both differentiable."""
-        return losses
-
-    def after_backward(self, batch: Batch, step: TrainingStep) -> None:
-        """Look at gradients: those of inputs that `__call__` returned as leaves that require one."""
+        return AugmentedStep(batch)
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
         """Learn from the epoch. Afterwards the state is the same in every process."""

@@ -3,13 +3,12 @@
 import json
 import math
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -27,21 +26,21 @@ from avrobust_core.data.loading import (
     split_for_training,
 )
 from avrobust_core.deadline import limited
-from avrobust_core.errors import AvrobustError, DataError, RunError
-from avrobust_core.files import read_record, write_atomically, write_record, write_text
+from avrobust_core.errors import AvrobustError, DataError
+from avrobust_core.files import read_record, write_record, write_text
 from avrobust_core.models.answers import ask, refuse_non_finite
-from avrobust_core.models.checkpoints import torch_load
-from avrobust_core.models.module_state import plain_state, take_state
+from avrobust_core.models.module_state import plain_state
 from avrobust_core.models.objectives import classification_loss, correct
-from avrobust_core.models.saving import load_weights as load_weights
 from avrobust_core.models.saving import save_weights
 from avrobust_core.naming import clips_named
-from avrobust_core.plain_text import plain_text
 from avrobust_core.randomness import derive_seed, seeded
-from avrobust_core.spec.model import EngineSection, TrainingEntry
 from avrobust_core.training.augmentations import Augmentation, Cost, TrainingStep
-from avrobust_core.training.learner import Learner
+from avrobust_core.training.checkpoint import Checkpoint, Progress
+from avrobust_core.training.learner import Learned, Learner
+from avrobust_core.training.mixing import hard_targets
 from avrobust_core.training.optimization import parameter_groups, schedule
+from avrobust_core.training.processes import gathered, share_of, summed
+from avrobust_core.training.settings import Regime
 
 CHECKPOINT_SECONDS = 60.0
 """How much training a killed process loses at most, beside the step it was in."""
@@ -53,26 +52,6 @@ Report = Callable[[int, int], None]
 """Told (steps done, steps in all)."""
 
 
-@dataclass(slots=True)
-class Progress:
-    """Where a fit stands; all that a resumed fit needs beside weights and optimiser."""
-
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    hits: float = 0.0
-    seen: int = 0
-    seconds: float = 0.0
-    between: float = 0.0
-    forwards: int = 0
-    backwards: int = 0
-    best: tuple[float, float] | None = None
-    best_epoch: int | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    skipped: dict[str, dict[str, str]] = field(default_factory=dict)
-    constant: dict[str, dict[str, str]] = field(default_factory=dict)
-
-
 class Fit:
     """One cell's fit.
 
@@ -80,12 +59,14 @@ class Fit:
         fabric: launched.
         model: with its initial weights.
         dataset: to train on.
-        regime: epochs, optimiser, augmentations' names.
+        regime: epochs, optimiser, selection.
         augmentations: built, in order.
         seed: of order, dropout and augmentations.
         folder: the cell's; receives model.safetensors, last.safetensors, history.jsonl and, last of all, fit.json.
-        engine: workers and batch size.
         report: told of progress.
+        workers: processes that read clips; 0 reads in this one.
+        batch_size: clips per forward pass on the validation clips.
+        batch_timeout: seconds that a step may take; None for no limit.
         made_with: versions, for the record.
     """
 
@@ -94,13 +75,15 @@ class Fit:
         fabric: Fabric,
         model: nn.Module,
         dataset: Dataset,
-        regime: TrainingEntry,
+        regime: Regime,
         augmentations: Sequence[Augmentation],
         *,
         seed: int,
         folder: Path,
-        engine: EngineSection,
         report: Report,
+        workers: int = 0,
+        batch_size: int = 32,
+        batch_timeout: float | None = None,
         made_with: Mapping[str, Any] | None = None,
     ) -> None:
         if regime.batch_size % fabric.world_size:
@@ -113,9 +96,11 @@ class Fit:
         self.regime = regime
         self.seed = seed
         self.folder = folder
-        self.engine = engine
         self.skipped = Skipped(dataset)
         self.report = report
+        self.workers = workers
+        self.batch_size = batch_size
+        self.batch_timeout = batch_timeout
         self.made_with = dict(made_with or {})
         self.train, self.validation = (
             split_for_training(dataset, regime.validation)
@@ -126,6 +111,7 @@ class Fit:
         optimizer = torch.optim.AdamW(parameter_groups(model, regime.weight_decay), lr=regime.learning_rate)
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.learner = Learner(self.model, augmentations)
+        self.checkpoint = Checkpoint(folder / "checkpoint.pt", model, self.optimizer, self.learner)
         if len(self.train) < fabric.world_size:
             raise DataError(f"{len(self.train)} training clips cannot be shared by {fabric.world_size} processes")
         self.batches_per_epoch = len(in_batches(self.train.indices, regime.batch_size))
@@ -156,7 +142,7 @@ class Fit:
         began = saved = time.monotonic()
         cost = Cost()
         where = self._where(epoch, cost)
-        mine = [_share(batch, rank, world) for batch in self._batches(where)[state.step :]]
+        mine = [share_of(batch, rank, world) for batch in self._batches(where)[state.step :]]
         earlier = state.seconds
         loss_sum = torch.tensor(state.loss_sum, device=self.fabric.device, dtype=torch.float64)
         hits = torch.tensor(state.hits, device=self.fabric.device, dtype=torch.float64)
@@ -166,15 +152,16 @@ class Fit:
             if not self._enough(asked, batch) or batch is None:
                 continue
             batch = batch.to(self.fabric.device)
+            learned: Learned | None = None
             for replay in range(self.learner.replays):
                 done = (epoch * self.batches_per_epoch + state.step - 1) * self.learner.replays + replay
                 # Seeded step by step, so that a resumed fit draws the same dropout masks without saving any state.
                 self._seed(derive_seed(self.seed, "step", done, rank))
                 step = replace(where, replay=replay)
                 with self._limited(epoch, batch):
-                    learned = self.learner.learn(batch, step)
+                    learned = self.learner.learn(batch, step, earlier=learned)
                 self.fabric.backward(learned.losses.mean())
-                self.learner.after_backward(learned, step)
+                learned.after_backward()
                 self._update(done)
                 loss_sum += learned.losses.detach().sum().double()
                 hits += self._hits(learned.logits, learned.targets)
@@ -196,7 +183,7 @@ class Fit:
             )
 
     def _enough(self, asked: Sequence[int], batch: Batch | None) -> bool:
-        """Whether a step is taken: every process has two clips of its share, or one if it asked for no more.
+        """Tell if a step is taken: every process has two clips of its share, or one if it asked for no more.
 
         Batch normalisation, and whatever else takes statistics over a batch, cannot learn from a single clip that the
         unreadable ones of its batch have left. Processes step together, so that all of them pass over such a batch.
@@ -204,11 +191,11 @@ class Fit:
         enough = batch is not None and len(batch) >= min(2, len(asked))
         if self.fabric.world_size == 1 or not self.dataset.max_unreadable:  # none unreadable: all have what they asked
             return enough
-        return self._summed(enough)[0] == self.fabric.world_size
+        return summed(self.fabric, enough)[0] == self.fabric.world_size
 
     def _limited(self, epoch: int, batch: Batch) -> AbstractContextManager[None]:
         where = f"fitting: epoch {epoch + 1}, step {self.progress.step}"
-        return limited(self.engine.batch_timeout, lambda: f"{where} ({clips_named(batch.ids)})", last_resort=False)
+        return limited(self.batch_timeout, lambda: f"{where} ({clips_named(batch.ids)})", last_resort=False)
 
     def _seed(self, seed: int) -> None:
         if self.fabric.device.type == "cpu":
@@ -217,9 +204,8 @@ class Fit:
             torch.manual_seed(seed)
 
     def _hits(self, logits: Tensor, targets: Tensor) -> Tensor:
-        if self.dataset.task == "single-label" and targets.dim() == 2:
-            targets = targets.argmax(dim=1)  # soft targets: the heavier label
-        return correct(logits, targets, self.dataset.task).sum()
+        task = self.dataset.task
+        return correct(logits, hard_targets(targets, task), task).sum()
 
     def _where(self, epoch: int, cost: Cost) -> TrainingStep:
         dataset = self.dataset
@@ -263,18 +249,18 @@ class Fit:
             split,
             batches,
             skipped=self.skipped,
-            workers=self.engine.workers,
+            workers=self.workers,
             pin=self.fabric.device.type == "cuda",
         )
 
     def _close_epoch(self, epoch: int) -> None:
         state, began = self.progress, time.monotonic()
         cost = Cost()
-        self.learner.end_epoch(self._where(epoch, cost), self._gather)
+        self.learner.end_epoch(self._where(epoch, cost), partial(gathered, self.fabric))
         state.between += time.monotonic() - began
         state.forwards += cost.forwards
         state.backwards += cost.backwards
-        loss_sum, hits, seen = self._summed(state.loss_sum, state.hits, state.seen)
+        loss_sum, hits, seen = summed(self.fabric, state.loss_sum, state.hits, state.seen)
         if not seen:
             raise DataError(
                 f"nothing was learned in epoch {epoch + 1}: of every training batch fewer than two clips could be "
@@ -299,9 +285,7 @@ class Fit:
             "between_epochs_seconds": round(state.between, 3),
         }
         state.history.append(row)
-        state.epoch, state.step = epoch + 1, 0
-        state.loss_sum = state.hits = state.seconds = state.between = 0.0
-        state.seen = 0
+        state.next_epoch()
         self._write_history()
         self._save()
 
@@ -311,7 +295,7 @@ class Fit:
         loss_sum = hits = 0.0
         seen = 0
         self.model.eval()
-        for batch in self._read(selection.split, mine.chunks(self.engine.batch_size)):
+        for batch in self._read(selection.split, mine.chunks(self.batch_size)):
             if batch is None:
                 continue
             batch = batch.to(self.fabric.device)
@@ -323,16 +307,8 @@ class Fit:
             hits += float(correct(logits, batch.targets, self.dataset.task).sum())
             seen += len(batch)
             self.progress.forwards += len(batch)
-        loss_sum, hits, total = self._summed(loss_sum, hits, seen)
+        loss_sum, hits, total = summed(self.fabric, loss_sum, hits, seen)
         return loss_sum / max(total, 1), hits / max(total, 1)
-
-    def _summed(self, *values: float) -> tuple[float, ...]:
-        if self.fabric.world_size == 1:
-            return values
-        together = self.fabric.all_reduce(
-            torch.tensor(values, dtype=torch.float64, device=self.fabric.device), reduce_op="sum"
-        )
-        return tuple(cast(Tensor, together).tolist())
 
     def _finish(self) -> dict[str, Any]:
         state = self.progress
@@ -340,8 +316,8 @@ class Fit:
             self._write_weights(WEIGHTS)
         self._write_weights("last.safetensors")
         self._write_history()
-        forwards, backwards = self._summed(state.forwards, state.backwards)
-        for skipped, constant in self._gather((self.skipped.to_json(), self.skipped.constant_json())):
+        forwards, backwards = summed(self.fabric, state.forwards, state.backwards)
+        for skipped, constant in gathered(self.fabric, (self.skipped.to_json(), self.skipped.constant_json())):
             self.skipped.merge(skipped, constant)
         record = {
             "epochs": self.regime.epochs,
@@ -360,21 +336,9 @@ class Fit:
         if self.fabric.is_global_zero:
             weights = [self.folder / name for name in (WEIGHTS, "last.safetensors")]
             write_record(self.folder / "fit.json", record, weights)
-            self._checkpoint.unlink(missing_ok=True)
+            self.checkpoint.path.unlink(missing_ok=True)
         self.fabric.barrier()
         return read_record(self.folder / "fit.json", check=())
-
-    def _gather(self, mine: Any) -> list[Any]:
-        """What every process has, in the order of their ranks."""
-        if self.fabric.world_size == 1:
-            return [mine]
-        everyone: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(everyone, mine)
-        return everyone
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
 
     def _write_history(self) -> None:
         if self.fabric.is_global_zero:
@@ -388,39 +352,13 @@ class Fit:
     def _save(self) -> None:
         if self.fabric.is_global_zero:
             self.progress.skipped, self.progress.constant = self.skipped.to_json(), self.skipped.constant_json()
-            content = {
-                "model": plain_state(self.module),
-                "optimizer": self.optimizer.state_dict(),
-                "progress": asdict(self.progress),
-                "augmentations": self.learner.state_dict(),
-            }
-            write_atomically(self._checkpoint, lambda file: torch.save(content, file))
+            self.checkpoint.save(self.progress)
 
     def _resume(self) -> None:
         self.fabric.barrier()
-        if not self._checkpoint.exists():
-            return
-        try:
-            with zipfile.ZipFile(self._checkpoint) as archive:
-                damaged = archive.testzip()  # torch.load does not look at the checksums
-            content = torch_load(self._checkpoint, self.fabric.device)
-            take_state(self.module, content["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.progress = Progress(**content["progress"])
-            self.learner.load_state_dict(content["augmentations"])
-        except Exception as error:  # a damaged file may hold anything
-            raise RunError(
-                f"{self._checkpoint}: cannot be read ({plain_text(error, 300)}); delete it to fit from the start"
-            ) from error
-        if damaged is not None:
-            raise RunError(f"{self._checkpoint}: is damaged (in {damaged}); delete it to fit from the start")
+        self.progress = self.checkpoint.resume(self.fabric.device)
         self.skipped.merge(self.progress.skipped, self.progress.constant)
         # Sums over processes are kept by the first alone; the others start from nothing.
         if not self.fabric.is_global_zero:
             self.progress.loss_sum = self.progress.hits = 0.0
             self.progress.seen = 0
-
-
-def _share(batch: Sequence[int], rank: int, world: int) -> Sequence[int]:
-    """One process's clips of a batch: neighbours, which may belong together."""
-    return batch[rank * len(batch) // world : (rank + 1) * len(batch) // world]

@@ -12,7 +12,7 @@ from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.errors import AvrobustError
 from avrobust_core.models.answers import unwritten
 from avrobust_core.models.objectives import classification_loss
-from avrobust_core.training.augmentations import Augmentation, Gather, Passed, TrainingStep
+from avrobust_core.training.augmentations import Augmentation, AugmentedStep, ForwardPass, Gather, TrainingStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,19 @@ class Learned:
         logits: (B, K), detached.
         given: the batch whose inputs went through the model.
         targets: those of the loss.
+        augmented: each augmentation's part in the pass.
     """
 
     losses: Tensor
     logits: Tensor
     given: Batch
     targets: Tensor
+    augmented: Sequence[AugmentedStep]
+
+    def after_backward(self) -> None:
+        """Let the augmentations look at gradients."""
+        for augmented in self.augmented:
+            augmented.after_backward()
 
 
 class Learner:
@@ -72,31 +79,40 @@ class Learner:
             found, names = [found[i] for i in wanted], [names[i] for i in wanted]
         return found
 
-    def learn(self, batch: Batch, step: TrainingStep) -> Learned:
+    def learn(self, batch: Batch, step: TrainingStep, earlier: Learned | None = None) -> Learned:
         """One forward pass, with everything that the augmentations do before, within and after it.
+
+        Args:
+            batch: the clips.
+            step: where training stands.
+            earlier: the pass before, where this is a replay of the same batch.
 
         Raises:
             ModelError: if the model returns no logits, or writes into its inputs in place.
         """
-        if not self.augmentations:
-            with unwritten(step.model, batch.inputs):
-                logits = cast(Tensor, self.model(batch.inputs))
-            return Learned(classification_loss(logits, batch.targets, step.task), logits.detach(), batch, batch.targets)
-        for augment in self.augmentations:
-            batch = augment(batch, step)
-        passed = _Between(self.augmentations, batch, step)
-        with unwritten(step.model, batch.inputs):
-            logits = cast(Tensor, self.model(batch.inputs, between=passed))
-        whole = Passed(passed.batch, passed.encoded, logits)
-        losses = classification_loss(logits, whole.batch.targets, step.task)
-        for augment in self.augmentations:
-            losses = augment.loss(losses, whole, step)
-        return Learned(losses, logits.detach(), batch, whole.batch.targets)
+        augmented: list[AugmentedStep] = []
+        for i, augment in enumerate(self.augmentations):
+            again = earlier.augmented[i].again(batch, step) if earlier is not None else None
+            augmented.append(augment.begin(batch, step) if again is None else again)
+            batch = augmented[-1].batch
+        encoded: Mapping[str, Encoded] = {}
+        targets = batch.targets
 
-    def after_backward(self, learned: Learned, step: TrainingStep) -> None:
-        """Let the augmentations look at the gradients of what the model was given."""
-        for augment in self.augmentations:
-            augment.after_backward(learned.given, step)
+        def between(found: Mapping[str, Encoded]) -> Mapping[str, Encoded]:
+            nonlocal encoded, targets
+            encoded = found
+            for each in augmented:
+                encoded, targets = each.encodings(encoded, targets)
+            return encoded
+
+        with unwritten(step.model, batch.inputs):
+            # A model that is not augmented need not know `between`.
+            logits = cast(Tensor, self.model(batch.inputs, **({"between": between} if augmented else {})))
+        forward = ForwardPass(Batch(batch.inputs, targets, batch.ids), encoded, logits)
+        losses = classification_loss(logits, targets, step.task)
+        for each in augmented:
+            losses = each.loss(losses, forward)
+        return Learned(losses, logits.detach(), batch, targets, augmented)
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
         """Let the augmentations learn from the epoch."""
@@ -112,19 +128,3 @@ class Learner:
         for augment, state in zip(self.augmentations, states, strict=True):
             if state:
                 augment.load_state_dict(state)
-
-
-class _Between:
-    """What happens between encoders and fusion, and what came of it."""
-
-    def __init__(self, augmentations: Sequence[Augmentation], batch: Batch, step: TrainingStep) -> None:
-        self.augmentations = augmentations
-        self.batch = batch
-        self.step = step
-        self.encoded: Mapping[str, Encoded] = {}
-
-    def __call__(self, encoded: Mapping[str, Encoded]) -> Mapping[str, Encoded]:
-        for augment in self.augmentations:
-            encoded, self.batch = augment.encodings(encoded, self.batch, self.step)
-        self.encoded = encoded
-        return encoded

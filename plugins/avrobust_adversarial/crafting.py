@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from avrobust_core import AVModel, Batch, Cost, Task, TrainingStep, Victim, derive_seed
+from avrobust_core import AVModel, Batch, Cost, Task, TrainingStep, Victim, derive_seed, hard_targets
 
 Mode = Literal["eval", "train"]
 
@@ -71,7 +71,4 @@ def to_attack(batch: Batch, task: Task) -> Batch:
 
     Soft single-label targets, as mix-up leaves them, become the heavier label.
     """
-    targets = batch.targets
-    if task == "single-label" and targets.dim() == 2:
-        targets = targets.argmax(dim=1)
-    return Batch({name: x.detach() for name, x in batch.inputs.items()}, targets, batch.ids)
+    return Batch({name: x.detach() for name, x in batch.inputs.items()}, hard_targets(batch.targets, task), batch.ids)

@@ -1,16 +1,19 @@
 """Free adversarial training: the gradient that moves the weights moves the clips, too."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from avrobust_adversarial.ascent import drawn
+from avrobust_adversarial.configs import FreeAtConfig
 from avrobust_adversarial.crafting import to_attack
 from avrobust_adversarial.threats import Threats, part_of, put
 from avrobust_core import (
     Augmentation,
+    AugmentedStep,
     AvrobustError,
     Batch,
     BoundVictim,
@@ -19,6 +22,7 @@ from avrobust_core import (
     TrainingStep,
     Victim,
     derive_seed,
+    per_clip,
 )
 
 
@@ -40,30 +44,30 @@ class FreeTraining(Augmentation):
     list, it is what the perturbation raises. Nothing in the list may cut the way of the gradient.
 
     Args:
-        threats: under what; every clip is attacked.
-        replays: of each batch.
-        step_size: how far each replay moves the perturbation, in the region's size.
-        memory: whether each clip goes on from its own last perturbation, kept in float16.
+        config: of `free-at`. Every clip is attacked; the memory is in float16.
     """
 
-    def __init__(self, threats: Threats, *, replays: int, step_size: float, memory: bool = False) -> None:
-        self.threats = threats
-        self.replays = replays
-        self.step_size = step_size
-        self.memory = memory
+    def __init__(self, config: FreeAtConfig) -> None:
+        self.threats = Threats(config.all_threats, purpose="free-at", warmup=config.warmup)
+        self.replays = config.replays
+        self.step_size = config.step_size
+        self.memory = config.memory
         self.kept: dict[str, dict[str, Tensor]] = {}
-        self._delta: dict[str, Tensor] = {}
-        self._leaves: dict[str, Tensor] = {}
-        self._regions: list[tuple[Region, Tensor]] = []
 
-    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
+    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
         """The batch with perturbed inputs, inside their region, which require a gradient; the same targets.
 
         Raises:
             DataError: if a threat names a modality that the data set does not have, or a clip is outside its bounds.
         """
-        self._leaves, self._regions = {}, []
+        return self.perturb(batch, step, lambda bound, index: self._start(bound))
+
+    def perturb(
+        self, batch: Batch, step: TrainingStep, start: Callable[[BoundVictim, Tensor], Mapping[str, Tensor]]
+    ) -> "_Perturbed":
+        """Perturb a batch: `start` gives the clips at some positions, by attacked modality."""
         inputs = dict(batch.inputs)
+        regions: list[tuple[Region, Tensor]] = []
         seed = derive_seed(step.seed, self.threats.purpose, step.epoch)
         victim = Victim(step.model, media=step.media, task=step.task, seed=seed)
         for threat, index in self.threats.assigned(batch, step):
@@ -71,32 +75,16 @@ class FreeTraining(Augmentation):
             # The other modalities are left out, or binding would encode them.
             clean = Batch({name: part.inputs[name] for name in threat.modalities}, part.targets, part.ids)
             bound = victim.bind(clean, threat)
-            if step.replay == 0:
-                x = self._start(bound)
-            else:
-                x = bound.region.project({name: c + self._delta[name][index] for name, c in bound.clean.items()})
-            inputs = put(inputs, index, x)
-            self._regions.append((bound.region, index))
-        attacked = sorted({name for region, _ in self._regions for name in region.balls})
-        self._leaves = {name: inputs[name].detach().requires_grad_() for name in attacked}
-        return Batch(inputs | self._leaves, batch.targets, batch.ids)
+            inputs = put(inputs, index, start(bound, index))
+            regions.append((bound.region, index))
+        attacked = sorted({name for region, _ in regions for name in region.balls})
+        leaves = {name: inputs[name].detach().requires_grad_() for name in attacked}
+        return _Perturbed(Batch(inputs | leaves, batch.targets, batch.ids), self, leaves, regions)
 
-    @torch.no_grad()
-    def after_backward(self, batch: Batch, step: TrainingStep) -> None:
-        """Move the perturbation by the gradient of the inputs.
-
-        Raises:
-            AvrobustError: if there is none.
-        """
-        gradients = {name: _finite(name, leaf) for name, leaf in self._leaves.items()}
-        delta = {name: torch.zeros_like(leaf) for name, leaf in self._leaves.items()}
-        for region, index in self._regions:
-            x = {name: self._leaves[name].detach()[index] for name in region.balls}
-            moved = region.project(region.step(x, {name: gradients[name][index] for name in x}, self.step_size))
-            delta = put(delta, index, {name: moved[name] - region.clean[name] for name in moved})
-        if self.memory:
-            self._keep(batch, delta)
-        self._delta, self._leaves, self._regions = delta, {}, []
+    def keep(self, ids: Sequence[str], name: str, delta: Tensor) -> None:
+        """Remember the perturbations (n, ...) of n clips in a modality."""
+        for clip_id, each in zip(ids, delta.half().cpu(), strict=True):
+            self.kept.setdefault(clip_id, {})[name] = each.clone()
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
         """Take over what other processes keep of the clips that they have learned from."""
@@ -111,12 +99,6 @@ class FreeTraining(Augmentation):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.kept = {clip_id: dict(each) for clip_id, each in state["kept"].items()}
-
-    def _keep(self, batch: Batch, delta: Mapping[str, Tensor]) -> None:
-        for region, index in self._regions:
-            for name in region.balls:
-                for i, each in zip(index.tolist(), delta[name][index].half().cpu(), strict=True):
-                    self.kept.setdefault(batch.ids[i], {})[name] = each.clone()
 
     def _start(self, bound: BoundVictim) -> dict[str, Tensor]:
         """Where each clip begins: at its last perturbation, if there is one, or at a random point."""
@@ -134,6 +116,47 @@ class FreeTraining(Augmentation):
         return bound.region.project(start) if self.kept else start
 
 
+@dataclass(eq=False)
+class _Perturbed(AugmentedStep):
+    """A pass whose gradient moves the perturbation.
+
+    Attributes:
+        leaves: the perturbed inputs by attacked modality.
+        regions: what limits the clips at some positions.
+        delta: the perturbation that the pass leaves, by attacked modality.
+    """
+
+    free: FreeTraining
+    leaves: dict[str, Tensor]
+    regions: list[tuple[Region, Tensor]]
+    delta: dict[str, Tensor] = field(init=False, default_factory=dict)
+
+    @torch.no_grad()
+    def after_backward(self) -> None:
+        """Move the perturbation by the gradient of the inputs.
+
+        Raises:
+            AvrobustError: if there is none.
+        """
+        gradients = {name: _finite(name, leaf) for name, leaf in self.leaves.items()}
+        self.delta = {name: torch.zeros_like(leaf) for name, leaf in self.leaves.items()}
+        for region, index in self.regions:
+            x = {name: self.leaves[name].detach()[index] for name in region.balls}
+            step = region.step(x, {name: gradients[name][index] for name in x}, self.free.step_size)
+            moved = {name: each - region.clean[name] for name, each in region.project(step).items()}
+            self.delta = put(self.delta, index, moved)
+            if self.free.memory:
+                ids = [self.batch.ids[i] for i in index.tolist()]
+                for name, each in moved.items():
+                    self.free.keep(ids, name, each)
+
+    def again(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
+        def moved(bound: BoundVictim, index: Tensor) -> Mapping[str, Tensor]:
+            return bound.region.project({name: c + self.delta[name][index] for name, c in bound.clean.items()})
+
+        return self.free.perturb(batch, step, moved)
+
+
 def _finite(name: str, leaf: Tensor) -> Tensor:
     """The gradient of each clip, 0 where it is not finite: in float16 a scaled gradient may well overflow."""
     if leaf.grad is None:
@@ -141,5 +164,5 @@ def _finite(name: str, leaf: Tensor) -> Tensor:
             f"free-at: no gradient reached {name}: an augmentation that comes later in the list, such as adversarial, "
             "cut its way; list free-at last"
         )
-    found = leaf.grad.isfinite().flatten(1).all(dim=1).view(-1, *[1] * (leaf.dim() - 1))
-    return torch.where(found, leaf.grad, 0)
+    found = leaf.grad.isfinite().flatten(1).all(dim=1)
+    return torch.where(per_clip(found, leaf), leaf.grad, 0)

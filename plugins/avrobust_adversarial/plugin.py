@@ -7,7 +7,7 @@ from avrobust_adversarial.configs import AdversarialConfig, FastAtConfig, FreeAt
 from avrobust_core import Component, hookimpl
 
 if TYPE_CHECKING:
-    from avrobust_core import Attack, Augmentation
+    from avrobust_core import Augmentation
 
 THREAT = {"audio": {"norm": "linf", "eps": 0.002}, "video": {"norm": "linf", "eps": "4/255"}}
 """Of the examples."""
@@ -15,49 +15,30 @@ THREAT = {"audio": {"norm": "linf", "eps": 0.002}, "video": {"norm": "linf", "ep
 
 def build_adversarial(config: AdversarialConfig) -> "Augmentation":
     """Against the attack chosen, or the paper's PGD."""
-    from avrobust_adversarial.ascent import LastIterate
-    from avrobust_adversarial.replacing import LearnFromAttacked, refuse_unfit
-    from avrobust_adversarial.threats import Threats
+    from avrobust_adversarial.replacing import make_adversarial
 
-    if config.attack is None:
-        steps = config.steps or 7
-        attack = LastIterate(steps, config.step_size or 2.5 / steps, random_start=config.random_start in (None, True))
-    else:
-        attack = config.attack.build()
-        refuse_unfit(config.attack.use, attack, config.all_threats)
-    threats = Threats(config.all_threats, purpose="adversarial", warmup=config.warmup, share=config.share)
-    return LearnFromAttacked(attack, threats, mode=config.mode)
+    return make_adversarial(config)
 
 
 def build_fast_at(config: FastAtConfig) -> "Augmentation":
     """Against a single step."""
-    from avrobust_adversarial.fast import NoisyStep, RandomStep
-    from avrobust_adversarial.replacing import LearnFromAttacked
-    from avrobust_adversarial.threats import Threats
+    from avrobust_adversarial.fast import make_fast_at
 
-    attack: Attack = RandomStep(config.step_size or 1.25)
-    if config.variant == "n":
-        attack = NoisyStep(config.step_size or 1.0, noise=config.noise or 2.0)
-    threats = Threats(config.all_threats, purpose="fast-at", warmup=config.warmup, share=config.share)
-    return LearnFromAttacked(attack, threats, mode=config.mode)
+    return make_fast_at(config)
 
 
 def build_free_at(config: FreeAtConfig) -> "Augmentation":
     """As configured."""
     from avrobust_adversarial.free import FreeTraining
-    from avrobust_adversarial.threats import Threats
 
-    threats = Threats(config.all_threats, purpose="free-at", warmup=config.warmup)
-    return FreeTraining(threats, replays=config.replays, step_size=config.step_size, memory=config.memory)
+    return FreeTraining(config)
 
 
 def build_trades(config: TradesConfig) -> "Augmentation":
     """As configured."""
-    from avrobust_adversarial.threats import Threats
     from avrobust_adversarial.trades import Trades
 
-    threats = Threats(config.all_threats, purpose="trades", warmup=config.warmup)
-    return Trades(threats, beta=config.beta, steps=config.steps, step_size=config.step_size or 2.5 / config.steps)
+    return Trades(config)
 
 
 @hookimpl

@@ -1,12 +1,23 @@
-"""Learning from attacked clips in place of clean ones, and which attacks will do."""
+"""Learning from attacked clips in place of clean ones, and the attacks that will do."""
 
 from collections.abc import Sequence
 
 import torch
 
+from avrobust_adversarial.ascent import LastIterate
+from avrobust_adversarial.configs import AdversarialConfig
 from avrobust_adversarial.crafting import Mode, crafting, to_attack
 from avrobust_adversarial.threats import Threats, part_of, put
-from avrobust_core import Attack, Augmentation, AvrobustError, Batch, ThreatModel, TrainingStep
+from avrobust_core import (
+    Attack,
+    Augmentation,
+    AugmentedStep,
+    AvrobustError,
+    Batch,
+    ThreatModel,
+    TrainingStep,
+    per_clip,
+)
 
 
 class LearnFromAttacked(Augmentation):
@@ -28,7 +39,7 @@ class LearnFromAttacked(Augmentation):
         self.threats = threats
         self.mode = mode
 
-    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
+    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
         """The batch with its chosen clips attacked: inputs inside their region, without a history; the same targets.
 
         Raises:
@@ -37,7 +48,7 @@ class LearnFromAttacked(Augmentation):
         """
         assigned = self.threats.assigned(batch, step)
         if not assigned:
-            return batch
+            return AugmentedStep(batch)
         inputs = dict(batch.inputs)
         with crafting(step, self.threats.purpose, self.mode) as victim:
             for threat, index in assigned:
@@ -46,10 +57,25 @@ class LearnFromAttacked(Augmentation):
                 found = {name: x.detach() for name, x in result.inputs.items()}
                 if result.last is not None:
                     for name, x in found.items():
-                        done = result.success.view(-1, *[1] * (x.dim() - 1))
-                        found[name] = torch.where(done, x, result.last[name])
+                        found[name] = torch.where(per_clip(result.success, x), x, result.last[name])
                 inputs = put(inputs, index, found)
-        return Batch(inputs, batch.targets, batch.ids)
+        return AugmentedStep(Batch(inputs, batch.targets, batch.ids))
+
+
+def make_adversarial(config: AdversarialConfig) -> LearnFromAttacked:
+    """Make the augmentation `adversarial`, against the attack chosen, or the paper's PGD.
+
+    Raises:
+        AvrobustError: if the attack cannot serve as the inner maximisation.
+    """
+    if config.attack is None:
+        steps = config.steps or 7
+        attack = LastIterate(steps, config.step_size or 2.5 / steps, random_start=config.random_start in (None, True))
+    else:
+        attack = config.attack.build()
+        refuse_unfit(config.attack.use, attack, config.all_threats)
+    threats = Threats(config.all_threats, purpose="adversarial", warmup=config.warmup, share=config.share)
+    return LearnFromAttacked(attack, threats, mode=config.mode)
 
 
 def refuse_unfit(name: str, attack: object, threats: Sequence[ThreatModel]) -> None:

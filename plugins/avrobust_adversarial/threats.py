@@ -1,11 +1,11 @@
-"""Which clips of a training batch are attacked, and under which threat."""
+"""The clips of a training batch that are attacked, and the threat that each falls under."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from avrobust_core import AVModel, Batch, DataError, ThreatModel, TrainingStep, derive_seed
+from avrobust_core import Batch, DataError, ThreatModel, TrainingStep, derive_seed
 
 ALL_SEEDS = 2**63
 """One more than the largest seed that `derive_seed` gives."""
@@ -14,7 +14,7 @@ ALL_SEEDS = 2**63
 class Threats:
     """The threats of a training regime, and the clips that fall under each.
 
-    What becomes of a clip is told by (seed, clip id, purpose, epoch) alone: never by its batch.
+    (seed, clip id, purpose, epoch) alone decide what becomes of a clip: never its batch.
 
     Args:
         threats: one at least.
@@ -66,8 +66,7 @@ class Threats:
             raise DataError(
                 f"{self.purpose} attacks {', '.join(unknown)}, but the data set has: {', '.join(sorted(known))}"
             )
-        read = step.model.modalities if isinstance(step.model, AVModel) else tuple(batch.inputs)
-        found = (threat.restricted(read) for threat in self.threats)
+        found = (threat.restricted(step.read_by_model(batch.inputs)) for threat in self.threats)
         return [threat for threat in found if threat is not None]
 
 

@@ -1,13 +1,17 @@
 """TRADES: the loss of clean clips, and how far an attacker can drive the prediction away from theirs."""
 
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from avrobust_adversarial.ascent import ascend, drawn
+from avrobust_adversarial.configs import TradesConfig
 from avrobust_adversarial.crafting import counting, crafting, to_attack
 from avrobust_adversarial.threats import Threats, part_of, put
-from avrobust_core import Augmentation, BoundVictim, Passed, Task, TrainingStep
+from avrobust_core import Augmentation, AugmentedStep, Batch, BoundVictim, ForwardPass, Task, TrainingStep
 
 START = 0.03
 """How far towards a random point of the region the ascent begins: the divergence has no gradient at the clean clip.
@@ -23,52 +27,57 @@ class Trades(Augmentation):
     encoders and fusion is not done to the attacked clips: such augmentations do not go with this one.
 
     Args:
-        threats: under what; every clip is attacked.
-        beta: weight of the divergence.
-        steps: of the ascent.
-        step_size: of each, in the region's size.
+        config: of `trades`. Every clip is attacked.
     """
 
-    def __init__(self, threats: Threats, *, beta: float, steps: int, step_size: float) -> None:
-        self.threats = threats
-        self.beta = beta
-        self.steps = steps
-        self.step_size = step_size
+    def __init__(self, config: TradesConfig) -> None:
+        self.threats = Threats(config.all_threats, purpose="trades", warmup=config.warmup)
+        self.beta = config.beta
+        self.steps = config.steps
+        self.step_size = config.step_size or 2.5 / config.steps
 
-    def loss(self, losses: Tensor, passed: Passed, step: TrainingStep) -> Tensor:
-        """The losses (B,) with the divergence added.
+    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
+        """The batch as it is, to whose losses the divergence is added.
 
         Raises:
-            DataError: if a threat names a modality that the data set does not have, or a clip is outside its bounds.
-            AvrobustError: if no gradient reaches the attacked modalities.
+            DataError: from `loss`, if a threat names a modality that the data set does not have, or a clip is outside
+                its bounds.
+            AvrobustError: from `loss`, if no gradient reaches the attacked modalities.
         """
-        batch = passed.batch
-        assigned = self.threats.assigned(batch, step)
+        return _WithDivergence(batch, self, step)
+
+    def worst(self, bound: BoundVictim, clean: Tensor) -> dict[str, Tensor]:
+        """The inputs where the ascent of the divergence from the clean logits (B, K) ends, by attacked modality."""
+        random, center = drawn(bound), bound.clean
+        start = bound.region.project({name: torch.lerp(center[name], x, START) for name, x in random.items()})
+        objective = partial(divergence, clean, task=bound.task)
+        return ascend(bound, objective, start, steps=self.steps, step_size=self.step_size)
+
+
+@dataclass(eq=False)
+class _WithDivergence(AugmentedStep):
+    """The pass of a batch whose attacked clips take one more."""
+
+    trades: Trades
+    step: TrainingStep
+
+    def loss(self, losses: Tensor, forward: ForwardPass) -> Tensor:
+        trades, step, batch = self.trades, self.step, forward.batch
+        assigned = trades.threats.assigned(batch, step)
         if not assigned:
             return losses
         inputs = {name: x.detach() for name, x in batch.inputs.items()}
-        with crafting(step, self.threats.purpose) as victim:
+        with crafting(step, trades.threats.purpose) as victim:
             for threat, index in assigned:
                 part = to_attack(part_of(batch, index), step.task)
-                inputs = put(inputs, index, self._worst(victim.bind(part, threat), victim.logits(part.inputs)))
+                inputs = put(inputs, index, trades.worst(victim.bind(part, threat), victim.logits(part.inputs)))
         with counting(step.model, step.cost):
             attacked = step.model(inputs)
-        return losses + self.beta * divergence(passed.logits, attacked, step.task)
-
-    def _worst(self, bound: BoundVictim, clean: Tensor) -> dict[str, Tensor]:
-        random, center = drawn(bound), bound.clean
-        start = bound.region.project({name: torch.lerp(center[name], x, START) for name, x in random.items()})
-        return ascend(
-            bound,
-            lambda logits: divergence(clean, logits, bound.task),
-            start,
-            steps=self.steps,
-            step_size=self.step_size,
-        )
+        return losses + trades.beta * divergence(forward.logits, attacked, step.task)
 
 
 def divergence(of: Tensor, to: Tensor, task: Task) -> Tensor:
-    """KL(p || q) per clip, (B,) float32, of the predictions that two tensors of logits (B, K) stand for.
+    """KL(p || q) per clip, (B,) float32, between the predictions of two tensors of logits (B, K).
 
     Single-label: of the softmax. Multi-label: of each class's Bernoulli distribution, averaged over classes, as the
     loss is.

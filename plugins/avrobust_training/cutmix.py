@@ -1,15 +1,15 @@
 """CutMix: a part of each clip is replaced by the same part of another."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from avrobust_core import Batch, DataError, MediaSpec, TrainingStep
-from avrobust_training.draws import generators, modalities_read
-from avrobust_training.pairing import Labels, PairMixing, Pairs
+from avrobust_core import AugmentedStep, Batch, DataError, MediaSpec, Mixture, TrainingStep
+from avrobust_training.configs import Axis, CutMixConfig
+from avrobust_training.draws import generators
+from avrobust_training.pairing import PairMixing
+from avrobust_training.refusals import time_axis
 
-Axis = Literal["time", "time-frequency", "space"]
+_IN_STEP = ", so that axis: time cannot keep the modalities in step"
 
 
 class CutMix(PairMixing):
@@ -28,26 +28,26 @@ class CutMix(PairMixing):
     the model reads.
 
     Args:
-        alpha: of the Beta distribution, > 0.
-        axis: where to cut.
-        share, labels: see `PairMixing`.
+        config: of `cutmix`.
     """
 
-    def __init__(self, alpha: float, *, axis: Axis, share: float = 1.0, labels: Labels = "mean") -> None:
-        super().__init__("cutmix", alpha=alpha, share=share, labels=labels, heavier=False)
-        self.axis = axis
+    purpose = "cutmix"
+    heavier = False
 
-    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
+    def __init__(self, config: CutMixConfig) -> None:
+        super().__init__(config)
+        self.axis = config.axis
+
+    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
         """The batch with parts replaced; targets (B, K) float32.
 
         Raises:
             DataError: if a modality has no known axis of time, or none has the plane of the box.
         """
         device = batch.targets.device
-        drawn = self.pairs(batch.inputs, batch.ids, step, torch.device("cpu"))
-        pairs = next(iter(drawn.values()))
-        masks = self._spans(batch, step, pairs) if self.axis == "time" else self._boxes(batch, step, pairs)
-        partner = pairs.partner.to(device, non_blocking=True)
+        drawn = self.draw(batch.ids, step, "cpu")
+        masks = self._spans(batch, step, drawn) if self.axis == "time" else self._boxes(batch, step, drawn)
+        partner = drawn.partner.to(device, non_blocking=True)
         inputs, left = dict(batch.inputs), {}
         for name, x in batch.inputs.items():
             ratio = torch.ones(len(batch))
@@ -55,28 +55,28 @@ class CutMix(PairMixing):
                 mask = masks[name]
                 ratio = 1 - mask.flatten(1).float().mean(dim=1)
                 inputs[name] = torch.where(mask.to(device, non_blocking=True), x.index_select(0, partner), x)
-            left[name] = Pairs(ratio.to(device, non_blocking=True), partner)
-        read = {name: left[name] for name in modalities_read(left, step)}
-        return Batch(inputs, self.targets(batch.targets, read, step), batch.ids)
+            left[name] = Mixture(ratio.to(device, non_blocking=True), partner)
+        read = [left[name] for name in step.read_by_model(left)]
+        return AugmentedStep(Batch(inputs, self.targets(batch.targets, read, step), batch.ids))
 
-    def _spans(self, batch: Batch, step: TrainingStep, pairs: Pairs) -> dict[str, Tensor]:
+    def _spans(self, batch: Batch, step: TrainingStep, drawn: Mixture) -> dict[str, Tensor]:
         """By modality, (B, ...) bool that broadcasts over the clips: what is replaced."""
-        axes = {name: _time_axis(name, step) for name in batch.inputs}
+        axes = {name: time_axis(name, step, "cutmix", _IN_STEP) for name in batch.inputs}
         grid = min(x.shape[axes[name] + 1] for name, x in batch.inputs.items())
-        length = ((1 - pairs.ratio) * grid).round().long()
-        drawn = generators(batch.ids, step.seed, f"cutmix/start/{step.epoch}")
-        start = torch.tensor([int(d.integers(grid - n + 1)) for d, n in zip(drawn, length.tolist(), strict=True)])
+        length = ((1 - drawn.ratio) * grid).round().long()
+        own = generators(batch.ids, step.seed, f"cutmix/start/{step.epoch}")
+        start = torch.tensor([int(g.integers(grid - n + 1)) for g, n in zip(own, length.tolist(), strict=True)])
         masks = {}
         for name, x in batch.inputs.items():
             steps = x.shape[axes[name] + 1]
-            first, last = ((at * steps / grid).round().unsqueeze(1) for at in (start, start + length))
-            masks[name] = _along((first <= torch.arange(steps)) & (torch.arange(steps) < last), x, (axes[name],))
+            first, last = ((at * steps / grid).round() for at in (start, start + length))
+            masks[name] = _along(_span(first, last, steps), x, (axes[name],))
         return masks
 
-    def _boxes(self, batch: Batch, step: TrainingStep, pairs: Pairs) -> dict[str, Tensor]:
-        drawn = generators(batch.ids, step.seed, f"cutmix/center/{step.epoch}")
-        center = torch.tensor([(d.random(), d.random()) for d in drawn], dtype=torch.float32)
-        side = (1 - pairs.ratio).sqrt()
+    def _boxes(self, batch: Batch, step: TrainingStep, drawn: Mixture) -> dict[str, Tensor]:
+        own = generators(batch.ids, step.seed, f"cutmix/center/{step.epoch}")
+        center = torch.tensor([(g.random(), g.random()) for g in own], dtype=torch.float32)
+        side = (1 - drawn.ratio).sqrt()
         masks = {}
         for name, x in batch.inputs.items():
             plane = _plane(self.axis, step.media.get(name))
@@ -85,8 +85,8 @@ class CutMix(PairMixing):
             inside = []
             for axis, place in zip(plane, center.unbind(1), strict=True):
                 size = x.shape[axis + 1]
-                first, last = (((place + sign * side / 2) * size).round().unsqueeze(1) for sign in (-1, 1))
-                inside.append((first <= torch.arange(size)) & (torch.arange(size) < last))
+                first, last = (((place + sign * side / 2) * size).round() for sign in (-1, 1))
+                inside.append(_span(first, last, size))
             masks[name] = _along(inside[0].unsqueeze(2) & inside[1].unsqueeze(1), x, plane)
         if not masks:
             wanted = "pictures (..., H, W)" if self.axis == "space" else "features (1, frames, bands) with a time axis"
@@ -94,18 +94,14 @@ class CutMix(PairMixing):
         return masks
 
 
-def _time_axis(name: str, step: TrainingStep) -> int:
-    spec = step.media.get(name)
-    if spec is None or spec.time_axis is None:
-        raise DataError(
-            f"cutmix: the data set does not say which axis of {name} is time (time_axis of its MediaSpec), so that "
-            "axis: time cannot keep the modalities in step"
-        )
-    return spec.time_axis
+def _span(first: Tensor, last: Tensor, size: int) -> Tensor:
+    """(B, size) bool: the places from each clip's first to before its last."""
+    places = torch.arange(size)
+    return (first.unsqueeze(1) <= places) & (places < last.unsqueeze(1))
 
 
 def _plane(axis: Axis, spec: MediaSpec | None) -> tuple[int, int] | None:
-    """The two axes of a clip in which a box lies; None if there are no such."""
+    """The two axes of a clip in which a box lies; None if it has none."""
     if spec is None or len(spec.shape) < 3:
         return None
     last = (len(spec.shape) - 2, len(spec.shape) - 1)

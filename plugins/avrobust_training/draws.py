@@ -1,15 +1,14 @@
 """Random draws of single clips, and what of a batch they may depend on."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from avrobust_core import AVModel, MediaSpec, TrainingStep, derive_seed
+from avrobust_core import derive_seed
 
-Distribution = Literal["gaussian", "uniform"]
 L = TypeVar("L")
 
 
@@ -29,7 +28,9 @@ def generators(ids: Sequence[str], seed: int, purpose: str) -> list[np.random.Ge
     return [np.random.default_rng(found) for found in seeds(ids, seed, purpose)]
 
 
-def noise_like(x: Tensor, ids: Sequence[str], seed: int, purpose: str, distribution: Distribution) -> Tensor:
+def noise_like(
+    x: Tensor, ids: Sequence[str], seed: int, purpose: str, distribution: Literal["gaussian", "uniform"]
+) -> Tensor:
     """Noise of a batch, each clip's from its own generator.
 
     Args:
@@ -55,18 +56,11 @@ def one_of(choices: Sequence[L], ids: Sequence[str], seed: int, purpose: str) ->
     return choices[derive_seed(seed, *sorted(ids), purpose) % len(choices)]
 
 
-def modalities_read(present: Iterable[str], step: TrainingStep) -> list[str]:
-    """Those of the modalities that the model reads; all of them if it does not say."""
-    model = step.model
-    return [name for name in present if not isinstance(model, AVModel) or name in model.modalities]
+def by_id(ids: Sequence[str]) -> list[int]:
+    """Positions in a batch in the order of the clips' ids."""
+    return sorted(range(len(ids)), key=ids.__getitem__)
 
 
-def clipped(x: Tensor, name: str, media: Mapping[str, MediaSpec]) -> Tensor:
-    """Clips of one modality, with what is outside the bounds of its media moved onto them."""
-    spec = media.get(name)
-    return x if spec is None or spec.bounds is None else x.clamp(*spec.bounds)
-
-
-def per_clip(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) values in a shape, dtype and place in which they act on (B, ...) clip by clip."""
-    return values.to(like.device, like.dtype).view(-1, *[1] * (like.dim() - 1))
+def other(order: Sequence[int], rank: int, generator: np.random.Generator) -> int:
+    """Any item of `order` but that at `rank`, which is taken only where it is alone."""
+    return order[(rank + 1 + int(generator.integers(max(len(order) - 1, 1)))) % len(order)]

@@ -1,18 +1,12 @@
 """Manifold mix-up: what encoders return is mixed, between encoders and fusion."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar
 
-from torch import Tensor
-
-from avrobust_core import Batch, Encoded, TrainingStep
-from avrobust_training.draws import modalities_read, one_of
-from avrobust_training.pairing import Labels, PairMixing, Pairs
-
-Layer = Literal["input", "encoded"]
+from avrobust_training.configs import ManifoldMixupConfig
+from avrobust_training.mixup import Mixup
 
 
-class ManifoldMixup(PairMixing):
+class ManifoldMixup(Mixup):
     """Manifold mix-up (Verma et al. 2019, arXiv 1806.05236), at a layer that is drawn for each batch.
 
     At `encoded` the tokens and the pooled embedding of every modality are mixed, at `input` the raw clips, in both
@@ -21,57 +15,11 @@ class ManifoldMixup(PairMixing):
     that every model has.
 
     Args:
-        alpha: of the Beta distribution, > 0.
-        layers: to be drawn from.
-        share, together, labels: see `PairMixing`.
-        purpose: sets the draws apart from those of others.
+        config: of `manifold-mixup`.
     """
 
-    def __init__(
-        self,
-        alpha: float,
-        *,
-        layers: Sequence[Layer] = ("encoded",),
-        share: float = 1.0,
-        together: bool = True,
-        labels: Labels = "mean",
-        purpose: str = "manifold-mixup",
-    ) -> None:
-        super().__init__(purpose, alpha=alpha, share=share, together=together, labels=labels)
-        self.layers = tuple(layers)
+    purpose: ClassVar[str] = "manifold-mixup"
 
-    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
-        """The batch, mixed if its layer is the input."""
-        if self._layer(batch, step) != "input":
-            return batch
-        pairs = self.pairs(batch.inputs, batch.ids, step, batch.targets.device)
-        read = {name: pairs[name] for name in modalities_read(pairs, step)}
-        inputs = {name: self.blend_input(x, pairs[name], name, batch, step) for name, x in batch.inputs.items()}
-        return Batch(inputs, self.targets(batch.targets, read, step), batch.ids)
-
-    def encodings(
-        self, encoded: Mapping[str, Encoded], batch: Batch, step: TrainingStep
-    ) -> tuple[Mapping[str, Encoded], Batch]:
-        """The encodings, mixed if their layer is this one, and the batch with mixed targets."""
-        if self._layer(batch, step) != "encoded":
-            return encoded, batch
-        pairs = self.pairs(encoded, batch.ids, step, batch.targets.device)
-        mixed = {
-            name: Encoded(
-                tokens=self.blend(found.tokens, pairs[name], f"{name}/tokens", batch, step),
-                pooled=self.blend(found.pooled, pairs[name], f"{name}/pooled", batch, step),
-            )
-            for name, found in encoded.items()
-        }
-        return mixed, Batch(batch.inputs, self.targets(batch.targets, pairs, step), batch.ids)
-
-    def blend(self, x: Tensor, pairs: Pairs, what: str, batch: Batch, step: TrainingStep) -> Tensor:
-        """What becomes of (B, ...) values; `what` names them."""
-        return pairs.mix(x)
-
-    def blend_input(self, x: Tensor, pairs: Pairs, name: str, batch: Batch, step: TrainingStep) -> Tensor:
-        """What becomes of the clips of a modality: within its bounds."""
-        return self.blend(x, pairs, name, batch, step)
-
-    def _layer(self, batch: Batch, step: TrainingStep) -> Layer:
-        return one_of(self.layers, batch.ids, step.seed, f"{self.purpose}/layer/{step.epoch}")
+    def __init__(self, config: ManifoldMixupConfig) -> None:
+        super().__init__(config)
+        self.layers = config.layers

@@ -1,15 +1,12 @@
 """Modality dropout: clips of which one modality is missing, or is another clip's."""
 
-from collections.abc import Mapping
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from avrobust_core import Augmentation, Batch, DataError, TrainingStep
-from avrobust_training.draws import clipped, generators, modalities_read, per_clip
-
-Fill = Literal["zeros", "clip"]
+from avrobust_core import Augmentation, AugmentedStep, Batch, TrainingStep, per_clip
+from avrobust_training.configs import ModalityDropoutConfig
+from avrobust_training.draws import by_id, generators, other
+from avrobust_training.refusals import refuse_missing
 
 
 class ModalityDropout(Augmentation):
@@ -21,47 +18,39 @@ class ModalityDropout(Augmentation):
     not on their order.
 
     Args:
-        probability: of being dropped, by modality; their sum is at most 1.
-        fill: zeros, or, where the media's bounds leave them out, the bound that is nearest; or the same modality of
-            another clip of the batch.
+        config: of `modality-dropout`.
     """
 
-    def __init__(self, probability: Mapping[str, float], fill: Fill) -> None:
-        self.probability = dict(sorted(probability.items()))
-        self.fill = fill
+    def __init__(self, config: ModalityDropoutConfig) -> None:
+        self.probability = dict(sorted(config.probability.items()))
+        self.fill = config.fill
 
-    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
+    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
         """The batch with modalities dropped.
 
         Raises:
             DataError: if a modality that is named is not there.
         """
-        missing = sorted(set(self.probability) - set(batch.inputs))
-        if missing:
-            raise DataError(
-                f"modality-dropout: probability names {', '.join(missing)}; the clips have "
-                f"{', '.join(sorted(batch.inputs))}"
-            )
-        if len(modalities_read(batch.inputs, step)) < 2:
-            return batch
+        refuse_missing(self.probability, batch, "modality-dropout: probability")
+        if len(step.read_by_model(batch.inputs)) < 2:
+            return AugmentedStep(batch)
         dropped, partner = self._draw(batch, step)
         inputs = dict(batch.inputs)
         for name, chosen in dropped.items():
             x = inputs[name]
-            other = x.index_select(0, partner.to(x.device)) if self.fill == "clip" else torch.zeros_like(x)
-            inputs[name] = torch.where(per_clip(chosen, x).bool(), clipped(other, name, step.media), x)
-        return Batch(inputs, batch.targets, batch.ids)
+            filling = x.index_select(0, partner.to(x.device)) if self.fill == "clip" else torch.zeros_like(x)
+            inputs[name] = torch.where(per_clip(chosen.to(x.device), x), step.clipped(name, filling), x)
+        return AugmentedStep(Batch(inputs, batch.targets, batch.ids))
 
     def _draw(self, batch: Batch, step: TrainingStep) -> tuple[dict[str, Tensor], Tensor]:
         """By modality, whether each clip loses it, (B,) bool; and whose takes its place, (B,) int64."""
-        clips = len(batch)
-        order = sorted(range(clips), key=batch.ids.__getitem__)
-        dropped = {name: torch.zeros(clips, dtype=torch.bool) for name in self.probability}
-        partner = torch.arange(clips)
+        dropped = {name: torch.zeros(len(batch), dtype=torch.bool) for name in self.probability}
+        partner = torch.arange(len(batch))
         drawn = generators(batch.ids, step.seed, f"modality-dropout/{step.epoch}")
+        order = by_id(batch.ids)
         for rank, i in enumerate(order):
             u = float(drawn[i].random())
-            partner[i] = order[(rank + 1 + int(drawn[i].integers(max(clips - 1, 1)))) % clips]
+            partner[i] = other(order, rank, drawn[i])
             for name, probability in self.probability.items():
                 if 0 <= u < probability:
                     dropped[name][i] = True

@@ -1,9 +1,9 @@
 """Noise on the raw clips."""
 
-from collections.abc import Mapping
-
-from avrobust_core import Augmentation, Batch, DataError, TrainingStep
-from avrobust_training.draws import Distribution, clipped, noise_like
+from avrobust_core import Augmentation, AugmentedStep, Batch, TrainingStep
+from avrobust_training.configs import NoiseConfig
+from avrobust_training.draws import noise_like
+from avrobust_training.refusals import refuse_missing
 
 
 class Noise(Augmentation):
@@ -12,29 +12,22 @@ class Noise(Augmentation):
     Each clip's noise is from its own generator for this epoch, the same at every replay of a batch.
 
     Args:
-        scale: by modality, in units of the media: the standard deviation of Gaussian noise, or the largest uniform
-            noise. A modality that is not named is left as it is.
-        distribution: Gaussian, or uniform between plus and minus `scale`.
+        config: of `noise`.
     """
 
-    def __init__(self, scale: Mapping[str, float], distribution: Distribution) -> None:
-        self.scale = dict(scale)
-        self.distribution = distribution
+    def __init__(self, config: NoiseConfig) -> None:
+        self.config = config
 
-    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
+    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
         """The noisy batch, with the same targets.
 
         Raises:
             DataError: if a modality that is named is not there.
         """
-        missing = sorted(set(self.scale) - set(batch.inputs))
-        if missing:
-            raise DataError(
-                f"noise: scale names {', '.join(missing)}; the clips have {', '.join(sorted(batch.inputs))}"
-            )
+        refuse_missing(self.config.scale, batch, "noise: scale")
         inputs = dict(batch.inputs)
-        for name, scale in self.scale.items():
+        for name, scale in self.config.scale.items():
             x = inputs[name]
-            noise = noise_like(x, batch.ids, step.seed, f"noise/{name}/{step.epoch}", self.distribution)
-            inputs[name] = clipped(x + scale * noise, name, step.media)
-        return Batch(inputs, batch.targets, batch.ids)
+            noise = noise_like(x, batch.ids, step.seed, f"noise/{name}/{step.epoch}", self.config.distribution)
+            inputs[name] = step.clipped(name, x + scale * noise)
+        return AugmentedStep(Batch(inputs, batch.targets, batch.ids))

@@ -1,14 +1,15 @@
 """Noisy feature mix-up: mix-up at a layer that is drawn, with additive and multiplicative noise."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from avrobust_core import Batch, TrainingStep
-from avrobust_training.draws import clipped, generators, noise_like, per_clip
-from avrobust_training.manifold_mixup import Layer, ManifoldMixup
-from avrobust_training.pairing import Labels, Pairs
+from avrobust_core import Mixture, TrainingStep, per_clip
+from avrobust_training.configs import NoisyFeatureMixupConfig
+from avrobust_training.draws import generators, noise_like
+from avrobust_training.manifold_mixup import ManifoldMixup
 
 
 class NoisyFeatureMixup(ManifoldMixup):
@@ -17,46 +18,30 @@ class NoisyFeatureMixup(ManifoldMixup):
     What manifold mix-up gives, x, becomes (1 + m u) x + a s n: u uniform in [-1, 1] and n standard normal for each
     value, m and a the two levels times a strength of the clip from Beta(2, 5), as in the authors' code. Unlike there,
     s is the standard deviation of the clip's own values, since raw media and encodings are not normalised as the
-    paper's pictures are; and all is drawn per clip, not per batch. Raw clips are clipped to their bounds.
+    paper's pictures are; and all is drawn per clip, not per batch. Raw clips are clipped to their bounds. Clips that
+    are not mixed get noise, too.
 
     Args:
-        alpha: of the Beta distribution of the ratio, > 0.
-        additive: level of the additive noise, >= 0.
-        multiplicative: level of the multiplicative noise, >= 0.
-        layers: see `ManifoldMixup`.
-        share, together, labels: see `PairMixing`; clips that are not mixed get noise, too.
+        config: of `noisy-feature-mixup`.
     """
 
-    def __init__(
-        self,
-        alpha: float,
-        *,
-        additive: float,
-        multiplicative: float,
-        layers: Sequence[Layer] = ("input", "encoded"),
-        share: float = 1.0,
-        together: bool = True,
-        labels: Labels = "mean",
-    ) -> None:
-        super().__init__(
-            alpha, layers=layers, share=share, together=together, labels=labels, purpose="noisy-feature-mixup"
-        )
-        self.additive = additive
-        self.multiplicative = multiplicative
+    purpose: ClassVar[str] = "noisy-feature-mixup"
 
-    def blend(self, x: Tensor, pairs: Pairs, what: str, batch: Batch, step: TrainingStep) -> Tensor:
-        mixed = super().blend(x, pairs, what, batch, step)
+    def __init__(self, config: NoisyFeatureMixupConfig) -> None:
+        super().__init__(config)
+        self.additive = config.additive
+        self.multiplicative = config.multiplicative
+
+    def blend(self, x: Tensor, mixture: Mixture, what: str, ids: Sequence[str], step: TrainingStep) -> Tensor:
+        mixed = super().blend(x, mixture, what, ids, step)
         purpose = f"{self.purpose}/{what}/{step.epoch}"
-        drawn = generators(batch.ids, step.seed, f"{purpose}/strength")
-        strengths = torch.tensor([(d.beta(2, 5), d.beta(2, 5)) for d in drawn], dtype=torch.float32)
+        drawn = generators(ids, step.seed, f"{purpose}/strength")
+        strengths = torch.tensor([(d.beta(2, 5), d.beta(2, 5)) for d in drawn], dtype=torch.float32).to(mixed.device)
         if self.multiplicative > 0:
-            u = noise_like(mixed, batch.ids, step.seed, f"{purpose}/multiplicative", "uniform")
-            mixed = mixed * (1 + per_clip(self.multiplicative * strengths[:, 0], mixed) * u)
+            u = noise_like(mixed, ids, step.seed, f"{purpose}/multiplicative", "uniform")
+            mixed = mixed * (1 + per_clip((self.multiplicative * strengths[:, 0]).to(mixed.dtype), mixed) * u)
         if self.additive > 0:
-            n = noise_like(mixed, batch.ids, step.seed, f"{purpose}/additive", "gaussian")
+            n = noise_like(mixed, ids, step.seed, f"{purpose}/additive", "gaussian")
             spread = mixed.detach().flatten(1).std(dim=1, correction=0)
-            mixed = mixed + per_clip(self.additive * strengths[:, 1].to(spread.device) * spread, mixed) * n
-        return mixed
-
-    def blend_input(self, x: Tensor, pairs: Pairs, name: str, batch: Batch, step: TrainingStep) -> Tensor:
-        return clipped(self.blend(x, pairs, name, batch, step), name, step.media)
+            mixed = mixed + per_clip((self.additive * strengths[:, 1] * spread).to(mixed.dtype), mixed) * n
+        return step.clipped(what, mixed)  # encodings have no media, and so no bounds

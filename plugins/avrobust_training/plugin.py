@@ -21,49 +21,43 @@ if TYPE_CHECKING:
 def _build_mixup(config: MixupConfig) -> "Augmentation":
     from avrobust_training.mixup import Mixup
 
-    return Mixup(**config.model_dump())
+    return Mixup(config)
 
 
 def _build_manifold_mixup(config: ManifoldMixupConfig) -> "Augmentation":
     from avrobust_training.manifold_mixup import ManifoldMixup
 
-    return ManifoldMixup(**config.model_dump())
+    return ManifoldMixup(config)
 
 
 def _build_noisy_feature_mixup(config: NoisyFeatureMixupConfig) -> "Augmentation":
     from avrobust_training.noisy_feature_mixup import NoisyFeatureMixup
 
-    return NoisyFeatureMixup(**config.model_dump())
+    return NoisyFeatureMixup(config)
 
 
 def _build_cutmix(config: CutMixConfig) -> "Augmentation":
     from avrobust_training.cutmix import CutMix
 
-    return CutMix(**config.model_dump())
+    return CutMix(config)
 
 
 def _build_noise(config: NoiseConfig) -> "Augmentation":
     from avrobust_training.noise import Noise
 
-    return Noise(config.scale, config.distribution)
+    return Noise(config)
 
 
 def _build_modality_dropout(config: ModalityDropoutConfig) -> "Augmentation":
     from avrobust_training.modality_dropout import ModalityDropout
 
-    return ModalityDropout(config.probability, config.fill)
+    return ModalityDropout(config)
 
 
 def _build_specaugment(config: SpecAugmentConfig) -> "Augmentation":
-    from avrobust_training.specaugment import Masks, SpecAugment
+    from avrobust_training.specaugment import SpecAugment
 
-    return SpecAugment(
-        Masks(config.time_masks, config.time_width),
-        Masks(config.frequency_masks, config.frequency_width),
-        fill=config.fill,
-        together=config.together,
-        modalities=config.modalities,
-    )
+    return SpecAugment(config)
 
 
 @hookimpl

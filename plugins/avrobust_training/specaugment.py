@@ -1,29 +1,14 @@
 """SpecAugment: spans of time and bands of frequency are masked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from avrobust_core import Augmentation, Batch, DataError, MediaSpec, TrainingStep
-from avrobust_training.draws import clipped, generators
-
-Fill = Literal["zeros", "mean"]
-
-
-@dataclass(frozen=True, slots=True)
-class Masks:
-    """How many masks there are, and how wide.
-
-    Attributes:
-        count: masks per clip; they may overlap.
-        width: largest width, as a share of the whole; each mask's is uniform between 0 and this.
-    """
-
-    count: int
-    width: float
+from avrobust_core import Augmentation, AugmentedStep, Batch, DataError, TrainingStep, per_clip
+from avrobust_training.configs import SpecAugmentConfig
+from avrobust_training.draws import generators
+from avrobust_training.refusals import time_axis
 
 
 class SpecAugment(Augmentation):
@@ -35,44 +20,37 @@ class SpecAugment(Augmentation):
     clip: bands uniform on the mel scale up to half the sampling rate, taken out of its Fourier transform. What is
     filtered is clipped to the bounds. Targets stay as they are.
 
+    Masks may overlap; the width of each is uniform between 0 and the largest. Where `fill` is zeros and the media's
+    bounds leave them out, the bound that is nearest is taken; mean is the paper's for features that are not centred.
+
     Args:
-        time: masks of time.
-        frequency: masks of frequency.
-        fill: of masked times, and of masked bands of features: zeros, or, where the media's bounds leave them out,
-            the bound that is nearest; or the mean of the clip's own values, as the paper does for features that are
-            not centred.
-        together: the same spans of time in all modalities.
-        modalities: what is masked; None for all.
+        config: of `specaugment`.
     """
 
-    def __init__(
-        self, time: Masks, frequency: Masks, *, fill: Fill, together: bool, modalities: Sequence[str] | None
-    ) -> None:
-        self.time = time
-        self.frequency = frequency
-        self.fill = fill
-        self.together = together
-        self.modalities = modalities
+    def __init__(self, config: SpecAugmentConfig) -> None:
+        self.config = config
 
-    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
+    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
         """The masked batch.
 
         Raises:
             DataError: if a modality is not there, has no known axis of time, or none has frequencies to mask.
         """
-        chosen = tuple(batch.inputs) if self.modalities is None else tuple(self.modalities)
+        config = self.config
+        chosen = tuple(batch.inputs) if config.modalities is None else tuple(config.modalities)
         missing = sorted(set(chosen) - set(batch.inputs))
         if missing:
             raise DataError(f"specaugment: there is no modality {', '.join(missing)}: mend `modalities`")
         inputs = dict(batch.inputs)
-        if self.frequency.count:
+        if config.frequency_masks:
             self._mask_frequencies(inputs, chosen, batch.ids, step)
-        if self.time.count:
+        if config.time_masks:
             for name in chosen:
-                axis = _time_axis(name, step)
-                spans = self._draw(self.time, batch.ids, step, "time" if self.together else f"time/{name}")
+                axis = time_axis(name, step, "specaugment", "; name other `modalities`, or set time_masks: 0")
+                purpose = "time" if config.together else f"time/{name}"
+                spans = _draw(config.time_masks, config.time_width, batch.ids, step, purpose)
                 inputs[name] = self._masked(inputs[name], spans, axis, name, step)
-        return Batch(inputs, batch.targets, batch.ids)
+        return AugmentedStep(Batch(inputs, batch.targets, batch.ids))
 
     def _mask_frequencies(
         self, inputs: dict[str, Tensor], chosen: Sequence[str], ids: Sequence[str], step: TrainingStep
@@ -82,13 +60,14 @@ class SpecAugment(Augmentation):
             spec = step.media.get(name)
             if spec is None or spec.kind != "audio" or spec.time_axis is None:
                 continue
-            bands = self._draw(self.frequency, ids, step, f"frequency/{name}")
+            masks, width = self.config.frequency_masks, self.config.frequency_width
+            bands = _draw(masks, width, ids, step, f"frequency/{name}")
             if len(spec.shape) == 3:
                 (axis,) = {1, 2} - {spec.time_axis}
                 inputs[name] = self._masked(inputs[name], bands, axis, name, step)
                 reached = True
             elif len(spec.shape) == 2 and spec.time_axis == 1 and spec.rate is not None:
-                inputs[name] = clipped(_band_stop(inputs[name], bands, spec.rate), name, step.media)
+                inputs[name] = step.clipped(name, _band_stop(inputs[name], bands, spec.rate))
                 reached = True
         if not reached:
             raise DataError(
@@ -96,34 +75,22 @@ class SpecAugment(Augmentation):
                 "rate or features (1, frames, bands), of kind audio; set frequency_masks: 0 to mask time alone"
             )
 
-    def _draw(self, masks: Masks, ids: Sequence[str], step: TrainingStep, purpose: str) -> Tensor:
-        """(B, masks, 2): beginning and end of each, as shares of the whole."""
-        found = []
-        for generator in generators(ids, step.seed, f"specaugment/{purpose}/{step.epoch}"):
-            width = masks.width * generator.random(masks.count)
-            start = (1 - width) * generator.random(masks.count)
-            found.append([[a, a + w] for a, w in zip(start.tolist(), width.tolist(), strict=True)])
-        return torch.tensor(found)
-
     def _masked(self, x: Tensor, spans: Tensor, axis: int, name: str, step: TrainingStep) -> Tensor:
         size = x.shape[axis + 1]
         mask = _inside((spans * size).round(), torch.arange(size, dtype=torch.float32))
         mask = mask.view(len(x), *(size if a == axis else 1 for a in range(x.dim() - 1)))
-        if self.fill == "mean":
-            value = x.flatten(1).mean(dim=1).view(-1, *[1] * (x.dim() - 1))
-        else:
-            value = x.new_zeros([1] * x.dim())
-        return torch.where(mask.to(x.device, non_blocking=True), clipped(value, name, step.media), x)
+        mean = x.flatten(1).mean(dim=1) if self.config.fill == "mean" else x.new_zeros(1)
+        return torch.where(mask.to(x.device, non_blocking=True), step.clipped(name, per_clip(mean, x)), x)
 
 
-def _time_axis(name: str, step: TrainingStep) -> int:
-    spec: MediaSpec | None = step.media.get(name)
-    if spec is None or spec.time_axis is None:
-        raise DataError(
-            f"specaugment: the data set does not say which axis of {name} is time (time_axis of its MediaSpec); name "
-            "other `modalities`, or set time_masks: 0"
-        )
-    return spec.time_axis
+def _draw(masks: int, largest: float, ids: Sequence[str], step: TrainingStep, purpose: str) -> Tensor:
+    """(B, masks, 2): beginning and end of each, as shares of the whole."""
+    found = []
+    for generator in generators(ids, step.seed, f"specaugment/{purpose}/{step.epoch}"):
+        width = largest * generator.random(masks)
+        start = (1 - width) * generator.random(masks)
+        found.append([[a, a + w] for a, w in zip(start.tolist(), width.tolist(), strict=True)])
+    return torch.tensor(found)
 
 
 def _band_stop(x: Tensor, bands: Tensor, rate: float) -> Tensor:
@@ -137,5 +104,5 @@ def _band_stop(x: Tensor, bands: Tensor, rate: float) -> Tensor:
 
 
 def _inside(spans: Tensor, places: Tensor) -> Tensor:
-    """Whether each of n places is within any of a clip's spans (B, masks, 2): (B, n) bool."""
+    """(B, n) bool: which of n places lie within any of a clip's spans (B, masks, 2)."""
     return ((spans[..., :1] <= places) & (places < spans[..., 1:])).any(dim=1)

@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from avrobust_core import Augmentation, AvrobustError, Batch, Encoded, classification_loss, clip_generator
+from avrobust_core import (
+    Augmentation,
+    AugmentedStep,
+    AvrobustError,
+    Batch,
+    Encoded,
+    TrainingStep,
+    classification_loss,
+    clip_generator,
+    soft_targets,
+)
 from avrobust_core.testing.augmentation_checks import AUGMENTATION_CHECKS
 from avrobust_core.testing.augmentation_subjects import AugmentationSubject
 from avrobust_core.testing.running import CheckFailed, NotApplicable
@@ -19,10 +29,38 @@ CHECKS = {check.name: check for check in AUGMENTATION_CHECKS}
 # Four sound augmentations ---------------------------------------------------------------------------------------------
 
 
-class Blend(Augmentation):
+@dataclass(eq=False)
+class Hooked(AugmentedStep):
+    """A pass whose hooks are methods of the augmentation, so that a fault is one method overridden."""
+
+    of: "Hooks"
+    step: TrainingStep
+
+    def encodings(self, encoded, targets):
+        return self.of.encodings(encoded, targets, self)
+
+    def loss(self, losses, forward):
+        return self.of.loss(losses, forward, self)
+
+
+class Hooks(Augmentation):
+    def begin(self, batch, step):
+        return Hooked(self.changed(batch, step), self, step)
+
+    def changed(self, batch, step):
+        return batch
+
+    def encodings(self, encoded, targets, of):
+        return encoded, targets
+
+    def loss(self, losses, forward, of):
+        return losses
+
+
+class Blend(Hooks):
     """Each clip, noisy, is mixed with the next one by id; encodings are scaled per clip."""
 
-    def __call__(self, batch, step):
+    def changed(self, batch, step):
         generators = [self.generator(clip_id, step) for clip_id in batch.ids]
         inputs = {name: self.noisy(name, x, generators, step) for name, x in batch.inputs.items()}
         partner = self.partner(batch)
@@ -34,10 +72,10 @@ class Blend(Augmentation):
 
     def noisy(self, name, x, generators, step):
         noise = torch.stack([torch.randn(x.shape[1:], generator=generator) for generator in generators])
-        return self.clipped(x + 0.1 * noise.to(x), step.media[name].bounds)
+        return self.clipped(name, x + 0.1 * noise.to(x), step)
 
-    def clipped(self, x, bounds):
-        return x if bounds is None else x.clamp(*bounds)
+    def clipped(self, name, x, step):
+        return step.clipped(name, x)
 
     def partner(self, batch):
         order = sorted(range(len(batch)), key=batch.ids.__getitem__)
@@ -49,16 +87,16 @@ class Blend(Augmentation):
         return torch.lerp(soft, soft[partner], 0.25)
 
     def soft(self, targets, step):
-        return targets if targets.is_floating_point() else F.one_hot(targets, step.classes).float()
+        return soft_targets(targets, step.classes)
 
-    def encodings(self, encoded, batch, step):
-        return {name: Encoded(found.tokens * 0.5, found.pooled * 0.5) for name, found in encoded.items()}, batch
+    def encodings(self, encoded, targets, of):
+        return {name: Encoded(found.tokens * 0.5, found.pooled * 0.5) for name, found in encoded.items()}, targets
 
 
-class Climb(Augmentation):
+class Climb(Hooks):
     """One signed gradient step on the inputs, the model in evaluation mode, and a consistency loss beside."""
 
-    def __call__(self, batch, step):
+    def changed(self, batch, step):
         training = [module.training for module in step.model.modules()]
         self.into_mode(step.model)
         leaves = {name: x.detach().clone().requires_grad_() for name, x in batch.inputs.items()}
@@ -66,11 +104,7 @@ class Climb(Augmentation):
         gradients = self.gradients(loss, leaves)
         self.count(step.cost, len(batch))
         self.restore(step.model, training)
-        inputs = {}
-        for name, x in batch.inputs.items():
-            moved = x + 0.05 * gradients[name].sign()
-            bounds = step.media[name].bounds
-            inputs[name] = moved if bounds is None else moved.clamp(*bounds)
+        inputs = {name: step.clipped(name, x + 0.05 * gradients[name].sign()) for name, x in batch.inputs.items()}
         return Batch(inputs, batch.targets, batch.ids)
 
     def into_mode(self, model):
@@ -87,11 +121,11 @@ class Climb(Augmentation):
         for module, flag in zip(model.modules(), training, strict=True):
             module.training = flag
 
-    def loss(self, losses, passed, step):
-        again = step.model({name: x.detach() * 0.9 for name, x in passed.batch.inputs.items()})
-        step.cost.forwards += len(losses)
-        self.count_in_loss(step.cost, len(losses))
-        return losses + (again - passed.logits).square().mean(dim=1)
+    def loss(self, losses, forward, of):
+        again = of.step.model({name: x.detach() * 0.9 for name, x in forward.batch.inputs.items()})
+        of.step.cost.forwards += len(losses)
+        self.count_in_loss(of.step.cost, len(losses))
+        return losses + (again - forward.logits).square().mean(dim=1)
 
     def count_in_loss(self, cost, clips):
         cost.backwards += clips
@@ -102,20 +136,24 @@ class Replayed(Augmentation):
 
     replays = 2
 
-    def __call__(self, batch, step):
-        if step.replay == 0:
-            self.delta = {name: torch.zeros_like(x) for name, x in batch.inputs.items()}
-        inputs = {}
-        for name, x in batch.inputs.items():
-            moved, bounds = x + self.delta[name], step.media[name].bounds
-            inputs[name] = (moved if bounds is None else moved.clamp(*bounds)).requires_grad_()
-        return Batch(inputs, batch.targets, batch.ids)
-
-    def after_backward(self, batch, step):
-        self.delta = {name: 0.05 * x.grad.sign() for name, x in batch.inputs.items()}
+    def begin(self, batch, step):
+        return Moved.by({name: torch.zeros_like(x) for name, x in batch.inputs.items()}, batch, step)
 
 
-class Remembers(Augmentation):
+class Moved(AugmentedStep):
+    @classmethod
+    def by(cls, delta, batch, step):
+        leaves = {name: step.clipped(name, x + delta[name]).requires_grad_() for name, x in batch.inputs.items()}
+        return cls(Batch(leaves, batch.targets, batch.ids))
+
+    def after_backward(self):
+        self.delta = {name: 0.05 * x.grad.sign() for name, x in self.batch.inputs.items()}
+
+    def again(self, batch, step):
+        return Moved.by(self.delta, batch, step)
+
+
+class Remembers(Hooks):
     """Begins an epoch with the clips whose embedding was largest in the last one, and weights their losses."""
 
     def __init__(self):
@@ -125,13 +163,13 @@ class Remembers(Augmentation):
     def order(self, clips, step):
         return np.array(sorted(range(len(clips)), key=lambda i: (-self.size.get(clips[i], 0.0), clips[i])))
 
-    def encodings(self, encoded, batch, step):
+    def encodings(self, encoded, targets, of):
         sizes = sum(found.pooled.detach().square().sum(dim=1) for found in encoded.values())
-        self.now |= dict(zip(batch.ids, sizes.tolist(), strict=True))
-        return encoded, batch
+        self.now |= dict(zip(of.batch.ids, sizes.tolist(), strict=True))
+        return encoded, targets
 
-    def loss(self, losses, passed, step):
-        return losses * torch.tensor([1 + self.size.get(clip_id, 0.0) for clip_id in passed.batch.ids]).to(losses)
+    def loss(self, losses, forward, of):
+        return losses * torch.tensor([1 + self.size.get(clip_id, 0.0) for clip_id in of.batch.ids]).to(losses)
 
     def end_epoch(self, step, gather):
         self.size = {clip_id: size for found in gather(self.now) for clip_id, size in found.items()}
@@ -153,8 +191,8 @@ class OneLabelOnly(Blend):
 
 
 class InPlace(Blend):
-    def __call__(self, batch, step):
-        found = super().__call__(batch, step)
+    def changed(self, batch, step):
+        found = super().changed(batch, step)
         batch.inputs["audio"].mul_(0.5)
         return found
 
@@ -175,35 +213,40 @@ class OtherDtype(Blend):
     def noisy(self, name, x, generators, step):
         return super().noisy(name, x.double(), generators, step)
 
-    def encodings(self, encoded, batch, step):  # so that the check sees what the model would stumble over
-        return encoded, batch
+    def encodings(self, encoded, targets, of):  # so that the check sees what the model would stumble over
+        return encoded, targets
 
 
 class OtherClips(Blend):
-    def __call__(self, batch, step):
-        return super().__call__(batch.select(torch.arange(len(batch)).flip(0)), step)
+    def changed(self, batch, step):
+        return super().changed(batch.select(torch.arange(len(batch)).flip(0)), step)
 
 
 class EncodingsInPlace(Blend):
-    def encodings(self, encoded, batch, step):
+    def encodings(self, encoded, targets, of):
         for found in encoded.values():
             found.pooled.data.mul_(0.5)
-        return encoded, batch
+        return encoded, targets
+
+
+class LaterTargetsInPlace(Blend):
+    def encodings(self, encoded, targets, of):
+        return encoded, targets.mul_(0.5)
 
 
 class TokensLost(Blend):
-    def encodings(self, encoded, batch, step):
-        return {name: Encoded(found.tokens[:, :0], found.pooled) for name, found in encoded.items()}, batch
+    def encodings(self, encoded, targets, of):
+        return {name: Encoded(found.tokens[:, :0], found.pooled) for name, found in encoded.items()}, targets
 
 
 class MeanLoss(Climb):
-    def loss(self, losses, passed, step):
-        return super().loss(losses, passed, step).mean()
+    def loss(self, losses, forward, of):
+        return super().loss(losses, forward, of).mean()
 
 
 class DetachedLoss(Climb):
-    def loss(self, losses, passed, step):
-        return super().loss(losses, passed, step).detach()
+    def loss(self, losses, forward, of):
+        return super().loss(losses, forward, of).detach()
 
 
 class Heavier(Blend):
@@ -222,17 +265,18 @@ class NoSuchClass(Blend):
 
 
 class Unclipped(Blend):
-    def clipped(self, x, bounds):
+    def clipped(self, name, x, step):
         return x
 
 
 class UnitInterval(Blend):
-    def clipped(self, x, bounds):
+    def clipped(self, name, x, step):
         return x.clamp(0, 1)
 
 
 class WiderByRounding(Blend):
-    def clipped(self, x, bounds):
+    def clipped(self, name, x, step):
+        bounds = step.media[name].bounds
         return x if bounds is None else x.clamp(bounds[0] - 1e-6, bounds[1] + 1e-6)
 
 
@@ -254,9 +298,9 @@ class NoSeed(Blend):
 
 
 class OneGeneratorForTheBatch(Blend):
-    def __call__(self, batch, step):
+    def changed(self, batch, step):
         self.shared = clip_generator(step.seed, "batch", f"blend/{step.epoch}")
-        return super().__call__(batch, step)
+        return super().changed(batch, step)
 
     def generator(self, clip_id, step):
         return self.shared
@@ -286,9 +330,9 @@ class DrawsFromPython(Remembers):
 
 
 class SeedsTorch(Blend):
-    def encodings(self, encoded, batch, step):
-        torch.manual_seed(step.seed)
-        return super().encodings(encoded, batch, step)
+    def encodings(self, encoded, targets, of):
+        torch.manual_seed(of.step.seed)
+        return super().encodings(encoded, targets, of)
 
 
 class CountsNothing(Climb):
@@ -307,9 +351,9 @@ class BackwardOfTheLossUncounted(Climb):
 
 
 class LooksAtTheEndOfAnEpoch(Remembers):
-    def encodings(self, encoded, batch, step):
-        self.last = batch.inputs
-        return super().encodings(encoded, batch, step)
+    def encodings(self, encoded, targets, of):
+        self.last = of.batch.inputs
+        return super().encodings(encoded, targets, of)
 
     def end_epoch(self, step, gather):
         with torch.no_grad():
@@ -340,11 +384,11 @@ class MovesStatistics(Climb):
 
 
 class MovesWeights(Blend):
-    def encodings(self, encoded, batch, step):
+    def encodings(self, encoded, targets, of):
         with torch.no_grad():
-            for parameter in step.model.parameters():
+            for parameter in of.step.model.parameters():
                 parameter.mul_(0.99)
-        return super().encodings(encoded, batch, step)
+        return super().encodings(encoded, targets, of)
 
 
 class TooFew(Remembers):
@@ -366,9 +410,9 @@ class Shuffles(Remembers):
 
 
 class LooksBeforeItOrders(Remembers):
-    def encodings(self, encoded, batch, step):
-        self.last = batch.inputs
-        return super().encodings(encoded, batch, step)
+    def encodings(self, encoded, targets, of):
+        self.last = of.batch.inputs
+        return super().encodings(encoded, targets, of)
 
     def order(self, clips, step):
         if hasattr(self, "last"):
@@ -422,6 +466,7 @@ TABLE = (
     Planted("batch_unchanged", OtherDtype, Blend),
     Planted("batch_unchanged", OtherClips, Blend),
     Planted("batch_unchanged", EncodingsInPlace, Blend),
+    Planted("batch_unchanged", LaterTargetsInPlace, Blend),
     Planted("batch_unchanged", TokensLost, Blend),
     Planted("batch_unchanged", MeanLoss, Climb),
     Planted("batch_unchanged", DetachedLoss, Climb),
@@ -480,10 +525,10 @@ def test_sound_augmentations_pass_every_check(sound, check):
 
 def test_one_that_refuses_several_labels_is_checked_on_clips_of_one():
     class Refuses(Blend):
-        def __call__(self, batch, step):
+        def begin(self, batch, step):
             if step.task == "multi-label":
                 raise AvrobustError("one label only")
-            return super().__call__(batch, step)
+            return super().begin(batch, step)
 
     with pytest.raises(NotApplicable, match="multi-label"):
         CHECKS["both_tasks"](AugmentationSubject.of(Refuses()))
@@ -492,7 +537,7 @@ def test_one_that_refuses_several_labels_is_checked_on_clips_of_one():
 
 def test_one_that_refuses_everything_is_not_applicable():
     class Refuses(Augmentation):
-        def __call__(self, batch, step):
+        def begin(self, batch, step):
             raise AvrobustError("not here")
 
     for check in AUGMENTATION_CHECKS:

@@ -9,8 +9,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from avrobust_core import AVModel, Clip, ClipError, Dataset, Encoded, EncodedDims, Encoder, Fusion, MediaSpec
-from avrobust_core.spec.model import EngineSection, TrainingEntry
 from avrobust_core.training.fit import Fit
+from avrobust_core.training.settings import Regime
 
 
 class Blobs(Dataset):
@@ -114,11 +114,10 @@ def new_fit(fabric: Fabric):
             launched or fabric,
             model or make_model(),
             dataset or Blobs(),
-            TrainingEntry(**settings),
+            Regime(**settings),
             list(augmentations),
             seed=5,
             folder=folder,
-            engine=EngineSection(),
             report=report or (lambda done, total: None),
         )
 

@@ -1,16 +1,27 @@
 """Guided mix-up: which clips are mixed with which, and how much, follows density and convexity of the latent space."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from avrobust_core import Augmentation, Batch, Encoded, Gather, Passed, TrainingStep, derive_seed
+from avrobust_core import (
+    Augmentation,
+    AugmentedStep,
+    Batch,
+    Encoded,
+    ForwardPass,
+    Gather,
+    Mixture,
+    TrainingStep,
+    derive_seed,
+    hard_targets,
+    soft_targets,
+)
 from avrobust_geometry.configs import GuidedMixupConfig
 from avrobust_geometry.guided.guide import Guide, clip_weights, make_guide
 from avrobust_geometry.guided.notes import Notes, Projection
@@ -25,24 +36,16 @@ NEARLY = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class _Mixed:
-    """How the clips of the batch in hand were mixed.
+class Plan:
+    """The pairs of an epoch.
 
     Attributes:
-        ratio: (B,) of the clip itself; 1 where it has no partner.
-        partner: (B,) the partner's position in the batch.
-        targets: of the clips before.
-        clear: positions of the mixtures that are nearly one clip.
-        heavier: for each of these, the position of that clip.
-        heavier_ids: and its id.
+        pairs: ids of two clips that are read next to each other.
+        weights: of the losses, by clip id; empty where all weigh alike.
     """
 
-    ratio: Tensor
-    partner: Tensor
-    targets: Tensor
-    clear: Tensor
-    heavier: Tensor
-    heavier_ids: tuple[str, ...]
+    pairs: frozenset[tuple[str, str]] = frozenset()
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 class GuidedMixup(Augmentation):
@@ -67,78 +70,61 @@ class GuidedMixup(Augmentation):
         self.guide: Guide | None = None
         self.tally: Tally | None = None
         self.measured: Tally | None = None
-        self._pairs: frozenset[tuple[str, str]] = frozenset()
-        self._weights: dict[str, float] = {}
-        self._mixed: _Mixed | None = None
+        self.plan = Plan()
 
     def as_it_is(self, epoch: int) -> bool:
-        """Whether the clips of an epoch are learned as they are."""
+        """Tell if the clips of an epoch are learned as they are."""
         return epoch < self.config.warmup
 
     def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
         """Pairs of two clips, next to each other, in random order."""
-        self._pairs, self._weights = frozenset(), {}
+        self.plan = Plan()
         if self.as_it_is(step.epoch):
             return None
         generator = np.random.default_rng(derive_seed(step.seed, "guided-mixup", "order", step.epoch))
         weights = self._clip_weights()
         if self.config.weigh == "loss":
-            self._weights = weights
             pairs, rest = match(clips, self.guide, self.config.local, generator)
         else:
             pairs = draw_weighted(clips, self.guide, weights, self.config.local, generator)
             rest = [int(generator.integers(len(clips)))] if len(clips) % 2 else []
-        self._pairs = frozenset((clips[a], clips[b]) for a, b in pairs)
+            weights = {}
+        self.plan = Plan(frozenset((clips[a], clips[b]) for a, b in pairs), weights)
         return np.concatenate([pairs.reshape(-1), np.asarray(rest, dtype=np.int64)])
 
-    def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
+    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
         """The batch, mixed where inputs are; targets (B, K) float32, mixed likewise.
 
         Shapes, dtypes and bounds of the inputs are kept; single-label targets sum to 1.
         """
-        self._mixed = None if self.as_it_is(step.epoch) else self._draw(batch, step)
-        mixed = self._mixed
-        if mixed is None or self.config.level != "input":
-            return batch
-        return Batch(
-            inputs={name: _mix(x, mixed) for name, x in batch.inputs.items()},
-            targets=_mix(_dense(batch.targets, step), mixed),
-            ids=batch.ids,
-        )
+        if self.as_it_is(step.epoch):
+            return _Noted(batch, self, step)
+        drawn = self._draw(batch.ids, step)
+        device = batch.targets.device
+        mixture = Mixture(drawn.ratio.to(device), drawn.partner.to(device))
+        hard = hard_targets(batch.targets, step.task)
+        if self.config.level == "input":
+            batch = Batch(
+                inputs={name: mixture.mix(x) for name, x in batch.inputs.items()},
+                targets=mixture.mix(soft_targets(batch.targets, step.classes)),
+                ids=batch.ids,
+            )
+        return _Mixed(batch, self, step, drawn, mixture, hard)
 
-    def encodings(
-        self, encoded: Mapping[str, Encoded], batch: Batch, step: TrainingStep
-    ) -> tuple[Mapping[str, Encoded], Batch]:
-        """The encodings, noted where clips are unmixed, or nearly, and mixed where encodings are."""
-        mixed = self._mixed
-        pooled = {name: self.projection(name, found.pooled.detach(), step.seed) for name, found in encoded.items()}
-        if mixed is None or self.config.level == "encoded":
-            self.fresh.add(batch.ids, pooled, _hard(batch.targets, step))
-        elif mixed.heavier_ids:
-            here = {name: x.index_select(0, mixed.clear) for name, x in pooled.items()}
-            self.fresh.add(mixed.heavier_ids, here, mixed.targets.index_select(0, mixed.heavier))
-        if mixed is None or self.config.level != "encoded":
-            return encoded, batch
-        between = {name: Encoded(_mix(x.tokens, mixed), _mix(x.pooled, mixed)) for name, x in encoded.items()}
-        return between, Batch(batch.inputs, _mix(_dense(batch.targets, step), mixed), batch.ids)
+    def embeddings(self, encoded: Mapping[str, Encoded], step: TrainingStep) -> dict[str, Tensor]:
+        """The embeddings (B, E) by modality, as they are noted."""
+        return {name: self.projection(name, found.pooled.detach(), step.seed) for name, found in encoded.items()}
 
-    def loss(self, losses: Tensor, passed: Passed, step: TrainingStep) -> Tensor:
-        """The losses, weighted as their clips are; for convexity, where mixtures were misjudged is counted."""
-        mixed = self._mixed
-        if mixed is None:
-            return losses
-        if "convexity" in self.config.guide:
-            self._counts(step).add(passed.logits.detach(), mixed.ratio, mixed.targets, mixed.targets[mixed.partner])
-        if not self._weights:
-            return losses
-        own = torch.tensor([self._weights.get(clip_id, 1.0) for clip_id in passed.batch.ids]).to(losses)
-        return losses * torch.lerp(own[mixed.partner], own, mixed.ratio.to(losses))
+    def counts(self, step: TrainingStep) -> Tally:
+        """The mixtures of this epoch that were misjudged."""
+        if self.tally is None:
+            self.tally = Tally(step.classes)
+        return self.tally
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
         """A new guide from what all processes have noted."""
-        self._pairs, self._mixed = frozenset(), None
         if "convexity" in self.config.guide and not self.as_it_is(step.epoch):
-            counts = self._counts(step)
+            counts = self.counts(step)
             counts.merge(gather(counts))
             self.measured, self.tally = counts, None
         after = step.epoch + 1 - self.config.warmup
@@ -167,11 +153,6 @@ class GuidedMixup(Augmentation):
         self.tally = None if state["tally"] is None else Tally.of(state["tally"])
         self.measured = None if state["measured"] is None else Tally.of(state["measured"])
 
-    def _counts(self, step: TrainingStep) -> Tally:
-        if self.tally is None:
-            self.tally = Tally(step.classes)
-        return self.tally
-
     def _clip_weights(self) -> dict[str, float]:
         """How much each clip weighs, 1 in the mean; empty where there is no guide."""
         if self.guide is None:
@@ -179,29 +160,19 @@ class GuidedMixup(Augmentation):
         budget = None if self.measured is None else self.measured.class_budget()
         return dict(zip(self.guide.ids, clip_weights(self.guide, budget, self.config).tolist(), strict=True))
 
-    def _draw(self, batch: Batch, step: TrainingStep) -> _Mixed:
-        positions = np.arange(len(batch))
-        ratio, partner = np.ones(len(batch), dtype=np.float32), positions.copy()
-        for i in self._pairs_in(batch.ids):
-            ratio[i : i + 2] = self._ratio(batch.ids[i], batch.ids[i + 1], step)
+    def _draw(self, ids: Sequence[str], step: TrainingStep) -> Mixture:
+        """Ratios and partners, on the CPU."""
+        ratio, partner = torch.ones(len(ids)), torch.arange(len(ids))
+        for i in self._pairs_in(ids):
+            ratio[i : i + 2] = self._ratio(ids[i], ids[i + 1], step)
             partner[i], partner[i + 1] = i + 1, i
-        clear = np.flatnonzero(np.maximum(ratio, 1 - ratio) >= NEARLY)
-        heavier = np.where(ratio >= 0.5, positions, partner)[clear]
-        device = batch.targets.device
-        return _Mixed(
-            torch.from_numpy(ratio).to(device),
-            torch.from_numpy(partner).to(device),
-            _hard(batch.targets, step),
-            torch.from_numpy(clear).to(device),
-            torch.from_numpy(heavier).to(device),
-            tuple(batch.ids[i] for i in heavier.tolist()),
-        )
+        return Mixture(ratio, partner)
 
     def _pairs_in(self, ids: Sequence[str]) -> Iterator[int]:
         """Where pairs begin; a clip whose partner could not be read stays as it is."""
         i = 0
         while i + 1 < len(ids):
-            paired = (ids[i], ids[i + 1]) in self._pairs
+            paired = (ids[i], ids[i + 1]) in self.plan.pairs
             if paired:
                 yield i
             i += 2 if paired else 1
@@ -219,18 +190,57 @@ class GuidedMixup(Augmentation):
         return float(generator.choice(drawn, p=chances / chances.sum()))
 
 
-def _mix(x: Tensor, mixed: _Mixed) -> Tensor:
-    # lerp never leaves the interval between its two ends, where a sum of two rounded products may.
-    ratio = mixed.ratio.view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
-    return x.index_select(0, mixed.partner).lerp_(x, ratio)
+@dataclass(eq=False)
+class _Noted(AugmentedStep):
+    """A pass of clips that are learned as they are; their embeddings are noted."""
+
+    guided: GuidedMixup
+    step: TrainingStep
+
+    def encodings(self, encoded: Mapping[str, Encoded], targets: Tensor) -> tuple[Mapping[str, Encoded], Tensor]:
+        pooled = self.guided.embeddings(encoded, self.step)
+        self.guided.fresh.add(self.batch.ids, pooled, hard_targets(targets, self.step.task))
+        return encoded, targets
 
 
-def _dense(targets: Tensor, step: TrainingStep) -> Tensor:
-    return targets if targets.is_floating_point() else F.one_hot(targets, step.classes).float()
+@dataclass(eq=False)
+class _Mixed(_Noted):
+    """A pass of mixed clips.
 
+    Attributes:
+        drawn: the mixture, on the CPU.
+        mixture: the same, where the clips are.
+        hard: targets of the clips before.
+    """
 
-def _hard(targets: Tensor, step: TrainingStep) -> Tensor:
-    """Class indices (B,), or multi-hot (B, K), of targets that another augmentation may have made soft."""
-    if step.task == "single-label" and targets.is_floating_point():
-        return targets.argmax(dim=1)
-    return targets
+    drawn: Mixture
+    mixture: Mixture
+    hard: Tensor
+
+    def encodings(self, encoded: Mapping[str, Encoded], targets: Tensor) -> tuple[Mapping[str, Encoded], Tensor]:
+        mix = self.mixture.mix
+        if self.guided.config.level == "encoded":
+            super().encodings(encoded, targets)
+            mixed = {name: Encoded(mix(found.tokens), mix(found.pooled)) for name, found in encoded.items()}
+            return mixed, mix(soft_targets(targets, self.step.classes))
+        ratio, partner = self.drawn.ratio, self.drawn.partner
+        clear = (torch.maximum(ratio, 1 - ratio) >= NEARLY).nonzero().flatten()
+        if len(clear):
+            heavier = torch.where(ratio >= 0.5, torch.arange(len(ratio)), partner)[clear]
+            ids = [self.batch.ids[i] for i in heavier.tolist()]
+            clear, heavier = clear.to(targets.device), heavier.to(targets.device)
+            pooled = self.guided.embeddings(encoded, self.step)
+            here = {name: x.index_select(0, clear) for name, x in pooled.items()}
+            self.guided.fresh.add(ids, here, self.hard.index_select(0, heavier))
+        return encoded, targets
+
+    def loss(self, losses: Tensor, forward: ForwardPass) -> Tensor:
+        """The losses, weighted as their clips are; for convexity, where mixtures were misjudged is counted."""
+        guided, ratio, partner = self.guided, self.mixture.ratio, self.mixture.partner
+        if "convexity" in guided.config.guide:
+            guided.counts(self.step).add(forward.logits.detach(), ratio, self.hard, self.hard[partner])
+        weights = guided.plan.weights
+        if not weights:
+            return losses
+        own = torch.tensor([weights.get(clip_id, 1.0) for clip_id in self.batch.ids]).to(losses)
+        return losses * torch.lerp(own[partner], own, ratio.to(losses))

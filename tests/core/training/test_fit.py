@@ -7,12 +7,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from avrobust_core import Augmentation, Fusion
+from avrobust_core import Augmentation, AugmentedStep, Fusion
 from avrobust_core.data.loading import epoch_order
 from avrobust_core.errors import AvrobustError, DataError, ModelError, RunError, WeightsError
+from avrobust_core.models.saving import load_weights, save_weights
 from avrobust_core.randomness import seeded
 from avrobust_core.training import fit as training
-from avrobust_core.training.fit import load_weights, save_weights
 from avrobust_core.training.optimization import parameter_groups, schedule
 
 
@@ -115,10 +115,10 @@ def test_augmentations_see_the_epoch_and_change_what_is_learned(tmp_path: Path, 
     epochs: set[int] = set()
 
     class Flip(Augmentation):
-        def __call__(self, batch, step):
+        def begin(self, batch, step):
             epochs.add(step.epoch)
             soft = torch.nn.functional.one_hot(batch.targets, step.classes).float() * 0.8 + 0.2 / step.classes
-            return type(batch)({name: -x for name, x in batch.inputs.items()}, soft, batch.ids)
+            return AugmentedStep(type(batch)({name: -x for name, x in batch.inputs.items()}, soft, batch.ids))
 
     new_fit(tmp_path / "plain").run()
     new_fit(tmp_path / "flipped", augmentations=[Flip()]).run()

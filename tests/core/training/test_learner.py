@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from avrobust_core import Augmentation, AvrobustError, Batch
+from avrobust_core import Augmentation, AugmentedStep, AvrobustError, Batch
 
 
 class Kept(Augmentation):
@@ -18,12 +18,12 @@ class Kept(Augmentation):
     def __init__(self) -> None:
         self.seen: dict[str, int] = {}
 
-    def __call__(self, batch, step):
+    def begin(self, batch, step):
         for clip_id in batch.ids:
             self.seen[clip_id] = self.seen.get(clip_id, 0) + 1
         smooth = 0.1 * max(self.seen.values())
         soft = torch.nn.functional.one_hot(batch.targets, step.classes).float() * (1 - smooth) + smooth / step.classes
-        return Batch(batch.inputs, soft, batch.ids)
+        return AugmentedStep(Batch(batch.inputs, soft, batch.ids))
 
     def state_dict(self):
         return {"seen": dict(self.seen)}
@@ -49,10 +49,10 @@ def test_the_order_of_an_epoch_is_the_augmentations(tmp_path: Path, new_fit) -> 
             self.clips = list(clips)
             return np.arange(len(clips))[::-1]
 
-        def __call__(self, batch, step):
+        def begin(self, batch, step):
             if step.epoch == 2:
                 read.extend(batch.ids)
-            return batch
+            return super().begin(batch, step)
 
     backwards = Backwards()
     new_fit(tmp_path, augmentations=[backwards]).run()
@@ -72,19 +72,24 @@ def test_an_order_of_another_length_is_a_plugins_fault(tmp_path: Path, new_fit) 
 def test_encodings_may_be_changed_with_their_targets_and_losses_are_added_to(tmp_path: Path, new_fit) -> None:
     spreads: list[float] = []
 
-    class Zeroed(Augmentation):
-        def encodings(self, encoded, batch, step):
+    class ZeroedStep(AugmentedStep):
+        def encodings(self, encoded, targets):
             zero = {name: type(e)(e.tokens * 0, e.pooled * 0) for name, e in encoded.items()}
-            return zero, Batch(batch.inputs, torch.zeros_like(batch.targets), batch.ids)
+            return zero, torch.zeros_like(targets)
 
-        def loss(self, losses, passed, step):
-            assert not passed.batch.targets.any()
-            spreads.append(float(passed.logits.detach().std(dim=0).max()))
+        def loss(self, losses, forward):
+            assert not forward.batch.targets.any()
+            assert not any(found.pooled.any() for found in forward.encoded.values())
+            spreads.append(float(forward.logits.detach().std(dim=0).max()))
             zeros = torch.zeros(len(losses), dtype=torch.int64)
             torch.testing.assert_close(
-                losses, torch.nn.functional.cross_entropy(passed.logits, zeros, reduction="none")
+                losses, torch.nn.functional.cross_entropy(forward.logits, zeros, reduction="none")
             )
             return losses + 5
+
+    class Zeroed(Augmentation):
+        def begin(self, batch, step):
+            return ZeroedStep(batch)
 
     new_fit(tmp_path, augmentations=[Zeroed()]).run()
     assert max(spreads) < 1e-6, "all clips look alike once their encodings are zero"
@@ -96,19 +101,17 @@ def test_replays_are_optimiser_steps_on_the_same_batch_and_gradients_reach_leave
     calls: list[tuple[tuple[str, ...], int]] = []
     grads: list[float] = []
 
+    class Leaves(AugmentedStep):
+        def after_backward(self):
+            grads.append(max(float(x.grad.abs().max()) for x in self.batch.inputs.values() if x.grad is not None))
+
     class Replayed(Augmentation):
         replays = 3
 
-        def __call__(self, batch, step):
+        def begin(self, batch, step):
             calls.append((batch.ids, step.replay))
-            return Batch(
-                {name: x.detach().clone().requires_grad_() for name, x in batch.inputs.items()},
-                batch.targets,
-                batch.ids,
-            )
-
-        def after_backward(self, batch, step):
-            grads.append(max(float(x.grad.abs().max()) for x in batch.inputs.values() if x.grad is not None))
+            leaves = {name: x.detach().clone().requires_grad_() for name, x in batch.inputs.items()}
+            return Leaves(Batch(leaves, batch.targets, batch.ids))
 
     plain = new_fit(tmp_path / "plain").run()
     record = new_fit(tmp_path / "replayed", augmentations=[Replayed()]).run()
@@ -116,6 +119,31 @@ def test_replays_are_optimiser_steps_on_the_same_batch_and_gradients_reach_leave
     assert calls[0][0] == calls[1][0] == calls[2][0] != calls[3][0]
     assert min(grads) > 0
     assert record["clip_backwards"] == 3 * plain["clip_backwards"]
+
+
+def test_a_replay_goes_on_from_the_pass_before_it_where_that_says_so(tmp_path: Path, new_fit) -> None:
+    passes: list[tuple[int, int]] = []
+
+    class Counted(AugmentedStep):
+        number = 0
+
+        def again(self, batch, step):
+            following = Counted(batch) if step.replay < 3 else None
+            if following is not None:
+                following.number = self.number + 1
+            return following
+
+        def after_backward(self):
+            passes.append((self.number, len(self.batch)))
+
+    class Replayed(Augmentation):
+        replays = 4
+
+        def begin(self, batch, step):
+            return Counted(batch)
+
+    new_fit(tmp_path, augmentations=[Replayed()], epochs=1).run()
+    assert [number for number, _ in passes] == [0, 1, 2, 0] * (len(passes) // 4)
 
 
 def test_the_time_that_augmentations_take_between_epochs_is_an_epochs_time(tmp_path: Path, new_fit) -> None:
@@ -134,10 +162,10 @@ def test_the_time_that_augmentations_take_between_epochs_is_an_epochs_time(tmp_p
 
 def test_what_an_augmentation_spends_is_counted(tmp_path: Path, new_fit) -> None:
     class Costly(Augmentation):
-        def __call__(self, batch, step):
+        def begin(self, batch, step):
             step.cost.forwards += 7 * len(batch)
             step.cost.backwards += 2 * len(batch)
-            return batch
+            return super().begin(batch, step)
 
         def end_epoch(self, step, gather):
             assert gather("mine") == ["mine"]

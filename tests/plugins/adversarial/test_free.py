@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from avrobust_core import AvrobustError, Batch, ThreatModel, TrainingStep, Victim
+from avrobust_core import AvrobustError, Batch, ThreatModel, Victim
 from avrobust_core.testing import make_problem
 from avrobust_core.training.learner import Learner
 
@@ -17,11 +17,12 @@ def replayed(augments, batch, step_of, model, replays, **given):
     """The batches that are learned from in so many replays."""
     learner = Learner(model, augments)
     found = []
+    learned = None
     for replay in range(replays):
         step = step_of(model, replay=replay, **given)
-        learned = learner.learn(batch, step)
+        learned = learner.learn(batch, step, learned)
         learned.losses.mean().backward()
-        learner.after_backward(learned, step)
+        learned.after_backward()
         found.append(Batch({k: x.detach() for k, x in learned.given.inputs.items()}, batch.targets, batch.ids))
         assert step.cost.forwards == step.cost.backwards == 0
     return found
@@ -68,15 +69,16 @@ def test_no_encoder_is_run_beside_the_training_pass(make, step_of, network, clip
     model, runs = network(), []
     for encoder in model.encoders.values():
         encoder.register_forward_hook(lambda *seen: runs.append(seen))
-    make("free-at", threat={"audio": {"eps": 0.1}})(clips(), step_of(model))
+    make("free-at", threat={"audio": {"eps": 0.1}}).begin(clips(), step_of(model))
     assert not runs
 
 
 def test_it_composes_with_mixup_either_way(make, step_of, network, clips):
+    from avrobust_training.configs import MixupConfig
     from avrobust_training.mixup import Mixup
 
     for order in ([0, 1], [1, 0]):
-        augments = [Mixup(1.0), make("free-at", threat=BOTH, replays=3)]
+        augments = [Mixup(MixupConfig(alpha=1)), make("free-at", threat=BOTH, replays=3)]
         found = replayed([augments[i] for i in order], clips(), step_of, network(), 3)
         assert not torch.equal(found[1].inputs["audio"], found[2].inputs["audio"])
 
@@ -89,14 +91,13 @@ def test_an_augmentation_that_cuts_the_gradient_off_is_named(make, step_of, netw
 
 def test_a_gradient_that_overflows_does_not_move_its_clip(make, step_of, network, clips):
     model, batch = network(), clips()
-    augment = make("free-at", threat=BOTH)
-    step: TrainingStep = step_of(model)
-    first = augment(batch, step).inputs
+    begun = make("free-at", threat=BOTH).begin(batch, step_of(model))
+    first = begun.batch.inputs
     for leaf in (first["audio"], first["video"]):
         leaf.grad = torch.ones_like(leaf)
         leaf.grad[3] = torch.inf
-    augment.after_backward(batch, step)
-    second = augment(batch, step_of(model, replay=1)).inputs
+    begun.after_backward()
+    second = begun.again(batch, step_of(model, replay=1)).batch.inputs
     for name in first:
         torch.testing.assert_close(second[name][3], first[name][3], atol=1e-6, rtol=0)
         assert not torch.equal(second[name][2], first[name][2])

@@ -20,8 +20,8 @@ from avrobust_core import (
     attack_batch,
 )
 from avrobust_core.registry.choices import configure
-from avrobust_core.spec.model import EngineSection, TrainingEntry
 from avrobust_core.training.fit import Fit
+from avrobust_core.training.settings import Regime
 
 THREAT = {"audio": {"eps": 0.3}, "video": {"eps": 0.4}}
 REGIMES = {
@@ -83,11 +83,10 @@ def robust(make, network, tmp_path_factory):
             Fabric(accelerator="cpu", devices=1),
             model,
             dataset,
-            TrainingEntry(epochs=epochs, learning_rate=0.02, batch_size=32, select="last"),
+            Regime(epochs=epochs, learning_rate=0.02, batch_size=32, select="last"),
             [make(name, **config) for name, config in augments],
             seed=0,
             folder=tmp_path_factory.mktemp(regime),
-            engine=EngineSection(),
             report=lambda done, total: None,
         ).run()
         batch = Batch.stack([dataset.read("test", i) for i in range(320)])

@@ -62,7 +62,7 @@ def passes(model):
 def test_the_core_finds_attacked_clips_inside_their_region(make, step_of, network, clips, name, config, threat, task):
     model, batch = network(), clips(task=task)
     step = step_of(model, task=task)
-    found = make(name, threat=threat, **config)(batch, step)
+    found = make(name, threat=threat, **config).begin(batch, step).batch
     victim = Victim(model, media=step.media, task=task)
     with victim.frozen():
         bound = victim.bind(batch, ThreatModel.model_validate(threat))
@@ -82,7 +82,7 @@ def test_the_core_finds_attacked_clips_inside_their_region(make, step_of, networ
 def test_each_step_costs_one_forward_and_one_backward_per_clip(make, step_of, network, clips, name, config, each):
     model, batch = network(), clips()
     step, counted = step_of(model), passes(model)
-    make(name, threat=BOTH, **config)(batch, step)
+    make(name, threat=BOTH, **config).begin(batch, step)
     assert (step.cost.forwards, step.cost.backwards) == (each * 10, each * 10)
     assert counted == {"forwards": each * 10, "backwards": each * 10}
 
@@ -92,7 +92,7 @@ def test_what_any_attack_spends_is_counted_to_the_clip(make, step_of, network, c
     settings = {"steps": 4} if use in ("pgd", "apgd") else {"queries": 20} if use == "square" else {}
     model = network()
     step, counted = step_of(model), passes(model)
-    make("adversarial", threat=AUDIO, attack={"use": use, "with": settings})(clips(), step)
+    make("adversarial", threat=AUDIO, attack={"use": use, "with": settings}).begin(clips(), step)
     assert step.cost.forwards == counted["forwards"] > 0
     assert step.cost.backwards == counted["backwards"]
 
@@ -101,7 +101,7 @@ def test_pgd_reaches_the_closed_form_maximum_of_a_linear_model(make, step_of):
     problem = make_problem(classes=2, clips=10)
     threat = problem.threat(["audio", "video"], "linf", share=0.5)
     step = step_of(problem.oracle, classes=2, media=problem.media)
-    found = make("adversarial", threat=threat)(problem.batch, step)
+    found = make("adversarial", threat=threat).begin(problem.batch, step).batch
     logits = problem.oracle(found.inputs)
     own = logits.gather(1, problem.batch.targets.unsqueeze(1)).squeeze(1)
     margin = (own - logits.gather(1, 1 - problem.batch.targets.unsqueeze(1)).squeeze(1)).double()
@@ -116,7 +116,7 @@ def test_the_step_of_rs_ends_where_the_paper_says(make, step_of):
     step = step_of(problem.oracle, classes=2, media=problem.media)
     eps, batch = 0.125, problem.batch
     threat = {"audio": {"eps": eps}}
-    found = make("fast-at", variant="rs", threat=threat)(batch, step)
+    found = make("fast-at", variant="rs", threat=threat).begin(batch, step).batch
     seed = derive_seed(step.seed, "fast-at", 0, 0)
     bound = Victim(problem.oracle, media=problem.media, task="single-label", seed=seed).bind(
         batch, ThreatModel.model_validate(threat)
@@ -133,7 +133,7 @@ def test_the_step_of_n_is_not_projected_back(make, step_of):
     problem = make_problem(classes=2, clips=10, inside=0.3)
     step = step_of(problem.oracle, classes=2, media=problem.media)
     eps = 0.125
-    found = make("fast-at", variant="n", threat={"audio": {"eps": eps}})(problem.batch, step)
+    found = make("fast-at", variant="n", threat={"audio": {"eps": eps}}).begin(problem.batch, step).batch
     weight = problem.oracle.weight("audio").float()
     uphill = (weight[1 - problem.batch.targets] - weight[problem.batch.targets]).sign()
     along = (found.inputs["audio"] - problem.batch.inputs["audio"]) * uphill.view(10, 1, 12) / eps
@@ -154,7 +154,7 @@ def test_the_inner_maximisation_raises_the_loss_where_the_model_is_sure(make, st
         own = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
         return own - logits.scatter(1, targets.unsqueeze(1), -torch.inf).amax(dim=1)
 
-    found = make("adversarial", threat=BOTH)(sure, step_of(model.train()))
+    found = make("adversarial", threat=BOTH).begin(sure, step_of(model.train())).batch
     assert (margins(found.inputs) < margins(batch.inputs)).all()
     assert (margins(batch.inputs) > 40).sum() > 3
 
@@ -162,7 +162,7 @@ def test_the_inner_maximisation_raises_the_loss_where_the_model_is_sure(make, st
 @pytest.mark.parametrize("name", ["adversarial", "fast-at"])
 def test_clips_with_several_labels_are_driven_off_all_of_them(make, step_of, network, clips, name):
     model, batch = network(), clips(task="multi-label")
-    found = make(name, threat=BOTH)(batch, step_of(model, task="multi-label"))
+    found = make(name, threat=BOTH).begin(batch, step_of(model, task="multi-label")).batch
 
     def losses(inputs):
         with torch.no_grad():
@@ -175,7 +175,9 @@ def test_a_clip_that_an_attack_fails_on_is_learned_from_where_the_search_ended(m
     problem = make_problem(classes=3, clips=10)
     threat = problem.threat(["audio"], "linf", share=0.5, slack=0.999)
     step = step_of(problem.oracle, media=problem.media)
-    found = make("adversarial", threat=threat, attack={"use": "pgd", "with": {"steps": 5}})(problem.batch, step)
+    found = (
+        make("adversarial", threat=threat, attack={"use": "pgd", "with": {"steps": 5}}).begin(problem.batch, step).batch
+    )
     moved = (found.inputs["audio"] - problem.batch.inputs["audio"]).flatten(1).abs().amax(dim=1)
     assert (moved > 0).all()
 
@@ -190,7 +192,7 @@ def test_crafting_leaves_the_model_and_the_global_random_state_alone(make, step_
     flags = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
     inputs = {key: x.clone() for key, x in batch.inputs.items()}
     random = torch.get_rng_state()
-    found = make(name, threat=BOTH, mode=mode)(batch, step_of(model))
+    found = make(name, threat=BOTH, mode=mode).begin(batch, step_of(model)).batch
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert flags == ([m.training for m in model.modules()], [p.requires_grad for p in model.parameters()])
     assert all(p.grad is None for p in model.parameters())
@@ -206,7 +208,8 @@ def test_in_train_mode_the_attack_sees_the_batch_statistics(make, step_of, netwo
             if buffer.is_floating_point():
                 buffer.copy_(torch.linspace(0.2, 3, buffer.numel()))
     seen = {
-        mode: make("adversarial", threat=BOTH, mode=mode)(batch, step_of(model)).inputs for mode in ("eval", "train")
+        mode: make("adversarial", threat=BOTH, mode=mode).begin(batch, step_of(model)).batch.inputs
+        for mode in ("eval", "train")
     }
     assert not torch.equal(seen["eval"]["audio"], seen["train"]["audio"])
 
@@ -224,10 +227,10 @@ def test_in_train_mode_the_attack_sees_the_batch_statistics(make, step_of, netwo
 def test_neither_the_order_of_the_batch_nor_batch_mates_matter(make, step_of, network, clips, name, config, threats):
     model, batch = network(), clips()
     augment = make(name, threats=threats, share=0.7, **config)
-    straight = augment(batch, step_of(model))
+    straight = augment.begin(batch, step_of(model)).batch
     moved, order = shuffled(batch)
-    again = augment(moved, step_of(model))
-    alone = augment(batch.select(torch.tensor([4])), step_of(model))
+    again = augment.begin(moved, step_of(model)).batch
+    alone = augment.begin(batch.select(torch.tensor([4])), step_of(model)).batch
     for modality, x in straight.inputs.items():
         torch.testing.assert_close(again.inputs[modality], x[order], atol=1e-5, rtol=0)
         torch.testing.assert_close(alone.inputs[modality][0], x[4], atol=1e-5, rtol=0)
@@ -236,33 +239,34 @@ def test_neither_the_order_of_the_batch_nor_batch_mates_matter(make, step_of, ne
 def test_draws_depend_on_seed_clip_epoch_and_replay(make, step_of, network, clips):
     model, batch = network(), clips()
     augment = make("fast-at", variant="rs", threat=AUDIO)
-    first = augment(batch, step_of(model)).inputs["audio"]
-    assert torch.equal(first, augment(batch, step_of(model)).inputs["audio"])
+    first = augment.begin(batch, step_of(model)).batch.inputs["audio"]
+    assert torch.equal(first, augment.begin(batch, step_of(model)).batch.inputs["audio"])
     renamed = Batch(batch.inputs, batch.targets, tuple(f"other-{i}" for i in range(10)))
-    assert not torch.equal(first, augment(renamed, step_of(model)).inputs["audio"])
+    assert not torch.equal(first, augment.begin(renamed, step_of(model)).batch.inputs["audio"])
     for other in ({"epoch": 1}, {"seed": 8}, {"replay": 1}):
-        assert not torch.equal(first, augment(batch, step_of(model, **other)).inputs["audio"])
+        assert not torch.equal(first, augment.begin(batch, step_of(model, **other)).batch.inputs["audio"])
 
 
 def test_soft_targets_are_learned_from_and_the_attack_is_told_the_heavier_label(make, step_of, network, clips):
     model, batch = network(), clips()
     soft = torch.nn.functional.one_hot(batch.targets, 3) * 0.4 + 0.2
     augment = make("adversarial", threat=BOTH)
-    hard = augment(batch, step_of(model))
-    found = augment(Batch(batch.inputs, soft, batch.ids), step_of(model))
+    hard = augment.begin(batch, step_of(model)).batch
+    found = augment.begin(Batch(batch.inputs, soft, batch.ids), step_of(model)).batch
     assert found.targets is soft
     assert torch.equal(found.inputs["video"], hard.inputs["video"])
 
 
 @pytest.mark.parametrize("first", ["mixup", "adversarial"])
 def test_it_composes_with_mixup_either_way(make, step_of, network, clips, first):
+    from avrobust_training.configs import MixupConfig
     from avrobust_training.mixup import Mixup
 
     model, batch = network(), clips()
     step = step_of(model)
-    augments = [Mixup(1.0), make("adversarial", threat=BOTH)]
+    augments = [Mixup(MixupConfig(alpha=1)), make("adversarial", threat=BOTH)]
     for augment in augments if first == "mixup" else augments[::-1]:
-        batch = augment(batch, step)
+        batch = augment.begin(batch, step).batch
     torch.testing.assert_close(batch.targets.sum(dim=1), torch.ones(10))
     assert all(x.abs().max() <= 1 for x in batch.inputs.values())
     assert step.cost.forwards == 70
@@ -294,7 +298,7 @@ def test_a_model_that_ignores_what_is_attacked_is_an_error(make, step_of, clips)
             return torch.zeros(len(inputs["audio"]), 3)
 
     with pytest.raises(AvrobustError, match="no gradient reaches audio"):
-        make("adversarial", threat=AUDIO)(clips(), step_of(Deaf()))
+        make("adversarial", threat=AUDIO).begin(clips(), step_of(Deaf()))
 
 
 def test_configurations_that_contradict_themselves_are_refused():

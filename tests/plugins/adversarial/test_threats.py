@@ -52,6 +52,6 @@ def test_radii_grow_from_nothing_over_the_epochs_of_the_warmup(step_of, network)
 def test_nothing_is_spent_while_the_radius_is_zero(step_of, network, clips, make):
     for name in ("adversarial", "fast-at", "free-at"):
         step, batch = step_of(network()), clips()
-        found = make(name, threat=AUDIO.model_dump(), warmup=2)(batch, step)
+        found = make(name, threat=AUDIO.model_dump(), warmup=2).begin(batch, step).batch
         assert all(torch.equal(x, batch.inputs[key]) for key, x in found.inputs.items())
         assert step.cost.forwards == step.cost.backwards == 0

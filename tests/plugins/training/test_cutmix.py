@@ -23,7 +23,7 @@ def test_the_same_span_of_time_is_replaced_in_every_modality(stand, make, task):
     batch = ids_as_values(given)
     shares = []
     for epoch in range(12):
-        found = make("cutmix", alpha=1)(batch, given.step(epoch))
+        found = make("cutmix", alpha=1).begin(batch, given.step(epoch)).batch
         for i in range(8):
             audio, video = found.inputs["audio"][i, 0], found.inputs["video"][i]
             assert (video == video[:1, :, :1, :1]).all()
@@ -46,7 +46,7 @@ def test_spans_reach_both_ends_of_a_clip_alike(stand, make):
     batch = ids_as_values(given)
     replaced = torch.zeros(10)
     for epoch in range(60):
-        frames = make("cutmix", alpha=1)(batch, given.step(epoch)).inputs["video"][:, 0, :, 0, 0]
+        frames = make("cutmix", alpha=1).begin(batch, given.step(epoch)).batch.inputs["video"][:, 0, :, 0, 0]
         replaced += (frames != torch.arange(8).unsqueeze(1)).float().mean(dim=0)
     assert replaced.min() > 0.2 * replaced.max()  # the middle is in more spans than the ends
     assert (replaced - replaced.flip(0)).abs().max() < 0.2 * replaced.max()
@@ -55,7 +55,7 @@ def test_spans_reach_both_ends_of_a_clip_alike(stand, make):
 def test_a_box_of_pictures_is_replaced_in_all_frames_and_halves_the_targets_share(stand, make):
     given = stand()
     batch = ids_as_values(given)
-    found = make("cutmix", alpha=1, axis="space")(batch, given.step())
+    found = make("cutmix", alpha=1, axis="space").begin(batch, given.step()).batch
     assert torch.equal(found.inputs["audio"], batch.inputs["audio"])
     boxes = 0
     for i in range(8):
@@ -76,7 +76,8 @@ def test_boxes_are_as_large_as_the_papers(stand, make, features):
     batch = ids_as_values(given)
     augment = make("cutmix", alpha=1, axis="time-frequency")
     other = [
-        augment(batch, given.step(epoch)).inputs["audio"] != torch.arange(8).view(8, 1, 1, 1) for epoch in range(80)
+        augment.begin(batch, given.step(epoch)).batch.inputs["audio"] != torch.arange(8).view(8, 1, 1, 1)
+        for epoch in range(80)
     ]
     # Sides a = sqrt(1 - ratio), the ratio uniform; what is left of one at the edge is a - a^2 / 4 on average.
     assert abs(torch.cat(other).float().mean() - (1 / 2 - 1 / 5 + 1 / 48)) < 0.03
@@ -85,7 +86,7 @@ def test_boxes_are_as_large_as_the_papers(stand, make, features):
 def test_a_box_of_features_is_of_frames_and_bands(stand, make, features):
     given = stand(features)
     batch = ids_as_values(given)
-    found = make("cutmix", alpha=1, axis="time-frequency")(batch, given.step())
+    found = make("cutmix", alpha=1, axis="time-frequency").begin(batch, given.step()).batch
     other = found.inputs["audio"][:, 0] != torch.arange(8).view(8, 1, 1)
     for i in range(8):
         assert torch.equal(other[i], other[i].any(dim=1).unsqueeze(1) & other[i].any(dim=0))
@@ -101,19 +102,19 @@ def test_a_box_of_features_is_of_frames_and_bands(stand, make, features):
 def test_it_refuses_clips_without_the_axis(stand, make, features):
     given = stand()
     with pytest.raises(DataError, match=r"time-frequency needs .* axis: time"):
-        make("cutmix", axis="time-frequency")(given.batch, given.step())
+        make("cutmix", axis="time-frequency").begin(given.batch, given.step())
     given = stand(features)
     with pytest.raises(DataError, match="space needs"):
-        make("cutmix", axis="space")(given.batch, given.step())
+        make("cutmix", axis="space").begin(given.batch, given.step())
     given = stand({"audio": replace(features["audio"], time_axis=None)})
     with pytest.raises(DataError, match="time_axis"):
-        make("cutmix")(given.batch, given.step())
+        make("cutmix").begin(given.batch, given.step())
 
 
 def test_the_union_of_labels_holds_those_of_which_something_is_left(stand, make):
     given = stand(task="multi-label")
     batch = ids_as_values(given)
-    found = make("cutmix", alpha=0.05, labels="union")(batch, given.step())
+    found = make("cutmix", alpha=0.05, labels="union").begin(batch, given.step()).batch
     for i in range(8):
         there = sorted({int(v) for v in found.inputs["video"][i].unique()})
         assert torch.equal(found.targets[i], given.soft[there].amax(dim=0))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from avrobust_training.configs import MixupConfig
-from avrobust_training.plugin import _build_mixup
+from avrobust_training.mixup import Mixup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -37,7 +37,7 @@ def step(epoch=0, *, seed=0, classes=4, task="single-label"):
 
 
 def mixup(alpha=1.0):
-    return _build_mixup(MixupConfig(alpha=alpha))
+    return Mixup(MixupConfig(alpha=alpha))
 
 
 def solve(batch, mixed, i):
@@ -62,7 +62,7 @@ def solve(batch, mixed, i):
 @pytest.mark.parametrize("task", ["single-label", "multi-label"])
 def test_all_modalities_and_the_targets_share_ratio_and_partner(task):
     batch = make_batch(task=task)
-    mixed = mixup()(batch, step(task=task))
+    mixed = mixup().begin(batch, step(task=task)).batch
     for i in range(len(batch)):
         _, ratio = solve(batch, mixed, i)
         assert -1e-5 <= ratio <= 1 + 1e-5
@@ -76,7 +76,7 @@ def test_nothing_of_the_batch_or_the_global_random_state_changes():
     batch = make_batch()
     before = {name: x.clone() for name, x in batch.inputs.items()}
     targets, state, numpy_state = batch.targets.clone(), torch.get_rng_state(), np.random.get_state()[1].copy()
-    mixup()(batch, step())
+    mixup().begin(batch, step())
     assert all(torch.equal(x, before[name]) for name, x in batch.inputs.items())
     assert torch.equal(batch.targets, targets)
     assert torch.equal(torch.get_rng_state(), state)
@@ -85,12 +85,12 @@ def test_nothing_of_the_batch_or_the_global_random_state_changes():
 
 def test_draws_depend_on_seed_clip_and_epoch():
     batch = make_batch()
-    first = mixup()(batch, step())
-    assert torch.equal(first.inputs["audio"], mixup()(batch, step()).inputs["audio"])
+    first = mixup().begin(batch, step()).batch
+    assert torch.equal(first.inputs["audio"], mixup().begin(batch, step()).batch.inputs["audio"])
     for other in (step(epoch=1), step(seed=1)):
-        assert not torch.equal(first.inputs["audio"], mixup()(batch, other).inputs["audio"])
+        assert not torch.equal(first.inputs["audio"], mixup().begin(batch, other).batch.inputs["audio"])
     renamed = Batch(batch.inputs, batch.targets, tuple(f"other-{i}" for i in range(8)))
-    assert not torch.equal(first.inputs["audio"], mixup()(renamed, step()).inputs["audio"])
+    assert not torch.equal(first.inputs["audio"], mixup().begin(renamed, step()).batch.inputs["audio"])
 
 
 def test_the_order_of_the_batch_does_not_matter():
@@ -100,14 +100,14 @@ def test_the_order_of_the_batch_does_not_matter():
         batch.targets[order],
         tuple(batch.ids[i] for i in order),
     )
-    straight, moved = mixup()(batch, step()), mixup()(shuffled, step())
+    straight, moved = mixup().begin(batch, step()).batch, mixup().begin(shuffled, step()).batch
     assert torch.equal(moved.inputs["video"], straight.inputs["video"][order])
     assert torch.equal(moved.targets, straight.targets[order])
 
 
 def test_ratios_follow_the_beta_distribution_and_partners_are_uniform():
     batch = make_batch(5)
-    found = [mixup(alpha=0.4)(batch, step(epoch=epoch)) for epoch in range(300)]
+    found = [mixup(alpha=0.4).begin(batch, step(epoch=epoch)).batch for epoch in range(300)]
     solved = [solve(batch, mixed, i) for mixed in found for i in range(2)]
     ratios = [min(ratio, 1) for _, ratio in solved]
     assert min(ratios) >= 0.5 - 1e-5  # no clip is replaced by its partner
@@ -125,14 +125,14 @@ def test_mixed_clips_stay_within_bounds_exactly(low, width, epoch):
     generator = torch.Generator().manual_seed(epoch)
     ends = torch.where(torch.rand(6, 1, 40, generator=generator) < 0.5, low, high)  # equal ends must stay equal, too
     batch = Batch({"audio": ends}, torch.zeros(6, dtype=torch.int64), tuple("abcdef"))
-    mixed = mixup()(batch, step(epoch=epoch)).inputs["audio"]
+    mixed = mixup().begin(batch, step(epoch=epoch)).batch.inputs["audio"]
     assert mixed.min() >= low
     assert mixed.max() <= high
 
 
 def test_a_batch_of_one_stays_as_it_is():
     batch = make_batch(1)
-    mixed = mixup()(batch, step())
+    mixed = mixup().begin(batch, step()).batch
     assert all(torch.equal(x, batch.inputs[name]) for name, x in mixed.inputs.items())
     assert mixed.targets.argmax() == batch.targets[0]
     assert mixed.targets.sum() == 1
@@ -140,8 +140,8 @@ def test_a_batch_of_one_stays_as_it_is():
 
 def test_soft_targets_of_an_earlier_augmentation_are_mixed_again():
     batch = make_batch()
-    once = mixup()(batch, step())
-    twice = mixup()(once, step(epoch=1))
+    once = mixup().begin(batch, step()).batch
+    twice = mixup().begin(once, step(epoch=1)).batch
     torch.testing.assert_close(twice.targets.sum(dim=1), torch.ones(8))
 
 
@@ -156,7 +156,7 @@ def test_a_share_of_the_clips_is_mixed(stand, make):
     given = stand(clips=8)
     mixed = [
         (
-            make("mixup", alpha=1, share=0.3)(given.batch, given.step(epoch)).inputs["audio"]
+            make("mixup", alpha=1, share=0.3).begin(given.batch, given.step(epoch)).batch.inputs["audio"]
             != given.batch.inputs["audio"]
         )
         .flatten(1)
@@ -164,7 +164,7 @@ def test_a_share_of_the_clips_is_mixed(stand, make):
         for epoch in range(100)
     ]
     assert 0.25 < torch.cat(mixed).float().mean() < 0.35
-    kept = make("mixup", share=0)(given.batch, given.step())
+    kept = make("mixup", share=0).begin(given.batch, given.step()).batch
     assert torch.equal(kept.inputs["video"], given.batch.inputs["video"])
     assert torch.equal(kept.targets, given.soft)
 
@@ -172,7 +172,7 @@ def test_a_share_of_the_clips_is_mixed(stand, make):
 @pytest.mark.parametrize("labels", ["mean", "union"])
 def test_modalities_that_are_mixed_each_by_itself_share_the_targets(stand, make, labels):
     given = stand(task="multi-label", clips=5)
-    found = make("mixup", alpha=1, together=False, labels=labels)(given.batch, given.step())
+    found = make("mixup", alpha=1, together=False, labels=labels).begin(given.batch, given.step()).batch
     parts = {}
     for name, x in given.batch.inputs.items():  # whose clip explains which modality, by least squares
         rows = []
@@ -196,7 +196,7 @@ def test_modalities_that_are_mixed_each_by_itself_share_the_targets(stand, make,
 def test_the_union_of_labels_needs_several_labels(stand, make):
     given = stand()
     with pytest.raises(AvrobustError, match="several labels"):
-        make("mixup", labels="union")(given.batch, given.step())
+        make("mixup", labels="union").begin(given.batch, given.step())
 
 
 def test_a_modality_that_the_model_does_not_read_does_not_count_for_the_targets(stand, make):
@@ -205,13 +205,15 @@ def test_a_modality_that_the_model_does_not_read_does_not_count_for_the_targets(
 
     given = stand(model=AudioOnly.random({"audio": (1, 800)}, classes=4))
     whole = make("mixup", alpha=1, together=False)
-    found = whole(given.batch, given.step())
-    alone = whole(Batch({"audio": given.batch.inputs["audio"]}, given.batch.targets, given.batch.ids), given.step())
+    found = whole.begin(given.batch, given.step()).batch
+    alone = whole.begin(
+        Batch({"audio": given.batch.inputs["audio"]}, given.batch.targets, given.batch.ids), given.step()
+    ).batch
     assert torch.equal(found.inputs["audio"], alone.inputs["audio"])
     assert torch.equal(found.targets, alone.targets)
 
 
 def test_every_replay_of_a_batch_is_mixed_alike(stand, make):
     given = stand()
-    first, second = (make("mixup", alpha=1)(given.batch, replace(given.step(), replay=i)) for i in range(2))
+    first, second = (make("mixup", alpha=1).begin(given.batch, replace(given.step(), replay=i)).batch for i in range(2))
     assert torch.equal(first.inputs["audio"], second.inputs["audio"])

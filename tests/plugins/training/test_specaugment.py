@@ -10,7 +10,7 @@ from avrobust_core import Batch, DataError
 
 def test_all_modalities_lose_the_same_spans_of_time(stand, make):
     given = stand()
-    found = make("specaugment", time_width=0.5, frequency_masks=0)(given.batch, given.step())
+    found = make("specaugment", time_width=0.5, frequency_masks=0).begin(given.batch, given.step()).batch
     audio = (found.inputs["audio"] == 0).all(dim=1)
     video = (found.inputs["video"] == 0).flatten(3).all(dim=3).all(dim=1)
     assert (audio | (found.inputs["audio"][:, 0] == given.batch.inputs["audio"][:, 0])).all()
@@ -19,7 +19,9 @@ def test_all_modalities_lose_the_same_spans_of_time(stand, make):
         assert abs(audio[i].float().mean() - video[i].float().mean()) < 0.21
         assert (audio[i].view(10, 80).float().mean(dim=1)[video[i]] >= 0.5).all()
     assert 0.2 < audio.float().mean() < 0.6
-    apart = make("specaugment", time_width=0.5, frequency_masks=0, together=False)(given.batch, given.step())
+    apart = (
+        make("specaugment", time_width=0.5, frequency_masks=0, together=False).begin(given.batch, given.step()).batch
+    )
     assert not torch.equal((apart.inputs["video"] == 0).all(dim=1), (found.inputs["video"] == 0).all(dim=1))
 
 
@@ -28,7 +30,7 @@ def test_widths_are_uniform_up_to_the_largest_and_places_anywhere(stand, make):
     masked = []
     for epoch in range(20):
         augment = make("specaugment", time_masks=1, time_width=0.2, frequency_masks=0, modalities=["audio"])
-        found = augment(given.batch, given.step(epoch))
+        found = augment.begin(given.batch, given.step(epoch)).batch
         assert torch.equal(found.inputs["video"], given.batch.inputs["video"])
         masked.append(found.inputs["audio"][:, 0] == 0)
     masked = torch.cat(masked).float()
@@ -42,12 +44,14 @@ def test_widths_are_uniform_up_to_the_largest_and_places_anywhere(stand, make):
 
 def test_bands_of_features_are_masked_over_all_frames(stand, make, features):
     given = stand(features)
-    found = make("specaugment", time_masks=0, frequency_masks=1, frequency_width=0.5)(given.batch, given.step())
+    found = (
+        make("specaugment", time_masks=0, frequency_masks=1, frequency_width=0.5).begin(given.batch, given.step()).batch
+    )
     masked = found.inputs["audio"][:, 0] == 0.5  # the bound that is nearest to zero
     assert torch.equal(masked, masked[:, :1].expand_as(masked))
     assert masked.any()
     mean = make("specaugment", time_masks=0, frequency_masks=1, frequency_width=0.5, fill="mean")
-    filled = mean(given.batch, given.step()).inputs["audio"]
+    filled = mean.begin(given.batch, given.step()).batch.inputs["audio"]
     own = given.batch.inputs["audio"].mean(dim=(1, 2, 3), keepdim=True).expand_as(filled)
     torch.testing.assert_close(filled[masked.unsqueeze(1)], own[masked.unsqueeze(1)])
 
@@ -58,7 +62,7 @@ def test_a_band_of_a_waveform_is_silenced_and_the_rest_is_kept(stand, make):
     quiet = given.batch.inputs["audio"] * 0.05  # so that nothing is clipped
     batch = Batch({**given.batch.inputs, "audio": quiet}, given.batch.targets, given.batch.ids)
     augment = make("specaugment", time_masks=0, frequency_masks=1, frequency_width=0.6)
-    found = augment(batch, given.step())
+    found = augment.begin(batch, given.step()).batch
     assert torch.equal(found.inputs["video"], batch.inputs["video"])
     before, after = torch.fft.rfft(quiet[:, 0]).abs(), torch.fft.rfft(found.inputs["audio"][:, 0]).abs()
     gone = after < 1e-4 * before
@@ -77,7 +81,7 @@ def test_what_a_filter_makes_louder_is_clipped(stand, make):
     given = stand()
     square = given.batch.inputs["audio"].sign()
     batch = Batch({**given.batch.inputs, "audio": square}, given.batch.targets, given.batch.ids)
-    found = make("specaugment", time_masks=0, frequency_width=0.8)(batch, given.step()).inputs["audio"]
+    found = make("specaugment", time_masks=0, frequency_width=0.8).begin(batch, given.step()).batch.inputs["audio"]
     assert found.abs().max() == 1
 
 
@@ -86,10 +90,10 @@ def test_it_refuses_what_it_cannot_mask(stand, make):
     for media in ({"audio": replace(given.media["audio"], rate=None)}, {"video": given.media["video"]}):
         refused = stand(media)
         with pytest.raises(DataError, match="frequency_masks: 0"):
-            make("specaugment")(refused.batch, refused.step())
+            make("specaugment").begin(refused.batch, refused.step())
     with pytest.raises(DataError, match="no modality depth"):
-        make("specaugment", modalities=["depth"])(given.batch, given.step())
+        make("specaugment", modalities=["depth"]).begin(given.batch, given.step())
     timeless = stand({**given.media, "video": replace(given.media["video"], time_axis=None)})
     with pytest.raises(DataError, match="time_axis"):
-        make("specaugment")(timeless.batch, timeless.step())
-    make("specaugment", modalities=["audio"])(timeless.batch, timeless.step())
+        make("specaugment").begin(timeless.batch, timeless.step())
+    make("specaugment", modalities=["audio"]).begin(timeless.batch, timeless.step())
