@@ -3,6 +3,9 @@
 from typing import ClassVar
 
 from avrobust_adversarial.ascent import ascend, drawn, gradients, label_loss, unknown
+from avrobust_adversarial.configs import FastAtConfig
+from avrobust_adversarial.replacing import LearnFromAttacked
+from avrobust_adversarial.threats import Threats
 from avrobust_core import Attack, AttackResult, BoundVictim
 
 
@@ -60,3 +63,12 @@ class NoisyStep(Attack):
         # This region holds any such step, so that of its limits only bounds and freedom of time cut.
         outer = victim.scaled(self.noise + self.step_size).region
         return AttackResult(outer.project(moved), unknown(victim))
+
+
+def make_fast_at(config: FastAtConfig) -> LearnFromAttacked:
+    """Make the augmentation `fast-at`: against a single step."""
+    attack: Attack = RandomStep(config.step_size or 1.25)
+    if config.variant == "n":
+        attack = NoisyStep(config.step_size or 1.0, noise=config.noise or 2.0)
+    threats = Threats(config.all_threats, purpose="fast-at", warmup=config.warmup, share=config.share)
+    return LearnFromAttacked(attack, threats, mode=config.mode)

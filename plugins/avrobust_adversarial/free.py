@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from avrobust_adversarial.ascent import drawn
+from avrobust_adversarial.configs import FreeAtConfig
 from avrobust_adversarial.crafting import to_attack
 from avrobust_adversarial.threats import Threats, part_of, put
 from avrobust_core import (
@@ -40,17 +41,14 @@ class FreeTraining(Augmentation):
     list, it is what the perturbation raises. Nothing in the list may cut the way of the gradient.
 
     Args:
-        threats: under what; every clip is attacked.
-        replays: of each batch.
-        step_size: how far each replay moves the perturbation, in the region's size.
-        memory: whether each clip goes on from its own last perturbation, kept in float16.
+        config: says what each of its fields does. Every clip is attacked, and memory is kept in float16.
     """
 
-    def __init__(self, threats: Threats, *, replays: int, step_size: float, memory: bool = False) -> None:
-        self.threats = threats
-        self.replays = replays
-        self.step_size = step_size
-        self.memory = memory
+    def __init__(self, config: FreeAtConfig) -> None:
+        self.threats = Threats(config.all_threats, purpose="free-at", warmup=config.warmup)
+        self.replays = config.replays
+        self.step_size = config.step_size
+        self.memory = config.memory
         self.kept: dict[str, dict[str, Tensor]] = {}
         self._delta: dict[str, Tensor] = {}
         self._leaves: dict[str, Tensor] = {}

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from avrobust_adversarial.ascent import LastIterate
+from avrobust_adversarial.configs import AdversarialConfig
 from avrobust_adversarial.crafting import Mode, crafting, to_attack
 from avrobust_adversarial.threats import Threats, part_of, put
 from avrobust_core import Attack, Augmentation, AvrobustError, Batch, ThreatModel, TrainingStep
@@ -50,6 +52,22 @@ class LearnFromAttacked(Augmentation):
                         found[name] = torch.where(done, x, result.last[name])
                 inputs = put(inputs, index, found)
         return Batch(inputs, batch.targets, batch.ids)
+
+
+def make_adversarial(config: AdversarialConfig) -> LearnFromAttacked:
+    """Make the augmentation `adversarial`: against the attack chosen, or the paper's PGD.
+
+    Raises:
+        AvrobustError: if the attack cannot serve as the inner maximisation.
+    """
+    if config.attack is None:
+        steps = config.steps or 7
+        attack = LastIterate(steps, config.step_size or 2.5 / steps, random_start=config.random_start in (None, True))
+    else:
+        attack = config.attack.build()
+        refuse_unfit(config.attack.use, attack, config.all_threats)
+    threats = Threats(config.all_threats, purpose="adversarial", warmup=config.warmup, share=config.share)
+    return LearnFromAttacked(attack, threats, mode=config.mode)
 
 
 def refuse_unfit(name: str, attack: object, threats: Sequence[ThreatModel]) -> None:

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avrobust_adversarial.ascent import ascend, drawn
+from avrobust_adversarial.configs import TradesConfig
 from avrobust_adversarial.crafting import counting, crafting, to_attack
 from avrobust_adversarial.threats import Threats, part_of, put
 from avrobust_core import Augmentation, BoundVictim, Passed, Task, TrainingStep
@@ -23,17 +24,14 @@ class Trades(Augmentation):
     encoders and fusion is not done to the attacked clips: such augmentations do not go with this one.
 
     Args:
-        threats: under what; every clip is attacked.
-        beta: weight of the divergence.
-        steps: of the ascent.
-        step_size: of each, in the region's size.
+        config: says what each of its fields does. Every clip is attacked.
     """
 
-    def __init__(self, threats: Threats, *, beta: float, steps: int, step_size: float) -> None:
-        self.threats = threats
-        self.beta = beta
-        self.steps = steps
-        self.step_size = step_size
+    def __init__(self, config: TradesConfig) -> None:
+        self.threats = Threats(config.all_threats, purpose="trades", warmup=config.warmup)
+        self.beta = config.beta
+        self.steps = config.steps
+        self.step_size = config.step_size or 2.5 / config.steps
 
     def loss(self, losses: Tensor, passed: Passed, step: TrainingStep) -> Tensor:
         """The losses (B,) with the divergence added.

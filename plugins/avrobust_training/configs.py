@@ -9,11 +9,14 @@ from avrobust_core import Config
 Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Layer = Literal["input", "encoded"]
+Axis = Literal["time", "time-frequency", "space"]
 
 
-class _MixingConfig(Config):
+class MixingConfig(Config):
     """What augmentations that mix pairs of clips share."""
 
+    alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Both parameters of the Beta distribution of the mixing ratio."""
     share: float = Field(default=1.0, ge=0, le=1)
     """Share of the clips that are mixed; the others stay as they are."""
     labels: Literal["mean", "union"] = "mean"
@@ -21,7 +24,7 @@ class _MixingConfig(Config):
     union of both sets."""
 
 
-class MixupConfig(_MixingConfig):
+class MixupConfig(MixingConfig):
     """Configuration of `mixup`."""
 
     alpha: float = Field(default=0.2, gt=0, allow_inf_nan=False)
@@ -41,7 +44,7 @@ class ManifoldMixupConfig(MixupConfig):
     """Where to mix, drawn for each batch: the raw clips (input), or what the encoders return (encoded)."""
 
 
-class NoisyFeatureMixupConfig(MixupConfig):
+class NoisyFeatureMixupConfig(ManifoldMixupConfig):
     """Configuration of `noisy-feature-mixup`."""
 
     alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -55,12 +58,12 @@ class NoisyFeatureMixupConfig(MixupConfig):
     """Level of multiplicative noise, uniform around 1; each clip's strength is this times a draw from Beta(2, 5)."""
 
 
-class CutMixConfig(_MixingConfig):
+class CutMixConfig(MixingConfig):
     """Configuration of `cutmix`."""
 
     alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Both parameters of the Beta distribution of the share that is kept."""
-    axis: Literal["time", "time-frequency", "space"] = "time"
+    axis: Axis = "time"
     """What is cut: the same span of time in every modality; a box of frames and bands in features (1, frames, bands);
     or a box of rows and columns in pictures, the same in all frames."""
 

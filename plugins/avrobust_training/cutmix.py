@@ -1,15 +1,12 @@
 """CutMix: a part of each clip is replaced by the same part of another."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from avrobust_core import Batch, DataError, MediaSpec, TrainingStep
+from avrobust_training.configs import Axis, CutMixConfig
 from avrobust_training.draws import generators, modalities_read
-from avrobust_training.pairing import Labels, PairMixing, Pairs
-
-Axis = Literal["time", "time-frequency", "space"]
+from avrobust_training.pairing import PairMixing, Pairs
 
 
 class CutMix(PairMixing):
@@ -28,14 +25,15 @@ class CutMix(PairMixing):
     the model reads.
 
     Args:
-        alpha: of the Beta distribution, > 0.
-        axis: where to cut.
-        share, labels: see `PairMixing`.
+        config: says what each of its fields does.
     """
 
-    def __init__(self, alpha: float, *, axis: Axis, share: float = 1.0, labels: Labels = "mean") -> None:
-        super().__init__("cutmix", alpha=alpha, share=share, labels=labels, heavier=False)
-        self.axis = axis
+    purpose = "cutmix"
+    heavier = False
+
+    def __init__(self, config: CutMixConfig) -> None:
+        super().__init__(config)
+        self.axis = config.axis
 
     def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
         """The batch with parts replaced; targets (B, K) float32.

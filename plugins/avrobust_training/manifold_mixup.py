@@ -1,15 +1,13 @@
 """Manifold mix-up: what encoders return is mixed, between encoders and fusion."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from avrobust_core import Batch, Encoded, TrainingStep
+from avrobust_training.configs import Layer, ManifoldMixupConfig
 from avrobust_training.draws import modalities_read, one_of
-from avrobust_training.pairing import Labels, PairMixing, Pairs
-
-Layer = Literal["input", "encoded"]
+from avrobust_training.pairing import PairMixing, Pairs
 
 
 class ManifoldMixup(PairMixing):
@@ -21,24 +19,15 @@ class ManifoldMixup(PairMixing):
     that every model has.
 
     Args:
-        alpha: of the Beta distribution, > 0.
-        layers: to be drawn from.
-        share, together, labels: see `PairMixing`.
-        purpose: sets the draws apart from those of others.
+        config: says what each of its fields does.
     """
 
-    def __init__(
-        self,
-        alpha: float,
-        *,
-        layers: Sequence[Layer] = ("encoded",),
-        share: float = 1.0,
-        together: bool = True,
-        labels: Labels = "mean",
-        purpose: str = "manifold-mixup",
-    ) -> None:
-        super().__init__(purpose, alpha=alpha, share=share, together=together, labels=labels)
-        self.layers = tuple(layers)
+    purpose = "manifold-mixup"
+
+    def __init__(self, config: ManifoldMixupConfig) -> None:
+        super().__init__(config)
+        self.together = config.together
+        self.layers = tuple(config.layers)
 
     def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
         """The batch, mixed if its layer is the input."""

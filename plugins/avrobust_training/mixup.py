@@ -1,8 +1,9 @@
 """Mix-up: each clip of a batch becomes a convex combination of itself and another."""
 
 from avrobust_core import Batch, TrainingStep
+from avrobust_training.configs import MixupConfig
 from avrobust_training.draws import modalities_read
-from avrobust_training.pairing import Labels, PairMixing
+from avrobust_training.pairing import PairMixing
 
 
 class Mixup(PairMixing):
@@ -12,14 +13,14 @@ class Mixup(PairMixing):
     Beta(alpha, alpha) and the rest, and j any other clip of the batch; see `PairMixing`.
 
     Args:
-        alpha: of the Beta distribution, > 0.
-        share: of the clips, how many are mixed.
-        together: one ratio and partner for all modalities.
-        labels: the weighted mean of both targets, or their union.
+        config: says what each of its fields does.
     """
 
-    def __init__(self, alpha: float, *, share: float = 1.0, together: bool = True, labels: Labels = "mean") -> None:
-        super().__init__("mixup", alpha=alpha, share=share, together=together, labels=labels)
+    purpose = "mixup"
+
+    def __init__(self, config: MixupConfig) -> None:
+        super().__init__(config)
+        self.together = config.together
 
     def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
         """The mixed batch: inputs as before in shape, dtype and bounds; targets (B, K) float32.

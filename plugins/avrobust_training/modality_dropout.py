@@ -1,15 +1,11 @@
 """Modality dropout: clips of which one modality is missing, or is another clip's."""
 
-from collections.abc import Mapping
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from avrobust_core import Augmentation, Batch, DataError, TrainingStep
+from avrobust_training.configs import ModalityDropoutConfig
 from avrobust_training.draws import clipped, generators, modalities_read, per_clip
-
-Fill = Literal["zeros", "clip"]
 
 
 class ModalityDropout(Augmentation):
@@ -21,14 +17,12 @@ class ModalityDropout(Augmentation):
     not on their order.
 
     Args:
-        probability: of being dropped, by modality; their sum is at most 1.
-        fill: zeros, or, where the media's bounds leave them out, the bound that is nearest; or the same modality of
-            another clip of the batch.
+        config: says what each of its fields does.
     """
 
-    def __init__(self, probability: Mapping[str, float], fill: Fill) -> None:
-        self.probability = dict(sorted(probability.items()))
-        self.fill = fill
+    def __init__(self, config: ModalityDropoutConfig) -> None:
+        self.probability = dict(sorted(config.probability.items()))
+        self.fill = config.fill
 
     def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
         """The batch with modalities dropped.

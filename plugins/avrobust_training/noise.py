@@ -1,9 +1,8 @@
 """Noise on the raw clips."""
 
-from collections.abc import Mapping
-
 from avrobust_core import Augmentation, Batch, DataError, TrainingStep
-from avrobust_training.draws import Distribution, clipped, noise_like
+from avrobust_training.configs import NoiseConfig
+from avrobust_training.draws import clipped, noise_like
 
 
 class Noise(Augmentation):
@@ -12,14 +11,12 @@ class Noise(Augmentation):
     Each clip's noise is from its own generator for this epoch, the same at every replay of a batch.
 
     Args:
-        scale: by modality, in units of the media: the standard deviation of Gaussian noise, or the largest uniform
-            noise. A modality that is not named is left as it is.
-        distribution: Gaussian, or uniform between plus and minus `scale`.
+        config: says what each of its fields does.
     """
 
-    def __init__(self, scale: Mapping[str, float], distribution: Distribution) -> None:
-        self.scale = dict(scale)
-        self.distribution = distribution
+    def __init__(self, config: NoiseConfig) -> None:
+        self.scale = config.scale
+        self.distribution = config.distribution
 
     def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
         """The noisy batch, with the same targets.

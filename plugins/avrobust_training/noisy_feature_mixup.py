@@ -1,14 +1,13 @@
 """Noisy feature mix-up: mix-up at a layer that is drawn, with additive and multiplicative noise."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from avrobust_core import Batch, TrainingStep
+from avrobust_training.configs import NoisyFeatureMixupConfig
 from avrobust_training.draws import clipped, generators, noise_like, per_clip
-from avrobust_training.manifold_mixup import Layer, ManifoldMixup
-from avrobust_training.pairing import Labels, Pairs
+from avrobust_training.manifold_mixup import ManifoldMixup
+from avrobust_training.pairing import Pairs
 
 
 class NoisyFeatureMixup(ManifoldMixup):
@@ -20,29 +19,15 @@ class NoisyFeatureMixup(ManifoldMixup):
     paper's pictures are; and all is drawn per clip, not per batch. Raw clips are clipped to their bounds.
 
     Args:
-        alpha: of the Beta distribution of the ratio, > 0.
-        additive: level of the additive noise, >= 0.
-        multiplicative: level of the multiplicative noise, >= 0.
-        layers: see `ManifoldMixup`.
-        share, together, labels: see `PairMixing`; clips that are not mixed get noise, too.
+        config: says what each of its fields does. Clips that are not mixed get noise, too.
     """
 
-    def __init__(
-        self,
-        alpha: float,
-        *,
-        additive: float,
-        multiplicative: float,
-        layers: Sequence[Layer] = ("input", "encoded"),
-        share: float = 1.0,
-        together: bool = True,
-        labels: Labels = "mean",
-    ) -> None:
-        super().__init__(
-            alpha, layers=layers, share=share, together=together, labels=labels, purpose="noisy-feature-mixup"
-        )
-        self.additive = additive
-        self.multiplicative = multiplicative
+    purpose = "noisy-feature-mixup"
+
+    def __init__(self, config: NoisyFeatureMixupConfig) -> None:
+        super().__init__(config)
+        self.additive = config.additive
+        self.multiplicative = config.multiplicative
 
     def blend(self, x: Tensor, pairs: Pairs, what: str, batch: Batch, step: TrainingStep) -> Tensor:
         mixed = super().blend(x, pairs, what, batch, step)

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from avrobust_core import Augmentation, AvrobustError, TrainingStep
+from avrobust_training.configs import MixingConfig
 from avrobust_training.draws import generators, per_clip
-
-Labels = Literal["mean", "union"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +39,25 @@ class PairMixing(Augmentation):
     the batch, as it must, but not on their order. In a batch of one the clip stays as it is.
 
     Args:
+        config: says what each of its fields does.
+
+    Attributes:
         purpose: sets the draws apart from those of others.
-        alpha: both parameters of the Beta distribution, > 0.
-        share: of the clips, how many are mixed, in [0, 1].
         together: one ratio and partner for all modalities of a clip; otherwise each modality draws its own, and the
             targets are the mean over modalities of what each of them would give.
-        labels: whether targets are the weighted mean, or, for several labels per clip, the union of both sets.
         heavier: whether a clip is the heavier end of its own mixture, with the larger of the ratio and the rest, as in
             MixMatch (Berthelot et al. 2019, arXiv 1905.02249, equation 9). The mixtures are alike, but no clip is
             replaced by its partner, which would leave it out of the epoch.
     """
 
-    def __init__(
-        self,
-        purpose: str,
-        *,
-        alpha: float,
-        share: float = 1.0,
-        together: bool = True,
-        labels: Labels = "mean",
-        heavier: bool = True,
-    ) -> None:
-        self.purpose = purpose
-        self.alpha = alpha
-        self.share = share
-        self.together = together
-        self.labels = labels
-        self.heavier = heavier
+    purpose: ClassVar[str]
+    heavier: ClassVar[bool] = True
+    together: bool = True
+
+    def __init__(self, config: MixingConfig) -> None:
+        self.alpha = config.alpha
+        self.share = config.share
+        self.labels = config.labels
 
     def pairs(
         self, modalities: Iterable[str], ids: Sequence[str], step: TrainingStep, device: torch.device

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from avrobust_core import Augmentation, Batch, DataError, MediaSpec, TrainingStep
+from avrobust_training.configs import SpecAugmentConfig
 from avrobust_training.draws import clipped, generators
-
-Fill = Literal["zeros", "mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +34,15 @@ class SpecAugment(Augmentation):
     filtered is clipped to the bounds. Targets stay as they are.
 
     Args:
-        time: masks of time.
-        frequency: masks of frequency.
-        fill: of masked times, and of masked bands of features: zeros, or, where the media's bounds leave them out,
-            the bound that is nearest; or the mean of the clip's own values, as the paper does for features that are
-            not centred.
-        together: the same spans of time in all modalities.
-        modalities: what is masked; None for all.
+        config: says what each of its fields does. The paper fills features that are not centred with their mean.
     """
 
-    def __init__(
-        self, time: Masks, frequency: Masks, *, fill: Fill, together: bool, modalities: Sequence[str] | None
-    ) -> None:
-        self.time = time
-        self.frequency = frequency
-        self.fill = fill
-        self.together = together
-        self.modalities = modalities
+    def __init__(self, config: SpecAugmentConfig) -> None:
+        self.time = Masks(config.time_masks, config.time_width)
+        self.frequency = Masks(config.frequency_masks, config.frequency_width)
+        self.fill = config.fill
+        self.together = config.together
+        self.modalities = config.modalities
 
     def __call__(self, batch: Batch, step: TrainingStep) -> Batch:
         """The masked batch.

@@ -73,10 +73,11 @@ def test_no_encoder_is_run_beside_the_training_pass(make, step_of, network, clip
 
 
 def test_it_composes_with_mixup_either_way(make, step_of, network, clips):
+    from avrobust_training.configs import MixupConfig
     from avrobust_training.mixup import Mixup
 
     for order in ([0, 1], [1, 0]):
-        augments = [Mixup(1.0), make("free-at", threat=BOTH, replays=3)]
+        augments = [Mixup(MixupConfig(alpha=1.0)), make("free-at", threat=BOTH, replays=3)]
         found = replayed([augments[i] for i in order], clips(), step_of, network(), 3)
         assert not torch.equal(found[1].inputs["audio"], found[2].inputs["audio"])
 

@@ -256,11 +256,12 @@ def test_soft_targets_are_learned_from_and_the_attack_is_told_the_heavier_label(
 
 @pytest.mark.parametrize("first", ["mixup", "adversarial"])
 def test_it_composes_with_mixup_either_way(make, step_of, network, clips, first):
+    from avrobust_training.configs import MixupConfig
     from avrobust_training.mixup import Mixup
 
     model, batch = network(), clips()
     step = step_of(model)
-    augments = [Mixup(1.0), make("adversarial", threat=BOTH)]
+    augments = [Mixup(MixupConfig(alpha=1.0)), make("adversarial", threat=BOTH)]
     for augment in augments if first == "mixup" else augments[::-1]:
         batch = augment(batch, step)
     torch.testing.assert_close(batch.targets.sum(dim=1), torch.ones(10))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from avrobust_training.configs import MixupConfig
-from avrobust_training.plugin import _build_mixup
+from avrobust_training.mixup import Mixup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -37,7 +37,7 @@ def step(epoch=0, *, seed=0, classes=4, task="single-label"):
 
 
 def mixup(alpha=1.0):
-    return _build_mixup(MixupConfig(alpha=alpha))
+    return Mixup(MixupConfig(alpha=alpha))
 
 
 def solve(batch, mixed, i):
