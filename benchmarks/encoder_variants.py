@@ -48,9 +48,8 @@ def build(name: str, device: str) -> tuple[nn.Module, Tensor]:
         fields, shape = VIDEO[name]
         media = MediaSpec(kind="video", shape=shape, rate=8, bounds=(0, 1), time_axis=1)
     found = configure(Registry.discover(), "encoder", name, dict(fields))
-    offer, config = found.offer, found.config
     torch.manual_seed(0)
-    model = AVModel({"clip": offer.component.build(config, media)}, None, 100).eval().requires_grad_(False)
+    model = AVModel({"clip": found.build(media)}, None, 100).eval().requires_grad_(False)
     low, high = media.bounds or (0, 1)
     clips = low + (high - low) * torch.rand(BATCH[device][name], *media.shape)
     return model.to(device), clips.to(device)

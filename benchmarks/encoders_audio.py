@@ -135,7 +135,7 @@ class OurPanns(nn.Module):
         super().__init__()
         component = next(c for c in avrobust_encoders() if c.name == name)
         media = MediaSpec(kind="audio", shape=(1, samples), rate=rate, bounds=(-1.0, 1.0), time_axis=1)
-        self.encoder = component.build(component.config.model_validate(dict(component.example)), media)
+        self.encoder = component.make(component.config.model_validate(dict(component.example)), media)
         self.model = AVModel({"audio": self.encoder}, None, classes)
 
     def load(self, state: Mapping[str, Tensor]) -> None:

@@ -95,9 +95,8 @@ def original(case: Case) -> tuple[nn.Module, Network]:
 def ours(case: Case, weights: nn.Module | None) -> tuple[nn.Module, Network]:
     """Our network with the original's weights, read as a checkpoint; with its own where there is none."""
     found = configure(Registry.discover(), "encoder", case.encoder, dict(case.fields))
-    offer, config = found.offer, found.config
     media = MediaSpec(kind="video", shape=case.shape[1:], rate=8, bounds=(0, 1), time_axis=1)
-    encoder = offer.component.build(config, media)
+    encoder = found.build(media)
     model = AVModel({"video": encoder}, None, CLASSES)
     if weights is not None:
         _, head = load_checkpoint(encoder, weights.state_dict(), encoder.layouts, case.original)

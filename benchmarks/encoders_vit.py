@@ -85,7 +85,7 @@ class OurAst(nn.Module):
         super().__init__()
         component = next(c for c in avrobust_encoders() if c.name == "ast")
         media = MediaSpec(kind="audio", shape=(1, samples), rate=RATE, bounds=(-1.0, 1.0), time_axis=1)
-        self.encoder = component.build(component.config.model_validate(fields), media)
+        self.encoder = component.make(component.config.model_validate(fields), media)
         self.model = AVModel({"audio": self.encoder}, None, CLASSES)
 
     def load(self, plain: PlainAst) -> None:

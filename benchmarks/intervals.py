@@ -221,6 +221,7 @@ def statistics(runs: int) -> Iterator[Row]:
 
 def rankings(runs: int) -> Iterator[Row]:
     """Coverage of mAP and AUC over groups; the truth is what test sets of this size come to on average."""
+    from avrobust_metrics.configs import MapConfig
     from avrobust_metrics.mean_average_precision import MeanAveragePrecision
 
     generator, classes = np.random.default_rng(4), 5
@@ -244,7 +245,7 @@ def rankings(runs: int) -> Iterator[Row]:
                     seed=seed,
                     groups=[str(group) for group in of_clip],
                 )
-                values = MeanAveragePrecision().measure(subject).values
+                values = MeanAveragePrecision(MapConfig()).measure(subject).values
                 for name, each in found.items():
                     each.append((values[name].value, values[name].low, values[name].high))
             row: Row = {"groups": count, "clips each": size}

@@ -60,7 +60,7 @@ class Configured:
         """
         who = f"{self.offer.kind} {self.offer.full_name} (plugin {self.offer.plugin!r})"
         with as_plugins_fault(f"building {who}"):
-            made = self.offer.component.build(self.config, *arguments)
+            made = self.offer.builder()(self.config, *arguments)
         base = KINDS[self.offer.kind].base_class()
         if not isinstance(made, base):
             raise ComponentError(f"{who} built a {type(made).__name__}, which is not an avrobust_core.{base.__name__}")
@@ -220,7 +220,7 @@ def configure(registry: Registry, kind: str, name: str, given: Mapping[str, obje
     except BaseException as error:
         # A plugin's validator that raises anything but ValueError or AssertionError, sys.exit too, is at fault.
         raise ComponentError(
-            f"{_described(offer)} failed to validate its configuration: {type(error).__name__}: {error}"
+            f"{offer.described} failed to validate its configuration: {type(error).__name__}: {error}"
         ) from error
     faults: list[tuple[Location, str]] = [
         (location, f"expected {slot.phrase}, not {value!r}")
@@ -236,14 +236,7 @@ def configure(registry: Registry, kind: str, name: str, given: Mapping[str, obje
     return Configured(offer, made)
 
 
-def _described(offer: Offer) -> str:
-    return (
-        f"{offer.kind} {offer.component.name!r} "
-        f"(plugin {offer.plugin!r} of {offer.distribution} {offer.distribution_version})"
-    )
-
-
 def _misconfigured(offer: Offer, faults: Sequence[tuple[Location, str]]) -> ComponentError:
     lines = [f"  {location_text(location)}: {message}" for location, message in faults]
     what = "an error" if len(faults) == 1 else f"{len(faults)} errors"
-    return ComponentError("\n".join([f"{what} in the configuration of {_described(offer)}:", *lines]))
+    return ComponentError("\n".join([f"{what} in the configuration of {offer.described}:", *lines]))

@@ -3,10 +3,13 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from avrobust_core.config.field_docs import Described
+from avrobust_core.config.suggest import did_you_mean
+from avrobust_core.errors import ComponentError
 
 KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -26,15 +29,13 @@ class Config(Described):
 FOR_IDENTITY: Mapping[str, bool] = MappingProxyType({"identity": True})
 """Tells what is written to write its identity."""
 
-C = TypeVar("C", bound=Config)
-T = TypeVar("T", covariant=True)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Component(Generic[C, T]):
+class Component:
     """One thing a plugin offers. Building it imports what is heavy; naming it does not.
 
-    `build` takes the validated configuration, and what the kind needs beside it:
+    `build` names a class or a function, like "my_package.attack:MyAttack", which is imported when a first one is
+    built. It takes the validated configuration, and what the kind needs beside it:
 
     | kind         | build(config, ...)                                            | returns              |
     |--------------|---------------------------------------------------------------|----------------------|
@@ -49,7 +50,7 @@ class Component(Generic[C, T]):
         name: kebab-case; unique for its kind inside one distribution.
         summary: one line.
         config: the configuration's class; every field described, importable without torch.
-        build: makes the component; imports heavy modules inside.
+        build: makes the component: "package.module:Class", or a function that imports heavy modules inside.
         references: DOI, arXiv number or URL of each source.
         example: a minimal valid configuration.
         extras: the pip extras that it needs, for the error's hint.
@@ -61,8 +62,8 @@ class Component(Generic[C, T]):
 
     name: str
     summary: str
-    config: type[C]
-    build: Callable[..., T]
+    config: type[Config]
+    build: str | Callable[..., Any]
     references: tuple[str, ...] = ()
     example: Mapping[str, object] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
@@ -75,5 +76,44 @@ class Component(Generic[C, T]):
             raise ValueError(f"component {self.name!r}: summary must be one non-empty line")
         if not (isinstance(self.config, type) and issubclass(self.config, Config)):
             raise TypeError(f"component {self.name!r}: config must be a subclass of avrobust_core.Config")
-        if not callable(self.build):
-            raise TypeError(f"component {self.name!r}: build must be callable")
+        if not (isinstance(self.build, str) or callable(self.build)):
+            raise TypeError(f"component {self.name!r}: build must be 'package.module:Class', or callable")
+
+    def builder(self) -> Callable[..., Any]:
+        """Return what makes the component: `build`, imported where it is a name.
+
+        Raises:
+            ComponentError: if it names nothing that can be imported and called.
+        """
+        if not isinstance(self.build, str):
+            return self.build
+        module, _, name = self.build.partition(":")
+        if not (module and name):
+            raise ComponentError(f"build {self.build!r} is not of the form 'package.module:Class'")
+        try:
+            found = import_module(module)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            from avrobust_core.blame import place_of, sentence  # only where something is broken
+
+            # An import that fails says what is missing; of anything else the place is worth having.
+            place = (
+                f" ({place_of(error)})" if isinstance(error, Exception) and not isinstance(error, ImportError) else ""
+            )
+            raise ComponentError(
+                f"build {self.build!r}: importing {module} failed: {sentence(error)}{place}"
+            ) from error
+        named: Callable[..., Any] | None = getattr(found, name, None)
+        if not callable(named):
+            hint = did_you_mean(name, [known for known, value in vars(found).items() if callable(value)])
+            raise ComponentError(f"build {self.build!r}: {module} has no class or function {name!r}{hint}")
+        return named
+
+    def make(self, config: Config, *arguments: Any) -> Any:
+        """Build the component from its configuration and what its kind needs beside it.
+
+        Raises:
+            ComponentError: if `build` names nothing that can be imported and called.
+        """
+        return self.builder()(config, *arguments)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
 
+from avrobust_core.errors import ComponentError
 from avrobust_core.registry.components import Component
 from avrobust_core.registry.hookspecs import ENTRY_POINT_GROUP
 
@@ -30,7 +31,7 @@ class Offer:
     """
 
     kind: str
-    component: Component[Any, Any]
+    component: Component
     distribution: str
     distribution_version: str
     plugin: str
@@ -39,6 +40,23 @@ class Offer:
     def full_name(self) -> str:
         """The qualified name, `dist:name`, with the distribution's name normalised: one spelling for one component."""
         return f"{normalised(self.distribution)}:{self.component.name}"
+
+    @property
+    def described(self) -> str:
+        """For messages: its kind and name, and the plugin and distribution that offer it."""
+        whose = f"plugin {self.plugin!r} of {self.distribution} {self.distribution_version}"
+        return f"{self.kind} {self.component.name!r} ({whose})"
+
+    def builder(self) -> Callable[..., Any]:
+        """Return what makes the component.
+
+        Raises:
+            ComponentError: if its `build` names nothing that can be imported and called; says whose it is.
+        """
+        try:
+            return self.component.builder()
+        except ComponentError as error:
+            raise ComponentError(f"{self.described}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,8 @@ def load(plugin: PluginRecord, taken: Mapping[tuple[str, str], str], *, strict: 
     Args:
         plugin: a record of `declared` with status "ok".
         taken: by kind and name, the entry point of the same distribution that already offers that component.
-        strict: raise what the plugin raised, with a note of which plugin it was, instead of recording it.
+        strict: raise what the plugin raised, with a note of which plugin it was, instead of recording it; import what
+            its components are built from, too.
 
     Returns:
         The record, "ok" with the offers or "broken" with the error, and the time that it took.
@@ -44,6 +45,9 @@ def load(plugin: PluginRecord, taken: Mapping[tuple[str, str], str], *, strict: 
     started = perf_counter()
     try:
         loaded = replace(plugin, offers=tuple(_collect(plugin, taken)))
+        if strict:
+            for offer in loaded.offers:
+                fitting_builder(offer)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -81,7 +85,7 @@ def _collect(plugin: PluginRecord, taken: Mapping[tuple[str, str], str]) -> Iter
         )
 
 
-def _components(module: object, full_name: str) -> Iterator[tuple[str, Component[Any, Any]]]:
+def _components(module: object, full_name: str) -> Iterator[tuple[str, Component]]:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(module, full_name)
@@ -123,7 +127,7 @@ def _check_hooks(manager: pluggy.PluginManager, module: object, callers: Mapping
         raise PluginFault(f"it implements no hook; there are: {', '.join(sorted(hooks))} (marked with @hookimpl)")
 
 
-def _checked(kind: Kind, result: object) -> Iterator[Component[Any, Any]]:
+def _checked(kind: Kind, result: object) -> Iterator[Component]:
     """Yield what a hook returned, once it is seen to be components that fit the kind."""
     hook = kind.hook
     if isinstance(result, Component):
@@ -141,7 +145,7 @@ def _checked(kind: Kind, result: object) -> Iterator[Component[Any, Any]]:
         yield item
 
 
-def _misfit(kind: Kind, component: Component[Any, Any]) -> str | None:
+def _misfit(kind: Kind, component: Component) -> str | None:
     """Say what of a component does not fit its kind, as far as can be seen without building it."""
     for name in ("references", "extras"):
         value = getattr(component, name)
@@ -153,16 +157,36 @@ def _misfit(kind: Kind, component: Component[Any, Any]) -> str | None:
     version: object = component.version
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         return f"version must be a whole number from 1, not {_shown(version)}"
+    return None if isinstance(component.build, str) else _misbuilt(kind, component.build)
+
+
+def fitting_builder(offer: Offer) -> Callable[..., Any]:
+    """Return what makes a component, imported, and seen to fit its kind.
+
+    Raises:
+        ComponentError: if it cannot be imported, or does not fit; names the component and its plugin.
+    """
+    kind, build = KINDS[offer.kind], offer.builder()
+    misfit = _misbuilt(kind, build)
+    if misfit is None and isinstance(build, type) and not issubclass(build, kind.base_class()):
+        misfit = f"{offer.component.build!r} is a class, but not of avrobust_core.{kind.base_name}"
+    if misfit is not None:
+        raise PluginFault(f"{offer.described}: {misfit}")
+    return build
+
+
+def _misbuilt(kind: Kind, build: Callable[..., Any]) -> str | None:
+    """Say why a component of this kind cannot be built like this."""
     arguments = ("config", *kind.arguments)
     try:
-        signature = inspect.signature(component.build)
+        signature = inspect.signature(build)
     except Exception:  # noqa: BLE001  no signature (written in C), or annotations that only a type checker can evaluate
         return None
     try:
         signature.bind(*arguments)
     except TypeError as error:
         return f"build is called as build({', '.join(arguments)}), but its signature is {signature}: {error}"
-    returned = _returned_kind(component.build, signature.return_annotation)
+    returned = _returned_kind(build, signature.return_annotation)
     if returned is not None and returned != kind.name:
         return f"build returns a component of kind {returned!r}, but the hook offers the kind {kind.name!r}"
     return None

@@ -61,7 +61,7 @@ class AugmentationSubject:
 
     @classmethod
     def of_component(
-        cls, component: Component[Any, Augmentation], given: Mapping[str, object] | None = None, name: str | None = None
+        cls, component: Component, given: Mapping[str, object] | None = None, name: str | None = None
     ) -> AugmentationSubject:
         """The subject of an augmentation as a plugin offers it, configured by its example or as given.
 
@@ -69,7 +69,7 @@ class AugmentationSubject:
             ValidationError: if the configuration is not valid.
         """
         config: Config = component.config.model_validate(dict(component.example if given is None else given))
-        return cls(name or component.name, lambda: component.build(config))
+        return cls(name or component.name, lambda: component.make(config))
 
     def scenes(self) -> list[Scene]:
         """The scenes in which it can be tried.

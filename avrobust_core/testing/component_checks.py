@@ -33,8 +33,8 @@ def check_imports_without_torch(plugin: PluginRecord) -> None:
         raise CheckFailed(f"importing {plugin.module} in a process of its own failed: {found.stderr.strip()[-300:]}")
     if found.stdout.strip().endswith("True"):
         raise CheckFailed(
-            f"importing {plugin.module} imports torch, and every `avrobust` command waits for it: import what is heavy "
-            "inside the components' build functions"
+            f"importing {plugin.module} imports torch, and every `avrobust` command waits for it: name what is heavy, "
+            "as in build='package.module:Class', or import it inside the components' build functions"
         )
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from avrobust_core.data.media import MediaSpec
-from avrobust_core.errors import AvrobustError
+from avrobust_core.errors import AvrobustError, ComponentError
 from avrobust_core.models.parts import EncodedDims
 from avrobust_core.models.whole import Raw, RawDims
 from avrobust_core.registry.components import Config
 from avrobust_core.registry.discovery import Offer
 from avrobust_core.registry.kinds import KINDS
-from avrobust_core.registry.loading import one_line
+from avrobust_core.registry.loading import fitting_builder, one_line
 from avrobust_core.testing.running import CheckFailed, NotApplicable
 
 MEDIA: tuple[MediaSpec, ...] = (
@@ -68,15 +68,19 @@ class OfferSubject:
             CheckFailed: if building raised, or gave something else than its kind should be.
             NotApplicable: if it refuses: its example needs files, or media, that are not here.
         """
-        component, kind = self.offer.component, self.offer.kind
+        kind = self.offer.kind
         choices: tuple[tuple[Any, ...], ...] = {
             "encoder": tuple((media,) for media in self.media),
             "fusion": ((dict(DIMS),), *((dims,) for dims in raw_choices(self.media))),
         }.get(kind, ((),))
+        try:
+            build = fitting_builder(self.offer)
+        except ComponentError as error:
+            raise CheckFailed(str(error)) from error
         refusals: list[str] = []
         for arguments in choices:
             try:
-                made = component.build(self.config(), *arguments)
+                made = build(self.config(), *arguments)
             except (AvrobustError, OSError) as error:
                 refusals.append(str(error))
                 continue

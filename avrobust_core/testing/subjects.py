@@ -132,7 +132,7 @@ class AttackSubject:
 
     @classmethod
     def of_component(
-        cls, component: Component[Any, Attack], given: Mapping[str, object] | None = None, name: str | None = None
+        cls, component: Component, given: Mapping[str, object] | None = None, name: str | None = None
     ) -> AttackSubject:
         """The subject of an attack as a plugin offers it, configured by its example or as given.
 
@@ -140,7 +140,7 @@ class AttackSubject:
             ValidationError: if the configuration is not valid.
         """
         config: Config = component.config.model_validate(dict(component.example if given is None else given))
-        return cls(name or component.name, lambda: component.build(config))
+        return cls(name or component.name, lambda: component.make(config))
 
     @property
     def norms(self) -> tuple[NormName, ...]:

@@ -63,7 +63,7 @@ class LearnFromAttacked(Augmentation):
 
 
 def make_adversarial(config: AdversarialConfig) -> LearnFromAttacked:
-    """Make the augmentation `adversarial`, against the attack chosen, or the paper's PGD.
+    """Make the augmentation `adversarial`: against the attack chosen, or the paper's PGD.
 
     Raises:
         AvrobustError: if the attack cannot serve as the inner maximisation.

@@ -1,7 +1,6 @@
 """The plugin `attacks`: the attack suite, each group's components from its own `offers`."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 from avrobust_attacks.blackbox import offers as blackbox
 from avrobust_attacks.ensemble import offers as ensemble
@@ -10,12 +9,9 @@ from avrobust_attacks.minimal import offers as minimal
 from avrobust_attacks.universal import offers as universal
 from avrobust_core import Component, hookimpl
 
-if TYPE_CHECKING:
-    from avrobust_core import Attack
-
 
 @hookimpl
-def avrobust_attacks() -> "Iterator[Component[Any, Attack]]":
+def avrobust_attacks() -> Iterator[Component]:
     """The attack suite."""
     yield from gradient.OFFERS
     yield from minimal.OFFERS

@@ -4,55 +4,47 @@ Source: Kong, Cao, Iqbal, Wang, Wang, Plumbley, "PANNs: Large-Scale Pretrained A
 Recognition", 2020 (arXiv 1912.10211). The parameters have the names of its published checkpoints.
 """
 
-from collections.abc import Sequence
 from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_audio.blocks import ConvBlock
-from avrobust_audio.frontend import LogMel
-from avrobust_core import DataError, Encoded, EncodedDims, Encoder
+from avrobust_audio.configs import CnnConfig
+from avrobust_audio.frontend import LogMel, make_log_mel
+from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec
 
 
 class Cnn(Encoder):
     """Blocks of convolutions over a log-mel spectrogram, averaged over frequency, pooled over time.
 
     Args:
-        frontend: from waveforms to decibels (B, 1, frames, bands).
-        channels: width of each block; a 2x2 average pool follows each but the last.
-        embed: width of the pooled embedding.
-        dropout: probability after each block and on the embedding, in training only.
+        config: of the front end, and the widths.
+        media: a waveform.
 
     Raises:
-        DataError: if there are too few mel bands for the pools.
+        DataError: if there are too few mel bands for the pools, or clips are too short, or no waveforms.
+        AvrobustError: if the front end does not fit the sample rate.
     """
 
     frontend: LogMel
     time_axis = 1
 
-    def __init__(self, frontend: LogMel, *, channels: Sequence[int], embed: int, dropout: float = 0.0) -> None:
+    def __init__(self, config: CnnConfig, media: MediaSpec) -> None:
         super().__init__()
-        self.dims = EncodedDims(token=channels[-1], embed=embed)
-        self.frontend = frontend
+        channels = config.channels
+        self.dims = EncodedDims(token=channels[-1], embed=config.embed)
+        self.frontend = make_log_mel(config, media)
         self.blocks = len(channels)
-        self._check_size("mel bands", frontend.n_mels, "raise n_mels")
-        self.bn0 = nn.BatchNorm1d(frontend.n_mels)
+        self._check_size("mel bands", config.n_mels, "raise n_mels")
+        self._check_size("frames", self.frontend.frames(media.shape[1]), "use longer clips, or lower hop_ms")
+        self.bn0 = nn.BatchNorm1d(config.n_mels)
         for i, (inputs, outputs) in enumerate(zip((1, *channels), channels, strict=False), start=1):
             self.add_module(f"conv_block{i}", ConvBlock(inputs, outputs))
-        self.fc1 = nn.Linear(channels[-1], embed)
+        self.fc1 = nn.Linear(channels[-1], config.embed)
         nn.init.xavier_uniform_(self.fc1.weight)
         nn.init.zeros_(self.fc1.bias)
-        self.dropout = nn.Dropout(dropout)
-
-    def check(self, samples: int) -> None:
-        """Refuse waveforms that are too short.
-
-        Raises:
-            DataError: if one of this many samples is too short for the window or for the pools.
-        """
-        self.frontend.check(samples, ", or lower window_ms")
-        self._check_size("frames", self.frontend.frames(samples), "use longer clips, or lower hop_ms")
+        self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, features: Tensor) -> Encoded:
         """From decibels (B, 1, frames, bands) to a token per 2**(blocks - 1) frames, and their pooled embedding.

@@ -79,22 +79,6 @@ class LogMel(nn.Module):
         """The fewest samples that it can read: reflecting the ends takes more than half an FFT."""
         return self.n_fft // 2 + 1
 
-    def check(self, samples: int, remedy: str) -> None:
-        """Refuse waveforms that are too short for the window.
-
-        Args:
-            samples: of a clip.
-            remedy: what to do but use longer clips.
-
-        Raises:
-            DataError: if this many samples are too few.
-        """
-        if samples < self.shortest:
-            raise DataError(
-                f"clips of {samples} samples are too short for this window: at least {self.shortest} are needed; use "
-                f"longer clips{remedy}"
-            )
-
     def forward(self, x: Tensor) -> Tensor:
         """From waveforms (B, C, T) in [-1, 1], averaged over channels, to decibels (B, 1, T // hop + 1, M).
 
@@ -173,7 +157,7 @@ def make_log_mel(config: LogMelConfig, media: MediaSpec) -> LogMel:
     """The front end for a modality, after checking that it is a waveform that the configuration fits.
 
     Raises:
-        DataError: if the modality is no waveform, or has no sample rate.
+        DataError: if the modality is no waveform, has no sample rate, or clips shorter than half the window.
         AvrobustError: if the configuration does not fit its sample rate.
     """
     rate = check_waveform(media)
@@ -189,7 +173,7 @@ def make_log_mel(config: LogMelConfig, media: MediaSpec) -> LogMel:
             f"window_ms {config.window_ms:g} and hop_ms {config.hop_ms:g} are {window} and {hop} samples at {rate} Hz; "
             "at least 2 and 1 are needed"
         )
-    return LogMel(
+    made = LogMel(
         rate=rate,
         window=window,
         hop=hop,
@@ -198,3 +182,9 @@ def make_log_mel(config: LogMelConfig, media: MediaSpec) -> LogMel:
         f_max=f_max,
         floor=config.floor,
     )
+    if media.shape[1] < made.shortest:
+        raise DataError(
+            f"clips of {media.shape[1]} samples are too short for this window: at least {made.shortest} are needed; "
+            "use longer clips, or lower window_ms"
+        )
+    return made

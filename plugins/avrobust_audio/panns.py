@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -52,15 +52,6 @@ class Network:
     pools: int
 
 
-NETWORKS: Final[Mapping[str, Network]] = MappingProxyType(
-    {
-        "cnn6": Network(widths=(64, 128, 256, 512), kernel=5, layers=1, pools=4),
-        "cnn10": Network(widths=(64, 128, 256, 512), kernel=3, layers=2, pools=4),
-        "cnn14": Network(widths=(64, 128, 256, 512, 1024, 2048), kernel=3, layers=2, pools=5),
-    }
-)
-
-
 class Panns(Encoder):
     """A network of the family, from a waveform to a token per 2**pools frames and the published embedding.
 
@@ -68,49 +59,38 @@ class Panns(Encoder):
     before the model's sigmoid.
 
     Args:
-        network: which.
-        frontend: from waveforms to decibels (B, 1, frames, 64).
-        dropout: probability after each block, in training only.
-        pooled_dropout: probability on what is pooled over time, in training only.
+        config: probabilities of dropout.
+        media: a waveform of one of the sample rates in `WINDOWS`.
+
+    Raises:
+        DataError: if the modality is no waveform, has another sample rate than the published networks, or clips that
+            are too short.
     """
 
+    network: ClassVar[Network]
     frontend: LogMel
     time_axis = 1
 
-    def __init__(self, network: Network, frontend: LogMel, *, dropout: float, pooled_dropout: float) -> None:
+    def __init__(self, config: PannsConfig, media: MediaSpec) -> None:
         super().__init__()
-        width = network.widths[-1]
+        self.frontend = self._published_frontend(media)
+        self.layouts = (panns_layout(self.frontend),)
+        width = self.network.widths[-1]
         self.dims = EncodedDims(token=width, embed=width)
-        self.layouts = (panns_layout(frontend),)
-        self.frontend = frontend
-        self.network = network
-        self.bn0 = nn.BatchNorm1d(frontend.n_mels)
-        for i, (inputs, outputs) in enumerate(zip((1, *network.widths), network.widths, strict=False), start=1):
-            self.add_module(f"conv_block{i}", ConvBlock(inputs, outputs, kernel=network.kernel, layers=network.layers))
+        self.bn0 = nn.BatchNorm1d(N_MELS)
+        widths, kernel, layers = self.network.widths, self.network.kernel, self.network.layers
+        for i, (inputs, outputs) in enumerate(zip((1, *widths), widths, strict=False), start=1):
+            self.add_module(f"conv_block{i}", ConvBlock(inputs, outputs, kernel=kernel, layers=layers))
         self.fc1 = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.fc1.weight)
         nn.init.zeros_(self.fc1.bias)
-        self.dropout = nn.Dropout(dropout)
-        self.pooled_dropout = nn.Dropout(pooled_dropout)
+        self.dropout = nn.Dropout(config.dropout)
+        self.pooled_dropout = nn.Dropout(config.pooled_dropout)
 
     @property
     def fewest_frames(self) -> int:
         """The frames that the pools leave one step of."""
         return int(2**self.network.pools)
-
-    def check(self, samples: int) -> None:
-        """Refuse waveforms that are too short.
-
-        Raises:
-            DataError: if one of this many samples is too short for the window or for the pools.
-        """
-        least = max(self.frontend.shortest, (self.fewest_frames - 1) * self.frontend.hop)
-        if samples < least:
-            raise DataError(
-                f"clips of {samples} samples are too short: {self.network.pools} pools halve the spectrogram, so at "
-                f"least {least} samples ({self.fewest_frames} frames) are needed; use longer clips, or a network with "
-                "fewer pools"
-            )
 
     def encode(self, features: Tensor) -> Encoded:
         """From decibels (B, 1, frames, 64) to tokens (B, frames // 2**pools, D) and the pooled embedding (B, D).
@@ -132,6 +112,43 @@ class Panns(Encoder):
         x = x.mean(dim=3)
         pooled = self.pooled_dropout(x.max(dim=2).values + x.mean(dim=2))
         return Encoded(tokens=x.transpose(1, 2), pooled=F.relu(self.fc1(pooled)))
+
+    def _published_frontend(self, media: MediaSpec) -> LogMel:
+        rate = check_waveform(media)
+        if rate not in WINDOWS:
+            fitting = ", ".join(map(str, WINDOWS))
+            raise DataError(
+                f"{type(self).__name__.lower()} reads audio of {fitting} Hz, the sample rates of the published "
+                f"networks, not of {rate} Hz; resample the data set to one of them"
+            )
+        window, hop, f_max = WINDOWS[rate]
+        made = LogMel(rate=rate, window=window, hop=hop, n_mels=N_MELS, f_min=50.0, f_max=f_max, floor="clamped")
+        least = max(made.shortest, (self.fewest_frames - 1) * hop)
+        if media.shape[1] < least:
+            raise DataError(
+                f"clips of {media.shape[1]} samples are too short: {self.network.pools} pools halve the spectrogram, "
+                f"so at least {least} samples ({self.fewest_frames} frames) are needed; use longer clips, or a network "
+                "with fewer pools"
+            )
+        return made
+
+
+class Cnn6(Panns):
+    """Four blocks of one 5x5 convolution: 4.8 million parameters."""
+
+    network = Network(widths=(64, 128, 256, 512), kernel=5, layers=1, pools=4)
+
+
+class Cnn10(Panns):
+    """Four blocks of two 3x3 convolutions: 5.2 million parameters."""
+
+    network = Network(widths=(64, 128, 256, 512), kernel=3, layers=2, pools=4)
+
+
+class Cnn14(Panns):
+    """Six blocks of two 3x3 convolutions: 80.8 million parameters."""
+
+    network = Network(widths=(64, 128, 256, 512, 1024, 2048), kernel=3, layers=2, pools=5)
 
 
 def panns_layout(frontend: LogMel) -> CheckpointLayout:
@@ -161,24 +178,3 @@ def _alike(theirs: Tensor, ours: Tensor) -> bool:
     if theirs.shape != ours.shape:
         return False
     return torch.allclose(theirs.to(ours), ours, rtol=1e-3, atol=1e-6)
-
-
-def make_panns(name: str, config: PannsConfig, media: MediaSpec) -> Panns:
-    """The network of this name for a modality, with the published front end for its sample rate.
-
-    Raises:
-        DataError: if the modality is no waveform, has another sample rate than the published networks, or clips that
-            are too short.
-    """
-    rate = check_waveform(media)
-    if rate not in WINDOWS:
-        fitting = ", ".join(map(str, WINDOWS))
-        raise DataError(
-            f"{name} reads audio of {fitting} Hz, the sample rates of the published networks, not of {rate} Hz; "
-            "resample the data set to one of them"
-        )
-    window, hop, f_max = WINDOWS[rate]
-    frontend = LogMel(rate=rate, window=window, hop=hop, n_mels=N_MELS, f_min=50.0, f_max=f_max, floor="clamped")
-    encoder = Panns(NETWORKS[name], frontend, dropout=config.dropout, pooled_dropout=config.pooled_dropout)
-    encoder.check(media.shape[1])
-    return encoder

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_audio.configs import PatchesConfig
-from avrobust_audio.frontend import LogMel
+from avrobust_audio.frontend import LogMel, make_log_mel
 from avrobust_audio.transformer import sinusoids
-from avrobust_core import Encoded, EncodedDims, Encoder
+from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec
 
 
 class AudioPatches(Encoder):
@@ -21,19 +21,23 @@ class AudioPatches(Encoder):
     the spectrogram. The last patch in time is filled up with what normalises to zero.
 
     Args:
-        frontend: from waveforms to decibels (B, 1, frames, bands).
-        config: all but the front end.
+        config: of the front end, and the patches.
+        media: a waveform.
+
+    Raises:
+        DataError: if clips are too short, or no waveforms.
+        AvrobustError: if the front end does not fit the sample rate.
     """
 
     frontend: LogMel
     time_axis = 1
 
-    def __init__(self, frontend: LogMel, config: PatchesConfig) -> None:
+    def __init__(self, config: PatchesConfig, media: MediaSpec) -> None:
         super().__init__()
         self.dims = EncodedDims(token=config.width, embed=config.width)
-        self.frontend = frontend
+        self.frontend = make_log_mel(config, media)
         self.patch = (config.patch_frames, config.patch_mels)
-        self.bn0 = nn.BatchNorm1d(frontend.n_mels)
+        self.bn0 = nn.BatchNorm1d(config.n_mels)
         self.proj = nn.Linear(config.patch_frames * config.patch_mels, config.width)
         self.pos_bands = nn.Parameter(torch.empty(self.rows, config.width))
         nn.init.normal_(self.pos_bands, std=0.02)

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from avrobust_audio.blocks import ConvBlock
 from avrobust_audio.configs import POOLS, TalTransConfig
-from avrobust_audio.frontend import LogMel
+from avrobust_audio.frontend import LogMel, make_log_mel
 from avrobust_audio.transformer import AttentionPooling, TransformerLayer, sinusoids
-from avrobust_core import DataError, Encoded, EncodedDims, Encoder
+from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec
 
 TIME_POOLS: Final = 2
 """The first pools, which halve time too."""
@@ -29,19 +29,24 @@ class TalTrans(Encoder):
     encoder alone the head is attention pooling.
 
     Args:
-        frontend: from waveforms to decibels (B, 1, frames, bands).
-        config: all but the front end.
+        config: of the front end, and the widths.
+        media: a waveform.
+
+    Raises:
+        DataError: if clips are too short, or no waveforms.
+        AvrobustError: if the front end does not fit the sample rate.
     """
 
     frontend: LogMel
     time_axis = 1
 
-    def __init__(self, frontend: LogMel, config: TalTransConfig) -> None:
+    def __init__(self, config: TalTransConfig, media: MediaSpec) -> None:
         super().__init__()
         self.dims = EncodedDims(token=config.embed, embed=config.embed)
-        self.frontend = frontend
-        self.bn0 = nn.BatchNorm1d(frontend.n_mels)
-        widths = [config.embed * 2**i // frontend.n_mels for i in range(1, POOLS + 1)]
+        self.frontend = make_log_mel(config, media)
+        _check_frames(self.frontend.frames(media.shape[1]))
+        self.bn0 = nn.BatchNorm1d(config.n_mels)
+        widths = [config.embed * 2**i // config.n_mels for i in range(1, POOLS + 1)]
         self.conv_blocks = nn.ModuleList(
             ConvBlock(inputs, outputs) for inputs, outputs in zip((1, *widths), widths, strict=False)
         )
@@ -49,22 +54,13 @@ class TalTrans(Encoder):
         self.repeats = config.repeats
         self.norm = nn.LayerNorm(config.embed)
 
-    def check(self, samples: int) -> None:
-        """Refuse waveforms that are too short.
-
-        Raises:
-            DataError: if one of this many samples is too short for the window or for the pools.
-        """
-        self.frontend.check(samples, ", or lower window_ms")
-        self._check_frames(self.frontend.frames(samples))
-
     def encode(self, features: Tensor) -> Encoded:
         """From decibels (B, 1, frames, bands) to tokens (B, frames // 4, D) and their mean (B, D).
 
         Raises:
             DataError: if there are too few frames for the pools.
         """
-        self._check_frames(features.shape[2])
+        _check_frames(features.shape[2])
         x = self.bn0(features.squeeze(1).transpose(1, 2)).transpose(1, 2).unsqueeze(1)
         for i, block in enumerate(self.conv_blocks):
             x = F.max_pool2d(block(x), (2, 2) if i < TIME_POOLS else (1, 2))
@@ -79,10 +75,11 @@ class TalTrans(Encoder):
         """Attention pooling of the tokens (B, T, D) to logits (B, classes), whose sigmoid is the reference's output."""
         return AttentionPooling(self.dims.token, classes)
 
-    def _check_frames(self, frames: int) -> None:
-        least = 2**TIME_POOLS
-        if frames < least:
-            raise DataError(
-                f"{frames} frames are too few: {TIME_POOLS} pools halve time, so at least {least} are needed; use "
-                "longer clips, or lower hop_ms"
-            )
+
+def _check_frames(frames: int) -> None:
+    least = 2**TIME_POOLS
+    if frames < least:
+        raise DataError(
+            f"{frames} frames are too few: {TIME_POOLS} pools halve time, so at least {least} are needed; use longer "
+            "clips, or lower hop_ms"
+        )

@@ -10,9 +10,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from avrobust_core import Encoded, Fusion
+from avrobust_core import Encoded, EncodedDims, Fusion
 from avrobust_fusion.configs import MidConfig
+from avrobust_fusion.joint import JointTransformer
 from avrobust_fusion.transformer import CommonTokens, TransformerLayer, learned
+
+
+def mid(config: MidConfig, inputs: Mapping[str, EncodedDims]) -> Fusion:
+    """Make the fusion `mid`: without bottlenecks every token sees those of all modalities."""
+    return BottleneckTransformer(config, inputs) if config.bottlenecks else JointTransformer(config, inputs)
 
 
 class BottleneckTransformer(Fusion):
@@ -23,14 +29,14 @@ class BottleneckTransformer(Fusion):
     is left out of that mean, and of the fused embedding.
 
     Args:
-        widths: of the tokens, by modality.
         config: sizes, positions, pooling, and at least one bottleneck token.
+        inputs: widths by modality.
     """
 
-    def __init__(self, widths: Mapping[str, int], config: MidConfig) -> None:
+    def __init__(self, config: MidConfig, inputs: Mapping[str, EncodedDims]) -> None:
         super().__init__()
         self.dim = config.width
-        self.tokens = CommonTokens(widths, config.width, positions=config.positions)
+        self.tokens = CommonTokens(inputs, config.width, positions=config.positions)
         self.modalities = self.tokens.modalities
         self.bottlenecks = learned(config.bottlenecks, config.width)
         self.class_tokens = learned(len(self.modalities), config.width) if config.pool == "class" else None

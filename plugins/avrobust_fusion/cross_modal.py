@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from avrobust_core import Encoded, Fusion
+from avrobust_core import Encoded, EncodedDims, Fusion
 from avrobust_fusion.configs import AttentionConfig
 from avrobust_fusion.transformer import CommonTokens, TransformerLayer
 
@@ -23,13 +23,13 @@ class CrossModalAttention(Fusion):
     nothing looks at it, and its part of the fused embedding is 0.
 
     Args:
-        widths: of the tokens, by modality.
         config: sizes and positions.
+        inputs: widths by modality.
     """
 
-    def __init__(self, widths: Mapping[str, int], config: AttentionConfig) -> None:
+    def __init__(self, config: AttentionConfig, inputs: Mapping[str, EncodedDims]) -> None:
         super().__init__()
-        self.tokens = CommonTokens(widths, config.width, positions=config.positions)
+        self.tokens = CommonTokens(inputs, config.width, positions=config.positions)
         self.modalities = self.tokens.modalities
         self.width = config.width
         self.dim = config.width * len(self.modalities)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import AvrobustError, Encoded, Fusion
+from avrobust_core import AvrobustError, Encoded, EncodedDims, Fusion
 from avrobust_fusion.configs import DecisionConfig, Space
-from avrobust_fusion.modalities import positions_present, sorted_widths
+from avrobust_fusion.modalities import embed_widths, positions_present
 
 
 class Decision(Fusion):
@@ -22,16 +22,16 @@ class Decision(Fusion):
     too): the head gives the weights of those that are missing to the others, in proportion.
 
     Args:
-        widths: of the pooled embedding, by modality.
         config: weights and space.
+        inputs: widths by modality.
 
     Raises:
         AvrobustError: if weights are given for other modalities than these.
     """
 
-    def __init__(self, widths: Mapping[str, int], config: DecisionConfig) -> None:
+    def __init__(self, config: DecisionConfig, inputs: Mapping[str, EncodedDims]) -> None:
         super().__init__()
-        self.widths = sorted_widths(widths)
+        self.widths = embed_widths(inputs)
         self.modalities = tuple(self.widths)
         self.dim = sum(self.widths.values()) + len(self.widths)
         self.space = config.space

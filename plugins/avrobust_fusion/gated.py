@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from avrobust_core import Encoded, Fusion
+from avrobust_core import Encoded, EncodedDims, Fusion
 from avrobust_fusion.configs import GatedConfig
-from avrobust_fusion.modalities import positions_present, sorted_widths
+from avrobust_fusion.modalities import embed_widths, positions_present
 from avrobust_fusion.transformer import linear
 
 
@@ -23,13 +23,13 @@ class Gated(Fusion):
     missing adds nothing to the gates' scores, and the gates of the others sum to 1 without it.
 
     Args:
-        widths: of the pooled embedding, by modality.
         config: width, and one gate per dimension or per modality.
+        inputs: widths by modality.
     """
 
-    def __init__(self, widths: Mapping[str, int], config: GatedConfig) -> None:
+    def __init__(self, config: GatedConfig, inputs: Mapping[str, EncodedDims]) -> None:
         super().__init__()
-        widths = sorted_widths(widths)
+        widths = embed_widths(inputs)
         self.modalities = tuple(widths)
         self.dim = config.dim
         self.per_modality = config.dim if config.gate == "dimension" else 1

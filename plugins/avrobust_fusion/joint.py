@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from avrobust_core import Encoded, Fusion
+from avrobust_core import Encoded, EncodedDims, Fusion
 from avrobust_fusion.configs import TransformerConfig
 from avrobust_fusion.transformer import CommonTokens, TransformerLayer, learned
 
@@ -22,14 +22,14 @@ class JointTransformer(Fusion):
     A modality that is missing has no tokens; the others are fused without it.
 
     Args:
-        widths: of the tokens, by modality.
         config: sizes, positions and pooling.
+        inputs: widths by modality.
     """
 
-    def __init__(self, widths: Mapping[str, int], config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, inputs: Mapping[str, EncodedDims]) -> None:
         super().__init__()
         self.dim = config.width
-        self.tokens = CommonTokens(widths, config.width, positions=config.positions)
+        self.tokens = CommonTokens(inputs, config.width, positions=config.positions)
         self.modalities = self.tokens.modalities
         self.class_token = learned(config.width) if config.pool == "class" else None
         self.layers = nn.ModuleList(

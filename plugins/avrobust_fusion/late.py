@@ -11,25 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import Encoded, Fusion
-from avrobust_fusion.modalities import pooled_in_order, sorted_widths
+from avrobust_core import Encoded, EncodedDims, Fusion
+from avrobust_fusion.configs import ConcatConfig, SumConfig
+from avrobust_fusion.modalities import embed_widths, pooled_in_order
 
 
 class Concat(Fusion):
     """The pooled embeddings side by side.
 
     Args:
-        widths: of the pooled embedding, by modality.
-        hidden: width of a linear layer and ReLU after it; 0 for none, so that the head is linear in every embedding.
+        config: width of a hidden layer; without one the head is linear in every embedding.
+        inputs: widths by modality.
     """
 
-    def __init__(self, widths: Mapping[str, int], hidden: int = 0) -> None:
+    def __init__(self, config: ConcatConfig, inputs: Mapping[str, EncodedDims]) -> None:
         super().__init__()
-        widths = sorted_widths(widths)
+        widths = embed_widths(inputs)
         total = sum(widths.values())
         self.modalities = tuple(widths)
-        self.hidden = nn.Linear(total, hidden) if hidden else None
-        self.dim = hidden or total
+        self.hidden = nn.Linear(total, config.hidden) if config.hidden else None
+        self.dim = config.hidden or total
 
     def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:
         """The fused embedding: (B, sum of the widths), or (B, hidden).
@@ -45,16 +46,17 @@ class Sum(Fusion):
     """The sum of a linear map of each pooled embedding.
 
     Args:
-        widths: of the pooled embedding, by modality.
-        dim: of the sum.
+        config: width of the sum.
+        inputs: widths by modality.
     """
 
-    def __init__(self, widths: Mapping[str, int], dim: int) -> None:
+    def __init__(self, config: SumConfig, inputs: Mapping[str, EncodedDims]) -> None:
         super().__init__()
-        widths = sorted_widths(widths)
+        widths = embed_widths(inputs)
         self.modalities = tuple(widths)
-        self.maps = nn.ModuleList(nn.Linear(width, dim) for width in widths.values())  # sorted: any name is allowed
-        self.dim = dim
+        # A list in sorted order: a modality's name need not be fit for a module.
+        self.maps = nn.ModuleList(nn.Linear(width, config.dim) for width in widths.values())
+        self.dim = config.dim
 
     def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:
         """The fused embedding: (B, dim).

@@ -4,18 +4,31 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from avrobust_core import AvrobustError, Encoded
+from avrobust_core import AvrobustError, Encoded, EncodedDims
 
 
-def sorted_widths(widths: Mapping[str, int]) -> dict[str, int]:
-    """The same widths, sorted by modality.
+def embed_widths(inputs: Mapping[str, EncodedDims]) -> dict[str, int]:
+    """Widths of the pooled embeddings, sorted by modality.
 
     Raises:
         AvrobustError: if there is none.
     """
-    if not widths:
+    return {name: dims.embed for name, dims in _sorted(inputs)}
+
+
+def token_widths(inputs: Mapping[str, EncodedDims]) -> dict[str, int]:
+    """Widths of the tokens, sorted by modality.
+
+    Raises:
+        AvrobustError: if there is none.
+    """
+    return {name: dims.token for name, dims in _sorted(inputs)}
+
+
+def _sorted(inputs: Mapping[str, EncodedDims]) -> list[tuple[str, EncodedDims]]:
+    if not inputs:
         raise AvrobustError("a fusion needs the embedding of at least one modality, but the model has no encoder")
-    return dict(sorted(widths.items()))
+    return sorted(inputs.items())
 
 
 def pooled_in_order(encoded: Mapping[str, Encoded], modalities: tuple[str, ...]) -> list[Tensor]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import AvrobustError, Encoded, Fusion
+from avrobust_core import AvrobustError, Encoded, EncodedDims, Fusion
 from avrobust_fusion.configs import OddOneOutConfig
-from avrobust_fusion.modalities import missing_error, pooled_in_order, sorted_widths
+from avrobust_fusion.modalities import embed_widths, missing_error, pooled_in_order
 from avrobust_fusion.transformer import linear
 
 
@@ -30,16 +30,16 @@ class OddOneOut(Fusion):
     With one modality missing, the expert that leaves it out decides alone.
 
     Args:
-        widths: of the pooled embedding, by modality.
         config: widths of the networks.
+        inputs: widths by modality.
 
     Raises:
         AvrobustError: if there are fewer than two modalities.
     """
 
-    def __init__(self, widths: Mapping[str, int], config: OddOneOutConfig) -> None:
+    def __init__(self, config: OddOneOutConfig, inputs: Mapping[str, EncodedDims]) -> None:
         super().__init__()
-        widths = sorted_widths(widths)
+        widths = embed_widths(inputs)
         if len(widths) < 2:
             raise AvrobustError(
                 f"odd-one-out leaves one modality out, so it needs two or more; the model has only: {', '.join(widths)}"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import Encoded
-from avrobust_fusion.modalities import positions_present, sorted_widths
+from avrobust_core import Encoded, EncodedDims
+from avrobust_fusion.modalities import positions_present, token_widths
 
 CLIP_STEPS: Final = 100.0
 """How many steps long a clip is to the positions, however many tokens it has."""
@@ -120,14 +120,14 @@ class CommonTokens(nn.Module):
     """The tokens of all modalities, each normalised, mapped to one width and marked with its modality.
 
     Args:
-        widths: of the tokens, by modality.
-        width: that they get.
+        inputs: widths by modality.
+        width: that the tokens get.
         positions: whether `clip_positions` are added.
     """
 
-    def __init__(self, widths: Mapping[str, int], width: int, *, positions: bool) -> None:
+    def __init__(self, inputs: Mapping[str, EncodedDims], width: int, *, positions: bool) -> None:
         super().__init__()
-        widths = sorted_widths(widths)
+        widths = token_widths(inputs)
         self.modalities = tuple(widths)
         self.positions = positions
         self.norms = nn.ModuleList(nn.LayerNorm(size) for size in widths.values())

@@ -1,12 +1,12 @@
 """Accuracy: is the highest logit, or one of the k highest, of the right class?"""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avrobust_core import AvrobustError, Measurement, Metric, Subject, share
+from avrobust_metrics.configs import AccuracyConfig
 from avrobust_metrics.predictions import own_classes, require_finite
 
 
@@ -19,13 +19,13 @@ class Accuracy(Metric):
     threshold is needed); per class: the share of hits among the clips that have the class.
 
     Args:
-        top: each k; those not below the number of classes are left out.
+        config: each k; those not below the number of classes are left out.
     """
 
     under_attack: ClassVar[bool] = True
 
-    def __init__(self, top: Sequence[int]) -> None:
-        self.top = tuple(top)
+    def __init__(self, config: AccuracyConfig) -> None:
+        self.top = config.top
 
     def measure(self, subject: Subject) -> Measurement:
         """Measure one subject.

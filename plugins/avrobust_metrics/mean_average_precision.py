@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from avrobust_core import Estimate, Measurement, Metric, Subject, bootstrap
+from avrobust_metrics.configs import MapConfig
 from avrobust_metrics.predictions import own_classes, require_finite
 from avrobust_metrics.ranking import ClassRanking
 
@@ -37,6 +38,9 @@ class MeanAveragePrecision(Metric):
     """
 
     under_attack: ClassVar[bool] = True
+
+    def __init__(self, config: MapConfig) -> None:
+        """There is nothing to choose."""
 
     def measure(self, subject: Subject) -> Measurement:
         """Measure one subject.

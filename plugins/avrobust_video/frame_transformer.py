@@ -12,19 +12,6 @@ from avrobust_video.convolution import checked
 from avrobust_video.tokens import AttentionPooling, TransformerLayer, linear, sinusoids
 
 
-def check_features(media: MediaSpec) -> None:
-    """Refuse what is no sequence of features.
-
-    Raises:
-        DataError: if the modality is another.
-    """
-    if media.kind != "video" or len(media.shape) != 2 or min(media.shape) < 1:
-        raise DataError(
-            f"this encoder reads features of frames, kind 'video' of shape (frames, features), not kind "
-            f"{media.kind!r} of shape {media.shape}; give it precomputed features, or this modality another encoder"
-        )
-
-
 class FrameTransformer(Encoder):
     """Frame features, projected, plus their position in time, through transformer layers.
 
@@ -33,17 +20,25 @@ class FrameTransformer(Encoder):
     any number of frames.
 
     Args:
-        features: width of a frame's features.
         config: widths and depths.
+        media: features of frames.
+
+    Raises:
+        DataError: if the modality is no sequence of features.
     """
 
     time_axis = 0
 
-    def __init__(self, features: int, config: FrameTransformerConfig) -> None:
+    def __init__(self, config: FrameTransformerConfig, media: MediaSpec) -> None:
         super().__init__()
+        if media.kind != "video" or len(media.shape) != 2 or min(media.shape) < 1:
+            raise DataError(
+                f"this encoder reads features of frames, kind 'video' of shape (frames, features), not kind "
+                f"{media.kind!r} of shape {media.shape}; give it precomputed features, or this modality another encoder"
+            )
         self.dims = EncodedDims(token=config.width, embed=config.width)
         self.frontend = nn.Identity()
-        self.proj = linear(features, config.width)
+        self.proj = linear(media.shape[1], config.width)
         self.layers = nn.Sequential(
             *(TransformerLayer(config.width, config.heads, config.dropout) for _ in range(config.layers))
         )

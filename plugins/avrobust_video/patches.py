@@ -7,10 +7,11 @@ that fit clips of any length and size.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import Encoded, EncodedDims, Encoder
+from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec
 from avrobust_video.configs import VideoPatchesConfig
 from avrobust_video.convolution import checked
 from avrobust_video.frontend import PixelNormalisation
+from avrobust_video.pictures import check_pictures
 from avrobust_video.tokens import grid_positions
 
 
@@ -21,12 +22,17 @@ class VideoPatches(Encoder):
 
     Args:
         config: sizes of the patches and width of the tokens.
+        media: pictures.
+
+    Raises:
+        DataError: if the modality is no clip of pictures.
     """
 
     time_axis = 1
 
-    def __init__(self, config: VideoPatchesConfig) -> None:
+    def __init__(self, config: VideoPatchesConfig, media: MediaSpec) -> None:
         super().__init__()
+        check_pictures(media)
         self.dims = EncodedDims(token=config.width, embed=config.width)
         self.frontend = PixelNormalisation()
         self.patch = (config.patch_frames, config.patch_size, config.patch_size)

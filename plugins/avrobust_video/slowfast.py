@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_core import CheckpointLayout, DataError, Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_video.configs import SlowFastConfig
 from avrobust_video.convolution import checked, conv_norm, normalised
 from avrobust_video.frontend import PixelNormalisation
-from avrobust_video.layouts import Layout
+from avrobust_video.layouts import LAYOUTS, Layout
 from avrobust_video.pictures import check_pictures, check_side, pool_space
 from avrobust_video.published import PYSLOWFAST, pytorchvideo
 
@@ -189,24 +190,28 @@ class SlowFast(Encoder):
     (PySlowFast averages probabilities, not logits, over the windows of pictures above 224 pixels.)
 
     Args:
-        layout: widths, depths and strides.
-        alpha: frames of the fast pathway per frame of the slow one.
-        dropout: probability, on the pooled embedding, in training only.
+        config: size, and frames of the fast pathway per frame of the slow one.
+        media: pictures.
+
+    Raises:
+        DataError: if the modality is no clip of pictures, or its clips are too short or too small.
     """
 
     time_axis = 1
     layouts = (PYTORCHVIDEO, PYSLOWFAST)
 
-    def __init__(self, layout: Layout, alpha: int = 4, dropout: float = 0.0) -> None:
+    def __init__(self, config: SlowFastConfig, media: MediaSpec) -> None:
         super().__init__()
+        layout = LAYOUTS[config.size]
+        check_media(media, layout, config.alpha)
         width = layout.slow_out + layout.fast_out
         self.dims = EncodedDims(token=width, embed=width)
-        self.alpha = alpha
+        self.alpha = config.alpha
         self.frontend = PixelNormalisation()
-        self.blocks = build_blocks(layout, alpha)
+        self.blocks = build_blocks(layout, config.alpha)
         self.spatial_pool = layout.spatial_pool
         self.window = layout.window
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, features: Tensor) -> Encoded:
         """From normalised pixels (B, 3, T, H, W) to one token per frame of the slow pathway.

@@ -12,10 +12,11 @@ from typing import Final
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import Encoded, EncodedDims, Encoder
+from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_video.configs import X3dConfig
 from avrobust_video.convolution import checked, conv_norm, normalised
 from avrobust_video.frontend import PixelNormalisation
-from avrobust_video.pictures import windows
+from avrobust_video.pictures import check_pictures, check_side, windows
 from avrobust_video.published import pytorchvideo
 
 WIDTHS: Final = ((24, 54, 8), (48, 108, 8), (96, 216, 16), (192, 432, 32))
@@ -184,15 +185,21 @@ class X3d(Encoder):
     taken away, and else with probabilities.
 
     Args:
-        expansion: depths and windows.
-        dropout: probability, on the pooled embedding, in training only.
+        config: size.
+        media: pictures.
+
+    Raises:
+        DataError: if the modality is no clip of pictures, or its pictures are too small.
     """
 
     time_axis = 1
     layouts = (pytorchvideo(5, "blocks.0.conv.conv_t.weight"),)
 
-    def __init__(self, expansion: Expansion, dropout: float = 0.0) -> None:
+    def __init__(self, config: X3dConfig, media: MediaSpec) -> None:
         super().__init__()
+        check_pictures(media)
+        check_side(media, TOTAL_STRIDE)
+        expansion = EXPANSIONS[config.size]
         self.dims = EncodedDims(token=WIDTHS[-1][1], embed=EMBED)
         self.frontend = PixelNormalisation()
         self.window = expansion.window
@@ -203,7 +210,7 @@ class X3d(Encoder):
             inputs = outputs
         self.trunk = len(blocks)
         self.blocks = nn.ModuleList([*blocks, Head(inputs, WIDTHS[-1][1])])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, features: Tensor) -> Encoded:
         """From normalised pixels (B, 3, T, H, W) to a token per frame and the published embedding.

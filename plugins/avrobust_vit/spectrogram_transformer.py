@@ -82,13 +82,18 @@ class SpectrogramTransformer(Encoder):
 
     Args:
         config: sizes, strides and normalisation.
+        media: a waveform of 16 kHz.
+
+    Raises:
+        DataError: if the modality is no waveform of 16 kHz, or is too short.
     """
 
     frontend: KaldiFbank
     time_axis = 1
 
-    def __init__(self, config: AstConfig) -> None:
+    def __init__(self, config: AstConfig, media: MediaSpec) -> None:
         super().__init__()
+        check_waveform(media)
         rows = (N_MELS - PATCH) // config.fstride + 1
         columns = (config.frames - PATCH) // config.tstride + 1
         self.dims = EncodedDims(token=config.width, embed=config.width)
@@ -109,13 +114,3 @@ class SpectrogramTransformer(Encoder):
 def two_token_mean(tokens: Tensor) -> Tensor:
     """The mean of the class token and the distillation token: (B, T, D) to (B, D)."""
     return (tokens[:, 0] + tokens[:, 1]) / 2
-
-
-def make_ast(config: AstConfig, media: MediaSpec) -> SpectrogramTransformer:
-    """The encoder for a modality.
-
-    Raises:
-        DataError: if the modality is no waveform of 16 kHz, or is too short.
-    """
-    check_waveform(media)
-    return SpectrogramTransformer(config)

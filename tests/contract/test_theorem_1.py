@@ -101,9 +101,7 @@ def smallest_flip(attack, problem, name, norm, rounds=14):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_an_attack_of_the_suite_finds_what_the_theorem_says(norm, seed):
     registry = Registry.discover()
-    found = configure(registry, "attack", "pgd", {"steps": 4, "step_size": 0.5, "random_start": False})
-    offer, config = found.offer, found.config
-    attack = offer.component.build(config)
+    attack = configure(registry, "attack", "pgd", {"steps": 4, "step_size": 0.5, "random_start": False}).build()
     fused, alone, sides = problems({"audio": (1, 8), "video": (2, 2, 2, 2)}, None, seed, disagree=True)
     for name in ("audio", "video"):
         index = sides[name].nonzero().squeeze(1)[:3]

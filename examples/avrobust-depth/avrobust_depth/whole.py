@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from avrobust_core import EncodedDims, WholeModel
+from avrobust_depth.configs import DepthNetConfig
 
 
 class DepthNet(nn.Module):
@@ -30,6 +31,10 @@ class DepthNet(nn.Module):
         return cast(Tensor, self.classifier(torch.cat([part.flatten(2).mean(dim=2) for part in known], dim=1)))
 
 
-def depth_net(width: int, classes: int, inputs: Mapping[str, EncodedDims]) -> WholeModel:
-    """The network as a model of a spec; what goes into its classifier is the embedding that metrics measure."""
-    return WholeModel(DepthNet(width, classes), inputs, classes=classes, head="classifier")
+def depth_net(config: DepthNetConfig, inputs: Mapping[str, EncodedDims]) -> WholeModel:
+    """Make the network a model of a spec; what goes into its classifier is the embedding that metrics measure.
+
+    Raises:
+        ComponentError: if the encoders are not `raw`.
+    """
+    return WholeModel(DepthNet(config.width, config.classes), inputs, classes=config.classes, head="classifier")

@@ -10,8 +10,8 @@ from avrobust_core import DataError, MediaSpec
 def test_clips_fit_their_media_and_depend_on_their_index_alone() -> None:
     """Shapes, bounds, determinism."""
     (component,) = avrobust_datasets()
-    data = component.build(component.config(train=16, test=8))
-    more = component.build(component.config(train=64, test=8))
+    data = component.make(component.config(train=16, test=8))
+    more = component.make(component.config(train=64, test=8))
     assert data.classes == more.classes
     assert len(set(data.classes)) == 8
     assert data.fingerprint() != more.fingerprint()
@@ -30,7 +30,7 @@ def test_clips_fit_their_media_and_depend_on_their_index_alone() -> None:
 def test_the_encoder_returns_what_it_says() -> None:
     """Widths of tokens and embedding, and a gradient down to the depth map."""
     (component,) = avrobust_encoders()
-    encoder = component.build(component.config(channels=(4, 6)), MediaSpec(kind="depth", shape=(1, 12, 20)))
+    encoder = component.make(component.config(channels=(4, 6)), MediaSpec(kind="depth", shape=(1, 12, 20)))
     depth = torch.rand(5, 1, 12, 20, requires_grad=True)
     encoded = encoder(depth)
     assert encoded.tokens.shape == (5, 3 * 5, encoder.dims.token)
@@ -45,4 +45,4 @@ def test_the_encoder_refuses_what_is_not_depth() -> None:
     (component,) = avrobust_encoders()
     for kind, shape in (("audio", (1, 4000)), ("depth", (3, 8, 8))):
         with pytest.raises(DataError, match="reads media of the kind 'depth'"):
-            component.build(component.config(), MediaSpec(kind=kind, shape=shape))
+            component.make(component.config(), MediaSpec(kind=kind, shape=shape))

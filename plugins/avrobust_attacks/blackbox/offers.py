@@ -1,6 +1,6 @@
 """What the attacks without a gradient offer; free of torch."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from avrobust_attacks.blackbox.configs import DropConfig, NoiseConfig, SquareConfig
 from avrobust_core import Component
@@ -37,7 +37,7 @@ def build_drop(config: DropConfig) -> "Attack":
     return DropToOtherClip(preparation, different_class=config.different_class, pool=config.pool)
 
 
-OFFERS: tuple[Component[Any, "Attack"], ...] = (
+OFFERS: tuple[Component, ...] = (
     Component(
         name="noise",
         summary="Uniform or Gaussian noise that fills the budget: the baseline of every attack.",

@@ -35,7 +35,7 @@ class EnsembleConfig(Config):
     """With several labels per clip: the loss by which the strongest of the members' results is chosen, among those that
     reach the goal if any does."""
 
-    def components(self) -> list[tuple[str, Component[Any, Any], Config]]:
+    def components(self) -> list[tuple[str, Component, Config]]:
         """Each member's name, its component and its configuration: named ones are looked up where the ensemble was.
 
         Raises:

@@ -1,6 +1,6 @@
 """What the ensemble offers; free of torch."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from avrobust_attacks.ensemble.configs import EnsembleConfig
 from avrobust_core import Component
@@ -14,11 +14,11 @@ def build_ensemble(config: EnsembleConfig) -> "Attack":
     from avrobust_attacks.ensemble.ensemble import Ensemble
     from avrobust_attacks.losses import LOSSES
 
-    members = [(name, component.build(settings)) for name, component, settings in config.components()]
+    members = [(name, component.make(settings)) for name, component, settings in config.components()]
     return Ensemble(members, LOSSES[config.loss])
 
 
-OFFERS: tuple[Component[Any, "Attack"], ...] = (
+OFFERS: tuple[Component, ...] = (
     Component(
         name="ensemble",
         summary="AutoAttack for several modalities: one attack after the other, each on what the earlier ones left.",

@@ -1,7 +1,7 @@
 """What the gradient attacks offer; free of torch."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from avrobust_attacks.gradient.configs import ApgdConfig, FgsmConfig, MimConfig, PgdConfig
 from avrobust_core import Component
@@ -63,7 +63,7 @@ def build_apgd(config: ApgdConfig) -> "Attack":
     )
 
 
-OFFERS: tuple[Component[Any, "Attack"], ...] = (
+OFFERS: tuple[Component, ...] = (
     Component(
         name="fgsm",
         summary="Fast gradient method: one step over the whole radius, all attacked modalities at once.",

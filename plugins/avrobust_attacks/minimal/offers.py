@@ -1,6 +1,6 @@
 """What the attacks for the smallest perturbation offer; free of torch."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from avrobust_attacks.minimal.configs import CwConfig, DdnConfig, FmnConfig
 from avrobust_core import Component
@@ -30,7 +30,7 @@ def build_fmn(config: FmnConfig) -> "Attack":
     return FMN(config)
 
 
-OFFERS: tuple[Component[Any, "Attack"], ...] = (
+OFFERS: tuple[Component, ...] = (
     Component(
         name="cw",
         summary="Carlini and Wagner: the smallest l2 or linf perturbation, by a penalty, a searched constant and Adam.",

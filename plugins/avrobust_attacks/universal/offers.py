@@ -1,6 +1,6 @@
 """What the universal attack offers; free of torch."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from avrobust_attacks.universal.configs import UniversalConfig
 from avrobust_core import Component
@@ -23,7 +23,7 @@ def build_universal(config: UniversalConfig) -> "Attack":
     )
 
 
-OFFERS: tuple[Component[Any, "Attack"], ...] = (
+OFFERS: tuple[Component, ...] = (
     Component(
         name="universal",
         summary="One perturbation of each modality for a whole set of clips, projected after every step.",

@@ -10,9 +10,7 @@ SPEC = MediaSpec(kind="audio", shape=(1, 12), bounds=(-1, 1))
 
 
 def built(name="fgsm", **given):
-    found = configure(Registry.discover(), "attack", name, given)
-    offer, config = found.offer, found.config
-    return offer.component.build(config)
+    return configure(Registry.discover(), "attack", name, given).build()
 
 
 @pytest.mark.parametrize(

@@ -115,9 +115,7 @@ class Forgetful(Attack):
     norms = frozenset({"linf"})
 
     def __init__(self) -> None:
-        found = configure(Registry.discover(), "attack", "avrobust:pgd", {"steps": 20})
-        offer, config = found.offer, found.config
-        self.pgd = offer.component.build(config)
+        self.pgd = configure(Registry.discover(), "attack", "avrobust:pgd", {"steps": 20}).build()
 
     def __call__(self, victim):
         self.pgd(victim)
@@ -130,9 +128,7 @@ class Stuck(Attack):
     norms = frozenset({"linf"})
 
     def __init__(self) -> None:
-        found = configure(Registry.discover(), "attack", "avrobust:pgd", {"steps": 20})
-        offer, config = found.offer, found.config
-        self.pgd = offer.component.build(config)
+        self.pgd = configure(Registry.discover(), "attack", "avrobust:pgd", {"steps": 20}).build()
 
     def __call__(self, victim):
         found = {**self.pgd(victim).inputs, "audio": victim.clean["audio"]}

@@ -80,9 +80,7 @@ def test_the_model_says_what_the_module_says_and_passes_its_gradients(head: str 
 
 
 def test_an_attack_finds_the_same_on_the_module_and_on_the_model() -> None:
-    found = configure(Registry.discover(), "attack", "pgd", {"steps": 5})
-    offer, config = found.offer, found.config
-    attack = offer.component.build(config)
+    attack = configure(Registry.discover(), "attack", "pgd", {"steps": 5}).build()
     threat = ThreatModel.model_validate({name: {"norm": "linf", "eps": 0.2} for name in MEDIA})
     found: list[Mapping[str, Tensor]] = []
     for net in (make_net(), make_model(make_net(), head="top.2")):

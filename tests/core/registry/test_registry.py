@@ -235,6 +235,116 @@ def test_a_build_whose_signature_cannot_be_evaluated_is_left_to_be_called(instal
     assert record(discover(), "fake-a:odd").error is None
 
 
+# ---------------------------------------------------------------------------------------- what a build's name leads to
+
+PARTS = """
+from avrobust_core import Attack, AttackResult, Augmentation
+
+
+class Stay(Attack):
+    def __init__(self, config):
+        self.config = config
+
+    def __call__(self, victim):
+        return AttackResult(victim.clean, None)
+
+
+class Same(Augmentation):
+    def __init__(self, config):
+        pass
+
+    def __call__(self, batch, step):
+        return batch
+
+
+class Bare:
+    def __init__(self, config):
+        pass
+
+
+def make(config):
+    return Stay(config)
+
+
+def short():
+    pass
+
+
+number = 3
+"""
+BAD_BUILDS = {
+    "fake_parts": "build 'fake_parts' is not of the form 'package.module:Class'",
+    ":Stay": "build ':Stay' is not of the form 'package.module:Class'",
+    "fake_nowhere.part:Stay": "importing fake_nowhere.part failed: ModuleNotFoundError: No module named 'fake_nowhere'",
+    "fake_parts:Stray": "fake_parts has no class or function 'Stray'; did you mean 'Stay'?",
+    "fake_parts:number": "fake_parts has no class or function 'number'",
+    "fake_exits:Stay": "importing fake_exits failed: SystemExit: 0",
+    "fake_raises:Stay": "importing fake_raises failed: ZeroDivisionError: division by zero (",
+}
+UNFIT_BUILDS = {
+    "fake_parts:short": "build is called as build(config), but its signature is ()",
+    "fake_parts:Same": "build returns a component of kind 'augmentation', but the hook offers the kind 'attack'",
+    "fake_parts:Bare": "'fake_parts:Bare' is a class, but not of avrobust_core.Attack",
+}
+
+
+@pytest.fixture
+def offering(install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Installs a distribution that offers the attack `named`, built from what a string names."""
+
+    def offer(build: str) -> None:
+        folder = install(
+            "fake-a", p=source(f"@hookimpl\ndef avrobust_attacks():\n    yield offer('named', build={build!r})\n")
+        )
+        (folder / "fake_parts.py").write_text(PARTS)
+        (folder / "fake_exits.py").write_text("raise SystemExit(0)\n")
+        (folder / "fake_raises.py").write_text("1 / 0\n")
+        for module in ("fake_parts", "fake_exits", "fake_raises"):
+            monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return offer
+
+
+@pytest.mark.parametrize("build", ["fake_parts:Stay", "fake_parts:make"])
+def test_a_build_may_be_the_name_of_a_class_or_a_function_imported_when_it_is_built(
+    build: str, offering: Callable[[str], None]
+) -> None:
+    offering(build)
+    registry = discover()
+    assert "fake_parts" not in sys.modules
+    made = configure(registry, "attack", "named", {}).build()
+    assert type(made).__name__ == "Stay"
+    assert type(made.config).__name__ == "Empty"
+    assert discover(strict=True).resolve("attack", "named").full_name == "fake-a:named"
+
+
+@pytest.mark.parametrize("build", BAD_BUILDS)
+def test_a_name_that_leads_nowhere_is_told_with_its_plugin_at_strict_start_up_or_else_when_it_is_built(
+    build: str, offering: Callable[[str], None]
+) -> None:
+    offering(build)
+    told = f"attack 'named' (plugin 'p' of fake-a 1.0): build {build!r}"
+    registry = discover()
+    assert record(registry, "fake-a:p").status == "ok"
+    with pytest.raises(ComponentError) as late:
+        configure(registry, "attack", "named", {}).build()
+    with pytest.raises(ComponentError) as early:
+        discover(strict=True)
+    for caught in (late, early):
+        assert str(caught.value).startswith(told)
+        assert BAD_BUILDS[build] in str(caught.value)
+
+
+@pytest.mark.parametrize("build", UNFIT_BUILDS)
+def test_a_name_of_what_does_not_fit_its_kind_is_told_at_strict_start_up(
+    build: str, offering: Callable[[str], None]
+) -> None:
+    offering(build)
+    with pytest.raises(ComponentError) as caught:
+        discover(strict=True)
+    assert str(caught.value).startswith(f"attack 'named' (plugin 'p' of fake-a 1.0): {UNFIT_BUILDS[build]}")
+
+
 # ---------------------------------------------------------------------------------------------------------- names
 
 

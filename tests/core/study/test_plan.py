@@ -40,9 +40,7 @@ class Sizes(Config):
     """In each split."""
 
 
-def _component(
-    name: str, config: type[Config] = Config, build: Callable[..., Any] = lambda *_: None
-) -> Component[Any, Any]:
+def _component(name: str, config: type[Config] = Config, build: Callable[..., Any] = lambda *_: None) -> Component:
     return Component(name=name, summary=f"The {name}.", config=config, build=build)
 
 

@@ -74,7 +74,7 @@ def make():
 
     def build(name, **given):
         component = components[name]
-        return component.build(component.config.model_validate(given))
+        return component.make(component.config.model_validate(given))
 
     return build
 

@@ -90,9 +90,11 @@ def robust(make, network, tmp_path_factory):
             report=lambda done, total: None,
         ).run()
         batch = Batch.stack([dataset.read("test", i) for i in range(320)])
-        found = configure(Registry.discover(), "attack", "pgd", {"steps": 20})
-        offer, config = found.offer, found.config
-        run = AttackRun("pgd", offer.component.build(config), ThreatModel.model_validate(THREAT))
+        run = AttackRun(
+            "pgd",
+            configure(Registry.discover(), "attack", "pgd", {"steps": 20}).build(),
+            ThreatModel.model_validate(THREAT),
+        )
         victim = Victim(model, media=dataset.media, task=task)
         with victim.frozen():
             clean = ~victim.bind(batch, run.threat).fooled(victim.logits(batch.inputs))

@@ -287,7 +287,7 @@ def test_the_smooth_distance_bounds_the_plain_one_and_comes_to_it():
 
 def test_every_offer_builds_from_its_example():
     for offer in OFFERS:
-        attack = offer.build(offer.config(**offer.example))
+        attack = offer.make(offer.config(**offer.example))
         assert attack.minimal
         assert attack.norms
 

@@ -16,7 +16,7 @@ def build(samples: int = 8_000, **fields: object) -> AudioPatches:
     component = next(c for c in avrobust_encoders() if c.name == "audio-patches")
     torch.manual_seed(0)
     media = MediaSpec(kind="audio", shape=(1, samples), rate=8_000, bounds=(-1, 1), time_axis=1)
-    encoder = component.build(component.config(**fields), media)
+    encoder = component.make(component.config(**fields), media)
     assert isinstance(encoder, AudioPatches)
     return encoder.eval()
 

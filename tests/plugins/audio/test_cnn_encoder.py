@@ -21,7 +21,7 @@ SPEC = MediaSpec(kind="audio", shape=(1, 4000), rate=8000, bounds=(-1, 1))
 def build(media: MediaSpec = SPEC, seed: int = 0, **fields: object) -> Encoder:
     component = next(c for c in avrobust_encoders() if c.name == "cnn")
     torch.manual_seed(seed)
-    return component.build(component.config(**fields), media)
+    return component.make(component.config(**fields), media)
 
 
 def clips(n: int = 3, samples: int = 4000, seed: int = 1) -> Tensor:
@@ -181,7 +181,7 @@ def test_refuses_widths_that_make_no_network(fields: dict[str, object]) -> None:
 
 def test_the_example_is_a_configuration_that_builds() -> None:
     component = next(c for c in avrobust_encoders() if c.name == "cnn")
-    assert isinstance(component.build(component.config(**component.example), SPEC), Encoder)
+    assert isinstance(component.make(component.config(**component.example), SPEC), Encoder)
 
 
 def test_naming_the_encoders_imports_nothing_heavy() -> None:

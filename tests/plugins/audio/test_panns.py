@@ -31,7 +31,7 @@ def media(samples: int, rate: float = 16_000) -> MediaSpec:
 def build(name: str, samples: int = 16_000, rate: float = 16_000, seed: int = 0, **fields: object) -> Panns:
     component = next(c for c in avrobust_encoders() if c.name == name)
     torch.manual_seed(seed)
-    encoder = component.build(component.config(**fields), media(samples, rate))
+    encoder = component.make(component.config(**fields), media(samples, rate))
     assert isinstance(encoder, Panns)
     return encoder.eval()
 
@@ -213,7 +213,7 @@ def test_another_sample_rate_is_refused_with_those_that_fit(rate: int) -> None:
 def test_refuses_what_is_no_waveform() -> None:
     component = next(c for c in avrobust_encoders() if c.name == "cnn14")
     with pytest.raises(DataError, match="kind 'video'"):
-        component.build(component.config(), MediaSpec(kind="video", shape=(3, 8, 32, 32), rate=8))
+        component.make(component.config(), MediaSpec(kind="video", shape=(3, 8, 32, 32), rate=8))
 
 
 @pytest.mark.parametrize("field", ["dropout", "pooled_dropout"])

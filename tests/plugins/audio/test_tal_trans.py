@@ -17,7 +17,7 @@ def build(samples: int = 8_000, rate: int = 8_000, seed: int = 0, **fields: obje
     component = next(c for c in avrobust_encoders() if c.name == "tal-trans")
     torch.manual_seed(seed)
     media = MediaSpec(kind="audio", shape=(1, samples), rate=rate, bounds=(-1, 1), time_axis=1)
-    encoder = component.build(component.config(**fields), media)
+    encoder = component.make(component.config(**fields), media)
     assert isinstance(encoder, TalTrans)
     return encoder.eval()
 

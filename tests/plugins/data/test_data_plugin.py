@@ -15,7 +15,7 @@ def test_it_offers_both_data_sets_with_valid_examples() -> None:
     for component in components.values():
         config = component.config.model_validate(component.example)
         assert config.identity().keys() <= set(component.config.model_fields)
-    assert isinstance(components["toy-av"].build(components["toy-av"].config()), Dataset)
+    assert isinstance(components["toy-av"].make(components["toy-av"].config()), Dataset)
 
 
 @pytest.mark.parametrize("component", list(avrobust_datasets()), ids=lambda component: component.name)

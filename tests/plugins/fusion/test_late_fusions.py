@@ -41,7 +41,7 @@ def build(name: str, widths: Mapping[str, int], seed: int = 0, **fields: object)
     torch.manual_seed(seed)
     component = COMPONENTS[name]
     inputs = {modality: EncodedDims(token=3, embed=width) for modality, width in widths.items()}
-    return component.build(component.config(**fields), inputs)
+    return component.make(component.config(**fields), inputs)
 
 
 def encode(widths: Mapping[str, int], n: int = 3) -> dict[str, Encoded]:

@@ -13,10 +13,14 @@ from avrobust_fusion.transformer import Attention, CommonTokens, TransformerLaye
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import Encoded
+from avrobust_core import Encoded, EncodedDims
 
 WIDTHS = {"video": 3, "audio": 5, "depth": 2}
 SMALL = {"width": 8, "heads": 2}
+
+
+def dims(widths: Mapping[str, int]) -> dict[str, EncodedDims]:
+    return {name: EncodedDims(token=width, embed=width) for name, width in widths.items()}
 
 
 def encode(widths: Mapping[str, int] = WIDTHS, n: int = 3, scale: float = 1.0) -> dict[str, Encoded]:
@@ -108,14 +112,14 @@ class TestTransformer:
         torch.testing.assert_close(fine[0, 0], torch.tensor(math.sin(100 / 18)))
 
     def test_tokens_are_normalised_mapped_and_marked_with_their_modality(self) -> None:
-        common, encoded = CommonTokens(WIDTHS, 8, positions=False), encode()
+        common, encoded = CommonTokens(dims(WIDTHS), 8, positions=False), encode()
         found = common(encoded)
         assert list(found) == [0, 1, 2]
         for i, name in enumerate(("audio", "depth", "video")):
             tokens = encoded[name].tokens
             expected = common.maps[i](F.layer_norm(tokens, tokens.shape[2:])) + common.modality_embedding[i]
             torch.testing.assert_close(found[i], expected)
-        placed = CommonTokens(WIDTHS, 8, positions=True)
+        placed = CommonTokens(dims(WIDTHS), 8, positions=True)
         placed.load_state_dict(common.state_dict())
         for i, x in placed(encoded).items():
             torch.testing.assert_close(x - found[i], clip_positions(x.shape[1], 8, x).expand_as(x))
@@ -123,7 +127,7 @@ class TestTransformer:
 
 class TestJoint:
     def test_is_one_transformer_over_the_tokens_of_all_modalities_and_a_class_token(self) -> None:
-        fusion, encoded = JointTransformer(WIDTHS, EarlyConfig(layers=2, **SMALL)), encode()
+        fusion, encoded = JointTransformer(EarlyConfig(layers=2, **SMALL), dims(WIDTHS)), encode()
         assert fusion.class_token is not None
         tokens = torch.cat(list(fusion.tokens(encoded).values()), dim=1)
         x = torch.cat([fusion.class_token.expand(3, 1, -1), tokens], dim=1)
@@ -132,7 +136,7 @@ class TestJoint:
         torch.testing.assert_close(fusion(encoded), fusion.norm(x)[:, 0])
 
     def test_with_mean_every_modality_counts_alike_however_many_tokens_it_has(self) -> None:
-        fusion, encoded = JointTransformer(WIDTHS, EarlyConfig(layers=1, pool="mean", **SMALL)), encode()
+        fusion, encoded = JointTransformer(EarlyConfig(layers=1, pool="mean", **SMALL), dims(WIDTHS)), encode()
         assert fusion.class_token is None
         lengths = [3, 4, 5]
         x = fusion.norm(fusion.layers[0](torch.cat(list(fusion.tokens(encoded).values()), dim=1)))
@@ -143,7 +147,7 @@ class TestJoint:
         encoded = encode()
         turned = {name: Encoded(one.tokens.flip(1), one.pooled) for name, one in encoded.items()}
         for positions in (False, True):
-            fusion = randomised(JointTransformer(WIDTHS, EarlyConfig(positions=positions, layers=1, **SMALL)))
+            fusion = randomised(JointTransformer(EarlyConfig(positions=positions, layers=1, **SMALL), dims(WIDTHS)))
             off = (fusion(encoded) - fusion(turned)).abs().max()
             assert (off > 1e-3) == positions
 
@@ -155,7 +159,7 @@ class TestBottlenecks:
     @pytest.mark.parametrize("pool", ["class", "mean"])
     def test_is_the_definition(self, pool: str) -> None:
         config = MidConfig(layers=3, bottlenecks=2, pool=pool, **SMALL)
-        fusion = randomised(BottleneckTransformer({"a": 3, "v": 4}, config))
+        fusion = randomised(BottleneckTransformer(config, dims({"a": 3, "v": 4})))
         assert isinstance(fusion, BottleneckTransformer)
         encoded = encode({"a": 3, "v": 4})
         a, v = fusion.tokens(encoded).values()
@@ -172,7 +176,7 @@ class TestBottlenecks:
         torch.testing.assert_close(fusion(encoded), expected)
 
     def test_modalities_learn_of_each_other_through_the_bottlenecks_only(self) -> None:
-        fusion = randomised(BottleneckTransformer({"a": 3, "v": 4}, MidConfig(layers=2, bottlenecks=2, **SMALL)))
+        fusion = randomised(BottleneckTransformer(MidConfig(layers=2, bottlenecks=2, **SMALL), dims({"a": 3, "v": 4})))
         encoded = encode({"a": 3, "v": 4})
         seen: list[Tensor] = []
         last = self.layers(fusion, 1)[0]  # type: ignore[arg-type]
@@ -195,7 +199,7 @@ class TestBottlenecks:
         assert MidConfig(layers=1, bottlenecks=0).layers == 1
 
     def test_a_linear_head_gives_the_mean_of_the_logits_of_the_class_tokens(self) -> None:
-        fusion, encoded = BottleneckTransformer(WIDTHS, MidConfig(**SMALL)), encode()
+        fusion, encoded = BottleneckTransformer(MidConfig(**SMALL), dims(WIDTHS)), encode()
         ends: list[Tensor] = []
         fusion.norm.register_forward_hook(lambda module, inputs, output: ends.append(output[:, 0]))
         head = fusion.make_head(4)
@@ -204,7 +208,7 @@ class TestBottlenecks:
 
 class TestCrossModal:
     def test_each_modality_looks_at_all_the_others_as_they_were_at_first(self) -> None:
-        fusion, encoded = CrossModalAttention(WIDTHS, AttentionConfig(layers=2, **SMALL)), encode()
+        fusion, encoded = CrossModalAttention(AttentionConfig(layers=2, **SMALL), dims(WIDTHS)), encode()
         audio, depth, video = fusion.tokens(encoded).values()
         x = depth
         for layer in fusion.layers[1]:  # type: ignore[union-attr]
@@ -213,11 +217,11 @@ class TestCrossModal:
         assert fusion.dim == 24
 
     def test_alone_a_modality_has_nothing_to_look_at(self) -> None:
-        fusion = randomised(CrossModalAttention({"a": 3}, AttentionConfig(**SMALL)))
+        fusion = randomised(CrossModalAttention(AttentionConfig(**SMALL), dims({"a": 3})))
         assert fusion(encode({"a": 3})).isfinite().all()
 
     def test_the_part_of_a_missing_modality_is_zero(self) -> None:
-        fusion, encoded = CrossModalAttention(WIDTHS, AttentionConfig(**SMALL)), encode()
+        fusion, encoded = CrossModalAttention(AttentionConfig(**SMALL), dims(WIDTHS)), encode()
         without = {name: one for name, one in encoded.items() if name != "depth"}
         fused = fusion(without)
         assert torch.equal(fused[:, 8:16], torch.zeros(3, 8))
@@ -231,8 +235,8 @@ class TestCrossModal:
 def test_a_missing_modality_leaves_what_a_model_without_it_would_give(layers: int, fields: dict[str, object]) -> None:
     config = MidConfig(layers=layers, **SMALL, **fields)  # type: ignore[arg-type]
     kind = BottleneckTransformer if config.bottlenecks else JointTransformer
-    whole = randomised(kind(WIDTHS, config))
-    less = kind({name: width for name, width in WIDTHS.items() if name != "video"}, config)
+    whole = randomised(kind(config, dims(WIDTHS)))
+    less = kind(config, dims({name: width for name, width in WIDTHS.items() if name != "video"}))
     state = whole.state_dict()
     fitting = {key: state[key][: len(value)] for key, value in less.state_dict().items()}  # video is the last
     less.load_state_dict(fitting)
@@ -245,9 +249,9 @@ def test_tokens_that_are_all_zero_give_finite_values_and_gradients() -> None:
     for one in encoded.values():
         one.tokens.requires_grad_()
     for fusion in (
-        JointTransformer(WIDTHS, EarlyConfig(**SMALL)),
-        BottleneckTransformer(WIDTHS, MidConfig(**SMALL)),
-        CrossModalAttention(WIDTHS, AttentionConfig(**SMALL)),
+        JointTransformer(EarlyConfig(**SMALL), dims(WIDTHS)),
+        BottleneckTransformer(MidConfig(**SMALL), dims(WIDTHS)),
+        CrossModalAttention(AttentionConfig(**SMALL), dims(WIDTHS)),
     ):
         fused = randomised(fusion)(encoded)
         gradients = torch.autograd.grad(fused.square().sum(), [one.tokens for one in encoded.values()])

@@ -1,6 +1,7 @@
 """The fusions that weigh modalities, `gated`, `decision` and `odd-one-out`: as defined, stable, missing ones too."""
 
 import re
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -16,6 +17,10 @@ from avrobust_core import AVModel, AvrobustError, Encoded, EncodedDims, Encoder
 WIDTHS = {"video": 3, "audio": 2, "depth": 4}
 
 
+def dims(widths: Mapping[str, int]) -> dict[str, EncodedDims]:
+    return {name: EncodedDims(token=width, embed=width) for name, width in widths.items()}
+
+
 def encode(names: str = "audio depth video", n: int = 5) -> dict[str, Encoded]:
     made = {}
     for i, name in enumerate(("audio", "depth", "video")):
@@ -26,7 +31,7 @@ def encode(names: str = "audio depth video", n: int = 5) -> dict[str, Encoded]:
 
 class TestGated:
     def test_for_two_modalities_it_is_the_bimodal_unit(self) -> None:
-        fusion, encoded = Gated({"audio": 2, "video": 3}, GatedConfig(dim=6)), encode("audio video")
+        fusion, encoded = Gated(GatedConfig(dim=6), dims({"audio": 2, "video": 3})), encode("audio video")
         a, v = encoded["audio"].pooled, encoded["video"].pooled
         of_a, of_v = (gate.weight for gate in fusion.gates)
         joined = torch.cat([a, v], dim=1)
@@ -37,7 +42,7 @@ class TestGated:
 
     @pytest.mark.parametrize(("gate", "size"), [("dimension", 6), ("modality", 1)])
     def test_gates_differ_by_clip_and_sum_to_one(self, gate: str, size: int) -> None:
-        fusion = Gated(WIDTHS, GatedConfig(dim=6, gate=gate))
+        fusion = Gated(GatedConfig(dim=6, gate=gate), dims(WIDTHS))
         gates = fusion.gate(encode())
         assert gates.shape == (5, 3, size)
         torch.testing.assert_close(gates.sum(dim=1), torch.ones(5, size))
@@ -47,7 +52,7 @@ class TestGated:
         torch.testing.assert_close(fusion(encode()), expected)
 
     def test_without_a_modality_the_gates_of_the_others_sum_to_one_and_see_nothing_of_it(self) -> None:
-        fusion = Gated(WIDTHS, GatedConfig(dim=6))
+        fusion = Gated(GatedConfig(dim=6), dims(WIDTHS))
         silent = {**encode(), "depth": Encoded(torch.zeros(5, 1, 4), torch.zeros(5, 4))}
         whole = fusion.gate(silent)[:, [0, 2]]
         torch.testing.assert_close(fusion.gate(encode("audio video")), whole / whole.sum(dim=1, keepdim=True))
@@ -66,7 +71,7 @@ def heads_logits(head: DecisionHead, names: str = "audio depth video") -> dict[s
 class TestDecision:
     def decide(self, names: str = "audio depth video", **fields: object) -> tuple[Tensor, DecisionHead]:
         torch.manual_seed(0)
-        fusion = Decision(WIDTHS, DecisionConfig(**fields))
+        fusion = Decision(DecisionConfig(**fields), dims(WIDTHS))
         head = fusion.make_head(4)
         return head(fusion(encode(names))), head
 
@@ -129,7 +134,7 @@ class TestDecision:
 
     def test_weights_of_other_modalities_are_refused_by_name(self) -> None:
         with pytest.raises(AvrobustError, match="given for audio, vido, but the model fuses audio, depth, video"):
-            Decision(WIDTHS, DecisionConfig(weights={"audio": 1, "vido": 1}))
+            Decision(DecisionConfig(weights={"audio": 1, "vido": 1}), dims(WIDTHS))
 
     @pytest.mark.parametrize("weights", [{}, {"audio": 0}, {"audio": -1}, {"audio": float("inf")}, "fair"])
     def test_weights_that_are_none_are_refused(self, weights: object) -> None:
@@ -146,7 +151,7 @@ class TestDecision:
             def encode(self, features: Tensor) -> Encoded:
                 return Encoded(features[:, None], features)
 
-        fusion = Decision(WIDTHS, DecisionConfig(weights="learned"))
+        fusion = Decision(DecisionConfig(weights="learned"), dims(WIDTHS))
         model = AVModel({name: Plain(width) for name, width in WIDTHS.items()}, fusion, 4)
         logits = model({name: one.pooled for name, one in encode().items()})
         torch.testing.assert_close(logits, torch.stack(list(heads_logits(model.head).values())).mean(dim=0))  # type: ignore[arg-type]
@@ -155,7 +160,7 @@ class TestDecision:
 class TestOddOneOut:
     def build(self, widths: dict[str, int] = WIDTHS) -> OddOneOut:
         torch.manual_seed(0)
-        fusion = OddOneOut(widths, OddOneOutConfig(dim=6, hidden=7))
+        fusion = OddOneOut(OddOneOutConfig(dim=6, hidden=7), dims(widths))
         with torch.no_grad():
             for parameter in fusion.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
@@ -203,11 +208,11 @@ class TestOddOneOut:
 
     def test_one_modality_is_refused(self) -> None:
         with pytest.raises(AvrobustError, match="needs two or more; the model has only: audio"):
-            OddOneOut({"audio": 3}, OddOneOutConfig())
+            OddOneOut(OddOneOutConfig(), dims({"audio": 3}))
 
     def test_it_learns_end_to_end_to_leave_out_a_source_that_is_sometimes_wrong(self) -> None:
         torch.manual_seed(0)
-        fusion = OddOneOut({"a": 3, "b": 3}, OddOneOutConfig(dim=8, hidden=16))
+        fusion = OddOneOut(OddOneOutConfig(dim=8, hidden=16), dims({"a": 3, "b": 3}))
         head = fusion.make_head(2)
         optimizer = torch.optim.Adam([*fusion.parameters(), *head.parameters()], lr=0.01)
 
@@ -230,7 +235,9 @@ class TestOddOneOut:
 
 
 @pytest.mark.parametrize(
-    "fusion", [Gated(WIDTHS, GatedConfig(dim=6)), Decision(WIDTHS, DecisionConfig())], ids=["gated", "decision"]
+    "fusion",
+    [Gated(GatedConfig(dim=6), dims(WIDTHS)), Decision(DecisionConfig(), dims(WIDTHS))],
+    ids=["gated", "decision"],
 )
 def test_without_any_modality_all_are_named(fusion: Gated | Decision) -> None:
     with pytest.raises(KeyError, match=re.escape("joins audio, depth, video; missing: audio, depth, video")):

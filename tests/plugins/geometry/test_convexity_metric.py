@@ -8,9 +8,9 @@ import pytest
 import torch
 from avrobust_geometry import convexity, graph_convexity
 from avrobust_geometry.configs import ConvexityConfig
+from avrobust_geometry.convexity.metric import Convexity, avrobust_metrics
 from avrobust_geometry.convexity.pairs import Identities, draw_segments
 from avrobust_geometry.convexity.rules import best_thresholds
-from avrobust_geometry.plugin import _build_convexity, avrobust_metrics
 from torch import nn
 
 from avrobust_core import (
@@ -133,7 +133,7 @@ class World:
 
 
 def measure(subject, **config):
-    return _build_convexity(ConvexityConfig(**config)).measure(subject)
+    return Convexity(ConvexityConfig(**config)).measure(subject)
 
 
 def test_the_component_passes_the_checks_that_any_must_pass():
@@ -148,7 +148,7 @@ def test_the_component_passes_the_checks_that_any_must_pass():
 
 def test_it_asks_for_what_its_levels_read():
     def asked(**config):
-        metric = _build_convexity(ConvexityConfig(**config))
+        metric = Convexity(ConvexityConfig(**config))
         assert not metric.predictions
         return list(metric.latents), metric.probes
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from avrobust_geometry import density
 from avrobust_geometry.configs import DensityConfig
-from avrobust_geometry.plugin import _build_density
+from avrobust_geometry.density.metric import Density
 from pydantic import ValidationError
 
 from avrobust_core import AvrobustError, LatentRequest, Latents, Subject
@@ -46,21 +46,19 @@ def subject(evaluated, task="single-label", targets=None, **splits):
 
 def test_it_asks_for_pooled_and_fused_layers_of_both_splits_and_for_no_predictions():
     kinds = frozenset({"pooled", "fused"})
-    metric = _build_density(DensityConfig())
+    metric = Density(DensityConfig())
     assert list(metric.latents) == [LatentRequest(None, kinds), LatentRequest("train", kinds)]
     assert not metric.predictions
     assert not metric.probes
-    assert list(_build_density(DensityConfig(reference=None)).latents) == [LatentRequest(None, kinds)]
-    tokens = _build_density(DensityConfig(reference=None, layers=("tokens/audio", "fused")))
+    assert list(Density(DensityConfig(reference=None)).latents) == [LatentRequest(None, kinds)]
+    tokens = Density(DensityConfig(reference=None, layers=("tokens/audio", "fused")))
     assert list(tokens.latents) == [LatentRequest(None, frozenset({"tokens", "fused"}))]
-    assert list(_build_density(DensityConfig(reference=None, layers=("embeddings",))).latents) == [
-        LatentRequest(None, kinds)
-    ]
+    assert list(Density(DensityConfig(reference=None, layers=("embeddings",))).latents) == [LatentRequest(None, kinds)]
 
 
 def test_each_layer_is_measured_as_the_function_measures_it():
     test, train = latents("test"), latents("train", 100)
-    found = _build_density(DensityConfig(k=5)).measure(subject(test, train=train))
+    found = Density(DensityConfig(k=5)).measure(subject(test, train=train))
     layers = ("pooled/audio", "pooled/video", "fused")
     names = "class-ratio", "class-ratio-plain", "log-knn", "entropy", "lof", "lid", "density", "coverage", "trust"
     assert set(found.values) == {f"{name}/{layer}" for name in names for layer in layers}
@@ -87,7 +85,7 @@ def test_each_layer_is_measured_as_the_function_measures_it():
 
 
 def test_classes_that_lie_apart_are_told_from_noise():
-    found = _build_density(DensityConfig(estimators=("class-ratio",))).measure(
+    found = Density(DensityConfig(estimators=("class-ratio",))).measure(
         subject(latents("test"), train=latents("train", 100))
     )
     assert found.values["class-ratio/pooled/audio"].low > 1
@@ -104,8 +102,8 @@ def test_a_clip_of_the_reference_is_not_its_own_neighbour_wherever_it_stands():
         {name: layer[rows] for name, layer in whole.layers.items()},
     )
     config = DensityConfig(reference="train")
-    alone = _build_density(config).measure(subject(whole, train=whole))
-    found = _build_density(config).measure(subject(some, train=whole))
+    alone = Density(config).measure(subject(whole, train=whole))
+    found = Density(config).measure(subject(some, train=whole))
     for name in ("log-knn/fused", "class-ratio/fused", "lof/fused", "density/fused", "trust/fused"):
         np.testing.assert_allclose(found.per_clip[name], alone.per_clip[name][rows], rtol=1e-7)
     assert found.details["fused"]["clips_in_reference"] == 30
@@ -114,10 +112,10 @@ def test_a_clip_of_the_reference_is_not_its_own_neighbour_wherever_it_stands():
 
 def test_null_as_reference_is_the_evaluated_split():
     whole = latents("test", 80)
-    alone = _build_density(DensityConfig(reference=None)).measure(subject(whole))
+    alone = Density(DensityConfig(reference=None)).measure(subject(whole))
     assert alone.details["reference"] == "test"
     assert "coverage/fused" not in alone.values
-    assert alone.values == _build_density(DensityConfig()).measure(subject(whole, train=whole)).values
+    assert alone.values == Density(DensityConfig()).measure(subject(whole, train=whole)).values
 
 
 def test_several_labels_per_clip():
@@ -125,7 +123,7 @@ def test_several_labels_per_clip():
     hot = [np.eye(3, dtype=np.float32)[each.targets] for each in (test, train)]
     hot[0][:20, 0] = hot[1][:20, 0] = 1
     reference = Latents(train.ids, hot[1], train.logits, train.layers)
-    found = _build_density(DensityConfig()).measure(subject(test, "multi-label", hot[0], train=reference))
+    found = Density(DensityConfig()).measure(subject(test, "multi-label", hot[0], train=reference))
     alone = density(
         test.layers["pooled/audio"],
         hot[0],
@@ -139,7 +137,7 @@ def test_several_labels_per_clip():
 def test_bare_embeddings_are_one_layer_without_trust():
     bare = latents("test", logits=0)
     bare = Latents(bare.ids, bare.targets, bare.logits, {"embeddings": bare.layers["pooled/audio"]})
-    found = _build_density(DensityConfig()).measure(subject(bare, train=bare))
+    found = Density(DensityConfig()).measure(subject(bare, train=bare))
     assert "class-ratio/embeddings" in found.values
     assert not any(name.startswith("trust") for name in found.values)
     assert found.details["embeddings"]["left_out"]["trust"] == "there are no predictions"
@@ -147,13 +145,13 @@ def test_bare_embeddings_are_one_layer_without_trust():
 
 def test_layers_are_chosen_and_one_that_is_not_there_is_an_error_that_lists_them():
     given = subject(latents("test"), train=latents("train"))
-    found = _build_density(DensityConfig(layers=("tokens/audio",), estimators=("lid",))).measure(given)
+    found = Density(DensityConfig(layers=("tokens/audio",), estimators=("lid",))).measure(given)
     assert list(found.values) == ["lid/tokens/audio"]
     assert found.details["averaged_over_positions"] == ["tokens/audio"]
     with pytest.raises(
         AvrobustError, match=r"no pooled/odour; there are: pooled/audio, pooled/video, tokens/audio, fused$"
     ):
-        _build_density(DensityConfig(layers=("fused", "pooled/odour"))).measure(given)
+        Density(DensityConfig(layers=("fused", "pooled/odour"))).measure(given)
 
 
 def test_what_is_not_finite_or_too_small_is_refused_by_name():
@@ -161,7 +159,7 @@ def test_what_is_not_finite_or_too_small_is_refused_by_name():
     broken = train.layers["pooled/video"].copy()
     broken[[3, 8], 0] = np.nan, np.inf
     bad = Latents(train.ids, train.targets, train.logits, {**train.layers, "pooled/video": broken})
-    metric = _build_density(DensityConfig())
+    metric = Density(DensityConfig())
     with pytest.raises(AvrobustError, match=r"pooled/video of split 'train' are not finite for train-3, train-8;"):
         metric.measure(subject(test, train=bad))
     with pytest.raises(AvrobustError, match=r"'train' has fewer than two clips"):

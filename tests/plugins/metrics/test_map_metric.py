@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from avrobust_metrics.configs import MapConfig
 from avrobust_metrics.mean_average_precision import MeanAveragePrecision, d_prime, log_odds
-from avrobust_metrics.plugin import _build_map
 from avrobust_metrics.ranking import ClassRanking
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,8 @@ from scipy.special import log_softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from avrobust_core import AvrobustError, Subject
+
+MAP = MeanAveragePrecision(MapConfig())
 
 
 def subject(logits, targets, task, **kwargs):
@@ -68,7 +69,7 @@ def test_counts_in_float32_are_as_good_as_float64():
 
 def test_point_estimates_are_scikit_learns():
     measured = several()
-    found = _build_map(MapConfig()).measure(measured)
+    found = MAP.measure(measured)
     ap = average_precision_score(measured.targets, measured.logits, average=None)
     auc = roc_auc_score(measured.targets, measured.logits, average=None)
     assert found.values["map"].value == pytest.approx(ap.mean())
@@ -86,14 +87,12 @@ def test_one_label_per_clip_is_one_hot_and_ranks_by_probability():
     rng = np.random.default_rng(2)
     targets = rng.integers(5, size=200)
     logits = (rng.normal(size=(200, 5)) + np.eye(5)[targets]).astype(np.float32)
-    found = MeanAveragePrecision().measure(subject(logits, targets, "single-label"))
+    found = MAP.measure(subject(logits, targets, "single-label"))
     probability = log_softmax(logits.astype(np.float64), axis=1)
     expected = average_precision_score(np.eye(5)[targets], probability, average="macro")
     assert found.values["map"].value == pytest.approx(expected)
     # A shift of all logits of a clip says nothing, and must change nothing.
-    shifted = MeanAveragePrecision().measure(
-        subject(logits + rng.integers(-64, 64, size=(200, 1)), targets, "single-label")
-    )
+    shifted = MAP.measure(subject(logits + rng.integers(-64, 64, size=(200, 1)), targets, "single-label"))
     assert shifted.values["map"].value == pytest.approx(expected, abs=1e-4)
 
 
@@ -130,7 +129,7 @@ def test_classes_that_cannot_be_measured_are_left_out_and_shown():
     measured = several(k=5)
     targets = measured.targets.copy()
     targets[:, 1], targets[:, 3] = 0, 1
-    found = MeanAveragePrecision().measure(subject(measured.logits, targets, "multi-label"))
+    found = MAP.measure(subject(measured.logits, targets, "multi-label"))
     for name in ("ap", "auc"):
         missing = [c for c, value in found.per_class[name].items() if np.isnan(value)]
         assert missing == ["class-1", "class-3"]
@@ -150,7 +149,7 @@ def test_classes_that_cannot_be_measured_are_left_out_and_shown():
 
 
 def test_where_every_class_can_be_measured_nothing_is_said():
-    assert "notes" not in MeanAveragePrecision().measure(several()).details
+    assert "notes" not in MAP.measure(several()).details
 
 
 def test_the_interval_is_over_groups_where_clips_have_them():
@@ -159,7 +158,7 @@ def test_the_interval_is_over_groups_where_clips_have_them():
     repeated = subject(
         np.repeat(measured.logits[:30], 10, axis=0), np.repeat(measured.targets[:30], 10, axis=0), measured.task
     )
-    clips, over = (MeanAveragePrecision().measure(each).values for each in (repeated, replace(repeated, groups=groups)))
+    clips, over = (MAP.measure(each).values for each in (repeated, replace(repeated, groups=groups)))
     for name in ("map", "auc"):
         assert over[name].value == clips[name].value
         assert over[name].groups == 30
@@ -168,14 +167,14 @@ def test_the_interval_is_over_groups_where_clips_have_them():
 
 
 def test_without_a_class_to_measure_there_is_no_number():
-    found = MeanAveragePrecision().measure(subject(np.zeros((3, 2)), np.ones((3, 2)), "multi-label"))
+    found = MAP.measure(subject(np.zeros((3, 2)), np.ones((3, 2)), "multi-label"))
     assert found.values["map"].method == "none"
     assert all(np.isnan(e.value) and np.isnan(e.low) for e in found.values.values())
 
 
 def test_a_perfect_ranking_has_a_d_prime_without_end():
     targets = np.repeat(np.arange(3), 10)
-    found = MeanAveragePrecision().measure(subject(np.eye(3)[targets] * 5, targets, "single-label"))
+    found = MAP.measure(subject(np.eye(3)[targets] * 5, targets, "single-label"))
     assert found.values["map"].value == pytest.approx(1)
     assert found.values["map"].high == pytest.approx(1)
     assert found.values["map"].high <= 1
@@ -186,9 +185,9 @@ def test_a_perfect_ranking_has_a_d_prime_without_end():
 def test_the_interval_is_the_same_whatever_the_chunks(monkeypatch):
     from avrobust_core.statistics import intervals as statistics
 
-    whole = MeanAveragePrecision().measure(several())
+    whole = MAP.measure(several())
     monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", 300 * 7)
-    chunked = MeanAveragePrecision().measure(several())
+    chunked = MAP.measure(several())
     for name, estimate in whole.values.items():
         assert chunked.values[name].low == pytest.approx(estimate.low, abs=1e-12)
         assert chunked.values[name].high == pytest.approx(estimate.high, abs=1e-12)
@@ -197,7 +196,7 @@ def test_the_interval_is_the_same_whatever_the_chunks(monkeypatch):
 def test_where_positives_are_few_the_interval_still_holds_the_estimate():
     """Plain percentiles lie above it here: a resample holds positives twice, at one rank."""
     for seed in range(5):
-        found = MeanAveragePrecision().measure(several(n=2000, k=60, share=0.004, seed=seed)).values["map"]
+        found = MAP.measure(several(n=2000, k=60, share=0.004, seed=seed)).values["map"]
         assert found.low < found.value < found.high
 
 
@@ -214,7 +213,7 @@ def test_intervals_cover_the_mean_map_of_test_sets_of_this_size():
     hits = 0
     for seed in range(200):
         s = one(seed)
-        found = MeanAveragePrecision().measure(subject(s.logits, s.targets, s.task, resamples=400, seed=seed))
+        found = MAP.measure(subject(s.logits, s.targets, s.task, resamples=400, seed=seed))
         hits += found.values["map"].low <= truth <= found.values["map"].high
     assert hits / 200 > 0.89
 
@@ -223,4 +222,4 @@ def test_logits_that_are_not_finite_are_refused_by_name():
     logits = np.zeros((3, 2))
     logits[2, 0] = np.nan
     with pytest.raises(AvrobustError, match=r"'map'.*not finite for c2;"):
-        MeanAveragePrecision().measure(subject(logits, [0, 1, 0], "single-label"))
+        MAP.measure(subject(logits, [0, 1, 0], "single-label"))

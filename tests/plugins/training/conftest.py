@@ -58,6 +58,6 @@ def make():
 
     def build(name, **given):
         component = components[name]
-        return component.build(component.config(**given))
+        return component.make(component.config(**given))
 
     return build

@@ -31,7 +31,7 @@ def make() -> Callable[..., Encoder]:
     def made(name: str, *shape: int, kind: str = "video", **fields: object) -> Encoder:
         torch.manual_seed(0)
         media = MediaSpec(kind=kind, shape=shape, rate=8, bounds=(0, 1))
-        return COMPONENTS[name].build(COMPONENTS[name].config(**fields), media)
+        return COMPONENTS[name].make(COMPONENTS[name].config(**fields), media)
 
     return made
 

@@ -23,7 +23,7 @@ SPEC = MediaSpec(kind="video", shape=(3, 8, 32, 32), rate=8, bounds=(0, 1))
 
 def build(name: str = "slowfast-tiny", media: MediaSpec = SPEC, seed: int = 0, **fields: object) -> Encoder:
     torch.manual_seed(seed)
-    return COMPONENTS[name].build(COMPONENTS[name].config(**fields), media)
+    return COMPONENTS[name].make(COMPONENTS[name].config(**fields), media)
 
 
 def clips(n: int = 3, frames: int = 8, size: int = 32, seed: int = 1) -> Tensor:
@@ -141,7 +141,7 @@ def test_slow_frames_are_distinct_and_ordered_from_the_first(frames: int, alpha:
 @given(frames=st.integers(1, 13), alpha=st.integers(1, 5), height=st.integers(16, 24), width=st.integers(16, 24))
 @settings(max_examples=20, deadline=None)
 def test_pathways_stay_aligned_at_every_size(frames: int, alpha: int, height: int, width: int) -> None:
-    encoder = SlowFast(LAYOUTS["tiny"], alpha=alpha).eval()
+    encoder = SlowFast(SlowFastTinyConfig(alpha=alpha), MediaSpec(kind="video", shape=(3, 30, 32, 32))).eval()
     with torch.no_grad():
         out = encoder(torch.rand(2, 3, frames, height, width))
     assert out.tokens.shape == (2, -(-frames // alpha), encoder.dims.token)

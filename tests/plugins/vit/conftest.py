@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from avrobust_core import AVModel, Component, EncodedDims, Encoder, MediaSpec
 from avrobust_core.models.weights import load_checkpoint, load_fitting_head, read_checkpoint
 
-COMPONENTS: dict[str, Component[Any, Any]] = {c.name: c for c in (*avrobust_encoders(), *avrobust_fusions())}
+COMPONENTS: dict[str, Component] = {c.name: c for c in (*avrobust_encoders(), *avrobust_fusions())}
 
 MEDIA = {
     "audio": MediaSpec(kind="audio", shape=(1, 16_000), rate=16_000, bounds=(-1, 1), time_axis=1),
@@ -28,7 +28,7 @@ def make() -> Callable[..., Any]:
     def made(name: str, media: MediaSpec | dict[str, EncodedDims] | None = None, **fields: object) -> Any:
         torch.manual_seed(0)
         media = media or MEDIA["video" if name.endswith("video") else "audio"]
-        return COMPONENTS[name].build(COMPONENTS[name].config(**fields), media).eval()
+        return COMPONENTS[name].make(COMPONENTS[name].config(**fields), media).eval()
 
     return made
 

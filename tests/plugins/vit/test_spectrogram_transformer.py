@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ASTConfig, ASTForAudioClassification
 
-from avrobust_core import AVModel, WeightsError
+from avrobust_core import AVModel, MediaSpec, WeightsError
 from avrobust_core.models.weights import load_checkpoint, read_checkpoint
 
 Make = Callable[..., Any]
@@ -64,7 +64,7 @@ def hugging_face(frames: int = 64) -> ASTForAudioClassification:
 def test_has_the_published_parameters_and_keys() -> None:
     with torch.device("meta"):
         published = ASTForAudioClassification(ASTConfig(num_labels=527))
-        encoder = SpectrogramTransformer(AstConfig())
+        encoder = SpectrogramTransformer(AstConfig(), MediaSpec(kind="audio", shape=(1, 16_000), rate=16_000))
         model = AVModel({"audio": encoder}, None, 527)
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in published.parameters()) == 86_594_063
     assert encoder.v.pos_embed.shape == (1, 12 * 101 + 2, 768)
