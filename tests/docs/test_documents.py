@@ -37,13 +37,7 @@ DOCUMENTS = [
     *sorted(ROOT.glob(".github/**/*.md")),
 ]
 LANGUAGES = {"yaml", "python", "sh", "toml", "text"}
-TOOLS = {
-    "pytest": "pytest",
-    "ruff": "ruff",
-    "mypy": "mypy",
-    "lint-imports": "import-linter",
-    "pre-commit": "pre-commit",
-}
+TOOLS = {name: name for name in ("pytest", "ruff", "mypy", "pre-commit")} | {"lint-imports": "import-linter"}
 """Commands, and the packages of the extra `test` that bring them."""
 PLACEHOLDER = "my_package"
 """The package of a reader's own in examples of plugins."""
@@ -149,7 +143,7 @@ def test_a_command_is_understood(command: str) -> None:
 
 
 def understood(words: list[str]) -> None:
-    match words:
+    match [word for word in words if word not in ("-X", "importtime")]:
         case ["avrobust", command]:
             with pytest.raises(SystemExit, match=r"^0$"):
                 command_parser().parse_args([command, "--help"])
@@ -157,15 +151,8 @@ def understood(words: list[str]) -> None:
         case ["avrobust", *arguments]:
             command_parser().parse_args(arguments)
             files = [word for word in arguments if word.startswith("examples/")]
-        case ["python", "-m", "avrobust_core"]:
-            files = []
-        case ["python", "-X", "importtime", "-m", "avrobust_core", *arguments] | [
-            "python",
-            "-m",
-            "avrobust_core",
-            *arguments,
-        ]:
-            command_parser().parse_args(arguments)
+        case ["python", "-m", "avrobust_core", *arguments]:
+            understood(["avrobust", *(arguments or ["plugins"])])
             files = []
         case ["python", script, *arguments]:
             options = [word for word in arguments if word.startswith("--")]
@@ -180,19 +167,20 @@ def understood(words: list[str]) -> None:
         case ["bash", *files]:
             assert files
         case [tool, *_]:
+            files = []
             needs = " ".join(PROJECT["optional-dependencies"]["test"])
             assert f"{TOOLS[tool]}>=" in needs
-            files = []
         case _:
             raise AssertionError("an empty command")
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
-@pytest.mark.parametrize(
-    "command", ["avrobust rnu", "avrobust run --st x.yaml", "python benchmarks/none.py", "pip install '.[x]'"]
-)
+WRONG = ("avrobust rnu", "avrobust run --st x.yaml", "python benchmarks/none.py", "pip install '.[x]'", "make")
+
+
+@pytest.mark.parametrize("command", WRONG)
 def test_a_command_with_a_mistake_is_noticed(command: str) -> None:
-    with pytest.raises((SystemExit, OSError, AssertionError, pytest.fail.Exception)):
+    with pytest.raises((SystemExit, OSError, AssertionError, KeyError, pytest.fail.Exception)):
         understood(shlex.split(command))
 
 
