@@ -22,28 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked for); 2 the spec or the command line is wrong; 3 all was done, but the audit contradicts a robust accuracy
         by more than its interval; 128 + n stopped by signal n: 129 SIGHUP, 130 SIGINT, 143 SIGTERM.
     """
-    from avrobust_core.cli import check, measure, plugins, run, spec
-
     if sys.stderr is None:  # closed by the caller: what print is told to write there would go to standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lasts
     if sys.stdout is None:
         return _failed("standard output is closed: redirect it to a file, or to /dev/null")
-    parser = argparse.ArgumentParser(
-        prog="avrobust", description="Measure and improve the adversarial robustness of multi-modal models."
-    )
-    parser.add_argument("--version", action="version", version=f"avrobust {__version__}")
-    parser.add_argument(
-        "--no-plugin",
-        action="append",
-        metavar="NAME",
-        help="do not load this plugin (entry point, dist:entry-point or distribution); may be repeated",
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    run.add_parsers(commands)
-    spec.add_parsers(commands)
-    plugins.add_parsers(commands)
-    check.add_parsers(commands)
-    measure.add_parsers(commands)
+    parser = command_parser()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
     try:
@@ -63,6 +46,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as error:  # parsing is done: whoever calls this means to end a program that is not theirs
         return _failed(f"something called sys.exit, which would have ended the command: {sentence(error)}")
     return status
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of the command line; what it gives holds, as `run`, the function that carries the command out."""
+    from avrobust_core.cli import check, measure, plugins, run, spec
+
+    parser = argparse.ArgumentParser(
+        prog="avrobust", description="Measure and improve the adversarial robustness of multi-modal models."
+    )
+    parser.add_argument("--version", action="version", version=f"avrobust {__version__}")
+    parser.add_argument(
+        "--no-plugin",
+        action="append",
+        metavar="NAME",
+        help="do not load this plugin (entry point, dist:entry-point or distribution); may be repeated",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    run.add_parsers(commands)
+    spec.add_parsers(commands)
+    plugins.add_parsers(commands)
+    check.add_parsers(commands)
+    measure.add_parsers(commands)
+    return parser
 
 
 def _failed(message: str) -> int:

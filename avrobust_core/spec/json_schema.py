@@ -16,10 +16,18 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 Schema = dict[str, Any]
 
-_EXTENDS: Final = {
-    "description": "A file, or several, to start from, relative to this one. Maps merge, anything else replaces.",
-    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+_TEXTS: Final = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+_EXTENDING: Final = {
+    "extends": {
+        "description": "A file, or several, to start from, relative to this one. Maps merge, anything else replaces.",
+        "anyOf": _TEXTS,
+    },
+    "drop": {
+        "description": "Entries of those files to leave out, by path, as in training.mixup.",
+        "anyOf": _TEXTS,
+    },
 }
+"""What only a file that extends others may say."""
 
 
 def spec_schema(registry: Registry) -> Schema:
@@ -129,7 +137,7 @@ def _relaxed(definitions: dict[str, Schema]) -> dict[str, Schema]:
         schema: Schema = _partial_pointers(deepcopy(definition))
         schema.pop("required", None)
         partial[f"{name}.partial"] = schema
-    partial["Spec.partial"]["properties"]["extends"] = dict(_EXTENDS)
+    partial["Spec.partial"]["properties"] |= deepcopy(_EXTENDING)
     return partial
 
 

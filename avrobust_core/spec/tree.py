@@ -11,12 +11,14 @@ from typing import Final, TypeVar
 
 from avrobust_core.spec.files import UnreadableError, read_text
 from avrobust_core.spec.nodes import Key, ListNode, MapNode, Node, Path, Place, ScalarNode, child, dotted
-from avrobust_core.spec.problems import Problem
+from avrobust_core.spec.problems import Problem, suggestion
 from avrobust_core.spec.references import kind_at
 from avrobust_core.spec.yaml_reader import MAX_DEPTH, read_yaml
 
 EXTENDS: Final = "extends"
 """The top-level key that names the files to start from."""
+DROP: Final = "drop"
+"""The top-level key that lists what to leave out of them."""
 
 MAX_FILES: Final = 100
 """Most files that a spec is made of."""
@@ -31,7 +33,7 @@ class TreeReading:
     """What reading a spec's files gave.
 
     Attributes:
-        root: the merged tree without `extends`; None if a file could not be read.
+        root: the merged tree without `extends` and `drop`; None if a file could not be read.
         text: the text of the spec's own file.
         sources: every file read, as problems name them, in the order in which problems are to be shown.
         problems: the mistakes found so far.
@@ -85,8 +87,8 @@ def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]
         return root, [Problem.at(place, "not of the form path=value", "as in --set training.standard.epochs=3")]
     if len(steps) > MAX_DEPTH:
         return root, [Problem.at(place, f"a path of {len(steps)} keys: nested more than {MAX_DEPTH} deep")]
-    if steps[0][0] == EXTENDS:
-        return root, [Problem.at(place, "`extends` cannot be set", "write it into the file")]
+    if steps[0][0] in (EXTENDS, DROP):
+        return root, [Problem.at(place, f"`{steps[0][0]}` cannot be set", "write it into the file")]
     if not value.strip():
         return root, [Problem.at(place, "there is no value", "write null to leave it empty")]
     reading = read_yaml(value, source, f"{written}=", comments=False)
@@ -163,9 +165,12 @@ def _extended(text: str, path: FilePath, reading: TreeReading, chain: tuple[File
         reading.problems.append(Problem.at(root.place, "a spec is a map, with `version`, `name`, `data` and so on"))
         return None
     own = MapNode(_without(root.children), _without(root.keys), root.place)
+    dropped = _texts(root.children.get(DROP), "drop: expected a list of paths, as in [training.mixup]", reading)
     if EXTENDS not in root.children:
+        if DROP in root.children:
+            reading.problems.append(Problem.at(root.keys[DROP], "drop: there is no `extends` to leave anything out of"))
         return own
-    bases = _bases(root.children[EXTENDS], reading)
+    bases = _texts(root.children[EXTENDS], "extends: expected the path of a file, or a list of them", reading)
     if bases is None:
         return None
     merged: Node | None = None
@@ -177,22 +182,50 @@ def _extended(text: str, path: FilePath, reading: TreeReading, chain: tuple[File
             merged = base if merged is None else merge(merged, base)
     if not complete:
         return None
-    together = own if merged is None else merge(merged, own)
+    if merged is None:
+        return own
+    for entry in dropped or ():
+        merged = _dropped(merged, entry, reading)
+    together = merge(merged, own)
     assert isinstance(together, MapNode)
     return together
 
 
-def _bases(node: Node, reading: TreeReading) -> list[ScalarNode] | None:
-    """The files named by `extends`; None if it holds anything else."""
-    items = node.items if isinstance(node, ListNode) else (node,)
-    named = []
+def _texts(node: Node | None, message: str, reading: TreeReading) -> list[ScalarNode] | None:
+    """The text that a node is, or the texts that it lists; None, and `message` as a problem, if it is anything else."""
+    items = node.items if isinstance(node, ListNode) else () if node is None else (node,)
+    texts = []
     for item in items:
         if isinstance(item, ScalarNode) and isinstance(item.value, str) and item.value:
-            named.append(item)
+            texts.append(item)
         else:
-            message = "extends: expected the path of a file, or a list of them"
             reading.problems.append(Problem.at(item.place, message))
-    return named if len(named) == len(items) else None
+    return texts if len(texts) == len(items) else None
+
+
+def _dropped(root: Node, entry: ScalarNode, reading: TreeReading) -> Node:
+    """A copy of the tree without the entry of a map that `entry` names by its path."""
+    steps = split_path(str(entry.value))
+    if not steps:
+        reading.problems.append(Problem.at(entry.place, f"drop: '{entry.value}' is not a path", "as in training.mixup"))
+        return root
+
+    def without(node: Node, path: Path) -> Node:
+        name = steps[len(path)]
+        if not isinstance(node, MapNode) or name not in node.children:
+            where = dotted(path) or "the files that are extended"
+            known = node.children if isinstance(node, MapNode) else ()
+            hint = suggestion(name, known) if known else f"{where} is not a map: write it anew"
+            reading.problems.append(Problem.at(entry.place, f"drop: there is no '{name}' in {where}", hint))
+            return node
+        children, keys = dict(node.children), dict(node.keys)
+        if len(path) + 1 < len(steps):
+            children[name] = without(children[name], (*path, name))
+        else:
+            del children[name], keys[name]
+        return MapNode(children, keys, node.place)
+
+    return without(root, ())
 
 
 def _beside_of(path: FilePath, name: str) -> FilePath:
@@ -200,7 +233,7 @@ def _beside_of(path: FilePath, name: str) -> FilePath:
 
 
 def _without(entries: Mapping[str, T]) -> dict[str, T]:
-    return {key: value for key, value in entries.items() if key != EXTENDS}
+    return {key: value for key, value in entries.items() if key not in (EXTENDS, DROP)}
 
 
 def _opened(node: Node, path: Path) -> Node:

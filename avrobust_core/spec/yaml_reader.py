@@ -1,8 +1,9 @@
 """Read YAML strictly: the core schema of YAML 1.2, plain data only, and every node's place kept.
 
 PyYAML's scanner and parser do the syntax. What they leave open is settled here: scalars follow YAML 1.2 (`1e-3` is a
-number, `on` is text, `0o17` is octal, dates are text), a repeated key is an error, so are tags, keys that are not text,
-merge keys and several documents. Mistakes that do not hide one another are reported together.
+number, `on` is text, `0o17` is octal, dates are text), a repeated key is an error, so are tags, keys that are not text
+and several documents. The merge key `<<` of YAML 1.1 is read. Mistakes that do not hide one another are reported
+together.
 """
 
 from __future__ import annotations
@@ -193,13 +194,16 @@ class _Composer:
     def _map(self, place: Place, depth: int) -> MapNode:
         children: dict[str, Node] = {}
         keys: dict[str, Place] = {}
+        merged: list[MapNode] | None = None
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             written = self._place(event.start_mark)
             key = self._node(event, depth + 1)
             merge = isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.style is None
             value = self._node(self._next(), depth + 1)
-            if merge:
-                self._note(written, "the merge key '<<' is not read", "use `extends: base.yaml`, or repeat the entries")
+            if merge and merged is None:
+                merged = self._merged(value, written)
+            elif merge:
+                self._note(written, "a second merge key '<<'", "list the maps in one: `<<: [*a, *b]`")
             elif not isinstance(key, ScalarNode):
                 self._note(written, "a key must be text, not a list or a map")
             elif not isinstance(key.value, str):
@@ -211,7 +215,18 @@ class _Composer:
             else:
                 children[key.value] = value
                 keys[key.value] = written
+        for source in merged or ():
+            children = {**source.children, **children}
+            keys = {**source.keys, **keys}
         return MapNode(children, keys, place)
+
+    def _merged(self, value: Node, written: Place) -> list[MapNode]:
+        """The maps that a merge key names: where two hold one key, the earlier wins."""
+        items = value.items if isinstance(value, ListNode) else (value,)
+        maps = [item for item in items if isinstance(item, MapNode)]
+        if len(maps) < len(items):
+            self._note(written, "the merge key '<<' takes a map, or a list of maps", "as in `<<: *name`")
+        return maps
 
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> ScalarNode:
         value = event.value.replace(self._hash, "#")

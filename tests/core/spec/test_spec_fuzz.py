@@ -74,6 +74,7 @@ KEYS = [
     "with",
     "x",
     "extends",
+    "drop",
     "epochs",
     "threats",
     "1",

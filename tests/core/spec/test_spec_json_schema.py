@@ -125,6 +125,8 @@ def test_a_file_with_extends_may_leave_things_out_but_not_misspell_them(schema: 
     assert not accepts(schema, text.replace("with", "wiht"))
     assert not accepts(schema, text.replace("extends: base.yaml\n", ""))
     assert not accepts(schema, text.replace("base.yaml", "3"))
+    assert accepts(schema, f"{text}drop: [training.mixup]")
+    assert not accepts(schema, f"{text}drop: [1]")
 
 
 def test_editors_are_shown_what_the_docstrings_say(schema: dict[str, Any]) -> None:

@@ -133,6 +133,54 @@ def test_a_base_that_cannot_be_read_is_refused(
     assert message in problem.message
 
 
+def test_what_is_dropped_from_the_bases_is_gone_or_written_anew(good: str, load: Load) -> None:
+    loaded = load(
+        "extends: base.yaml\ndrop: [training.mixed, attacks.strong.with, threats.a]\n"
+        "threats: {a: {video: {eps: 0.5}}}\n",
+        base=good,
+    )
+    assert list(loaded.spec.training) == ["standard"]
+    assert "with" not in plain(loaded.tree.children["attacks"])["strong"]
+    assert plain(loaded.tree.children["threats"])["a"] == {"video": {"eps": 0.5}}
+
+
+def test_each_file_drops_from_its_own_bases(good: str, load: Load) -> None:
+    middle = "extends: base.yaml\ndrop: attacks.fast"
+    assert list(load("extends: middle.yaml", base=good, middle=middle).spec.attacks) == ["strong"]
+    assert list(load("extends: [middle.yaml, base.yaml]", base=good, middle=middle).spec.attacks) == ["strong", "fast"]
+
+
+@pytest.mark.parametrize(
+    ("drop", "column", "message", "hint"),
+    [
+        ("[seed, training.mixd]", 8, "drop: there is no 'seed' in the files that are extended", ""),
+        ("[training.mixd]", 8, "drop: there is no 'mixd' in training", "did you mean 'mixed'?"),
+        ("metrics.0", 7, "drop: there is no '0' in metrics", "metrics is not a map: write it anew"),
+        ("[training..mixed]", 8, "drop: 'training..mixed' is not a path", "as in training.mixup"),
+        ("[1]", 8, "drop: expected a list of paths", ""),
+        ("{training: mixed}", 7, "drop: expected a list of paths", ""),
+    ],
+)
+def test_what_cannot_be_dropped_is_refused_at_its_place(
+    drop: str, column: int, message: str, hint: str, good: str, problems_of: Check
+) -> None:
+    first, *_ = problems_of(f"extends: base.yaml\ndrop: {drop}", base=good)
+    assert message in first.message
+    assert hint in first.hint
+    assert (first.source, first.line, first.column) == ("s.yaml", 2, column)
+
+
+def test_what_still_names_a_dropped_entry_is_refused(good: str, problems_of: Check) -> None:
+    (problem,) = problems_of("extends: base.yaml\ndrop: threats.av", base=good)
+    assert problem.message == "attacks.strong.threats: there is no 'av' in threats"
+    assert problem.source == "base.yaml"
+
+
+def test_nothing_is_dropped_where_nothing_is_extended(good: str, problems_of: Check) -> None:
+    (problem,) = problems_of(f"{good}drop: [training.mixed]")
+    assert problem.message.startswith("drop: there is no `extends`")
+
+
 def test_mistakes_in_a_base_and_in_the_file_are_reported_together(good: str, problems_of: Check) -> None:
     problems = problems_of(
         "extends: base.yaml\nsede: 3\ntraining: {standard: {epoch: 1}}\n",
@@ -216,6 +264,7 @@ def test_set_reads_its_value_as_yaml_and_makes_missing_keys(text: str, argument:
         ("seed=", 1, "there is no value"),
         ("seed=# nothing", 6, 'found "# nothing"'),
         ("extends=x.yaml", 1, "`extends` cannot be set"),
+        ("drop=training.mixed", 1, "`drop` cannot be set"),
         ("name.x=3", 6, "name is a single value, and has no 'x'"),
         ("metrics.1=map", 9, "metrics is a list, and has no item '1'"),
         ("metrics[1].use=map", 9, "metrics is a list, and has no item '1'"),

@@ -93,6 +93,29 @@ def test_nan_is_a_number() -> None:
     assert math.isnan(value("k: .nan")["k"])
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("{<<: *x, d: 2}", {"b": 1, "c": [1], "d": 2}),
+        ("{b: 2, <<: *x}", {"b": 2, "c": [1]}),
+        ("{<<: *x, c: [2]}", {"b": 1, "c": [2]}),
+        ("{<<: [{b: 3, d: 3}, *x]}", {"b": 3, "c": [1], "d": 3}),
+        ("{<<: {<<: *x, d: 3}}", {"b": 1, "c": [1], "d": 3}),
+        ("{<<: []}", {}),
+        ("{'<<': *x}", {"<<": {"b": 1, "c": [1]}}),
+    ],
+)
+def test_a_merge_key_gives_what_a_map_does_not_say_itself(text: str, meant: object) -> None:
+    assert value(f"a: &x {{b: 1, c: [1]}}\nk: {text}")["k"] == meant
+
+
+def test_what_is_merged_keeps_its_place() -> None:
+    root = read_yaml("a: &x\n  b: 1\nk:\n  <<: *x\n  d: 2", "t").root
+    merged = find(root, "k")
+    assert isinstance(merged, MapNode)
+    assert [(key, place.line, place.column) for key, place in merged.keys.items()] == [("b", 2, 3), ("d", 5, 3)]
+
+
 def test_an_entry_without_a_value_is_null() -> None:
     assert value("a:\nb: 1") == {"a": None, "b": 1}
 
@@ -139,7 +162,9 @@ def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
         ("a: 1\n}", (2, 1), "this does not belong here"),
         ("? [a]\n: x", (1, 3), "a key must be text"),
         ("{a: b}: x", (1, 1), "a key must be text"),
-        ("a: &x {b: 1}\nc:\n  <<: *x", (3, 3), "the merge key '<<' is not read"),
+        ("a: &x 1\nc:\n  <<: *x", (3, 3), "the merge key '<<' takes a map"),
+        ("a: &x {b: 1}\nc: {<<: [*x, {d: 1}, e]}", (2, 5), "the merge key '<<' takes a map"),
+        ("a: &x {b: 1}\nc:\n  <<: *x\n  <<: {d: 1}", (4, 3), "a second merge key '<<'"),
         ("a: 1\n---\nb: 2", (2, 1), "a second document"),
         ("a: *x", (1, 4), "no '&x' before"),
         ("a: &x [*x]", (1, 8), "'*x' stands inside '&x'"),

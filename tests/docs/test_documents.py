@@ -1,0 +1,197 @@
+"""README, CONTRIBUTING, docs and the examples' READMEs: what a reader can copy from them works.
+
+How a block is checked depends on its language alone:
+
+- `yaml` with a `version` is loaded as a spec; without one it is part of a spec, and loaded on top of the README's.
+- `python` is compiled, and whatever it imports from this project is looked up. (The README's call of `evaluate` is run
+  in tests/core/api.)
+- `sh`, and commands inside a sentence: `avrobust` is parsed by the command's own parser, with what is in brackets and
+  without; `python FILE` must name a file that knows the options, `pip install` extras and folders that exist, `bash` a
+  script; other tools come with the extra `test`.
+- `toml` is parsed. `text` is shown, not used.
+"""
+
+import ast
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from avrobust_core import Component, Config
+from avrobust_core.cli import command_parser
+from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.registry import Registry
+from avrobust_core.spec.loading import load_spec
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("examples/*/README.md")),
+    *sorted(ROOT.glob(".github/**/*.md")),
+]
+LANGUAGES = {"yaml", "python", "sh", "toml", "text"}
+TOOLS = {name: name for name in ("pytest", "ruff", "mypy", "pre-commit")} | {"lint-imports": "import-linter"}
+"""Commands, and the packages of the extra `test` that bring them."""
+PLACEHOLDER = "my_package"
+"""The package of a reader's own in examples of plugins."""
+
+
+class Block(NamedTuple):
+    document: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.document.relative_to(ROOT)}:{self.line}"
+
+
+def split(document: Path) -> tuple[list[Block], str]:
+    """The fenced blocks of a document, and its other lines (those of blocks are empty)."""
+    blocks, prose, start, lines = [], [], 0, document.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if start and line == "```":
+            blocks.append(Block(document, start, lines[start - 1][3:], "\n".join(lines[start : number - 1]) + "\n"))
+            start = 0
+        elif not start and re.fullmatch(r"```\w+", line):
+            start = number
+        elif not start:
+            prose.append(line)
+            continue
+        prose.append("")
+    assert not start, f"{document.name}:{start}: this block has no end"
+    return blocks, "\n".join(prose)
+
+
+PARTS = {document: split(document) for document in DOCUMENTS}
+BLOCKS = [block for blocks, _ in PARTS.values() for block in blocks]
+
+
+def of(*languages: str) -> Any:
+    return pytest.mark.parametrize("block", [block for block in BLOCKS if block.language in languages], ids=str)
+
+
+def commands() -> Iterator[Any]:
+    """Every command of the documents: the lines of `sh` blocks, and what sentences quote."""
+    for document, (blocks, prose) in PARTS.items():
+        for block in blocks:
+            if block.language == "sh":
+                for number, line in enumerate(block.text.splitlines(), block.line + 1):
+                    for command in re.sub(r"(^|\s)#.*", "", line).split("&&"):
+                        if command.strip():
+                            yield pytest.param(command.strip(), id=f"{document.name}:{number}")
+        for found in re.finditer(r"`((?:avrobust|python|bash|pre-commit)\s[^`]+)`", prose):
+            number = prose.count("\n", 0, found.start()) + 1
+            yield pytest.param(" ".join(found[1].split()), id=f"{document.name}:{number}")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_code_stands_in_fenced_blocks_of_a_known_language(document: Path) -> None:
+    blocks, prose = PARTS[document]
+    assert {block.language for block in blocks} <= LANGUAGES
+    assert "```" not in prose
+    assert not re.search(r"^\n    \S", prose, flags=re.MULTILINE), "an indented block is no fenced one"
+
+
+@of("yaml")
+def test_yaml_is_a_spec_or_part_of_one(block: Block, tmp_path: Path) -> None:
+    whole = re.search(r"^version:", block.text, flags=re.MULTILINE)
+    base = next(block for block in PARTS[ROOT / "README.md"][0] if "version: 1" in block.text)
+    (tmp_path / "base.yaml").write_text(base.text, encoding="utf-8")
+    text = block.text if whole or "extends:" in block.text else f"extends: base.yaml\n{block.text}"
+    (tmp_path / "block.yaml").write_text(text, encoding="utf-8")
+    load_spec(tmp_path / "block.yaml", with_the_readers_own())
+
+
+def with_the_readers_own() -> Registry:
+    """What is installed, and the fusion `my-net` that the README shows how to offer."""
+    component = Component(name="my-net", summary="My network.", config=Config, build=lambda *_: None)
+    offer = Offer(kind="fusion", component=component, distribution="mine", distribution_version="1", plugin="mine")
+    about = {"distribution_version": "1", "module": PLACEHOLDER, "group": "avrobust_v1", "status": "ok"}
+    mine = PluginRecord(name="mine", distribution="mine", error=None, milliseconds=0.0, offers=(offer,), **about)
+    return Registry([*Registry.discover().plugins, mine])
+
+
+@of("python")
+def test_python_compiles_and_what_it_imports_is_there(block: Block) -> None:
+    tree = ast.parse(block.text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                import_module(name.name)
+        elif isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] != PLACEHOLDER:
+            module = import_module(str(node.module))
+            assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+
+
+@of("toml")
+def test_toml_is_toml(block: Block) -> None:
+    tomllib.loads(block.text)
+
+
+@pytest.mark.parametrize("command", list(commands()))
+def test_a_command_is_understood(command: str) -> None:
+    for written in {re.sub(r"\s*\[--[^\]]*\]", "", command), re.sub(r"\[(--[^\]]*)\]", r"\1", command)}:
+        understood(shlex.split(re.sub(r"\[([A-Z]+)\]", r"\1", written)))
+
+
+def understood(words: list[str]) -> None:
+    match [word for word in words if word not in ("-X", "importtime")]:
+        case ["avrobust", command]:
+            with pytest.raises(SystemExit, match=r"^0$"):
+                command_parser().parse_args([command, "--help"])
+            files = []
+        case ["avrobust", *arguments]:
+            command_parser().parse_args(arguments)
+            files = [word for word in arguments if word.startswith("examples/")]
+        case ["python", "-m", "avrobust_core", *arguments]:
+            understood(["avrobust", *(arguments or ["plugins"])])
+            files = []
+        case ["python", script, *arguments]:
+            options = [word for word in arguments if word.startswith("--")]
+            text = (ROOT / script).read_text(encoding="utf-8")
+            assert [option for option in options if f'"{option}"' not in text] == []
+            files = [script]
+        case ["pip", "install", *arguments]:
+            files = [word.partition("[")[0] for word in arguments if not word.startswith("-")]
+            extras = re.findall(r"\[([\w,]+)\]", " ".join(arguments))
+            wanted = {extra for listed in extras for extra in listed.split(",")}
+            assert wanted <= set(PROJECT["optional-dependencies"])
+        case ["bash", *files]:
+            assert files
+        case [tool, *_]:
+            files = []
+            needs = " ".join(PROJECT["optional-dependencies"]["test"])
+            assert f"{TOOLS[tool]}>=" in needs
+        case _:
+            raise AssertionError("an empty command")
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+WRONG = ("avrobust rnu", "avrobust run --st x.yaml", "python benchmarks/none.py", "pip install '.[x]'", "make")
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_a_command_with_a_mistake_is_noticed(command: str) -> None:
+    with pytest.raises((SystemExit, OSError, AssertionError, KeyError, pytest.fail.Exception)):
+        understood(shlex.split(command))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_link_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", PARTS[document][1]):
+        if re.match(r"https?:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        found = (document.parent / file) if file else document
+        assert found.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], target
