@@ -24,8 +24,9 @@ from avrobust_core.api.requests import (
     validated,
 )
 from avrobust_core.attacks.attack import Attack
+from avrobust_core.attacks.model import AttackPrecision
 from avrobust_core.attacks.running import AttackRun, prepared, refuse_norms
-from avrobust_core.attacks.victim import AttackPrecision, Victim
+from avrobust_core.attacks.victim import Victim
 from avrobust_core.audit.auditing import caveats_of, guarded
 from avrobust_core.audit.case import Case
 from avrobust_core.audit.clips import Clips
@@ -43,7 +44,7 @@ from avrobust_core.evaluation.wording import drawn, figures, percent
 from avrobust_core.metrics.metric import Metric
 from avrobust_core.models.answers import name_of
 from avrobust_core.registry.choices import configure
-from avrobust_core.spec.entries import entry_aim, refuse_front
+from avrobust_core.spec.entries import entry_goal, refuse_front
 from avrobust_core.spec.model import AttackEntry, AuditSection
 from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.threats.pareto import directions, tilted
@@ -233,8 +234,8 @@ def _case(
     runs = {}
     for outcome in outcomes:
         attack, entry = parts[outcome.attack]
-        aim = entry_aim(outcome.attack, entry, classes)
-        run = AttackRun(outcome.attack, attack, threats[outcome.threat], aim, entry.factors)
+        goal = entry_goal(outcome.attack, entry, classes)
+        run = AttackRun(outcome.attack, attack, threats[outcome.threat], goal, entry.factors)
         runs[outcome.attack, outcome.threat] = run
     clips = Clips(lambda _: read.batches(), read.device)
     return Case(victim, clean, outcomes, runs, intervals, clips, read.batch_size, read.alike(clean.ids))
@@ -349,8 +350,8 @@ def _outcome(
     threat: ThreatModel,
     classes: tuple[str, ...],
 ) -> Outcome:
-    aim = entry_aim(name, entry, classes)
-    run = AttackRun(name, attack, threat, aim, entry.factors)
+    goal = entry_goal(name, entry, classes)
+    run = AttackRun(name, attack, threat, goal, entry.factors)
     preparation = attack.preparation
     if preparation is not None:
         if preparation.split is not None:
@@ -367,7 +368,7 @@ def _outcome(
         threat_name,
         threat.modalities,
         predictions,
-        aim=aim,
+        goal=goal,
         factors=run.factors,
         minimal=attack.minimal,
         bounded=attack.bounded,

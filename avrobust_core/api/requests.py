@@ -179,7 +179,7 @@ def check_settings(*, task: str, samples: int, precision: str, confidence: float
     Raises:
         AvrobustError: names the setting, what it is and what it may be.
     """
-    from avrobust_core.attacks.victim import AttackPrecision
+    from avrobust_core.attacks.model import AttackPrecision
 
     for name, value, choices in (("task", task, get_args(Task)), ("precision", precision, get_args(AttackPrecision))):
         if value not in choices:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from avrobust_core.attacks.victim import BoundVictim
+from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.errors import AvrobustError
 
 

@@ -1,4 +1,4 @@
-"""Goals: what an attacker wants of each clip, and how the labels of a targeted attack are chosen."""
+"""Goals: what an attacker wants, and of each clip of a batch; how the labels of a targeted attack are chosen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avrobust_core.data.media import GoalName, Task
-from avrobust_core.models.objectives import classification_loss, margin
+from avrobust_core.models.objectives import classification_loss, margin, own_classes
 from avrobust_core.naming import first_of
 from avrobust_core.randomness import clip_generator
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
-    """Which goal an attack run has.
+class Goal:
+    """What an attack run wants of all clips.
 
     Attributes:
         name: see `GoalName`.
@@ -36,8 +36,8 @@ class Aim:
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
-    """What the attacker wants: away from the clips' labels, or towards others.
+class BatchGoal:
+    """A goal, as it concerns the clips of a batch: away from their labels, or towards others.
 
     Attributes:
         labels: (B,) int64 or (B, K) float32 multi-hot: the clips' own (untargeted), or those wanted (targeted).
@@ -58,7 +58,7 @@ class Goal:
         return -found if self.targeted else found
 
     def reached(self, logits: Tensor) -> Tensor:
-        """Whether each clip is where the attacker wants it: (B,) bool. A tie will do if untargeted."""
+        """Flag the clips that are where the attacker wants them: (B,) bool. A tie will do if untargeted."""
         distance = self.distance(logits)
         return distance < 0 if self.targeted else distance <= 0
 
@@ -67,16 +67,20 @@ class Goal:
         found = classification_loss(logits, self.labels, self.task)
         return -found if self.targeted else found
 
-    def select(self, index: Tensor) -> "Goal":
+    def own(self, logits: Tensor) -> Tensor:
+        """The classes of `labels`, as a mask of the logits: (B, K) bool."""
+        return own_classes(self.labels, logits.shape[1], self.task)
+
+    def select(self, index: Tensor) -> "BatchGoal":
         """The goal of the clips at `index` (int64 positions)."""
-        return Goal(self.labels.index_select(0, index), self.task, self.targeted)
+        return BatchGoal(self.labels.index_select(0, index), self.task, self.targeted)
 
 
-def make_goal(aim: Aim, logits: Tensor, targets: Tensor, task: Task, ids: Sequence[str], seed: int) -> Goal:
+def batch_goal(goal: Goal, logits: Tensor, targets: Tensor, task: Task, ids: Sequence[str], seed: int) -> BatchGoal:
     """The goal of a batch.
 
     Args:
-        aim: which.
+        goal: of the run.
         logits: (B, K) of the clean clips; only their shape counts, but for least-likely and runner-up.
         targets: the clips' own labels.
         task: decides what `targets` is.
@@ -87,25 +91,27 @@ def make_goal(aim: Aim, logits: Tensor, targets: Tensor, task: Task, ids: Sequen
         ValueError: if every class is one of a clip's own, so that there is nothing to aim at, or if there is no such
             class as the one to aim at.
     """
-    if not aim.targeted:
-        return Goal(targets, task)
+    if not goal.targeted:
+        return BatchGoal(targets, task)
     classes = logits.shape[1]
-    own = targets > 0.5 if task == "multi-label" else F.one_hot(targets, classes).bool()
-    if aim.name == "class":
-        assert aim.target is not None
-        if not 0 <= aim.target < classes:
-            raise ValueError(f"goal 'class': target {aim.target} is none of the {classes} classes, 0 to {classes - 1}")
-        wanted = torch.full((len(ids),), aim.target, device=logits.device)
+    own = own_classes(targets, classes, task)
+    if goal.name == "class":
+        assert goal.target is not None
+        if not 0 <= goal.target < classes:
+            raise ValueError(f"goal 'class': target {goal.target} is none of the {classes} classes, 0 to {classes - 1}")
+        wanted = torch.full((len(ids),), goal.target, device=logits.device)
     else:
         full = own.all(dim=1)
         if full.any():
             names = [clip_id for clip_id, bad in zip(ids, full.tolist(), strict=True) if bad]
             raise ValueError(f"no class is left to aim at for {first_of(names)}: they have every class")
-        if aim.name == "random":
+        if goal.name == "random":
             scores = torch.stack([torch.rand(classes, generator=clip_generator(seed, i, "target")) for i in ids])
             scores = scores.to(logits.device)
         else:
-            scores = -logits if aim.name == "least-likely" else logits
+            scores = -logits if goal.name == "least-likely" else logits
             scores = scores.clamp(min=torch.finfo(scores.dtype).min)  # a logit of -inf still goes before an own class
         wanted = scores.masked_fill(own, -torch.inf).argmax(dim=1)
-    return Goal(wanted if task == "single-label" else F.one_hot(wanted, classes).to(targets.dtype), task, targeted=True)
+    return BatchGoal(
+        wanted if task == "single-label" else F.one_hot(wanted, classes).to(targets.dtype), task, targeted=True
+    )

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from avrobust_core.attacks.attack import Attack
-from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.bound import BoundVictim
+from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.verification import NORM_TOLERANCE, Verdict, verify
-from avrobust_core.attacks.victim import BoundVictim, Victim
+from avrobust_core.attacks.victim import Victim
 from avrobust_core.data.batches import Batch
 from avrobust_core.errors import ComponentError
 from avrobust_core.models.answers import refuse_unanswered
@@ -24,14 +25,14 @@ class AttackRun:
         name: for errors.
         attack: the attack, prepared if it has a preparation.
         threat: what it may do.
-        aim: what it wants.
+        goal: what it wants.
         factors: of the threat's radii, ascending, 1 among them: the budgets of the curve.
     """
 
     name: str
     attack: Attack
     threat: ThreatModel
-    aim: Aim = field(default_factory=Aim)
+    goal: Goal = field(default_factory=Goal)
     factors: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ def attack_batch(victim: Victim, batch: Batch, run: AttackRun) -> Attacked:
         ModelError: if the model returned what is not finite wherever the attack looked.
     """
     pristine, batch = batch.inputs, batch.copied(batch.targets.device)  # the batch's own tensors may be the caller's
-    bound = victim.bind(batch, run.threat, run.aim)
+    bound = victim.bind(batch, run.threat, run.goal)
     found = _search(victim, batch, pristine, bound, run) if run.attack.minimal else _sweep(batch, pristine, bound, run)
     refuse_unanswered(victim.model, bound.unanswered, batch.ids, f" where attack {run.name!r} looked")
     return found
@@ -183,7 +184,7 @@ def prepared(victim: Victim, run: AttackRun, batches: Callable[[], Iterable[Batc
 
     def victims() -> Iterator[BoundVictim]:
         for batch in batches():
-            yield victim.bind(batch, run.threat, run.aim)
+            yield victim.bind(batch, run.threat, run.goal)
 
     return replace(run, attack=run.attack.prepare(victims))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from avrobust_core.attacks.attack import AttackResult
-from avrobust_core.attacks.victim import BoundVictim
+from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import AttackViolation
@@ -58,35 +58,13 @@ def verify(
         AttackViolation: names the attack, the modality, the clips and the excess.
         ModelError: if it was the model that wrote into the clips, or if its logits are NaN or infinite on the result.
     """
-    for modality, x in pristine.items():
-        clean = bound.clean[modality] if modality in bound.balls and modality not in bound.features else x
-        if not same_bits(x, batch.inputs[modality]) or not same_bits(x, clean):
-            bound.victim.refuse_writes(pristine, set(bound.balls))  # then it was the model
-            raise AttackViolation(f"attack {name!r} changed the clean {modality} of its batch in place")
-    for modality in sorted(bound.features):
-        _reject(
-            bound.balls[modality].altered(),
-            bound.ids,
-            f"attack {name!r} changed the clean features of {modality} in place",
-        )
-    extra = sorted(set(result.inputs) - set(bound.balls))
-    if extra:
-        raise AttackViolation(
-            f"attack {name!r} returned {', '.join(extra)}, which the threat does not allow it to touch"
-        )
-    absent = sorted(set(bound.balls) - set(result.inputs))
-    if absent:
-        raise AttackViolation(f"attack {name!r} did not return the attacked modality {', '.join(absent)}")
-    if tuple(result.success.shape) != (len(batch),) or result.success.dtype != torch.bool:
-        raise AttackViolation(
-            f"attack {name!r} returned success as {result.success.dtype} of shape {tuple(result.success.shape)}, "
-            f"not as torch.bool of shape ({len(batch)},)"
-        )
+    _check_untouched(name, batch, pristine, bound)
+    _check_form(name, bound, result)
     norms = {
         modality: _check_modality(name, modality, bound, x, bounded=bounded) for modality, x in result.inputs.items()
     }
     size = bound.region.size(result.inputs)
-    if bounded and bound.threat.kind == "shared":
+    if bounded and bound.region.kind == "shared":
         worst = float(size.max())
         _reject(
             size > 1 + NORM_TOLERANCE,
@@ -99,6 +77,38 @@ def verify(
     if bound.victim.samples == 1:  # of a model with randomness of its own, two passes may well disagree
         _check_claims(name, batch, bound, result.success, logits)
     return Verdict(success=bound.goal.reached(logits), logits=logits, norms=norms, size=size)
+
+
+def _check_untouched(name: str, batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim) -> None:
+    """Refuse an attack, or a model, that wrote into the clean clips."""
+    for modality, x in pristine.items():
+        clean = bound.clean[modality] if modality in bound.balls and modality not in bound.features else x
+        if not same_bits(x, batch.inputs[modality]) or not same_bits(x, clean):
+            bound.victim.refuse_writes(pristine, set(bound.balls))  # then it was the model
+            raise AttackViolation(f"attack {name!r} changed the clean {modality} of its batch in place")
+    for modality in sorted(bound.features):
+        _reject(
+            bound.balls[modality].altered(),
+            bound.ids,
+            f"attack {name!r} changed the clean features of {modality} in place",
+        )
+
+
+def _check_form(name: str, bound: BoundVictim, result: AttackResult) -> None:
+    """Refuse a result that lacks a modality, has one too many, or says success in another form."""
+    extra = sorted(set(result.inputs) - set(bound.balls))
+    if extra:
+        raise AttackViolation(
+            f"attack {name!r} returned {', '.join(extra)}, which the threat does not allow it to touch"
+        )
+    absent = sorted(set(bound.balls) - set(result.inputs))
+    if absent:
+        raise AttackViolation(f"attack {name!r} did not return the attacked modality {', '.join(absent)}")
+    if tuple(result.success.shape) != (len(bound),) or result.success.dtype != torch.bool:
+        raise AttackViolation(
+            f"attack {name!r} returned success as {result.success.dtype} of shape {tuple(result.success.shape)}, "
+            f"not as torch.bool of shape ({len(bound)},)"
+        )
 
 
 def _check_claims(name: str, batch: Batch, bound: BoundVictim, claimed: Tensor, logits: Tensor) -> None:

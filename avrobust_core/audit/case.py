@@ -104,7 +104,7 @@ class Standing:
         self.outcomes = tuple(outcomes)
         self.threat = case.threat(outcomes[0])
         self.names = tuple(dict.fromkeys(outcome.threat for outcome in outcomes))
-        self.worst = tuple(outcome for outcome in outcomes if outcome.bounded and not outcome.aim.targeted)
+        self.worst = tuple(outcome for outcome in outcomes if outcome.bounded and not outcome.goal.targeted)
         self.survived = case.clean.correct.copy()
         for outcome in self.worst:
             self.survived &= outcome.predictions.correct

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_core.attacks.victim import BoundVictim
+from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.audit.checks import Check, not_applicable
 from avrobust_core.audit.derivatives import Derivatives, untrue_gradients
 from avrobust_core.audit.look import Look, asker, note

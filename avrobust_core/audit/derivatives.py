@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avrobust_core.attacks.victim import BoundVictim
+from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.audit.exact import Exact, opened, rise
 from avrobust_core.audit.meter import Meter
 from avrobust_core.data.batches import select_inputs
@@ -130,8 +130,7 @@ def _direction(found: Derivatives, name: str) -> Tensor:
     ball = found.bound.balls[name]
     generators = found.bound.generators(f"audit/direction/{name}")
     signs = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in generators]).sign().to(ball.center)
-    if ball.freedom is not None:
-        signs = ball.freedom.confine(signs)
+    signs = ball.confined(signs)
     moved = ball.step(torch.zeros_like(signs), signs, 1.0)
     return moved.double()
 

@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.attacks.goals import Goal
+from avrobust_core.attacks.goals import BatchGoal
 from avrobust_core.models import answers
 from avrobust_core.models.model import AVModel
 
@@ -70,15 +70,13 @@ def opened(outputs: Tensor) -> Tensor:
     return outputs.clamp(min=tiny).log() - (1 - outputs).clamp(min=tiny).log()
 
 
-def rise(logits: Tensor, goal: Goal) -> Tensor:
+def rise(logits: Tensor, goal: BatchGoal) -> Tensor:
     """What a probe raises, (B,): the log-odds against the clip's own classes; no clip is right where it is large.
 
     The log of the summed exponentials of the other classes less that of the clip's own: a smooth margin, which does
     not saturate, for one label as for several.
     """
-    own = (
-        goal.labels > 0.5 if goal.task == "multi-label" else nn.functional.one_hot(goal.labels, logits.shape[1]).bool()
-    )
+    own = goal.own(logits)
     return logits.masked_fill(own, -torch.inf).logsumexp(dim=1) - logits.masked_fill(~own, -torch.inf).logsumexp(dim=1)
 
 

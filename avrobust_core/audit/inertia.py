@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avrobust_core.attacks.victim import BoundVictim, Gradients
+from avrobust_core.attacks.bound import BoundVictim
+from avrobust_core.attacks.gradients import GradientRecord
 from avrobust_core.audit.case import passes
 from avrobust_core.audit.checks import Check, not_applicable
 from avrobust_core.audit.look import Look
@@ -71,7 +72,7 @@ def _watched(look: Look, outcome: Outcome) -> str | None:
     """What is wrong with an attack at work on a few clips; None if it moves them, and returns what it finds."""
     run = look.case.runs[outcome.attack, outcome.threat]
     batch = look.case.read(look.case.ids(look.survivors[:WATCHED_CLIPS]))
-    bound = look.case.victim.bind(batch, run.threat, run.aim)
+    bound = look.case.victim.bind(batch, run.threat, run.goal)
     watch = _Watch(bound)
     bound.gradients = watch
     result = run.attack(bound)
@@ -84,7 +85,7 @@ def _watched(look: Look, outcome: Outcome) -> str | None:
     return None
 
 
-class _Watch(Gradients):
+class _Watch(GradientRecord):
     """What is asked of a bound victim, and what comes of it.
 
     Attributes:
@@ -100,13 +101,13 @@ class _Watch(Gradients):
         self._now = self.moved
 
     def watch(self, perturbed: Mapping[str, Tensor], positions: Tensor) -> dict[str, Tensor]:
-        """As of `Gradients`; notes which clips were moved."""
+        """As of `GradientRecord`; notes which clips were moved."""
         apart = [(x.detach() != self._clean[name][positions]).flatten(1).any(dim=1) for name, x in perturbed.items()]
         self._now = torch.stack(apart).any(dim=0)
         self.moved[positions] |= self._now
         return super().watch(perturbed, positions)
 
     def expect(self, logits: Tensor, positions: Tensor, samples: int) -> None:
-        """As of `Gradients`; notes which of the moved clips reached the goal."""
+        """As of `GradientRecord`; notes which of the moved clips reached the goal."""
         self.won[positions] |= self._now & self._goal.select(positions).reached(logits.detach())
         super().expect(logits, positions, samples)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_core.attacks.victim import BoundVictim
+from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.audit.case import Case, Standing
 from avrobust_core.audit.checks import Check
 from avrobust_core.audit.drops import Drop

@@ -1,6 +1,6 @@
 """Passes of the model, counted and limited: what an audit may cost."""
 
-from avrobust_core.attacks.victim import BoundVictim
+from avrobust_core.attacks.bound import BoundVictim
 
 
 class Meter:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from avrobust_core.attacks.goals import Goal
-from avrobust_core.attacks.victim import BoundVictim
+from avrobust_core.attacks.bound import BoundVictim
+from avrobust_core.attacks.goals import BatchGoal
 from avrobust_core.audit.exact import opened, rise
 from avrobust_core.data.batches import select_inputs
-from avrobust_core.threats.balls import per_clip
+from avrobust_core.threats.clips import per_clip, where_clips
 from avrobust_core.threats.regions import Region
 
 Ask = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
@@ -46,7 +46,7 @@ class Climbed:
     points: dict[str, Tensor] = field(default_factory=dict)
 
 
-def climb(region: Region, goal: Goal, ask: Ask, start: dict[str, Tensor], lengths: Sequence[float]) -> Climbed:
+def climb(region: Region, goal: BatchGoal, ask: Ask, start: dict[str, Tensor], lengths: Sequence[float]) -> Climbed:
     """Climb the log-odds against each clip's classes by projected steepest ascent; clips that are broken rest.
 
     Args:
@@ -159,7 +159,7 @@ def search(bound: BoundVictim, queries: int) -> Tensor:
         loss = rise(opened(logits), part.goal).float()
         better = loss > highest
         highest = torch.where(better, loss, highest)
-        best = {name: torch.where(per_clip(better, each), x[name], each) for name, each in best.items()}
+        best = where_clips(better, x, best)
         won = part.fooled(logits)
         broken[alive] |= won
         kept = (~won).nonzero().squeeze(1)

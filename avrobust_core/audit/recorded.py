@@ -200,7 +200,7 @@ def nestings(case: Case) -> Iterator[Check]:
     """Whether what a smaller threat breaks, a larger one breaks too: the same modalities, or more of them."""
     by_attack: dict[str, list[Outcome]] = {}
     for outcome in case.attacked:
-        if outcome.bounded and not outcome.aim.targeted and not _a_baseline(case, outcome):
+        if outcome.bounded and not outcome.goal.targeted and not _a_baseline(case, outcome):
             by_attack.setdefault(outcome.attack, []).append(outcome)
     for outcomes in by_attack.values():
         for large in outcomes:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.verification import NORM_TOLERANCE
 from avrobust_core.caveats import Caveat
 from avrobust_core.data.dataset import Dataset
@@ -132,7 +132,7 @@ class Outcome:
         attack, threat: names.
         modalities: those that were attacked; none if the threat touches nothing that the model reads.
         predictions: under the attack.
-        aim: what it wanted.
+        goal: what it wanted.
         factors: the budgets of its curve, ascending.
         minimal: whether it looked for the smallest perturbation.
         bounded: False if it takes no notice of the radius.
@@ -143,7 +143,7 @@ class Outcome:
     threat: str
     modalities: tuple[str, ...]
     predictions: Predictions
-    aim: Aim = field(default_factory=Aim)
+    goal: Goal = field(default_factory=Goal)
     factors: tuple[float, ...] = (1.0,)
     minimal: bool = False
     bounded: bool = True
@@ -258,12 +258,12 @@ def _gradient_caveats(clean: Predictions, outcomes: Sequence[Outcome]) -> Iterat
 
 
 def _success(clean: Predictions, outcome: Outcome, survived: NDArray[np.bool_], intervals: Intervals) -> Estimate:
-    if not outcome.aim.targeted:
+    if not outcome.goal.targeted:
         return intervals.share(clean.correct & ~survived, clean.correct)
     among = np.ones(len(clean.ids), dtype=bool)
-    if outcome.aim.target is not None:
+    if outcome.goal.target is not None:
         own = clean.targets
-        among = own[:, outcome.aim.target] <= 0.5 if own.ndim == 2 else own != outcome.aim.target
+        among = own[:, outcome.goal.target] <= 0.5 if own.ndim == 2 else own != outcome.goal.target
     return intervals.share(outcome.predictions.success, among)
 
 

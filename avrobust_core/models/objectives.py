@@ -23,6 +23,17 @@ def classification_loss(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
     return F.cross_entropy(logits, targets, reduction="none")
 
 
+def own_classes(targets: Tensor, classes: int, task: Task) -> Tensor:
+    """Each clip's own classes: (B, classes) bool.
+
+    Args:
+        targets: (B,) int64, or (B, classes) float (a class is the clip's own where it exceeds 0.5).
+        classes: how many there are.
+        task: decides what `targets` is.
+    """
+    return targets > 0.5 if task == "multi-label" else F.one_hot(targets, classes).bool()
+
+
 def margin(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
     """Best logit of the clip's own classes minus the best of all others: negative or zero means misclassified.
 
@@ -34,14 +45,14 @@ def margin(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
     Returns:
         (B,) float; +inf where a clip has every class, -inf where it has none.
     """
-    own = targets > 0.5 if task == "multi-label" else F.one_hot(targets, logits.shape[1]).bool()
+    own = own_classes(targets, logits.shape[1], task)
     best_own = logits.masked_fill(~own, -torch.inf).amax(dim=1)
     best_other = logits.masked_fill(own, -torch.inf).amax(dim=1)
     return best_own - best_other
 
 
 def correct(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
-    """Whether the highest logit is of one of the clip's own classes: (B,) bool. A tie is not correct.
+    """Flag clips whose highest logit is of one of their own classes: (B,) bool. A tie is not correct.
 
     For several labels per clip this is the hit at rank one: it needs no threshold.
     """

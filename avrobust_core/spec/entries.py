@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from avrobust_core.attacks.attack import Attack
-from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.goals import Goal
 from avrobust_core.config.suggest import closest
 from avrobust_core.errors import ComponentError, DataError
 from avrobust_core.spec.model import AttackEntry
@@ -22,18 +22,18 @@ def refuse_front(name: str, entry: AttackEntry, attack: Attack) -> None:
         )
 
 
-def entry_aim(name: str, entry: AttackEntry, classes: Sequence[str]) -> Aim:
+def entry_goal(name: str, entry: AttackEntry, classes: Sequence[str]) -> Goal:
     """What an attack of a spec aims at, its target class looked up by name.
 
     Raises:
         DataError: if there is no such class.
     """
     if entry.target is None:
-        return Aim(entry.goal)
+        return Goal(entry.goal)
     if entry.target not in classes:
         near = closest(entry.target, classes)
         raise DataError(
             f"attack {name!r} aims at the class {entry.target!r}, which the data set does not have"
             + (f"; did you mean {' or '.join(near)}?" if near else f"; it has: {', '.join(classes)}")
         )
-    return Aim(entry.goal, classes.index(entry.target))
+    return Goal(entry.goal, classes.index(entry.target))

@@ -18,7 +18,7 @@ from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.registry.choices import ComponentChoice, Configured
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.cells import expand, modality_of
-from avrobust_core.spec.entries import entry_aim
+from avrobust_core.spec.entries import entry_goal
 from avrobust_core.spec.model import ModelEntry, Spec, TrainingEntry
 from avrobust_core.training.augmentations import Augmentation
 
@@ -51,7 +51,7 @@ class Builder:
             encoders = self.spec.models[name].encoders
             refuse_modalities(name, [modality_of(self.spec, encoder) for encoder in encoders], made)
         for name, attack in self.spec.attacks.items():
-            entry_aim(name, attack, made.classes)
+            entry_goal(name, attack, made.classes)
         return made
 
     def data_fingerprint(self, dataset: Dataset) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from avrobust_core.attacks.attack import Attack
-from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.running import AttackRun, prepared
 from avrobust_core.attacks.victim import Victim
 from avrobust_core.blame import sentence
@@ -31,16 +31,16 @@ class Predicting:
     Args:
         process: this one.
         attacks: built, by the names that the spec gives them.
-        aim: from an attack's name to what it wants.
+        goal: from an attack's name to what it wants.
 
     Attributes:
         fresh: whether something has been computed, not reused, since this was last set to False.
     """
 
-    def __init__(self, process: Process, attacks: Mapping[str, Attack], aim: Callable[[str], Aim]) -> None:
+    def __init__(self, process: Process, attacks: Mapping[str, Attack], goal: Callable[[str], Goal]) -> None:
         self.process = process
         self.attacks = attacks
-        self.aim = aim
+        self.goal = goal
         self.fresh = False
 
     def predictions(
@@ -166,7 +166,7 @@ class Predicting:
             return None
         name = evaluation.attack
         factors = self.process.spec.attacks[name].factors
-        return AttackRun(name, self.attacks[name], evaluation.applied, self.aim(name), factors)
+        return AttackRun(name, self.attacks[name], evaluation.applied, self.goal(name), factors)
 
     def _prepared(self, victim: Victim, run: AttackRun, first: FirstReading | None) -> AttackRun:
         """The run with its attack shown the clips that it must see first; in every process all of them, in order."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.running import refuse_norms
 from avrobust_core.audit.auditing import caveats_of
 from avrobust_core.errors import RunError
@@ -35,7 +35,7 @@ from avrobust_core.notes import collected
 from avrobust_core.randomness import derive_seed
 from avrobust_core.registry.choices import Configured
 from avrobust_core.registry.registry import Registry
-from avrobust_core.spec.entries import entry_aim, refuse_front
+from avrobust_core.spec.entries import entry_goal, refuse_front
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study.auditing import Auditing
 from avrobust_core.study.building import Builder
@@ -140,7 +140,7 @@ class _Run:
         self.outcomes: dict[CellKey, ClipOutcomes] = {}
         self.auditing = Auditing(self.process)
         self.attacks = {name: self.builder.attack(name) for name in self.spec.attacks}
-        self.predicting = Predicting(self.process, self.attacks, self._aim)
+        self.predicting = Predicting(self.process, self.attacks, self._goal)
         self.problems: list[dict[str, Any]] = []
         """What went wrong outside of the cells."""
         self.fresh = False
@@ -239,7 +239,7 @@ class _Run:
                     attack = self.attacks[evaluation.attack]
                     refuse_norms(evaluation.attack, attack, str(evaluation.threat), evaluation.applied)
         for name, entry in self.spec.attacks.items():
-            self._aim(name)
+            self._goal(name)
             refuse_front(name, entry, self.attacks[name])
         self.seeds[self.spec.seed].measuring.refuse()
 
@@ -367,7 +367,7 @@ class _Run:
                     threat,
                     evaluation.applied.modalities if evaluation.applied is not None else (),
                     by_folder[evaluation.folder],
-                    aim=self._aim(attack),
+                    goal=self._goal(attack),
                     factors=self.spec.attacks[attack].factors,
                     minimal=self.attacks[attack].minimal,
                     bounded=self.attacks[attack].bounded,
@@ -376,8 +376,8 @@ class _Run:
             )
         return outcomes
 
-    def _aim(self, attack: str) -> Aim:
-        return entry_aim(attack, self.spec.attacks[attack], self.dataset.classes)
+    def _goal(self, attack: str) -> Goal:
+        return entry_goal(attack, self.spec.attacks[attack], self.dataset.classes)
 
     def _fit(self, cell: PlannedCell, label: str) -> dict[str, Any]:
         if cell.fitted:

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.attacks.victim import BoundVictim
+from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.parts import EncodedDims, Encoder, Fusion

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.goals import Goal
 from avrobust_core.data.batches import Batch
 from avrobust_core.testing.models import Noisy, Rescored, watched
 from avrobust_core.testing.oracles import LinearProblem, Shapes, confident, make_problem, make_threat
@@ -297,12 +297,12 @@ def check_targeted(subject: AttackSubject) -> None:
     threat = problem.threat(BOTH, subject.norm, slack=3.0)
     away = subject.run(Case.of(problem, threat))
     _need_some(away, "clips when any other class will do")
-    aimed = subject.run(Case.of(problem, threat, aim=Aim("runner-up")))
+    aimed = subject.run(Case.of(problem, threat, goal=Goal("runner-up")))
     if aimed.broken < 0.5 * away.broken - 2:
         raise CheckFailed(
             f"it broke {away.broken} of {len(away.success)} clips with any other class for a goal, but brought only "
             f"{aimed.broken} to the second most likely of three, at three times the radius that is needed: use "
-            "victim.goal (`loss`, `distance`, `reached`), which knows the aim"
+            "victim.goal (`loss`, `distance`, `reached`), which knows what is wanted"
         )
 
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from avrobust_core.attacks.attack import Attack, AttackResult
-from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.bound import BoundVictim
+from avrobust_core.attacks.goals import Goal
+from avrobust_core.attacks.model import AttackPrecision
 from avrobust_core.attacks.verification import Verdict, verify
-from avrobust_core.attacks.victim import AttackPrecision, BoundVictim, Victim
+from avrobust_core.attacks.victim import Victim
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.errors import AttackViolation, AvrobustError
@@ -30,14 +32,14 @@ NORMS: tuple[NormName, ...] = ("linf", "l2", "l1", "l0")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """All that an attack is set: a model, clips, a threat, an aim.
+    """All that an attack is set: a model, clips, a threat, a goal.
 
     Attributes:
         model: an `AVModel`, or any module from a dict of modalities to logits.
         batch: the clips.
         media: what each modality is.
         threat: what may be changed.
-        task, aim, seed, samples, precision: see `Victim` and its `bind`.
+        task, goal, seed, samples, precision: see `Victim` and its `bind`.
     """
 
     model: nn.Module
@@ -45,7 +47,7 @@ class Case:
     media: Mapping[str, MediaSpec]
     threat: ThreatModel
     task: Task = "single-label"
-    aim: Aim = field(default_factory=Aim)
+    goal: Goal = field(default_factory=Goal)
     seed: int = 0
     samples: int = 1
     precision: AttackPrecision = "32-true"
@@ -179,7 +181,7 @@ class AttackSubject:
 
         def victims() -> Iterator[BoundVictim]:
             for index in torch.split(torch.arange(len(case.batch)), size):
-                yield victim.bind(case.batch.select(index), case.threat, case.aim)
+                yield victim.bind(case.batch.select(index), case.threat, case.goal)
 
         with victim.frozen(), _explained():
             return attack.prepare(victims)
@@ -195,7 +197,7 @@ class AttackSubject:
             attack = self.prepared(case)
         victim = case.victim()
         with victim.frozen(), _explained():
-            yield attack, victim.bind(case.batch, case.threat, case.aim)
+            yield attack, victim.bind(case.batch, case.threat, case.goal)
 
     def run(self, case: Case, attack: Attack | None = None) -> Trial:
         """Attack a case as the core does, and verify the result.

@@ -1,17 +1,21 @@
 """Balls around clean clips, cut by the media's bounds: what one modality of a batch may become.
 
 Everything an attack needs of a norm is here: nearest point, step of steepest ascent, a random start, and the measure
-in float64 by which the core checks the result. A new norm is one subclass (those of avrobust are in `norms`).
+in float64 by which the core checks the result. A new norm is one subclass; avrobust's own are in `dense_norms` and
+`sparse_norms`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
+
+from avrobust_core.threats.budgets import NormName
+from avrobust_core.threats.clips import checksum, largest, per_clip
 
 Bounds = tuple[float, float] | None
 
@@ -21,16 +25,13 @@ FLOAT32_HALF_ULP = 2.0**-24
 SAFETY = 1e-6
 """The share of a radius that is kept clear for what float32 sums are wrong by."""
 
-NORM_BLOCK = 512
-"""Samples whose squares are summed in float32."""
-
-PIECE = 2**18
-"""Samples worked on at a time on CPU: a few tensors of this size fit into a core's cache."""
+TINY = 1e-30
+"""Below this a norm is taken to be 0."""
 
 
 @dataclass(frozen=True, slots=True)
-class Freedom:
-    """Which steps of time a perturbation may touch, and whether it must be the same at all of them.
+class TimeConstraint:
+    """The steps of time that a perturbation may touch, and whether it must be the same at all of them.
 
     Attributes:
         axis: the time axis of a batch (B, ...); at least 1.
@@ -71,32 +72,38 @@ class Freedom:
 
 
 class Ball(ABC):
-    """The points within `radius` of `center` in one norm, within `bounds`, and within the freedom of time given.
+    """The points within `radius` of `center` in one norm, within `bounds`, and within the constraint on time.
+
+    Attributes:
+        norm: its name in a budget; for the core, and for errors. An attack need not ask for it.
+        smooth: whether the norm has a derivative everywhere but at the center.
 
     Args:
         center: clean clips, (B, ...) float32, any rank.
         radius: (B,) float64, not negative; 0 leaves the clip as it is, bit for bit.
         bounds: lowest and highest value, or None.
-        freedom: which steps of time may change; None for all, each by itself.
+        time: which steps of time may change; None for all, each by itself.
     """
 
-    norm: ClassVar[str]
+    norm: ClassVar[NormName]
+    smooth: ClassVar[bool] = False
 
-    def __init__(self, center: Tensor, radius: Tensor, bounds: Bounds, freedom: Freedom | None = None) -> None:
+    def __init__(self, center: Tensor, radius: Tensor, bounds: Bounds, time: TimeConstraint | None = None) -> None:
         self.center = center
         self.radius = radius
         self.bounds = bounds
-        self.freedom = freedom
+        self.time = time
         self.step_radius = per_clip(radius.to(center.dtype), center)
         """The radius shaped to multiply a perturbation: (B, 1, ...), in the clips' dtype."""
         self._room: tuple[Tensor, Tensor] | None = None
-        self._checksum = _checksum(center)
+        self._checksum = checksum(center)
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
-        """The nearest point of the ball, bounds and freedom: stored in float32, it is inside when measured in float64.
+        """The nearest point of the ball within bounds and constraint on time.
 
-        `x` is not changed. No gradient flows through it: what is differentiable is `confine`.
+        Stored in float32, it is inside when measured in float64. `x` is not changed, and no gradient flows through it:
+        what is differentiable is `confine`.
         """
 
     @abstractmethod
@@ -128,27 +135,86 @@ class Ball(ABC):
     def measure(self, x: Tensor) -> Tensor:
         """The norm of x - center: (B,) float64."""
 
+    def approach(self, x: Tensor, gradient: Tensor, size: Tensor, length: float) -> Tensor:
+        """`x` after a step towards the best point of the ball scaled by `size`, and back inside that ball.
+
+        The best point is that of a linear function with this gradient. A step of steepest ascent leads there, but where
+        the ball has vertices (l1, l0): of a point between them the projection keeps what has the longest way to go,
+        whatever it gains, and so a vertex is approached in a straight line.
+
+        Args:
+            x: (B, ...).
+            gradient: (B, ...), as of `step`.
+            size: (B,) float64, in radii.
+            length: of the step over `size`, or, towards a vertex, the share of the way: 1 at most, and all of it in l0.
+        """
+        moved = self.step(x, gradient, per_clip((size * length).to(x.dtype), x))
+        return self.within(moved, self.radius * size)
+
+    def stretched(self, x: Tensor, size: Tensor) -> Tensor:
+        """`x` (B, ...) with each clip's perturbation made longer, up to `size` (B,) radii; in l0 `x` itself."""
+        norm = self.measure(x)
+        factor = torch.where(norm > 0, self.radius * size / norm.clamp(min=TINY), 1).clamp(min=1)
+        longer = self.center + (x - self.center) * per_clip(factor.to(x.dtype), x)
+        return self.within(longer, self.radius * size)
+
+    def filled(self, noise: Tensor) -> Tensor:
+        """The center plus noise (B, ...), confined to what time allows, and of the size that fills the ball.
+
+        l2, l1: its norm is the radius. linf: its root mean square over the samples that may change is. Not projected.
+
+        Raises:
+            TypeError: in l0, whose perturbations have no size.
+        """
+        noise = self.confined(noise)
+        size = self._noise_size(noise.flatten(1)).clamp(min=torch.finfo(noise.dtype).tiny)
+        return self.center + noise / per_clip(size, noise) * self.step_radius
+
+    def _noise_size(self, noise: Tensor) -> Tensor:
+        raise TypeError(f"noise cannot fill a ball in {self.norm}")
+
+    def pooled(self, values: Tensor) -> Tensor:
+        """(B, ...) values summed over the samples that share one limit: (B, 1, ...), or in linf (B, ...) unchanged."""
+        return per_clip(values.flatten(1).sum(dim=1), values)
+
+    @property
+    def quantum(self) -> Tensor:
+        """The smallest change of the size, in radii, that means anything, (B,) float64: of one count in l0, else 0."""
+        return torch.zeros_like(self.radius)
+
+    def around(self, center: Tensor, radius: Tensor, bounds: Bounds) -> Self:
+        """A ball of the same norm and constraint on time: (b, ...), (b,) and bounds as of the class."""
+        return type(self)(center, radius, bounds, self.time)
+
+    def scaled(self, factor: float) -> Self:
+        """The same ball with its radius multiplied by `factor`; a count (l0) is rounded down."""
+        return self.around(self.center, self.radius * factor, self.bounds)
+
     def strays(self, x: Tensor) -> Tensor:
-        """Whether a clip was changed at a step of time that may not change, or not alike at all of them: (B,) bool."""
-        if self.freedom is None:
+        """Flag clips changed at a step of time that may not change, or not alike at all of them: (B,) bool."""
+        if self.time is None:
             return torch.zeros(len(x), dtype=torch.bool, device=x.device)
         delta = x.double() - self.center.double()
-        astray = (delta - self.freedom.confine(delta)).abs()
+        astray = (delta - self.time.confine(delta)).abs()
         # What is the same at all steps of time is still rounded to float32 at each of them.
-        allowed = self._grain(x) if self.freedom.invariant else torch.zeros_like(delta)
-        if self.freedom.frames is not None:
-            allowed = allowed * self.freedom.shaped(delta)
+        allowed = self._grain(x) if self.time.invariant else torch.zeros_like(delta)
+        if self.time.frames is not None:
+            allowed = allowed * self.time.shaped(delta)
         return (astray > allowed).flatten(1).any(dim=1)
 
     def altered(self) -> Tensor:
-        """Whether a clean clip was changed in place since the ball was made: (B,) bool."""
-        return _checksum(self.center) != self._checksum
+        """Flag the clean clips that were changed in place since the ball was made: (B,) bool."""
+        return checksum(self.center) != self._checksum
 
     def confine(self, x: Tensor) -> Tensor:
-        """`x` with its perturbation confined to the freedom of time; differentiable, `x` itself where all is free."""
-        return x if self.freedom is None else self.center + self.freedom.confine(x - self.center)
+        """`x` with its perturbation `confined`; differentiable, `x` itself where all of time is free."""
+        return x if self.time is None else self.center + self.time.confine(x - self.center)
 
-    def select(self, index: Tensor) -> "Ball":
+    def confined(self, delta: Tensor) -> Tensor:
+        """A perturbation or gradient (B, ...) confined to what the constraint on time allows; itself without one."""
+        return delta if self.time is None else self.time.confine(delta)
+
+    def select(self, index: Tensor) -> Self:
         """The balls of the clips at `index` (int64 positions).
 
         Every tensor of a ball has the clips as its first dimension, so nothing is worked out again: for video the
@@ -170,19 +236,18 @@ class Ball(ABC):
         if self._room is None:
             low, high = self.bounds or (-torch.inf, torch.inf)
             down, up = low - self.center, high - self.center
-            if self.freedom is not None and self.freedom.invariant:
-                if self.freedom.frames is not None:
-                    chosen = self.freedom.frames.nonzero().squeeze(1).to(down.device)
-                    down, up = down.index_select(self.freedom.axis, chosen), up.index_select(self.freedom.axis, chosen)
-                down = down.amax(dim=self.freedom.axis, keepdim=True)
-                up = up.amin(dim=self.freedom.axis, keepdim=True)
+            if self.time is not None and self.time.invariant:
+                if self.time.frames is not None:
+                    chosen = self.time.frames.nonzero().squeeze(1).to(down.device)
+                    down, up = down.index_select(self.time.axis, chosen), up.index_select(self.time.axis, chosen)
+                down = down.amax(dim=self.time.axis, keepdim=True)
+                up = up.amin(dim=self.time.axis, keepdim=True)
             self._room = down, up
         return self._room
 
     def _delta(self, x: Tensor) -> Tensor:
-        """The perturbation, confined to the freedom of time; always a new tensor, laid out in full."""
-        delta = x - self.center
-        return delta if self.freedom is None else self.freedom.confine(delta).contiguous()
+        """The perturbation, confined; always a new tensor, laid out in full."""
+        return self.confined(x - self.center).contiguous()
 
     def _grain(self, x: Tensor) -> Tensor:
         """What rounding to float32 may add up to in one sample, several times over: shaped to broadcast, float64."""
@@ -190,51 +255,3 @@ class Ball(ABC):
 
     def _difference(self, x: Tensor) -> Tensor:
         return (x.double() - self.center.double()).flatten(1)
-
-
-def per_clip(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) values shaped (B, 1, ...) to broadcast over clips of any rank."""
-    return values.view(-1, *[1] * (like.dim() - 1))
-
-
-def clip_norm(x: Tensor) -> Tensor:
-    """The Euclidean norm of each clip, (B,) float64, right to about 3e-7 of itself without a copy in float64.
-
-    One float32 sum over a whole video is wrong by up to several thousandths, which would pass for, or hide, a violation
-    of the budget: so the squares are summed in short blocks, and the blocks in float64.
-    """
-    flat = x.flatten(1)
-    whole = flat.shape[1] // NORM_BLOCK * NORM_BLOCK
-    blocks = flat[:, :whole].reshape(len(flat), whole // NORM_BLOCK, NORM_BLOCK)
-    sums: Tensor = torch.linalg.vector_norm(blocks, dim=2).double().square().sum(dim=1)
-    if whole < flat.shape[1]:
-        sums = sums + torch.linalg.vector_norm(flat[:, whole:], dim=1).double().square()
-    return sums.sqrt()
-
-
-def pieces(clips: int, samples: int, device: torch.device) -> list[slice]:
-    """Slices of a batch of so many clips of so many samples each, to be worked through one by one.
-
-    On CPU each piece stays in the cache through all passes over it; elsewhere the whole batch is one piece.
-    """
-    step = max(1, PIECE // max(1, samples)) if device.type == "cpu" else max(1, clips)
-    return [slice(first, first + step) for first in range(0, clips, step)]
-
-
-def settled(flags: Tensor) -> bool:
-    """Whether all flags are true, where to ask costs nothing: elsewhere than on CPU it would wait for the device."""
-    return flags.device.type == "cpu" and bool(flags.all())
-
-
-def largest(x: Tensor) -> Tensor:
-    """The largest absolute value of each clip, shaped to broadcast; twice as fast as a norm, and without a copy."""
-    flat = x.flatten(1)
-    return per_clip(torch.maximum(flat.amax(dim=1), -flat.amin(dim=1)), x)
-
-
-def _checksum(x: Tensor) -> Tensor:
-    """The sum of each clip's bit patterns, (B,) int64: exact, whatever the order of the sum."""
-    flat = x.detach().flatten(1).contiguous()
-    if flat.shape[1] * flat.element_size() % 8 == 0:
-        return flat.view(torch.int64).sum(dim=1)
-    return flat.view({2: torch.int16, 4: torch.int32}[flat.element_size()]).sum(dim=1, dtype=torch.int64)

@@ -6,17 +6,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from avrobust_core.threats.balls import (
-    FLOAT32_HALF_ULP,
-    SAFETY,
-    Ball,
-    Bounds,
-    Freedom,
-    clip_norm,
-    largest,
-    per_clip,
-    pieces,
-)
+from avrobust_core.threats.balls import FLOAT32_HALF_ULP, SAFETY, Ball, Bounds, TimeConstraint
+from avrobust_core.threats.clips import clip_norm, largest, per_clip, pieces
 from avrobust_core.threats.l2_projection import nearest
 from avrobust_core.threats.sparse_norms import L0Ball, L1Ball
 
@@ -26,14 +17,14 @@ class LinfBall(Ball):
 
     norm = "linf"
 
-    def __init__(self, center: Tensor, radius: Tensor, bounds: Bounds, freedom: Freedom | None = None) -> None:
-        super().__init__(center, radius, bounds, freedom)
+    def __init__(self, center: Tensor, radius: Tensor, bounds: Bounds, time: TimeConstraint | None = None) -> None:
+        super().__init__(center, radius, bounds, time)
         reach = per_clip(_round_down(radius, center.dtype), center)
         self._low, self._high = torch.empty_like(center), torch.empty_like(center)
         for piece in pieces(len(center), center[:1].numel(), center.device):
             part = reach[piece]
-            if freedom is not None and freedom.frames is not None:
-                part = part * freedom.shaped(center)
+            if time is not None and time.frames is not None:
+                part = part * time.shaped(center)
             self._high[piece] = _upper_edge(center[piece], part)
             self._low[piece] = _upper_edge(-center[piece], part).neg_()
         if bounds is not None:
@@ -42,7 +33,7 @@ class LinfBall(Ball):
 
     @torch.no_grad()
     def project(self, x: Tensor) -> Tensor:
-        if self.freedom is not None and self.freedom.invariant:
+        if self.time is not None and self.time.invariant:
             x = self.within(x, self.radius)
         return torch.clamp(x, self._low, self._high)
 
@@ -52,40 +43,46 @@ class LinfBall(Ball):
         delta = self._delta(x).clamp_(-reach, reach)
         if self.bounds is None:
             return delta.add_(self.center)
-        if self.freedom is not None and self.freedom.invariant:
+        if self.time is not None and self.time.invariant:
             delta.clamp_(*self.room)
         return delta.add_(self.center).clamp_(*self.bounds)
 
     def step(self, x: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
-        if self.freedom is not None:
-            gradient = self.freedom.confine(gradient)
+        gradient = self.confined(gradient)
         if isinstance(length, Tensor):
             return torch.addcmul(x, gradient.sign(), self.step_radius * length)
         return torch.addcmul(x, gradient.sign(), self.step_radius, value=length)
 
     def gain(self, gradient: Tensor) -> Tensor:
-        if self.freedom is not None:
-            gradient = self.freedom.confine(gradient)
+        gradient = self.confined(gradient)
         return gradient.flatten(1).abs().sum(dim=1) * self.radius.to(gradient.dtype)
 
     def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
         noise = torch.stack([torch.rand(self.center.shape[1:], generator=g) for g in generators])
         noise = noise.to(self.center.device).mul_(2).sub_(1)
-        if self.freedom is not None and self.freedom.invariant:
-            noise = noise.narrow(self.freedom.axis, 0, 1).expand_as(noise)
+        if self.time is not None and self.time.invariant:
+            noise = noise.narrow(self.time.axis, 0, 1).expand_as(noise)
         return self.project(self.center + self.step_radius * noise)
 
     def measure(self, x: Tensor) -> Tensor:
         return self._difference(x).abs().amax(dim=1)
+
+    def pooled(self, values: Tensor) -> Tensor:
+        return values
+
+    def _noise_size(self, noise: Tensor) -> Tensor:
+        length: Tensor = torch.linalg.vector_norm(noise, dim=1)
+        return length / (noise != 0).sum(dim=1).clamp(min=1).sqrt()
 
 
 class L2Ball(Ball):
     """The Euclidean length of the change, over all samples of the clip, is at most the radius."""
 
     norm = "l2"
+    smooth = True
 
-    def __init__(self, center: Tensor, radius: Tensor, bounds: Bounds, freedom: Freedom | None = None) -> None:
-        super().__init__(center, radius, bounds, freedom)
+    def __init__(self, center: Tensor, radius: Tensor, bounds: Bounds, time: TimeConstraint | None = None) -> None:
+        super().__init__(center, radius, bounds, time)
         self.rounding = FLOAT32_HALF_ULP * clip_norm(center)
         """(B,) float64: the Euclidean norm of what rounding to float32 can move a clip by, its own size taken off."""
 
@@ -109,8 +106,7 @@ class L2Ball(Ball):
         The norm of the gradient is the product of the two numbers, (B,) float64 each. The squares of a tiny gradient
         would vanish in float32: so it is divided by its largest entry first.
         """
-        if self.freedom is not None:
-            gradient = self.freedom.confine(gradient)
+        gradient = self.confined(gradient)
         size = largest(gradient)
         direction = gradient / size.clamp(min=torch.finfo(gradient.dtype).tiny)
         return direction, clip_norm(direction).clamp(min=1), size.flatten().double()
@@ -122,8 +118,7 @@ class L2Ball(Ball):
     def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
         shape = self.center.shape[1:]
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.center.device)
-        if self.freedom is not None:
-            noise = self.freedom.confine(noise)
+        noise = self.confined(noise)
         share = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])
         share = share.to(noise.device) ** (1 / self.samples)
         share = share / clip_norm(noise).clamp(min=torch.finfo(noise.dtype).tiny)
@@ -133,11 +128,15 @@ class L2Ball(Ball):
     def samples(self) -> int:
         """How many samples of a clip may change, each by itself: the dimension of the ball."""
         shape = self.center.shape[1:]
-        return shape.numel() if self.freedom is None else self.freedom.samples(shape)
+        return shape.numel() if self.time is None else self.time.samples(shape)
 
     def measure(self, x: Tensor) -> Tensor:
         found: Tensor = torch.linalg.vector_norm(self._difference(x), dim=1)
         return found
+
+    def _noise_size(self, noise: Tensor) -> Tensor:
+        length: Tensor = torch.linalg.vector_norm(noise, dim=1)
+        return length
 
 
 BALLS: Mapping[str, type[Ball]] = MappingProxyType({ball.norm: ball for ball in (LinfBall, L2Ball, L1Ball, L0Ball)})

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avrobust_core.threats.balls import Ball, clip_norm, per_clip, pieces, settled
+from avrobust_core.threats.balls import Ball
+from avrobust_core.threats.clips import clip_norm, per_clip, pieces, settled
 
 MAX_ROUNDS = {"cpu": 50}
 """By type of device, rounds of the search for the share. Each round's answer is inside, and the next one nearer: three
@@ -15,13 +16,13 @@ DEFAULT_MAX_ROUNDS = 8
 
 
 def nearest(balls: Sequence[Ball], x: Sequence[Tensor], weights: Tensor, reach: Tensor) -> list[Tensor]:
-    """The nearest points of a ball over all modalities together, and of each one's bounds and freedom of time.
+    """The nearest points of a ball over all modalities together, and of each one's bounds and constraint on time.
 
     Nearest in the metric of the ball, the sum over modalities of (weight ||difference||)^2. There the nearest point is
     clamp(share * perturbation) with one share for all modalities: the largest, up to 1, with which the ball holds it.
 
     Args:
-        balls: M balls: center, bounds and freedom of each modality.
+        balls: M balls: center, bounds and constraint on time of each modality.
         x: M tensors (B, ...).
         weights: (M, B) float64; a modality of weight 0 stays at its center.
         reach: (B,) float64, the radius of the ball in its metric.
@@ -50,11 +51,11 @@ class _Part:
         self.bounds = ball.bounds
         self.weight = weight
         self.delta = torch.sub(x, self.center, out=into)
-        if ball.freedom is not None:
-            self.delta.copy_(ball.freedom.confine(self.delta.clone()))
+        if ball.time is not None:
+            self.delta.copy_(ball.time.confine(self.delta.clone()))
         # Where the perturbation is the same at all steps of time, the tightest of their limits holds for all.
         self.room = None
-        if ball.freedom is not None and ball.freedom.invariant and ball.bounds is not None:
+        if ball.time is not None and ball.time.invariant and ball.bounds is not None:
             self.room = ball.room[0][piece], ball.room[1][piece]
 
     def square(self) -> Tensor:

@@ -5,20 +5,21 @@ Attacks work on regions, so that one attack serves every threat: balls side by s
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from avrobust_core.errors import DataError
-from avrobust_core.threats.balls import SAFETY, Ball, Bounds, Freedom, clip_norm, per_clip
-from avrobust_core.threats.budgets import Budget, Snr, ThreatKind
+from avrobust_core.threats.balls import SAFETY, TINY, Ball, Bounds, TimeConstraint
+from avrobust_core.threats.budgets import Budget, NormName, Snr, ThreatKind
+from avrobust_core.threats.clips import Inputs, clip_norm, per_clip
 from avrobust_core.threats.dense_norms import BALLS, L2Ball
 from avrobust_core.threats.l2_projection import nearest
 from avrobust_core.threats.sparse_norms import L0Ball
 
-Inputs = Mapping[str, Tensor]
-"""The attacked modalities by name, each (B, ...)."""
+SMOOTHING = 8
+"""Exponent of the norm over the modalities' shares that stands for the largest of them where a derivative is asked."""
 
 Generators = Callable[[str], Sequence[torch.Generator]]
 """From a modality's name to one generator per clip."""
@@ -40,6 +41,21 @@ class Region(ABC):
     def clean(self) -> dict[str, Tensor]:
         """The clean clips: not to be changed in place."""
         return {name: ball.center for name, ball in self.balls.items()}
+
+    @property
+    def norms(self) -> frozenset[NormName]:
+        """The norms of its balls, as a budget names them: what an attack must support."""
+        return frozenset(ball.norm for ball in self.balls.values())
+
+    @property
+    def smooth(self) -> bool:
+        """Whether all its balls are: see `Ball.smooth`."""
+        return all(ball.smooth for ball in self.balls.values())
+
+    @property
+    @abstractmethod
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The modalities that share one ball, group by group."""
 
     @abstractmethod
     def project(self, x: Inputs) -> dict[str, Tensor]:
@@ -68,13 +84,61 @@ class Region(ABC):
         Infinite where a modality was changed that has a radius of 0.
         """
 
+    @abstractmethod
+    def size_slopes(self, x: Inputs) -> Tensor:
+        """The derivative of the squared size by each modality's squared share of its radius: (M, B) float64.
+
+        Where the size is the largest share, a step on it would move one modality at a time: there the norm of the
+        shares with the exponent `SMOOTHING` stands for it.
+        """
+
+    @abstractmethod
+    def replaced(self, x: Inputs, name: str, new: Tensor) -> dict[str, Tensor]:
+        """`x`, a point of the region, with one modality replaced, and projected as far as that one's ball reaches."""
+
+    @abstractmethod
+    def approach(self, x: Inputs, gradients: Inputs, size: Tensor, length: float) -> dict[str, Tensor]:
+        """`x` after a step towards the best point of the region scaled by `size` (B,): see `Ball.approach`."""
+
+    @abstractmethod
+    def levelled(self, x: Inputs, size: Tensor) -> dict[str, Tensor]:
+        """`x` of size `size` (B,), with each modality's perturbation made as long as costs no size."""
+
+    def stretched(self, x: Inputs, size: Tensor, where: Tensor | None = None) -> dict[str, Tensor]:
+        """`x` scaled about the clean clip to `size` (B,) where it is smaller; not projected.
+
+        Args:
+            x: by modality, (B, ...).
+            size: (B,) float64.
+            where: (B,) bool, which clips; all by default.
+        """
+        found = self.size(x)
+        longer = found > 0 if where is None else where & (found > 0)
+        factor = torch.where(longer, size / found.clamp(min=TINY), 1).clamp(min=1)
+        return {
+            name: ball.center + (x[name] - ball.center) * per_clip(factor.to(x[name].dtype), x[name])
+            for name, ball in self.balls.items()
+        }
+
+    @property
+    def quantum(self) -> Tensor:
+        """The smallest change of the size that means anything, (B,) float64: one count if all balls count, else 0."""
+        return torch.stack([ball.quantum for ball in self.balls.values()]).amin(dim=0)
+
     def confine(self, x: Inputs) -> dict[str, Tensor]:
-        """`x` confined to the steps of time that may change; differentiable."""
+        """`x` confined to what each ball's constraint on time allows; differentiable."""
         return {name: ball.confine(x[name]) for name, ball in self.balls.items()}
 
-    def select(self, index: Tensor) -> "Region":
+    def select(self, index: Tensor) -> Self:
         """The region of the clips at `index` (int64 positions)."""
-        return type(self)({name: ball.select(index) for name, ball in self.balls.items()})
+        return self._of_each(lambda ball: ball.select(index))
+
+    def scaled(self, factor: float) -> Self:
+        """The region of the same clips with every radius multiplied by `factor`; see `Ball.scaled`."""
+        return self._of_each(lambda ball: ball.scaled(factor))
+
+    def _of_each(self, change: Callable[[Ball], Ball]) -> Self:
+        return type(self)({name: change(ball) for name, ball in self.balls.items()})
 
     def _shares(self, x: Inputs) -> Tensor:
         """Each modality's norm over its radius: (M, B) float64."""
@@ -105,6 +169,30 @@ class SeparateRegion(Region):
 
     def size(self, x: Inputs) -> Tensor:
         return self._shares(x).amax(dim=0)
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return tuple((name,) for name in self.balls)
+
+    def size_slopes(self, x: Inputs) -> Tensor:
+        shares = self._shares(x)
+        if len(shares) == 1:
+            return torch.ones_like(shares)
+        shares = shares.nan_to_num(posinf=0).clamp(min=TINY)
+        relative = shares / shares.amax(dim=0)
+        whole = (relative**SMOOTHING).sum(dim=0)
+        return relative ** (SMOOTHING - 2) * whole ** (2 / SMOOTHING - 1)
+
+    def replaced(self, x: Inputs, name: str, new: Tensor) -> dict[str, Tensor]:
+        return {**x, name: self.balls[name].project(new)}
+
+    def approach(self, x: Inputs, gradients: Inputs, size: Tensor, length: float) -> dict[str, Tensor]:
+        return {name: ball.approach(x[name], gradients[name], size, length) for name, ball in self.balls.items()}
+
+    def levelled(self, x: Inputs, size: Tensor) -> dict[str, Tensor]:
+        if len(self.balls) == 1:
+            return dict(x)
+        return {name: ball.stretched(x[name], size) for name, ball in self.balls.items()}
 
 
 class SharedRegion(Region):
@@ -164,7 +252,7 @@ class SharedRegion(Region):
         for name, ball in self._l2.items():
             own = generators(name)
             raw = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in own]).to(ball.center.device)
-            noise[name] = raw if ball.freedom is None else ball.freedom.confine(raw)
+            noise[name] = ball.confined(raw)
             if drawn is None:
                 drawn = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in own])
         assert drawn is not None
@@ -184,6 +272,22 @@ class SharedRegion(Region):
     def size(self, x: Inputs) -> Tensor:
         found: Tensor = torch.linalg.vector_norm(self._shares(x), dim=0)
         return found
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return (tuple(self.balls),)
+
+    def size_slopes(self, x: Inputs) -> Tensor:
+        return torch.ones_like(self._weights)
+
+    def replaced(self, x: Inputs, name: str, new: Tensor) -> dict[str, Tensor]:
+        return self.project({**x, name: new})
+
+    def approach(self, x: Inputs, gradients: Inputs, size: Tensor, length: float) -> dict[str, Tensor]:
+        return self.within(self.step(x, gradients, size * length), size)
+
+    def levelled(self, x: Inputs, size: Tensor) -> dict[str, Tensor]:
+        return dict(x)
 
 
 REGIONS: Mapping[ThreatKind, type[Region]] = {region.kind: region for region in (SeparateRegion, SharedRegion)}
@@ -205,14 +309,14 @@ def make_ball(clean: Tensor, budget: Budget, bounds: Bounds, time_axis: int | No
     """
     limits = budget.bounds or bounds
     axis = _batch_axis(clean, time_axis) if budget.needs_time else None
-    freedom = _freedom(clean, budget, axis)
+    time = _time_constraint(clean, budget, axis)
     radius = radii(clean, budget)
     if budget.norm == "l0":
         if limits is None and budget.cap is None:
             raise DataError("an l0 budget needs `cap` where neither it nor the data set states bounds")
         frame = (axis if budget.per == "frame" else None, budget.frame_steps)
-        return L0Ball(clean, radius, limits, freedom, cap=budget.cap, frame=frame)
-    return BALLS[budget.norm](clean, radius, limits, freedom)
+        return L0Ball(clean, radius, limits, time, cap=budget.cap, frame=frame)
+    return BALLS[budget.norm](clean, radius, limits, time)
 
 
 def _batch_axis(clean: Tensor, time_axis: int | None) -> int:
@@ -228,7 +332,7 @@ def _batch_axis(clean: Tensor, time_axis: int | None) -> int:
     return time_axis % rank + 1
 
 
-def _freedom(clean: Tensor, budget: Budget, axis: int | None) -> Freedom | None:
+def _time_constraint(clean: Tensor, budget: Budget, axis: int | None) -> TimeConstraint | None:
     if axis is None or (budget.frames is None and not budget.time_invariant):
         return None
     length = clean.shape[axis]
@@ -240,7 +344,7 @@ def _freedom(clean: Tensor, budget: Budget, axis: int | None) -> Freedom | None:
         frames = torch.zeros(length, dtype=torch.bool, device=clean.device)
         for first, end in budget.frames:
             frames[first:end] = True
-    return Freedom(axis, length if frames is None else int(frames.sum()), frames, budget.time_invariant)
+    return TimeConstraint(axis, length if frames is None else int(frames.sum()), frames, budget.time_invariant)
 
 
 def radii(clean: Tensor, budget: Budget) -> Tensor:

@@ -1,21 +1,13 @@
 """The sparse norms, l1 and l0, each as a ball."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from avrobust_core.threats.balls import (
-    FLOAT32_HALF_ULP,
-    SAFETY,
-    Ball,
-    Bounds,
-    Freedom,
-    largest,
-    per_clip,
-    pieces,
-    settled,
-)
+from avrobust_core.threats.balls import FLOAT32_HALF_ULP, SAFETY, Ball, Bounds, TimeConstraint
+from avrobust_core.threats.clips import largest, per_clip, pieces, settled
 
 MAX_ROUNDS = {"cpu": 100}
 """By type of device, rounds of the search for an l1 projection's threshold; on CPU it ends by itself, after two
@@ -40,8 +32,8 @@ class L1Ball(Ball):
 
     norm = "l1"
 
-    def __init__(self, center: Tensor, radius: Tensor, bounds: Bounds, freedom: Freedom | None = None) -> None:
-        super().__init__(center, radius, bounds, freedom)
+    def __init__(self, center: Tensor, radius: Tensor, bounds: Bounds, time: TimeConstraint | None = None) -> None:
+        super().__init__(center, radius, bounds, time)
         self._rounding = FLOAT32_HALF_ULP * largest(center).flatten()
 
     @torch.no_grad()
@@ -62,8 +54,7 @@ class L1Ball(Ball):
         for piece in pieces(len(x), x[:1].numel(), x.device):
             center = self.center[piece]
             delta = x[piece] - center
-            if self.freedom is not None:
-                delta = self.freedom.confine(delta)
+            delta = self.confined(delta)
             size = delta.abs()
             limit = None if self.bounds is None else _room(center, delta.sign(), self.bounds).flatten(1)
             threshold = soft_threshold(size.flatten(1), limit, radius[piece], cost[piece])
@@ -82,8 +73,7 @@ class L1Ball(Ball):
         must take from the samples that are worth least before it takes from these, or steps would never come to rest
         at the optimum of a linear function.
         """
-        if self.freedom is not None:
-            gradient = self.freedom.confine(gradient)
+        gradient = self.confined(gradient)
         budget = (self.step_radius * length).view(-1, 1)
         found = torch.empty_like(x)
         for piece in pieces(len(x), x[:1].numel(), x.device):
@@ -101,8 +91,7 @@ class L1Ball(Ball):
         return found
 
     def gain(self, gradient: Tensor) -> Tensor:
-        if self.freedom is not None:
-            gradient = self.freedom.confine(gradient)
+        gradient = self.confined(gradient)
         return largest(gradient).flatten() * self.radius.to(gradient.dtype)
 
     def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
@@ -111,8 +100,8 @@ class L1Ball(Ball):
         drawn = torch.stack([torch.rand(2, shape.numel() + 1, generator=g) for g in generators])
         drawn = drawn.to(self.center.device)
         sizes = -torch.log1p(-drawn[:, 0])
-        if self.freedom is not None and self.freedom.frames is not None:
-            free = self.freedom.shaped(self.center).expand_as(self.center).flatten(1)
+        if self.time is not None and self.time.frames is not None:
+            free = self.time.shaped(self.center).expand_as(self.center).flatten(1)
             sizes = sizes * torch.cat((free, torch.ones_like(free[:, :1])), dim=1)
         shares = sizes[:, :-1] / sizes.sum(dim=1, keepdim=True)
         signs = (drawn[:, 1, :-1] > 0.5).to(shares.dtype) * 2 - 1
@@ -121,12 +110,19 @@ class L1Ball(Ball):
     def measure(self, x: Tensor) -> Tensor:
         return self._difference(x).abs().sum(dim=1)
 
+    def approach(self, x: Tensor, gradient: Tensor, size: Tensor, length: float) -> Tensor:
+        reach = self.radius * size
+        return self.within(torch.lerp(x, _vertex(self, gradient, reach), min(length, 1.0)), reach)
+
+    def _noise_size(self, noise: Tensor) -> Tensor:
+        return noise.abs().sum(dim=1)
+
 
 class L0Ball(Ball):
     """At most `radius` samples, or frames, of the clip change; each by as much as the bounds and `cap` leave.
 
     Args:
-        center, radius, bounds, freedom: see `Ball`; `radius` counts.
+        center, radius, bounds, time: see `Ball`; `radius` counts.
         cap: the largest change of one sample, or None: then there must be bounds.
         frame: the time axis of the batch and the steps of time that one frame has; an axis of None counts samples.
     """
@@ -138,12 +134,12 @@ class L0Ball(Ball):
         center: Tensor,
         radius: Tensor,
         bounds: Bounds,
-        freedom: Freedom | None = None,
+        time: TimeConstraint | None = None,
         *,
         cap: float | None = None,
         frame: tuple[int | None, int] = (None, 1),
     ) -> None:
-        super().__init__(center, radius, bounds, freedom)
+        super().__init__(center, radius, bounds, time)
         self._cap = torch.inf if cap is None else cap
         self._axis, self._frame_steps = frame
         low, high = (-torch.inf, torch.inf) if bounds is None else bounds
@@ -176,8 +172,7 @@ class L0Ball(Ball):
         bounds and cap leave. Of all of these the `radius` ones of highest first-order gain are kept: from the clean
         clip a step of length 1 is the point of the ball that a linear function likes best.
         """
-        if self.freedom is not None:
-            gradient = self.freedom.confine(gradient)
+        gradient = self.confined(gradient)
         slope = gradient / largest(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
         sign = slope.sign()
         delta = self._delta(x)
@@ -197,8 +192,7 @@ class L0Ball(Ball):
 
     def gain(self, gradient: Tensor) -> Tensor:
         """The sum of the gains of the best `radius` samples or frames, each moved as far as bounds and cap leave."""
-        if self.freedom is not None:
-            gradient = self.freedom.confine(gradient)
+        gradient = self.confined(gradient)
         whole = self._cut(torch.full_like(gradient, self._span) * gradient.sign())
         gains = self._by_frame(gradient * whole)
         best = gains.topk(min(self._most, gains.shape[1]), dim=1).values
@@ -210,17 +204,30 @@ class L0Ball(Ball):
         shape = self.center.shape[1:]
         drawn = torch.stack([torch.rand((2, *shape), generator=g) for g in generators]).to(self.center.device)
         down, up = self._reach()
-        moved = down + (up - down) * drawn[:, 0]
+        moved = self.confined(down + (up - down) * drawn[:, 0])
         rank = drawn[:, 1].flatten(1) + 0.5
-        free = torch.ones_like(rank, dtype=torch.bool)
-        if self.freedom is not None:
-            moved = self.freedom.confine(moved)
-            free = self._by_frame(self.freedom.confine(torch.ones_like(self.center))) > 0
-        elif self._axis is not None:
-            free = self._by_frame(torch.ones_like(self.center)) > 0
+        free = self._by_frame(self.confined(torch.ones_like(self.center))) > 0
         rank = rank[:, : free.shape[1]] * free
         chosen = self._spread(_highest(rank, self._count(self.radius), self._most), moved)
         return torch.where(chosen, self.center + moved, self.center).clamp(*self._limits)
+
+    def approach(self, x: Tensor, gradient: Tensor, size: Tensor, length: float) -> Tensor:
+        reach = self._floor(self.radius * size)  # a step is rounded up to whole samples, a size down
+        return self.within(_vertex(self, gradient, reach), reach)
+
+    def stretched(self, x: Tensor, size: Tensor) -> Tensor:
+        return x
+
+    @property
+    def quantum(self) -> Tensor:
+        return 1 / self.radius.clamp(min=1)
+
+    def around(self, center: Tensor, radius: Tensor, bounds: Bounds) -> Self:
+        frame = (self._axis, self._frame_steps)
+        return type(self)(center, radius, bounds, self.time, cap=self._cap, frame=frame)
+
+    def scaled(self, factor: float) -> Self:
+        return self.around(self.center, self._floor(self.radius * factor), self.bounds)
 
     def measure(self, x: Tensor) -> Tensor:
         changed = (x != self.center).to(torch.float32)
@@ -234,9 +241,12 @@ class L0Ball(Ball):
     def _limits(self) -> tuple[float, float]:
         return self.bounds if self.bounds is not None else (-torch.inf, torch.inf)
 
+    def _floor(self, radius: Tensor) -> Tensor:
+        """A radius as a whole number, (B,) float64; one that rounding has left a hair below a number is that number."""
+        return (radius * (1 + 1e-9)).floor()
+
     def _count(self, radius: Tensor) -> Tensor:
-        """A radius as a whole number, (B,) int64; one that rounding has left a hair below a number is that number."""
-        return (radius * (1 + 1e-9)).long()
+        return self._floor(radius).long()
 
     def _reach(self) -> tuple[Tensor, Tensor]:
         down, up = self.room
@@ -266,6 +276,12 @@ class L0Ball(Ball):
         shape = [len(like), *[1] * (like.dim() - 1)]
         shape[self._axis] = -1
         return steps.view(shape).expand_as(like)
+
+
+def _vertex(ball: Ball, gradient: Tensor, reach: Tensor) -> Tensor:
+    """The best point for a linear function within `reach` (B,) of the center, which is a step from there."""
+    share = torch.where(ball.radius > 0, reach / ball.radius, 0)
+    return ball.step(ball.center, gradient, per_clip(share.to(ball.center.dtype), ball.center))
 
 
 def soft_threshold(size: Tensor, limit: Tensor | None, radius: Tensor, cost: Tensor) -> Tensor:

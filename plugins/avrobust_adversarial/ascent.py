@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Goal
+from avrobust_core import Attack, AttackResult, AvrobustError, BatchGoal, BoundVictim
 
 Objective = Callable[[Tensor], Tensor]
 """From logits (B, K) to what is raised, (B,)."""
@@ -92,7 +92,7 @@ def unknown(victim: BoundVictim) -> Tensor:
     return torch.zeros(len(victim), dtype=torch.bool, device=victim.device)
 
 
-def label_loss(goal: Goal) -> Objective:
+def label_loss(goal: BatchGoal) -> Objective:
     """The classification loss of the clips' labels, in a form whose gradient does not vanish where the model is sure.
 
     Single-label: the log-odds against the label, which rise with the cross-entropy. The gradient has the same direction

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avrobust_core import Goal
+from avrobust_core import BatchGoal
 
-Loss = Callable[[Tensor, Goal], Tensor]
+Loss = Callable[[Tensor, BatchGoal], Tensor]
 """From logits (B, K) and the goal to a loss per clip (B,), which rises as the attack gets on."""
 
 SMALLEST_SPREAD = 1e-12
@@ -21,7 +21,7 @@ class PerClipLoss(ABC):
     """A loss that holds something of each clip, and is selected along with the clips."""
 
     @abstractmethod
-    def __call__(self, logits: Tensor, goal: Goal) -> Tensor:
+    def __call__(self, logits: Tensor, goal: BatchGoal) -> Tensor:
         """As every `Loss`."""
 
     @abstractmethod
@@ -29,7 +29,7 @@ class PerClipLoss(ABC):
         """The loss of the clips at `index` (int64 positions)."""
 
 
-def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
+def cross_entropy(logits: Tensor, goal: BatchGoal) -> Tensor:
     """Cross-entropy in a form that does not saturate.
 
     Single-label: the log-odds against the clip's class, log((1 - p) / p). It rises with the cross-entropy
@@ -54,7 +54,7 @@ def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
     return -loss if goal.targeted else loss
 
 
-def negative_margin(logits: Tensor, goal: Goal) -> Tensor:
+def negative_margin(logits: Tensor, goal: BatchGoal) -> Tensor:
     """Minus the distance to the goal, in logits: the best other logit minus the best of the clip's own, if untargeted.
 
     A multi-label clip that has no class, or every class, has no margin: its loss is 0 and has no gradient, so that
@@ -68,13 +68,10 @@ def negative_margin(logits: Tensor, goal: Goal) -> Tensor:
         (B,) float.
     """
     loss = -goal.distance(logits)
-    if goal.task == "multi-label":
-        own = goal.labels > 0.5
-        loss = loss.masked_fill(own.all(dim=1) | ~own.any(dim=1), 0.0)
-    return loss
+    return loss if goal.task == "single-label" else loss.masked_fill(_without_margin(goal.own(logits)), 0.0)
 
 
-def difference_of_logits_ratio(logits: Tensor, goal: Goal) -> Tensor:
+def difference_of_logits_ratio(logits: Tensor, goal: BatchGoal) -> Tensor:
     """The margin over a spread of the logits, so that neither a shift nor a scale of them changes it (DLR).
 
     Croce and Hein, ICML 2020. Untargeted with one label, the spread is from the highest logit to the third (eq. 6).
@@ -98,6 +95,11 @@ def difference_of_logits_ratio(logits: Tensor, goal: Goal) -> Tensor:
     return loss / (top[:, 0] - top[:, 2]).clamp(min=SMALLEST_SPREAD)
 
 
+def _without_margin(own: Tensor) -> Tensor:
+    """Flag clips that have no class or every class, of a mask (B, K): (B,) bool."""
+    return own.all(dim=1) | ~own.any(dim=1)
+
+
 def _over_wide_spread(loss: Tensor, logits: Tensor) -> Tensor:
     """A difference of logits over the one from the highest to the mean of the third and the fourth, if there is one."""
     if logits.shape[1] < 4:
@@ -119,19 +121,19 @@ class TowardsClass(PerClipLoss):
     def __init__(self, classes: Tensor) -> None:
         self._classes = classes
 
-    def __call__(self, logits: Tensor, goal: Goal) -> Tensor:
-        own = goal.labels > 0.5 if goal.task == "multi-label" else F.one_hot(goal.labels, logits.shape[1]).bool()
+    def __call__(self, logits: Tensor, goal: BatchGoal) -> Tensor:
+        own = goal.own(logits)
         best_own = logits.masked_fill(~own, -torch.inf).amax(dim=1)
         loss = logits.gather(1, self._classes.unsqueeze(1)).squeeze(1) - best_own
         if goal.task == "multi-label":  # as in `negative_margin`
-            loss = loss.masked_fill(own.all(dim=1) | ~own.any(dim=1), 0.0)
+            loss = loss.masked_fill(_without_margin(own), 0.0)
         return _over_wide_spread(loss, logits)
 
     def select(self, index: Tensor) -> "TowardsClass":
         return TowardsClass(self._classes.index_select(0, index))
 
 
-def mean_rank(logits: Tensor, goal: Goal) -> Tensor:
+def mean_rank(logits: Tensor, goal: BatchGoal) -> Tensor:
     """A smooth mean rank of the clip's own labels among all: what average precision looks at, not the best alone.
 
     The mean of softplus(other - own) over all pairs of an own and another label (the logistic bound on the share of
@@ -144,15 +146,14 @@ def mean_rank(logits: Tensor, goal: Goal) -> Tensor:
     Returns:
         (B,) float.
     """
-    labels = goal.labels if goal.task == "multi-label" else F.one_hot(goal.labels, logits.shape[1])
-    own = labels > 0.5
+    own = goal.own(logits)
     pairs = own.unsqueeze(2) & ~own.unsqueeze(1)  # (B, own, other)
     apart = F.softplus(logits.unsqueeze(1) - logits.unsqueeze(2)).masked_fill(~pairs, 0)
     loss = apart.sum(dim=(1, 2)) / pairs.sum(dim=(1, 2)).clamp(min=1)
     return -loss if goal.targeted else loss
 
 
-def reach(logits: Tensor, goal: Goal) -> Tensor:
+def reach(logits: Tensor, goal: BatchGoal) -> Tensor:
     """With one label the cross-entropy; with several, the margin until the goal is reached, then the cross-entropy.
 
     The hit at rank one falls to the margin, the ranking behind it (average precision) to the cross-entropy: one after
@@ -168,8 +169,7 @@ def reach(logits: Tensor, goal: Goal) -> Tensor:
     """
     if goal.task == "single-label":
         return cross_entropy(logits, goal)
-    own = goal.labels > 0.5
-    settled = goal.reached(logits) | own.all(dim=1) | ~own.any(dim=1)
+    settled = goal.reached(logits) | _without_margin(goal.own(logits))
     beyond = cross_entropy(logits, goal)
     beyond = 1 / (1 - beyond) if goal.targeted else beyond
     return torch.where(settled, beyond, negative_margin(logits, goal))

@@ -28,8 +28,8 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How blocks lie in clips of one modality.
+class Grid:
+    """The channels and axes of one modality's clips, in which blocks lie.
 
     The first axis of a clip holds the channels: each has a sign of its own. The exceptions are clips of rank 1, and
     matrices such as (frames, features), which have no channels. Blocks extend over all other axes; where the
@@ -49,25 +49,25 @@ class Layout:
     frames: Tensor | None
 
     @classmethod
-    def of(cls, ball: Ball) -> "Layout":
-        """The layout of the clips of a ball."""
-        center, freedom = ball.center, ball.freedom
+    def of(cls, ball: Ball) -> "Grid":
+        """The grid of the clips of a ball."""
+        center, time = ball.center, ball.time
         shape = tuple(center.shape[1:])
         has_channels = len(shape) >= 3 or (len(shape) == 2 and shape[0] <= CHANNELS_AT_MOST)
         axes = []
         for dim in range(2 if has_channels else 1, center.dim()):
             places = torch.arange(center.shape[dim], device=center.device)
             steps = center.shape[dim]
-            if freedom is not None and dim == freedom.axis:
-                if freedom.invariant:
+            if time is not None and dim == time.axis:
+                if time.invariant:
                     continue
-                if freedom.frames is not None:
-                    steps = freedom.steps
-                    places = torch.where(freedom.frames, freedom.frames.cumsum(0) - 1, -steps)
+                if time.frames is not None:
+                    steps = time.steps
+                    places = torch.where(time.frames, time.frames.cumsum(0) - 1, -steps)
             axes.append(Axis(dim, steps, places))
         frames = None
-        if freedom is not None and freedom.invariant and freedom.frames is not None:
-            frames = freedom.shaped(center)
+        if time is not None and time.invariant and time.frames is not None:
+            frames = time.shaped(center)
         return cls(shape, shape[0] if has_channels else 1, tuple(axes), frames)
 
     def sides(self, share: float, least: int = 1) -> tuple[int, ...]:
@@ -127,24 +127,24 @@ class Blocks:
     """One block in each clip.
 
     Attributes:
-        layout: of the clips.
+        grid: of the clips.
         sides: along each axis.
         within: for each axis, (B, n) int64 positions inside the block, from 0; negative or beyond the side outside.
         clips: B.
     """
 
-    layout: Layout
+    grid: Grid
     sides: tuple[int, ...]
     within: tuple[Tensor, ...]
     clips: int
 
     def mask(self) -> Tensor:
-        """Whether a sample is in its clip's block: bool, shaped to broadcast over channels."""
+        """Flag the samples in their clip's block: bool, shaped to broadcast over channels."""
         device = self.within[0].device if self.within else None
-        found = torch.ones((self.clips, *[1] * len(self.layout.shape)), dtype=torch.bool, device=device)
-        for axis, side, within in zip(self.layout.axes, self.sides, self.within, strict=True):
-            found = found & self.layout.along(axis, (within >= 0) & (within < side))
-        return found if self.layout.frames is None else found & (self.layout.frames > 0)
+        found = torch.ones((self.clips, *[1] * len(self.grid.shape)), dtype=torch.bool, device=device)
+        for axis, side, within in zip(self.grid.axes, self.sides, self.within, strict=True):
+            found = found & self.grid.along(axis, (within >= 0) & (within < side))
+        return found if self.grid.frames is None else found & (self.grid.frames > 0)
 
     def wave(self, uniform: Tensor) -> Tensor | None:
         """A square wave over each block along its only axis: its half period log-uniform from 1 to the block's length.
@@ -155,11 +155,11 @@ class Blocks:
         Args:
             uniform: (B,), from [0, 1): the half period.
         """
-        if len(self.layout.axes) != 1:
+        if len(self.grid.axes) != 1:
             return None
         half = (float(self.sides[0]) ** uniform.unsqueeze(1)).round().long()
         up = (self.within[0].clamp(min=0) // half) % 2 == 0
-        return self.layout.along(self.layout.axes[0], torch.where(up, 1.0, -1.0))
+        return self.grid.along(self.grid.axes[0], torch.where(up, 1.0, -1.0))
 
     def bumps(self, uniform: Tensor) -> Tensor:
         """Two neighbouring bumps of opposite sign that fill the block: float, shaped to broadcast; 0 outside.
@@ -177,14 +177,14 @@ class Blocks:
         furthest = max(self.sides)
         distance = torch.zeros((), dtype=torch.int64, device=inside.device)
         sign = torch.ones((), device=inside.device)
-        for number, (axis, side) in enumerate(zip(self.layout.axes, self.sides, strict=True)):
+        for number, (axis, side) in enumerate(zip(self.grid.axes, self.sides, strict=True)):
             within, first = self.within[number], side // 2
             halved = (split == number) & (side > 1)
             second = halved & (within >= first)
             centre = torch.where(halved, torch.where(second, first + (side - first) // 2, first // 2), side // 2)
-            apart = self.layout.along(axis, (within - centre).abs().clamp(max=furthest))
+            apart = self.grid.along(axis, (within - centre).abs().clamp(max=furthest))
             distance = torch.maximum(distance, apart)
-            sign = sign * self.layout.along(axis, torch.where(second, -1.0, 1.0))
+            sign = sign * self.grid.along(axis, torch.where(second, -1.0, 1.0))
         return _falling(furthest, inside.device)[distance] * sign * inside
 
 

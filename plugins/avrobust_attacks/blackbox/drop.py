@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from avrobust_attacks.blackbox.tracker import like
-from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Preparation, derive_seed
+from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Preparation, derive_seed, where_clips
 
 NORMS = frozenset({"linf", "l2", "l1", "l0"})
 
@@ -37,14 +36,13 @@ class Drop(Attack):
             new = new.to(ball.center).expand_as(ball.center)
             if ball.bounds is not None:
                 new = new.clamp(*ball.bounds)
-            if ball.freedom is not None and ball.freedom.frames is not None:
-                new = torch.where(ball.freedom.shaped(ball.center) > 0, new, ball.center)
+            if ball.time is not None and ball.time.frames is not None:
+                new = torch.where(ball.time.shaped(ball.center) > 0, new, ball.center)
             replaced[name] = new.contiguous()
         success = victim.fooled(victim.confirm(replaced))
         if victim.task == "multi-label" or not victim.repeatable:
             return AttackResult(inputs=replaced, success=success)
-        inputs = {name: torch.where(like(success, x), x, victim.clean[name]) for name, x in replaced.items()}
-        return AttackResult(inputs=inputs, success=success)
+        return AttackResult(inputs=where_clips(success, replaced, victim.clean), success=success)
 
 
 class DropToSilence(Drop):

@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from avrobust_attacks.blackbox.tracker import Tracker, like
+from avrobust_attacks.keepers import BestPoint
 from avrobust_attacks.losses import LOSSES
-from avrobust_core import Attack, AttackResult, Ball, BoundVictim
+from avrobust_core import Attack, AttackResult, BoundVictim
 
 
 class UniformNoise(Attack):
@@ -31,15 +31,15 @@ class UniformNoise(Attack):
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:
         """Attack the clips of `victim`; see the class."""
-        tracker = Tracker(victim, self.loss)
-        tracker.offer(victim.clean)
-        tracker.settle()
+        keeper = BestPoint(victim, self.loss)
+        keeper.score(victim.clean)
+        keeper.settle()
         for draw in range(self.draws):
-            if not len(tracker.victim):
+            if not len(keeper.victim):
                 break
-            tracker.offer(self.draw(tracker.victim, draw))
-            tracker.settle()
-        return tracker.result()
+            keeper.score(self.draw(keeper.victim, draw))
+            keeper.settle()
+        return keeper.result()
 
     def draw(self, victim: BoundVictim, number: int) -> dict[str, Tensor]:
         """One point of the region for each clip, by attacked modality, (B, ...)."""
@@ -58,24 +58,9 @@ class GaussianNoise(UniformNoise):
 
     def draw(self, victim: BoundVictim, number: int) -> dict[str, Tensor]:
         """One point of the region for each clip, by attacked modality, (B, ...)."""
-        return victim.region.project(
-            {
-                name: ball.center + _filling(ball, victim.generators(f"gaussian/{number}/{name}"))
-                for name, ball in victim.balls.items()
-            }
-        )
-
-
-def _filling(ball: Ball, generators: list[torch.Generator]) -> Tensor:
-    """Normal noise, confined to the freedom of time, of the size that fills the ball: (B, ...)."""
-    noise = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in generators]).to(ball.center.device)
-    if ball.freedom is not None:
-        noise = ball.freedom.confine(noise)
-    flat = noise.flatten(1)
-    if ball.norm == "l1":
-        size = flat.abs().sum(dim=1)
-    else:
-        size = torch.linalg.vector_norm(flat, dim=1)
-        if ball.norm == "linf":
-            size = size / (flat != 0).sum(dim=1).clamp(min=1).sqrt()
-    return noise / like(size.clamp(min=torch.finfo(noise.dtype).tiny), noise) * ball.step_radius
+        filled = {}
+        for name, ball in victim.balls.items():
+            generators = victim.generators(f"gaussian/{number}/{name}")
+            noise = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in generators])
+            filled[name] = ball.filled(noise.to(victim.device))
+        return victim.region.project(filled)

@@ -6,9 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from avrobust_attacks.blackbox.blocks import Layout
-from avrobust_attacks.blackbox.proposals import PROPOSALS, L2Proposals, Pool, Proposals, relative
-from avrobust_attacks.blackbox.tracker import Tracker, like, waits
+from avrobust_attacks.blackbox.proposals import Others, Proposals, proposals_for, relative
+from avrobust_attacks.keepers import BestPoint
 from avrobust_attacks.losses import LOSSES
 from avrobust_core import Attack, AttackResult, BoundVictim
 
@@ -44,7 +43,7 @@ class Square(Attack):
         loss: a name in `LOSSES`.
     """
 
-    norms: ClassVar[frozenset[str]] = frozenset(PROPOSALS)
+    norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2"})
 
     def __init__(self, *, queries: int, p_init: float, restarts: int, loss: str) -> None:
         self.queries = queries
@@ -55,59 +54,58 @@ class Square(Attack):
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:
         """Attack the clips of `victim`; see the class."""
-        tracker = Tracker(victim, self.loss)
-        tracker.offer(victim.clean)
-        tracker.settle()
-        proposals = {name: PROPOSALS[ball.norm](Layout.of(ball)) for name, ball in victim.balls.items()}
+        keeper = BestPoint(victim, self.loss)
+        keeper.score(victim.clean)
+        keeper.settle()
+        proposals = {name: proposals_for(ball) for name, ball in victim.balls.items()}
         for restart in range(self.restarts):
-            if len(tracker.victim):
-                _Search(tracker, proposals, restart).run(self.queries - (restart == 0), self.p_init)
-        return tracker.result()
+            if len(keeper.victim):
+                _Search(keeper, proposals, restart).run(self.queries - (restart == 0), self.p_init)
+        return keeper.result()
 
 
 class _Search:
     """One restart.
 
     Args:
-        tracker: holds the clips that go on.
+        keeper: holds the clips that go on.
         proposals: by attacked modality.
         restart: its number.
     """
 
-    def __init__(self, tracker: Tracker, proposals: Mapping[str, Proposals], restart: int) -> None:
-        self._tracker = tracker
+    def __init__(self, keeper: BestPoint, proposals: Mapping[str, Proposals], restart: int) -> None:
+        self._keeper = keeper
         self._proposals = proposals
         self._first = restart == 0
-        self._generators: Sequence[torch.Generator] = tracker.victim.generators(f"square/{restart}")
+        self._generators: Sequence[torch.Generator] = keeper.victim.generators(f"square/{restart}")
 
     def run(self, queries: int, p_init: float) -> None:
         """Spend at most so many queries on each clip that goes on."""
-        tracker = self._tracker
-        tracker.begin()
+        keeper = self._keeper
+        keeper.begin()
         points = self._starts()[:queries]
         for point in points:
-            tracker.offer(point)
-        kept = tracker.settle()
+            keeper.score(point)
+        kept = keeper.settle()
         if kept is not None:
             self._keep(kept)
         steps = queries - len(points)
-        every = waits(tracker.victim.device)
         drawn = torch.empty(0)
         for step in range(steps):
-            if not len(tracker.victim):
+            if not len(keeper.victim):
                 return
             row = step % DRAWN_AT_ONCE
             if row == 0:
                 drawn = self._draw(min(DRAWN_AT_ONCE, steps - step), [p.numbers for p in self._proposals.values()])
-            tracker.offer(self._next(step, share_at(p_init, step, steps), drawn[:, row]))
-            if (step + 1) % every == 0 or step + 1 == steps:
-                kept = tracker.settle()
+            keeper.score(self._next(step, share_at(p_init, step, steps), drawn[:, row]))
+            if (step + 1) % keeper.every == 0 or step + 1 == steps:
+                kept = keeper.settle()
                 if kept is not None:
                     self._keep(kept)
                     drawn = drawn[kept]
 
     def _starts(self) -> list[dict[str, Tensor]]:
-        victim = self._tracker.victim
+        victim = self._keeper.victim
         uniform = self._draw(1, [p.start_numbers for p in self._proposals.values()])[:, 0]
         parts = torch.split(uniform, [p.start_numbers for p in self._proposals.values()], dim=1)
         drawn = {
@@ -116,37 +114,33 @@ class _Search:
         }
         points = [victim.region.project(drawn)]
         if self._first and victim.start is not None:
-            points += [victim.region.project(victim.start), _at_the_edge(victim, victim.start)]
+            edge = victim.region.stretched(victim.start, torch.ones(len(victim), device=victim.device))
+            points += [victim.region.project(victim.start), victim.region.project(edge)]
         return points
 
     def _next(self, step: int, share: float, uniform: Tensor) -> dict[str, Tensor]:
         """The best points with one block of one modality changed."""
-        victim, x = self._tracker.victim, self._tracker.best
+        victim, x = self._keeper.victim, self._keeper.best
         names = tuple(self._proposals)
         name = names[step % len(names)]
         numbers = dict(
             zip(names, torch.split(uniform, [p.numbers for p in self._proposals.values()], dim=1), strict=True)
         )
-        ball = victim.balls[name]
-        if victim.threat.kind == "separate":
-            changed = self._proposals[name].change(x[name], ball, share, numbers[name])
-            return {**x, name: ball.project(changed)}
-        giver = names[step // len(names) % len(names)]
+        sharing = next(group for group in victim.region.groups if name in group)
+        giver = sharing[step // len(names) % len(sharing)]
         if giver != name:
-            proposals = self._proposals[giver]
-            assert isinstance(proposals, L2Proposals)
-            x = {**x, giver: proposals.release(x[giver], victim.balls[giver], share, numbers[giver])}
-        others = [relative(x[other], victim.balls[other]).square().flatten(1).sum(dim=1) for other in names]
-        others.pop(names.index(name))
-        pool = Pool(spent=torch.stack(others).sum(dim=0) if others else torch.zeros(()), given=giver != name)
-        return victim.region.project(
-            {**x, name: self._proposals[name].change(x[name], ball, share, numbers[name], pool)}
-        )
+            given = self._proposals[giver].release(x[giver], victim.balls[giver], share, numbers[giver])
+            x = {**x, giver: given}
+        squares = [relative(x[other], victim.balls[other]).square() for other in sharing if other != name]
+        spent = torch.stack([each.flatten(1).sum(dim=1) for each in squares]).sum(dim=0) if squares else None
+        others = Others(spent, given=giver != name)
+        changed = self._proposals[name].change(x[name], victim.balls[name], share, numbers[name], others)
+        return victim.region.replaced(x, name, changed)
 
     def _draw(self, rows: int, numbers: Sequence[int]) -> Tensor:
         """Uniform random numbers, each clip's from its own generator: (b, rows, sum of numbers)."""
         drawn = [torch.rand(rows, sum(numbers), generator=g) for g in self._generators]
-        return torch.stack(drawn).to(self._tracker.victim.device) if drawn else torch.empty(0, rows, sum(numbers))
+        return torch.stack(drawn).to(self._keeper.victim.device) if drawn else torch.empty(0, rows, sum(numbers))
 
     def _keep(self, kept: Tensor) -> None:
         self._generators = [self._generators[i] for i in kept.tolist()]
@@ -155,15 +149,3 @@ class _Search:
 def share_at(p_init: float, step: int, steps: int) -> float:
     """The share of the samples that a block covers at a step: the published schedule, stretched to `steps`."""
     return p_init * 0.5 ** sum(step * SCHEDULED > limit * steps for limit in HALVINGS)
-
-
-def _at_the_edge(victim: BoundVictim, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`x` with its perturbation stretched until it touches the edge of the region."""
-    size = victim.region.size(x)
-    factor = torch.where((size > 0) & size.isfinite(), 1 / size, 1.0)
-    return victim.region.project(
-        {
-            name: ball.center + (x[name] - ball.center) * like(factor.to(x[name].dtype), x[name])
-            for name, ball in victim.balls.items()
-        }
-    )

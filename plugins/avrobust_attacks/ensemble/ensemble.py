@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from avrobust_attacks.keepers import better
 from avrobust_attacks.losses import Loss
-from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim
+from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, select_inputs, where_clips
 
 READINGS = 4
 """Of a model with randomness of its own, by how many looks at each member's result the strongest is chosen."""
@@ -53,7 +54,7 @@ class Ensemble(Attack):
         Raises:
             AvrobustError: if no member can attack in all norms of the threat.
         """
-        asked = {budget.norm for _, budget in victim.threat.items()}
+        asked = victim.region.norms
         able = [attack for _, attack in self.members if asked <= attack.norms]
         if not able:
             names = ", ".join(name for name, _ in self.members)
@@ -80,7 +81,7 @@ def _first_to_succeed(victim: BoundVictim, members: Sequence[Attack]) -> AttackR
             break
         part = part.select(going_on)
         if result.last is not None:
-            end = {name: x.index_select(0, going_on) for name, x in result.last.items()}
+            end = select_inputs(result.last, going_on)
             distance = part.goal.distance(part.confirm(end)).float()
             nearer = distance < left[alive]
             _put(last, alive, end, nearer)
@@ -91,19 +92,18 @@ def _first_to_succeed(victim: BoundVictim, members: Sequence[Attack]) -> AttackR
 
 
 def _strongest(victim: BoundVictim, members: Sequence[Attack], loss: Loss) -> AttackResult:
-    inputs = {name: x.clone() for name, x in victim.clean.items()}
+    inputs = victim.clean
     readings = 1 if victim.repeatable else READINGS
     logits = victim.confirm(inputs, readings)
     success, highest = victim.fooled(logits), loss(logits, victim.goal)
-    everyone = torch.arange(len(victim), device=victim.device)
     for member in members:
         found = member(victim).inputs
         logits = victim.confirm(found, readings)
         reached, height = victim.fooled(logits), loss(logits, victim.goal)
-        better = (reached & ~success) | ((reached == success) & (height > highest))
-        _put(inputs, everyone, found, better)
-        success = torch.where(better, reached, success)
-        highest = torch.where(better, height, highest)
+        stronger = better(reached, height, success, highest)
+        inputs = where_clips(stronger, found, inputs)
+        success = torch.where(stronger, reached, success)
+        highest = torch.where(stronger, height, highest)
     return AttackResult(inputs, success)
 
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.gradient.climbing import Inputs, Stepper, leap
-from avrobust_attacks.gradient.keepers import like
-from avrobust_core import Region
+from avrobust_core import Region, per_clip, select_inputs, where_clips
 
 FIRST_LENGTH = 2.0
 """Of the steps until the first checkpoint, as a share of the radius: from one end of a ball to the other."""
@@ -70,12 +69,11 @@ class AutoSteps(Stepper):
         self._step += 1
         return moved
 
-    def rest(self, x: dict[str, Tensor], loss: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def rest(self, x: Inputs, loss: Tensor) -> tuple[Inputs, Tensor]:
         if not self.repeatable:
             return x, loss
         higher = loss > self._best_loss
-        best = {name: torch.where(like(higher, best), x[name], best) for name, best in self._best.items()}
-        return best, torch.where(higher, loss, self._best_loss)
+        return where_clips(higher, x, self._best), torch.where(higher, loss, self._best_loss)
 
     def select(self, kept: Tensor) -> None:
         if self._step == 0:
@@ -84,7 +82,7 @@ class AutoSteps(Stepper):
             if isinstance(value, Tensor):
                 setattr(self, name, value.index_select(0, kept))
             elif isinstance(value, dict):
-                setattr(self, name, {modality: of_it.index_select(0, kept) for modality, of_it in value.items()})
+                setattr(self, name, select_inputs(value, kept))
 
     def _begin(self, x: Inputs, gradients: Inputs, loss: Tensor) -> None:
         self._length = torch.full_like(loss, FIRST_LENGTH)
@@ -101,7 +99,7 @@ class AutoSteps(Stepper):
         higher = loss > self._best_loss
         self._best_loss = torch.where(higher, loss, self._best_loss)
         for name, best in self._best.items():
-            flags = like(higher, best)
+            flags = per_clip(higher, best)
             torch.where(flags, x[name], best, out=best)
             torch.where(flags, gradients[name], self._best_gradient[name], out=self._best_gradient[name])
 
@@ -117,11 +115,8 @@ class AutoSteps(Stepper):
         if not self.repeatable:
             return x, gradients
 
-        def back(best: Inputs, now: Inputs) -> dict[str, Tensor]:
-            return {name: torch.where(like(self._halved, of_it), best[name], of_it) for name, of_it in now.items()}
-
-        self._previous = back(self._best, self._previous)
-        return back(self._best, x), back(self._best_gradient, gradients)
+        self._previous = where_clips(self._halved, self._best, self._previous)
+        return where_clips(self._halved, self._best, x), where_clips(self._halved, self._best_gradient, gradients)
 
 
 def checkpoints(steps: int) -> frozenset[int]:

@@ -5,12 +5,11 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from avrobust_attacks.gradient.climbing import Stepper, climb, drawn
-from avrobust_attacks.gradient.keepers import Keeper, keeper_for
+from avrobust_attacks.keepers import Keeper, keeper_for
 from avrobust_attacks.losses import LOSSES, Loss, TowardsClass, difference_of_logits_ratio
-from avrobust_core import Attack, AttackResult, BoundVictim, Goal
+from avrobust_core import Attack, AttackResult, BatchGoal, BoundVictim
 
 ClimbedLoss = Literal["reach", "ce", "margin", "dlr", "rank", "targeted"]
 
@@ -90,7 +89,7 @@ class GradientAttack(Attack):
         if not at_clean or self.loss == "targeted":  # otherwise the first iterate is the clean one
             logits = victim(victim.clean)
             keeper.score_logits(victim.clean, logits)
-            keeper.settle(victim.clean)
+            keeper.settle()
             likely = likely_classes(logits, victim.goal, self.targets) if self.loss == "targeted" else None
         for run, (restart, climbed) in enumerate(self._climbs(keeper, loss, likely)):
             keeper.loss = climbed
@@ -122,7 +121,7 @@ class GradientAttack(Attack):
                 yield restart, loss if likely is None else TowardsClass(likely[keeper.positions, column])
 
 
-def likely_classes(logits: Tensor, goal: Goal, count: int) -> Tensor | None:
+def likely_classes(logits: Tensor, goal: BatchGoal, count: int) -> Tensor | None:
     """The classes that each clip is most easily driven to: (B, count, or as many as there are others) int64.
 
     Args:
@@ -133,7 +132,5 @@ def likely_classes(logits: Tensor, goal: Goal, count: int) -> Tensor | None:
     """
     if goal.targeted:
         return None
-    classes = logits.shape[1]
-    own = goal.labels > 0.5 if goal.task == "multi-label" else F.one_hot(goal.labels, classes).bool()
-    ranked = logits.masked_fill(own, -torch.inf).argsort(dim=1, descending=True)
-    return ranked[:, : min(count, classes - 1)]
+    ranked = logits.masked_fill(goal.own(logits), -torch.inf).argsort(dim=1, descending=True)
+    return ranked[:, : min(count, logits.shape[1] - 1)]

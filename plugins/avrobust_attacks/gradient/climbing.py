@@ -6,14 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from avrobust_attacks.gradient.keepers import Keeper, like
-from avrobust_core import AvrobustError, BoundVictim, Region
-
-STEPS_BETWEEN_WAITS = {"cpu": 1}
-"""By type of device, how often the host waits for it to drop the clips that are done: elsewhere than on CPU a wait
-costs the work that could have been queued meanwhile, so it is done once in `DEFAULT_STEPS_BETWEEN_WAITS` steps."""
-
-DEFAULT_STEPS_BETWEEN_WAITS = 5
+from avrobust_attacks.keepers import Keeper
+from avrobust_core import BoundVictim, Region, joint_gradient, leaves_of, per_clip, select_inputs
 
 LEAP = 4.0
 """Length of the step from the clean clip that a leap projects, as a share of the radius: at 1, bounds that hold some
@@ -45,7 +39,7 @@ class Stepper(ABC):
             loss: (b,), at `x`.
         """
 
-    def rest(self, x: dict[str, Tensor], loss: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def rest(self, x: Inputs, loss: Tensor) -> tuple[Inputs, Tensor]:
         """Where the climb ends, and the loss there, (b,): `x`, after the last step, unless it knows better."""
         return x, loss
 
@@ -56,21 +50,21 @@ class Stepper(ABC):
 def climb(
     keeper: Keeper,
     stepper: Stepper,
-    x: dict[str, Tensor],
+    start: Inputs,
     steps: int,
     first_row: int | None = None,
     *,
     look_ahead: bool = False,
-    spare: dict[str, Tensor] | None = None,
+    spare: Inputs | None = None,
 ) -> None:
-    """Climb the keeper's loss from `x`: every iterate is scored, the last one too.
+    """Climb the keeper's loss from `start`: every iterate is scored, the last one too.
 
     Args:
         keeper: scores the iterates and keeps the best; has at least one clip left.
         stepper: moves.
-        x: the start, inside the region, of the keeper's clips.
+        start: inside the region, of the keeper's clips.
         steps: how many; each takes one forward and one backward pass.
-        first_row: of the trace, where the loss at `x` belongs, the later ones below; None for nowhere.
+        first_row: of the trace, where the loss at `start` belongs, the later ones below; None for nowhere.
         look_ahead: score the point that the first gradient leaps to, too, where the stepper does not leap itself: one
             more forward pass, after which the climb from the clean clips is never weaker than `fgsm`.
         spare: another point of the region, from which a clip's modality goes on whose first gradient is exactly 0.
@@ -78,48 +72,75 @@ def climb(
     Raises:
         AvrobustError: if a loss or gradient is not finite, or no gradient reaches the attacked modalities.
     """
-    every = STEPS_BETWEEN_WAITS.get(keeper.victim.device.type, DEFAULT_STEPS_BETWEEN_WAITS)
     stepper.repeatable = keeper.victim.repeatable
+    climber = _Climber(keeper, stepper, dict(start), spare)
     for step in range(steps):
-        waits = (step + 1) % every == 0
-        leaves = {name: start.detach().requires_grad_() for name, start in x.items()}
-        with torch.enable_grad():
-            loss = keeper.score(leaves, None if first_row is None else first_row + step)
-        kept = keeper.settle(leaves) if waits else None
+        waits = (step + 1) % keeper.every == 0
+        climber.score(None if first_row is None else first_row + step, waits=waits)
+        if len(keeper.victim) and step == 0 and look_ahead and not stepper.leaps:
+            climber.look_ahead()
         if not len(keeper.victim):
             return
-        gradients = joint_gradient(loss, leaves)
-        loss = loss.detach()
-        x = {name: leaf.detach() for name, leaf in leaves.items()}
-        if kept is not None:
-            x, gradients, loss = _select(x, kept), _select(gradients, kept), loss[kept]
-            stepper.select(kept)
-            spare = None if spare is None else _select(spare, kept)
-        keeper.examine(gradients.values())
-        if step == 0 and look_ahead and not stepper.leaps:
-            ahead = keeper.hold(x, leap(keeper.victim.region, gradients))
-            keeper.score(ahead)
-            kept = keeper.settle(ahead)
-            if not len(keeper.victim):
-                return
-            if kept is not None:
-                x, gradients, loss = _select(x, kept), _select(gradients, kept), loss[kept]
-                stepper.select(kept)
-                spare = None if spare is None else _select(spare, kept)
-        idle = {} if step or spare is None else {name: _is_zero(g) for name, g in gradients.items()}
-        moved = stepper.move(keeper.victim.region, x, gradients, loss)
-        if idle and spare is not None:
-            mixed = {name: torch.where(like(idle[name], each), spare[name], each) for name, each in moved.items()}
-            moved = keeper.victim.region.project(mixed)
-        x = moved if waits else keeper.hold(x, moved)
-    loss = keeper.score(x, None if first_row is None else first_row + steps)
-    kept = keeper.settle(x)
-    if not len(keeper.victim):
-        return
-    if kept is not None:
-        x, loss = _select(x, kept), loss[kept]
-        stepper.select(kept)
-    keeper.rest(*stepper.rest(x, loss))
+        climber.move(hold=not waits)
+    climber.end(None if first_row is None else first_row + steps)
+
+
+class _Climber:
+    """Where a climb stands: its point, and the loss and the gradients there, of the clips that are worked on."""
+
+    loss: Tensor
+
+    def __init__(self, keeper: Keeper, stepper: Stepper, x: Inputs, spare: Inputs | None) -> None:
+        self._keeper = keeper
+        self._stepper = stepper
+        self.x = x
+        self.gradients: dict[str, Tensor] = {}
+        self._spare = spare
+
+    def score(self, row: int | None, *, waits: bool) -> None:
+        """Score the point, with gradients; clips that are done are dropped if it `waits` for the device."""
+        keeper = self._keeper
+        leaves = leaves_of(self.x)
+        with torch.enable_grad():
+            loss = keeper.score(leaves, row)
+        kept = keeper.settle() if waits else None
+        if not len(keeper.victim):
+            return
+        self.gradients = joint_gradient(loss, leaves)
+        self.loss = loss.detach()
+        self._select(kept)
+        keeper.examine(self.gradients.values())
+
+    def look_ahead(self) -> None:
+        """Score the point that the gradients leap to."""
+        self._keeper.score(self._keeper.hold(self.x, leap(self._keeper.victim.region, self.gradients)))
+        self._select(self._keeper.settle())
+
+    def move(self, *, hold: bool) -> None:
+        """Go to the next point; `hold` clips that may be done where they are."""
+        region = self._keeper.victim.region
+        spare, self._spare = self._spare, None  # for the first move only
+        idle = {} if spare is None else {name: (g == 0).flatten(1).all(dim=1) for name, g in self.gradients.items()}
+        moved = self._stepper.move(region, self.x, self.gradients, self.loss)
+        if spare is not None:
+            mixed = {name: torch.where(per_clip(idle[name], x), spare[name], x) for name, x in moved.items()}
+            moved = region.project(mixed)
+        self.x = self._keeper.hold(self.x, moved) if hold else moved
+
+    def end(self, row: int | None) -> None:
+        """Score the last point, and let the keeper know where the climb ended."""
+        self.loss = self._keeper.score(self.x, row)
+        self._select(self._keeper.settle())
+        if len(self._keeper.victim):
+            self._keeper.rest(*self._stepper.rest(self.x, self.loss))
+
+    def _select(self, kept: Tensor | None) -> None:
+        if kept is None:
+            return
+        self.x, self.gradients = select_inputs(self.x, kept), select_inputs(self.gradients, kept)
+        self.loss = self.loss[kept]
+        self._spare = None if self._spare is None else select_inputs(self._spare, kept)
+        self._stepper.select(kept)
 
 
 def leap(region: Region, gradients: Inputs) -> dict[str, Tensor]:
@@ -139,27 +160,3 @@ def leap(region: Region, gradients: Inputs) -> dict[str, Tensor]:
 def drawn(victim: BoundVictim, run: int) -> dict[str, Tensor]:
     """A random point of the region for each clip; every climb of one attack, `run`, has random numbers of its own."""
     return victim.region.sample(lambda name: victim.generators(f"start/{run}/{name}"))
-
-
-def joint_gradient(loss: Tensor, leaves: Inputs) -> dict[str, Tensor]:
-    """The gradient of the summed loss for every modality; clips do not mix, so each gets that of its own loss.
-
-    Raises:
-        AvrobustError: if the loss does not depend on any of them.
-    """
-    if not loss.requires_grad:
-        raise AvrobustError(
-            f"no gradient reaches {', '.join(leaves)} from the model's logits: the model ignores the attacked "
-            "modalities, or detaches them, and a gradient attack would measure nothing"
-        )
-    ones = torch.ones_like(loss)
-    found = torch.autograd.grad(loss, tuple(leaves.values()), ones, allow_unused=True, materialize_grads=True)
-    return dict(zip(leaves, found, strict=True))
-
-
-def _is_zero(gradient: Tensor) -> Tensor:
-    return (gradient == 0).flatten(1).all(dim=1)
-
-
-def _select(inputs: Inputs, kept: Tensor) -> dict[str, Tensor]:
-    return {name: x.index_select(0, kept) for name, x in inputs.items()}

@@ -1,10 +1,12 @@
 """The momentum iterative method: steps along a running sum of normalised gradients."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from avrobust_attacks.gradient.climbing import Inputs, Stepper
-from avrobust_core import Region
+from avrobust_core import Region, per_clip, select_inputs
 
 DEFAULT_REACH = 3.0
 """What all steps sum to by default, as a share of the radius. Steps that sum to 1, the paper's, end at the edge only
@@ -29,31 +31,28 @@ class MomentumSteps(Stepper):
         self._momentum: dict[str, Tensor] = {}
 
     def move(self, region: Region, x: Inputs, gradients: Inputs, loss: Tensor) -> dict[str, Tensor]:
-        scaled = _normalised(gradients, together=region.kind == "shared")
+        scaled = _normalised(gradients, region.groups)
         for name, momentum in self._momentum.items():
             scaled[name].add_(momentum, alpha=self._decay)
         self._momentum = scaled
         return region.project(region.step(x, self._momentum, self._length))
 
     def select(self, kept: Tensor) -> None:
-        self._momentum = {name: momentum.index_select(0, kept) for name, momentum in self._momentum.items()}
+        self._momentum = select_inputs(self._momentum, kept)
 
 
-def _normalised(gradients: Inputs, *, together: bool) -> dict[str, Tensor]:
-    """Each clip's gradients over the mean of their absolute values; 0 where they are 0."""
-    # Scaled by the largest entry first: the mean of a tiny gradient may vanish in float32.
-    largest = {name: gradient.flatten(1).abs().amax(dim=1) for name, gradient in gradients.items()}
-    if together:
-        overall = torch.stack(list(largest.values())).amax(dim=0)
-        largest = dict.fromkeys(largest, overall)
-    scaled = {name: gradient / _shaped(largest[name], gradient) for name, gradient in gradients.items()}
-    sums = {name: x.flatten(1).abs().sum(dim=1) for name, x in scaled.items()}
-    samples = {name: x[0].numel() for name, x in scaled.items()}
-    if together:
-        sums = dict.fromkeys(sums, torch.stack(list(sums.values())).sum(dim=0))
-        samples = dict.fromkeys(samples, sum(samples.values()))
-    return {name: x.div_(_shaped(sums[name] / samples[name], x)) for name, x in scaled.items()}
+def _normalised(gradients: Inputs, groups: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+    """Each clip's gradients over the mean of their absolute values, of each group together; 0 where they are 0."""
+    found: dict[str, Tensor] = {}
+    for names in groups:
+        # Scaled by the largest entry first: the mean of a tiny gradient may vanish in float32.
+        largest = torch.stack([gradients[name].flatten(1).abs().amax(dim=1) for name in names]).amax(dim=0)
+        scaled = {name: gradients[name] / _divisor(largest, gradients[name]) for name in names}
+        total = torch.stack([x.flatten(1).abs().sum(dim=1) for x in scaled.values()]).sum(dim=0)
+        mean = total / sum(x[0].numel() for x in scaled.values())
+        found |= {name: x.div_(_divisor(mean, x)) for name, x in scaled.items()}
+    return found
 
 
-def _shaped(divisor: Tensor, x: Tensor) -> Tensor:
-    return divisor.clamp(min=torch.finfo(x.dtype).tiny).view(-1, *[1] * (x.dim() - 1))
+def _divisor(values: Tensor, x: Tensor) -> Tensor:
+    return per_clip(values.clamp(min=torch.finfo(x.dtype).tiny), x)

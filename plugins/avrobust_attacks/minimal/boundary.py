@@ -1,4 +1,4 @@
-"""Where the searches for the smallest perturbation begin: what the gradients at the clean clips tell."""
+"""The beginning of the searches for the smallest perturbation: what the gradients at the clean clips tell."""
 
 from dataclasses import dataclass
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.minimal.search import Search
-from avrobust_attacks.minimal.smooth import own_classes, own_logit
-from avrobust_attacks.minimal.steps import TINY, leaves_of, per_clip
-from avrobust_core import Goal
+from avrobust_attacks.minimal.smooth import own_logit
+from avrobust_attacks.minimal.steps import TINY
+from avrobust_core import BatchGoal, leaves_of, where_clips
 
 LEAST_START = 0.05
 """Of a model with randomness of its own, the least size at which a boundary is expected: some looks find it on the far
@@ -29,7 +29,7 @@ class Estimate:
 
 
 def nearest_boundary(search: Search, classes: int) -> Estimate:
-    """Which class is the nearest by the linearised model (DeepFool's first step, Moosavi-Dezfooli et al. 2016).
+    """The class that is nearest by the linearised model (DeepFool's first step, Moosavi-Dezfooli et al. 2016).
 
     The smallest margin need not be the nearest boundary. Only the `classes` with the highest logits that are not the
     clip's own are looked at. A targeted goal has one boundary.
@@ -40,16 +40,16 @@ def nearest_boundary(search: Search, classes: int) -> Estimate:
     """
     leaves = leaves_of(search.victim.clean)
     with torch.enable_grad():
-        distances = _distances(search.victim(leaves), search.victim.goal, classes)
+        heights = [-distance for distance in _distances(search.victim(leaves), search.victim.goal, classes)]
     size: Tensor | None = None
     gradients: dict[str, Tensor] = {}
-    for number, distance in enumerate(distances):
-        found = search.downhill(distance, leaves, more=number + 1 < len(distances))
+    for number, height in enumerate(heights):
+        found = search.uphill(height, leaves, more=number + 1 < len(heights))
         gain = search.region.gain(found).double()
-        reach = torch.where(gain > TINY, distance.detach().double() / gain.clamp(min=TINY), torch.inf)
+        reach = torch.where(gain > TINY, -height.detach().double() / gain.clamp(min=TINY), torch.inf)
         nearer = torch.ones_like(reach, dtype=torch.bool) if size is None else reach < size
         size = reach if size is None else torch.minimum(reach, size)
-        gradients = {name: torch.where(per_clip(nearer, g), g, gradients.get(name, g)) for name, g in found.items()}
+        gradients = where_clips(nearer, found, gradients or found)
     assert size is not None
     return Estimate(size if search.victim.repeatable else size.clamp(min=LEAST_START), gradients)
 
@@ -60,15 +60,14 @@ def leaving_gradients(search: Search) -> dict[str, Tensor]:
     goal = search.victim.goal
     with torch.enable_grad():
         own = own_logit(search.victim(leaves), goal)
-        loss = -own if goal.targeted else own
-    return search.downhill(loss, leaves)
+        height = own if goal.targeted else -own
+    return search.uphill(height, leaves)
 
 
-def _distances(logits: Tensor, goal: Goal, classes: int) -> list[Tensor]:
+def _distances(logits: Tensor, goal: BatchGoal, classes: int) -> list[Tensor]:
     if goal.targeted:
         return [goal.distance(logits)]
-    own = own_classes(goal, logits)
-    others = logits.masked_fill(own, -torch.inf)
+    others = logits.masked_fill(goal.own(logits), -torch.inf)
     best = own_logit(logits, goal)
     nearest = others.detach().topk(min(classes, logits.shape[1] - 1), dim=1).indices
     distances = []

@@ -51,10 +51,9 @@ class CW(MinimalAttack[CwConfig]):
         if config.lead:
             FMN(FmnConfig(steps=config.lead)).look(search, estimate)
             x = search.best_or(everyone, x)
-        euclidean = all(ball.norm == "l2" for ball in region.balls.values())
         bracket = Bracket(size)
         for number in range(config.searches):
-            descent = Penalty(search, x, bracket) if euclidean else Shrinking(search, x, size)
+            descent = Penalty(search, x, bracket) if region.smooth else Shrinking(search, x, size)
             self._descend(search, descent, number)
             x = descent.end(everyone)
             search.work_on(everyone)

@@ -9,7 +9,8 @@ from torch import Tensor
 from avrobust_attacks.minimal.attack import SteppedSizes
 from avrobust_attacks.minimal.configs import DdnConfig
 from avrobust_attacks.minimal.search import Search
-from avrobust_attacks.minimal.steps import Momentum, cosine, leaves_of, onto
+from avrobust_attacks.minimal.steps import Momentum, cosine, onto
+from avrobust_core import leaves_of
 
 LAST_STEP = 0.01
 """The last step's length as a share of the first one's, as in the paper."""
@@ -53,7 +54,7 @@ class DDN(SteppedSizes[DdnConfig]):
             leaves = leaves_of(x)
             with torch.enable_grad():
                 scored = search.score(leaves, share)
-            gradients = search.downhill(scored.loss, leaves)
+            gradients = search.uphill(scored.loss, leaves)
             direction = mean.of(gradients, region.gain(gradients))
             gamma = cosine(self.config.gamma, self.config.gamma * LAST_GAMMA, share)
             found |= scored.reached

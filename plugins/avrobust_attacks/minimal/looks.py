@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from avrobust_core import BoundVictim
+from avrobust_core import BoundVictim, select_inputs
 
 LOOKS = 8
 """At a point of which it is to be told whether its success is sure."""
@@ -44,7 +44,7 @@ def _looked(victim: BoundVictim, x: Mapping[str, Tensor], flags: Tensor, looks: 
         if not len(left):
             break
         part = victim.select(left)
-        logits = part.confirm({name: value.index_select(0, left) for name, value in x.items()})
+        logits = part.confirm(select_inputs(x, left))
         kept = part.fooled(logits)
         left = left[kept]
         distances = torch.cat([distances, part.goal.distance(logits).unsqueeze(0)])[:, kept]

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.minimal.search import Search
-from avrobust_attacks.minimal.steps import TINY, cosine, leaves_of, per_clip
+from avrobust_attacks.minimal.steps import TINY, cosine
 from avrobust_attacks.minimal.tanh import Variable
+from avrobust_core import leaves_of, per_clip
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 """Of Adam's moments (Kingma and Ba, arXiv 1412.6980)."""
@@ -29,9 +30,6 @@ linearised model was too hopeful, and to wait for the next search would waste th
 DOMINANT = 1e6
 """The penalty pulls at most so many times as hard as the size: more changes no direction, and overflows where logits
 are flat, since the constant makes up for a small gradient."""
-
-POWER = 8
-"""Of the norm over the modalities' shares that stands for the largest of them."""
 
 
 class Bracket:
@@ -65,8 +63,8 @@ class Penalty:
     """One search: Adam on size^2 / unit^2 + c max(distance, 0), from a given point.
 
     In a shared region the squared size is the sum of the modalities' squared shares (norm_m / eps_m)^2. In a separate
-    one the size is the largest share, and a step on it would move one modality at a time: here the norm of the shares
-    with the exponent `POWER` stands for the largest. It leaves them nearly the same, and the trim makes them so.
+    one the size is the largest share, for which a smooth one stands (`Region.size_slopes`). It leaves the shares nearly
+    the same, and the trim makes them so.
 
     The variables are those of `Variable` (tanh). Adam keeps one second moment for a clip's whole perturbation, each
     modality measured by its radius, instead of one for each sample (Adam-mini, arXiv 2406.16793, keeps one for each
@@ -107,7 +105,7 @@ class Penalty:
         leaves = leaves_of(x)
         with torch.enable_grad():
             scored = search.score(region.confine(leaves), share)
-        gradients = search.downhill(scored.loss, leaves)
+        gradients = search.uphill(scored.loss, leaves)
         gradients = {name: self._variables[name].open(self._w[name], g) for name, g in gradients.items()}
         gain = region.gain(gradients).double().clamp(min=TINY)
         if not self._steps:
@@ -119,7 +117,7 @@ class Penalty:
         self._steps += 1
         most = DOMINANT * 2 * torch.maximum(scored.size, self._unit) / self._unit.square()
         push = torch.where(scored.reached | (gain <= TINY), 0, torch.minimum(self._constants * gain, most))
-        weights = self._weights(x)
+        weights = region.size_slopes(x)
         downhills: dict[str, Tensor] = {}
         for weight, (name, ball) in zip(weights, region.balls.items(), strict=True):
             moved = x[name] - ball.center
@@ -165,17 +163,6 @@ class Penalty:
 
     def _values(self) -> dict[str, Tensor]:
         return {name: variable.value(self._w[name]) for name, variable in self._variables.items()}
-
-    def _weights(self, x: Mapping[str, Tensor]) -> Tensor:
-        """The derivative of the squared size by each modality's squared share, (M, b) float64."""
-        region = self._search.region
-        shares = torch.stack([ball.measure(x[name]) / ball.radius for name, ball in region.balls.items()])
-        if region.kind == "shared" or len(shares) == 1:
-            return torch.ones_like(shares)
-        shares = shares.nan_to_num(posinf=0).clamp(min=TINY)
-        relative = shares / shares.amax(dim=0)
-        whole = (relative**POWER).sum(dim=0)
-        return relative ** (POWER - 2) * whole ** (2 / POWER - 1)
 
     def _move(self, downhills: Mapping[str, Tensor], length: Tensor) -> None:
         balls = self._search.region.balls

@@ -8,8 +8,19 @@ from torch import Tensor
 
 from avrobust_attacks.minimal.looks import found_again, surely
 from avrobust_attacks.minimal.smooth import softened
-from avrobust_attacks.minimal.steps import TINY, onto, per_clip
-from avrobust_core import AttackResult, AvrobustError, BoundVictim, Goal, Region, first_of
+from avrobust_attacks.minimal.steps import TINY, onto
+from avrobust_core import (
+    AttackResult,
+    BatchGoal,
+    BoundVictim,
+    Region,
+    joint_gradient,
+    not_finite,
+    per_clip,
+    refuse_not_finite,
+    select_inputs,
+    where_clips,
+)
 
 SLACK = 4e-6
 """A success counts if the goal is passed by this share of the largest logit: batching moves the last bits, and a clip
@@ -31,7 +42,7 @@ class Scored:
         distance: (b,) to the goal, in logits.
         reached: (b,) bool: the goal is reached, confirmed in float32.
         size: (b,) float64, see `Region.size`.
-        loss: (b,) to be lowered, see `softened`; differentiable where gradients are enabled.
+        loss: (b,) to be raised: minus `softened`; differentiable where gradients are enabled.
     """
 
     distance: Tensor
@@ -65,7 +76,7 @@ class Search:
         if not victim.repeatable:  # a clip that only some looks find misclassified is worth an attack
             done = surely(victim, victim.clean, done)
         distance = victim.goal.distance(logits)
-        self._refuse(distance.isnan())
+        refuse_not_finite(victim.ids, distance.isnan())
         self.size[done] = 0
         self._distance = distance
         self._spread = (logits.amax(dim=1) - logits.mean(dim=1)).clamp(min=TINY)
@@ -92,7 +103,7 @@ class Search:
         size = self.region.size({name: value.detach() for name, value in x.items()})
         reached = self._confirmed(x, _passed(self.victim.goal, logits.detach()))
         self._note(x, size, reached)
-        return Scored(distance.detach(), reached, size, self._softened(logits, share))
+        return Scored(distance.detach(), reached, size, self._loss(logits, share))
 
     def _confirmed(self, x: Mapping[str, Tensor], reached: Tensor) -> Tensor:
         """Those that a look in float32 finds, too, and, of a model with randomness of its own, a second look."""
@@ -102,42 +113,32 @@ class Search:
             return reached
         return reached & _passed(self.victim.goal, self.victim.confirm(x))
 
-    def _softened(self, logits: Tensor, share: float) -> Tensor:
+    def _loss(self, logits: Tensor, share: float) -> Tensor:
         sharpness = FIRST_SHARPNESS * (LAST_SHARPNESS / FIRST_SHARPNESS) ** share / self._spread[self.positions]
-        return softened(logits, self.victim.goal, sharpness)
+        return -softened(logits, self.victim.goal, sharpness)
 
     def probe(self, x: Mapping[str, Tensor]) -> Scored:
         """As `score`, in float32 and without a gradient."""
         logits = self.victim.confirm(x)
         distance = self.victim.goal.distance(logits)
-        scored = Scored(distance, _passed(self.victim.goal, logits), self.region.size(x), distance)
+        scored = Scored(distance, _passed(self.victim.goal, logits), self.region.size(x), -distance)
         self._note(x, scored.size, scored.reached)
         return scored
 
-    def downhill(self, loss: Tensor, x: Mapping[str, Tensor], *, more: bool = False) -> dict[str, Tensor]:
-        """The gradient of minus the `loss` by modality; clips do not mix, so each gets that of its own loss.
+    def uphill(self, loss: Tensor, x: Mapping[str, Tensor], *, more: bool = False) -> dict[str, Tensor]:
+        """The gradient of the `loss` by modality: see `joint_gradient`.
 
         Args:
-            loss: (b,), to be lowered.
+            loss: (b,), to be raised.
             x: the leaves, (b, ...).
             more: whether the graph is needed again.
 
         Raises:
             AvrobustError: if it is not finite, naming the clips; or if none reaches the attacked modalities.
         """
-        if not loss.requires_grad:
-            raise AvrobustError(
-                f"no gradient reaches {', '.join(x)} from the model's logits: the model ignores the attacked "
-                "modalities, or detaches them, and a gradient attack would measure nothing"
-            )
-        minus = -torch.ones_like(loss)
-        found = torch.autograd.grad(
-            loss, tuple(x.values()), minus, retain_graph=more, allow_unused=True, materialize_grads=True
-        )
-        # A sum carries any NaN or infinity, in one pass and without a tensor of flags as large as the gradient.
-        totals = torch.stack([loss.detach(), *(g.flatten(1).sum(dim=1) for g in found)])
-        self._refuse(~totals.isfinite().all(dim=0))
-        return dict(zip(x, found, strict=True))
+        found = joint_gradient(loss, x, more=more)
+        refuse_not_finite(self.victim.ids, not_finite(found.values()) | ~loss.detach().isfinite())
+        return found
 
     def keep(self, flags: Tensor) -> Tensor | None:
         """Go on with the clips whose flag is true: their int64 places among those of until now; None if all go on."""
@@ -151,10 +152,7 @@ class Search:
     def best_or(self, positions: Tensor, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The smallest successes of the clips at `positions` (b,) of all; `x` (b, ...) where a clip has none."""
         found = self.size[positions].isfinite()
-        return {
-            name: torch.where(per_clip(found, value), self.best[name].index_select(0, positions), value)
-            for name, value in x.items()
-        }
+        return where_clips(found, select_inputs(self.best, positions), x)
 
     def try_edge(self, positions: Tensor, gradients: Mapping[str, Tensor]) -> None:
         """Score the edge of the region where no success is known: so few steps are no weaker than one over the radius.
@@ -167,8 +165,8 @@ class Search:
         if not len(lost):
             return
         self.work_on(positions[lost])
-        chosen = {name: g.index_select(0, lost) for name, g in gradients.items()}
-        self.score(self.region.project(self.region.step(self.region.clean, chosen, 1.0)), 1.0)
+        steepest = self.region.step(self.region.clean, select_inputs(gradients, lost), 1.0)
+        self.score(self.region.project(steepest), 1.0)
 
     def trim(self, rounds: int) -> None:
         """Shrink the successes: bisect over the size at which the region cuts them off.
@@ -185,10 +183,10 @@ class Search:
         if not rounds or not len(self.victim):
             return
         start, high = self.best_or(self.positions, self.victim.clean), self.size[self.positions]
-        filled = self._filled(start, high)
+        filled = self.region.levelled(start, high)
         scored, plain = self.probe(filled), self.probe(start)
         kept = scored.reached & (scored.size <= high * (1 + SLACK))
-        start = {name: torch.where(per_clip(kept, x), filled[name], x) for name, x in start.items()}
+        start = where_clips(kept, filled, start)
         low = torch.zeros_like(high)
         above = self._distance[self.positions].clamp(min=TINY)
         below = torch.where(kept, scored.distance, plain.distance).clamp(max=-TINY)
@@ -204,17 +202,6 @@ class Search:
             )
             low, high = torch.where(reached, low, tried), torch.where(reached, tried, high)
 
-    def _filled(self, x: dict[str, Tensor], size: Tensor) -> dict[str, Tensor]:
-        if self.region.kind == "shared" or len(x) == 1:
-            return x
-        filled = {}
-        for name, ball in self.region.balls.items():
-            norm = ball.measure(x[name])
-            factor = torch.where(norm > 0, ball.radius * size / norm.clamp(min=TINY), 1).clamp(min=1)
-            stretched = ball.center + (x[name] - ball.center) * per_clip(factor.to(x[name].dtype), x[name])
-            filled[name] = x[name] if ball.norm == "l0" else ball.within(stretched, ball.radius * size)
-        return filled
-
     def result(self) -> AttackResult:
         """The smallest successes, projected into the region and scored once more; else the clean clips.
 
@@ -228,7 +215,7 @@ class Search:
             if not len(asked):
                 break
             chosen = victim.select(asked)
-            part = {name: x.index_select(0, asked) for name, x in self.best.items()}
+            part = select_inputs(self.best, asked)
             if factor > 1:
                 part = onto(chosen.region, part, (self.size[asked] * factor).clamp(max=1))
             part = chosen.region.project(part)
@@ -237,8 +224,7 @@ class Search:
                 x.index_copy_(0, asked, part[name])
             success[asked] = found
             asked = asked[~found]
-        inputs = {name: torch.where(per_clip(success, x), x, victim.clean[name]) for name, x in last.items()}
-        return AttackResult(inputs=inputs, success=success, last=last)
+        return AttackResult(inputs=where_clips(success, last, victim.clean), success=success, last=last)
 
     def _note(self, x: Mapping[str, Tensor], size: Tensor, reached: Tensor) -> None:
         better = reached & (size < self.size[self.positions])
@@ -249,14 +235,6 @@ class Search:
             old = best.index_select(0, self.positions)
             best.index_copy_(0, self.positions, torch.where(per_clip(better, old), x[name].detach(), old))
 
-    def _refuse(self, broken: Tensor) -> None:
-        if broken.any():
-            names = [name for name, bad in zip(self.victim.ids, broken.tolist(), strict=True) if bad]
-            raise AvrobustError(
-                f"the loss or its gradient is not finite for {first_of(names)}: a robustness measured "
-                "there would mean nothing; look for a division by 0, a log of 0 or a square root at 0 in the model"
-            )
 
-
-def _passed(goal: Goal, logits: Tensor) -> Tensor:
+def _passed(goal: BatchGoal, logits: Tensor) -> Tensor:
     return goal.reached(logits) & (goal.distance(logits) <= -SLACK * logits.abs().amax(dim=1))

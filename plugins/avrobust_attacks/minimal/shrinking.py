@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.minimal.search import Search
-from avrobust_attacks.minimal.steps import TINY, cosine, leaves_of, per_clip
+from avrobust_attacks.minimal.steps import TINY, cosine
+from avrobust_core import leaves_of, per_clip
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 """Of Adam's moments (Kingma and Ba, arXiv 1412.6980)."""
@@ -42,10 +43,7 @@ class Shrinking:
         self._x = dict(x)
         self._last = dict(x)
         self._first = {name: torch.zeros_like(value) for name, value in x.items()}
-        self._second = {
-            name: torch.zeros_like(x[name] if ball.norm == "linf" else ball.step_radius)
-            for name, ball in search.region.balls.items()
-        }
+        self._second = {name: torch.zeros_like(search.region.balls[name].pooled(value)) for name, value in x.items()}
         self._steps = 0
 
     def step(self, share: float, learning_rate: float) -> None:
@@ -59,7 +57,7 @@ class Shrinking:
         leaves = leaves_of(self._x)
         with torch.enable_grad():
             scored = search.score(region.confine(leaves), share)
-        gradients = search.downhill(scored.loss, leaves)
+        gradients = search.uphill(scored.loss, leaves)
         best = search.size[search.positions]
         shrink = cosine(SHRINK, SHRINK * LAST_SHRINK, share)
         smaller = torch.minimum(self._tau, best) * (1 - shrink)
@@ -103,9 +101,7 @@ class Shrinking:
         # In units of the gradient's own size: the squares of a small one would vanish in float32.
         count = gradient[0].numel()
         gradient = gradient * count
-        square = gradient.square()
-        if ball.norm != "linf":
-            square = per_clip(square.flatten(1).sum(dim=1), gradient)
+        square = ball.pooled(gradient.square())
         self._first[name] = torch.lerp(gradient, self._first[name], FIRST_DECAY)
         self._second[name] = torch.lerp(square, self._second[name], SECOND_DECAY)
         first = self._first[name] / (1 - FIRST_DECAY**self._steps)

@@ -1,11 +1,11 @@
-"""What the searches for the smallest perturbation step with: leaves, momentum, schedules, sizes."""
+"""Parts of a step of the searches for the smallest perturbation: momentum, schedules, sizes."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from avrobust_core import Region
+from avrobust_core import Region, per_clip
 
 TINY = 1e-30
 """Below this a gain is none."""
@@ -42,26 +42,9 @@ def onto(region: Region, x: Mapping[str, Tensor], size: Tensor, lengthened: Tens
 
     What is shorter is made longer, or only where `lengthened` (b,) is true.
     """
-    found = region.size(x)
-    scaled = found > 0 if lengthened is None else lengthened & (found > 0)
-    factor = torch.where(scaled, size / found.clamp(min=TINY), 1).clamp(min=1)
-    longer = {}
-    for name, value in x.items():
-        center = region.balls[name].center
-        longer[name] = center + (value - center) * per_clip(factor.to(value.dtype), value)
-    return region.within(longer, size)
-
-
-def leaves_of(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same values as leaves that want gradients."""
-    return {name: value.detach().requires_grad_() for name, value in x.items()}
+    return region.within(region.stretched(x, size, lengthened), size)
 
 
 def cosine(first: float, last: float, share: float) -> float:
     """From `first` at share 0 to `last` at share 1, along half a cosine."""
     return last + (first - last) * (1 + float(torch.cos(torch.tensor(torch.pi * share, dtype=torch.float64)))) / 2
-
-
-def per_clip(values: Tensor, x: Tensor) -> Tensor:
-    """(b,) shaped (b, 1, ...) to broadcast over clips of any rank."""
-    return values.view(-1, *[1] * (x.dim() - 1))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from avrobust_attacks.minimal.looks import surely
 from avrobust_attacks.minimal.search import Search
-from avrobust_attacks.minimal.steps import TINY, Momentum, cosine, leaves_of, onto
-from avrobust_core import AttackResult, BoundVictim
+from avrobust_attacks.minimal.steps import TINY, Momentum, cosine, onto
+from avrobust_core import AttackResult, BoundVictim, leaves_of, select_inputs
 
 LONGER = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 """By what factors the smallest success is made longer, until it is sure."""
@@ -44,7 +44,7 @@ def sure_result(victim: BoundVictim, search: Search, attacked: Tensor) -> Attack
         if not len(asked):
             break
         chosen = victim.select(asked)
-        part = {name: x.index_select(0, asked) for name, x in search.best.items()}
+        part = select_inputs(search.best, asked)
         if factor > 1:
             part = onto(chosen.region, part, (search.size[asked].clamp(min=TINY) * factor).clamp(max=1))
         part = chosen.region.project(part)
@@ -55,7 +55,7 @@ def sure_result(victim: BoundVictim, search: Search, attacked: Tensor) -> Attack
         asked = asked[~found]
     left = (worth & ~sure).nonzero().squeeze(1)
     if len(left):
-        end = _climbed(search, left, {name: x.index_select(0, left) for name, x in last.items()})
+        end = _climbed(search, left, select_inputs(last, left))
         for name, x in last.items():
             x.index_copy_(0, left, end[name])
         chosen = victim.select(left)
@@ -74,7 +74,7 @@ def _climbed(search: Search, positions: Tensor, x: Mapping[str, Tensor]) -> dict
         leaves = leaves_of(at)
         with torch.enable_grad():
             scored = search.score(leaves, share)
-        gradients = search.downhill(scored.loss, leaves)
+        gradients = search.uphill(scored.loss, leaves)
         direction = momentum.of(gradients, region.gain(gradients))
         at = region.project(region.step(leaves, direction, cosine(FIRST_LENGTH, LAST_LENGTH, share)))
     return at

@@ -26,7 +26,7 @@ class Variable:
 
     def __init__(self, ball: Ball) -> None:
         self._ball = ball
-        straight = ball.bounds is None or (ball.freedom is not None and ball.freedom.invariant)
+        straight = ball.bounds is None or (ball.time is not None and ball.time.invariant)
         low, high = ball.bounds or (0.0, 1.0)
         self._bounds = None if straight else (low, high)
         self._middle, self._reach = (low + high) / 2, (high - low) / 2 * WIDENING
@@ -41,7 +41,7 @@ class Variable:
         return ((x - self._middle) / self._reach).clamp(-1 / WIDENING, 1 / WIDENING).atanh() * self._reach
 
     def value(self, variable: Tensor) -> Tensor:
-        """What the variable stands for: within the bounds, and with the freedom of time that the ball gives."""
+        """What the variable stands for: within the bounds, and within the ball's constraint on time."""
         if self._bounds is None:
             infinite = torch.full_like(self._ball.radius, torch.inf)
             return variable if self._plain else self._ball.within(variable, infinite)
@@ -70,7 +70,7 @@ class Variable:
 
     @property
     def _plain(self) -> bool:
-        return self._ball.bounds is None and self._ball.freedom is None
+        return self._ball.bounds is None and self._ball.time is None
 
     def _tanh(self, variable: Tensor) -> Tensor:
         return (variable / self._reach).tanh() * self._reach

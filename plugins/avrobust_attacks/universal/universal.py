@@ -8,7 +8,19 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.losses import LOSSES
-from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Preparation, Region, first_of
+from avrobust_core import (
+    Attack,
+    AttackResult,
+    AvrobustError,
+    BoundVictim,
+    Preparation,
+    Region,
+    joint_gradient,
+    leaves_of,
+    not_finite,
+    refuse_not_finite,
+    where_clips,
+)
 
 Victims = Callable[[], Iterator[BoundVictim]]
 
@@ -71,7 +83,7 @@ class Universal(Attack):
                 delta = region.step(delta, self._gradient(victim, delta), length)
                 if self.projected:
                     delta = region.project(delta)
-        return UniversalPerturbation(delta, _radii(seen.one), projected=self.projected)
+        return UniversalPerturbation(delta, projected=self.projected)
 
     def __call__(self, victim: BoundVictim) -> AttackResult:
         """Refuse: `prepare` returns the attack that can be called.
@@ -83,19 +95,14 @@ class Universal(Attack):
 
     def _gradient(self, victim: BoundVictim, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The gradient of the summed loss in the perturbation: by modality, (1, ...)."""
-        x = {name: moved.detach().requires_grad_() for name, moved in apply(victim, delta, self.projected).items()}
+        x = leaves_of(apply(victim, delta, self.projected))
         with torch.enable_grad():
             loss = self.loss(victim(x), victim.goal)
-        if not loss.requires_grad:
-            raise AvrobustError(
-                f"no gradient reaches {', '.join(x)} from the model's logits: the model ignores the attacked "
-                "modalities, or detaches them"
-            )
-        ones = torch.ones_like(loss)
-        found = torch.autograd.grad(loss, tuple(x.values()), ones, allow_unused=True, materialize_grads=True)
+        found = joint_gradient(loss, x)
+        refuse_not_finite(victim.ids, not_finite(found.values()))
         sums = {}
-        for (name, leaf), gradient in zip(x.items(), found, strict=True):
-            _refuse_broken(victim, gradient)
+        for name, gradient in found.items():
+            leaf = x[name]
             bounds = victim.balls[name].bounds
             if bounds is not None:
                 beyond = (leaf <= bounds[0]) & (gradient < 0) | (leaf >= bounds[1]) & (gradient > 0)
@@ -112,15 +119,13 @@ class UniversalPerturbation(Attack):
 
     Args:
         delta: by modality, (1, ...).
-        radii: by modality, of the threat that it was made for: eps, or 10^(-snr_db / 20).
         projected: False to hold the bounds only, not the ball.
     """
 
     norms: ClassVar[frozenset[str]] = NORMS
 
-    def __init__(self, delta: Mapping[str, Tensor], radii: Mapping[str, float], *, projected: bool) -> None:
+    def __init__(self, delta: Mapping[str, Tensor], *, projected: bool) -> None:
         self.delta = dict(delta)
-        self.radii = dict(radii)
         self.projected = projected
         self.bounded = projected
 
@@ -131,20 +136,12 @@ class UniversalPerturbation(Attack):
         Raises:
             AvrobustError: if the clips' shape is not that of the perturbation.
         """
-        radii = _radii(victim)
-        delta = {
-            name: self.delta[name].to(x.device) * (radii[name] / self.radii[name] if self.radii[name] else 1.0)
-            for name, x in victim.clean.items()
-        }
+        delta = {name: self.delta[name].to(x.device) * victim.factor for name, x in victim.clean.items()}
         x = apply(victim, delta, self.projected)
         success = victim.fooled(victim.confirm(x))
         if victim.task == "multi-label" or not victim.repeatable:
             return AttackResult(inputs=x, success=success)
-        inputs = {
-            name: torch.where(success.view(-1, *[1] * (moved.dim() - 1)), moved, victim.clean[name])
-            for name, moved in x.items()
-        }
-        return AttackResult(inputs=inputs, success=success)
+        return AttackResult(inputs=where_clips(success, x, victim.clean), success=success)
 
 
 def apply(victim: BoundVictim, delta: Mapping[str, Tensor], projected: bool) -> dict[str, Tensor]:
@@ -210,15 +207,8 @@ class _Set:
             # No perturbation is longer than the bounds are apart.
             span = None if ball.bounds is None else (ball.bounds[0] - ball.bounds[1], ball.bounds[1] - ball.bounds[0])
             radius = (self.radii[name] / self.clips).view(1)
-            balls[name] = type(ball)(torch.zeros_like(ball.center), radius, span, ball.freedom)
+            balls[name] = ball.around(torch.zeros_like(ball.center), radius, span)
         return type(self.one.region)(balls)
-
-
-def _radii(victim: BoundVictim) -> dict[str, float]:
-    return {
-        name: budget.eps if isinstance(budget.eps, float) else 10 ** (-budget.eps.snr_db / 20)
-        for name, budget in victim.threat.items()
-    }
 
 
 def _refuse_shape(name: str, clips: Tensor, one: Tensor) -> None:
@@ -227,10 +217,3 @@ def _refuse_shape(name: str, clips: Tensor, one: Tensor) -> None:
             f"universal: clips of {name} have the shapes {tuple(one.shape[1:])} and {tuple(clips.shape[1:])}: one "
             "perturbation needs clips of one shape"
         )
-
-
-def _refuse_broken(victim: BoundVictim, gradient: Tensor) -> None:
-    broken = ~gradient.flatten(1).sum(dim=1).isfinite()
-    if broken.any():
-        names = [name for name, bad in zip(victim.ids, broken.tolist(), strict=True) if bad]
-        raise AvrobustError(f"the loss or its gradient is not finite for {first_of(names)}")

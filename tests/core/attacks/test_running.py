@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from avrobust_core import Attack, AttackResult, Batch, MediaSpec, ThreatModel, Victim
-from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.running import AttackRun, attack_batch
 from avrobust_core.errors import AttackViolation
 
@@ -28,7 +28,7 @@ class Push(Attack):
 
     def __call__(self, victim):
         start = None if victim.start is None else victim.start["audio"].clone()
-        self.asked.append((victim.ids, victim.threat["audio"].eps, start))
+        self.asked.append((victim.ids, float(victim.balls["audio"].radius[0]), start))
         ones = {"audio": torch.ones_like(victim.clean["audio"])}
         x = victim.region.project(victim.region.step(victim.clean, ones, 1.0))
         fooled = victim.fooled(victim(x))
@@ -45,7 +45,7 @@ class Smallest(Push):
         needed = -victim.clean["audio"].sum(dim=(1, 2)) / 4 * (1 + 1e-6)
         inside = needed <= victim.balls["audio"].radius
         moved = victim.clean["audio"] + torch.where(inside, needed, 0.0).view(-1, 1, 1)
-        self.asked.append((victim.ids, victim.threat["audio"].eps, None))
+        self.asked.append((victim.ids, float(victim.balls["audio"].radius[0]), None))
         return AttackResult({"audio": moved}, inside)
 
 
@@ -126,8 +126,8 @@ def test_several_labels_are_never_settled(batch):
 
 def test_success_is_that_of_the_goal(victim, batch):
     wide = ThreatModel.model_validate({"audio": {"eps": 1.0}})
-    assert not attack_batch(victim, batch, AttackRun("push", Push(), wide, Aim("class", 2))).success.any()
-    assert attack_batch(victim, batch, AttackRun("push", Push(), wide, Aim("class", 1))).success.all()
+    assert not attack_batch(victim, batch, AttackRun("push", Push(), wide, Goal("class", 2))).success.any()
+    assert attack_batch(victim, batch, AttackRun("push", Push(), wide, Goal("class", 1))).success.all()
 
 
 def test_a_corruption_is_measured_not_refused(victim, batch):

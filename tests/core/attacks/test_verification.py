@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from avrobust_core import (
-    Aim,
     AttackResult,
     AVModel,
     AvrobustError,
@@ -15,6 +14,7 @@ from avrobust_core import (
     Encoded,
     EncodedDims,
     Encoder,
+    Goal,
     MediaSpec,
     ModelError,
     ThreatModel,
@@ -39,7 +39,7 @@ class Difference(nn.Module):
 class Case:
     """Three clips of class 0; `fool` moves clip c1 over the edge, by 0.5 in every sample of audio and video."""
 
-    def __init__(self, norm="linf", eps=0.5, aim=None, **threat):
+    def __init__(self, norm="linf", eps=0.5, goal=None, **threat):
         self.batch = Batch(
             {"audio": torch.zeros(3, 1, 8), "video": torch.full((3, 2, 2, 2), 0.15), "depth": torch.zeros(3, 4)},
             torch.zeros(3, dtype=torch.int64),
@@ -54,7 +54,7 @@ class Case:
         victim = Victim(Difference().requires_grad_(False), media=media, task="single-label")
         budget = {"norm": norm, "eps": eps}
         whole = {"audio": budget, "video": budget} | threat
-        self.bound = victim.bind(self.batch, ThreatModel.model_validate(whole), aim)
+        self.bound = victim.bind(self.batch, ThreatModel.model_validate(whole), goal)
         self.audio, self.video = (self.pristine[name].clone() for name in ("audio", "video"))
         self.success = torch.tensor([False, True, False])
 
@@ -245,11 +245,11 @@ def test_a_corruption_may_pass_the_radius_and_nothing_else():
 
 
 def test_a_targeted_success_is_the_class_that_was_wanted():
-    case = Case(aim=Aim("class", 1)).fool()
+    case = Case(goal=Goal("class", 1)).fool()
     assert case.verify().success.tolist() == [False, True, False]
     with pytest.raises(AttackViolation, match=r"the goal is not reached: c0, c2$"):
         case.verify(success=torch.tensor([True] * 3))
-    case = Case(aim=Aim("class", 0)).fool()
+    case = Case(goal=Goal("class", 0)).fool()
     with pytest.raises(AttackViolation, match=r"the goal is not reached: c1$"):
         case.verify(success=torch.tensor([True] * 3))
     assert case.verify(success=torch.zeros(3, dtype=torch.bool)).success.tolist() == [True, False, True]

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from avrobust_core import (
-    Aim,
     AVModel,
     Batch,
     DataError,
@@ -13,6 +12,7 @@ from avrobust_core import (
     EncodedDims,
     Encoder,
     Fusion,
+    Goal,
     MediaSpec,
     ThreatModel,
     Victim,
@@ -241,9 +241,11 @@ def test_a_scaled_binding_is_a_binding_to_the_scaled_threat(model, written, fact
     whole = ThreatModel.model_validate(written)
     victim = Victim(model, media=TIMED, task="single-label", seed=4)
     with victim.frozen(), torch.no_grad():
-        first = victim.bind(batch, whole, Aim("random"))
-        scaled, fresh = first.scaled(factor), victim.bind(batch, whole.scaled(factor), Aim("random"))
-        assert scaled.threat == fresh.threat
+        first = victim.bind(batch, whole, Goal("random"))
+        scaled, fresh = first.scaled(factor), victim.bind(batch, whole.scaled(factor), Goal("random"))
+        assert (scaled.factor, fresh.factor) == (factor, 1)
+        assert scaled.scaled(3).factor == 3 * factor
+        assert scaled.region.norms == fresh.region.norms == {budget.norm for _, budget in whole.items()}
         assert scaled.features == fresh.features
         assert torch.equal(scaled.goal.labels, fresh.goal.labels)
         x = {
@@ -277,7 +279,7 @@ def test_the_goal_is_chosen_by_the_clean_logits(plain):
     batch, victim = make_batch(), victim_of(plain)
     with torch.no_grad():
         logits = victim.logits(batch.inputs)
-    bound = victim.bind(batch, threat("audio"), Aim("least-likely"))
+    bound = victim.bind(batch, threat("audio"), Goal("least-likely"))
     others = logits.masked_fill(torch.nn.functional.one_hot(batch.targets, 3).bool(), torch.inf)
     assert bound.goal.targeted
     assert torch.equal(bound.goal.labels, others.argmin(dim=1))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from avrobust_core import Attack, ThreatModel, Victim
-from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.running import AttackRun
 from avrobust_core.audit.auditing import audit
 from avrobust_core.audit.case import Case
@@ -205,7 +205,7 @@ def test_an_audit_without_attacks_that_cost_anything_spends_nothing():
 
 
 def test_targeted_attacks_claim_no_worst_case():
-    targeted = replace(outcome("pgd", "both", first(3), queries=22, backwards=20), aim=Aim("least-likely"))
+    targeted = replace(outcome("pgd", "both", first(3), queries=22, backwards=20), goal=Goal("least-likely"))
     checks = audit(case(ALL_RIGHT, targeted), 64, 1e-4)["checks"]
     (convergence,) = [check for check in checks if check["check"] == "convergence"]
     assert convergence["status"] == "not applicable"

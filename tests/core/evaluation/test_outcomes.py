@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from avrobust_core.attacks.goals import Aim
+from avrobust_core.attacks.goals import Goal
 from avrobust_core.errors import ComponentError, RunError
 from avrobust_core.evaluation.outcomes import Intervals, Outcome, groups_by_clip, summarise
 from avrobust_core.evaluation.predictions import Predictions
@@ -106,7 +106,7 @@ def test_a_front_gives_the_budget_of_each_modality_along_each_direction() -> Non
 def test_a_targeted_attack_succeeds_where_the_target_is_reached_among_clips_of_other_classes() -> None:
     found = predictions([1, -1, -1, 1, 1], targets=[0, 0, 0, 2, 2], success=[False, True, False, True, True])
     clean = predictions([1] * 5, targets=[0, 0, 0, 2, 2])
-    outcome = Outcome("pgd", "both", ("audio",), found, aim=Aim("class", 2))
+    outcome = Outcome("pgd", "both", ("audio",), found, goal=Goal("class", 2))
     rate = summarise(clean, [outcome], INTERVALS)["attack_success_rate"]["pgd"]["both"]
     assert rate["value"] == pytest.approx(1 / 3)
     assert rate["n"] == 3

@@ -258,9 +258,9 @@ def attacked(monkeypatch) -> list[tuple[str, ...]]:
     seen: list[tuple[str, ...]] = []
     bind = Victim.bind
 
-    def counted(self, batch, threat, aim=None):
+    def counted(self, batch, threat, goal=None):
         seen.append(batch.ids)
-        return bind(self, batch, threat, aim)
+        return bind(self, batch, threat, goal)
 
     monkeypatch.setattr(Victim, "bind", counted)
     return seen

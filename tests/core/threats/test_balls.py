@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrobust_core.threats.balls import clip_norm, per_clip
 from avrobust_core.threats.budgets import Budget
+from avrobust_core.threats.clips import clip_norm, per_clip
 from avrobust_core.threats.dense_norms import BALLS
 from avrobust_core.threats.regions import make_ball, radii
 

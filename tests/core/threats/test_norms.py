@@ -11,8 +11,8 @@ from scipy.optimize import linprog, minimize
 
 from avrobust_core.threats import l2_projection as euclidean
 from avrobust_core.threats import sparse_norms
-from avrobust_core.threats.balls import per_clip
 from avrobust_core.threats.budgets import Budget
+from avrobust_core.threats.clips import per_clip
 from avrobust_core.threats.regions import make_ball
 from avrobust_core.threats.sparse_norms import L1Ball
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from avrobust_core import (
-    Aim,
     Attack,
     AttackResult,
     AVModel,
@@ -19,6 +18,7 @@ from avrobust_core import (
     EncodedDims,
     Encoder,
     Fusion,
+    Goal,
     MediaSpec,
     ThreatModel,
     Verdict,
@@ -192,7 +192,7 @@ def run_attack() -> Callable[..., Attacked]:
         bounds: Mapping[str, tuple[float, float] | None] | None = None,
         task: str = "single-label",
         seed: int = 0,
-        aim: Aim | None = None,
+        goal: Goal | None = None,
         samples: int = 1,
         precision: str = "32-true",
         time_axis: int | None = None,
@@ -206,7 +206,7 @@ def run_attack() -> Callable[..., Attacked]:
         pristine = copy.deepcopy(batch.inputs)
         with victim.frozen():
             threat = threat if isinstance(threat, ThreatModel) else ThreatModel.model_validate(threat)
-            bound = victim.bind(batch, threat, aim)
+            bound = victim.bind(batch, threat, goal)
             if start is not None:
                 bound = bound.scaled(1.0, start)
             result = attack(bound)

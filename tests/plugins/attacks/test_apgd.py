@@ -10,7 +10,7 @@ from avrobust_attacks.losses import LOSSES
 from pydantic import ValidationError
 from torch import nn
 
-from avrobust_core import Aim, Batch, Budget, Goal
+from avrobust_core import Batch, BatchGoal, Budget, Goal
 from avrobust_core.threats.regions import SeparateRegion, make_ball
 
 
@@ -148,7 +148,7 @@ def test_a_class_that_is_not_the_nearest_is_found_by_aiming_at_it(run_attack):
 @pytest.mark.parametrize("targets", [1, 2, 9])
 def test_the_classes_aimed_at_are_the_likeliest_others(run_attack, targets):
     logits = torch.tensor([[3.0, 5.0, 4.0, 1.0], [9.0, 1.0, 0.0, 2.0]])
-    found = likely_classes(logits, Goal(torch.tensor([1, 0]), "single-label"), targets)
+    found = likely_classes(logits, BatchGoal(torch.tensor([1, 0]), "single-label"), targets)
     assert found.tolist() == [[2, 0, 3][:targets], [3, 1, 2][:targets]]
     model = Curves(*TRAP[:2], lambda x: 0 * x - 5, lambda x: 0 * x - 10)  # none is ever reached
     attack = _build_apgd(ApgdConfig(steps=4, loss="targeted", targets=targets))
@@ -157,9 +157,9 @@ def test_the_classes_aimed_at_are_the_likeliest_others(run_attack, targets):
 
 def test_a_goal_that_is_a_class_is_the_only_one_aimed_at(run_attack):
     attack = _build_apgd(ApgdConfig(steps=5, loss="targeted"))
-    found = run_attack(attack, Curves(*TRAP), scalars([0.0]), UNIT, aim=Aim("class", 3))
+    found = run_attack(attack, Curves(*TRAP), scalars([0.0]), UNIT, goal=Goal("class", 3))
     assert found.bound.queries.tolist() == [1 + 6]
-    found = run_attack(attack, Curves(*TRAP), scalars([0.0]), UNIT, aim=Aim("class", 2))
+    found = run_attack(attack, Curves(*TRAP), scalars([0.0]), UNIT, goal=Goal("class", 2))
     assert found.result.success.all()
 
 

@@ -5,20 +5,20 @@ import torch
 from avrobust_attacks.blackbox.configs import DropConfig
 from avrobust_attacks.blackbox.offers import build_drop
 
-from avrobust_core import Aim, AvrobustError, Batch, MediaSpec, ThreatModel, Victim, verify
+from avrobust_core import AvrobustError, Batch, Goal, MediaSpec, ThreatModel, Victim, verify
 
 BOUNDS = {"audio": (-1.0, 1.0), "video": (0.0, 1.0)}
 BOTH = {"audio": {"eps": 0.001}, "video": {"norm": "l2", "eps": 0.001}}
 AUDIO = {"audio": {"eps": 0.001}}
 
 
-def bound_to(model, batch, threat, task="single-label", seed=0, bounds=BOUNDS, aim=None, time_axis=None):
+def bound_to(model, batch, threat, task="single-label", seed=0, bounds=BOUNDS, goal=None, time_axis=None):
     media = {
         name: MediaSpec(kind=name, shape=tuple(x.shape[1:]), bounds=bounds.get(name), time_axis=time_axis)
         for name, x in batch.inputs.items()
     }
     victim = Victim(model, media=media, task=task, seed=seed)
-    return victim.bind(batch, ThreatModel.model_validate(threat), aim)
+    return victim.bind(batch, ThreatModel.model_validate(threat), goal)
 
 
 def dropped(model, batch, threat, *, size=5, order=None, **options):
@@ -123,7 +123,7 @@ def test_with_several_labels_a_donor_shares_none_of_them(av_model, av_batch):
 
 
 def test_targeted_at_a_class_the_donor_is_still_another_clip(av_model, av_batch):
-    found = donors(av_model, av_batch, aim=Aim("class", 1))["audio"]
+    found = donors(av_model, av_batch, goal=Goal("class", 1))["audio"]
     assert (found != torch.arange(12)).all()
 
 

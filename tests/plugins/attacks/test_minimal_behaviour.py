@@ -11,7 +11,7 @@ from avrobust_attacks.minimal.smooth import softened
 from avrobust_attacks.minimal.tanh import Variable
 from torch import nn
 
-from avrobust_core import Aim, AvrobustError, Batch, Goal, MediaSpec, ThreatModel, Victim, verify
+from avrobust_core import AvrobustError, Batch, BatchGoal, Goal, MediaSpec, ThreatModel, Victim, verify
 
 BOUNDS = {"audio": (-1.0, 1.0), "video": (0.0, 1.0)}
 MEDIA = {
@@ -29,12 +29,12 @@ MIXED = {"audio": {"norm": "linf", "eps": 1.0}, "video": {"norm": "l2", "eps": 1
 every = pytest.mark.parametrize("name", CHEAP)
 
 
-def attacked(attack, model, batch, threat, *, aim=None, task="single-label", **options):
+def attacked(attack, model, batch, threat, *, goal=None, task="single-label", **options):
     """(result, verdict, bound): as the core runs an attack, with any goal and precision."""
     victim = Victim(model, media=MEDIA, task=task, **options)
     pristine = {name: x.clone() for name, x in batch.inputs.items()}
     with victim.frozen():
-        bound = victim.bind(batch, ThreatModel.model_validate(threat), aim)
+        bound = victim.bind(batch, ThreatModel.model_validate(threat), goal)
         result = attack(bound)
         return result, verify("tested", batch, pristine, bound, result), bound
 
@@ -101,7 +101,7 @@ def test_a_shift_of_the_logits_does_not_matter(run_attack, linear_model, av_batc
 @every
 def test_a_targeted_goal_is_reached_where_it_is_aimed_at(av_model, av_batch, name):
     batch = labelled(av_model, av_batch)
-    result, verdict, _ = attacked(CHEAP[name], av_model, batch, L2, aim=Aim("least-likely"))
+    result, verdict, _ = attacked(CHEAP[name], av_model, batch, L2, goal=Goal("least-likely"))
     with torch.no_grad():
         wanted = av_model(batch.inputs).argmin(dim=1)
     assert result.success.float().mean() > 0.9
@@ -136,9 +136,9 @@ def test_other_regions_are_attacked(av_model, av_batch, name, threat):
 
 
 @every
-@pytest.mark.parametrize("freedom", [{"frames": [(1, 3)]}, {"time_invariant": True}], ids=["frames", "invariant"])
-def test_the_freedom_of_time_is_kept(av_model, av_batch, name, freedom):
-    threat = {"video": {"norm": "l2", "eps": 30.0, **freedom}}
+@pytest.mark.parametrize("time", [{"frames": [(1, 3)]}, {"time_invariant": True}], ids=["frames", "invariant"])
+def test_the_constraint_on_time_is_kept(av_model, av_batch, name, time):
+    threat = {"video": {"norm": "l2", "eps": 30.0, **time}}
     result, _, _ = attacked(CHEAP[name], av_model, labelled(av_model, av_batch), threat)  # verify looks at strays
     assert result.success.float().mean() > 0.5
 
@@ -279,7 +279,7 @@ def test_what_is_found_in_bfloat16_counts_once_it_is_confirmed(av_model, av_batc
 
 def test_the_smooth_distance_bounds_the_plain_one_and_comes_to_it():
     logits = torch.tensor([[2.0, 1.0, 0.9, -3.0]])
-    goal = Goal(torch.tensor([0]), "single-label")
+    goal = BatchGoal(torch.tensor([0]), "single-label")
     loose, sharp = (softened(logits, goal, torch.tensor([s])) for s in (1.0, 100.0))
     assert loose < sharp <= goal.distance(logits)
     assert sharp == pytest.approx(float(goal.distance(logits)), abs=1e-3)

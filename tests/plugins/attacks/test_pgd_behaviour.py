@@ -5,17 +5,17 @@ import sys
 
 import pytest
 import torch
-from avrobust_attacks.gradient import climbing
 from avrobust_attacks.gradient.configs import ApgdConfig, FgsmConfig, MimConfig, PgdConfig
 from avrobust_attacks.gradient.offers import build_apgd as _build_apgd
 from avrobust_attacks.gradient.offers import build_fgsm as _build_fgsm
 from avrobust_attacks.gradient.offers import build_mim as _build_mim
 from avrobust_attacks.gradient.offers import build_pgd as _build_pgd
+from avrobust_attacks.keepers import Keeper
 from avrobust_attacks.losses import cross_entropy, negative_margin
 from pydantic import ValidationError
 from torch import nn
 
-from avrobust_core import Aim, AvrobustError, Batch, Goal, margin
+from avrobust_core import AvrobustError, Batch, BatchGoal, Goal, margin
 
 BOUNDS = {"audio": (-1.0, 1.0), "video": (0.0, 1.0)}
 BOTH = {"audio": {"norm": "linf", "eps": 0.12}, "video": {"norm": "l2", "eps": "16/255"}}
@@ -286,7 +286,7 @@ def test_restarts_reach_what_one_start_misses(run_attack):
 def test_waiting_less_often_for_the_device_changes_no_result(run_attack, av_model, decided, monkeypatch, every):
     attack = _build_pgd(PgdConfig(steps=6, restarts=2))
     often = run_attack(attack, av_model, decided, BOTH, bounds=BOUNDS)
-    monkeypatch.setitem(climbing.STEPS_BETWEEN_WAITS, "cpu", every)
+    monkeypatch.setattr(Keeper, "every", every)
     seldom = run_attack(attack, av_model, decided, BOTH, bounds=BOUNDS)
     assert torch.equal(often.result.success, seldom.result.success)
     torch.testing.assert_close(often.result.trace, seldom.result.trace, equal_nan=True)
@@ -358,7 +358,7 @@ class InfiniteSlope(torch.autograd.Function):
 @pytest.mark.parametrize("every", [1, 4])
 @pytest.mark.parametrize("slope", [float("inf"), -float("inf"), float("nan")])
 def test_a_gradient_that_is_not_finite_names_the_clips(run_attack, monkeypatch, every, slope):
-    monkeypatch.setitem(climbing.STEPS_BETWEEN_WAITS, "cpu", every)
+    monkeypatch.setattr(Keeper, "every", every)
     model = Scalar(lambda x: InfiniteSlope.apply(x, slope))
     batch = scalars([0.3, 0.0, 0.2])
     batch = Batch(
@@ -401,7 +401,7 @@ def test_with_several_labels_the_highest_loss_is_kept(run_attack, av_model, mult
         av_model.eval()
         clean, moved = av_model(multi.inputs), found.verdict.logits
     function = cross_entropy if loss == "ce" else negative_margin
-    before, after = (function(z, Goal(multi.targets, "multi-label")) for z in (clean, moved))
+    before, after = (function(z, BatchGoal(multi.targets, "multi-label")) for z in (clean, moved))
     torch.testing.assert_close(after, torch.maximum(before, found.result.trace.amax(dim=0)))
     assert (after >= before - 1e-6).all()
     assert (after > before + 1e-3).sum() >= 9
@@ -421,7 +421,7 @@ def test_a_clip_without_a_margin_stays_clean(run_attack, av_model, multi):
 # Goals
 @every_attack
 def test_a_targeted_attack_ends_at_the_class_it_aims_at(run_attack, av_model, decided, attack):
-    found = run_attack(attack, av_model, decided, BOTH, bounds=BOUNDS, aim=Aim("runner-up"))
+    found = run_attack(attack, av_model, decided, BOTH, bounds=BOUNDS, goal=Goal("runner-up"))
     wanted = found.bound.goal.labels
     assert torch.equal(found.result.success, found.verdict.logits.argmax(dim=1) == wanted)
     assert 0 < found.result.success.sum() < len(decided)
@@ -484,7 +484,7 @@ class Coarse(Scalar):
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_success_that_float32_does_not_confirm_is_none(run_attack, monkeypatch, every):
-    monkeypatch.setitem(climbing.STEPS_BETWEEN_WAITS, "cpu", every)
+    monkeypatch.setattr(Keeper, "every", every)
     attack = _build_pgd(PgdConfig(steps=15, step_size=0.1, random_start=False))
     model = Coarse(lambda x: x - 0.55)
     found = run_attack(attack, model, scalars([0.6, 0.0, -0.45]), {"audio": {"eps": 0.9}}, precision="bf16-mixed")

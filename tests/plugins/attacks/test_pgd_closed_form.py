@@ -8,7 +8,7 @@ from avrobust_attacks.gradient.offers import build_fgsm as _build_fgsm
 from avrobust_attacks.gradient.offers import build_mim as _build_mim
 from avrobust_attacks.gradient.offers import build_pgd as _build_pgd
 
-from avrobust_core import Aim, Batch, ThreatModel
+from avrobust_core import Batch, Goal, ThreatModel
 
 SHAPES = {
     2: {"audio": (24,), "video": (30,)},
@@ -65,9 +65,9 @@ def counting_threat(model, batch, names, bounds):
     raise AssertionError("no such cap")
 
 
-def check(run_attack, attack, model, batch, threat, bounds, aim=None):
+def check(run_attack, attack, model, batch, threat, bounds, goal=None):
     expected = model.smallest_margin(batch, threat, bounds) <= 0
-    found = run_attack(attack, model, batch, threat, bounds=dict.fromkeys(batch.inputs, bounds), aim=aim)
+    found = run_attack(attack, model, batch, threat, bounds=dict.fromkeys(batch.inputs, bounds), goal=goal)
     assert torch.equal(found.result.success, expected)
     assert torch.equal(found.verdict.success, expected)
 
@@ -121,7 +121,7 @@ def test_the_closed_form_is_reached_by_a_goal_that_is_a_class(run_attack, linear
     model = linear_model(SHAPES[3], 2, seed=112)
     batch = make_batch(model, SHAPES[3], bounds)
     threat = balanced_threat(model, batch, ("audio", "video"), norm, bounds)
-    check(run_attack, attack, model, batch, threat, bounds, aim=Aim("least-likely"))
+    check(run_attack, attack, model, batch, threat, bounds, goal=Goal("least-likely"))
 
 
 @every_attack
@@ -136,10 +136,10 @@ def test_only_the_class_aimed_at_counts(run_attack, linear_model, attack):
     broken = model.smallest_margin(batch, threat, None) <= 0
     there = batch.targets == 2
     expected = there | broken  # those that are not of class 2 get there if the margin falls below 0
-    found = run_attack(attack, model, batch, threat, aim=Aim("class", 2))
+    found = run_attack(attack, model, batch, threat, goal=Goal("class", 2))
     assert 3 < (expected & ~there).sum() < (~there).sum()
     assert torch.equal(found.result.success, expected)
-    far = run_attack(attack, model, batch, threat, aim=Aim("class", 0))
+    far = run_attack(attack, model, batch, threat, goal=Goal("class", 0))
     assert not far.result.success.any()
 
 

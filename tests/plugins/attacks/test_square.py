@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-from avrobust_attacks.blackbox import square, tracker
-from avrobust_attacks.blackbox.blocks import Layout
+from avrobust_attacks.blackbox import square
+from avrobust_attacks.blackbox.blocks import Grid
 from avrobust_attacks.blackbox.configs import NoiseConfig, SquareConfig
 from avrobust_attacks.blackbox.offers import build_noise, build_square
-from avrobust_attacks.blackbox.proposals import L2Proposals, Pool
+from avrobust_attacks.blackbox.proposals import L2Proposals, Others
+from avrobust_attacks.keepers import BestPoint, Keeper
 from avrobust_attacks.losses import LOSSES
 from torch import nn
 
-from avrobust_core import Aim, AvrobustError, Batch, MediaSpec, ThreatModel, Victim
+from avrobust_core import AvrobustError, Batch, Goal, MediaSpec, ThreatModel, Victim
 
 BOUNDS = {"audio": (-1.0, 1.0), "video": (0.0, 1.0)}
 THREATS = {
@@ -123,7 +124,7 @@ def test_a_clip_depends_neither_on_its_batch_mates_nor_on_the_order(run_attack, 
 @pytest.mark.parametrize("every", [3, 100])
 def test_waiting_less_often_for_the_device_changes_no_result(run_attack, av_model, decided, monkeypatch, every):
     often = run_attack(make(restarts=2), av_model, decided, THREATS["mixed"], bounds=BOUNDS)
-    monkeypatch.setitem(tracker.STEPS_BETWEEN_WAITS, "cpu", every)
+    monkeypatch.setattr(Keeper, "every", every)
     seldom = run_attack(make(restarts=2), av_model, decided, THREATS["mixed"], bounds=BOUNDS)
     assert torch.equal(often.result.success, seldom.result.success)
     for name, x in often.result.last.items():
@@ -229,7 +230,7 @@ def test_with_several_labels_all_clips_are_searched_to_the_end(run_attack, av_mo
 @pytest.mark.parametrize("loss", ["margin", "ce", "rank"])
 def test_a_class_can_be_aimed_at(run_attack, linear_model, loss):
     model, batch = problem(linear_model, {"x": (1, 6)})
-    found = run_attack(make(queries=400, loss=loss), model, batch, {"x": {"eps": 0.3}}, aim=Aim("class", 1))
+    found = run_attack(make(queries=400, loss=loss), model, batch, {"x": {"eps": 0.3}}, goal=Goal("class", 1))
     wanted = model(found.result.inputs).argmax(dim=1) == 1
     assert torch.equal(wanted, found.result.success)
     assert (wanted & (batch.targets != 1)).sum() > 8
@@ -294,10 +295,10 @@ def test_blocks_shrink_as_published():
 )
 @pytest.mark.parametrize("share", [0.8, 0.1, 0.01])
 def test_a_block_is_one_contiguous_part_of_the_share_asked_for(shape, axes, channels, share):
-    layout = Layout.of(ball_of(shape, {"eps": 0.1}))
-    assert ([axis.dim for axis in layout.axes], layout.channels) == (axes, channels)
+    grid = Grid.of(ball_of(shape, {"eps": 0.1}))
+    assert ([axis.dim for axis in grid.axes], grid.channels) == (axes, channels)
     uniform = torch.rand(3, len(axes), generator=torch.Generator().manual_seed(0))
-    mask = layout.place(layout.sides(share), uniform).mask().expand(3, *shape)
+    mask = grid.place(grid.sides(share), uniform).mask().expand(3, *shape)
     covered = mask.double().flatten(1).mean(dim=1)
     smallest = torch.tensor([shape[dim - 1] for dim in axes]).prod().item() ** -1
     assert (covered / max(share, smallest)).log2().abs().max() < 0.5
@@ -309,41 +310,41 @@ def test_a_block_is_one_contiguous_part_of_the_share_asked_for(shape, axes, chan
 
 
 def test_blocks_reach_every_place_alike():
-    layout = Layout.of(ball_of((1, 10), {"eps": 0.1}))
+    grid = Grid.of(ball_of((1, 10), {"eps": 0.1}))
     uniform = torch.linspace(0, 1 - 1e-6, 8000).unsqueeze(1)
-    within = layout.place((3,), uniform).within[0]
+    within = grid.place((3,), uniform).within[0]
     first = (within == 0).long().argmax(dim=1)
     assert first.bincount().tolist() == [1000] * 8
 
 
 def test_blocks_lie_in_the_frames_that_may_change():
     ball = ball_of((3, 6, 4, 4), {"eps": 0.1, "frames": [[1, 3], [5, 6]]}, time_axis=1)
-    layout = Layout.of(ball)
-    assert layout.axes[0].steps == 3
+    grid = Grid.of(ball)
+    assert grid.axes[0].steps == 3
     uniform = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
-    mask = layout.place((1, 2, 2), uniform).mask()
+    mask = grid.place((1, 2, 2), uniform).mask()
     assert (mask.flatten(1).sum(dim=1) == 4).all()
     assert mask.flatten(3).any(dim=3).any(dim=0)[0].tolist() == [False, True, True, False, False, True]
 
 
 def test_where_time_must_not_vary_blocks_extend_over_all_of_it():
     ball = ball_of((3, 6, 4, 4), {"norm": "l2", "eps": 0.1, "frames": [[1, 3]], "time_invariant": True}, time_axis=1)
-    layout = Layout.of(ball)
-    assert [axis.dim for axis in layout.axes] == [3, 4]
-    mask = layout.place((2, 2), torch.rand(3, 2)).mask().expand(3, 1, 6, 4, 4)
+    grid = Grid.of(ball)
+    assert [axis.dim for axis in grid.axes] == [3, 4]
+    mask = grid.place((2, 2), torch.rand(3, 2)).mask().expand(3, 1, 6, 4, 4)
     assert mask.flatten(3).any(dim=3)[0, 0].tolist() == [False, True, True, False, False, False]
-    delta = L2Proposals(layout).start(ball, torch.rand(3, L2Proposals(layout).start_numbers))
+    delta = L2Proposals(grid).start(ball, torch.rand(3, L2Proposals(grid).start_numbers))
     assert (delta[:, :, 1] == delta[:, :, 2]).all()
     torch.testing.assert_close(delta.flatten(1).norm(dim=1), torch.full((3,), 0.1))
 
 
 @pytest.mark.parametrize("shape", [(1, 30), (3, 12, 9), (3, 4, 6, 6)])
 def test_bumps_are_two_of_opposite_sign_that_fill_the_block(shape):
-    layout = Layout.of(ball_of(shape, {"norm": "l2", "eps": 0.1}))
-    axes = len(layout.axes)
+    grid = Grid.of(ball_of(shape, {"norm": "l2", "eps": 0.1}))
+    axes = len(grid.axes)
     generator = torch.Generator().manual_seed(1)
     for split in range(axes):
-        blocks = layout.place((4,) * axes, torch.rand(3, axes, generator=generator))
+        blocks = grid.place((4,) * axes, torch.rand(3, axes, generator=generator))
         bumps = blocks.bumps(torch.full((3,), (split + 0.5) / axes))
         assert torch.equal(bumps != 0, blocks.mask())
         values = bumps[0][bumps[0] != 0].view((4,) * axes).movedim(split, 0)
@@ -354,13 +355,13 @@ def test_bumps_are_two_of_opposite_sign_that_fill_the_block(shape):
 
 
 def test_a_waveforms_blocks_carry_a_square_wave():
-    layout = Layout.of(ball_of((1, 64), {"eps": 0.1}))
+    grid = Grid.of(ball_of((1, 64), {"eps": 0.1}))
     uniform = torch.tensor([0.0, 0.5, 1 - 1e-7])
-    wave = layout.place((64,), torch.zeros(3, 1)).wave(uniform)[:, 0]
+    wave = grid.place((64,), torch.zeros(3, 1)).wave(uniform)[:, 0]
     assert wave[0].tolist() == [1.0, -1.0] * 32
     assert wave[1].tolist() == ([1.0] * 8 + [-1.0] * 8) * 4
     assert wave[2].tolist() == [1.0] * 64
-    assert Layout.of(ball_of((3, 4, 4), {"eps": 0.1})).place((2, 2), torch.zeros(3, 2)).wave(uniform) is None
+    assert Grid.of(ball_of((3, 4, 4), {"eps": 0.1})).place((2, 2), torch.zeros(3, 2)).wave(uniform) is None
 
 
 def test_no_query_is_wasted_on_a_block_that_is_so_already(run_attack, linear_model):
@@ -388,9 +389,9 @@ def test_a_point_that_reaches_the_goal_is_kept_though_its_loss_is_lower_and_noth
     bound = Victim(Table(), media=media, task="single-label").bind(
         batch, ThreatModel.model_validate({"audio": {"eps": 2}})
     )
-    kept = tracker.Tracker(bound, LOSSES["ce"])
+    kept = BestPoint(bound, LOSSES["ce"])
     for point in (0.0, 1.0, 2.0, 1.0):
-        kept.offer({"audio": torch.full((1, 1, 1), point)})
+        kept.score({"audio": torch.full((1, 1, 1), point)})
     found = kept.result()
     assert found.success.tolist() == [True]
     assert found.inputs["audio"].item() == 2
@@ -410,18 +411,18 @@ def test_the_modalities_take_turns(run_attack, linear_model):
 @pytest.mark.parametrize("shape", [(1, 50), (3, 9, 9), (3, 4, 6, 6)])
 def test_in_l2_what_a_block_gains_another_gives(shape):
     ball = ball_of(shape, {"norm": "l2", "eps": 0.1})
-    moves = L2Proposals(Layout.of(ball))
+    moves = L2Proposals(Grid.of(ball))
     generator = torch.Generator().manual_seed(0)
     x = moves.start(ball, torch.rand(3, moves.start_numbers, generator=generator))
     for _ in range(20):
-        new = moves.change(x, ball, 0.1, torch.rand(3, moves.numbers, generator=generator))
+        new = moves.change(x, ball, 0.1, torch.rand(3, moves.numbers, generator=generator), Others())
         assert not torch.isclose(new, x).flatten(1).all(dim=1).any()
         torch.testing.assert_close(new.flatten(1).norm(dim=1), torch.full((3,), 0.1), rtol=1e-3, atol=0)
         x = new
     half = ball.center + (x - ball.center) / 2
-    filled = moves.change(half, ball, 0.1, torch.rand(3, moves.numbers, generator=generator))
+    filled = moves.change(half, ball, 0.1, torch.rand(3, moves.numbers, generator=generator), Others())
     torch.testing.assert_close(filled.flatten(1).norm(dim=1), torch.full((3,), 0.1), rtol=1e-3, atol=0)
     # In a shared ball, where the other modalities have the rest, there is nothing to gain.
-    pool = Pool(spent=torch.full((3,), 0.75), given=True)
-    kept = moves.change(half, ball, 0.1, torch.rand(3, moves.numbers, generator=generator), pool)
+    others = Others(spent=torch.full((3,), 0.75), given=True)
+    kept = moves.change(half, ball, 0.1, torch.rand(3, moves.numbers, generator=generator), others)
     torch.testing.assert_close(kept.flatten(1).norm(dim=1), torch.full((3,), 0.05), rtol=1e-3, atol=0)

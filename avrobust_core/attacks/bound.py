@@ -1,0 +1,204 @@
+"""A victim bound to a batch under a threat: what an attack is given, and asks."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from dataclasses import dataclass
+from typing import Self, cast
+
+import torch
+from torch import Tensor
+
+from avrobust_core.attacks.goals import BatchGoal
+from avrobust_core.attacks.gradients import GradientRecord
+from avrobust_core.attacks.model import AttackedModel
+from avrobust_core.data.batches import Encoded, select_inputs
+from avrobust_core.data.media import Task
+from avrobust_core.models.model import AVModel
+from avrobust_core.randomness import clip_generator
+from avrobust_core.threats.balls import Ball
+from avrobust_core.threats.regions import Region
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """The part of a batch that an attack has no business with.
+
+    Attributes:
+        fixed: raw inputs of modalities that are not attacked, for models that are no `AVModel`.
+        encoded: encodings of the modalities that are not attacked.
+        features: the attacked modalities that are attacked after the frontend.
+    """
+
+    fixed: Mapping[str, Tensor]
+    encoded: Mapping[str, Encoded]
+    features: frozenset[str]
+
+    @property
+    def encodings(self) -> dict[str, Tensor]:
+        """The tensors of `encoded`, named for errors: what goes into the fusion again and again must stay as it is."""
+        return {
+            f"{part} of {name}": tensor
+            for name, encoding in self.encoded.items()
+            for part, tensor in (("tokens", encoding.tokens), ("pooled", encoding.pooled))
+        }
+
+    def select(self, index: Tensor) -> "Hidden":
+        encoded = {name: encoding.select(index) for name, encoding in self.encoded.items()}
+        return Hidden(select_inputs(self.fixed, index), encoded, self.features)
+
+
+class BoundVictim:
+    """A victim bound to a batch: a callable from the attacked modalities to logits.
+
+    Attributes:
+        region: what the attack may return: the threat, around these clips.
+        factor: by what the threat's radii are multiplied in `region`.
+        goal: what the attack wants; decides loss and success.
+        ids: the clips' ids.
+        start: a point of the region to begin from, where an attack under a smaller budget has been before; None if
+            there was none. An attack is free to take no notice of it.
+        queries: (B,) int64: how many forward passes each clip has cost, counted here; shared with selections.
+        gradients: which clips a gradient was asked for, and reached in which modality; shared with selections.
+        unanswered: (B,) bool: for which clips the model once returned what is not finite; shared with selections. No
+            comparison with NaN holds, so that an attack may take such a point for one that does not reach its goal.
+    """
+
+    def __init__(
+        self,
+        victim: AttackedModel,
+        *,
+        region: Region,
+        goal: BatchGoal,
+        ids: tuple[str, ...],
+        hidden: Hidden,
+    ) -> None:
+        self.victim = victim
+        self.region = region
+        self.factor = 1.0
+        self.goal = goal
+        self.ids = ids
+        self.start: Mapping[str, Tensor] | None = None
+        self._hidden = hidden
+        device = goal.labels.device
+        self.queries = torch.zeros(len(ids), dtype=torch.int64, device=device)
+        self.gradients = GradientRecord(region.balls, len(ids), device)
+        self.unanswered = torch.zeros_like(self.queries, dtype=torch.bool)
+        self._positions = torch.arange(len(ids), device=device)
+
+    @property
+    def task(self) -> Task:
+        """One label per clip, or several."""
+        return self.victim.task
+
+    @property
+    def balls(self) -> dict[str, Ball]:
+        """The region's balls, by attacked modality."""
+        return self.region.balls
+
+    @property
+    def clean(self) -> dict[str, Tensor]:
+        """The clean clips, attacked modalities only. Not to be changed in place."""
+        return self.region.clean
+
+    @property
+    def device(self) -> torch.device:
+        """The clips' device."""
+        return self.goal.labels.device
+
+    @property
+    def features(self) -> frozenset[str]:
+        """The attacked modalities that are attacked after the frontend."""
+        return self._hidden.features
+
+    @property
+    def exact(self) -> bool:
+        """True if calls are in float32; if not, successes must be looked at again with `confirm`."""
+        return self.victim.precision == "32-true"
+
+    @property
+    def repeatable(self) -> bool:
+        """True if two looks at one point agree: one forward pass stands for the model (`samples` is 1).
+
+        Of a model with randomness of its own, the best of many looks is the luckiest: what an attack keeps must be told
+        by looks that chose nothing, and it returns what it has found of every clip, for the core to look at afresh.
+        """
+        return self.victim.samples == 1
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __call__(self, perturbed: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, K) float32 of the batch with the attacked modalities replaced; differentiable in `perturbed`."""
+        watched = self.gradients.watch(perturbed, self._positions)
+        with self._precision(next(iter(perturbed.values())).device.type):
+            logits = self._forward(watched).float()
+        self.gradients.expect(logits, self._positions, self.victim.samples)
+        return logits
+
+    @torch.no_grad()
+    def confirm(self, perturbed: Mapping[str, Tensor], readings: int = 1) -> Tensor:
+        """As a call, in float32 whatever the precision of the attack, and without a gradient.
+
+        Args:
+            perturbed: by attacked modality, (B, ...).
+            readings: passes of which the mean is taken, each of them of `samples`: for models with randomness of their
+                own.
+        """
+        if readings == 1:
+            return self._forward(perturbed)
+        return torch.stack([self._forward(perturbed) for _ in range(readings)]).mean(dim=0)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """The classification loss per clip, (B,), that an attack raises."""
+        return self.goal.loss(logits)
+
+    def fooled(self, logits: Tensor) -> Tensor:
+        """Flag the clips that are where the attack's goal wants them: (B,) bool."""
+        return self.goal.reached(logits)
+
+    def generators(self, purpose: str) -> list[torch.Generator]:
+        """One generator per clip, from (seed, clip id, purpose)."""
+        return [clip_generator(self.victim.seed, clip_id, purpose) for clip_id in self.ids]
+
+    def select(self, index: Tensor) -> Self:
+        """The same victim bound to the clips at `index` (int64 positions); nothing is encoded again."""
+        found = copy(self)
+        found.region = self.region.select(index)
+        found.goal = self.goal.select(index)
+        found.ids = tuple(self.ids[i] for i in index.tolist())
+        found.start = None if self.start is None else select_inputs(self.start, index)
+        found._hidden = self._hidden.select(index)
+        found._positions = self._positions[index]
+        return found
+
+    def scaled(self, factor: float, start: Mapping[str, Tensor] | None = None) -> Self:
+        """The same victim with all radii multiplied by `factor`, to be attacked from `start`; nothing is encoded."""
+        found = copy(self)
+        found.region = self.region.scaled(factor)
+        found.factor = self.factor * factor
+        found.start = start
+        return found
+
+    def _precision(self, device: str) -> AbstractContextManager[object]:
+        return nullcontext() if self.exact else torch.autocast(device, dtype=torch.bfloat16)
+
+    def _forward(self, perturbed: Mapping[str, Tensor]) -> Tensor:
+        self.queries[self._positions] += self.victim.samples
+        model, hidden = self.victim.model, self._hidden
+        if isinstance(model, AVModel):
+            whole = model
+
+            def once() -> Tensor:
+                return whole.classify({**hidden.encoded, **whole.encode(perturbed, hidden.features)})
+
+            given: Mapping[str, Tensor] = {**perturbed, **hidden.encodings}
+        else:
+            given = {**hidden.fixed, **perturbed}
+
+            def once() -> Tensor:
+                return cast(Tensor, model(dict(given)))
+
+        logits = self.victim.mean_of(lambda: self.victim.ask(once, given))
+        self.unanswered[self._positions] |= ~logits.detach().isfinite().all(dim=1)  # waits for no device
+        return logits

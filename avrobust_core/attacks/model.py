@@ -1,0 +1,184 @@
+"""A model under attack: frozen, asked for logits as the border lets them in, tried once."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from avrobust_core.data.batches import Batch
+from avrobust_core.data.media import MediaSpec, Task
+from avrobust_core.data.readings import same_bits
+from avrobust_core.errors import DataError
+from avrobust_core.models.answers import ask, refuse_non_finite, refuse_written, rounding
+from avrobust_core.models.model import AVModel
+from avrobust_core.models.recurrence import differentiable_recurrence
+from avrobust_core.models.trial import refuse_unsteady
+
+AttackPrecision = Literal["32-true", "bf16-mixed"]
+
+
+class AttackedModel:
+    """A model under attack: evaluation mode, parameters without gradients, both restored by `frozen`.
+
+    Args:
+        model: an `AVModel`, or any module from a dict of modalities to logits (B, K).
+        media: what each modality is; its bounds limit every perturbation.
+        task: decides loss and success.
+        seed: of the random numbers that attacks draw per clip.
+        samples: forward passes whose mean logits stand for the model: more than 1 for a model with randomness of its
+            own, so that gradients are in expectation over it (EoT, Athalye et al. 2018).
+        precision: of the attacks' own forward and backward passes; what they find is confirmed in float32.
+        classes: how many logits it must return; None for as many as it returns first.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        media: Mapping[str, MediaSpec],
+        task: Task,
+        seed: int = 0,
+        samples: int = 1,
+        precision: AttackPrecision = "32-true",
+        classes: int | None = None,
+    ) -> None:
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, not {samples}")
+        self.model = model
+        self.media = media
+        self.task: Task = task
+        self.seed = seed
+        self.samples = samples
+        self.precision: AttackPrecision = precision
+        self.classes = classes
+        self._answered: set[torch.dtype] = set()
+        self._tried = False
+
+    @contextmanager
+    def frozen(self) -> "Iterator[None]":
+        """Evaluation mode and no parameter gradients inside; every flag as it was afterwards.
+
+        Torch's own recurrent layers on a GPU are in training mode without dropout; see `differentiable_recurrence`.
+        """
+        modes = [(module, module.training) for module in self.model.modules()]
+        flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        self.model.eval()
+        try:
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            with differentiable_recurrence(self.model):
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+    @torch.no_grad()
+    def logits(self, inputs: Mapping[str, Tensor], features: Collection[str] = ()) -> Tensor:
+        """Plain forward passes of the whole model in float32, their mean over `samples`: (B, K).
+
+        Args:
+            inputs: by modality.
+            features: the modalities whose inputs are features after the frontend.
+
+        Raises:
+            ModelError: if the model returns no logits; see `models.answers`.
+        """
+        if features:
+            model = self.audio_visual()
+            return self.mean_of(lambda: self.ask(lambda: model.classify(model.encode(inputs, features)), inputs))
+        return self.mean_of(lambda: self.ask(lambda: self.model(dict(inputs)), inputs))
+
+    def ask(self, forward: Callable[[], Any], inputs: Mapping[str, Tensor]) -> Tensor:
+        """One forward pass as the border lets it in: logits (B, K) float32, differentiable; waits for no device.
+
+        Args:
+            forward: the pass.
+            inputs: what goes into it, each (B, ...).
+
+        Raises:
+            ModelError: if the model returns no logits, or other than before, or writes into its inputs.
+        """
+        found = ask(self.model, forward, inputs, self.classes)
+        self.classes = found.shape[1]
+        self._answered.add(found.dtype)
+        return found.float()
+
+    @torch.no_grad()
+    def clean_logits(self, batch: Batch) -> Tensor:
+        """The logits (B, K) of clean clips, with all that can be told of the model by them.
+
+        The first batch is the model's trial: of one that answers otherwise when it is asked again, no attack could say
+        anything, unless `samples` are taken.
+
+        Raises:
+            ModelError: if the model returns no logits, or some that are not finite; writes into its inputs; has
+                randomness of its own while `samples` is 1; or lets an answer depend on other clips of the batch.
+        """
+        logits = self.logits_unwritten(batch.inputs)
+        refuse_non_finite(self.model, logits, batch.ids, batch.inputs)
+        if self.samples == 1 and not self._tried:
+            self.refuse_unsteady(batch)
+        self._tried = True
+        return logits
+
+    def refuse_unsteady(self, batch: Batch) -> None:
+        """Try whether the model answers alike twice, on a few clips.
+
+        Raises:
+            ModelError: if it does not; see `models.trial`.
+        """
+        refuse_unsteady(self.model, self.logits, batch, self.rounding(batch.targets.device))
+
+    def logits_unwritten(self, inputs: Mapping[str, Tensor], features: Collection[str] = ()) -> Tensor:
+        """As `logits`, and the inputs are compared with what they were, bit for bit.
+
+        Raises:
+            ModelError: if they are no longer the same.
+        """
+        given = {name: x.clone() for name, x in inputs.items()}
+        logits = self.logits(given, features)
+        refuse_written(self.model, [name for name, x in inputs.items() if not same_bits(x, given[name])])
+        return logits
+
+    def refuse_writes(self, inputs: Mapping[str, Tensor], attacked: Collection[str]) -> None:
+        """Try whether the model writes into what an attack asks it about, with gradients and without.
+
+        Args:
+            inputs: by modality, raw.
+            attacked: the modalities that need a gradient.
+
+        Raises:
+            ModelError: if it does.
+        """
+        self.logits_unwritten(inputs)
+        given = {name: x.clone().requires_grad_(name in attacked) for name, x in inputs.items()}
+        with torch.enable_grad():
+            self.ask(lambda: self.model(dict(given)), given)
+        refuse_written(self.model, [name for name, x in inputs.items() if not same_bits(x, given[name])])
+
+    def rounding(self, device: torch.device) -> float:
+        """What two passes over one clip may differ by, as a share of the largest logit."""
+        return rounding(self.model, self._answered, device)
+
+    def mean_of(self, forward: Callable[[], Tensor]) -> Tensor:
+        """The mean of `samples` forward passes."""
+        if self.samples == 1:
+            return forward()
+        return torch.stack([forward() for _ in range(self.samples)]).mean(dim=0)
+
+    def audio_visual(self) -> AVModel:
+        """The model, if it has frontends whose features can be attacked.
+
+        Raises:
+            DataError: if it has none.
+        """
+        if not isinstance(self.model, AVModel):
+            raise DataError(
+                f"the threat attacks features, but {type(self.model).__name__} is no avrobust_core.AVModel with "
+                "encoders and frontends: attack the input, or wrap the model"
+            )
+        return self.model
