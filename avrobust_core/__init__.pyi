@@ -66,7 +66,6 @@ from avrobust_core.statistics.intervals import Estimate as Estimate
 from avrobust_core.statistics.intervals import bootstrap as bootstrap
 from avrobust_core.statistics.intervals import share as share
 from avrobust_core.threats.balls import Ball as Ball
-from avrobust_core.threats.balls import per_clip as per_clip
 from avrobust_core.threats.budgets import Budget as Budget
 from avrobust_core.threats.budgets import ThreatModel as ThreatModel
 from avrobust_core.threats.clips import per_clip as per_clip

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avrobust_core.data.media import Task
-from avrobust_core.threats.balls import per_clip
+from avrobust_core.threats.clips import per_clip
 
 
 @dataclass(frozen=True, slots=True)
