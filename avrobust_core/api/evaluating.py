@@ -1,51 +1,41 @@
 """The Python face: attack any module from a dict of modalities to logits, with verified results and intervals."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from avrobust_core.api.reading import Reader, rebatched
 from avrobust_core.api.requests import (
     Asked,
-    built,
+    AttackRequest,
+    attack_requests,
     check_settings,
     class_names,
-    media_of,
-    named_attacks,
     named_metrics,
     named_threats,
-    threats_of,
     validated,
 )
-from avrobust_core.attacks.attack import Attack
 from avrobust_core.attacks.model import AttackPrecision
-from avrobust_core.attacks.running import AttackRun, prepared, refuse_norms
+from avrobust_core.attacks.running import AttackRun, prepared
 from avrobust_core.attacks.victim import Victim
 from avrobust_core.audit.auditing import caveats_of, guarded
 from avrobust_core.audit.case import Case
 from avrobust_core.audit.clips import Clips
 from avrobust_core.audit.saying import verdict_lines
 from avrobust_core.caveats import concerns, describe
-from avrobust_core.data.batches import Batch
-from avrobust_core.data.checking import as_batch, refuse_attacked_types, refuse_other_modalities
+from avrobust_core.data.checking import refuse_attacked_types
 from avrobust_core.data.media import MediaSpec, Task
-from avrobust_core.data.readings import Readings
 from avrobust_core.errors import DataError, ModelError
 from avrobust_core.evaluation.outcomes import Intervals, Outcome, measurement_to_json, subject_of, summarise
-from avrobust_core.evaluation.parts import MicroBatches, to_table
-from avrobust_core.evaluation.predictions import Predictions, evaluate_batch, from_table
+from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.evaluation.wording import drawn, figures, percent
 from avrobust_core.metrics.metric import Metric
 from avrobust_core.models.answers import name_of
 from avrobust_core.registry.choices import configure
-from avrobust_core.spec.entries import entry_goal, refuse_front
-from avrobust_core.spec.model import AttackEntry, AuditSection
+from avrobust_core.spec.model import AuditSection
 from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.threats.pareto import directions, tilted
 
@@ -159,7 +149,7 @@ def evaluate(
             f"{name_of(model)} was built under torch.inference_mode, and has no gradients: build it outside"
         )
     named = class_names(classes)
-    read = _Reader(loader, media, bounds, task, next(model.parameters(), torch.empty(0)).device)
+    read = Reader(loader, media, bounds, task, next(model.parameters(), torch.empty(0)).device)
     victim = Victim(
         model,
         media=read.media,
@@ -169,32 +159,26 @@ def evaluate(
         precision=precision,
         classes=None if named is None else len(named),
     )
-    applied = named_threats(threats, tuple(read.first.inputs))
     registry = registry or _installed()
-    parts = {name: built(name, asked, registry) for name, asked in named_attacks(attacks).items()}
+    requests = attack_requests(attacks, named_threats(threats, tuple(read.first.inputs)), registry)
+    for request in requests:
+        refuse_attacked_types(read.first, request.threat.modalities)
     measured = named_metrics(metrics)
-    for name, (attack, entry) in parts.items():
-        refuse_front(name, entry, attack)
-        for threat_name in threats_of(entry, name, applied):
-            refuse_norms(name, attack, threat_name, applied[threat_name])
-            refuse_attacked_types(read.first, applied[threat_name].modalities)
     with torch.inference_mode(False), torch.enable_grad(), victim.frozen():
         clean = read.predictions(victim, None)
         drawn_with = _grouping(groups, clean.ids)
         names = named or tuple(map(str, range(clean.logits.shape[1])))
-        outcomes = [
-            _outcome(victim, read, name, attack, entry, threat_name, applied[threat_name], names)
-            for name, (attack, entry) in parts.items()
-            for threat_name in threats_of(entry, name, applied)
-        ]
+        runs = {(request.name, request.threat_name): request.run(names) for request in requests}
+        outcomes = [_outcome(victim, read, request, runs[request.name, request.threat_name]) for request in requests]
         if groups is not None and not isinstance(groups, Mapping) and read.shuffled:
             raise DataError(
                 "groups: the loader shuffles its clips, so that a list of groups means nothing: map ids to groups"
             )
         intervals = Intervals(confidence, resamples, seed, drawn_with)
+        clips = Clips(lambda _: read.batches(), read.device)
         audited = guarded(
             audited_by,
-            lambda: _case(victim, read, clean, outcomes, intervals, parts, applied, names),
+            lambda: Case(victim, clean, outcomes, runs, intervals, clips, read.batch_size, read.alike(clean.ids)),
         )
     summary = summarise(clean, outcomes, intervals, caveats_of(audited))
     summary["audit"] = audited
@@ -220,159 +204,37 @@ def _grouping(groups: Mapping[str, str] | Sequence[str] | None, ids: Sequence[st
     return groups
 
 
-def _case(
-    victim: Victim,
-    read: "_Reader",
-    clean: Predictions,
-    outcomes: Sequence[Outcome],
-    intervals: Intervals,
-    parts: Mapping[str, tuple[Attack, AttackEntry]],
-    threats: Mapping[str, ThreatModel],
-    classes: tuple[str, ...],
-) -> Case:
-    """What the audit is given."""
-    runs = {}
-    for outcome in outcomes:
-        attack, entry = parts[outcome.attack]
-        goal = entry_goal(outcome.attack, entry, classes)
-        run = AttackRun(outcome.attack, attack, threats[outcome.threat], goal, entry.factors)
-        runs[outcome.attack, outcome.threat] = run
-    clips = Clips(lambda _: read.batches(), read.device)
-    return Case(victim, clean, outcomes, runs, intervals, clips, read.batch_size, read.alike(clean.ids))
-
-
-class _Reader:
-    """Reads the loader, again and again, knows what its modalities are, and sees to it that it is the same each time.
-
-    Attributes:
-        first: the first batch, as it was given.
-        batch_size: of the first batch.
-        device: the model's.
-        media: what each modality is.
-    """
-
-    def __init__(
-        self,
-        loader: Iterable[Any],
-        media: Mapping[str, MediaSpec] | None,
-        bounds: Mapping[str, tuple[float, float]] | None,
-        task: Task,
-        device: torch.device,
-    ) -> None:
-        self._loader = loader
-        self._task: Task = task
-        self.device = device
-        self._readings = Readings()
-        self._shapes: dict[str, tuple[torch.Size, ...]] = {}
-        if isinstance(loader, Iterator):
-            raise DataError("the loader is an iterator, which can be read only once: pass a list or a DataLoader")
-        first = next(self._given(), None)
-        if first is None:
-            raise DataError("the loader gives no batch; it is read repeatedly: pass a list or a DataLoader")
-        self._readings.take(first)
-        self.first = first
-        self.batch_size = len(first)
-        self.media = media_of(media, bounds, {name: tuple(x.shape[1:]) for name, x in first.inputs.items()})
-
-    @property
-    def shuffled(self) -> bool:
-        """Whether the clips came in another order than at first."""
-        return self._readings.shuffled
-
-    def batches(self) -> Iterator[Batch]:
-        """All batches, on the model's device; their tensors may be the caller's."""
-        for batch in self._readings.follow(self._given()):
-            refuse_other_modalities(batch, self.first)
-            self._shapes |= dict.fromkeys(
-                batch.ids, tuple(batch.inputs[name].shape[1:] for name in sorted(batch.inputs))
-            )
-            yield batch.to(self.device)
-
-    def alike(self, ids: Sequence[str]) -> NDArray[np.bool_]:
-        """Whether each clip is of the shape that most of them have: (N,) bool."""
-        most, _ = Counter(self._shapes.values()).most_common(1)[0]
-        return np.array([self._shapes[clip] == most for clip in ids])
-
-    def predictions(self, victim: Victim, run: AttackRun | None) -> Predictions:
-        """What is found for every clip, clean or attacked, in the order of the first reading."""
-        evaluate_part = MicroBatches(lambda batch: evaluate_batch(victim, batch, run))
-        tables = [to_table(batch, evaluate_part(batch)) for batch in self.batches()]
-        table = pa.concat_tables(tables).combine_chunks()
-        place = {clip: i for i, clip in enumerate(table["id"].to_pylist())}
-        return from_table(table.take(pa.array([place[clip] for clip in self._readings.ids])), 0.0)
-
-    def _given(self) -> Iterator[Batch]:
-        try:
-            items = iter(self._loader)
-        except TypeError:
-            raise DataError(
-                f"the loader is {type(self._loader).__name__}, which cannot be read batch by batch: pass a list or a "
-                "DataLoader"
-            ) from None
-        position = 0
-        for number, item in enumerate(items):
-            batch = as_batch(item, number, position, self._task)
-            position += len(batch)
-            yield batch
-
-
-def rebatched(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
-    """The same clips in the same order, in batches of `size`, the last one of what is left."""
-    left: Batch | None = None
-    for batch in batches:
-        if left is not None and any(x.shape[1:] != left.inputs[name].shape[1:] for name, x in batch.inputs.items()):
-            raise DataError(
-                f"clip {batch.ids[0]} is of another shape than clip {left.ids[0]}: an attack that must see the clips "
-                "first, in batches of its own size, needs all of them to be of one shape"
-            )
-        left = batch if left is None else left.join(batch)
-        whole = len(left) - len(left) % size
-        positions = torch.arange(len(left), device=left.targets.device)
-        yield from (left.select(positions[first : first + size]) for first in range(0, whole, size))
-        left = left.select(positions[whole:]) if whole < len(left) else None
-    if left is not None:
-        yield left
-
-
 def _installed() -> "Registry":
     from avrobust_core.registry.registry import Registry
 
     return Registry.discover()
 
 
-def _outcome(
-    victim: Victim,
-    read: _Reader,
-    name: str,
-    attack: Attack,
-    entry: AttackEntry,
-    threat_name: str,
-    threat: ThreatModel,
-    classes: tuple[str, ...],
-) -> Outcome:
-    goal = entry_goal(name, entry, classes)
-    run = AttackRun(name, attack, threat, goal, entry.factors)
+def _outcome(victim: Victim, read: Reader, request: AttackRequest, run: AttackRun) -> Outcome:
+    """Attack all clips as one request asks, its front too."""
+    attack, threat = run.attack, run.threat
     preparation = attack.preparation
     if preparation is not None:
         if preparation.split is not None:
             raise DataError(
-                f"attack {name!r} asks to see the split {preparation.split!r} first, but a loader has no splits: "
+                f"attack {run.name!r} asks to see the split {preparation.split!r} first, but a loader has no splits: "
                 "configure it for the clips that are attacked"
             )
         run = prepared(victim, run, lambda: rebatched(read.batches(), preparation.batch_size))
     predictions = read.predictions(victim, run)
-    points = () if entry.front is None or len(threat.modalities) != 2 else directions(threat.modalities, entry.front)
-    front = [(shares, read.predictions(victim, replace(run, threat=tilted(threat, shares)))) for shares in points]
+    front = request.entry.front
+    points = () if front is None or len(threat.modalities) != 2 else directions(threat.modalities, front)
+    fronts = [(shares, read.predictions(victim, replace(run, threat=tilted(threat, shares)))) for shares in points]
     return Outcome(
-        name,
-        threat_name,
+        run.name,
+        request.threat_name,
         threat.modalities,
         predictions,
-        goal=goal,
+        goal=run.goal,
         factors=run.factors,
         minimal=attack.minimal,
         bounded=attack.bounded,
-        front=front,
+        front=fronts,
     )
 
 

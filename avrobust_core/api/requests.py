@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from avrobust_core.attacks.attack import Attack
+from avrobust_core.attacks.running import AttackRun, refuse_norms
 from avrobust_core.config.errors import configuration_errors, location_text
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.errors import AvrobustError, ComponentError, DataError
 from avrobust_core.metrics.metric import Metric
+from avrobust_core.spec.entries import entry_goal, refuse_front
 from avrobust_core.spec.model import AttackEntry
 from avrobust_core.threats.budgets import Budget, ThreatModel
 
@@ -52,24 +55,63 @@ def named_attacks(attacks: Any) -> dict[str, Asked]:
     return found
 
 
-def built(name: str, asked: Asked, registry: "Registry") -> tuple[Attack, AttackEntry]:
-    """The attack, and its entry as in a spec.
+@dataclass(frozen=True, slots=True)
+class AttackRequest:
+    """One attack under one threat.
+
+    Attributes:
+        name: the attack's.
+        attack: built.
+        entry: as in a spec.
+        threat_name: the threat's.
+        threat: what may change.
+    """
+
+    name: str
+    attack: Attack
+    entry: AttackEntry
+    threat_name: str
+    threat: ThreatModel
+
+    def run(self, classes: Sequence[str]) -> AttackRun:
+        """What is carried out, of a model with these classes."""
+        goal = entry_goal(self.name, self.entry, classes)
+        return AttackRun(self.name, self.attack, self.threat, goal, self.entry.factors)
+
+
+def attack_requests(attacks: Any, threats: Mapping[str, ThreatModel], registry: "Registry") -> list[AttackRequest]:
+    """Every attack under each of its threats, built.
+
+    Args:
+        attacks: as `evaluate` is given them.
+        threats: by name.
+        registry: where attacks that are named are found.
 
     Raises:
-        ComponentError: if there is no such component, or its configuration or its entry does not fit.
+        ComponentError: if there is no such component, its configuration or its entry does not fit, or it does not
+            support a threat's norm.
+        DataError: if it names a threat that there is not.
     """
+    found = []
+    for name, asked in named_attacks(attacks).items():
+        attack, entry = _built(name, asked, registry)
+        refuse_front(name, entry, attack)
+        for threat in _threats_of(entry, name, threats):
+            refuse_norms(name, attack, threat, threats[threat])
+            found.append(AttackRequest(name, attack, entry, threat, threats[threat]))
+    return found
+
+
+def _built(name: str, asked: Asked, registry: "Registry") -> tuple[Attack, AttackEntry]:
+    """The attack, and its entry as in a spec."""
     if isinstance(asked, Attack):
         return asked, AttackEntry(use=name)
     entry = validated(AttackEntry, {"use": asked} if isinstance(asked, str) else dict(asked), f"attack {name!r}")
     return entry.configured(registry).build(), entry
 
 
-def threats_of(entry: AttackEntry, name: str, threats: Mapping[str, ThreatModel]) -> list[str]:
-    """The names of the threats under which an attack is run.
-
-    Raises:
-        DataError: if it names one that there is not.
-    """
+def _threats_of(entry: AttackEntry, name: str, threats: Mapping[str, ThreatModel]) -> list[str]:
+    """The names of the threats under which an attack is run."""
     asked = list(threats) if entry.threats is None else entry.threats
     unknown = [threat for threat in asked if threat not in threats]
     if unknown:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import avrobust_core
 from avrobust_core import Attack, AttackResult, Batch, Metric, Preparation, ThreatModel
-from avrobust_core.api.evaluating import rebatched
+from avrobust_core.api.reading import rebatched
 from avrobust_core.errors import ComponentError, DataError
 from avrobust_core.metrics.metric import Measurement
 from avrobust_core.statistics.intervals import share
