@@ -1,6 +1,7 @@
 """Predictions of a study's cells, clean and under each attack: made, kept, checked when they are used again."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.files import read_record, write_record
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation
 from avrobust_core.study.process import Process
+
+RECORD = "record.json"
+"""The file that completes an evaluation."""
 
 
 class Predicting:
@@ -81,48 +85,50 @@ class Predicting:
         label: str,
         clean: Predictions | None = None,
     ) -> Predictions:
-        record_path, predictions_path = evaluation.folder / "record.json", evaluation.folder / evaluating.PREDICTIONS
+        process = self.process
         kept = self._kept(evaluation, weights, label)
-        self.process.fabric.barrier()  # every process has seen the same files before the first one writes
+        process.fabric.barrier()  # every process has seen the same files before the first one writes
         if kept is not None:
             return kept
         self.fresh = True
-        if self.process.fabric.is_global_zero:
-            self.process.monitor.say(f"{label}: {evaluation.label}")
-        with self.process.monitor.task(f"{label}: {evaluation.label}"):
+        if process.first:
+            process.monitor.say(f"{label}: {evaluation.label}")
+        with process.monitor.task(f"{label}: {evaluation.label}"):
             self._predict(cell, evaluation, None if clean is None else FirstReading(clean.ids, clean.checksums))
-        self.process.fabric.barrier()
-        if self.process.fabric.is_global_zero:
-            predictions, skipped = evaluating.collect(evaluation.folder, self.process.selection)
-            evaluating.to_parquet(predictions_path, predictions)
-            used = (
-                []
-                if evaluation.attack is None
-                else [self.process.builder.component(self.process.spec.attacks[evaluation.attack])]
-            )
-            found: dict[str, Any] = {
-                "identity": evaluation.identity,
-                "weights": weights,
-                "clips": len(predictions.ids),
-                "seconds": round(predictions.seconds, 3),
-                "skipped": {self.process.selection.split: skipped},
-                "constant": {
-                    self.process.selection.split: parts.all_constant(evaluation.folder, self.process.selection)
-                },
-            }
-            write_record(record_path, found | self.process.made_with(used), [predictions_path])
-            parts.remove(evaluation.folder)
-        self.process.fabric.barrier()
-        record = read_record(record_path, check=())
-        self.process.skipped.merge(record["skipped"], record.get("constant"))
-        return evaluating.from_parquet(predictions_path, record["seconds"])
+        process.fabric.barrier()
+        found = self._keep(evaluation, weights) if process.first else None
+        process.fabric.barrier()
+        record = read_record(evaluation.folder / RECORD, check=())
+        process.skipped.merge(record["skipped"], record.get("constant"))
+        if found is None:
+            return evaluating.from_parquet(evaluation.folder / evaluating.PREDICTIONS, record["seconds"])
+        return replace(found, seconds=record["seconds"])
+
+    def _keep(self, evaluation: PlannedEvaluation, weights: str | None) -> Predictions:
+        """Put together what all processes have found, and write it with its record."""
+        folder, selection = evaluation.folder, self.process.selection
+        predictions, skipped = evaluating.collect(folder, selection)
+        evaluating.to_parquet(folder / evaluating.PREDICTIONS, predictions)
+        attack = [] if evaluation.attack is None else [self.process.spec.attacks[evaluation.attack]]
+        found: dict[str, Any] = {
+            "identity": evaluation.identity,
+            "weights": weights,
+            "clips": len(predictions.ids),
+            "seconds": round(predictions.seconds, 3),
+            "skipped": {selection.split: skipped},
+            "constant": {selection.split: parts.all_constant(folder, selection)},
+        }
+        made_with = self.process.made_with(map(self.process.builder.component, attack))
+        write_record(folder / RECORD, found | made_with, [folder / evaluating.PREDICTIONS])
+        parts.remove(folder)
+        return predictions
 
     def _kept(self, evaluation: PlannedEvaluation, weights: str | None, label: str) -> Predictions | None:
         """The predictions of an earlier run, if they are there, sound, and of these weights."""
         if not evaluation.done:
             return None
         try:
-            record = read_record(evaluation.folder / "record.json")
+            record = read_record(evaluation.folder / RECORD)
             if weights is not None and record.get("weights", weights) != weights:
                 self.process.monitor.say(f"{label}: {evaluation.label} is computed again: the weights are others now")
                 return None

@@ -159,7 +159,7 @@ class _Run:
         cells = plan(self.builder, self.dataset, self.root)
         self._check(cells)
         self.fabric.barrier()  # every process has seen the same files before the first one writes
-        if self.fabric.is_global_zero:
+        if self.process.first:
             write_text(self.root / "spec.yaml", self.loaded.text)
             write_text(self.root / "resolved.yaml", self.loaded.resolved_yaml())
         locked = lock(self.registry, cells, str(self.fabric.device), self.fabric.world_size)
@@ -185,7 +185,7 @@ class _Run:
             "constant": self.process.skipped.constant_json(),
             "notes": self.notes,
         }
-        if self.fabric.is_global_zero:
+        if self.process.first:
             self._write(self.root / "result.json", outcome)
         return outcome
 
@@ -206,7 +206,7 @@ class _Run:
 
     def _lock(self, locked: Mapping[str, Any], cells: Sequence[PlannedCell]) -> None:
         """Write lock.json: what this command runs with, and what the records that lie there now were made with."""
-        if self.fabric.is_global_zero:
+        if self.process.first:
             told = [
                 {"id": cell.id, "model": cell.model, "training": cell.training, "seed": cell.seed}
                 | {"made_with": records_of(cell)}
@@ -258,7 +258,7 @@ class _Run:
         try:
             with recorded(fail, alone=self.fabric.world_size == 1, label=label):
                 result = names | self._complete(cell, label)
-            if not errors and self.fabric.is_global_zero:
+            if not errors and self.process.first:
                 self._write(cell.folder / "result.json", result)
                 # Without `files` what lies there is not this result's.
                 if result["files"] and (len(self.spec.seeds) > 1 or self.spec.compare):
@@ -274,7 +274,7 @@ class _Run:
         return result | {"reused": not (self.fresh or self.predicting.fresh)}
 
     def _complete(self, cell: PlannedCell, label: str) -> dict[str, Any]:
-        if self.fabric.is_global_zero:
+        if self.process.first:
             header = {"id": cell.id, "model": cell.model, "training": cell.training, "identity": cell.identity}
             self._write(cell.folder / "cell.json", header)
         fit = self._fit(cell, label)
@@ -294,7 +294,7 @@ class _Run:
             with recorded(lambda failure: keep({**_CORRELATE, **failure})):
                 self.evidence.append(self._evidence(cell, clean, outcomes, measured))
         files: dict[str, str] = {}
-        if self.fabric.is_global_zero:
+        if self.process.first:
             with self._noted("writing"):
                 write_samples(cell.folder / "samples.parquet", clean, outcomes, self.dataset)
                 write_per_class(cell.folder / "per_class.csv", measured)
@@ -388,7 +388,7 @@ class _Run:
             self.process.skipped.merge(record["skipped"], record.get("constant"))
             return record
         self.fresh = True
-        if self.fabric.is_global_zero:
+        if self.process.first:
             self.monitor.say(f"{label}: fitting ({why_stale(cell, self.root)})")
         regime, engine = self.spec.training[cell.training], self.spec.engine
         used = [*self._parts_of_model(cell.model), *self._parts_of_regime(cell.training)]
