@@ -17,8 +17,8 @@ from avrobust_core.data.checking import as_batch, refuse_other_modalities
 from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.data.readings import Readings
 from avrobust_core.errors import DataError
-from avrobust_core.evaluation.parts import MicroBatches, to_table
 from avrobust_core.evaluation.predictions import Predictions, evaluate_batch, from_table
+from avrobust_core.evaluation.shards import MicroBatches, to_table
 
 
 class Reader:

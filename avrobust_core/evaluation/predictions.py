@@ -1,4 +1,4 @@
-"""Predictions of one model on chosen clips, clean or under one attack, kept in parts that survive a kill."""
+"""Predictions of one model on chosen clips, clean or under one attack, kept in shards that survive a kill."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,8 @@ from avrobust_core.attacks.victim import Victim
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.checking import check_targets
 from avrobust_core.data.loading import Selection
-from avrobust_core.evaluation import parts
-from avrobust_core.evaluation.parts import from_column, to_column
+from avrobust_core.evaluation import shards
+from avrobust_core.evaluation.shards import from_column, to_column
 from avrobust_core.files import write_atomically
 from avrobust_core.models.objectives import margin
 
@@ -100,18 +100,18 @@ def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[
 
 
 def collect(folder: Path, selection: Selection) -> tuple[Predictions, dict[str, str]]:
-    """All parts of an evaluation together, in the selection's order, and the clips that could not be read.
+    """All shards of an evaluation together, in the selection's order, and the clips that could not be read.
 
     Raises:
         DatasetFailure: if no clip could be read.
     """
     # pq.read_table(path) of a folder would memory-map nothing useful and hold the files open.
-    tables = [pq.read_table(path) for path in parts.paths(folder)]
+    tables = [pq.read_table(path) for path in shards.paths(folder)]
     table = pa.concat_tables(tables, promote_options="default").combine_chunks()
-    rows = parts.in_order(table["id"].to_pylist(), selection)
-    seconds = sum(parts.seconds_in(path) for path in parts.paths(folder))
+    rows = shards.in_order(table["id"].to_pylist(), selection)
+    seconds = sum(shards.seconds_in(path) for path in shards.paths(folder))
     predictions = from_table(table.take(pa.array(np.argsort(rows))), seconds)
-    return predictions, parts.all_skipped(folder, selection)
+    return predictions, shards.all_skipped(folder, selection)
 
 
 def to_parquet(path: Path, predictions: Predictions) -> None:
@@ -128,7 +128,7 @@ def to_parquet(path: Path, predictions: Predictions) -> None:
             **({} if predictions.backwards is None else {"backwards": predictions.backwards}),
             **{f"norm/{name}": norm for name, norm in predictions.norms.items()},
             **{f"no_gradient/{name}": missing for name, missing in predictions.no_gradient.items()},
-            **{f"{parts.CHECKSUM}{name}": found for name, found in predictions.checksums.items()},
+            **{f"{shards.CHECKSUM}{name}": found for name, found in predictions.checksums.items()},
         }
     )
     write_atomically(path, lambda file: pq.write_table(table, file))
@@ -161,6 +161,6 @@ def from_table(table: pa.Table, seconds: float) -> Predictions:
             for name in table.column_names
             if name.startswith("no_gradient/")
         },
-        checksums=parts.checksums_in(table),
+        checksums=shards.checksums_in(table),
         backwards=table["backwards"].to_numpy() if "backwards" in table.column_names else None,
     )

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.loading import Selection
-from avrobust_core.evaluation import parts
-from avrobust_core.evaluation.parts import from_column
+from avrobust_core.evaluation import shards
+from avrobust_core.evaluation.shards import from_column
 from avrobust_core.files import read_record, write_atomically, write_record
 from avrobust_core.metrics.latents import Latents, LayerKind
 from avrobust_core.metrics.probe import layers_of
@@ -63,7 +63,7 @@ def kept(folder: Path, weights: str | None) -> dict[str, Any] | None:
 
 
 def parts_folder(folder: Path, kinds: Collection[LayerKind]) -> Path:
-    """Where the parts of these kinds lie until they are collected: an interrupted run may have asked for others."""
+    """Where the shards of these kinds lie until they are collected: an interrupted run may have asked for others."""
     return folder / "-".join(["parts", *sorted(kinds)])
 
 
@@ -74,14 +74,14 @@ def collect(
     about: Mapping[str, Any],
     earlier: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """From the parts of a folder to one file per layer and one of clips, in the selection's order.
+    """From the shards of a folder to one file per layer and one of clips, in the selection's order.
 
     No more than a part is ever in memory. The layers that lie there already stay.
 
     Args:
         folder: of these embeddings.
         selection: the clips that were asked for.
-        kinds: of the layers in the parts.
+        kinds: of the layers in the shards.
         about: of the embeddings, for the record: identity, weights, versions.
         earlier: the record of what lies there already and stays; None for nothing.
 
@@ -92,14 +92,14 @@ def collect(
         DatasetFailure: if no clip could be read.
     """
     made = parts_folder(folder, kinds)
-    paths = parts.paths(made)
-    rows = parts.in_order([clip_id for path in paths for clip_id in parts.ids_in(path)], selection)
+    paths = shards.paths(made)
+    rows = shards.in_order([clip_id for path in paths for clip_id in shards.ids_in(path)], selection)
     filled = [path for path in paths if pq.read_metadata(path).num_rows]
     names = [name for name in pq.read_schema(filled[0]).names if name.startswith(_LAYER)]
     for name in names:
         path = folder / f"{_file_name(name.removeprefix(_LAYER))}.npy"
         write_atomically(path, partial(_gather, name=name, paths=filled, rows=rows))
-    columns = ["id", "target", "logits", *(n for n in pq.read_schema(filled[0]).names if n.startswith(parts.CHECKSUM))]
+    columns = ["id", "target", "logits", *(n for n in pq.read_schema(filled[0]).names if n.startswith(shards.CHECKSUM))]
     clips = pa.concat_tables([pq.read_table(path, columns=columns) for path in filled])
     clips = clips.combine_chunks().take(pa.array(np.argsort(rows)))
     write_atomically(folder / CLIPS, lambda file: pq.write_table(clips, file))
@@ -112,8 +112,8 @@ def collect(
             "clips": len(rows),
             "kinds": sorted({*before["kinds"], *kinds}),
             "layers": layers,
-            "seconds": round(before["seconds"] + sum(parts.seconds_in(path) for path in paths), 3),
-            "skipped": {selection.split: parts.all_skipped(made, selection)},
+            "seconds": round(before["seconds"] + sum(shards.seconds_in(path) for path in paths), 3),
+            "skipped": {selection.split: shards.all_skipped(made, selection)},
         },
         [folder / CLIPS, *(folder / f"{_file_name(layer)}.npy" for layer in layers)],
     )
@@ -137,13 +137,13 @@ def load(folder: Path) -> Latents:
 
 def checksums(folder: Path) -> dict[str, NDArray[np.int64]]:
     """Of the clips as they were read for these embeddings: by modality and for the targets, each (N,)."""
-    return parts.checksums_in(pq.read_table(folder / "clips.parquet"))
+    return shards.checksums_in(pq.read_table(folder / "clips.parquet"))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the parts of runs that were killed before they had collected them."""
+    """Remove the shards of runs that were killed before they had collected them."""
     for made in folder.glob("parts-*"):
-        parts.remove(made)
+        shards.remove(made)
         made.rmdir()
 
 

@@ -225,7 +225,7 @@ class Measuring:
             model = process.model(cell)
             self._say(label)
             with process.monitor.task(label):
-                process.in_parts(
+                process.in_shards(
                     embedding.parts_folder(folder, missing),
                     chosen,
                     lambda batch: embedding.embed_batch(model, batch, missing),

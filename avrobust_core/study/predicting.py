@@ -16,8 +16,8 @@ from avrobust_core.data.loading import Skipped, select
 from avrobust_core.data.readings import FirstReading, checksums
 from avrobust_core.deadline import limited
 from avrobust_core.errors import RunError
-from avrobust_core.evaluation import parts
 from avrobust_core.evaluation import predictions as evaluating
+from avrobust_core.evaluation import shards
 from avrobust_core.evaluation.failures import Failure, recorded
 from avrobust_core.evaluation.outcomes import same_clips
 from avrobust_core.evaluation.predictions import Predictions
@@ -116,11 +116,11 @@ class Predicting:
             "clips": len(predictions.ids),
             "seconds": round(predictions.seconds, 3),
             "skipped": {selection.split: skipped},
-            "constant": {selection.split: parts.all_constant(folder, selection)},
+            "constant": {selection.split: shards.all_constant(folder, selection)},
         }
         made_with = self.process.made_with(map(self.process.builder.component, attack))
         write_record(folder / RECORD, found | made_with, [folder / evaluating.PREDICTIONS])
-        parts.remove(folder)
+        shards.remove(folder)
         return predictions
 
     def _kept(self, evaluation: PlannedEvaluation, weights: str | None, label: str) -> Predictions | None:
@@ -153,7 +153,7 @@ class Predicting:
         if run is not None:
             run = self._prepared(victim, run, first)
         with victim.frozen():
-            self.process.in_parts(
+            self.process.in_shards(
                 evaluation.folder,
                 self.process.selection,
                 lambda batch: evaluating.evaluate_batch(victim, batch, run),

@@ -15,7 +15,7 @@ from avrobust_core.data.batches import Batch
 from avrobust_core.data.loading import Selection, Skipped, read_batches, select
 from avrobust_core.data.readings import FirstReading
 from avrobust_core.deadline import limited
-from avrobust_core.evaluation import parts
+from avrobust_core.evaluation import shards
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.saving import load_weights
 from avrobust_core.naming import clips_named
@@ -76,17 +76,17 @@ class Process:
 
     def made_with(self, made_by: Iterable[Configured]) -> dict[str, Any]:
         """For a record: what it is made with now, as JSON data under `made_with`."""
-        return {"made_with": made_with(self.builder.registry, self.device.type, made_by)}
+        return {"made_with": made_with(self.device.type, made_by)}
 
     def forget_models(self) -> None:
         """Free the memory that models take."""
         self._models.clear()
 
-    def in_parts(
+    def in_shards(
         self,
         folder: Path,
         selection: Selection,
-        work: parts.Work,
+        work: shards.Work,
         label: str,
         first_reading: FirstReading | None = None,
     ) -> None:
@@ -108,7 +108,7 @@ class Process:
         def limit(step: str, ids: Sequence[str]) -> AbstractContextManager[None]:
             return limited(self.spec.engine.batch_timeout, lambda: f"{label}: {step} ({clips_named(ids)})")
 
-        parts.carry_out(
+        shards.carry_out(
             folder,
             mine,
             work,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from avrobust_core._version import __version__
-from avrobust_core.errors import ComponentError, RunError
+from avrobust_core.errors import RunError
 from avrobust_core.files import read_json
-from avrobust_core.registry.choices import Configured
+from avrobust_core.registry.choices import Configured, choices_in
 from avrobust_core.registry.registry import Offer, Registry
 from avrobust_core.study.plan import PlannedCell
 
@@ -40,43 +40,28 @@ def lock(registry: Registry, cells: Sequence[PlannedCell], device: str, world_si
     }
 
 
-def made_with(registry: Registry, device: str, parts: Iterable[Configured]) -> dict[str, Any]:
+def made_with(device: str, components: Iterable[Configured]) -> dict[str, Any]:
     """The versions that a record made now is made with, as JSON data.
 
     Args:
-        registry: where components inside others' configurations are found.
         device: its type: cpu, cuda.
-        parts: the components whose work it is.
+        components: the components whose work it is; those inside their configurations count, too.
     """
-    components: dict[str, str] = {}
-    for part in parts:
-        inside = [offer for name in _components_in(part.identity()["config"]) for offer in _found(registry, name)]
-        components |= {offer.full_name: offer.distribution_version for offer in (part.offer, *inside)}
-    return {**_versions(), "device": device, "components": dict(sorted(components.items()))}
+    versions = {o.full_name: o.distribution_version for used in components for o in _offers(used)}
+    return {**_versions(), "device": device, "components": dict(sorted(versions.items()))}
+
+
+def _offers(component: Configured) -> Iterator[Offer]:
+    """What a component was offered as, and every one inside its configuration."""
+    yield component.offer
+    for _, choice in choices_in(component.config):
+        yield from _offers(choice.configured())
 
 
 @cache
 def _versions() -> dict[str, str]:
     libraries = {name: version(name) for name in MADE_WITH}
     return {"avrobust": __version__, "python": platform.python_version(), **libraries}
-
-
-def _components_in(data: object) -> Iterator[str]:
-    """The names of the components inside a component's configuration."""
-    if isinstance(data, Mapping):
-        yield from (data[key] for key in ("component", "use") if isinstance(data.get(key), str))
-        for value in data.values():
-            yield from _components_in(value)
-    elif isinstance(data, list | tuple):
-        for value in data:
-            yield from _components_in(value)
-
-
-def _found(registry: Registry, name: str) -> tuple[Offer, ...]:
-    try:
-        return registry.find(name)
-    except ComponentError:
-        return ()
 
 
 def records_of(cell: PlannedCell) -> list[dict[str, Any]]:

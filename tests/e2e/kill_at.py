@@ -32,10 +32,10 @@ def main() -> int:
     setattr(owner, name, counted)
 
     from avrobust_core.cli import main as command
-    from avrobust_core.evaluation import parts
+    from avrobust_core.evaluation import shards
     from avrobust_core.training import fit as training
 
-    training.CHECKPOINT_SECONDS = parts.PART_SECONDS = -1.0  # as often as can be
+    training.CHECKPOINT_SECONDS = shards.SHARD_SECONDS = -1.0  # as often as can be
     status = command(arguments)
     if nth == 0:
         print(calls)

@@ -7,10 +7,10 @@ import torch
 from avrobust_core import Attack, AttackResult, AttackRun, Batch, Budget, ThreatModel, Victim
 from avrobust_core.data.loading import Skipped, read_batches, select
 from avrobust_core.errors import AttackViolation, DataError, ModelError
-from avrobust_core.evaluation import parts
+from avrobust_core.evaluation import shards
 from avrobust_core.evaluation.outcomes import Intervals, Outcome, summarise
-from avrobust_core.evaluation.parts import MicroBatches, carry_out
 from avrobust_core.evaluation.predictions import collect, evaluate_batch, from_parquet, to_parquet
+from avrobust_core.evaluation.shards import MicroBatches, carry_out
 
 
 class Step(Attack):
@@ -125,7 +125,7 @@ def test_an_evaluation_stopped_in_the_middle_goes_on_to_the_same_bits(tmp_path, 
     dataset, model = blobs(corrupt=["test-1"]), new_model()
     run = AttackRun("step", Step(), THREAT)
     whole, _ = _evaluate(tmp_path / "whole", dataset, model, batch_size=3, run=run)
-    monkeypatch.setattr(parts, "PART_SECONDS", -1.0)  # a part after every batch
+    monkeypatch.setattr(shards, "SHARD_SECONDS", -1.0)  # a part after every batch
     calls = []
 
     class Stop(Step):

@@ -6,7 +6,7 @@ import torch
 
 from avrobust_core.data.loading import Skipped, read_batches, select
 from avrobust_core.errors import DataError
-from avrobust_core.evaluation import parts
+from avrobust_core.evaluation import shards
 from avrobust_core.study import embedding
 
 ALL = frozenset({"pooled", "tokens", "fused"})
@@ -24,7 +24,7 @@ def _embed(folder: Path, dataset, model, kinds, *, batch_size=7, shares=1, until
         return embedding.embed_batch(model, batch, kinds)
 
     for rank in range(shares):
-        parts.carry_out(
+        shards.carry_out(
             embedding.parts_folder(folder, kinds),
             selection.share(rank, shares),
             work,
@@ -72,7 +72,7 @@ def test_embeddings_do_not_depend_on_batch_size_or_number_of_processes(tmp_path,
 
 
 def test_an_interrupted_embedding_goes_on_where_it_stopped(tmp_path, blobs, new_model, monkeypatch) -> None:
-    monkeypatch.setattr(parts, "PART_SECONDS", -1.0)
+    monkeypatch.setattr(shards, "SHARD_SECONDS", -1.0)
     dataset, model = blobs(), new_model().eval()
     with pytest.raises(KeyboardInterrupt):
         _embed(tmp_path, dataset, model, ALL, until=1)
@@ -97,11 +97,11 @@ def test_layers_that_are_asked_for_later_join_those_that_are_there(tmp_path, blo
 
 
 def test_a_part_is_written_when_memory_is_full(tmp_path, blobs, new_model, monkeypatch) -> None:
-    monkeypatch.setattr(parts, "PART_BYTES", 0)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 0)
     dataset, model = blobs(), new_model().eval()
     with pytest.raises(KeyboardInterrupt):
         _embed(tmp_path, dataset, model, ALL, until=2)
-    assert len(parts.paths(embedding.parts_folder(tmp_path, ALL))) == 2
+    assert len(shards.paths(embedding.parts_folder(tmp_path, ALL))) == 2
 
 
 def test_a_split_of_which_nothing_can_be_read_is_an_error(tmp_path, blobs, new_model) -> None:

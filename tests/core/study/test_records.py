@@ -11,7 +11,7 @@ import pytest
 
 from avrobust_core.data.loading import Skipped, read_batches, select
 from avrobust_core.errors import RunError
-from avrobust_core.evaluation import parts
+from avrobust_core.evaluation import shards
 from avrobust_core.evaluation.predictions import from_parquet, to_parquet
 from avrobust_core.files import read_record, write_record
 
@@ -162,7 +162,7 @@ def test_a_damaged_part_of_an_interrupted_evaluation_is_done_again(tmp_path: Pat
         return {"sum": batch.inputs["left"].flatten(1).sum(dim=1)}
 
     def carry_out() -> None:
-        parts.carry_out(
+        shards.carry_out(
             tmp_path,
             selection,
             work,
@@ -175,7 +175,7 @@ def test_a_damaged_part_of_an_interrupted_evaluation_is_done_again(tmp_path: Pat
         )
 
     carry_out()
-    (part,) = parts.paths(tmp_path)
+    (part,) = shards.paths(tmp_path)
     sums = pq.read_table(part)["sum"].to_numpy()
     content = part.read_bytes()
     place = content.index(sums[0].tobytes())
@@ -183,7 +183,7 @@ def test_a_damaged_part_of_an_interrupted_evaluation_is_done_again(tmp_path: Pat
     assert pq.read_table(part)["sum"].to_numpy()[0] == -sums[0], "without its checksum nothing would tell"
     carry_out()
     assert asked == 2 * list(selection.ids)
-    (part,) = parts.paths(tmp_path)
+    (part,) = shards.paths(tmp_path)
     np.testing.assert_array_equal(pq.read_table(part)["sum"].to_numpy(), sums)
 
 

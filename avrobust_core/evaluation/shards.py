@@ -1,4 +1,4 @@
-"""Work on chosen clips, batch by batch, kept in parts that survive a kill: predictions, attacks, embeddings."""
+"""Work on chosen clips, batch by batch, kept in shards that survive a kill: predictions, attacks, embeddings."""
 
 import json
 import time
@@ -20,10 +20,10 @@ from avrobust_core.data.readings import checksums
 from avrobust_core.errors import DatasetFailure
 from avrobust_core.files import write_atomically
 
-PART_SECONDS = 30.0
+SHARD_SECONDS = 30.0
 """How much work a killed process loses at most, beside the batch it was in."""
 
-PART_BYTES = 256 * 2**20
+SHARD_BYTES = 256 * 2**20
 """How much of what was found is held in memory, beside the batch."""
 
 CHECKSUM = "checksum/"
@@ -55,7 +55,7 @@ def no_limit(step: str, ids: Sequence[str]) -> AbstractContextManager[None]:
 
 
 class MicroBatches:
-    """Works on batches in parts that the device's memory holds; results do not depend on the size of a part.
+    """Works on batches in pieces that the device's memory holds; results do not depend on the size of a piece.
 
     Args:
         work: on a batch of any size.
@@ -64,7 +64,7 @@ class MicroBatches:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.largest: int | None = None
-        """Clips in a part, halved each time that memory runs out; None until it has."""
+        """Clips in a piece, halved each time that memory runs out; None until it has."""
 
     def __call__(self, batch: Batch) -> Columns:
         """As `work`.
@@ -75,19 +75,19 @@ class MicroBatches:
         positions = torch.arange(len(batch), device=batch.targets.device)
         found: list[Columns] = []
         while len(positions):
-            part = positions[: self.largest]
+            piece = positions[: self.largest]
             try:
-                found.append(self.work(batch if len(part) == len(batch) else batch.select(part)))
+                found.append(self.work(batch if len(piece) == len(batch) else batch.select(piece)))
             except torch.OutOfMemoryError:
-                if len(part) == 1:
+                if len(piece) == 1:
                     raise
-                self.largest = len(part) // 2
+                self.largest = len(piece) // 2
             else:
-                positions = positions[len(part) :]
+                positions = positions[len(piece) :]
                 continue
             if batch.targets.device.type == "cuda":
                 torch.cuda.empty_cache()  # outside the handler: its traceback holds on to what the attempt left behind
-        return found[0] if len(found) == 1 else {name: torch.cat([part[name] for part in found]) for name in found[0]}
+        return found[0] if len(found) == 1 else {name: torch.cat([piece[name] for piece in found]) for name in found[0]}
 
 
 def carry_out(
@@ -105,7 +105,7 @@ def carry_out(
     limit: Limit = no_limit,
     compare: Compare | None = None,
 ) -> None:
-    """Do the work for the clips that no part in `folder` holds yet, writing parts of whole batches as time goes by.
+    """Do the work for the clips that no shard in `folder` holds yet, writing shards of whole batches as time goes by.
 
     Args:
         folder: of this work.
@@ -115,7 +115,7 @@ def carry_out(
         read: reads batches.
         unreadable: the clips of the split that could not be read so far, with reasons.
         device: where the model is.
-        rank: of this process: names its parts.
+        rank: of this process: names its shards.
         tick: told of progress.
         constant: the clips so far that have one value throughout, and in which modality.
         limit: on the time that a batch may take.
@@ -143,14 +143,14 @@ def carry_out(
                 tables.append(to_table(batch, {**work_on(batch), **_columns(read_as)}))
         tick(len(chunk))
         now = time.monotonic()
-        full = sum(table.nbytes for table in tables) > PART_BYTES
-        if full or now - saved > PART_SECONDS or number == len(chunks):
+        full = sum(table.nbytes for table in tables) > SHARD_BYTES
+        if full or now - saved > SHARD_SECONDS or number == len(chunks):
             _write(folder, rank, tables, now - saved, {"skipped": unreadable(), "constant": constant()})
             tables, saved = [], now
 
 
 def _remove_damaged(folder: Path) -> None:
-    """Remove parts that cannot be read or do not agree with their checksums: their clips are done again."""
+    """Remove shards that cannot be read or do not agree with their checksums: their clips are done again."""
     for path in paths(folder):
         try:
             pq.read_table(path, page_checksum_verification=True)
@@ -161,34 +161,34 @@ def _remove_damaged(folder: Path) -> None:
 
 
 def paths(folder: Path) -> list[Path]:
-    """The parts of a folder, in order."""
-    return sorted(folder.glob("part-*.parquet"))
+    """The shards of a folder, in order."""
+    return sorted(folder.glob("shard-*.parquet"))
 
 
 def ids_in(path: Path) -> list[str]:
-    """The clips whose results a part holds."""
+    """The clips whose results a shard holds."""
     found: list[str] = pq.read_table(path, columns=["id"])["id"].to_pylist()
     return found
 
 
 def skipped_in(path: Path) -> dict[str, str]:
-    """The clips that could not be read while a part was made, with reasons."""
+    """The clips that could not be read while a shard was made, with reasons."""
     return _clips_in(path, b"skipped")
 
 
 def seconds_in(path: Path) -> float:
-    """How long it took to make a part."""
+    """How long it took to make a shard."""
     return float(_metadata(path)[b"seconds"])
 
 
 def remove(folder: Path) -> None:
-    """Remove the parts, once what they hold lies elsewhere."""
+    """Remove the shards, once what they hold lies elsewhere."""
     for path in paths(folder):
         path.unlink()
 
 
 def in_order(found: Sequence[str], selection: Selection) -> NDArray[np.int64]:
-    """For each clip of the parts, taken one after the other, its row in the selection's order: (N,).
+    """For each clip of the shards, taken one after the other, its row in the selection's order: (N,).
 
     Raises:
         DatasetFailure: if there is no clip.
@@ -203,7 +203,7 @@ def in_order(found: Sequence[str], selection: Selection) -> NDArray[np.int64]:
 
 
 def all_skipped(folder: Path, selection: Selection) -> dict[str, str]:
-    """The selection's clips that no part could read, with reasons."""
+    """The selection's clips that no shard could read, with reasons."""
     return _all_clips(folder, selection, b"skipped")
 
 
@@ -271,6 +271,6 @@ def _write(
     table = pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], type=pa.string())})
     notes = {what: json.dumps(found) for what, found in clips.items()}
     table = table.replace_schema_metadata({"seconds": f"{seconds:.6f}", **notes})
-    numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob(f"part-{rank:04}-*.parquet")]
-    path = folder / f"part-{rank:04}-{max(numbers, default=-1) + 1:06}.parquet"
+    numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob(f"shard-{rank:04}-*.parquet")]
+    path = folder / f"shard-{rank:04}-{max(numbers, default=-1) + 1:06}.parquet"
     write_atomically(path, lambda file: pq.write_table(table, file, write_page_checksum=True))
