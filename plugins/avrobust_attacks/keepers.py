@@ -165,12 +165,12 @@ class Keeper(ABC):
                 found.index_copy_(0, at, torch.where(per_clip(higher, old), x[name], old))
 
     def result(self) -> AttackResult:
-        """What is kept of all clips; where `stops`, the others' clean, and in `last` where their search was highest."""
+        """The points kept of all clips; where `stops`, those of the other clips are in `last`, and these are clean."""
         if not self.stops:
             return AttackResult(self.found, self.success, self.trace)
-        return AttackResult(
-            where_clips(self.success, self.found, self._whole.clean), self.success, self.trace, self.found
-        )
+        clean = self._whole.clean
+        inputs, last = where_clips(self.success, self.found, clean), where_clips(self.success, clean, self.found)
+        return AttackResult(inputs, self.success, self.trace, last)
 
 
 class FirstSuccess(Keeper):
