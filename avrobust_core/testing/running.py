@@ -1,4 +1,4 @@
-"""What a check is, what may come of it, and how a list of checks is run."""
+"""Checks: plain functions that find faults, their outcomes, and lists of them run one by one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Check(Generic[S]):
 
     @property
     def summary(self) -> str:
-        """What it looks for, in one line."""
+        """The fault that it looks for, in one line."""
         return (self.function.__doc__ or "").strip().partition("\n")[0]
 
     def __call__(self, subject: S) -> None:
@@ -64,7 +64,7 @@ def check(*faults: int) -> Callable[[Callable[[S], None]], Check[S]]:
 
 @dataclass(frozen=True, slots=True)
 class CheckOutcome:
-    """What came of one check of one subject.
+    """The outcome of one check of one subject.
 
     Attributes:
         check: its name.

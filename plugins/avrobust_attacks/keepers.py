@@ -46,7 +46,7 @@ class Keeper(ABC):
     """
 
     scored = "the loss or its gradient"
-    """What errors call it that was not finite."""
+    """The name that errors give to a loss that is not finite."""
 
     between_waits = 5
     """Elsewhere than on CPU a wait costs the work that could have been queued meanwhile: steps for each of them."""
@@ -207,7 +207,7 @@ class HighestLoss(Keeper):
 
 
 class ClimbEnds(HighestLoss):
-    """Of a model with randomness of its own: keeps where climbs end, the best by a fresh look at each end.
+    """Keeps where climbs end, the best by a fresh look at each end: for a model with randomness of its own.
 
     The point that looked best on the way is the luckiest of many looks, not the best: the winner's curse. An end is
     chosen by no look. Every clip is returned where its search ended.

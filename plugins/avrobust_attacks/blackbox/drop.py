@@ -26,7 +26,7 @@ class Drop(Attack):
 
     @abstractmethod
     def stand_in(self, victim: BoundVictim) -> Mapping[str, Tensor]:
-        """What replaces the attacked modalities: by modality, to broadcast to (B, ...)."""
+        """Return what replaces the attacked modalities: by modality, to broadcast to (B, ...)."""
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:

@@ -11,7 +11,7 @@ from avrobust_attacks.losses import LOSSES, Loss
 from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, select_inputs, where_clips
 
 READINGS = 4
-"""Of a model with randomness of its own, by how many looks at each member's result the strongest is chosen."""
+"""Looks at each member's result by which the strongest is chosen, of a model with randomness of its own."""
 
 
 class Ensemble(Attack):

@@ -12,7 +12,7 @@ from avrobust_attacks.gradient.configs import ApgdConfig
 from avrobust_core import Region, per_clip, where_clips
 
 FIRST_LENGTH = 2.0
-"""Of the steps until the first checkpoint, as a share of the radius: from one end of a ball to the other."""
+"""Length of the steps until the first checkpoint, as a share of the radius: from one end of a ball to the other."""
 
 MOMENTUM = 0.75
 """Weight of the new step against that of the last one (alpha in the paper)."""
@@ -21,7 +21,7 @@ ENOUGH_RISES = 0.75
 """A step size is kept while at least this share of its steps raise the loss (rho in the paper)."""
 
 FIRST_CHECKPOINT, SHORTENING, SHORTEST = 0.22, 0.03, 0.06
-"""Where the step size is looked at, as shares of all steps: see `checkpoints`."""
+"""Places where the step size is looked at, as shares of all steps: see `checkpoints`."""
 
 
 class AutoSteps(Stepper):

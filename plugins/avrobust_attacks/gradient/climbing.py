@@ -41,7 +41,7 @@ class Stepper(ABC):
         """
 
     def rest(self, x: Inputs, loss: Tensor) -> tuple[Inputs, Tensor]:
-        """Where the climb ends, and the loss there, (b,): `x`, after the last step, unless it knows better."""
+        """The end of the climb, and the loss there, (b,): `x`, after the last step, unless it knows better."""
         return x, loss
 
     def select(self, kept: Tensor) -> None:
@@ -88,7 +88,7 @@ def climb(
 
 
 class _Climber:
-    """Where a climb stands: its point, and the loss and the gradients there, of the clips that are worked on."""
+    """A climb on its way: its point, and the loss and the gradients there, of the clips that are worked on."""
 
     loss: Tensor
 

@@ -12,7 +12,7 @@ from avrobust_attacks.gradient.configs import MimConfig
 from avrobust_core import Region, per_clip
 
 DEFAULT_REACH = 3.0
-"""What all steps sum to by default, as a share of the radius. Steps that sum to 1, the paper's, end at the edge only
+"""The sum of all steps by default, as a share of the radius. Steps that sum to 1, the paper's, end at the edge only
 where no gradient ever changes its sign, and leave more clips unbroken at 5, 10 and 20 steps."""
 
 

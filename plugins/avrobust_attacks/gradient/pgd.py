@@ -11,7 +11,7 @@ from avrobust_attacks.gradient.configs import FgsmConfig, PgdConfig
 from avrobust_core import Region
 
 FIRST_LENGTH, LAST_LENGTH = 1.0, 0.02
-"""Of the steps after the leap, by default, as a share of the radius."""
+"""Lengths of the steps after the leap, by default, as a share of the radius."""
 
 
 class PlainSteps(Stepper):

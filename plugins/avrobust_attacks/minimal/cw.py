@@ -17,7 +17,7 @@ LEAST_PROGRESS = 1e-3
 """A smaller success counts as progress if it is smaller by this share."""
 
 STEPS_BETWEEN_WAITS = 5
-"""How often clips that are done leave the search: to ask waits for the device."""
+"""Steps after which clips that are done leave the search: to ask waits for the device."""
 
 
 class CW(MinimalAttack[CwConfig]):

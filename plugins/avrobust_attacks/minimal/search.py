@@ -27,8 +27,8 @@ SLACK = 4e-6
 left on the very boundary would be a success in one batch and none in another."""
 
 FIRST_SHARPNESS, LAST_SHARPNESS = 8.0, 200.0
-"""Of the smooth distance, at the start of a search and at its end, over the spread of the clean logits (the highest
-minus their mean), so that the scale of the logits does not matter."""
+"""Sharpness of the smooth distance, at the start of a search and at its end, over the spread of the clean logits (the
+highest minus their mean), so that the scale of the logits does not matter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ def apply(victim: BoundVictim, delta: Mapping[str, Tensor], projected: bool) -> 
 
 @dataclass(slots=True)
 class _Set:
-    """What one pass over the set tells of it.
+    """A set of clips, as one pass over it finds it.
 
     Attributes:
         one: a clip of it, for its shapes.

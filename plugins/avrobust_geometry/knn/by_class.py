@@ -144,9 +144,10 @@ def nearest_by_class(
         "n_jobs": jobs,
         "seconds": round(time.perf_counter() - began, 3),
     }
-    columns = [question.clip.numpy(), question.cls.numpy(), same, other, *(count.numpy() for count in counts)]
-    back = np.argsort(columns[0], kind="stable")
-    return ClassNeighbours(*(column[back] for column in columns), report)
+    clip, cls = question.clip.numpy(), question.cls.numpy()
+    n_same, n_other = (count.numpy() for count in counts)
+    back = np.argsort(clip, kind="stable")
+    return ClassNeighbours(clip[back], cls[back], same[back], other[back], n_same[back], n_other[back], report)
 
 
 def _read_labels(
