@@ -1,4 +1,4 @@
-"""What an attack is: the base class that plugins subclass, what it returns, what it must see before."""
+"""The base class of attacks, which plugins subclass; what an attack returns, and what it must see before."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from avrobust_core.errors import AvrobustError
 
 @dataclass(frozen=True, slots=True)
 class AttackResult:
-    """What an attack returns; the core measures norms, success and queries itself.
+    """The result of an attack; the core measures norms, success and queries itself.
 
     Attributes:
         inputs: the attacked modalities only, each (B, ...), inside its ball; the clean clip where it failed.
@@ -31,7 +31,7 @@ class AttackResult:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What an attack must see before it attacks: clips of one split, in batches of a size that is the attack's own.
+    """The clips that an attack must see before it attacks: of one split, in batches of a size that is the attack's own.
 
     Attributes:
         split: a split of the data set; None for the one that is attacked.

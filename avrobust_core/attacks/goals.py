@@ -15,7 +15,7 @@ from avrobust_core.randomness import clip_generator
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What an attack run wants of all clips.
+    """The goal of an attack run, for all clips.
 
     Attributes:
         name: see `GoalName`.
@@ -31,7 +31,7 @@ class Goal:
 
     @property
     def targeted(self) -> bool:
-        """Whether a class is aimed at."""
+        """True if a class is aimed at."""
         return self.name != "untargeted"
 
 
@@ -50,7 +50,7 @@ class BatchGoal:
     targeted: bool = False
 
     def distance(self, logits: Tensor) -> Tensor:
-        """How far the goal is off, in logits: (B,) float, differentiable; falls as the attack gets on.
+        """The distance to the goal, in logits: (B,) float, differentiable; falls as the attack gets on.
 
         Untargeted: the margin, reached at 0. Targeted: minus the margin of the wanted labels, reached below 0.
         """

@@ -108,6 +108,6 @@ class GradientRecord:
 
     @property
     def missing(self) -> dict[str, Tensor]:
-        """By attacked modality, (B,) bool: gradients were asked for, and all of them were zero."""
+        """Flags of clips whose gradients were asked for and were all zero: by attacked modality, (B,) bool."""
         asked = self.passes > 0
         return {name: asked & ~reached for name, reached in self.reached.items()}

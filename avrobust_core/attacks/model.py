@@ -161,7 +161,7 @@ class AttackedModel:
         refuse_written(self.model, [name for name, x in inputs.items() if not same_bits(x, given[name])])
 
     def rounding(self, device: torch.device) -> float:
-        """What two passes over one clip may differ by, as a share of the largest logit."""
+        """The difference that two passes over one clip may have, as a share of the largest logit."""
         return rounding(self.model, self._answered, device)
 
     def mean_of(self, forward: Callable[[], Tensor]) -> Tensor:
@@ -178,7 +178,7 @@ class AttackedModel:
         """
         if not isinstance(self.model, AVModel):
             raise DataError(
-                f"the threat attacks features, but {type(self.model).__name__} is no avrobust_core.AVModel with "
+                f"the threat attacks features, but {type(self.model).__name__} is not an avrobust_core.AVModel with "
                 "encoders and frontends: attack the input, or wrap the model"
             )
         return self.model

@@ -42,7 +42,7 @@ class AttackRun:
 
 @dataclass(frozen=True, slots=True)
 class Attacked:
-    """What became of a batch under the threat at factor 1, and from which factor on its clips are broken.
+    """A batch after an attack: under the threat at factor 1, and from which factor on its clips are broken.
 
     Attributes:
         inputs: by attacked modality, verified.
@@ -139,7 +139,7 @@ def _sweep(batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run
 
 
 class _State:
-    """What is known of all clips of a batch while an attack goes on."""
+    """The results so far of all clips of a batch while an attack goes on."""
 
     def __init__(self, bound: BoundVictim, clips: int, like: Tensor) -> None:
         device = bound.device

@@ -20,7 +20,7 @@ NORM_TOLERANCE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the core found when it checked an attack's result.
+    """The core's findings of its check of an attack's result.
 
     Attributes:
         success: (B,) bool, whether the goal is reached, by an independent forward pass of the whole model.

@@ -15,7 +15,7 @@ from avrobust_core.cli.layout import say, wrapped
 if TYPE_CHECKING:
     from avrobust_core.data.media import MediaSpec
     from avrobust_core.registry.registry import Offer, PluginRecord, Registry
-    from avrobust_core.testing.running import Outcome
+    from avrobust_core.testing.running import CheckOutcome
 
 _WIDTH = len("not applicable")
 
@@ -96,15 +96,15 @@ def _meant(registry: Registry, name: str) -> tuple[list[PluginRecord], list[Offe
 
 def _checked(
     registry: Registry, plugins: list[PluginRecord], offers: list[Offer]
-) -> Iterator[tuple[str, str, Iterator[Outcome]]]:
+) -> Iterator[tuple[str, str, Iterator[CheckOutcome]]]:
     """Yield (kind, name, outcomes): of each plugin, then of each component."""
     from avrobust_core.testing.component_checks import PLUGIN_CHECKS, check_offer, media_of
-    from avrobust_core.testing.running import Outcome, run_check
+    from avrobust_core.testing.running import CheckOutcome, run_check
 
     for plugin in plugins:
         if plugin.status != "ok":
             why = plugin.error or f"the plugin is {plugin.status}"
-            loads = Outcome("loads", "The plugin is found, imported, and offers components.", (), "failed", why)
+            loads = CheckOutcome("loads", "The plugin is found, imported, and offers components.", (), "failed", why)
             yield "plugin", plugin.full_name, iter([loads])
         else:
             yield "plugin", plugin.full_name, (run_check(plugin, check) for check in PLUGIN_CHECKS)
@@ -115,7 +115,7 @@ def _checked(
         yield offer.kind, offer.full_name, check_offer(offer, media)
 
 
-def _lines(outcome: Outcome) -> list[str]:
+def _lines(outcome: CheckOutcome) -> list[str]:
     head = f"  {outcome.status.ljust(_WIDTH)}  {outcome.check}"
     if not outcome.reason:
         return [head]
@@ -123,7 +123,7 @@ def _lines(outcome: Outcome) -> list[str]:
     return wrapped(outcome.reason, width, indent=_WIDTH + 4, first=f"{head}: ")
 
 
-def _as_object(outcome: Outcome) -> dict[str, Any]:
+def _as_object(outcome: CheckOutcome) -> dict[str, Any]:
     return {
         "check": outcome.check,
         "summary": outcome.summary,

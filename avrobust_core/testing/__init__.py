@@ -12,7 +12,7 @@ from avrobust_core.testing.models import Noisy, Rescored, Witness, stateful_mode
 from avrobust_core.testing.offer_subjects import OfferSubject
 from avrobust_core.testing.oracles import LinearOracle, LinearProblem, make_problem, make_threat
 from avrobust_core.testing.parametrizing import parametrize_augmentations_with_checks, parametrize_with_checks
-from avrobust_core.testing.running import Check, CheckFailed, NotApplicable, Outcome, check
+from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, NotApplicable, check
 from avrobust_core.testing.subjects import AttackSubject, Case, Trial
 
 __all__ = [
@@ -25,12 +25,12 @@ __all__ = [
     "Case",
     "Check",
     "CheckFailed",
+    "CheckOutcome",
     "LinearOracle",
     "LinearProblem",
     "Noisy",
     "NotApplicable",
     "OfferSubject",
-    "Outcome",
     "Rescored",
     "Trial",
     "Witness",

@@ -11,7 +11,7 @@ from torch import Tensor
 from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.testing import augmentation_upkeep_checks
 from avrobust_core.testing.augmentation_subjects import CLASSES, SCENES, AugmentationSubject, Course, difference
-from avrobust_core.testing.running import Check, CheckFailed, NotApplicable, Outcome, check, run_each
+from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, NotApplicable, check, run_each
 
 LATE = 1000
 """An epoch by which what changes with the epochs, such as a radius that grows, has changed."""
@@ -195,6 +195,6 @@ AUGMENTATION_CHECKS: tuple[Check[AugmentationSubject], ...] = (
 
 def run_augmentation_checks(
     subject: AugmentationSubject, checks: Sequence[Check[AugmentationSubject]] = AUGMENTATION_CHECKS
-) -> list[Outcome]:
+) -> list[CheckOutcome]:
     """Run checks of an augmentation, all of them by default; none keeps the others from running."""
     return run_each(subject, checks)

@@ -1,4 +1,4 @@
-"""How far a linear function can fall inside a ball cut by bounds, exactly: for every norm, in float64."""
+"""The exact fall of a linear function inside a ball cut by bounds: for every norm, in float64."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -10,7 +10,7 @@ BISECTIONS = 60
 """Halvings of the search for a smallest size: as many as float64 can tell apart."""
 
 LARGEST_SIZE = 1e12
-"""What no size reaches is taken for out of reach."""
+"""Beyond this size a fall is taken to be out of reach."""
 
 
 def fall_linf(slope: Tensor, room: Tensor, radius: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ def fall_l0(slope: Tensor, room: Tensor, radius: Tensor) -> Tensor:
 FALLS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = MappingProxyType(
     {"linf": fall_linf, "l2": fall_l2, "l1": fall_l1, "l0": fall_l0}
 )
-"""By norm: from slopes (B, n), not negative, how far each sample may move downhill (B, n), infinite for no bound, and
-radii (B,), all float64, to the largest fall (B,)."""
+"""The largest fall (B,) by norm, of slopes (B, n), not negative; how far each sample may move downhill (B, n), infinite
+for no bound; and radii (B,): all float64."""
 
 
 def smallest_size(fall: Callable[[Tensor], Tensor], height: Tensor) -> Tensor:

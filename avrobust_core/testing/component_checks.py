@@ -17,7 +17,7 @@ from avrobust_core.registry.discovery import Offer, PluginRecord
 from avrobust_core.registry.kinds import KINDS, named
 from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.offer_subjects import MEDIA, OfferSubject
-from avrobust_core.testing.running import Check, CheckFailed, Outcome, check, run_check
+from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, check, run_check
 
 
 @check()
@@ -80,7 +80,7 @@ PLUGIN_CHECKS: tuple[Check[PluginRecord], ...] = (check_imports_without_torch,)
 """The checks of a plugin as a whole."""
 
 
-def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[Outcome]:
+def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[CheckOutcome]:
     """Run every check of a component, as its example configures it, and yield what comes of each.
 
     Args:

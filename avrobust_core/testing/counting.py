@@ -20,7 +20,7 @@ _WAITS = frozenset({"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_
 
 @dataclass(slots=True)
 class Work:
-    """What a block of code did.
+    """The record of what a block of code did.
 
     Attributes:
         operations: tensor operations.

@@ -71,7 +71,7 @@ def check_failed_clips(subject: AttackSubject) -> None:
                 "them changed: a failed clip is returned clean, or norms and accuracy count what broke nothing"
             )
     if not subject.bounded:
-        return  # a corruption is no search: it may leave a misclassified clip better off, and say so
+        return  # a corruption does not search: it may leave a misclassified clip better off, and say so
     wrong = LinearProblem(problem.oracle, _mislabelled(problem), problem.bounds)
     outset = subject.run(Case.of(wrong, _hopeless(problem, subject)))
     if not bool(outset.result.success.all()):
@@ -97,7 +97,7 @@ def check_no_radius(subject: AttackSubject) -> None:
 
 @check(15, 16)
 def check_budgets(subject: AttackSubject) -> None:
-    """What it returns is within the radius of every norm, for each modality, both, and one shared ball: in float64."""
+    """Its results are within the radius of every norm, for each modality, both, and one shared ball: in float64."""
     _need_bounded(subject)
     problem = make_problem(seed=45, inside=0.9)
     for norm in subject.norms:
@@ -135,7 +135,7 @@ def check_only_what_is_attacked(subject: AttackSubject) -> None:
 
 @check()
 def check_low_precision(subject: AttackSubject) -> None:
-    """What it finds in bfloat16 is confirmed in float32 before it is claimed."""
+    """Its finds in bfloat16 are confirmed in float32 before it is claimed."""
     problem = make_problem(seed=48, clips=24)
     threat = problem.threat(BOTH, subject.norm, share=0.5)
     subject.run(Case.of(problem, threat, partial(Rescored, after=_coarse), precision="bf16-mixed"))

@@ -18,7 +18,7 @@ from avrobust_core.testing.subjects import AttackSubject, Case, Trial
 from avrobust_core.threats.budgets import Budget, Snr, ThreatModel
 
 CLOSE = 1e-3
-"""By what share of the largest change two results may differ that should be the same: rounding, after many steps."""
+"""Share of the largest change by which two results may differ that should be the same: rounding, after many steps."""
 
 
 @check(3, 11)

@@ -108,7 +108,7 @@ class Witness(nn.Module):
         return logits
 
     def reached(self, bound: BoundVictim) -> Tensor:
-        """Whether the attack ever looked at a point inside its region that reaches its goal: (B,) bool."""
+        """Flag clips of which the attack ever looked at a point inside its region that reaches its goal: (B,) bool."""
         found = torch.zeros(len(bound), dtype=torch.bool)
         for look in self.looks:
             goal = bound.goal.select(look.clips)
@@ -122,7 +122,7 @@ class Witness(nn.Module):
         return found
 
     def gradients(self, clips: int) -> Tensor:
-        """How many gradients were taken of each of so many clips: (B,) int64."""
+        """The number of gradients taken of each of so many clips: (B,) int64."""
         counts = torch.zeros(clips, dtype=torch.int64)
         for look in self.looks:
             if look.gradient:
@@ -130,7 +130,7 @@ class Witness(nn.Module):
         return counts
 
     def ends_in_gradient(self, clips: int) -> Tensor:
-        """Whether the last look at each clip is one through which a gradient was taken: (B,) bool."""
+        """Flag clips through whose last look a gradient was taken: (B,) bool."""
         last = torch.zeros(clips, dtype=torch.bool)
         for look in self.looks:
             last[look.clips] = look.gradient

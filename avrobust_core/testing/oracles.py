@@ -159,7 +159,7 @@ class LinearProblem:
 
     @property
     def media(self) -> dict[str, MediaSpec]:
-        """What each modality is."""
+        """The media of each modality."""
         return {
             name: MediaSpec(kind=name, shape=tuple(x.shape[1:]), bounds=self.bounds)
             for name, x in self.batch.inputs.items()
@@ -184,7 +184,7 @@ class LinearProblem:
         return LinearProblem(self.oracle.moved(scale, shift), batch, bounds)
 
     def margins(self) -> Tensor:
-        """By how much each clip's own logit exceeds each other: (B, K) float64, infinite for its own."""
+        """The excess of each clip's own logit over each other: (B, K) float64, infinite for its own."""
         flat = {name: self.batch.inputs[name].double().flatten(1) for name in self.oracle.modalities}
         logits = self.oracle.bias + sum(x @ self.oracle.weight(name).T for name, x in flat.items())
         found = logits.gather(1, self.batch.targets.unsqueeze(1)) - logits

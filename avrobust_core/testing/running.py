@@ -1,4 +1,4 @@
-"""What a check is, what may come of it, and how a list of checks is run."""
+"""Checks: plain functions that find faults, their outcomes, and lists of them run one by one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Check(Generic[S]):
 
     @property
     def summary(self) -> str:
-        """What it looks for, in one line."""
+        """The fault that it looks for, in one line."""
         return (self.function.__doc__ or "").strip().partition("\n")[0]
 
     def __call__(self, subject: S) -> None:
@@ -63,8 +63,8 @@ def check(*faults: int) -> Callable[[Callable[[S], None]], Check[S]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one check of one subject.
+class CheckOutcome:
+    """The outcome of one check of one subject.
 
     Attributes:
         check: its name.
@@ -81,7 +81,7 @@ class Outcome:
     reason: str = ""
 
 
-def run_check(subject: S, check: Check[S]) -> Outcome:
+def run_check(subject: S, check: Check[S]) -> CheckOutcome:
     """Run one check; whatever it raises becomes part of the outcome."""
     status: Status = "passed"
     reason = ""
@@ -93,9 +93,9 @@ def run_check(subject: S, check: Check[S]) -> Outcome:
         status, reason = "failed", str(error)
     except Exception as error:  # noqa: BLE001 - what the subject raises is its failure, not the command's
         status, reason = "failed", f"raised {one_line(error)}"
-    return Outcome(check.name, check.summary, check.faults, status, reason)
+    return CheckOutcome(check.name, check.summary, check.faults, status, reason)
 
 
-def run_each(subject: S, checks: Sequence[Check[S]]) -> list[Outcome]:
+def run_each(subject: S, checks: Sequence[Check[S]]) -> list[CheckOutcome]:
     """Run checks one after the other; none keeps the others from running."""
     return [run_check(subject, check) for check in checks]

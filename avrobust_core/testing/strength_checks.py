@@ -30,7 +30,7 @@ RANKS: Mapping[str, Shapes] = {
 """The same samples as batches of every rank, which counts the clips' own dimension."""
 
 SPARE: Mapping[NormName, float] = {"linf": 1.1, "l2": 1.1, "l1": 1.3, "l0": 1.5}
-"""How much larger than the smallest radius the radius is at which a gradient attack must succeed on a linear model."""
+"""The radius at which a gradient attack must succeed on a linear model, over the smallest one."""
 
 NOISE = 0.05
 """Standard deviation of a noisy model's errors, in logits of about 1."""
@@ -47,7 +47,7 @@ def check_easy_clips_fall(subject: AttackSubject) -> None:
     if trial.broken < 0.1 * len(problem.batch):
         raise CheckFailed(
             f"it broke {trial.broken} of {len(problem.batch)} clips of a linear model at six times the radius that "
-            "breaks them all: whatever it measures is no robustness. Look at the sign of the loss that it raises"
+            "breaks them all: whatever it measures is not robustness. Look at the sign of the loss that it raises"
         )
 
 
@@ -216,7 +216,7 @@ def check_members(subject: AttackSubject) -> None:
     """An ensemble breaks every clip that one of its `members` breaks, with no larger perturbation if it is minimal."""
     members = subject.make().members
     if not members:
-        raise NotApplicable("it names no attacks in `members`: it is no ensemble")
+        raise NotApplicable("it names no attacks in `members`, so it is not an ensemble")
     problem = make_problem(seed=18, clips=16)
     case = Case.of(problem, problem.threat(BOTH, subject.norm, share=0.6))
     whole = subject.run(case)
@@ -327,7 +327,7 @@ def _radius(threat: ThreatModel) -> float:
 
 
 def _gradients(subject: AttackSubject, problem: LinearProblem) -> Tensor:
-    """How many gradients the attack takes of each clip when nothing succeeds, its preparation left aside."""
+    """The number of gradients that the attack takes of each clip when nothing succeeds, its preparation left aside."""
     smallest = 1.0 if subject.norm == "l0" else 1e-4
     witness, case = watched(Case.of(problem, make_threat(BOTH, subject.norm, smallest)))
     with subject.engaged(case) as (attack, bound):
@@ -337,7 +337,7 @@ def _gradients(subject: AttackSubject, problem: LinearProblem) -> Tensor:
 
 
 def _one_step(trial: Trial) -> Tensor:
-    """Which clips one step of steepest ascent over the whole radius breaks, to spare: (B,) bool."""
+    """Flag clips that one step of steepest ascent over the whole radius breaks, to spare: (B,) bool."""
     bound = trial.bound
     leaves = {name: x.clone().requires_grad_() for name, x in bound.clean.items()}
     with torch.enable_grad():

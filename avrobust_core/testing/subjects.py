@@ -1,4 +1,4 @@
-"""What the checks of attacks are run on: an attack that can be made anew, and the cases that it is set."""
+"""Subjects of the checks of attacks: an attack that can be made anew, and the cases that it is set."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of an attack on a case.
+    """The outcome of an attack on a case.
 
     Attributes:
         result: what the attack returned.
@@ -104,11 +104,11 @@ class Trial:
 
     @property
     def broken(self) -> int:
-        """How many clips the attack broke."""
+        """The number of clips that the attack broke."""
         return int(self.verdict.success.sum())
 
     def changed(self, modality: str) -> Tensor:
-        """Whether each clip was changed in a modality, by one bit at least: (B,) bool."""
+        """Flag clips that were changed in a modality, by one bit at least: (B,) bool."""
         x, clean = self.result.inputs[modality], self.bound.clean[modality]
         return (x != clean).flatten(1).any(dim=1)
 
@@ -164,12 +164,12 @@ class AttackSubject:
 
     @property
     def minimal(self) -> bool:
-        """Whether it looks for the smallest perturbation."""
+        """True if it looks for the smallest perturbation."""
         return self.make().minimal
 
     @property
     def bounded(self) -> bool:
-        """Whether it keeps to the threat's radius."""
+        """True if it keeps to the threat's radius."""
         return self.make().bounded
 
     def prepared(self, case: Case) -> Attack:

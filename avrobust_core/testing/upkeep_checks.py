@@ -22,10 +22,10 @@ from avrobust_core.testing.subjects import AttackSubject, Case
 from avrobust_core.threats.budgets import ThreatModel
 
 BATCHES = 5
-"""How many batches are attacked one after the other to see whether the cost of one grows."""
+"""Batches attacked one after the other to see whether the cost of one grows."""
 
 WAITS = 16
-"""How often an attack may wait for the device between two forward passes, beside what its region does: to drop clips
+"""Times that an attack may wait for the device between two forward passes, beside what its region does: to drop clips
 that are done, in every modality, and to end early."""
 
 ALLOWED_GROWTH: Mapping[str, int] = {
@@ -36,7 +36,7 @@ ALLOWED_GROWTH: Mapping[str, int] = {
     "tensors kept": 1,
     "bytes kept by the attack": 16,
 }
-"""By how much each count may grow from the second batch to the last, all of the same clips."""
+"""Growth allowed to each count from the second batch to the last, all of the same clips."""
 
 
 @check(4)
@@ -208,7 +208,7 @@ def _tiny(problem: LinearProblem, subject: AttackSubject) -> ThreatModel:
 
 
 def _kept(attack: Attack) -> tuple[int, int]:
-    """How many tensors are alive, and how large the attack is when it is pickled; 0 if it cannot be."""
+    """The number of tensors alive, and the size of the pickled attack; 0 if it cannot be pickled."""
     gc.collect()
     tensors = sum(1 for found in gc.get_objects() if type(found) is Tensor)
     try:

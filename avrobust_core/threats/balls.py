@@ -49,7 +49,7 @@ class TimeConstraint:
         """The nearest allowed perturbation: zero outside `frames`, the mean over time if invariant; differentiable."""
         whole = delta
         if self.frames is not None:
-            delta = torch.where(self._free(whole), delta, 0)  # not a product: 0 times infinity is no number
+            delta = torch.where(self._free(whole), delta, 0)  # not a product: 0 times infinity is NaN
         if self.invariant:
             delta = (delta.sum(dim=self.axis, keepdim=True) / self.steps).expand_as(whole)
             delta = delta if self.frames is None else torch.where(self._free(whole), delta, 0)
@@ -60,7 +60,7 @@ class TimeConstraint:
         return self._free(like).to(like.dtype)
 
     def samples(self, shape: torch.Size) -> int:
-        """How many samples of a clip of this shape may change, each by itself."""
+        """The number of samples of a clip of this shape that may change, each by itself."""
         steps = 1 if self.invariant else self.steps
         return shape.numel() // shape[self.axis - 1] * steps
 
@@ -122,7 +122,7 @@ class Ball(ABC):
 
     @abstractmethod
     def gain(self, gradient: Tensor) -> Tensor:
-        """By how much a linear function with this gradient rises over one radius of steepest ascent: (B,) float.
+        """The rise of a linear function with this gradient over one radius of steepest ascent: (B,) float.
 
         That is the radius times the dual norm of the gradient, bounds left aside.
         """
@@ -229,7 +229,7 @@ class Ball(ABC):
 
     @property
     def room(self) -> tuple[Tensor, Tensor]:
-        """How far each sample may move down (negative or 0) and up by the bounds alone: (B, ...), infinite if none.
+        """The room of each sample, down (negative or 0) and up, by the bounds alone: (B, ...), infinite without bounds.
 
         Where the perturbation is the same at all steps of time, as far as all of them can: 1 along the time axis.
         """
@@ -250,7 +250,7 @@ class Ball(ABC):
         return self.confined(x - self.center).contiguous()
 
     def _grain(self, x: Tensor) -> Tensor:
-        """What rounding to float32 may add up to in one sample, several times over: shaped to broadcast, float64."""
+        """The most that rounding to float32, several times over, adds to one sample: shaped to broadcast, float64."""
         return 4 * FLOAT32_HALF_ULP * torch.maximum(largest(self.center), largest(x)).double()
 
     def _difference(self, x: Tensor) -> Tensor:

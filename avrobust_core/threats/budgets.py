@@ -63,7 +63,7 @@ Radius = Annotated[
 
 
 class Budget(Described):
-    """How far one modality may be moved."""
+    """The most that one modality may be moved."""
 
     norm: NormName = "linf"
     """Norm of one clip's perturbation: linf (largest change of a sample), l2 (Euclidean, over all samples), l1 (sum of
@@ -73,13 +73,13 @@ class Budget(Described):
     bounds: tuple[float, float] | None = None
     """Lowest and highest value of a perturbed sample; by default the bounds that the data set states."""
     space: Space = "input"
-    """What is perturbed: the raw input, or the features after the encoder's frontend (then only `bounds` limits it)."""
+    """The space that is perturbed: raw input, or features after the encoder's frontend (which only `bounds` limits)."""
     frames: tuple[tuple[int, int], ...] | None = None
     """Steps of time that may change, as ranges [first, end) of the modality's time axis; null for all."""
     time_invariant: bool = False
-    """Whether the perturbation must be the same at every step of time (linf and l2)."""
+    """Require the same perturbation at every step of time (linf and l2)."""
     per: Literal["sample", "frame"] = "sample"
-    """What l0 counts: single samples, or frames (all samples at `frame_steps` successive steps of time)."""
+    """The unit that l0 counts: single samples, or frames (all samples at `frame_steps` successive steps of time)."""
     frame_steps: int = Field(default=1, ge=1)
     """Steps of time that one frame of an l0 budget has."""
     cap: Radius | None = None
@@ -89,7 +89,7 @@ class Budget(Described):
     @classmethod
     def _pairs(cls, value: Any) -> Any:
         if value is not None and not (isinstance(value, (list, tuple)) and all(map(_is_pair, value))):
-            raise ValueError(f"frames: {value!r} is no list of ranges [first, end), like [[0, 4], [8, 12]]")
+            raise ValueError(f"frames: {value!r} is not a list of ranges [first, end), like [[0, 4], [8, 12]]")
         return value
 
     @field_validator("frames")
@@ -117,7 +117,7 @@ class Budget(Described):
 
     @property
     def needs_time(self) -> bool:
-        """Whether it means anything only where the time axis is known."""
+        """True if it means anything only where the time axis is known."""
         return self.frames is not None or self.time_invariant or self.per == "frame"
 
     def scaled(self, factor: float) -> "Budget":
@@ -163,7 +163,7 @@ class ThreatModel(Described):
 
     @property
     def budgets(self) -> dict[str, Budget]:
-        """By attacked modality."""
+        """The budgets by attacked modality."""
         return self.__pydantic_extra__ or {}
 
     @property

@@ -126,7 +126,7 @@ class L2Ball(Ball):
 
     @property
     def samples(self) -> int:
-        """How many samples of a clip may change, each by itself: the dimension of the ball."""
+        """The dimension of the ball: the samples of a clip that may change, each by itself."""
         shape = self.center.shape[1:]
         return shape.numel() if self.time is None else self.time.samples(shape)
 

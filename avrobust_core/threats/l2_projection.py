@@ -9,7 +9,7 @@ from avrobust_core.threats.balls import Ball
 from avrobust_core.threats.clips import clip_norm, per_clip, pieces, settled
 
 MAX_ROUNDS = {"cpu": 50}
-"""By type of device, rounds of the search for the share. Each round's answer is inside, and the next one nearer: three
+"""Rounds of the search for the share, by type of device. Each round's answer is inside, and the next one nearer: three
 to five are enough as a rule, and on CPU the search ends by itself."""
 
 DEFAULT_MAX_ROUNDS = 8
@@ -41,7 +41,7 @@ def nearest(balls: Sequence[Ball], x: Sequence[Tensor], weights: Tensor, reach: 
 
 
 class _Part:
-    """Some clips of one modality: their perturbation, and what becomes of a share of it within the bounds.
+    """Some clips of one modality: their perturbation, and shares of it within the bounds.
 
     The perturbation is written into `into`, where the nearest point takes its place: new memory costs more than sums.
     """

@@ -49,7 +49,7 @@ class Region(ABC):
 
     @property
     def smooth(self) -> bool:
-        """Whether all its balls are: see `Ball.smooth`."""
+        """True if all its balls are: see `Ball.smooth`."""
         return all(ball.smooth for ball in self.balls.values())
 
     @property
@@ -71,7 +71,7 @@ class Region(ABC):
 
     @abstractmethod
     def gain(self, gradients: Inputs) -> Tensor:
-        """By how much a linear function with these gradients rises over a step of size 1: (B,) float."""
+        """The rise of a linear function with these gradients over a step of size 1: (B,) float."""
 
     @abstractmethod
     def sample(self, generators: Generators) -> dict[str, Tensor]:
@@ -256,7 +256,7 @@ class SharedRegion(Region):
             if drawn is None:
                 drawn = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in own])
         assert drawn is not None
-        open_to = self._weights > 0  # a modality of radius 0 is no dimension of the ball
+        open_to = self._weights > 0  # a modality of radius 0 adds no dimension to the ball
         norms = torch.stack([clip_norm(each) for each in noise.values()]) * open_to
         samples = sum(on * ball.samples for on, ball in zip(open_to, self._l2.values(), strict=True))
         assert isinstance(samples, Tensor)

@@ -10,7 +10,7 @@ from avrobust_core.threats.balls import FLOAT32_HALF_ULP, SAFETY, Ball, Bounds, 
 from avrobust_core.threats.clips import largest, per_clip, pieces, settled
 
 MAX_ROUNDS = {"cpu": 100}
-"""By type of device, rounds of the search for an l1 projection's threshold; on CPU it ends by itself, after two
+"""Rounds of the search for an l1 projection's threshold, by type of device; on CPU it ends by itself, after two
 to four where `x` is a step away from the ball, and 30 where it is far."""
 
 DEFAULT_MAX_ROUNDS = 32
@@ -23,7 +23,7 @@ FIRST_STEEPEST = 256
 """Samples that an l1 step sorts by steepness at first: as a rule enough to spend its length on."""
 
 BEYOND, MOST_BEYOND = 1e2, 1e4
-"""How far an l1 step moves a sample beyond its bound: so many times the step's length, for each time that the sample is
+"""The way that an l1 step moves a sample beyond its bound, over the step's length: for each time that the sample is
 steeper than the least steep that moves; and at most."""
 
 
@@ -285,7 +285,7 @@ def _vertex(ball: Ball, gradient: Tensor, reach: Tensor) -> Tensor:
 
 
 def soft_threshold(size: Tensor, limit: Tensor | None, radius: Tensor, cost: Tensor) -> Tensor:
-    """By how much all sizes are to be lowered so that, cut at 0 and at their limits, they sum to the radius: (B,).
+    """The threshold by which all sizes are lowered so that, cut at 0 and at their limits, they sum to the radius: (B,).
 
     The sum falls piecewise linearly as the threshold rises: Newton's steps, kept inside a bracket, end on the exact
     piece. What is returned is the bracket's feasible end, 0 where the sizes are feasible as they are.
@@ -324,7 +324,7 @@ def soft_threshold(size: Tensor, limit: Tensor | None, radius: Tensor, cost: Ten
 
 
 def _room(x: Tensor, sign: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """How far each sample may move in the direction of its sign before it meets its bound: not negative; 0 at sign 0.
+    """The way of each sample in the direction of its sign until it meets its bound: not negative; 0 at sign 0.
 
     Without a choice between two tensors, which is slow on CPU: of the ways to both bounds, measured along the sign, the
     longer one.
@@ -334,7 +334,7 @@ def _room(x: Tensor, sign: Tensor, bounds: tuple[float, float]) -> Tensor:
 
 
 def _steepest_moves(slope: Tensor, room: Tensor, budget: Tensor) -> Tensor:
-    """How far each sample moves, (B, n): the steepest to its end, then the next, until the budget is spent.
+    """The move of each sample, (B, n): the steepest to its end, then the next, until the budget is spent.
 
     Args:
         slope: (B, n), not negative; samples of slope 0 do not move.
@@ -363,7 +363,7 @@ def _steepest_moves(slope: Tensor, room: Tensor, budget: Tensor) -> Tensor:
 
 
 def _highest(worth: Tensor, count: Tensor, most: int, above: float = 0.0) -> Tensor:
-    """Which `count` of each clip's values are the highest, none that is not larger than `above`: bool, as `worth`.
+    """Flag the `count` highest of each clip's values, of those larger than `above`: bool, as `worth`.
 
     Of equal values the first are taken: which ones does not depend on the other clips' counts.
 

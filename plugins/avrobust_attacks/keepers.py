@@ -46,7 +46,7 @@ class Keeper(ABC):
     """
 
     scored = "the loss or its gradient"
-    """What errors call it that was not finite."""
+    """The name that errors give to a loss that is not finite."""
 
     between_waits = 5
     """Elsewhere than on CPU a wait costs the work that could have been queued meanwhile: steps for each of them."""
@@ -165,12 +165,12 @@ class Keeper(ABC):
                 found.index_copy_(0, at, torch.where(per_clip(higher, old), x[name], old))
 
     def result(self) -> AttackResult:
-        """What is kept of all clips; where `stops`, the others' clean, and in `last` where their search was highest."""
+        """The points kept of all clips; where `stops`, those of the other clips are in `last`, and these are clean."""
         if not self.stops:
             return AttackResult(self.found, self.success, self.trace)
-        return AttackResult(
-            where_clips(self.success, self.found, self._whole.clean), self.success, self.trace, self.found
-        )
+        clean = self._whole.clean
+        inputs, last = where_clips(self.success, self.found, clean), where_clips(self.success, clean, self.found)
+        return AttackResult(inputs, self.success, self.trace, last)
 
 
 class FirstSuccess(Keeper):
@@ -207,7 +207,7 @@ class HighestLoss(Keeper):
 
 
 class ClimbEnds(HighestLoss):
-    """Of a model with randomness of its own: keeps where climbs end, the best by a fresh look at each end.
+    """Keeps where climbs end, the best by a fresh look at each end: for a model with randomness of its own.
 
     The point that looked best on the way is the luckiest of many looks, not the best: the winner's curse. An end is
     chosen by no look. Every clip is returned where its search ended.

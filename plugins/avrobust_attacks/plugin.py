@@ -1,20 +1,22 @@
-"""The plugin `attacks`: the attack suite, each group's components from its own `offers`."""
+"""The plugin `attacks`: the attack suite."""
 
 from collections.abc import Iterator
 
-from avrobust_attacks.blackbox import offers as blackbox
-from avrobust_attacks.ensemble import offers as ensemble
-from avrobust_attacks.gradient import offers as gradient
-from avrobust_attacks.minimal import offers as minimal
-from avrobust_attacks.universal import offers as universal
+from avrobust_attacks.ensemble.configs import EnsembleConfig
+from avrobust_attacks.single import SINGLE_ATTACKS
 from avrobust_core import Component, hookimpl
 
 
 @hookimpl
 def avrobust_attacks() -> Iterator[Component]:
     """The attack suite."""
-    yield from gradient.OFFERS
-    yield from minimal.OFFERS
-    yield from blackbox.OFFERS
-    yield from universal.OFFERS
-    yield from ensemble.OFFERS
+    yield from SINGLE_ATTACKS
+    yield Component(
+        name="ensemble",
+        summary="AutoAttack for several modalities: one attack after the other, each on what the earlier ones left.",
+        config=EnsembleConfig,
+        build="avrobust_attacks.ensemble.ensemble:ensemble",
+        references=("https://arxiv.org/abs/2003.01690",),
+        example={"members": ["fgsm", {"use": "pgd", "with": {"steps": 10}}]},
+        version=3,
+    )

@@ -37,7 +37,7 @@ class DropConfig(Config):
     """Configuration of `drop`."""
 
     replace: Literal["silence", "mean", "other-clip"] = "silence"
-    """What stands in for the attacked modalities: silence (0, or what the bounds hold nearest to it: silence, black),
+    """The stand-in for the attacked modalities: silence (0, or what the bounds hold nearest to it: silence, black),
     mean (of all clips of the split), or other-clip (all attacked modalities of one other clip)."""
     different_class: bool = True
     """With other-clip: prefer a clip that shares no label. Targeted attacks do not see the clips' own labels: they
@@ -45,6 +45,6 @@ class DropConfig(Config):
     pool: int = Field(default=64, ge=2)
     """With other-clip: how many clips are kept to choose from."""
     split: str | None = None
-    """Where the mean or the other clips come from; null for the split that is attacked."""
+    """The split of the mean or of the other clips; null for the split that is attacked."""
     batch_size: int = Field(default=32, ge=1)
     """Clips that are read at a time; it changes no result but the last bits of a mean."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from avrobust_attacks.blackbox.configs import DropConfig
 from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Preparation, derive_seed, where_clips
 
 NORMS = frozenset({"linf", "l2", "l1", "l0"})
@@ -25,7 +26,7 @@ class Drop(Attack):
 
     @abstractmethod
     def stand_in(self, victim: BoundVictim) -> Mapping[str, Tensor]:
-        """What replaces the attacked modalities: by modality, to broadcast to (B, ...)."""
+        """Return what replaces the attacked modalities: by modality, to broadcast to (B, ...)."""
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:
@@ -171,6 +172,16 @@ class _DropToDonor(Drop):
         if self._different_class and not victim.goal.targeted:
             others = [donor for donor in others if not donor.labels & labels] or others
         return min(others, key=lambda donor: derive_seed(victim.victim.seed, clip_id, "drop/donor", donor.id))
+
+
+def drop(config: DropConfig) -> Drop:
+    """The attack that replaces by what is configured; all but silence must be prepared."""
+    if config.replace == "silence":
+        return DropToSilence()
+    preparation = Preparation(config.split, config.batch_size)
+    if config.replace == "mean":
+        return DropToMean(preparation)
+    return DropToOtherClip(preparation, different_class=config.different_class, pool=config.pool)
 
 
 def _donor(victim: BoundVictim, index: int, rank: int) -> _Donor:

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from avrobust_attacks.blackbox.configs import NoiseConfig
 from avrobust_attacks.keepers import BestPoint
 from avrobust_attacks.losses import LOSSES
 from avrobust_core import Attack, AttackResult, BoundVictim
@@ -18,23 +19,21 @@ class UniformNoise(Attack):
     among them).
 
     Args:
-        draws: for each clip.
-        loss: a name in `LOSSES`.
+        config: says what each of its fields does.
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
 
-    def __init__(self, *, draws: int, loss: str) -> None:
-        self.draws = draws
-        self.loss = LOSSES[loss]
+    def __init__(self, config: NoiseConfig) -> None:
+        self.config = config
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:
         """Attack the clips of `victim`; see the class."""
-        keeper = BestPoint(victim, self.loss)
+        keeper = BestPoint(victim, LOSSES[self.config.loss])
         keeper.score(victim.clean)
         keeper.settle()
-        for draw in range(self.draws):
+        for draw in range(self.config.draws):
             if not len(keeper.victim):
                 break
             keeper.score(self.draw(keeper.victim, draw))
@@ -61,6 +60,11 @@ class GaussianNoise(UniformNoise):
         filled = {}
         for name, ball in victim.balls.items():
             generators = victim.generators(f"gaussian/{number}/{name}")
-            noise = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in generators])
-            filled[name] = ball.filled(noise.to(victim.device))
+            drawn = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in generators])
+            filled[name] = ball.filled(drawn.to(victim.device))
         return victim.region.project(filled)
+
+
+def noise(config: NoiseConfig) -> UniformNoise:
+    """Noise of the kind configured."""
+    return (UniformNoise if config.kind == "uniform" else GaussianNoise)(config)

@@ -53,12 +53,12 @@ class Proposals(ABC):
     @property
     @abstractmethod
     def start_numbers(self) -> int:
-        """How many random numbers each clip's start takes."""
+        """The number of random numbers that each clip's start takes."""
 
     @property
     @abstractmethod
     def numbers(self) -> int:
-        """How many random numbers each clip's next point takes."""
+        """The number of random numbers that each clip's next point takes."""
 
     @abstractmethod
     def start(self, ball: Ball, uniform: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from avrobust_attacks.blackbox.configs import SquareConfig
 from avrobust_attacks.blackbox.proposals import Others, Proposals, proposals_for, relative
 from avrobust_attacks.keepers import BestPoint
 from avrobust_attacks.losses import LOSSES
@@ -37,30 +38,25 @@ class Square(Attack):
     to the region's edge, where its loss is higher than the random start's.
 
     Args:
-        queries: forward passes for each clip and restart, all of the above counted.
-        p_init: share of the samples that the first blocks cover.
-        restarts: independent starts, each on the clips that earlier ones failed on.
-        loss: a name in `LOSSES`.
+        config: says what each of its fields does; queries count all of the above.
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2"})
 
-    def __init__(self, *, queries: int, p_init: float, restarts: int, loss: str) -> None:
-        self.queries = queries
-        self.p_init = p_init
-        self.restarts = restarts
-        self.loss = LOSSES[loss]
+    def __init__(self, config: SquareConfig) -> None:
+        self.config = config
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:
         """Attack the clips of `victim`; see the class."""
-        keeper = BestPoint(victim, self.loss)
+        config = self.config
+        keeper = BestPoint(victim, LOSSES[config.loss])
         keeper.score(victim.clean)
         keeper.settle()
         proposals = {name: proposals_for(ball) for name, ball in victim.balls.items()}
-        for restart in range(self.restarts):
+        for restart in range(config.restarts):
             if len(keeper.victim):
-                _Search(keeper, proposals, restart).run(self.queries - (restart == 0), self.p_init)
+                _Search(keeper, proposals, restart).run(config.queries - (restart == 0), config.p_init)
         return keeper.result()
 
 

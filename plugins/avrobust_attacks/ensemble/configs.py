@@ -6,10 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
-from avrobust_attacks.blackbox import offers as blackbox
-from avrobust_attacks.gradient import offers as gradient
 from avrobust_attacks.gradient.configs import LossName
-from avrobust_attacks.minimal import offers as minimal
+from avrobust_attacks.single import SINGLE_ATTACKS
 from avrobust_core import AttackChoice, Component, Config
 
 STANDARD: tuple[tuple[str, Mapping[str, object]], ...] = (
@@ -42,7 +40,7 @@ class EnsembleConfig(Config):
             ComponentError: if a member is not installed, or its configuration does not fit.
         """
         if self.members is None:
-            own = {offer.name: offer for offers in (gradient, minimal, blackbox) for offer in offers.OFFERS}
+            own = {attack.name: attack for attack in SINGLE_ATTACKS}
             return [(name, own[name], own[name].config(**settings)) for name, settings in STANDARD]
         members = [(member.use, member.configured()) for member in self.members]
         return [(name, found.offer.component, found.config) for name, found in members]

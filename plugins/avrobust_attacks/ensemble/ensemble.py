@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from avrobust_attacks.ensemble.configs import EnsembleConfig
 from avrobust_attacks.keepers import better
-from avrobust_attacks.losses import Loss
+from avrobust_attacks.losses import LOSSES, Loss
 from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, select_inputs, where_clips
 
 READINGS = 4
-"""Of a model with randomness of its own, by how many looks at each member's result the strongest is chosen."""
+"""Looks at each member's result by which the strongest is chosen, of a model with randomness of its own."""
 
 
 class Ensemble(Attack):
@@ -62,6 +63,12 @@ class Ensemble(Attack):
         if victim.task == "multi-label" or not victim.repeatable:
             return _strongest(victim, able, self.loss)
         return _first_to_succeed(victim, able)
+
+
+def ensemble(config: EnsembleConfig) -> Ensemble:
+    """The ensemble of the members that are named, or of the standard ones."""
+    members = [(name, component.make(settings)) for name, component, settings in config.components()]
+    return Ensemble(members, LOSSES[config.loss])
 
 
 def _first_to_succeed(victim: BoundVictim, members: Sequence[Attack]) -> AttackResult:

@@ -1,15 +1,18 @@
 """Auto-PGD: momentum, and a step size per clip that is halved where it no longer pays."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from avrobust_attacks.gradient.attack import GradientAttack
 from avrobust_attacks.gradient.climbing import Inputs, Stepper, leap
-from avrobust_core import Region, per_clip, select_inputs, where_clips
+from avrobust_attacks.gradient.configs import ApgdConfig
+from avrobust_core import Region, per_clip, where_clips
 
 FIRST_LENGTH = 2.0
-"""Of the steps until the first checkpoint, as a share of the radius: from one end of a ball to the other."""
+"""Length of the steps until the first checkpoint, as a share of the radius: from one end of a ball to the other."""
 
 MOMENTUM = 0.75
 """Weight of the new step against that of the last one (alpha in the paper)."""
@@ -18,7 +21,7 @@ ENOUGH_RISES = 0.75
 """A step size is kept while at least this share of its steps raise the loss (rho in the paper)."""
 
 FIRST_CHECKPOINT, SHORTENING, SHORTEST = 0.22, 0.03, 0.06
-"""Where the step size is looked at, as shares of all steps: see `checkpoints`."""
+"""Places where the step size is looked at, as shares of all steps: see `checkpoints`."""
 
 
 class AutoSteps(Stepper):
@@ -75,15 +78,6 @@ class AutoSteps(Stepper):
         higher = loss > self._best_loss
         return where_clips(higher, x, self._best), torch.where(higher, loss, self._best_loss)
 
-    def select(self, kept: Tensor) -> None:
-        if self._step == 0:
-            return
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value.index_select(0, kept))
-            elif isinstance(value, dict):
-                setattr(self, name, select_inputs(value, kept))
-
     def _begin(self, x: Inputs, gradients: Inputs, loss: Tensor) -> None:
         self._length = torch.full_like(loss, FIRST_LENGTH)
         self._previous = dict(x)
@@ -117,6 +111,11 @@ class AutoSteps(Stepper):
 
         self._previous = where_clips(self._halved, self._best, self._previous)
         return where_clips(self._halved, self._best, x), where_clips(self._halved, self._best_gradient, gradients)
+
+
+def apgd(config: ApgdConfig) -> GradientAttack:
+    """Climbs whose step sizes are chosen on the way."""
+    return GradientAttack.restarted(partial(AutoSteps, config.steps), config)
 
 
 def checkpoints(steps: int) -> frozenset[int]:

@@ -1,17 +1,16 @@
 """The gradient attack: climbs of a loss from several starts, whatever the way of stepping."""
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from avrobust_attacks.gradient.climbing import Stepper, climb, drawn
+from avrobust_attacks.gradient.configs import ApgdConfig, ClimbedLossName, PgdConfig
 from avrobust_attacks.keepers import Keeper, keeper_for
 from avrobust_attacks.losses import LOSSES, Loss, TowardsClass, difference_of_logits_ratio
 from avrobust_core import Attack, AttackResult, BatchGoal, BoundVictim
-
-ClimbedLoss = Literal["reach", "ce", "margin", "dlr", "rank", "targeted"]
 
 
 class GradientAttack(Attack):
@@ -61,7 +60,7 @@ class GradientAttack(Attack):
         stepper: Callable[[], Stepper],
         *,
         steps: int,
-        loss: ClimbedLoss,
+        loss: ClimbedLossName,
         restarts: int = 1,
         random_start: bool = True,
         clean_first: bool = True,
@@ -74,6 +73,11 @@ class GradientAttack(Attack):
         self.random_start = random_start
         self.clean_first = clean_first
         self.targets = targets
+
+    @classmethod
+    def restarted(cls, stepper: Callable[[], Stepper], config: PgdConfig | ApgdConfig) -> "GradientAttack":
+        """As a configuration with restarts says."""
+        return cls(stepper, **config.model_dump(exclude={"step_size"}))
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:

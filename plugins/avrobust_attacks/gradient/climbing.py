@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from avrobust_attacks.held import select_held
 from avrobust_attacks.keepers import Keeper
 from avrobust_core import BoundVictim, Region, joint_gradient, leaves_of, per_clip, select_inputs
 
@@ -40,11 +41,12 @@ class Stepper(ABC):
         """
 
     def rest(self, x: Inputs, loss: Tensor) -> tuple[Inputs, Tensor]:
-        """Where the climb ends, and the loss there, (b,): `x`, after the last step, unless it knows better."""
+        """The end of the climb, and the loss there, (b,): `x`, after the last step, unless it knows better."""
         return x, loss
 
-    def select(self, kept: Tensor) -> None:  # noqa: B027 - most remember nothing
+    def select(self, kept: Tensor) -> None:
         """Forget all clips but those at `kept` (int64 positions)."""
+        select_held(self, kept)
 
 
 def climb(
@@ -86,7 +88,7 @@ def climb(
 
 
 class _Climber:
-    """Where a climb stands: its point, and the loss and the gradients there, of the clips that are worked on."""
+    """A climb on its way: its point, and the loss and the gradients there, of the clips that are worked on."""
 
     loss: Tensor
 

@@ -22,7 +22,7 @@ class FgsmConfig(Config):
 
 
 class RestartedConfig(Config):
-    """What `pgd` and `apgd` have in common."""
+    """Fields of `pgd` and `apgd`."""
 
     restarts: int = Field(default=1, ge=1)
     """Independent starts; each attacks only the clips that all earlier ones failed on."""

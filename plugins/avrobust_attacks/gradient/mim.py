@@ -1,15 +1,18 @@
 """The momentum iterative method: steps along a running sum of normalised gradients."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from avrobust_attacks.gradient.attack import GradientAttack
 from avrobust_attacks.gradient.climbing import Inputs, Stepper
-from avrobust_core import Region, per_clip, select_inputs
+from avrobust_attacks.gradient.configs import MimConfig
+from avrobust_core import Region, per_clip
 
 DEFAULT_REACH = 3.0
-"""What all steps sum to by default, as a share of the radius. Steps that sum to 1, the paper's, end at the edge only
+"""The sum of all steps by default, as a share of the radius. Steps that sum to 1, the paper's, end at the edge only
 where no gradient ever changes its sign, and leave more clips unbroken at 5, 10 and 20 steps."""
 
 
@@ -37,8 +40,12 @@ class MomentumSteps(Stepper):
         self._momentum = scaled
         return region.project(region.step(x, self._momentum, self._length))
 
-    def select(self, kept: Tensor) -> None:
-        self._momentum = select_inputs(self._momentum, kept)
+
+def mim(config: MimConfig) -> GradientAttack:
+    """From the clean clip, steps of one length."""
+    length = DEFAULT_REACH / config.steps if config.step_size is None else config.step_size
+    stepper = partial(MomentumSteps, config.decay, length)
+    return GradientAttack(stepper, steps=config.steps, random_start=False, loss=config.loss)
 
 
 def _normalised(gradients: Inputs, groups: Sequence[Sequence[str]]) -> dict[str, Tensor]:

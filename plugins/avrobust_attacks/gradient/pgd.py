@@ -1,14 +1,17 @@
 """The steps of projected gradient ascent: of steepest ascent, and of lengths that do not depend on the clip."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
+from avrobust_attacks.gradient.attack import GradientAttack
 from avrobust_attacks.gradient.climbing import Inputs, Stepper, leap
+from avrobust_attacks.gradient.configs import FgsmConfig, PgdConfig
 from avrobust_core import Region
 
 FIRST_LENGTH, LAST_LENGTH = 1.0, 0.02
-"""Of the steps after the leap, by default, as a share of the radius."""
+"""Lengths of the steps after the leap, by default, as a share of the radius."""
 
 
 class PlainSteps(Stepper):
@@ -40,3 +43,16 @@ def falling_lengths(steps: int) -> list[float]:
     """
     fall = (LAST_LENGTH / FIRST_LENGTH) ** (1 / max(steps - 1, 1))
     return [FIRST_LENGTH * fall**step for step in range(steps)]
+
+
+def fgsm(config: FgsmConfig) -> GradientAttack:
+    """One step, to the point of the region that the linearised loss likes best."""
+    stepper = partial(PlainSteps, [], leaps=True)
+    return GradientAttack(stepper, steps=1, random_start=config.random_start, clean_first=False, loss=config.loss)
+
+
+def pgd(config: PgdConfig) -> GradientAttack:
+    """Steps of one length, or a leap and steps that fall in length."""
+    if config.step_size is None:
+        return GradientAttack.restarted(partial(PlainSteps, falling_lengths(config.steps - 1), leaps=True), config)
+    return GradientAttack.restarted(partial(PlainSteps, [config.step_size] * config.steps), config)

@@ -1,4 +1,4 @@
-"""What an attack for the smallest perturbation is: a search, a trim of what it found, a last look."""
+"""Attacks for the smallest perturbation: a search, a trim of what it found, a last look."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -7,18 +7,25 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from avrobust_attacks.minimal.boundary import Estimate, leaving_gradients, nearest_boundary
+from avrobust_attacks.minimal.boundary import Boundary, leaving_gradients, nearest_boundary
 from avrobust_attacks.minimal.configs import MinimalConfig, SteppedConfig
-from avrobust_attacks.minimal.search import Search
-from avrobust_attacks.minimal.sure import sure_result
-from avrobust_core import Attack, AttackResult, BoundVictim
+from avrobust_attacks.minimal.results import smallest_result, sure_result
+from avrobust_attacks.minimal.search import SmallestSuccess
+from avrobust_attacks.minimal.steps import Momentum, cosine
+from avrobust_attacks.minimal.trim import trim, try_edge
+from avrobust_core import Attack, AttackResult, BoundVictim, Region
 
 GROWTH = 2.0
-"""By how much the size grows at each step of the second search until it reaches the goal."""
+"""Growth of the size at each step of the second search until it reaches the goal."""
 
 FURTHER = 8.0
 """The first size of the second search over the first one's."""
 
+LAST_STEP = 0.01
+"""The last step's length as a share of the first one's, as in the papers of `ddn` and `fmn`."""
+
+LAST_GAMMA = 0.02
+"""The last change of the size as a share of the first one, as in the paper of `fmn` (0.001 of 0.05)."""
 
 Settings = TypeVar("Settings", bound=MinimalConfig)
 Stepped = TypeVar("Stepped", bound=SteppedConfig)
@@ -45,23 +52,23 @@ class MinimalAttack(Attack, Generic[Settings]):
         Raises:
             AvrobustError: if a loss or gradient is not finite, or no gradient reaches the attacked modalities.
         """
-        search = Search(victim)
+        search = SmallestSuccess(victim)
         everyone = search.positions
         if len(everyone):
-            estimate = nearest_boundary(search, self.config.classes)
-            self.look(search, estimate)
+            boundary = nearest_boundary(search, self.config.classes)
+            self.look(search, boundary)
             if victim.repeatable:
-                search.try_edge(everyone, estimate.gradients)
-                search.trim(self.config.trim)
-        return search.result() if victim.repeatable else sure_result(victim, search, everyone)
+                try_edge(search, everyone, boundary.gradients)
+                trim(search, self.config.trim)
+        return smallest_result(search) if victim.repeatable else sure_result(search, everyone)
 
     @abstractmethod
-    def look(self, search: Search, estimate: Estimate) -> None:
+    def look(self, search: SmallestSuccess, boundary: Boundary) -> None:
         """Score points of the region; `search`, which has at least one clip to work on, keeps the smallest success.
 
         Args:
             search: scores, and keeps.
-            estimate: the nearest boundary of the clips to work on, by the model linearised at the clean ones.
+            boundary: the nearest boundary of the clips to work on, by the model linearised at the clean ones.
         """
 
 
@@ -76,18 +83,17 @@ class SteppedSizes(MinimalAttack[Stepped]):
     is often one that never comes out on top.
     """
 
-    def look(self, search: Search, estimate: Estimate) -> None:
+    def look(self, search: SmallestSuccess, boundary: Boundary) -> None:
         config = self.config
         second = config.steps // 2
-        size = config.start * estimate.size
-        self.descend(search, estimate.gradients, size, config.steps - second, config.momentum, growth=1.0)
+        size = config.start * boundary.size
+        self.descend(search, boundary.gradients, size, config.steps - second, config.momentum, growth=1.0)
         if second:
             self.descend(search, leaving_gradients(search), FURTHER * size, second, 0.0, growth=GROWTH)
 
-    @abstractmethod
     def descend(
         self,
-        search: Search,
+        search: SmallestSuccess,
         first: Mapping[str, Tensor],
         size: Tensor,
         steps: int,
@@ -104,4 +110,46 @@ class SteppedSizes(MinimalAttack[Stepped]):
             steps: gradients after it.
             momentum: share of the running mean of gradients that each step keeps.
             growth: at least so much the size grows by at each step while this search has not reached the goal.
+        """
+        region, quantum = search.region, search.region.quantum
+        size = size.maximum(quantum).clamp(max=1)
+        x = region.approach(region.clean, first, size, 1.0)
+        mean = Momentum(momentum)
+        best = torch.full_like(size, torch.inf)
+        for step in range(steps):
+            share = step / steps
+            scored, gradients = search.climb(x, share)
+            direction = mean.of(gradients, region.gain(gradients))
+            best = torch.where(scored.reached, torch.minimum(best, scored.size), best)
+            gamma = cosine(self.config.gamma, self.config.gamma * LAST_GAMMA, share)
+            lower = self.shrunk(size, best) * (1 - gamma)  # between two counts of l0 it means the lower one
+            larger = size * torch.where(best.isfinite(), 1 + gamma, max(growth, 1 + gamma))
+            size = torch.where(scored.reached, lower, larger.maximum(size + quantum)).maximum(quantum).clamp(max=1)
+            length = cosine(self.config.step_size, self.config.step_size * LAST_STEP, share)
+            x = self.moved(region, x, direction, size, length, best.isfinite())
+        search.score(x, 1.0)
+
+    @abstractmethod
+    def shrunk(self, size: Tensor, best: Tensor) -> Tensor:
+        """The size, (b,), that shrinks where the goal is reached: of the present one and this search's smallest."""
+
+    @abstractmethod
+    def moved(
+        self,
+        region: Region,
+        x: Mapping[str, Tensor],
+        direction: Mapping[str, Tensor],
+        size: Tensor,
+        length: float,
+        found: Tensor,
+    ) -> dict[str, Tensor]:
+        """The next point.
+
+        Args:
+            region: of the b clips.
+            x: the present one, (b, ...) by modality.
+            direction: along which it rises, (b, ...) by modality.
+            size: (b,) float64, the next point's.
+            length: of the step over `size`.
+            found: (b,) bool, whether this search has reached the goal.
         """

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avrobust_attacks.minimal.search import Search
+from avrobust_attacks.minimal.search import SmallestSuccess
 from avrobust_attacks.minimal.smooth import own_logit
 from avrobust_attacks.minimal.steps import TINY
 from avrobust_core import BatchGoal, leaves_of, where_clips
 
 LEAST_START = 0.05
-"""Of a model with randomness of its own, the least size at which a boundary is expected: some looks find it on the far
+"""The least size at which a boundary is expected of a model with randomness of its own: some looks find it on the far
 side of the clean clip."""
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Boundary:
     """The nearest boundary, as the gradients at the clean clip have it.
 
     Attributes:
@@ -28,7 +28,7 @@ class Estimate:
     gradients: dict[str, Tensor]
 
 
-def nearest_boundary(search: Search, classes: int) -> Estimate:
+def nearest_boundary(search: SmallestSuccess, classes: int) -> Boundary:
     """The class that is nearest by the linearised model (DeepFool's first step, Moosavi-Dezfooli et al. 2016).
 
     The smallest margin need not be the nearest boundary. Only the `classes` with the highest logits that are not the
@@ -51,10 +51,10 @@ def nearest_boundary(search: Search, classes: int) -> Estimate:
         size = reach if size is None else torch.minimum(reach, size)
         gradients = where_clips(nearer, found, gradients or found)
     assert size is not None
-    return Estimate(size if search.victim.repeatable else size.clamp(min=LEAST_START), gradients)
+    return Boundary(size if search.victim.repeatable else size.clamp(min=LEAST_START), gradients)
 
 
-def leaving_gradients(search: Search) -> dict[str, Tensor]:
+def leaving_gradients(search: SmallestSuccess) -> dict[str, Tensor]:
     """The gradients at the clean clips along which the own logit falls fastest; a targeted goal's rises fastest."""
     leaves = leaves_of(search.victim.clean)
     goal = search.victim.goal

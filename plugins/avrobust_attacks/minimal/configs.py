@@ -6,7 +6,7 @@ from avrobust_core import Config
 
 
 class MinimalConfig(Config):
-    """What all of them have."""
+    """Fields of all of them."""
 
     classes: int = Field(default=9, ge=1)
     """Other classes, those of the highest logits, of which the start takes the one whose boundary is nearest by the
@@ -34,7 +34,7 @@ class CwConfig(MinimalConfig):
 
 
 class SteppedConfig(MinimalConfig):
-    """What `ddn` and `fmn` have."""
+    """Fields of `ddn` and `fmn`."""
 
     steps: int = Field(default=80, ge=1)
     """Gradient steps after the first-order start, half of them for each of two searches."""

@@ -5,18 +5,19 @@ from typing import ClassVar
 import torch
 
 from avrobust_attacks.minimal.attack import MinimalAttack
-from avrobust_attacks.minimal.boundary import Estimate
+from avrobust_attacks.minimal.boundary import Boundary
 from avrobust_attacks.minimal.configs import CwConfig, FmnConfig
+from avrobust_attacks.minimal.descent import Descent
 from avrobust_attacks.minimal.fmn import FMN
 from avrobust_attacks.minimal.penalty import Bracket, Penalty
-from avrobust_attacks.minimal.search import Search
+from avrobust_attacks.minimal.search import SmallestSuccess
 from avrobust_attacks.minimal.shrinking import Shrinking
 
 LEAST_PROGRESS = 1e-3
 """A smaller success counts as progress if it is smaller by this share."""
 
 STEPS_BETWEEN_WAITS = 5
-"""How often clips that are done leave the search: to ask waits for the device."""
+"""Steps after which clips that are done leave the search: to ask waits for the device."""
 
 
 class CW(MinimalAttack[CwConfig]):
@@ -42,14 +43,14 @@ class CW(MinimalAttack[CwConfig]):
 
     norms: ClassVar[frozenset[str]] = frozenset({"l2", "linf"})
 
-    def look(self, search: Search, estimate: Estimate) -> None:
+    def look(self, search: SmallestSuccess, boundary: Boundary) -> None:
         config = self.config
         everyone = search.positions
         region = search.region
-        size = estimate.size.clamp(max=1)
-        x = region.within(region.step(region.clean, estimate.gradients, size), size)
+        size = boundary.size.clamp(max=1)
+        x = region.within(region.step(region.clean, boundary.gradients, size), size)
         if config.lead:
-            FMN(FmnConfig(steps=config.lead)).look(search, estimate)
+            FMN(FmnConfig(steps=config.lead)).look(search, boundary)
             x = search.best_or(everyone, x)
         bracket = Bracket(size)
         for number in range(config.searches):
@@ -58,7 +59,7 @@ class CW(MinimalAttack[CwConfig]):
             x = descent.end(everyone)
             search.work_on(everyone)
 
-    def _descend(self, search: Search, descent: Penalty | Shrinking, number: int) -> None:
+    def _descend(self, search: SmallestSuccess, descent: Descent, number: int) -> None:
         config = self.config
         best = search.size[search.positions]
         idle = torch.zeros_like(search.positions)

@@ -3,20 +3,12 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from avrobust_attacks.minimal.attack import SteppedSizes
 from avrobust_attacks.minimal.configs import DdnConfig
-from avrobust_attacks.minimal.search import Search
-from avrobust_attacks.minimal.steps import Momentum, cosine, onto
-from avrobust_core import leaves_of
-
-LAST_STEP = 0.01
-"""The last step's length as a share of the first one's, as in the paper."""
-
-LAST_GAMMA = 0.02
-"""The last change of the size as a share of the first one."""
+from avrobust_attacks.minimal.steps import onto
+from avrobust_core import Region
 
 
 class DDN(SteppedSizes[DdnConfig]):
@@ -34,32 +26,16 @@ class DDN(SteppedSizes[DdnConfig]):
 
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
 
-    def descend(
+    def shrunk(self, size: Tensor, best: Tensor) -> Tensor:
+        return size
+
+    def moved(
         self,
-        search: Search,
-        first: Mapping[str, Tensor],
+        region: Region,
+        x: Mapping[str, Tensor],
+        direction: Mapping[str, Tensor],
         size: Tensor,
-        steps: int,
-        momentum: float,
-        *,
-        growth: float,
-    ) -> None:
-        region = search.region
-        size = size.clamp(max=1)
-        x = region.within(region.step(region.clean, first, size), size)
-        mean = Momentum(momentum)
-        found = torch.zeros_like(size, dtype=torch.bool)
-        for step in range(steps):
-            share = step / steps
-            leaves = leaves_of(x)
-            with torch.enable_grad():
-                scored = search.score(leaves, share)
-            gradients = search.uphill(scored.loss, leaves)
-            direction = mean.of(gradients, region.gain(gradients))
-            gamma = cosine(self.config.gamma, self.config.gamma * LAST_GAMMA, share)
-            found |= scored.reached
-            larger = torch.where(found, 1 + gamma, max(growth, 1 + gamma))
-            size = (size * torch.where(scored.reached, 1 - gamma, larger)).clamp(max=1)
-            length = size * cosine(self.config.step_size, self.config.step_size * LAST_STEP, share)
-            x = onto(region, region.step(leaves, direction, length), size, lengthened=found)
-        search.score(x, 1.0)
+        length: float,
+        found: Tensor,
+    ) -> dict[str, Tensor]:
+        return onto(region, region.step(x, direction, size * length), size, lengthened=found)

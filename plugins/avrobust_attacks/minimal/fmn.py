@@ -8,15 +8,7 @@ from torch import Tensor
 
 from avrobust_attacks.minimal.attack import SteppedSizes
 from avrobust_attacks.minimal.configs import FmnConfig
-from avrobust_attacks.minimal.search import Search
-from avrobust_attacks.minimal.steps import Momentum, cosine
-from avrobust_core import leaves_of
-
-LAST_STEP = 0.01
-"""The last step's length as a share of the first one's, as in the paper."""
-
-LAST_GAMMA = 0.02
-"""The last change of the size as a share of the first one, as in the paper (0.001 of 0.05)."""
+from avrobust_core import Region
 
 
 class FMN(SteppedSizes[FmnConfig]):
@@ -34,34 +26,16 @@ class FMN(SteppedSizes[FmnConfig]):
 
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
 
-    def descend(
+    def shrunk(self, size: Tensor, best: Tensor) -> Tensor:
+        return torch.minimum(size, best)
+
+    def moved(
         self,
-        search: Search,
-        first: Mapping[str, Tensor],
+        region: Region,
+        x: Mapping[str, Tensor],
+        direction: Mapping[str, Tensor],
         size: Tensor,
-        steps: int,
-        momentum: float,
-        *,
-        growth: float,
-    ) -> None:
-        region = search.region
-        quantum = region.quantum
-        size = size.maximum(quantum).clamp(max=1)
-        x = region.approach(region.clean, first, size, 1.0)
-        mean = Momentum(momentum)
-        best = torch.full_like(size, torch.inf)
-        for step in range(steps):
-            share = step / steps
-            leaves = leaves_of(x)
-            with torch.enable_grad():
-                scored = search.score(leaves, share)
-            best = torch.where(scored.reached, torch.minimum(best, scored.size), best)
-            gradients = search.uphill(scored.loss, leaves)
-            gain = region.gain(gradients)
-            gamma = cosine(self.config.gamma, self.config.gamma * LAST_GAMMA, share)
-            lower = torch.minimum(size, best) * (1 - gamma)  # between two counts of l0 it means the lower one
-            larger = size * torch.where(best.isfinite(), 1 + gamma, max(growth, 1 + gamma))
-            size = torch.where(scored.reached, lower, larger.maximum(size + quantum)).maximum(quantum).clamp(max=1)
-            length = cosine(self.config.step_size, self.config.step_size * LAST_STEP, share)
-            x = region.approach(leaves, mean.of(gradients, gain), size, length)
-        search.score(x, 1.0)
+        length: float,
+        found: Tensor,
+    ) -> dict[str, Tensor]:
+        return region.approach(x, direction, size, length)

@@ -11,7 +11,7 @@ LOOKS = 8
 """At a point of which it is to be told whether its success is sure."""
 
 DEVIATIONS = 3.0
-"""By how many standard deviations of one look a sure success is beyond the goal's boundary, in the mean of all looks:
+"""Standard deviations of one look by which a sure success is beyond the goal's boundary, in the mean of all looks:
 the points tried are many, and one that 8 of 10 looks find would pass 8 of them too often."""
 
 

@@ -5,23 +5,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from avrobust_attacks.minimal.search import Search
+from avrobust_attacks.minimal.descent import FIRST_DECAY, LAST_RATE, SECOND_DECAY, Descent
+from avrobust_attacks.minimal.search import Scored, SmallestSuccess
 from avrobust_attacks.minimal.steps import TINY, cosine
 from avrobust_attacks.minimal.tanh import Variable
-from avrobust_core import leaves_of, per_clip
-
-FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
-"""Of Adam's moments (Kingma and Ba, arXiv 1412.6980)."""
-
-LAST_RATE = 0.02
-"""The last learning rate as a share of the first."""
+from avrobust_core import per_clip
 
 HEADROOM = 1.5
 """The constant over the one that the linearised model asks for: at just that one, the boundary is reached in the limit
 only."""
 
 GROWTH = 4.0
-"""By how much a constant grows that was too small, while none is known that is large enough."""
+"""Growth of a constant that was too small, while none is known that is large enough."""
 
 PATIENCE, RISE = 5, 1.3
 """After more than so many successive steps that do not reach the goal, the constant grows by this factor a step: the
@@ -59,7 +54,7 @@ class Bracket:
         self.low[positions] = torch.where(reached, low, torch.maximum(low, constants))
 
 
-class Penalty:
+class Penalty(Descent):
     """One search: Adam on size^2 / unit^2 + c max(distance, 0), from a given point.
 
     In a shared region the squared size is the sum of the modalities' squared shares (norm_m / eps_m)^2. In a separate
@@ -78,12 +73,10 @@ class Penalty:
         bracket: of all clips that this and earlier searches started with, in their order.
     """
 
-    def __init__(self, search: Search, x: Mapping[str, Tensor], bracket: Bracket) -> None:
-        self._search = search
+    def __init__(self, search: SmallestSuccess, x: Mapping[str, Tensor], bracket: Bracket) -> None:
+        super().__init__(search, x)
         self._bracket = bracket
-        self._rows = torch.arange(len(bracket.unit), device=bracket.unit.device)
         self._unit = bracket.unit
-        self._last = dict(x)
         self._variables = {name: Variable(ball) for name, ball in search.region.balls.items()}
         self._w = {name: variable.of(x[name]) for name, variable in self._variables.items()}
         self._first = {name: torch.zeros_like(w) for name, w in self._w.items()}
@@ -91,21 +84,14 @@ class Penalty:
         self._reached = torch.zeros_like(self._unit, dtype=torch.bool)
         self._constants = torch.zeros_like(self._unit)
         self._outside = torch.zeros_like(self._rows)
-        self._steps = 0
+
+    def point(self) -> dict[str, Tensor]:
+        return {name: variable.value(self._w[name]) for name, variable in self._variables.items()}
 
     def step(self, share: float, learning_rate: float) -> None:
-        """Score where it stands, and take one step of Adam.
-
-        Args:
-            share: of all searches that is done.
-            learning_rate: at share 0.
-        """
         search, region = self._search, self._search.region
-        x = self._values()
-        leaves = leaves_of(x)
-        with torch.enable_grad():
-            scored = search.score(region.confine(leaves), share)
-        gradients = search.uphill(scored.loss, leaves)
+        x = self.point()
+        scored, gradients = search.climb(x, share, confined=True)
         gradients = {name: self._variables[name].open(self._w[name], g) for name, g in gradients.items()}
         gain = region.gain(gradients).double().clamp(min=TINY)
         if not self._steps:
@@ -130,39 +116,15 @@ class Penalty:
         self._move(downhills, reach * cosine(learning_rate, learning_rate * LAST_RATE, share))
 
     def select(self, kept: Tensor) -> None:
-        """Go on with the clips at `kept` (int64 places among those of until now)."""
-        values = self._values()
-        gone = torch.ones_like(self._reached).index_fill_(0, kept, False).nonzero().squeeze(1)
-        self._leave(gone, values)
-        for name in self._w:
-            self._w[name] = self._w[name].index_select(0, kept)
-            self._first[name] = self._first[name].index_select(0, kept)
-        self._rows, self._unit, self._second = self._rows[kept], self._unit[kept], self._second[kept]
-        self._reached, self._constants = self._reached[kept], self._constants[kept]
-        self._outside = self._outside[kept]
+        super().select(kept)
         self._variables = {name: Variable(ball) for name, ball in self._search.region.balls.items()}
 
-    def end(self, everyone: Tensor) -> dict[str, Tensor]:
-        """Score the last point, and give the next search its start: the smallest success, or else the last point.
+    def note(self, scored: Scored) -> None:
+        self._reached |= scored.reached
 
-        Args:
-            everyone: (B,) int64, the positions of all clips of `x`.
-        """
-        values = self._values()
-        if len(self._rows):
-            self._reached |= self._search.score(values, 1.0).reached
-        self._leave(torch.arange(len(self._rows), device=self._rows.device), values)
-        return self._search.best_or(everyone, self._last)
-
-    def _leave(self, places: Tensor, values: Mapping[str, Tensor]) -> None:
-        rows = self._rows[places]
-        self._bracket.learn(rows, self._constants[places], self._reached[places])
-        self._last = {
-            name: last.index_copy(0, rows, values[name].index_select(0, places)) for name, last in self._last.items()
-        }
-
-    def _values(self) -> dict[str, Tensor]:
-        return {name: variable.value(self._w[name]) for name, variable in self._variables.items()}
+    def leave(self, places: Tensor) -> None:
+        self._bracket.learn(self._rows[places], self._constants[places], self._reached[places])
+        super().leave(places)
 
     def _move(self, downhills: Mapping[str, Tensor], length: Tensor) -> None:
         balls = self._search.region.balls

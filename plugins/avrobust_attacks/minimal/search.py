@@ -1,4 +1,4 @@
-"""What the minimal attacks share: the smallest success of each clip, gradients, the trim, the result."""
+"""The smallest success of each clip, scored point by point: what every search for it works on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from torch import Tensor
 
 from avrobust_attacks.minimal.looks import found_again, surely
 from avrobust_attacks.minimal.smooth import softened
-from avrobust_attacks.minimal.steps import TINY, onto
+from avrobust_attacks.minimal.steps import TINY
 from avrobust_core import (
-    AttackResult,
     BatchGoal,
     BoundVictim,
     Region,
     joint_gradient,
+    leaves_of,
     not_finite,
     per_clip,
     refuse_not_finite,
@@ -27,16 +27,13 @@ SLACK = 4e-6
 left on the very boundary would be a success in one batch and none in another."""
 
 FIRST_SHARPNESS, LAST_SHARPNESS = 8.0, 200.0
-"""Of the smooth distance, at the start of a search and at its end, over the spread of the clean logits (the highest
-minus their mean), so that the scale of the logits does not matter."""
-
-STEPS_BACK = (1.02, 1.1, 1.25, 1.5)
-"""By what factors a success is made longer where a last look finds it none."""
+"""Sharpness of the smooth distance, at the start of a search and at its end, over the spread of the clean logits (the
+highest minus their mean), so that the scale of the logits does not matter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What is known of an iterate.
+    """An iterate, scored.
 
     Attributes:
         distance: (b,) to the goal, in logits.
@@ -51,22 +48,24 @@ class Scored:
     loss: Tensor
 
 
-class Search:
-    """The clips that are still worked on, and the smallest perturbation found so far of every clip.
+class SmallestSuccess:
+    """The smallest perturbation found so far of every clip, and the clips that are still worked on.
 
     Made, it scores the clean clips once: those that are where the goal wants them are done, at size 0, and so are, as
     failures, those that no perturbation can bring there (a multi-label clip that has every class).
 
     Attributes:
+        whole: the victim, all clips.
         victim: the clips still worked on.
         positions: (b,) int64, their places among all clips.
         best: by modality, (B, ...): the smallest success; the clean clip where there is none (of a model with
             randomness of its own, the last point that was scored).
         size: (B,) float64, of `best`; infinite where there is none.
+        clean_distance: (B,), of the clean clips to the goal, in logits.
     """
 
     def __init__(self, victim: BoundVictim) -> None:
-        self._whole = victim
+        self.whole = victim
         self.victim = victim
         self.positions = torch.arange(len(victim), device=victim.device)
         self.best = {name: x.clone() for name, x in victim.clean.items()}
@@ -78,18 +77,18 @@ class Search:
         distance = victim.goal.distance(logits)
         refuse_not_finite(victim.ids, distance.isnan())
         self.size[done] = 0
-        self._distance = distance
+        self.clean_distance = distance
         self._spread = (logits.amax(dim=1) - logits.mean(dim=1)).clamp(min=TINY)
         self.keep(~done & (distance < torch.inf))
 
     @property
     def region(self) -> Region:
-        """Of the clips still worked on."""
+        """The region of the clips still worked on."""
         return self.victim.region
 
     def work_on(self, positions: Tensor) -> None:
         """Work on these clips of all, (b,) int64."""
-        self.victim, self.positions = self._whole.select(positions), positions
+        self.victim, self.positions = self.whole.select(positions), positions
 
     def score(self, x: Mapping[str, Tensor], share: float) -> Scored:
         """Score an iterate (b, ...) of the clips still worked on, and keep it where it is the smallest success.
@@ -140,6 +139,21 @@ class Search:
         refuse_not_finite(self.victim.ids, not_finite(found.values()) | ~loss.detach().isfinite())
         return found
 
+    def climb(
+        self, x: Mapping[str, Tensor], share: float, *, confined: bool = False
+    ) -> tuple[Scored, dict[str, Tensor]]:
+        """Score an iterate as `score` does, and the gradient of its loss by modality.
+
+        Args:
+            x: by attacked modality, (b, ...).
+            share: of the search that is done.
+            confined: whether the gradient is, to the constraints on time.
+        """
+        leaves = leaves_of(x)
+        with torch.enable_grad():
+            scored = self.score(self.region.confine(leaves) if confined else leaves, share)
+        return scored, self.uphill(scored.loss, leaves)
+
     def keep(self, flags: Tensor) -> Tensor | None:
         """Go on with the clips whose flag is true: their int64 places among those of until now; None if all go on."""
         if bool(flags.all()):
@@ -154,82 +168,10 @@ class Search:
         found = self.size[positions].isfinite()
         return where_clips(found, select_inputs(self.best, positions), x)
 
-    def try_edge(self, positions: Tensor, gradients: Mapping[str, Tensor]) -> None:
-        """Score the edge of the region where no success is known: so few steps are no weaker than one over the radius.
-
-        Args:
-            positions: (b,) int64, among all clips.
-            gradients: of those clips at the clean ones, by modality.
-        """
-        lost = (~self.size[positions].isfinite()).nonzero().squeeze(1)
-        if not len(lost):
-            return
-        self.work_on(positions[lost])
-        steepest = self.region.step(self.region.clean, select_inputs(gradients, lost), 1.0)
-        self.score(self.region.project(steepest), 1.0)
-
-    def trim(self, rounds: int) -> None:
-        """Shrink the successes: bisect over the size at which the region cuts them off.
-
-        First every modality of a separate region is stretched to the largest share that any has: that costs no size,
-        and leaves more to be cut; where the goal is lost so, the point is taken as it was.
-
-        For l2 the cut is the segment to the clean clip; linf, l1 and l0 keep more of what counts than the segment
-        does. Each round tries where the distance, taken as linear in between, is 0, but at least a tenth of the
-        bracket from either end.
-        """
-        if rounds:
-            self.work_on(((self.size > 0) & self.size.isfinite()).nonzero().squeeze(1))
-        if not rounds or not len(self.victim):
-            return
-        start, high = self.best_or(self.positions, self.victim.clean), self.size[self.positions]
-        filled = self.region.levelled(start, high)
-        scored, plain = self.probe(filled), self.probe(start)
-        kept = scored.reached & (scored.size <= high * (1 + SLACK))
-        start = where_clips(kept, filled, start)
-        low = torch.zeros_like(high)
-        above = self._distance[self.positions].clamp(min=TINY)
-        below = torch.where(kept, scored.distance, plain.distance).clamp(max=-TINY)
-        for _ in range(rounds):
-            share = (above / (above - below).clamp(min=TINY)).double().clamp(0.1, 0.9)
-            tried = low + (high - low) * share
-            scored = self.probe(self.region.within(start, tried))
-            reached = scored.reached
-            # A side that stays twice is given half its weight (Illinois), or the other one would never move.
-            above, below = (
-                torch.where(reached, above / 2, scored.distance),
-                torch.where(reached, scored.distance, below / 2),
-            )
-            low, high = torch.where(reached, low, tried), torch.where(reached, tried, high)
-
-    def result(self) -> AttackResult:
-        """The smallest successes, projected into the region and scored once more; else the clean clips.
-
-        Where that last look fails by a rounding, the perturbation is made longer, a little at a time.
-        """
-        victim = self._whole
-        last = victim.region.project(self.best)
-        success = torch.zeros_like(self.size, dtype=torch.bool)
-        asked = (self.size < torch.inf).nonzero().squeeze(1)
-        for factor in (1.0, *STEPS_BACK):
-            if not len(asked):
-                break
-            chosen = victim.select(asked)
-            part = select_inputs(self.best, asked)
-            if factor > 1:
-                part = onto(chosen.region, part, (self.size[asked] * factor).clamp(max=1))
-            part = chosen.region.project(part)
-            found = chosen.fooled(chosen.confirm(part)) & (chosen.region.size(part) <= 1)
-            for name, x in last.items():
-                x.index_copy_(0, asked, part[name])
-            success[asked] = found
-            asked = asked[~found]
-        return AttackResult(inputs=where_clips(success, last, victim.clean), success=success, last=last)
-
     def _note(self, x: Mapping[str, Tensor], size: Tensor, reached: Tensor) -> None:
         better = reached & (size < self.size[self.positions])
         self.size[self.positions] = torch.where(better, size, self.size[self.positions])
-        if not self._whole.repeatable:
+        if not self.whole.repeatable:
             better |= self.size[self.positions].isinf()  # as long as there is no success, the last point
         for name, best in self.best.items():
             old = best.index_select(0, self.positions)

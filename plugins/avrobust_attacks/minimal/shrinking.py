@@ -5,21 +5,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from avrobust_attacks.minimal.search import Search
+from avrobust_attacks.minimal.descent import FIRST_DECAY, LAST_RATE, SECOND_DECAY, Descent
+from avrobust_attacks.minimal.search import SmallestSuccess
 from avrobust_attacks.minimal.steps import TINY, cosine
-from avrobust_core import leaves_of, per_clip
+from avrobust_core import per_clip
 
-FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
-"""Of Adam's moments (Kingma and Ba, arXiv 1412.6980)."""
-
-LAST_RATE, LAST_SHRINK = 0.02, 0.02
-"""The last learning rate and the last change of tau, as shares of the first ones."""
+LAST_SHRINK = 0.02
+"""The last change of tau as a share of the first one."""
 
 SHRINK = 0.1
-"""By how much tau shrinks at first when the goal is reached, as in the paper."""
+"""The share by which tau shrinks at first when the goal is reached, as in the paper."""
 
 
-class Shrinking:
+class Shrinking(Descent):
     """One search: Adam on the distance to the goal inside the region scaled by tau, from a given point.
 
     The paper adds sum_i max(|delta_i| - tau, 0) to c times the distance, solves, and lets tau shrink to 0.9 tau as
@@ -35,29 +33,20 @@ class Shrinking:
         tau: (b,) float64, the first.
     """
 
-    def __init__(self, search: Search, x: Mapping[str, Tensor], tau: Tensor) -> None:
-        self._search = search
-        self._rows = torch.arange(len(tau), device=tau.device)
+    def __init__(self, search: SmallestSuccess, x: Mapping[str, Tensor], tau: Tensor) -> None:
+        super().__init__(search, x)
         best = search.size[search.positions]
         self._tau = torch.where(best.isfinite(), best, tau).clamp(max=1)
         self._x = dict(x)
-        self._last = dict(x)
         self._first = {name: torch.zeros_like(value) for name, value in x.items()}
         self._second = {name: torch.zeros_like(search.region.balls[name].pooled(value)) for name, value in x.items()}
-        self._steps = 0
+
+    def point(self) -> dict[str, Tensor]:
+        return self._x
 
     def step(self, share: float, learning_rate: float) -> None:
-        """Score where it stands, take one step of Adam, and set back what lies beyond tau.
-
-        Args:
-            share: of all searches that is done.
-            learning_rate: at share 0.
-        """
         search, region = self._search, self._search.region
-        leaves = leaves_of(self._x)
-        with torch.enable_grad():
-            scored = search.score(region.confine(leaves), share)
-        gradients = search.uphill(scored.loss, leaves)
+        scored, gradients = search.climb(self._x, share, confined=True)
         best = search.size[search.positions]
         shrink = cosine(SHRINK, SHRINK * LAST_SHRINK, share)
         smaller = torch.minimum(self._tau, best) * (1 - shrink)
@@ -68,32 +57,6 @@ class Shrinking:
         self._x = region.within(
             {name: self._moved(name, g / per_clip(gain, g), rate) for name, g in gradients.items()}, self._tau
         )
-
-    def select(self, kept: Tensor) -> None:
-        """Go on with the clips at `kept` (int64 places among those of until now)."""
-        gone = torch.ones_like(self._rows, dtype=torch.bool).index_fill_(0, kept, False).nonzero().squeeze(1)
-        self._leave(gone)
-        for parts in (self._x, self._first, self._second):
-            for name, value in parts.items():
-                parts[name] = value.index_select(0, kept)
-        self._rows, self._tau = self._rows[kept], self._tau[kept]
-
-    def end(self, everyone: Tensor) -> dict[str, Tensor]:
-        """Score the last point, and give the next search its start: the smallest success, or else the last point.
-
-        Args:
-            everyone: (B,) int64, the positions of all clips of `x`.
-        """
-        if len(self._rows):
-            self._search.score(self._x, 1.0)
-        self._leave(torch.arange(len(self._rows), device=self._rows.device))
-        return self._search.best_or(everyone, self._last)
-
-    def _leave(self, places: Tensor) -> None:
-        rows = self._rows[places]
-        self._last = {
-            name: last.index_copy(0, rows, self._x[name].index_select(0, places)) for name, last in self._last.items()
-        }
 
     def _moved(self, name: str, gradient: Tensor, rate: Tensor) -> Tensor:
         """The modality after Adam's step, in which each sample (l2: the whole clip) moves by about rate times eps."""

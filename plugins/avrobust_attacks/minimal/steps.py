@@ -8,7 +8,7 @@ from torch import Tensor
 from avrobust_core import Region, per_clip
 
 TINY = 1e-30
-"""Below this a gain is none."""
+"""Below this a gain is taken to be 0."""
 
 
 class Momentum:

@@ -6,7 +6,7 @@ from torch import Tensor
 from avrobust_core import Ball
 
 WIDENING = 1.5
-"""How far the tanh reaches beyond the bounds: there, where its slope is 0 in the paper, it is 1 - 1 / 1.5^2 here."""
+"""Reach of the tanh over that of the bounds: there, where its slope is 0 in the paper, it is 1 - 1 / 1.5^2 here."""
 
 
 class Variable:
@@ -41,7 +41,7 @@ class Variable:
         return ((x - self._middle) / self._reach).clamp(-1 / WIDENING, 1 / WIDENING).atanh() * self._reach
 
     def value(self, variable: Tensor) -> Tensor:
-        """What the variable stands for: within the bounds, and within the ball's constraint on time."""
+        """The modality that the variable stands for: within the bounds, and within the ball's constraint on time."""
         if self._bounds is None:
             infinite = torch.full_like(self._ball.radius, torch.inf)
             return variable if self._plain else self._ball.within(variable, infinite)

@@ -22,7 +22,7 @@ class UniversalConfig(Config):
     loss: LossName = "ce"
     """Loss that is raised, summed over the clips: ce (cross-entropy), margin, dlr or rank."""
     projected: bool = True
-    """Whether the perturbation is kept inside the ball. false: it is accumulated without bound, as in the code of
+    """Keep the perturbation inside the ball. false: it is accumulated without bound, as in the code of
     arXiv 2203.12122, for comparison with its numbers only: the budget does not hold, and the results say how far it
     went."""
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.losses import LOSSES
+from avrobust_attacks.universal.configs import UniversalConfig
 from avrobust_core import (
     Attack,
     AttackResult,
@@ -46,25 +47,15 @@ class Universal(Attack):
     Results depend on the clips of the set, their order and the batch size, and on nothing random.
 
     Args:
-        preparation: the set, and the clips of a batch.
-        epochs: passes over the set.
-        step_size: as a share of each modality's radius; longer, if it is projected, where all steps together would not
-            reach the edge.
-        loss: a name in `LOSSES`.
-        projected: see above.
+        config: says what each of its fields does; the set and its batches are the preparation.
     """
 
     norms: ClassVar[frozenset[str]] = NORMS
 
-    def __init__(
-        self, preparation: Preparation, *, epochs: int, step_size: float, loss: str, projected: bool = True
-    ) -> None:
-        self.preparation = preparation
-        self.epochs = epochs
-        self.step_size = step_size
-        self.loss = LOSSES[loss]
-        self.projected = projected
-        self.bounded = projected
+    def __init__(self, config: UniversalConfig) -> None:
+        self.config = config
+        self.preparation = Preparation(config.split, config.batch_size)
+        self.bounded = config.projected
 
     @torch.no_grad()
     def prepare(self, victims: Victims) -> Attack:
@@ -77,13 +68,15 @@ class Universal(Attack):
         seen = _Set.of(victims)
         region = seen.region()
         delta = dict(region.clean)
-        length = max(self.step_size, 1 / (self.epochs * seen.batches)) if self.projected else self.step_size
-        for _ in range(self.epochs):
+        epochs, length = self.config.epochs, self.config.step_size
+        if self.bounded:
+            length = max(length, 1 / (epochs * seen.batches))
+        for _ in range(epochs):
             for victim in victims():
                 delta = region.step(delta, self._gradient(victim, delta), length)
-                if self.projected:
+                if self.bounded:
                     delta = region.project(delta)
-        return UniversalPerturbation(delta, projected=self.projected)
+        return UniversalPerturbation(delta, projected=self.bounded)
 
     def __call__(self, victim: BoundVictim) -> AttackResult:
         """Refuse: `prepare` returns the attack that can be called.
@@ -95,9 +88,9 @@ class Universal(Attack):
 
     def _gradient(self, victim: BoundVictim, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The gradient of the summed loss in the perturbation: by modality, (1, ...)."""
-        x = leaves_of(apply(victim, delta, self.projected))
+        x = leaves_of(apply(victim, delta, self.bounded))
         with torch.enable_grad():
-            loss = self.loss(victim(x), victim.goal)
+            loss = LOSSES[self.config.loss](victim(x), victim.goal)
         found = joint_gradient(loss, x)
         refuse_not_finite(victim.ids, not_finite(found.values()))
         sums = {}
@@ -126,7 +119,6 @@ class UniversalPerturbation(Attack):
 
     def __init__(self, delta: Mapping[str, Tensor], *, projected: bool) -> None:
         self.delta = dict(delta)
-        self.projected = projected
         self.bounded = projected
 
     @torch.no_grad()
@@ -137,7 +129,7 @@ class UniversalPerturbation(Attack):
             AvrobustError: if the clips' shape is not that of the perturbation.
         """
         delta = {name: self.delta[name].to(x.device) * victim.factor for name, x in victim.clean.items()}
-        x = apply(victim, delta, self.projected)
+        x = apply(victim, delta, self.bounded)
         success = victim.fooled(victim.confirm(x))
         if victim.task == "multi-label" or not victim.repeatable:
             return AttackResult(inputs=x, success=success)
@@ -169,7 +161,7 @@ def apply(victim: BoundVictim, delta: Mapping[str, Tensor], projected: bool) -> 
 
 @dataclass(slots=True)
 class _Set:
-    """What one pass over the set tells of it.
+    """A set of clips, as one pass over it finds it.
 
     Attributes:
         one: a clip of it, for its shapes.

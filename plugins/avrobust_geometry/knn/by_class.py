@@ -1,7 +1,7 @@
 """`nearest_by_class`: how far each point's k-th neighbour is among those of its class, and among the others."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,57 @@ PAIRS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class _Pairs:
-    """Pairs of a point and one of its classes, ordered by point.
+class _Question:
+    """Pairs of a point and one of its classes, ordered by point, and the rows among which their neighbours are.
 
     Attributes:
+        points: whose rows the pairs name.
+        reference: where neighbours are looked for; `points` itself where each is left out by its row.
         owner: (P,) the point's row.
         cls: (P,) the class.
+        known: the labels of the reference's rows.
+        member: which of these rows have a class.
+        own: (N,) the row of the reference that is the point itself, -1 for none; None where there is none.
+        frame: of both.
+        k: neighbours.
+        device: where products are computed.
+        order: (N,) the rows of the points as they were given, in the order of the search; None where that is theirs.
     """
 
+    points: Rows
+    reference: Rows
     owner: Tensor
     cls: Tensor
+    known: NDArray[Any]
+    member: Membership
+    own: Tensor | None
+    frame: Frame
+    k: int
+    device: torch.device
+    order: Tensor | None = None
+
+    def alone(self, chosen: Tensor) -> "_Question":
+        """The pairs at `chosen`, (Q,), each as a point of its own."""
+        owner = self.owner[chosen]
+        own = owner if self.points is self.reference else None if self.own is None else self.own[owner]
+        points = self.points.taken(owner)
+        return replace(self, points=points, owner=torch.arange(len(chosen)), cls=self.cls[chosen], own=own)
+
+    @property
+    def clip(self) -> Tensor:
+        """(P,) the point's row as it was given."""
+        return self.owner if self.order is None else self.order[self.owner]
+
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """How many rows of the reference have each pair's class, and how many have not, the point's own left out."""
+        same = self.member.counts(self.cls)
+        other = self.reference.n - same
+        if self.own is not None or self.points is self.reference:
+            # A point's own row has the class only if the reference's labels say so, too.
+            own_row = torch.arange(self.points.n) if self.own is None else self.own
+            own_same = _has_class(self.known, own_row[self.owner], self.cls)
+            same, other = same - (own_same == 1).long(), other - (own_same == 0).long()
+        return same, other
 
 
 def nearest_by_class(
@@ -83,30 +124,17 @@ def nearest_by_class(
     where = check_choices(k, exact, device, threads)
     asked, among, own = read_sets(points, reference, exclude)
     has, known = _read_labels(labels, reference_labels, asked, among)
-    frame, whole = among.frame, among.n
-    limit = whole if exact is True else max(1, (MOST if most is None else most) // asked.n)
-    if limit < whole:
-        kept = np.sort(np.random.default_rng(seed).choice(whole, limit, replace=False))
-        own = _moved(own if asked is not among else torch.arange(asked.n), kept, whole)
-        among, known = among.taken(torch.from_numpy(kept)), known[kept]
+    whole, limit = among.n, MOST if most is None else most
+    among, known, own = _sampled(asked, among, known, own, whole if exact is True else max(1, limit // asked.n), seed)
     with full_precision(threads) as jobs:
-        pairs, asked, among, member, own, order = _arranged(asked, has, among, known, own, where)
-        same, other, again, apart = _search(asked, among, frame, pairs, member, k, own, where)
-        n_same = member.counts(pairs.cls)
-        n_other = among.n - n_same
-        if own is not None or asked is among:
-            # A point's own row has the class only if the reference's labels say so, too.
-            own_row = torch.arange(asked.n) if own is None else own
-            own_same = _has_class(known if order is None else known[order[1]], own_row[pairs.owner], pairs.cls)
-            n_same = n_same - (own_same == 1).long()
-            n_other = n_other - (own_same == 0).long()
-    clip = pairs.owner if order is None else torch.from_numpy(order[0])[pairs.owner]
-    back = torch.argsort(clip, stable=True).numpy()
+        question = _arranged(asked, has, among, known, own, k, where)
+        same, other, again, apart = _search(question)
+        counts = question.counts()
     report: dict[str, Any] = {
         "k": k,
         "points": asked.n,
         "reference": among.n,
-        "subsampled": whole if limit < whole else None,
+        "subsampled": whole if among.n < whole else None,
         "random_state": seed,
         "searched_again": again,
         "by_differences": apart,
@@ -116,15 +144,10 @@ def nearest_by_class(
         "n_jobs": jobs,
         "seconds": round(time.perf_counter() - began, 3),
     }
-    return ClassNeighbours(
-        clip.numpy()[back],
-        pairs.cls.numpy()[back],
-        same[back],
-        other[back],
-        n_same.numpy()[back],
-        n_other.numpy()[back],
-        report,
-    )
+    clip, cls = question.clip.numpy(), question.cls.numpy()
+    n_same, n_other = (count.numpy() for count in counts)
+    back = np.argsort(clip, kind="stable")
+    return ClassNeighbours(clip[back], cls[back], same[back], other[back], n_same[back], n_other[back], report)
 
 
 def _read_labels(
@@ -155,13 +178,23 @@ def _labels_of(values: ArrayLike | Tensor, n: int, name: str) -> NDArray[Any]:
     )
 
 
-def _moved(own: Tensor | None, kept: NDArray[np.int64], whole: int) -> Tensor | None:
-    """Where each point's own row is in a subsample; -1 where it is not."""
-    if own is None:
-        return None
-    place = torch.full((whole + 1,), -1, dtype=torch.int64)  # the last for -1
-    place[torch.from_numpy(kept)] = torch.arange(len(kept))
-    return place[own]
+def _sampled(
+    points: Rows, reference: Rows, known: NDArray[Any], own: Tensor | None, limit: int, seed: int
+) -> tuple[Rows, NDArray[Any], Tensor | None]:
+    """The reference, its labels and each point's own row there, of a uniform subsample of at most so many rows."""
+    if limit >= reference.n:
+        return reference, known, own
+    kept = np.sort(np.random.default_rng(seed).choice(reference.n, limit, replace=False))
+    own = torch.arange(points.n) if points is reference else own
+    rows = torch.from_numpy(kept)
+    return reference.taken(rows), known[kept], None if own is None else _places(rows, reference.n)[own]
+
+
+def _places(rows: Tensor, whole: int) -> Tensor:
+    """Where each of `whole` rows is among `rows`, -1 where it is not; the last of all is for -1: (whole + 1,)."""
+    place = torch.full((whole + 1,), -1, dtype=torch.int64)
+    place[rows] = torch.arange(len(rows))
+    return place
 
 
 def _arranged(
@@ -170,108 +203,87 @@ def _arranged(
     reference: Rows,
     known: NDArray[Any],
     own: Tensor | None,
+    k: int,
     device: torch.device,
-) -> tuple[_Pairs, Rows, Rows, Membership, Tensor | None, tuple[NDArray[np.int64], NDArray[np.int64]] | None]:
-    """Everything in the order of the search: with one label per row, by label; `order` then leads back."""
+) -> _Question:
+    """Everything in the order of the search: with one label per row, by label."""
+    frame = reference.frame
     if has.ndim == 2:
         owner, cls = (torch.from_numpy(np.ascontiguousarray(part)) for part in np.nonzero(has))
-        return _Pairs(owner, cls), points, reference, MultiLabel(torch.from_numpy(known), device), own, None
-    ahead, behind = np.argsort(has, kind="stable"), np.argsort(known, kind="stable")
-    ordered = points.taken(torch.from_numpy(ahead))
-    among = ordered if points is reference else reference.taken(torch.from_numpy(behind))
-    if own is not None:
-        place = torch.full((reference.n + 1,), -1, dtype=torch.int64)
-        place[torch.from_numpy(behind)] = torch.arange(reference.n)
-        own = place[own[torch.from_numpy(ahead)]]
-    pairs = _Pairs(torch.arange(points.n), torch.from_numpy(has[ahead]))
-    return pairs, ordered, among, SingleLabel(torch.from_numpy(known[behind]), device), own, (ahead, behind)
+        several = MultiLabel(torch.from_numpy(known), device)
+        return _Question(points, reference, owner, cls, known, several, own, frame, k, device)
+    ahead, behind = (torch.from_numpy(np.argsort(labels, kind="stable")) for labels in (has, known))
+    ordered = points.taken(ahead)
+    among = ordered if points is reference else reference.taken(behind)
+    own = None if own is None else _places(behind, reference.n)[own[ahead]]
+    owner, cls, known = torch.arange(points.n), torch.from_numpy(has)[ahead], known[behind.numpy()]
+    single = SingleLabel(torch.from_numpy(known), device)
+    return _Question(ordered, among, owner, cls, known, single, own, frame, k, device, ahead)
 
 
 def _has_class(known: NDArray[Any], rows: Tensor, cls: Tensor) -> Tensor:
-    """Whether reference rows have classes: 1 yes, 0 no, -1 for no row; (P,)."""
+    """1 where a reference row has the class, 0 where it has not, -1 for no row: (P,)."""
     at = rows.clamp(min=0).numpy()
     found = known[at, cls.numpy()] if known.ndim == 2 else known[at] == cls.numpy()
     return torch.where(rows < 0, -1, torch.from_numpy(found).long())
 
 
-def _search(
-    points: Rows,
-    reference: Rows,
-    frame: Frame,
-    pairs: _Pairs,
-    member: Membership,
-    k: int,
-    own: Tensor | None,
-    device: torch.device,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int, int]:
+def _search(asked: _Question) -> tuple[NDArray[np.float64], NDArray[np.float64], int, int]:
     """r_k in the class and outside, (P,) each, NaN for none; how many pairs were searched twice, and three times."""
-    bests, far = _scan(points, reference, frame, pairs, member, k, own, device, torch.float32)
-    found, doubt = [], np.zeros(len(pairs.owner), dtype=bool)
+    k, frame = asked.k, asked.frame
+    bests, far = _scan(asked, torch.float32)
+    found, doubt = [], np.zeros(len(asked.owner), dtype=bool)
     for best in bests:
         scores, columns = best.take()
-        _, distances = rerank(points, reference, _wide(columns, k), k, pairs.owner)
+        _, distances = rerank(asked.points, asked.reference, _wide(columns, k), k, asked.owner)
         found.append(distances[:, -1])
-        doubt |= doubtful(points, frame, distances[:, -1], scores[:, -1], pairs.owner, far=far)
+        doubt |= doubtful(asked.points, frame, distances[:, -1], scores[:, -1], asked.owner, far=far)
     counts = []
     for products in (True, False):
         chosen = np.flatnonzero(doubt)
         counts.append(len(chosen))
         if not len(chosen):
             continue
-        # Each doubtful pair becomes a point of its own.
-        again = torch.from_numpy(chosen)
-        owner = pairs.owner[again]
-        few, alone = points.taken(owner), owner if points is reference else None if own is None else own[owner]
-        single = _Pairs(torch.arange(len(again)), pairs.cls[again])
-        dtype = torch.float64 if products else None
-        bests, _ = _scan(few, reference, frame, single, member, k, alone, device, dtype)
+        again = asked.alone(torch.from_numpy(chosen))
+        bests, _ = _scan(again, torch.float64 if products else None)
         doubt[chosen] = False
         for distance, best in zip(found, bests, strict=True):
             scores, columns = best.take()
-            distance[chosen] = rerank(few, reference, _wide(columns, k), k)[1][:, -1]
+            distance[chosen] = rerank(again.points, again.reference, _wide(columns, k), k)[1][:, -1]
             if products:
-                doubt[chosen] |= doubtful(few, frame, distance[chosen], scores[:, -1])
+                doubt[chosen] |= doubtful(again.points, frame, distance[chosen], scores[:, -1])
     same, other = (np.where(np.isinf(distance), np.nan, distance) for distance in found)
     return same, other, counts[0], counts[1]
 
 
-def _scan(
-    points: Rows,
-    reference: Rows,
-    frame: Frame,
-    pairs: _Pairs,
-    member: Membership,
-    k: int,
-    own: Tensor | None,
-    device: torch.device,
-    dtype: torch.dtype | None,
-) -> tuple[tuple[Best, Best], bool]:
+def _scan(asked: _Question, dtype: torch.dtype | None) -> tuple[tuple[Best, Best], bool]:
     """The candidates of each pair in its class, and those outside; whether rows were too far away to be scored.
 
     Scores are of products in `dtype`, or of differences in float64 where that is None.
     """
-    keep = min(candidates_for(k), reference.n)
-    same, other = (Best(len(pairs.owner), keep, device, dtype or torch.float64) for _ in range(2))
-    first = torch.searchsorted(pairs.owner, torch.arange(points.n + 1)).tolist()
-    alone = len(pairs.owner) == points.n and bool((pairs.owner == torch.arange(points.n)).all())
+    points, reference, owner, device = asked.points, asked.reference, asked.owner, asked.device
+    keep = min(candidates_for(asked.k), reference.n)
+    same, other = (Best(len(owner), keep, device, dtype or torch.float64) for _ in range(2))
+    first = torch.searchsorted(owner, torch.arange(points.n + 1)).tolist()
+    alone = len(owner) == points.n and bool((owner == torch.arange(points.n)).all())
 
     def offer(scores: Tensor, row: int, column: int) -> None:
         for low in range(first[row], first[row + len(scores)], PAIRS):
             high = min(low + PAIRS, first[row + len(scores)])
-            lines = pairs.owner[low:high].to(scores.device) - row
+            lines = owner[low:high].to(scores.device) - row
             part = scores if alone and high - low == len(scores) else scores[lines]
-            mask = member.same(pairs.cls[low:high], column, column + scores.shape[1])
+            mask = asked.member.same(asked.cls[low:high], column, column + scores.shape[1])
             if mask is not False:
                 same.offer(part if mask is True else part.masked_fill(~mask, -torch.inf), low, column)
             if mask is not True:
                 other.offer(part if mask is False else part.masked_fill(mask, -torch.inf), low, column)
 
     if dtype is None:
-        scan_apart(points, reference, device, offer, own)
+        scan_apart(points, reference, device, offer, asked.own)
         return (same, other), False
-    right = Prepared(reference, frame, device, dtype)
-    left = right if points is reference else Prepared(points, frame, device, dtype)
-    scan(left, right, offer, own)
+    right = Prepared(reference, asked.frame, device, dtype)
+    left = right if points is reference else Prepared(points, asked.frame, device, dtype)
+    scan(left, right, offer, asked.own)
     return (same, other), left.far or right.far
 
 

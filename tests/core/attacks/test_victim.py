@@ -290,7 +290,7 @@ def test_the_goal_is_chosen_by_the_clean_logits(plain):
 
 def test_features_can_be_attacked_where_there_are_some(model, plain):
     features = ThreatModel.model_validate({"audio": {"eps": 0.1, "space": "features"}})
-    with pytest.raises(DataError, match=r"Plain is no avrobust_core\.AVModel"):
+    with pytest.raises(DataError, match=r"Plain is not an avrobust_core\.AVModel"):
         victim_of(plain).bind(make_batch(), features)
     bound = victim_of(model).bind(make_batch(), features)
     assert bound.features == {"audio"}

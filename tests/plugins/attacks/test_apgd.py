@@ -3,9 +3,9 @@
 import pytest
 import torch
 from avrobust_attacks.gradient.apgd import AutoSteps, checkpoints
+from avrobust_attacks.gradient.apgd import apgd as _build_apgd
 from avrobust_attacks.gradient.attack import likely_classes
 from avrobust_attacks.gradient.configs import ApgdConfig
-from avrobust_attacks.gradient.offers import build_apgd as _build_apgd
 from avrobust_attacks.losses import LOSSES
 from pydantic import ValidationError
 from torch import nn

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from avrobust_attacks.blackbox.configs import DropConfig
-from avrobust_attacks.blackbox.offers import build_drop
+from avrobust_attacks.blackbox.drop import drop as build_drop
 
 from avrobust_core import AvrobustError, Batch, Goal, MediaSpec, ThreatModel, Victim, verify
 

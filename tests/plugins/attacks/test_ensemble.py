@@ -4,11 +4,11 @@ import pytest
 import torch
 from avrobust_attacks.ensemble.configs import EnsembleConfig
 from avrobust_attacks.ensemble.ensemble import Ensemble
-from avrobust_attacks.ensemble.offers import build_ensemble as _build_ensemble
+from avrobust_attacks.ensemble.ensemble import ensemble as _build_ensemble
+from avrobust_attacks.gradient.apgd import apgd as _build_apgd
 from avrobust_attacks.gradient.configs import ApgdConfig, FgsmConfig, PgdConfig
-from avrobust_attacks.gradient.offers import build_apgd as _build_apgd
-from avrobust_attacks.gradient.offers import build_fgsm as _build_fgsm
-from avrobust_attacks.gradient.offers import build_pgd as _build_pgd
+from avrobust_attacks.gradient.pgd import fgsm as _build_fgsm
+from avrobust_attacks.gradient.pgd import pgd as _build_pgd
 from avrobust_attacks.losses import LOSSES, cross_entropy
 from pydantic import ValidationError
 

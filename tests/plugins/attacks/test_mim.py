@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 from avrobust_attacks.gradient.configs import MimConfig, PgdConfig
-from avrobust_attacks.gradient.offers import build_mim as _build_mim
-from avrobust_attacks.gradient.offers import build_pgd as _build_pgd
+from avrobust_attacks.gradient.mim import mim as _build_mim
+from avrobust_attacks.gradient.pgd import pgd as _build_pgd
 from torch import nn
 
 from avrobust_core import Batch

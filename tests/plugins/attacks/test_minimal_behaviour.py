@@ -4,11 +4,15 @@ import pytest
 import torch
 from avrobust_attacks.minimal.configs import CwConfig, DdnConfig, FmnConfig
 from avrobust_attacks.minimal.cw import CW
-from avrobust_attacks.minimal.offers import OFFERS, build_cw, build_ddn, build_fmn
+from avrobust_attacks.minimal.ddn import DDN
+from avrobust_attacks.minimal.fmn import FMN
 from avrobust_attacks.minimal.penalty import Bracket
-from avrobust_attacks.minimal.search import Search
+from avrobust_attacks.minimal.results import smallest_result
+from avrobust_attacks.minimal.search import SmallestSuccess
 from avrobust_attacks.minimal.smooth import softened
 from avrobust_attacks.minimal.tanh import Variable
+from avrobust_attacks.minimal.trim import trim
+from avrobust_attacks.single import SINGLE_ATTACKS
 from torch import nn
 
 from avrobust_core import AvrobustError, Batch, BatchGoal, Goal, MediaSpec, ThreatModel, Victim, verify
@@ -19,9 +23,9 @@ MEDIA = {
     "video": MediaSpec(kind="video", shape=(3, 4, 5, 5), bounds=BOUNDS["video"], time_axis=1),
 }
 CHEAP = {
-    "cw": build_cw(CwConfig(lead=25, steps=10)),
-    "ddn": build_ddn(DdnConfig(steps=25)),
-    "fmn": build_fmn(FmnConfig(steps=25)),
+    "cw": CW(CwConfig(lead=25, steps=10)),
+    "ddn": DDN(DdnConfig(steps=25)),
+    "fmn": FMN(FmnConfig(steps=25)),
 }
 L2 = {"audio": {"norm": "l2", "eps": 20.0}, "video": {"norm": "l2", "eps": 20.0}}
 LINF = {"audio": {"norm": "linf", "eps": 1.0}, "video": {"norm": "linf", "eps": 1.0}}
@@ -238,13 +242,13 @@ def test_the_trim_finds_the_boundary_between_the_clean_clip_and_a_success(linear
     victim = Victim(model, media={}, task="single-label")
     with victim.frozen(), torch.no_grad():
         bound = victim.bind(batch, ThreatModel.model_validate({"video": {"norm": "l2", "eps": 100.0}}))
-        search = Search(bound)
+        search = SmallestSuccess(bound)
         direction = (model.weights["video"][1] - model.weights["video"][0]).view(3, 4, 5, 5)
         sign = torch.where(batch.targets == 0, 1.0, -1.0).view(-1, 1, 1, 1, 1)
         far = {"video": batch.inputs["video"] + 3 * sign * direction}
         scored = search.score(far, 1.0)
         assert scored.reached.all()
-        search.trim(8)
+        trim(search, 8)
         distance = bound.goal.distance(bound(search.best))
     assert (search.size < 0.9 * scored.size).all()
     assert (distance <= 0).all()
@@ -257,10 +261,10 @@ def test_a_success_that_is_lost_when_scored_again_is_a_failure_and_clean(av_mode
     victim = Victim(av_model, media=MEDIA, task="single-label")
     with victim.frozen(), torch.no_grad():
         bound = victim.bind(batch, ThreatModel.model_validate(tiny))
-        search = Search(bound)
+        search = SmallestSuccess(bound)
         search.best["audio"] += 1e-6
         search.size[:] = 0.5
-        result = search.result()
+        result = smallest_result(search)
     assert not result.success.any()
     assert torch.equal(result.inputs["audio"], bound.clean["audio"])
 
@@ -269,7 +273,7 @@ def test_what_is_found_in_bfloat16_counts_once_it_is_confirmed(av_model, av_batc
     batch = labelled(av_model, av_batch)
     victim = Victim(av_model, media=MEDIA, task="single-label", precision="bf16-mixed")
     with victim.frozen(), torch.no_grad():
-        search = Search(victim.bind(batch, ThreatModel.model_validate(L2)))
+        search = SmallestSuccess(victim.bind(batch, ThreatModel.model_validate(L2)))
         far = {name: 1 - x if name == "video" else -x for name, x in batch.inputs.items()}
         assert search.score(far, 0.0).reached.any()
         clean = search.victim.confirm(search.victim.clean)
@@ -285,9 +289,11 @@ def test_the_smooth_distance_bounds_the_plain_one_and_comes_to_it():
     assert sharp == pytest.approx(float(goal.distance(logits)), abs=1e-3)
 
 
-def test_every_offer_builds_from_its_example():
-    for offer in OFFERS:
-        attack = offer.make(offer.config(**offer.example))
+def test_every_component_builds_from_its_example():
+    minimal = [component for component in SINGLE_ATTACKS if ".minimal." in component.build]
+    assert len(minimal) == 3
+    for component in minimal:
+        attack = component.make(component.config(**component.example))
         assert attack.minimal
         assert attack.norms
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from avrobust_attacks.minimal.configs import CwConfig, DdnConfig, FmnConfig
-from avrobust_attacks.minimal.offers import build_cw, build_ddn, build_fmn
+from avrobust_attacks.minimal.cw import CW
+from avrobust_attacks.minimal.ddn import DDN
+from avrobust_attacks.minimal.fmn import FMN
 
 from avrobust_core import Batch, ThreatModel
 
@@ -26,9 +28,9 @@ WITH_BOUNDS = [
     pytest.param(bounds, id=name, marks=pytest.mark.slow if name == "signed" else ()) for name, bounds in BOUNDS.items()
 ]
 ATTACKS = {
-    "cw": (build_cw(CwConfig()), 1.01),
-    "ddn": (build_ddn(DdnConfig()), 1.02),
-    "fmn": (build_fmn(FmnConfig()), 1.02),
+    "cw": (CW(CwConfig()), 1.01),
+    "ddn": (DDN(DdnConfig()), 1.02),
+    "fmn": (FMN(FmnConfig()), 1.02),
 }
 
 

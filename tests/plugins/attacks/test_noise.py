@@ -3,7 +3,7 @@
 import pytest
 import torch
 from avrobust_attacks.blackbox.configs import NoiseConfig
-from avrobust_attacks.blackbox.offers import build_noise
+from avrobust_attacks.blackbox.noise import noise as build_noise
 
 from avrobust_core import AvrobustError, Batch
 

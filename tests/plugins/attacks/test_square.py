@@ -5,8 +5,9 @@ import torch
 from avrobust_attacks.blackbox import square
 from avrobust_attacks.blackbox.blocks import Grid
 from avrobust_attacks.blackbox.configs import NoiseConfig, SquareConfig
-from avrobust_attacks.blackbox.offers import build_noise, build_square
+from avrobust_attacks.blackbox.noise import noise as build_noise
 from avrobust_attacks.blackbox.proposals import L2Proposals, Others
+from avrobust_attacks.blackbox.square import Square
 from avrobust_attacks.keepers import BestPoint, Keeper
 from avrobust_attacks.losses import LOSSES
 from torch import nn
@@ -29,7 +30,7 @@ every_threat = pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
 
 
 def make(**fields):
-    return build_square(SquareConfig(**{"queries": 60, **fields}))
+    return Square(SquareConfig(**{"queries": 60, **fields}))
 
 
 def seen(model, batch):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from avrobust_attacks.universal.configs import UniversalConfig
-from avrobust_attacks.universal.offers import build_universal
+from avrobust_attacks.universal.universal import Universal
 from pydantic import ValidationError
 from torch import nn
 
@@ -37,7 +37,7 @@ def bound_to(model, batch, threat, task="single-label", bounds=BOUNDS, time_axis
 
 def prepared(model, batch, threat, *, size=5, config=None, **options):
     model.eval()
-    attack = build_universal(UniversalConfig(**(config or {})))
+    attack = Universal(UniversalConfig(**(config or {})))
     pieces = torch.arange(len(batch)).split(size)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -277,7 +277,7 @@ def test_clips_of_different_shapes_are_refused(linear_model):
     short = Batch({"x": torch.zeros(2, 1, 9)}, torch.zeros(2, dtype=torch.int64), ("a", "b"))
     with pytest.raises(AvrobustError, match=r"\(1, 12\) and \(1, 9\)"):
         attack(bound_to(other, short, {"x": {"eps": 0.3}}, bounds={}))
-    fresh = build_universal(UniversalConfig())
+    fresh = Universal(UniversalConfig())
     with pytest.raises(AvrobustError, match=r"\(1, 12\) and \(1, 9\)"):
         fresh.prepare(
             lambda: iter([bound_to(m, b, {"x": {"eps": 0.3}}, bounds={}) for m, b in ((model, batch), (other, short))])
@@ -287,7 +287,7 @@ def test_clips_of_different_shapes_are_refused(linear_model):
 def test_what_cannot_work_is_refused(linear_model):
     model = linear_model({"x": (1, 12)}, 2, seed=2)
     batch, _ = alike(model, (1, 12), 4)
-    attack = build_universal(UniversalConfig(split="train", batch_size=7))
+    attack = Universal(UniversalConfig(split="train", batch_size=7))
     assert (attack.preparation.split, attack.preparation.batch_size) == ("train", 7)
     with pytest.raises(AvrobustError, match="must be prepared"):
         attack(bound_to(model, batch, {"x": {"eps": 0.3}}, bounds={}))

@@ -1,0 +1,71 @@
+"""One descent of `cw`: Adam from a given point, until each clip leaves it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from avrobust_attacks.held import select_held
+from avrobust_attacks.minimal.search import Scored, SmallestSuccess
+
+FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
+"""Decay of Adam's moments (Kingma and Ba, arXiv 1412.6980)."""
+
+LAST_RATE = 0.02
+"""The last learning rate as a share of the first."""
+
+
+class Descent(ABC):
+    """Base of `Penalty` and `Shrinking`.
+
+    Args:
+        search: what is worked on; each step is scored there.
+        x: the start, (b, ...) by modality.
+    """
+
+    def __init__(self, search: SmallestSuccess, x: Mapping[str, Tensor]) -> None:
+        self._search = search
+        self._rows = torch.arange(len(search.positions), device=search.positions.device)
+        self._last = dict(x)  # of all clips that this descent began with; all else is of those that it goes on with
+        self._steps = 0
+
+    @abstractmethod
+    def point(self) -> dict[str, Tensor]:
+        """The present point, by modality."""
+
+    @abstractmethod
+    def step(self, share: float, learning_rate: float) -> None:
+        """Score the present point, and take one step of Adam.
+
+        Args:
+            share: of all descents that is done.
+            learning_rate: at share 0.
+        """
+
+    def select(self, kept: Tensor) -> None:
+        """Go on with the clips at `kept` (int64 places among those of until now)."""
+        gone = torch.ones_like(self._rows, dtype=torch.bool).index_fill_(0, kept, False).nonzero().squeeze(1)
+        self.leave(gone)
+        select_held(self, kept, but=("_last",))
+
+    def end(self, everyone: Tensor) -> dict[str, Tensor]:
+        """Score the last point, and give the next descent its start: the smallest success, or else the last point.
+
+        Args:
+            everyone: (B,) int64, the positions of all clips of `x`.
+        """
+        if len(self._rows):
+            self.note(self._search.score(self.point(), 1.0))
+        self.leave(torch.arange(len(self._rows), device=self._rows.device))
+        return self._search.best_or(everyone, self._last)
+
+    def note(self, scored: Scored) -> None:  # noqa: B027 - one of the two has nothing to note
+        """Note what the last point has reached."""
+
+    def leave(self, places: Tensor) -> None:
+        """Keep the present points of the clips at `places` (int64), which leave."""
+        rows, x = self._rows[places], self.point()
+        self._last = {
+            name: last.index_copy(0, rows, x[name].index_select(0, places)) for name, last in self._last.items()
+        }

@@ -1,0 +1,103 @@
+"""The result of a search for the smallest perturbation: its smallest successes after a last look.
+
+Of a model with randomness of its own, the smallest success of many looks is the luckiest of them, not the typical one,
+and to bisect on would make it worse: there it is made longer until it is sure, or a climb at the edge stands for it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from avrobust_attacks.minimal.looks import surely
+from avrobust_attacks.minimal.search import SmallestSuccess
+from avrobust_attacks.minimal.steps import Momentum, cosine, onto
+from avrobust_core import AttackResult, BoundVictim, select_inputs, where_clips
+
+STEPS_BACK = (1.0, 1.02, 1.1, 1.25, 1.5)
+"""Factors by which a success is made longer, one after the other, where a last look finds it none."""
+
+LONGER = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+"""Factors by which the smallest success is made longer, one after the other, until it is sure."""
+
+EDGE_STEPS = 10
+"""Gradients of the climb at the edge, of clips of which no success is sure."""
+
+EDGE_MOMENTUM = 0.5
+"""Share of the running mean of gradients that each of its steps keeps: it averages over the model's randomness."""
+
+FIRST_LENGTH, LAST_LENGTH = 1.0, 0.02
+"""Lengths of its steps, as shares of the radius."""
+
+Look = Callable[[BoundVictim, Mapping[str, Tensor]], Tensor]
+"""From some clips and their points to those that are a success, (b,) bool."""
+
+
+def smallest_result(search: SmallestSuccess) -> AttackResult:
+    """The smallest successes, projected into the region and scored once more; else the clean clips.
+
+    Where that last look fails by a rounding, the perturbation is made longer, a little at a time.
+    """
+
+    def again(victim: BoundVictim, x: Mapping[str, Tensor]) -> Tensor:
+        return victim.fooled(victim.confirm(x)) & (victim.region.size(x) <= 1)
+
+    last, success = _lengthened(search, STEPS_BACK, again)
+    return AttackResult(inputs=where_clips(success, last, search.whole.clean), success=success, last=last)
+
+
+def sure_result(search: SmallestSuccess, attacked: Tensor) -> AttackResult:
+    """The smallest success of each clip, made longer until it is sure; else where a climb at the region's edge ends.
+
+    Of the latter, success is what one look says. All are returned as they are, for the core to look at afresh.
+
+    Args:
+        search: at its end.
+        attacked: (b,) int64, the positions of those that the search did not find done at its beginning.
+    """
+    worth = (search.size == 0).index_fill_(0, attacked, True)
+    last, sure = _lengthened(search, LONGER, lambda victim, x: surely(victim, x, victim.region.size(x) <= 1))
+    left = (worth & ~sure).nonzero().squeeze(1)
+    if len(left):
+        end = _climbed(search, left, select_inputs(last, left))
+        for name, x in last.items():
+            x.index_copy_(0, left, end[name])
+        chosen = search.whole.select(left)
+        sure[left] = chosen.fooled(chosen.confirm(end))
+    return AttackResult(inputs=last, success=sure, last=last)
+
+
+def _lengthened(search: SmallestSuccess, factors: Sequence[float], look: Look) -> tuple[dict[str, Tensor], Tensor]:
+    """The smallest successes, each made longer by one factor after the other until `look` finds it one, (B,) bool."""
+    victim = search.whole
+    last = victim.region.project(search.best)
+    success = torch.zeros_like(search.size, dtype=torch.bool)
+    asked = search.size.isfinite().nonzero().squeeze(1)
+    for factor in factors:
+        if not len(asked):
+            break
+        chosen = victim.select(asked)
+        x = select_inputs(search.best, asked)
+        if factor > 1:
+            x = onto(chosen.region, x, (search.size[asked] * factor).clamp(max=1))
+        x = chosen.region.project(x)
+        found = look(chosen, x)
+        for name, into in last.items():
+            into.index_copy_(0, asked, x[name])
+        success[asked] = found
+        asked = asked[~found]
+    return last, success
+
+
+def _climbed(search: SmallestSuccess, positions: Tensor, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """From the edge of the region beyond `x` (b, ...), the end of a climb: chosen by no look."""
+    search.work_on(positions)
+    region = search.region
+    at = region.project(onto(region, x, torch.ones_like(region.size(x))))
+    momentum = Momentum(EDGE_MOMENTUM)
+    for step in range(EDGE_STEPS):
+        share = step / EDGE_STEPS
+        _, gradients = search.climb(at, share)
+        direction = momentum.of(gradients, region.gain(gradients))
+        at = region.project(region.step(at, direction, cosine(FIRST_LENGTH, LAST_LENGTH, share)))
+    return at
