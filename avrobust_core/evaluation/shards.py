@@ -162,7 +162,7 @@ def _remove_damaged(folder: Path) -> None:
 
 def paths(folder: Path) -> list[Path]:
     """The shards of a folder, in order."""
-    return sorted(folder.glob("shard-*.parquet"))
+    return sorted(folder.glob("part-*.parquet"))
 
 
 def ids_in(path: Path) -> list[str]:
@@ -271,6 +271,6 @@ def _write(
     table = pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], type=pa.string())})
     notes = {what: json.dumps(found) for what, found in clips.items()}
     table = table.replace_schema_metadata({"seconds": f"{seconds:.6f}", **notes})
-    numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob(f"shard-{rank:04}-*.parquet")]
-    path = folder / f"shard-{rank:04}-{max(numbers, default=-1) + 1:06}.parquet"
+    numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob(f"part-{rank:04}-*.parquet")]
+    path = folder / f"part-{rank:04}-{max(numbers, default=-1) + 1:06}.parquet"
     write_atomically(path, lambda file: pq.write_table(table, file, write_page_checksum=True))

@@ -1,4 +1,4 @@
-"""Checks of augmentations: what they give, and whom it depends on."""
+"""Checks of augmentations: their results, and what these depend on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from torch import Tensor
 
 from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.testing import augmentation_upkeep_checks
-from avrobust_core.testing.augmentation_subjects import CLASSES, SCENES, AugmentationSubject, Course, difference
+from avrobust_core.testing.augmentation_subjects import (
+    BATCH_SIZE,
+    CLASSES,
+    SCENES,
+    AugmentationSubject,
+    Course,
+    Scene,
+    Seen,
+    difference,
+)
 from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, NotApplicable, check, run_each
 
 LATE = 1000
@@ -165,7 +174,7 @@ def check_repeatable(subject: AugmentationSubject) -> None:
 
 @check()
 def check_clip_order(subject: AugmentationSubject) -> None:
-    """What happens to a clip does not depend on the order of its batch, unless the augmentation chose that order."""
+    """The result for a clip does not depend on the order of its batch, unless the augmentation chose that order."""
     for scene in subject.scenes():
         plain, turned = (list(Course(subject.make(), scene, turned=turned).two_epochs()) for turned in (False, True))
         where = difference(plain, turned)
@@ -176,6 +185,35 @@ def check_clip_order(subject: AugmentationSubject) -> None:
             )
 
 
+@check()
+def check_passes_apart(subject: AugmentationSubject) -> None:
+    """A pass goes on as it began, even where a pass over another batch begins before it ends."""
+    for scene in subject.scenes():
+        alone, crossed = (_second_epoch(subject, scene, crossed) for crossed in (False, True))
+        where = difference(alone, crossed)
+        if where:
+            raise CheckFailed(
+                f"a pass gave other {where} where another one began before it ended: keep what belongs to one pass in "
+                "the AugmentedStep that begin returns"
+            )
+
+
+def _second_epoch(subject: AugmentationSubject, scene: Scene, crossed: bool) -> list[Seen]:
+    """The passes over the second epoch's first batch, each crossed by one over another batch that is not finished."""
+    augmentation = subject.make()
+
+    def watch(method: str, arguments: tuple[Any, ...]) -> Callable[[Any], None]:
+        def after(found: Any) -> None:
+            if crossed and method == "begin" and arguments[1].epoch == 1:
+                augmentation.begin(scene.read(range(BATCH_SIZE, 2 * BATCH_SIZE)), arguments[1])
+
+        return after
+
+    course = Course(augmentation, scene, watch=watch)
+    list(course.epoch(0))
+    return list(course.epoch(1, stop=1))
+
+
 AUGMENTATION_CHECKS: tuple[Check[AugmentationSubject], ...] = (
     check_both_tasks,
     check_batch_unchanged,
@@ -183,6 +221,7 @@ AUGMENTATION_CHECKS: tuple[Check[AugmentationSubject], ...] = (
     check_bounds,
     check_repeatable,
     check_clip_order,
+    check_passes_apart,
     augmentation_upkeep_checks.check_global_random_state,
     augmentation_upkeep_checks.check_cost,
     augmentation_upkeep_checks.check_model_unchanged,

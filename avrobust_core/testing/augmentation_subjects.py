@@ -1,4 +1,4 @@
-"""What the checks of augmentations are run on: an augmentation that can be made anew, and training to be part of."""
+"""The subject of checks of augmentations: one that can be made anew, and training for it to be part of."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ class Scene:
 
     Attributes:
         name: for messages.
-        media: what the modalities are.
-        task: whether a clip has one label or several.
+        media: of each modality.
+        task: one label per clip, or several.
     """
 
     name: str
@@ -164,7 +164,7 @@ class Seen:
     Attributes:
         read: the batch before the augmentation.
         given: the batch whose inputs went through the model.
-        encoded: what the fusion was given.
+        encoded: the fusion's input.
         targets: of the loss.
         losses: (B,).
         spent: forwards and backwards that the augmentation says it has added.
@@ -194,16 +194,16 @@ class Course:
     """Training with one augmentation, in which the weights stay as they are, so that results can be compared.
 
     Attributes:
-        augmentation: what is tried.
+        augmentation: under trial.
         scene: the clips.
         seed: of the fit.
         model: None for the scene's linear one.
-        epochs: how many the augmentation is told that there are.
-        turned: whether the clips of each batch come in another order, unless the augmentation has chosen the order.
-        share: which part of each batch this process has, of how many.
+        epochs: of the fit, as the augmentation is told.
+        turned: reverse the clips of each batch, unless the augmentation has chosen the order.
+        share: the rank of this process, and the number of processes.
         watch: looks at the augmentation's methods.
         device: where the training is.
-        ordered: whether the augmentation may choose the order of the clips.
+        ordered: let the augmentation choose the order of the clips.
         counted: clips that went through the head since it was last set.
         ended: of the last epoch's end: what the augmentation says it has spent, and what was counted.
     """
@@ -233,7 +233,7 @@ class Course:
         self._learner = Learner(self.model, [watched, self._recorder])
 
     def where(self, epoch: int, cost: Cost | None = None, replay: int = 0) -> TrainingStep:
-        """What the augmentation is told."""
+        """The step that the augmentation is told."""
         assert self.model is not None
         return TrainingStep(
             epoch=epoch,
@@ -273,14 +273,14 @@ class Course:
             yield from self.epoch(epoch)
 
     def end_epoch(self, epoch: int, gather: Gather) -> None:
-        """What follows on an epoch's last batch."""
+        """End the epoch."""
         spent = Cost()
         self.counted = Cost()
         self._learner.end_epoch(self.where(epoch, spent), gather)
         self.ended = (spent, self.counted)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """What a checkpoint would hold of the augmentation."""
+        """The states that a checkpoint would hold."""
         return self._learner.state_dict()
 
     def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Checks of augmentations: what they cost, what they leave as it was, and what they keep."""
+"""Checks of augmentations: their cost, their side effects and their state."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _random_states() -> tuple[object, ...]:
 
 @check()
 def check_cost(subject: AugmentationSubject) -> None:
-    """What it adds to step.cost is what went through the model's head beside training's own pass."""
+    """It adds to step.cost all passes through the model's head beside training's own."""
     for scene in subject.scenes():
         course = Course(subject.make(), scene)
         for epoch in range(2):
@@ -98,7 +98,7 @@ def _watch_model(model: nn.Module) -> Callable[[str, tuple[Any, ...]], Callable[
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What of a model must not be changed."""
+    """The parts of a model that must not be changed."""
 
     weights: dict[str, Tensor]
     buffers: dict[str, Tensor]
@@ -184,7 +184,7 @@ def _through_a_file(state: Any) -> Any:
 
 @check()
 def check_processes(subject: AugmentationSubject) -> None:
-    """Where two processes train, each on its part of every batch, both end an epoch in the same state and order."""
+    """Two processes that each train on a part of every batch end an epoch in the same state and order."""
     kept = False
     for scene in subject.scenes():
         augmentations = [subject.make(), subject.make()]
@@ -203,7 +203,7 @@ def check_processes(subject: AugmentationSubject) -> None:
 
 
 class _Exchange:
-    """What several processes, played by threads, tell one another: copies, as between real ones."""
+    """The exchange between several processes, played by threads: of copies, as between real ones."""
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
@@ -258,7 +258,7 @@ def _end_together(courses: Sequence[Course], epoch: int) -> None:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether two states are the same, whatever they are made of."""
+    """Tell if two states are the same, whatever they are made of."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and torch.allclose(one, other, equal_nan=True)
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):

@@ -33,7 +33,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class TrainingStep:
-    """Where training stands when an augmentation is called.
+    """The state of training when an augmentation is called.
 
     Attributes:
         epoch: from 0.
@@ -41,8 +41,8 @@ class TrainingStep:
         model: the model in training mode; an `AVModel` in every study.
         classes: K.
         task: decides what targets look like.
-        epochs: how many there will be.
-        replay: from 0: how often this very batch was learned from before; see `Augmentation.replays`.
+        epochs: of the whole fit.
+        replay: from 0, the number of times that this very batch was learned from before; see `Augmentation.replays`.
         media: the media of each modality; their bounds hold for what is learned from, too.
         cost: add to it what is spent beside the loop's own pass.
     """
@@ -73,8 +73,8 @@ class ForwardPass:
     """Training's own pass of a batch through the model, before the backward pass.
 
     Attributes:
-        batch: what was learned from, with the targets of the loss.
-        encoded: what the fusion was given, by modality; with gradients.
+        batch: the clips that were learned from, with the targets of the loss.
+        encoded: the fusion's input, by modality; with gradients.
         logits: (B, K), with gradients.
     """
 
@@ -117,7 +117,7 @@ class AugmentedStep:
 
 
 class Augmentation:
-    """How clips are learned from. Override what you need; a list of augmentations is applied in order, each time.
+    """A way to learn from clips. Override what you need; a list of augmentations is applied in order, each time.
 
     In an epoch: `order`; then for each batch `begin`, and the hooks of the `AugmentedStep` that it returns; at last
     `end_epoch`. What is kept from one step to the next belongs into `state_dict`.
@@ -152,8 +152,8 @@ class Augmentation:
         """Learn from the epoch. Afterwards the state is the same in every process."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed fit needs, as tensors, numbers, strings, lists and dicts; empty if nothing is kept."""
+        """The state that a resumed fit needs: tensors, numbers, strings, lists and dicts; empty if nothing is kept."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Go on from a state that `state_dict` returned."""

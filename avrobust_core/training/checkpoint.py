@@ -18,21 +18,21 @@ from avrobust_core.training.learner import Learner
 
 @dataclass(slots=True)
 class Progress:
-    """Where a fit stands; all that a resumed fit needs beside weights and optimiser.
+    """The progress of a fit: all that a resumed fit needs beside weights, optimiser and augmentations.
 
     Attributes:
         epoch: epochs that are done.
         step: batches of the present epoch that are done.
         loss_sum: of the clips of the present epoch.
         hits: of the same clips, those that were classified correctly.
-        seen: how many they are.
+        seen: the number of these clips.
         seconds: that the present epoch has taken.
         between: those of them that augmentations have taken before its first step and after its last.
         forwards: of clips through the model, of the whole fit.
         backwards: the same.
         best: accuracy and minus the loss of the best epoch on the validation clips.
         best_epoch: its number, from 1.
-        history: what history.jsonl holds, epoch by epoch.
+        history: the rows of history.jsonl.
         skipped: the clips that could not be read, by split and id, with the reason.
         constant: those of which a modality is constant, likewise.
     """

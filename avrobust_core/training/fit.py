@@ -43,7 +43,7 @@ from avrobust_core.training.processes import gathered, share_of, summed
 from avrobust_core.training.settings import Regime
 
 CHECKPOINT_SECONDS = 60.0
-"""How much training a killed process loses at most, beside the step it was in."""
+"""Seconds of training that a killed process loses at most, beside the step it was in."""
 
 WEIGHTS = "model.safetensors"
 """The file of the weights that are attacked."""

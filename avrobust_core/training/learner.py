@@ -17,7 +17,7 @@ from avrobust_core.training.augmentations import Augmentation, AugmentedStep, Fo
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What one pass gave.
+    """The result of one pass.
 
     Attributes:
         losses: (B,), with gradients: to be minimised.
@@ -40,7 +40,7 @@ class Learned:
 
 
 class Learner:
-    """A model in training, and what its augmentations make of each batch.
+    """A model in training, with its augmentations.
 
     Args:
         model: as it is called: wrapped for precision and processes.
@@ -124,7 +124,7 @@ class Learner:
         return [augment.state_dict() for augment in self.augmentations]
 
     def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         for augment, state in zip(self.augmentations, states, strict=True):
             if state:
                 augment.load_state_dict(state)

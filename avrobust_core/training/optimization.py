@@ -1,4 +1,4 @@
-"""What the optimiser does: which parameters decay, and the learning rate at each step."""
+"""The optimiser: the parameters that decay, and the learning rate at each step."""
 
 import math
 from typing import Any

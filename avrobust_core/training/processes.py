@@ -1,4 +1,4 @@
-"""What the processes of a fit share: the clips of a batch, and sums and objects over all of them."""
+"""The processes of a fit: each one's clips of a batch, and sums and objects over all of them."""
 
 from collections.abc import Sequence
 from typing import Any, cast

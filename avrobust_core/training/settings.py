@@ -25,4 +25,4 @@ class Regime(Section):
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Share of the training split held out for selection, where the data set has no "val" split; by clip id."""
     select: Literal["best", "last"] = "best"
-    """Which weights are attacked: the best on the validation clips, or the last, which needs none."""
+    """The weights that are attacked: the best on the validation clips, or the last, which needs none."""

@@ -1,4 +1,4 @@
-"""The inner maximisation: so many steps of steepest ascent, and the last iterate, whatever was reached on the way."""
+"""The inner maximisation: some steps of steepest ascent, of which the last iterate is taken."""
 
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -51,9 +51,9 @@ def ascend(
 
     Args:
         victim: the clips.
-        objective: what is raised.
+        objective: to be raised.
         start: inside the region; not changed.
-        steps: how many.
+        steps: their number.
         step_size: of each, in the region's size.
 
     Raises:
@@ -88,7 +88,7 @@ def drawn(victim: BoundVictim) -> dict[str, Tensor]:
 
 
 def unknown(victim: BoundVictim) -> Tensor:
-    """What is claimed of clips whose last iterate nobody has looked at: (B,) bool, False."""
+    """The success of clips whose last iterate was not looked at: (B,) bool, False."""
     return torch.zeros(len(victim), dtype=torch.bool, device=victim.device)
 
 

@@ -8,11 +8,11 @@ from avrobust_core import AttackChoice, Config, ThreatModel
 
 
 class ThreatsConfig(Config):
-    """What all adversarial training has in common: what the attacker may do, and from when on."""
+    """The configuration that all adversarial training shares: threats, and their warm-up."""
 
     threat: ThreatModel | None = None
-    """What the attacker may change: for each attacked modality a budget, as in a spec's `threats`. Of a model that does
-    not read one of the modalities, the others are attacked."""
+    """The attacker's budget for each attacked modality, as in a spec's `threats`. Of a model that does not read one of
+    the modalities, the others are attacked."""
     threats: tuple[ThreatModel, ...] = ()
     """In place of `threat`: several, of which each clip is attacked under one, drawn anew in each epoch."""
     warmup: int = Field(default=0, ge=0)
@@ -38,12 +38,12 @@ class ThreatsConfig(Config):
 
 
 class ReplacingConfig(ThreatsConfig):
-    """What regimes have in common that learn from attacked clips in place of the clean ones."""
+    """The configuration of regimes that learn from attacked clips in place of the clean ones."""
 
     share: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
     """Probability that a clip is attacked in an epoch; by its id, not by its batch. The others stay clean."""
     mode: Literal["eval", "train"] = "eval"
-    """What model the attack is run against: as it will be evaluated (eval), or with the batch's own statistics in its
+    """The mode of the model that is attacked: as it will be evaluated (eval), or with the batch's own statistics in its
     batch normalisation (train), as learning sees it. In both, dropout is off and no running mean moves. With train, a
     clip's perturbation depends on its batch mates."""
 
@@ -108,7 +108,7 @@ class FreeAtConfig(ThreatsConfig):
     """Optimiser steps on each batch, each of which moves the perturbation too; divide the epochs by it for equal
     cost."""
     step_size: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """How far each replay moves the perturbation, as a share of each modality's radius."""
+    """Distance that each replay moves the perturbation, as a share of each modality's radius."""
     memory: bool = False
     """Go on from the clip's own last perturbation, of the epoch before as a rule, instead of a random point: with
     replays: 1 adversarial training at the cost of standard training. Keeps one perturbation per clip in memory and in

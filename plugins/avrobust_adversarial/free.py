@@ -101,7 +101,7 @@ class FreeTraining(Augmentation):
         self.kept = {clip_id: dict(each) for clip_id, each in state["kept"].items()}
 
     def _start(self, bound: BoundVictim) -> dict[str, Tensor]:
-        """Where each clip begins: at its last perturbation, if there is one, or at a random point."""
+        """The start of each clip: its last perturbation, if there is one, or a random point."""
         kept = [self.kept.get(clip_id, {}) for clip_id in bound.ids]
         known = {name: [i for i, each in enumerate(kept) if name in each] for name in bound.clean}
         # Each clip has a generator of its own, so that drawing takes long: not where it would be thrown away.
@@ -122,7 +122,7 @@ class _Perturbed(AugmentedStep):
 
     Attributes:
         leaves: the perturbed inputs by attacked modality.
-        regions: what limits the clips at some positions.
+        regions: each with the positions of its clips.
         delta: the perturbation that the pass leaves, by attacked modality.
     """
 

@@ -83,8 +83,8 @@ def refuse_unfit(name: str, attack: object, threats: Sequence[ThreatModel]) -> N
 
     Args:
         name: the attack's, for the error.
-        attack: what its component built.
-        threats: what it will be run under.
+        attack: as its component built it.
+        threats: that it will be run under.
 
     Raises:
         AvrobustError: says why.

@@ -14,7 +14,7 @@ from avrobust_adversarial.threats import Threats, part_of, put
 from avrobust_core import Augmentation, AugmentedStep, Batch, BoundVictim, ForwardPass, Task, TrainingStep
 
 START = 0.03
-"""How far towards a random point of the region the ascent begins: the divergence has no gradient at the clean clip.
+"""The ascent begins this share of the way to a random point: the divergence has no gradient at the clean clip.
 The paper adds normal noise of deviation 0.001 at a radius of 0.031."""
 
 

@@ -31,7 +31,7 @@ class MixupConfig(MixingConfig):
     """Both parameters of the Beta distribution of the mixing ratio: small leaves most clips nearly as they are, 1
     draws ratios uniformly, large mixes halves."""
     together: bool = True
-    """Whether all modalities of a clip are mixed with the same partner and ratio. If not, each modality draws its own,
+    """Mix all modalities of a clip with the same partner and ratio. If false, each modality draws its own,
     and the targets are the mean over modalities of what each would give."""
 
 
@@ -41,7 +41,7 @@ class ManifoldMixupConfig(MixupConfig):
     alpha: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     """Both parameters of the Beta distribution of the mixing ratio; the paper takes 2."""
     layers: list[Layer] = Field(default=["encoded"], min_length=1)
-    """Where to mix, drawn for each batch: the raw clips (input), or what the encoders return (encoded)."""
+    """Layers to mix at, one drawn for each batch: the raw clips (input), or what the encoders return (encoded)."""
 
 
 class NoisyFeatureMixupConfig(ManifoldMixupConfig):
@@ -50,7 +50,7 @@ class NoisyFeatureMixupConfig(ManifoldMixupConfig):
     alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Both parameters of the Beta distribution of the mixing ratio."""
     layers: list[Layer] = Field(default=["input", "encoded"], min_length=1)
-    """Where to mix and to add noise, drawn for each batch: the raw clips, or what the encoders return."""
+    """Layers to mix and add noise at, one drawn for each batch: the raw clips, or what the encoders return."""
     additive: float = Field(default=0.4, ge=0, allow_inf_nan=False)
     """Level of additive Gaussian noise, in standard deviations of the clip's own values; each clip's strength is this
     times a draw from Beta(2, 5)."""
@@ -64,8 +64,8 @@ class CutMixConfig(MixingConfig):
     alpha: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Both parameters of the Beta distribution of the share that is kept."""
     axis: Axis = "time"
-    """What is cut: the same span of time in every modality; a box of frames and bands in features (1, frames, bands);
-    or a box of rows and columns in pictures, the same in all frames."""
+    """The part that is cut: the same span of time in every modality; a box of frames and bands in features (1, frames,
+    bands); or a box of rows and columns in pictures, the same in all frames."""
 
 
 class NoiseConfig(Config):
@@ -84,7 +84,7 @@ class ModalityDropoutConfig(Config):
     probability: Annotated[dict[str, Probability], Field(min_length=1)]
     """Probability that a clip loses a modality, by modality; a clip loses one at most, so that the sum is at most 1."""
     fill: Literal["zeros", "clip"] = "zeros"
-    """What takes its place: zeros (or the bound that is nearest to them), or another clip's."""
+    """Its replacement: zeros (or the bound that is nearest to them), or another clip's."""
 
     @model_validator(mode="after")
     def _at_most_one(self) -> "ModalityDropoutConfig":
@@ -107,9 +107,9 @@ class SpecAugmentConfig(Config):
     """Largest width of a band, as a share of the bands of features, or of the mel scale up to half the sampling rate;
     widths are uniform up to it."""
     fill: Literal["zeros", "mean"] = "zeros"
-    """What takes the place of masked times and of masked bands of features: zeros (or the bound that is nearest), or
+    """The replacement of masked times and of masked bands of features: zeros (or the bound that is nearest), or
     the mean of the clip's own values."""
     together: bool = True
-    """Whether all modalities lose the same spans of time; if not, each draws its own."""
+    """Mask the same spans of time in all modalities; if false, each draws its own."""
     modalities: Annotated[list[str], Field(min_length=1)] | None = None
-    """What is masked; null for all modalities."""
+    """The modalities that are masked; null for all."""

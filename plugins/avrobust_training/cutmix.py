@@ -60,7 +60,7 @@ class CutMix(PairMixing):
         return AugmentedStep(Batch(inputs, self.targets(batch.targets, read, step), batch.ids))
 
     def _spans(self, batch: Batch, step: TrainingStep, drawn: Mixture) -> dict[str, Tensor]:
-        """By modality, (B, ...) bool that broadcasts over the clips: what is replaced."""
+        """By modality, a mask (B, ...) bool of the values to replace, which broadcasts over the clips."""
         axes = {name: time_axis(name, step, "cutmix", _IN_STEP) for name in batch.inputs}
         grid = min(x.shape[axes[name] + 1] for name, x in batch.inputs.items())
         length = ((1 - drawn.ratio) * grid).round().long()

@@ -1,4 +1,4 @@
-"""Manifold mix-up: what encoders return is mixed, between encoders and fusion."""
+"""Manifold mix-up: encodings are mixed, between encoders and fusion."""
 
 from typing import ClassVar
 

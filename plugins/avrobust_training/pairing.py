@@ -23,7 +23,7 @@ class PairMixing(Augmentation):
 
     Attributes:
         purpose: sets the draws apart from those of others.
-        heavier: whether a clip is the heavier end of its own mixture, with the larger of the ratio and the rest, as in
+        heavier: true if a clip is the heavier end of its own mixture, with the larger of the ratio and the rest, as in
             MixMatch (Berthelot et al. 2019, arXiv 1905.02249, equation 9). The mixtures are alike, but no clip is
             replaced by its partner, which would leave it out of the epoch.
     """

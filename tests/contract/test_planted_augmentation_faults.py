@@ -311,6 +311,16 @@ class PartnerByPosition(Blend):
         return torch.arange(len(batch)).roll(-1)
 
 
+class KeepsThePassToItself(Blend):
+    def changed(self, batch, step):
+        self.ids = sorted(batch.ids)
+        return super().changed(batch, step)
+
+    def encodings(self, encoded, targets, of):
+        first = torch.tensor([[float(clip_id == self.ids[0])] for clip_id in of.batch.ids])
+        return {name: Encoded(found.tokens, found.pooled + first) for name, found in encoded.items()}, targets
+
+
 class DrawsFromTorch(Blend):
     def noisy(self, name, x, generators, step):
         torch.rand(1)
@@ -481,6 +491,7 @@ TABLE = (
     Planted("repeatable", NoSeed, Blend),
     Planted("clip_order", OneGeneratorForTheBatch, Blend),
     Planted("clip_order", PartnerByPosition, Blend),
+    Planted("passes_apart", KeepsThePassToItself, Blend),
     Planted("global_random_state", DrawsFromTorch, Blend),
     Planted("global_random_state", DrawsFromNumpy, Blend),
     Planted("global_random_state", DrawsFromPython, Remembers),

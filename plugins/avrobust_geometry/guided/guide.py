@@ -1,4 +1,4 @@
-"""From noted embeddings to a guide: how much each clip weighs, and which partners lie near it."""
+"""From noted embeddings to a guide: the weight of each clip, and the partners that lie near it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,9 +26,12 @@ WIDEST = 3.0
 """Standardised densities beyond this count as this."""
 
 
+_ARRAYS = ("labels", "weights", "partners", "chances")
+
+
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """What the last embeddings say, clip by clip.
+    """The weight and the near partners of each clip, by the last embeddings.
 
     Attributes:
         ids: N clips.
@@ -46,30 +49,23 @@ class Guide:
 
     def state_dict(self) -> dict[str, Any]:
         """As tensors and lists."""
-        return {
-            "ids": list(self.ids),
-            "labels": torch.from_numpy(self.labels),
-            "weights": torch.from_numpy(self.weights),
-            "partners": torch.from_numpy(self.partners),
-            "chances": torch.from_numpy(self.chances),
-        }
+        return {"ids": list(self.ids)} | {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Guide":
         """From a state."""
-        arrays = {name: state[name].numpy() for name in ("labels", "weights", "partners", "chances")}
-        return cls(ids=tuple(state["ids"]), **arrays)
+        return cls(tuple(state["ids"]), *(state[name].numpy() for name in _ARRAYS))
 
 
 def make_guide(
     notes: Notes, classes: int, config: GuidedMixupConfig, seed: int, device: torch.device | str = "cpu"
 ) -> Guide:
-    """What the embeddings say.
+    """Make the guide of an epoch from the embeddings noted so far.
 
     Args:
         notes: of at least two clips.
         classes: K.
-        config: what guides, and how.
+        config: of guided mix-up.
         seed: of subsamples and of the permuted control.
         device: where distances are computed.
     """
@@ -95,12 +91,12 @@ def make_guide(
 
 
 def clip_weights(guide: Guide, class_budget: Floats | None, config: GuidedMixupConfig) -> Floats:
-    """How much each clip weighs: (N,) > 0, mean 1.
+    """The weight of each clip: (N,) > 0, mean 1.
 
     Args:
         guide: of the last embeddings.
         class_budget: (K,) what the classes have failed; None where nothing is known yet.
-        config: whether that counts.
+        config: says if that counts.
     """
     weights = guide.weights
     if "convexity" in config.guide and class_budget is not None:
@@ -117,13 +113,13 @@ def space_of(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> Space:
-    """The latent space as the density metric sees it; what is searched in it, is searched once.
+    """The latent space as the density metric sees it; neighbours in it are searched once.
 
     Args:
         points: (N, D) floats.
         labels: (N,) int64, or (N, K) floats: above 1/2 a clip has the label.
         classes: K.
-        config: which density, of how many neighbours.
+        config: names the density and the number of neighbours.
         seed: of subsamples.
         device: where distances are computed.
     """
@@ -177,7 +173,7 @@ def class_weights(labels: NDArray[Any], budget: Floats) -> Floats:
 
 
 def near(space: Space, config: GuidedMixupConfig) -> tuple[Integers, Floats]:
-    """The neighbours that may be partners, and how likely each is.
+    """The neighbours that may be partners, and the chance of each.
 
     The chance of j for i is proportional to exp(-d_ij^2 / (2 tau r_i r_j)), r being the distance to the k-th neighbour
     (self-tuning: Zelnik-Manor and Perona 2004, "Self-tuning spectral clustering").

@@ -1,4 +1,4 @@
-"""Guided mix-up: which clips are mixed with which, and how much, follows density and convexity of the latent space."""
+"""Guided mix-up: partners, weights and ratios follow density and convexity of the latent space."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +33,16 @@ CANDIDATES = 16
 
 NEARLY = 0.9
 """From this ratio on a mixture's embedding is taken for that of its heavier end."""
+
+
+_KEPT: Mapping[str, type[Notes] | type[Guide] | type[Tally]] = {
+    "notes": Notes,
+    "fresh": Notes,
+    "guide": Guide,
+    "tally": Tally,
+    "measured": Tally,
+}
+"""The attributes that a state holds, and what they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,23 +148,15 @@ class GuidedMixup(Augmentation):
 
     def state_dict(self) -> dict[str, Any]:
         """Notes, guide and counts."""
-        return {
-            "notes": self.notes.state_dict(),
-            "fresh": self.fresh.state_dict(),
-            "guide": None if self.guide is None else self.guide.state_dict(),
-            "tally": None if self.tally is None else self.tally.state_dict(),
-            "measured": None if self.measured is None else self.measured.state_dict(),
-        }
+        return {name: None if (kept := getattr(self, name)) is None else kept.state_dict() for name in _KEPT}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave."""
-        self.notes, self.fresh = Notes.of(state["notes"]), Notes.of(state["fresh"])
-        self.guide = None if state["guide"] is None else Guide.of(state["guide"])
-        self.tally = None if state["tally"] is None else Tally.of(state["tally"])
-        self.measured = None if state["measured"] is None else Tally.of(state["measured"])
+        for name, kind in _KEPT.items():
+            setattr(self, name, None if state[name] is None else kind.of(state[name]))
 
     def _clip_weights(self) -> dict[str, float]:
-        """How much each clip weighs, 1 in the mean; empty where there is no guide."""
+        """The weight of each clip, 1 in the mean; empty without a guide."""
         if self.guide is None:
             return {}
         budget = None if self.measured is None else self.measured.class_budget()
@@ -169,7 +171,7 @@ class GuidedMixup(Augmentation):
         return Mixture(ratio, partner)
 
     def _pairs_in(self, ids: Sequence[str]) -> Iterator[int]:
-        """Where pairs begin; a clip whose partner could not be read stays as it is."""
+        """The positions where pairs begin; a clip whose partner could not be read stays as it is."""
         i = 0
         while i + 1 < len(ids):
             paired = (ids[i], ids[i + 1]) in self.plan.pairs

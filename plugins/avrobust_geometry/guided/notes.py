@@ -1,4 +1,4 @@
-"""What training has seen of clips in its own passes: their embeddings and targets."""
+"""Embeddings and targets of clips, noted in training's own passes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ LEAST = 1e-12
 """Float32 holds the squares of usual norms between this and its inverse."""
 
 FARTHEST = 1e15
-"""How far a clip may be from the others, in units of their spread: its squares are still finite in float32."""
+"""The farthest a clip may be from the others, in units of their spread: its squares are still finite in float32."""
 
 
 class Notes:
@@ -43,7 +43,7 @@ class Notes:
         self._waiting: list[tuple[Sequence[str], Tensor, Tensor]] = []
 
     def __len__(self) -> int:
-        """How many clips there are."""
+        """The number of clips."""
         self._settle()
         return len(self._place)
 
@@ -69,7 +69,7 @@ class Notes:
 
     def rows(self) -> Tensor:
         """The embeddings as they were noted: (N, D) float16 or float32, the modalities side by side."""
-        order = self._order()
+        order = self._order()  # first, for it fetches what waits
         return self._rows[order]
 
     def labels(self) -> NDArray[Any]:
@@ -127,13 +127,10 @@ class Notes:
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             ids = [clip_id for batch, _, _ in waiting for clip_id in batch]
-            rows, targets = (
-                torch.cat([rows for _, rows, _ in waiting]),
-                torch.cat([targets for _, _, targets in waiting]),
-            )
-            rows = rows.cpu()
+            rows = torch.cat([rows for _, rows, _ in waiting]).cpu()
             half = rows.half()
-            self._put(ids, half if torch.equal(half.float(), rows) else rows, targets.cpu())
+            targets = torch.cat([targets for _, _, targets in waiting]).cpu()
+            self._put(ids, half if torch.equal(half.float(), rows) else rows, targets)
 
     def _put(self, ids: Sequence[str], rows: Tensor, targets: Tensor) -> None:
         last = {clip_id: i for i, clip_id in enumerate(ids)}
@@ -172,7 +169,7 @@ class Projection:
 
 
 def _rounded(rows: Tensor, widths: Sequence[int]) -> Tensor:
-    """Rows (B, D) float32 of values that float16 has, where a row's parts are neither too large nor too small."""
+    """Round rows (B, D) float32 to values that float16 has, where their parts are neither too large nor too small."""
     sizes = torch.stack([part.abs().amax(dim=1) for part in torch.split(rows, list(widths), dim=1)])
     fits = ((sizes == 0) | ((sizes >= SMALLEST) & (sizes <= LARGEST))).all(dim=0)
     return torch.where(fits[:, None], rows.half().float(), rows)

@@ -1,4 +1,4 @@
-"""Which clips of an epoch are mixed with which: every clip once, or anchors drawn by their weights."""
+"""Pairs of an epoch's clips that are mixed: every clip once, or anchors drawn by their weights."""
 
 from collections.abc import Mapping, Sequence
 
@@ -65,11 +65,14 @@ def draw_weighted(
     half = len(clips) // 2
     near = Neighbours(clips, guide)
     anchors = systematic(np.array([weights.get(clip_id, 1.0) for clip_id in clips]), half, generator)
-    unused = _Pool(len(clips), anchors, generator)
+    unused = list(generator.permutation(np.setdiff1d(np.arange(len(clips)), anchors)))
     pairs = np.empty((half, 2), dtype=np.int64)
     for i, anchor in enumerate(anchors.tolist()):
         partner = near.draw(anchor, None, generator) if generator.random() < local else -1
-        pairs[i] = anchor, partner if partner >= 0 else unused.take(anchor)
+        if partner < 0:
+            # Clips that are not anchors come first: without a guide every clip comes once.
+            partner = unused.pop() if unused else (anchor + 1 + generator.integers(len(clips) - 1)) % len(clips)
+        pairs[i] = anchor, partner
     return pairs[generator.permutation(half)]
 
 
@@ -112,25 +115,10 @@ def systematic(weights: NDArray[np.float64], count: int, generator: np.random.Ge
 
     Args:
         weights: (n,) > 0.
-        count: how many.
+        count: of positions.
         generator: of the random order and offset.
     """
     order = generator.permutation(len(weights))
     edges = np.cumsum(weights[order])
     ticks = (np.arange(count) + generator.random()) * edges[-1] / max(count, 1)
     return np.asarray(order[np.minimum(np.searchsorted(edges, ticks, side="right"), len(weights) - 1)])
-
-
-class _Pool:
-    """Partners from anywhere, those that are no anchors first: without a guide every clip comes once."""
-
-    def __init__(self, n: int, anchors: NDArray[np.int64], generator: np.random.Generator) -> None:
-        self._n = n
-        self._generator = generator
-        self._left = list(generator.permutation(np.setdiff1d(np.arange(n), anchors)))
-
-    def take(self, anchor: int) -> int:
-        """A partner that is not the anchor itself."""
-        if self._left:
-            return int(self._left.pop())
-        return int((anchor + 1 + self._generator.integers(self._n - 1)) % self._n)

@@ -1,4 +1,4 @@
-"""Where mixtures were misjudged: which classes, and at which ratios."""
+"""Counts of misjudged mixtures, by class and by ratio."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ BINS = 5
 
 
 class Tally:
-    """How often a mixture was misjudged: by class of its heavier end, and by the heavier end's ratio.
+    """Counts of misjudged mixtures: by class of the heavier end, and by its ratio.
 
     A mixture of two clips of one class fails where the model does not say that class: a failure of convexity. One of
     two classes fails where the model says neither. With several labels per clip, it fails where the model denies (logit
