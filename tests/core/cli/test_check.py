@@ -32,7 +32,7 @@ def offer(name, make, config=Plain, **more):
     def build(config, *arguments):
         from {module}_parts import PARTS
         return PARTS[make](*arguments)
-    return Component(name=name, summary="A fake.", config=config, build=build, **more)
+    return Component(**{{"name": name, "summary": "A fake.", "config": config, "build": build, **more}})
 
 @hookimpl
 def avrobust_{kind}s():
@@ -259,6 +259,11 @@ def outcomes(name: str) -> dict[str, tuple[str, str]]:
     return {outcome.check: (outcome.status, outcome.reason) for outcome in check_offer(offer)}
 
 
+MAKE = """
+def make(config):
+    from fake_parts import PARTS
+    return PARTS["MetLatent"]()
+"""
 FAULTY = [
     ("encoder", "EncWrongDims", "encodings", "dims says"),
     ("encoder", "EncOtherPath", "encodings", "encode(frontend(x))"),
@@ -329,6 +334,18 @@ def test_fields_without_description_and_examples_that_are_not_valid_are_found(in
     assert (status, "Bare.width" in why) == ("failed", True)
     status, why = outcomes("fake:wrong")["example"]
     assert (status, "depth" in why) == ("failed", True)
+
+
+def test_a_build_whose_name_leads_nowhere_fails_with_its_plugin(install):
+    install(
+        "metric", "'lost', 'Met', build='fake_parts:MetLatant'", "'named', 'Met', build='fake_plugin:make'", top=MAKE
+    )
+    assert outcomes("fake:lost")["build"] == (
+        "failed",
+        "metric 'lost' (plugin 'mine' of fake 1.0): build 'fake_parts:MetLatant': fake_parts has no class or function "
+        "'MetLatant'; did you mean 'MetLatent'?",
+    )
+    assert {status for status, _ in outcomes("fake:named").values()} == {"passed"}
 
 
 def test_what_cannot_be_built_here_is_not_at_fault(install):
