@@ -3,10 +3,13 @@
 import json
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from avrobust_core._version import __version__
@@ -16,10 +19,25 @@ from avrobust_core.registry.choices import Configured, choices_in
 from avrobust_core.registry.registry import Offer, Registry
 from avrobust_core.study.plan import PlannedCell
 
-LIBRARIES = ("torch", "torchaudio", "lightning-fabric", "numpy", "scikit-learn", "av", "pydantic", "pluggy")
+DECIDING: Mapping[str, str] = MappingProxyType(
+    {
+        "torch": "torch",
+        "torchaudio": "torchaudio",
+        "lightning-fabric": "lightning_fabric",
+        "numpy": "numpy",
+        "scipy": "scipy",
+        "scikit-learn": "sklearn",
+        "numba": "numba",
+        "pynndescent": "pynndescent",
+        "pyarrow": "pyarrow",
+        "av": "av",
+        "timm": "timm",
+    }
+)
+"""The libraries that decide numbers: distribution and import name. timm is an extra."""
 
-MADE_WITH = ("torch", "numpy")
-"""The libraries whose versions each record keeps."""
+OTHERS = ("pluggy", "pydantic", "pyyaml", "safetensors")
+"""Further libraries that lock.json names."""
 
 
 def lock(registry: Registry, cells: Sequence[PlannedCell], device: str, world_size: int) -> dict[str, Any]:
@@ -28,7 +46,7 @@ def lock(registry: Registry, cells: Sequence[PlannedCell], device: str, world_si
         "avrobust": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": _installed((*DECIDING, *OTHERS)),
         "plugins": {
             f"{plugin.distribution}:{plugin.name}": {"version": plugin.distribution_version, "status": plugin.status}
             for plugin in registry.plugins
@@ -41,14 +59,21 @@ def lock(registry: Registry, cells: Sequence[PlannedCell], device: str, world_si
 
 
 def made_with(device: str, components: Iterable[Configured]) -> dict[str, Any]:
-    """The versions that a record made now is made with, as JSON data.
+    """The versions that a record made now is made with, as JSON data: of libraries, those that are imported by now.
 
     Args:
         device: its type: cpu, cuda.
         components: the components whose work it is; those inside their configurations count, too.
     """
     versions = {o.full_name: o.distribution_version for used in components for o in _offers(used)}
-    return {**_versions(), "device": device, "components": dict(sorted(versions.items()))}
+    unused = {name for name, module in DECIDING.items() if module not in sys.modules}
+    libraries = {name: value for name, value in _versions().items() if name not in unused}
+    return {**libraries, "device": device, "components": dict(sorted(versions.items()))}
+
+
+def made_today(device: str, components: Iterable[Configured]) -> dict[str, Any]:
+    """What `made_with` gives, and the versions of the libraries that nothing has imported yet, for `otherwise`."""
+    return _versions() | made_with(device, components)
 
 
 def _offers(component: Configured) -> Iterator[Offer]:
@@ -60,8 +85,16 @@ def _offers(component: Configured) -> Iterator[Offer]:
 
 @cache
 def _versions() -> dict[str, str]:
-    libraries = {name: version(name) for name in MADE_WITH}
-    return {"avrobust": __version__, "python": platform.python_version(), **libraries}
+    return {"avrobust": __version__, "python": platform.python_version(), **_installed(DECIDING)}
+
+
+def _installed(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those distributions that are installed."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def records_of(cell: PlannedCell) -> list[dict[str, Any]]:
@@ -93,7 +126,7 @@ def otherwise(records: Iterable[Mapping[str, Any]], today: Mapping[str, Any]) ->
 
     Args:
         records: as `records_of` gives them.
-        today: as `made_with` gives it, of all components of the study.
+        today: as `made_today` gives it, of all components of the study.
 
     Returns:
         For each set of versions that differs: `differences` ("torch 2.7.0, now 2.8.0") and `records`.

@@ -48,7 +48,7 @@ from avrobust_core.study.plan import PlannedCell, plan, why_stale
 from avrobust_core.study.pooling import CellKey, ClipOutcomes, pool, read_outcomes
 from avrobust_core.study.predicting import Predicting
 from avrobust_core.study.process import Process, end_others
-from avrobust_core.study.provenance import lock, made_with, otherwise, records_of
+from avrobust_core.study.provenance import lock, made_today, made_with, otherwise, records_of
 from avrobust_core.training.fit import WEIGHTS, Fit
 
 RESULT_FORMAT = 1
@@ -323,7 +323,7 @@ class _Run:
         used += [part for name in spec.training for part in self._parts_of_regime(name)]
         used += [builder.component(entry) for entry in spec.attacks.values()]
         used += [builder.component(reference) for reference in spec.metrics]
-        return made_with(self.fabric.device.type, used)
+        return made_today(self.fabric.device.type, used)
 
     def _parts_of_model(self, name: str) -> list[Configured]:
         encoders, fusion = self.builder.model_components(self.spec.models[name])
@@ -405,7 +405,7 @@ class _Run:
                 workers=engine.workers,
                 batch_size=engine.batch_size,
                 batch_timeout=engine.batch_timeout,
-                made_with=made_with(self.fabric.device.type, used),
+                made_with=lambda: made_with(self.fabric.device.type, used),
             )
             record = fit.run()
         self.process.skipped.merge(record["skipped"], record.get("constant"))

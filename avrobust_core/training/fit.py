@@ -67,7 +67,7 @@ class Fit:
         workers: processes that read clips; 0 reads in this one.
         batch_size: clips per forward pass on the validation clips.
         batch_timeout: seconds that a step may take; None for no limit.
-        made_with: versions, for the record.
+        made_with: gives the versions for the record, asked when the fit has ended and all it needs is imported.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Fit:
         workers: int = 0,
         batch_size: int = 32,
         batch_timeout: float | None = None,
-        made_with: Mapping[str, Any] | None = None,
+        made_with: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         if regime.batch_size % fabric.world_size:
             raise AvrobustError(
@@ -101,7 +101,7 @@ class Fit:
         self.workers = workers
         self.batch_size = batch_size
         self.batch_timeout = batch_timeout
-        self.made_with = dict(made_with or {})
+        self.made_with = made_with
         self.train, self.validation = (
             split_for_training(dataset, regime.validation)
             if regime.select == "best"
@@ -331,7 +331,7 @@ class Fit:
             "between_epochs_seconds": round(sum(row["between_epochs_seconds"] for row in state.history), 3),
             "skipped": self.skipped.to_json(),
             "constant": self.skipped.constant_json(),
-            "made_with": self.made_with,
+            "made_with": dict(self.made_with()),
         }
         if self.fabric.is_global_zero:
             weights = [self.folder / name for name in (WEIGHTS, "last.safetensors")]

@@ -1,6 +1,7 @@
 """What lies on disk is checked before it is used again: damage is mended or named, never passed on."""
 
 import json
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from avrobust_core.errors import RunError
 from avrobust_core.evaluation import shards
 from avrobust_core.evaluation.predictions import from_parquet, to_parquet
 from avrobust_core.files import read_record, write_record
+from avrobust_core.registry.registry import Registry
 
 
 @pytest.fixture
@@ -236,6 +238,26 @@ def test_results_say_what_reused_records_were_made_with(done, study, tmp_path: P
     torch_of = {record: made["made_with"]["torch"] for made in locked["made_with"] for record in made["records"]}
     assert torch_of["late/audio"] == "9.9"
     assert torch_of["fit"] == torch_of["clean"] == torch_of["fgsm/audio"] == now["torch"]
+
+
+def test_a_record_keeps_the_libraries_that_were_at_work_and_a_newer_one_is_told_of(done, tmp_path, monkeypatch) -> None:
+    from avrobust_core.study import provenance
+
+    _, cell = done
+    kept = json.loads((cell / "fit.json").read_text())["made_with"]
+    assert {"torch", "torchaudio", "lightning-fabric", "numpy", "pyarrow"} <= kept.keys()
+    locked = json.loads((tmp_path / "out" / "lock.json").read_text())["libraries"]
+    assert {"scipy", "scikit-learn", "numba", "pynndescent", "av"} <= locked.keys()
+    assert kept["torchaudio"] == locked["torchaudio"]
+
+    monkeypatch.setitem(sys.modules, "pynndescent", sys)
+    assert "pynndescent" in provenance.made_with(Registry(()), "cpu", ())
+    monkeypatch.delitem(sys.modules, "pynndescent")
+    assert "pynndescent" not in provenance.made_with(Registry(()), "cpu", ())
+    today = provenance.made_today(Registry(()), "cpu", ())
+    records = [{"made_with": kept | {"pynndescent": "0.1"}, "records": ["metric density"]}]
+    (entry,) = provenance.otherwise(records, today)
+    assert entry["differences"] == [f"pynndescent 0.1, now {today['pynndescent']}"]
 
 
 def test_a_record_keeps_the_versions_of_the_components_that_made_it(done) -> None:
