@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,10 +17,9 @@ from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.errors import AvrobustError
 from avrobust_core.models.model import AVModel
 from avrobust_core.randomness import clip_generator, derive_seed
-from avrobust_core.registry.components import Component, Config
 from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.oracles import LinearOracle
-from avrobust_core.testing.running import CheckFailed, NotApplicable
+from avrobust_core.testing.running import CheckFailed, NotApplicable, Renewable
 from avrobust_core.training.augmentations import Augmentation, AugmentedStep, Cost, ForwardPass, Gather, TrainingStep
 from avrobust_core.training.learner import Learned, Learner
 from avrobust_core.training.mixing import soft_targets
@@ -41,35 +39,8 @@ what is called with its result."""
 
 
 @dataclass(frozen=True, slots=True)
-class AugmentationSubject:
-    """An augmentation that is checked.
-
-    Attributes:
-        name: for errors and test ids.
-        make: gives the augmentation, in the same state at every call.
-    """
-
-    name: str
-    make: Callable[[], Augmentation]
-
-    @classmethod
-    def of(cls, augmentation: Augmentation | AugmentationSubject, name: str | None = None) -> AugmentationSubject:
-        """The subject of an augmentation: a copy of it at every call."""
-        if isinstance(augmentation, AugmentationSubject):
-            return augmentation
-        return cls(name or type(augmentation).__name__, lambda: copy.deepcopy(augmentation))
-
-    @classmethod
-    def of_component(
-        cls, component: Component, given: Mapping[str, object] | None = None, name: str | None = None
-    ) -> AugmentationSubject:
-        """The subject of an augmentation as a plugin offers it, configured by its example or as given.
-
-        Raises:
-            ValidationError: if the configuration is not valid.
-        """
-        config: Config = component.config.model_validate(dict(component.example if given is None else given))
-        return cls(name or component.name, lambda: component.make(config))
+class AugmentationSubject(Renewable[Augmentation]):
+    """An augmentation that is checked."""
 
     def scenes(self) -> list[Scene]:
         """The scenes in which it can be tried.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import pickle
-import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.augmentation_subjects import CLASSES, CLIPS, IDS, AugmentationSubject, Course, difference
+from avrobust_core.testing.independence_checks import global_state
 from avrobust_core.testing.models import stateful_model
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
 from avrobust_core.training.augmentations import Cost, Gather
@@ -24,24 +24,22 @@ from avrobust_core.training.augmentations import Cost, Gather
 
 @check()
 def check_global_random_state(subject: AugmentationSubject) -> None:
-    """The global random states of Python, numpy and torch are as they were."""
+    """Global random states and global settings are as they were."""
 
     def watch(method: str, arguments: tuple[Any, ...]) -> Callable[[Any], None]:
-        before = _random_states()
+        before = global_state()
 
         def after(found: Any) -> None:
-            if any(a != b for a, b in zip(before, _random_states(), strict=True)):
-                raise CheckFailed(f"{method} drew from a global random state, or seeded it: use clip_generator")
+            changed = [name for name, value in global_state().items() if value != before[name]]
+            if changed:
+                raise CheckFailed(
+                    f"{method} changed {', '.join(changed)}: draw from clip_generator, and restore what you must set"
+                )
 
         return after
 
     for scene in subject.scenes():
         list(Course(subject.make(), scene, watch=watch).two_epochs())
-
-
-def _random_states() -> tuple[object, ...]:
-    kept: Any = np.random.get_state(legacy=False)
-    return random.getstate(), kept["state"]["key"].tobytes(), kept["state"]["pos"], bytes(torch.get_rng_state().numpy())
 
 
 @check()

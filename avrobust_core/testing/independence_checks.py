@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,15 +78,15 @@ def check_global_random_state(subject: AttackSubject) -> None:
     problem = make_problem(seed=63)
     case = Case.of(problem, problem.threat(BOTH, subject.norm, share=0.6))
     trials = []
-    kept = _global_state(), torch.get_rng_state(), np.random.get_state(), random.getstate()
+    kept = global_state(), torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         for seed in (1, 2):
             torch.manual_seed(seed)
             np.random.seed(seed)
             random.seed(seed)
-            before = _global_state()
+            before = global_state()
             trials.append(subject.run(case))
-            changed = [name for name, value in _global_state().items() if value != before[name]]
+            changed = [name for name, value in global_state().items() if value != before[name]]
             if changed:
                 raise CheckFailed(
                     f"it changed {', '.join(changed)}: whatever else is random in the study, training and the other "
@@ -117,14 +118,16 @@ def _different(whole: Trial, part: Trial, index: Tensor) -> str | None:
     return None
 
 
-def _global_state() -> dict[str, object]:
+def global_state() -> dict[str, object]:
+    """All that is random or set for the whole process, by what it is called."""
+    numpys: Any = np.random.get_state(legacy=False)
     cuda: Sequence[bytes] = ()
     if torch.cuda.is_available():
         cuda = [bytes(state.numpy().tobytes()) for state in torch.cuda.get_rng_state_all()]
     return {
         "torch's global random state": torch.get_rng_state().numpy().tobytes(),
         "the accelerators' global random state": tuple(cuda),
-        "numpy's global random state": str(np.random.get_state()),
+        "numpy's global random state": (numpys["state"]["key"].tobytes(), numpys["state"]["pos"]),
         "Python's global random state": random.getstate(),
         "whether gradients are recorded": torch.is_grad_enabled(),
         "torch's default type": torch.get_default_dtype(),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from avrobust_core.attacks.attack import Attack
 from avrobust_core.testing.attack_checks import ATTACK_CHECKS
 from avrobust_core.testing.augmentation_checks import AUGMENTATION_CHECKS
 from avrobust_core.testing.augmentation_subjects import AugmentationSubject
-from avrobust_core.testing.running import Check
+from avrobust_core.testing.running import Check, Renewable
 from avrobust_core.testing.subjects import AttackSubject
 from avrobust_core.training.augmentations import Augmentation
 
@@ -32,13 +32,7 @@ def parametrize_with_checks(
         attacks: attacks, or subjects: `AttackSubject.of_component` makes one of what a plugin offers.
         checks: all of them by default.
     """
-    import pytest  # here only: nothing else of avrobust needs it
-
-    subjects = [AttackSubject.of(attack) for attack in attacks]
-    return pytest.mark.parametrize(
-        ("subject", "check"),
-        [pytest.param(subject, check, id=f"{subject.name}-{check.name}") for subject in subjects for check in checks],
-    )
+    return _parametrized([AttackSubject.of(attack) for attack in attacks], checks)
 
 
 def parametrize_augmentations_with_checks(
@@ -51,9 +45,12 @@ def parametrize_augmentations_with_checks(
         augmentations: augmentations, or subjects: `AugmentationSubject.of_component` makes one of what a plugin offers.
         checks: all of them by default.
     """
-    import pytest
+    return _parametrized([AugmentationSubject.of(augmentation) for augmentation in augmentations], checks)
 
-    subjects = [AugmentationSubject.of(augmentation) for augmentation in augmentations]
+
+def _parametrized(subjects: Sequence[Renewable[Any]], checks: Sequence[Check[Any]]) -> pytest.MarkDecorator:
+    import pytest  # here only: nothing else of avrobust needs it
+
     return pytest.mark.parametrize(
         ("subject", "check"),
         [pytest.param(subject, check, id=f"{subject.name}-{check.name}") for subject in subjects for check in checks],

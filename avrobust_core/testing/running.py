@@ -1,15 +1,18 @@
-"""Checks: plain functions that find faults, their outcomes, and lists of them run one by one."""
+"""Checks, their subjects and outcomes, and the running of a list of checks."""
 
 from __future__ import annotations
 
+import copy
 import unittest
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Self, TypeVar, cast
 
+from avrobust_core.registry.components import Component, Config
 from avrobust_core.registry.loading import one_line
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 Status = Literal["passed", "failed", "not applicable"]
 
@@ -20,6 +23,38 @@ class CheckFailed(AssertionError):
 
 class NotApplicable(unittest.SkipTest):  # which pytest, too, takes for a skipped test
     """A check has nothing to say of its subject; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewable(Generic[T]):
+    """The base of subjects that are made anew for every check, so that none sees what another has left in them.
+
+    Attributes:
+        name: for errors and test ids.
+        make: gives it, in the same state at every call.
+    """
+
+    name: str
+    make: Callable[[], T]
+
+    @classmethod
+    def of(cls, made: T | Self, name: str | None = None) -> Self:
+        """The subject of what was made: a copy of it at every call."""
+        if isinstance(made, cls):
+            return made
+        return cls(name or type(made).__name__, lambda: copy.deepcopy(cast(T, made)))
+
+    @classmethod
+    def of_component(
+        cls, component: Component, given: Mapping[str, object] | None = None, name: str | None = None
+    ) -> Self:
+        """The subject of a component as a plugin offers it, configured by its example or as given.
+
+        Raises:
+            ValidationError: if the configuration is not valid.
+        """
+        config: Config = component.config.model_validate(dict(component.example if given is None else given))
+        return cls(name or component.name, lambda: component.make(config))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,9 @@ from avrobust_core.attacks.victim import Victim
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.errors import AttackViolation, AvrobustError
-from avrobust_core.registry.components import Component, Config
 from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.oracles import LinearProblem
-from avrobust_core.testing.running import CheckFailed, NotApplicable
+from avrobust_core.testing.running import CheckFailed, NotApplicable, Renewable
 from avrobust_core.threats.budgets import NormName, ThreatModel
 
 NORMS: tuple[NormName, ...] = ("linf", "l2", "l1", "l0")
@@ -114,35 +113,8 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class AttackSubject:
-    """An attack that is checked.
-
-    Attributes:
-        name: for errors and test ids.
-        make: gives the attack, in the same state at every call.
-    """
-
-    name: str
-    make: Callable[[], Attack]
-
-    @classmethod
-    def of(cls, attack: Attack | AttackSubject, name: str | None = None) -> AttackSubject:
-        """The subject of an attack: a copy of it at every call, so that no check sees what another has left in it."""
-        if isinstance(attack, AttackSubject):
-            return attack
-        return cls(name or type(attack).__name__, lambda: copy.deepcopy(attack))
-
-    @classmethod
-    def of_component(
-        cls, component: Component, given: Mapping[str, object] | None = None, name: str | None = None
-    ) -> AttackSubject:
-        """The subject of an attack as a plugin offers it, configured by its example or as given.
-
-        Raises:
-            ValidationError: if the configuration is not valid.
-        """
-        config: Config = component.config.model_validate(dict(component.example if given is None else given))
-        return cls(name or component.name, lambda: component.make(config))
+class AttackSubject(Renewable[Attack]):
+    """An attack that is checked."""
 
     @property
     def norms(self) -> tuple[NormName, ...]:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,13 @@ Report = Callable[[int, int], None]
 """Told (steps done, steps in all)."""
 
 
+@dataclass(eq=False)
 class Fit:
     """One cell's fit.
 
-    Args:
+    Attributes:
         fabric: launched.
-        model: with its initial weights.
+        module: with its initial weights.
         dataset: to train on.
         regime: epochs, optimiser, selection.
         augmentations: built, in order.
@@ -70,50 +71,39 @@ class Fit:
         made_with: gives the versions for the record, asked when the fit has ended and all it needs is imported.
     """
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        model: nn.Module,
-        dataset: Dataset,
-        regime: Regime,
-        augmentations: Sequence[Augmentation],
-        *,
-        seed: int,
-        folder: Path,
-        report: Report,
-        workers: int = 0,
-        batch_size: int = 32,
-        batch_timeout: float | None = None,
-        made_with: Callable[[], Mapping[str, Any]] = dict,
-    ) -> None:
+    fabric: Fabric
+    module: nn.Module
+    dataset: Dataset
+    regime: Regime
+    augmentations: Sequence[Augmentation]
+    _: KW_ONLY
+    seed: int
+    folder: Path
+    report: Report
+    workers: int = 0
+    batch_size: int = 32
+    batch_timeout: float | None = None
+    made_with: Callable[[], Mapping[str, Any]] = dict
+
+    def __post_init__(self) -> None:
+        fabric, regime = self.fabric, self.regime
         if regime.batch_size % fabric.world_size:
             raise AvrobustError(
                 f"training batch_size {regime.batch_size} cannot be shared evenly by {fabric.world_size} processes"
             )
-        self.fabric = fabric
-        self.module = model
-        self.dataset = dataset
-        self.regime = regime
-        self.seed = seed
-        self.folder = folder
-        self.skipped = Skipped(dataset)
-        self.report = report
-        self.workers = workers
-        self.batch_size = batch_size
-        self.batch_timeout = batch_timeout
-        self.made_with = made_with
         self.train, self.validation = (
-            split_for_training(dataset, regime.validation)
+            split_for_training(self.dataset, regime.validation)
             if regime.select == "best"
-            else (select(dataset, "train"), None)
+            else (select(self.dataset, "train"), None)
         )
-        self.progress = Progress()
-        optimizer = torch.optim.AdamW(parameter_groups(model, regime.weight_decay), lr=regime.learning_rate)
-        self.model, self.optimizer = fabric.setup(model, optimizer)
-        self.learner = Learner(self.model, augmentations)
-        self.checkpoint = Checkpoint(folder / "checkpoint.pt", model, self.optimizer, self.learner)
         if len(self.train) < fabric.world_size:
             raise DataError(f"{len(self.train)} training clips cannot be shared by {fabric.world_size} processes")
+        self.skipped = Skipped(self.dataset)
+        self.progress = Progress()
+        optimizer = torch.optim.AdamW(parameter_groups(self.module, regime.weight_decay), lr=regime.learning_rate)
+        self.model, self.optimizer = fabric.setup(self.module, optimizer)
+        self.learner = Learner(self.model, self.augmentations)
+        self.checkpoint = Checkpoint(self.folder / "checkpoint.pt", self.module, self.optimizer, self.learner)
         self.batches_per_epoch = len(in_batches(self.train.indices, regime.batch_size))
         self.total = regime.epochs * self.batches_per_epoch * self.learner.replays
 
@@ -268,8 +258,8 @@ class Fit:
             )
         row = {
             "epoch": epoch + 1,
-            "loss": loss_sum / max(seen, 1),
-            "accuracy": hits / max(seen, 1),
+            "loss": loss_sum / seen,
+            "accuracy": hits / seen,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "clips": int(seen),
         }
@@ -299,9 +289,8 @@ class Fit:
             if batch is None:
                 continue
             batch = batch.to(self.fabric.device)
-            logits = ask(
-                self.module, partial(self.module, batch.inputs), batch.inputs, len(self.dataset.classes)
-            ).float()
+            classes = len(self.dataset.classes)
+            logits = ask(self.module, partial(self.module, batch.inputs), batch.inputs, classes).float()
             refuse_non_finite(self.module, logits, batch.ids, batch.inputs)
             loss_sum += float(classification_loss(logits, batch.targets, self.dataset.task).double().sum())
             hits += float(correct(logits, batch.targets, self.dataset.task).sum())

@@ -153,9 +153,8 @@ def density_weights(space: Space, config: GuidedMixupConfig) -> Floats:
         return np.ones(len(score))
     low, median, high = np.quantile(score[finite], [0.25, 0.5, 0.75])
     if high > low:  # one clip far off would make all others alike
-        score = np.where(
-            finite, np.clip(score, median - UNUSUAL * (high - low), median + UNUSUAL * (high - low)), score
-        )
+        reach = UNUSUAL * (high - low)
+        score = np.where(finite, np.clip(score, median - reach, median + reach), score)
     middle, spread = score[finite].mean(), score[finite].std()
     # Infinite: k duplicates in its own class, as dense as can be. NaN: a class of one clip, of which nothing is known.
     z = np.where(np.isnan(score), 0.0, (score - middle) / max(spread, 1e-12))
@@ -194,8 +193,7 @@ def near(space: Space, config: GuidedMixupConfig) -> tuple[Integers, Floats]:
     exponent = np.where(usable, exponent, -np.inf)
     top = np.where(usable.any(axis=1), exponent.max(axis=1), 0)
     chances = np.where(usable, np.exp(exponent - top[:, None]), 0)
-    total = chances.sum(axis=1, keepdims=True)
-    return np.where(usable, indices, -1), chances / np.where(total > 0, total, 1)
+    return np.where(usable, indices, -1), _normalised(chances)
 
 
 def permuted_within_classes(labels: NDArray[Any], generator: np.random.Generator) -> Integers:
@@ -238,6 +236,9 @@ def _counts(labels: NDArray[Any], classes: int) -> Floats:
 
 def _without_itself(partners: Integers, chances: Floats) -> tuple[Integers, Floats]:
     itself = partners == np.arange(len(partners))[:, None]
-    chances = np.where(itself, 0, chances)
+    return np.where(itself, -1, partners), _normalised(np.where(itself, 0, chances))
+
+
+def _normalised(chances: Floats) -> Floats:
     total = chances.sum(axis=1, keepdims=True)
-    return np.where(itself, -1, partners), chances / np.where(total > 0, total, 1)
+    return np.asarray(chances / np.where(total > 0, total, 1))

@@ -1,6 +1,6 @@
 """Guided mix-up: partners, weights and ratios follow density and convexity of the latent space."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,21 +163,16 @@ class GuidedMixup(Augmentation):
         return dict(zip(self.guide.ids, clip_weights(self.guide, budget, self.config).tolist(), strict=True))
 
     def _draw(self, ids: Sequence[str], step: TrainingStep) -> Mixture:
-        """Ratios and partners, on the CPU."""
+        """Ratios and partners, on the CPU; a clip whose partner could not be read stays as it is."""
         ratio, partner = torch.ones(len(ids)), torch.arange(len(ids))
-        for i in self._pairs_in(ids):
-            ratio[i : i + 2] = self._ratio(ids[i], ids[i + 1], step)
-            partner[i], partner[i + 1] = i + 1, i
-        return Mixture(ratio, partner)
-
-    def _pairs_in(self, ids: Sequence[str]) -> Iterator[int]:
-        """The positions where pairs begin; a clip whose partner could not be read stays as it is."""
         i = 0
         while i + 1 < len(ids):
-            paired = (ids[i], ids[i + 1]) in self.plan.pairs
-            if paired:
-                yield i
-            i += 2 if paired else 1
+            if (ids[i], ids[i + 1]) in self.plan.pairs:
+                ratio[i : i + 2] = self._ratio(ids[i], ids[i + 1], step)
+                partner[i], partner[i + 1] = i + 1, i
+                i += 1
+            i += 1
+        return Mixture(ratio, partner)
 
     def _ratio(self, anchor: str, partner: str, step: TrainingStep) -> float:
         generator = np.random.default_rng(derive_seed(step.seed, anchor, partner, f"guided-mixup/{step.epoch}"))

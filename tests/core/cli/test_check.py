@@ -46,8 +46,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 from avrobust_core import (
-    Attack, AttackResult, Augmentation, Batch, Clip, DataError, Dataset, Encoded, EncodedDims, Encoder, Estimate,
-    Fusion, Measurement, MediaSpec, Metric, LatentRequest,
+    Attack, AttackResult, Augmentation, AugmentedStep, Batch, Clip, DataError, Dataset, Encoded, EncodedDims, Encoder,
+    Estimate, Fusion, Measurement, MediaSpec, Metric, LatentRequest,
 )
 
 class Enc(Encoder):
@@ -216,12 +216,12 @@ class MetRandom(Met):
         return Measurement({"top": Estimate(random.random(), 0, 1, 24, "none")})
 
 class Aug(Augmentation):
-    def __call__(self, batch, step):
-        return Batch({n: x.flip(-1) for n, x in batch.inputs.items()}, batch.targets, batch.ids)
+    def begin(self, batch, step):
+        return AugmentedStep(Batch({n: x.flip(-1) for n, x in batch.inputs.items()}, batch.targets, batch.ids))
 
 class AugLoud(Aug):
-    def __call__(self, batch, step):
-        return Batch({n: x * 2 for n, x in batch.inputs.items()}, batch.targets, batch.ids)
+    def begin(self, batch, step):
+        return AugmentedStep(Batch({n: x * 2 for n, x in batch.inputs.items()}, batch.targets, batch.ids))
 
 class Att(Attack):
     norms = frozenset({"linf"})

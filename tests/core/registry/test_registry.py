@@ -253,9 +253,6 @@ class Same(Augmentation):
     def __init__(self, config):
         pass
 
-    def __call__(self, batch, step):
-        return batch
-
 
 class Bare:
     def __init__(self, config):
