@@ -142,12 +142,7 @@ def evaluate(
     """
     check_settings(task=task, samples=samples, precision=precision, confidence=confidence, resamples=resamples)
     audited_by = None if audit == "off" else validated(AuditSection, audit, "audit")
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"the model is {name_of(model)}, no torch.nn.Module: wrap it in one")
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise ModelError(
-            f"{name_of(model)} was built under torch.inference_mode, and has no gradients: build it outside"
-        )
+    _refuse_model(model)
     named = class_names(classes)
     read = Reader(loader, media, bounds, task, next(model.parameters(), torch.empty(0)).device)
     victim = Victim(
@@ -186,6 +181,16 @@ def evaluate(
         entry for metric in measured for entry in _measure(metric, registry, clean, outcomes, names, task, intervals)
     ]
     return Evaluation(clean, tuple(outcomes), summary)
+
+
+def _refuse_model(model: object) -> None:
+    """Refuse what is not a module, or has no gradients."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is {name_of(model)}, no torch.nn.Module: wrap it in one")
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ModelError(
+            f"{name_of(model)} was built under torch.inference_mode, and has no gradients: build it outside"
+        )
 
 
 def _grouping(groups: Mapping[str, str] | Sequence[str] | None, ids: Sequence[str]) -> Mapping[str, str]:

@@ -36,70 +36,75 @@ def avrobust_encoders() -> Iterator[Component]:
     )
 
 
-@hookimpl
-def avrobust_fusions() -> Iterator[Component]:
-    """Fusions of tokens (early, mid, attention), of embeddings (late), and of decisions."""
-    yield Component(
+FUSIONS: Final = (
+    Component(
         name="concat",
         summary="Concatenate the pooled embeddings; a linear head on them, or a hidden layer before it.",
         config=ConcatConfig,
         build="avrobust_fusion.late:Concat",
         references=(REFERENCE,),
         example={},
-    )
-    yield Component(
+    ),
+    Component(
         name="sum",
         summary="Map each pooled embedding linearly to one width and add them.",
         config=SumConfig,
         build="avrobust_fusion.late:Sum",
         references=(REFERENCE,),
         example={"dim": 64},
-    )
-    yield Component(
+    ),
+    Component(
         name="early",
         summary="One transformer over all tokens from the start; for the encoders audio-patches and video-patches.",
         config=EarlyConfig,
         build="avrobust_fusion.joint:JointTransformer",
         references=(BOTTLENECKS,),
         example={"width": 64, "layers": 2},
-    )
-    yield Component(
+    ),
+    Component(
         name="mid",
         summary="A transformer over the tokens of deep encoders, whose modalities exchange through bottleneck tokens.",
         config=MidConfig,
         build="avrobust_fusion.bottlenecks:mid",
         references=(BOTTLENECKS, REFERENCE),
         example={"width": 64},
-    )
-    yield Component(
+    ),
+    Component(
         name="attention",
         summary="Cross-modal attention: each modality's tokens look at those of the others.",
         config=AttentionConfig,
         build="avrobust_fusion.cross_modal:CrossModalAttention",
         references=(CROSS_MODAL,),
         example={"width": 64},
-    )
-    yield Component(
+    ),
+    Component(
         name="gated",
         summary="Add the mapped embeddings through gates, which decide clip by clip how much each modality counts.",
         config=GatedConfig,
         build="avrobust_fusion.gated:Gated",
         references=(GATED,),
         example={"dim": 64},
-    )
-    yield Component(
+    ),
+    Component(
         name="decision",
         summary="A classifier per modality; their logits or probabilities averaged with fixed or learned weights.",
         config=DecisionConfig,
         build="avrobust_fusion.decision:Decision",
         references=(COMBINING,),
         example={"weights": "learned"},
-    )
-    yield Component(
+    ),
+    Component(
         name="odd-one-out",
         summary="Experts that leave one modality out each, weighted by a network that tells which one does not fit.",
         config=OddOneOutConfig,
         build="avrobust_fusion.odd_one_out:OddOneOut",
         references=(SINGLE_SOURCE,),
         example={"dim": 64},
-    )
+    ),
+)
+
+
+@hookimpl
+def avrobust_fusions() -> Iterator[Component]:
+    """Fusions of tokens (early, mid, attention), of embeddings (late), and of decisions."""
+    yield from FUSIONS

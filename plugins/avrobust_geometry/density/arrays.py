@@ -112,20 +112,12 @@ def density(
     _check_length("labels", targets, len(points))
     if known is not None and among is not None:
         _check_length("reference_labels", known, len(among))
-    own = None
-    if ids is not None:
-        _check_length("ids", ids, len(points))
-    if reference_ids is not None:
-        if among is None or ids is None:
-            raise ValueError("reference_ids go with a reference and with ids: they tell which clips are the same")
-        _check_length("reference_ids", reference_ids, len(among))
-        own = own_rows(ids, reference_ids)
     space = Space(
         points,
         targets,
         reference=among,
         reference_labels=known,
-        own=own,
+        own=_own_rows(ids, reference_ids, len(points), None if among is None else len(among)),
         predicted=None if scores is None else predicted_classes(scores, len(points), len(names)),
         classes=names,
         choices=Choices(
@@ -140,6 +132,20 @@ def density(
         ),
     )
     return space.measure()
+
+
+def _own_rows(
+    ids: Sequence[str] | None, reference_ids: Sequence[str] | None, points: int, among: int | None
+) -> NDArray[np.int64] | None:
+    """The row of each clip among `among` reference clips; None where no ids tell."""
+    if ids is not None:
+        _check_length("ids", ids, points)
+    if reference_ids is None:
+        return None
+    if among is None or ids is None:
+        raise ValueError("reference_ids go with a reference and with ids: they tell which clips are the same")
+    _check_length("reference_ids", reference_ids, among)
+    return own_rows(ids, reference_ids)
 
 
 def averaged(values: ArrayLike | Tensor, name: str) -> NDArray[Any] | Tensor:
