@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -171,10 +172,9 @@ def evaluate(
             )
         intervals = Intervals(confidence, resamples, seed, drawn_with)
         clips = Clips(lambda _: read.batches(), read.device)
-        audited = guarded(
-            audited_by,
-            lambda: Case(victim, clean, outcomes, runs, intervals, clips, read.batch_size, read.alike(clean.ids)),
-        )
+        alike = read.alike(clean.ids)
+        case = partial(Case, victim, clean, outcomes, runs, intervals, clips, read.batch_size, alike)
+        audited = guarded(audited_by, case)
     summary = summarise(clean, outcomes, intervals, caveats_of(audited))
     summary["audit"] = audited
     summary["metrics"] = [
