@@ -103,7 +103,7 @@ def test_several_processes_end_together_and_say_which_step_failed(
 def test_code_in_c_that_does_not_return_ends_the_process_with_a_name(tmp_path: Path) -> None:
     code = (
         "import ctypes, sys\n"
-        "from avrobust_core.study import deadline\n"
+        "from avrobust_core import deadline\n"
         "deadline.GRACE = 0.5\n"
         "libc = ctypes.CDLL(None) if sys.argv[1] == 'free' else ctypes.PyDLL(None)\n"
         "def stuck():\n"

@@ -59,7 +59,8 @@ def test_a_modality_that_no_gradient_reaches_is_named_with_the_share_of_clips(he
     assert found.summary["robust_accuracy"][attack]["both"]["no_gradient"] == {"audio": 1.0, "video": 0.0}
     (caveat,) = [each for each in found.summary["caveats"] if each["check"] == "zero-gradient"]  # the audit has its own
     assert (caveat["attack"], caveat["threat"]) == (attack, "both")
-    assert "reached audio for 12 of the 12 clips counted as robust (100 %; 0, 1, 2, ...)" in caveat["message"]
+    said = "reached audio for 12 of the 12 clips counted as robust (100 %; 0, 1, 2, 3, 4 and 7 more)"
+    assert said in caveat["message"]
     lines = str(found).splitlines()
     assert lines[0].endswith("clips"), "the clean accuracy stands"
     assert lines[1].endswith("% ?")

@@ -137,7 +137,6 @@ def test_damaged_embeddings_are_made_again(study, tmp_path: Path, capsys) -> Non
 
 
 def test_one_damaged_old_cell_blocks_neither_new_cells_nor_the_plan(done, study, tmp_path: Path) -> None:
-    from avrobust_core.registry.registry import Registry
     from avrobust_core.spec.loading import load_spec
     from avrobust_core.study.building import Builder
     from avrobust_core.study.plan import plan, why_stale
@@ -251,10 +250,10 @@ def test_a_record_keeps_the_libraries_that_were_at_work_and_a_newer_one_is_told_
     assert kept["torchaudio"] == locked["torchaudio"]
 
     monkeypatch.setitem(sys.modules, "pynndescent", sys)
-    assert "pynndescent" in provenance.made_with(Registry(()), "cpu", ())
+    assert "pynndescent" in provenance.made_with("cpu", ())
     monkeypatch.delitem(sys.modules, "pynndescent")
-    assert "pynndescent" not in provenance.made_with(Registry(()), "cpu", ())
-    today = provenance.made_today(Registry(()), "cpu", ())
+    assert "pynndescent" not in provenance.made_with("cpu", ())
+    today = provenance.made_today("cpu", ())
     records = [{"made_with": kept | {"pynndescent": "0.1"}, "records": ["metric density"]}]
     (entry,) = provenance.otherwise(records, today)
     assert entry["differences"] == [f"pynndescent 0.1, now {today['pynndescent']}"]

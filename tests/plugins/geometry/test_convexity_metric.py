@@ -8,9 +8,10 @@ import pytest
 import torch
 from avrobust_geometry import convexity, graph_convexity
 from avrobust_geometry.configs import ConvexityConfig
-from avrobust_geometry.convexity.metric import Convexity, avrobust_metrics
+from avrobust_geometry.convexity.metric import Convexity
 from avrobust_geometry.convexity.pairs import Identities, draw_segments
 from avrobust_geometry.convexity.rules import best_thresholds
+from avrobust_geometry.plugin import avrobust_metrics
 from torch import nn
 
 from avrobust_core import (
