@@ -161,6 +161,10 @@ class BoundVictim:
         """One generator per clip, from (seed, clip id, purpose)."""
         return [clip_generator(self.victim.seed, clip_id, purpose) for clip_id in self.ids]
 
+    def sample(self, purpose: str) -> dict[str, Tensor]:
+        """A random point of the region for each clip, from (seed, clip id, purpose and modality)."""
+        return self.region.sample(lambda name: self.generators(f"{purpose}/{name}"))
+
     def select(self, index: Tensor) -> Self:
         """The same victim bound to the clips at `index` (int64 positions); nothing is encoded again."""
         found = copy(self)

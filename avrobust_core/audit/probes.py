@@ -8,6 +8,7 @@ from torch import Tensor
 
 from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.attacks.goals import BatchGoal
+from avrobust_core.attacks.gradients import joint_gradient, not_finite
 from avrobust_core.audit.exact import opened, rise
 from avrobust_core.data.batches import select_inputs
 from avrobust_core.threats.clips import per_clip, where_clips
@@ -76,12 +77,16 @@ def climb(region: Region, goal: BatchGoal, ask: Ask, start: dict[str, Tensor], l
         found.broken[alive] |= done
         if length is None:
             break
-        gradients = _gradients(loss, leaves)
+        # Where the model's outputs hang on none of them, there is no gradient to ask for.
+        gradients = (
+            joint_gradient(loss, leaves)
+            if loss.requires_grad
+            else {name: torch.zeros_like(x) for name, x in leaves.items()}
+        )
         if number == 0:
             found.gradients = gradients
             found.zero = {name: ~g.flatten(1).any(dim=1) for name, g in gradients.items()}
-            finite = [loss.detach().isfinite(), *(g.flatten(1).isfinite().all(dim=1) for g in gradients.values())]
-            found.finite = torch.stack(finite).all(dim=0)
+            found.finite = loss.detach().isfinite() & ~not_finite(gradients.values())
         moving = torch.stack([g.flatten(1).any(dim=1) for g in gradients.values()]).any(dim=0)
         kept = (~done & moving).nonzero().squeeze(1)
         alive = alive[kept]
@@ -102,7 +107,7 @@ def falling(steps: int) -> list[float]:
 
 def halfway(bound: BoundVictim) -> dict[str, Tensor]:
     """A point halfway between each clean clip and a random point of the region: ties of a model are broken there."""
-    drawn = bound.region.sample(lambda name: bound.generators(f"audit/start/{name}"))
+    drawn = bound.sample("audit/start")
     middle = {name: clean + (drawn[name] - clean) / 2 for name, clean in bound.clean.items()}
     return bound.region.project(middle)
 
@@ -165,13 +170,6 @@ def search(bound: BoundVictim, queries: int) -> Tensor:
         kept = (~won).nonzero().squeeze(1)
         alive, highest, best = alive[kept], highest[kept], select_inputs(best, kept)
     return broken
-
-
-def _gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if not loss.requires_grad:  # the model's outputs hang on none of them
-        return {name: torch.zeros_like(x) for name, x in leaves.items()}
-    found = torch.autograd.grad(loss.sum(), tuple(leaves.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(leaves, found, strict=True))
 
 
 def _scaled(gradient: Tensor, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from avrobust_core.attacks.goals import Goal
+from avrobust_core.attacks.gradients import joint_gradient, leaves_of
 from avrobust_core.data.batches import Batch
 from avrobust_core.testing.models import Noisy, Rescored, watched
 from avrobust_core.testing.oracles import LinearProblem, Shapes, confident, make_problem, make_threat
@@ -339,11 +340,10 @@ def _gradients(subject: AttackSubject, problem: LinearProblem) -> Tensor:
 def _one_step(trial: Trial) -> Tensor:
     """Flag clips that one step of steepest ascent over the whole radius breaks, to spare: (B,) bool."""
     bound = trial.bound
-    leaves = {name: x.clone().requires_grad_() for name, x in bound.clean.items()}
+    leaves = leaves_of(bound.clean)
     with torch.enable_grad():
         distance = bound.goal.distance(bound(leaves))
-    gradients = torch.autograd.grad(-distance.sum(), list(leaves.values()))
-    downhill = dict(zip(leaves, gradients, strict=True))
+        downhill = joint_gradient(-distance, leaves)
     left = bound.goal.distance(bound.confirm(bound.region.project(bound.region.step(bound.clean, downhill, 1.0))))
     return left < -0.01 * distance.detach()
 

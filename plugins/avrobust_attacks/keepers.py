@@ -1,7 +1,7 @@
 """Keepers: what an attack keeps of the points that it has scored, and which clips it still works on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from avrobust_attacks.losses import Loss, PerClipLoss
 from avrobust_core import (
     AttackResult,
     BoundVictim,
+    Inputs,
     not_finite,
     per_clip,
     refuse_not_finite,
@@ -64,9 +65,9 @@ class Keeper(ABC):
         self._highest = torch.full((len(victim),), -torch.inf, device=device)
         self._reached = torch.zeros_like(self.success)  # of the b clips, as all that follow
         self._broken = torch.zeros_like(self.success)
-        self._at: Mapping[str, Tensor] = victim.clean
+        self._at: Inputs = victim.clean
 
-    def score(self, x: Mapping[str, Tensor], row: int | None = None) -> Tensor:
+    def score(self, x: Inputs, row: int | None = None) -> Tensor:
         """The loss of a point, (b,) for the b clips still worked on, differentiable where gradients are enabled.
 
         Args:
@@ -75,7 +76,7 @@ class Keeper(ABC):
         """
         return self.score_logits(x, self.victim(x), row)
 
-    def score_logits(self, x: Mapping[str, Tensor], logits: Tensor, row: int | None = None) -> Tensor:
+    def score_logits(self, x: Inputs, logits: Tensor, row: int | None = None) -> Tensor:
         """As `score`, of a point whose logits (b, K) are known."""
         loss = self.loss(logits, self.victim.goal)
         height = loss.detach().float()
@@ -86,7 +87,7 @@ class Keeper(ABC):
         return loss
 
     @abstractmethod
-    def _keep(self, x: Mapping[str, Tensor], logits: Tensor, height: Tensor) -> None:
+    def _keep(self, x: Inputs, logits: Tensor, height: Tensor) -> None:
         """Note what a point of this loss, (b,), has reached."""
 
     @property
@@ -99,7 +100,7 @@ class Keeper(ABC):
         """(b,) bool: the clips to stop work on."""
         return self._reached if self.stops else torch.zeros_like(self._reached)
 
-    def hold(self, old: Mapping[str, Tensor], new: dict[str, Tensor]) -> dict[str, Tensor]:
+    def hold(self, old: Inputs, new: dict[str, Tensor]) -> dict[str, Tensor]:
         """The next point, with clips that are done, but not settled yet, left where they succeeded."""
         return where_clips(self._done, old, new) if self.stops else new
 
@@ -148,10 +149,10 @@ class Keeper(ABC):
             self.loss = self.loss.select(kept)
 
     @abstractmethod
-    def rest(self, x: Mapping[str, Tensor], height: Tensor) -> None:
+    def rest(self, x: Inputs, height: Tensor) -> None:
         """Note where a climb has ended, (b, ...), and the loss there, (b,)."""
 
-    def _take(self, x: Mapping[str, Tensor], reached: Tensor, height: Tensor) -> None:
+    def _take(self, x: Inputs, reached: Tensor, height: Tensor) -> None:
         """Keep a point, (b, ...), where it is worth more than what is kept of its clip."""
         at = self.positions
         higher = better(reached, height, self.success[at], self._highest[at])
@@ -176,11 +177,11 @@ class Keeper(ABC):
 class FirstSuccess(Keeper):
     """Keeps a clip's first point that reaches the goal; of other clips, the end of the climb that ended highest."""
 
-    def _keep(self, x: Mapping[str, Tensor], logits: Tensor, height: Tensor) -> None:
+    def _keep(self, x: Inputs, logits: Tensor, height: Tensor) -> None:
         self._reached |= self.victim.fooled(logits)
         self._at = x
 
-    def rest(self, x: Mapping[str, Tensor], height: Tensor) -> None:
+    def rest(self, x: Inputs, height: Tensor) -> None:
         self._take(x, torch.zeros_like(self._reached), height)
 
 
@@ -196,13 +197,13 @@ class HighestLoss(Keeper):
         super().__init__(victim, loss, rows)
         self._by = by
 
-    def _keep(self, x: Mapping[str, Tensor], logits: Tensor, height: Tensor) -> None:
+    def _keep(self, x: Inputs, logits: Tensor, height: Tensor) -> None:
         reached = self.victim.fooled(logits)
         if not self.victim.exact:
             reached = reached & self.victim.fooled(self.victim.confirm(x))
         self._take(x, reached, height if self._by is None else self._by(logits, self.victim.goal).float())
 
-    def rest(self, x: Mapping[str, Tensor], height: Tensor) -> None:
+    def rest(self, x: Inputs, height: Tensor) -> None:
         """Nothing: what is kept is the best place to go on from."""
 
 
@@ -215,10 +216,10 @@ class ClimbEnds(HighestLoss):
     With one label per clip the distance to the goal decides, with several the loss: see `HighestLoss`.
     """
 
-    def _keep(self, x: Mapping[str, Tensor], logits: Tensor, height: Tensor) -> None:
+    def _keep(self, x: Inputs, logits: Tensor, height: Tensor) -> None:
         """Nothing: what is on the way is not kept."""
 
-    def rest(self, x: Mapping[str, Tensor], height: Tensor) -> None:
+    def rest(self, x: Inputs, height: Tensor) -> None:
         logits = self.victim.confirm(x)
         goal = self.victim.goal
         kept_by = -goal.distance(logits) if goal.task == "single-label" else (self._by or self.loss)(logits, goal)
@@ -244,7 +245,7 @@ class BestPoint(Keeper):
         self.height = self._highest.clone()
 
     @property
-    def best(self) -> Mapping[str, Tensor]:
+    def best(self) -> Inputs:
         """See the class; not to be changed in place."""
         return self._at
 
@@ -255,7 +256,7 @@ class BestPoint(Keeper):
         self.height = torch.full_like(self.height, -torch.inf)
         self._reached = torch.zeros_like(self._reached)
 
-    def _keep(self, x: Mapping[str, Tensor], logits: Tensor, height: Tensor) -> None:
+    def _keep(self, x: Inputs, logits: Tensor, height: Tensor) -> None:
         reached = self.victim.fooled(logits)
         if not (self.stops or self.victim.exact):
             reached = reached & self.victim.fooled(self.victim.confirm(x))
@@ -275,9 +276,7 @@ class BestPoint(Keeper):
             for name, kept in self._at.items()
         }
 
-    def _looked_at_again(
-        self, x: Mapping[str, Tensor], taken: Tensor, height: Tensor, reached: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _looked_at_again(self, x: Inputs, taken: Tensor, height: Tensor, reached: Tensor) -> tuple[Tensor, Tensor]:
         index = taken.nonzero().squeeze(1)
         if not len(index):
             return height, reached
@@ -290,7 +289,7 @@ class BestPoint(Keeper):
         super()._select(kept)
         self._at, self.height = select_inputs(self._at, kept), self.height[kept]
 
-    def rest(self, x: Mapping[str, Tensor], height: Tensor) -> None:
+    def rest(self, x: Inputs, height: Tensor) -> None:
         self._take(x, self._reached & (not self.stops), height)
 
     def result(self) -> AttackResult:

@@ -1,7 +1,7 @@
 """Attacked modalities removed, or replaced by another clip's: a corruption that takes no notice of the radius."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.blackbox.configs import DropConfig
-from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Preparation, derive_seed, where_clips
+from avrobust_core import (
+    Attack,
+    AttackResult,
+    AvrobustError,
+    BoundVictim,
+    Inputs,
+    Preparation,
+    derive_seed,
+    where_clips,
+)
 
 NORMS = frozenset({"linf", "l2", "l1", "l0"})
 
@@ -25,7 +34,7 @@ class Drop(Attack):
     bounded = False
 
     @abstractmethod
-    def stand_in(self, victim: BoundVictim) -> Mapping[str, Tensor]:
+    def stand_in(self, victim: BoundVictim) -> Inputs:
         """Return what replaces the attacked modalities: by modality, to broadcast to (B, ...)."""
 
     @torch.no_grad()
@@ -52,7 +61,7 @@ class DropToSilence(Drop):
     In feature space, 0 is a feature of 0, which need not be what the frontend makes of silence.
     """
 
-    def stand_in(self, victim: BoundVictim) -> Mapping[str, Tensor]:
+    def stand_in(self, victim: BoundVictim) -> Inputs:
         return {name: torch.zeros(()) for name in victim.clean}
 
 
@@ -79,7 +88,7 @@ class DropToMean(Drop):
             raise AvrobustError("drop: there is no clip to take the mean of")
         return _Prepared({name: total / clips for name, total in sums.items()})
 
-    def stand_in(self, victim: BoundVictim) -> Mapping[str, Tensor]:
+    def stand_in(self, victim: BoundVictim) -> Inputs:
         raise AvrobustError("drop: the mean of the clips must be prepared before it can replace anything")
 
 
@@ -90,10 +99,10 @@ class _Prepared(Drop):
         stand_in: by modality, one clip.
     """
 
-    def __init__(self, stand_in: Mapping[str, Tensor]) -> None:
+    def __init__(self, stand_in: Inputs) -> None:
         self._stand_in = stand_in
 
-    def stand_in(self, victim: BoundVictim) -> Mapping[str, Tensor]:
+    def stand_in(self, victim: BoundVictim) -> Inputs:
         return {name: self._stand_in[name] for name in victim.clean}
 
 
@@ -127,7 +136,7 @@ class DropToOtherClip(Drop):
             kept = sorted(kept, key=lambda donor: donor.rank)[: self.pool]
         return _DropToDonor(kept, self.different_class)
 
-    def stand_in(self, victim: BoundVictim) -> Mapping[str, Tensor]:
+    def stand_in(self, victim: BoundVictim) -> Inputs:
         raise AvrobustError("drop: the pool of other clips must be prepared before they can replace anything")
 
 
@@ -144,7 +153,7 @@ class _Donor:
 
     id: str
     rank: int
-    inputs: Mapping[str, Tensor]
+    inputs: Inputs
     labels: frozenset[int]
 
 
@@ -160,7 +169,7 @@ class _DropToDonor(Drop):
         self._donors = donors
         self._different_class = different_class
 
-    def stand_in(self, victim: BoundVictim) -> Mapping[str, Tensor]:
+    def stand_in(self, victim: BoundVictim) -> Inputs:
         labels = _labels(victim)
         chosen = [self._choose(victim, clip_id, labels[i]) for i, clip_id in enumerate(victim.ids)]
         return {name: torch.stack([donor.inputs[name] for donor in chosen]) for name in victim.clean}

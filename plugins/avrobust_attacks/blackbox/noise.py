@@ -42,7 +42,7 @@ class UniformNoise(Attack):
 
     def draw(self, victim: BoundVictim, number: int) -> dict[str, Tensor]:
         """One point of the region for each clip, by attacked modality, (B, ...)."""
-        return victim.region.sample(lambda name: victim.generators(f"noise/{number}/{name}"))
+        return victim.sample(f"noise/{number}")
 
 
 class GaussianNoise(UniformNoise):

@@ -1,6 +1,6 @@
 """Several attacks as one: each attacks the clips that the earlier ones have left."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from avrobust_attacks.ensemble.configs import EnsembleConfig
 from avrobust_attacks.keepers import better
 from avrobust_attacks.losses import LOSSES, Loss
-from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, select_inputs, where_clips
+from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Inputs, select_inputs, where_clips
 
 READINGS = 4
 """Looks at each member's result by which the strongest is chosen, of a model with randomness of its own."""
@@ -114,7 +114,7 @@ def _strongest(victim: BoundVictim, members: Sequence[Attack], loss: Loss) -> At
     return AttackResult(inputs, success)
 
 
-def _put(into: dict[str, Tensor], positions: Tensor, found: Mapping[str, Tensor], where: Tensor) -> None:
+def _put(into: dict[str, Tensor], positions: Tensor, found: Inputs, where: Tensor) -> None:
     """Write what was found for the clips at `positions`, of those for which `where` is true."""
     for name, x in found.items():
         into[name][positions[where]] = x[where]

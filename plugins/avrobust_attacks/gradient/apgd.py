@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.gradient.attack import GradientAttack
-from avrobust_attacks.gradient.climbing import Inputs, Stepper, leap
+from avrobust_attacks.gradient.climbing import Stepper, leap
 from avrobust_attacks.gradient.configs import ApgdConfig
-from avrobust_core import Region, per_clip, where_clips
+from avrobust_core import Inputs, Region, per_clip, where_clips
 
 FIRST_LENGTH = 2.0
 """Length of the steps until the first checkpoint, as a share of the radius: from one end of a ball to the other."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from avrobust_attacks.gradient.climbing import Stepper, climb, drawn
+from avrobust_attacks.gradient.climbing import Stepper, climb
 from avrobust_attacks.gradient.configs import ApgdConfig, ClimbedLossName, PgdConfig
 from avrobust_attacks.keepers import Keeper, keeper_for
 from avrobust_attacks.losses import LOSSES, Loss, TowardsClass, difference_of_logits_ratio
@@ -98,7 +98,7 @@ class GradientAttack(Attack):
         for run, (restart, climbed) in enumerate(self._climbs(keeper, loss, likely)):
             keeper.loss = climbed
             rest = keeper.victim
-            point = drawn(rest, run) if self.random_start else None
+            point = rest.sample(f"start/{run}") if self.random_start else None
             if run == 0 and rest.start is not None:
                 start = rest.region.project(rest.start)
             elif point is None or (restart == 0 and self.clean_first):

@@ -1,20 +1,17 @@
 """The loop of all gradient attacks, and what one step of theirs is: a stepper, with all it remembers of each clip."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from avrobust_attacks.held import select_held
 from avrobust_attacks.keepers import Keeper
-from avrobust_core import BoundVictim, Region, joint_gradient, leaves_of, per_clip, select_inputs
+from avrobust_core import Inputs, Region, joint_gradient, leaves_of, per_clip, select_inputs
 
 LEAP = 4.0
 """Length of the step from the clean clip that a leap projects, as a share of the radius: at 1, bounds that hold some
 samples back would leave an l2 ball unfilled; at 4, they may hold back 15 sixteenths of the gradient's square."""
-
-Inputs = Mapping[str, Tensor]
 
 
 class Stepper(ABC):
@@ -157,8 +154,3 @@ def leap(region: Region, gradients: Inputs) -> dict[str, Tensor]:
         gradients: (b, ...) by modality; not changed.
     """
     return region.project(region.step(region.clean, gradients, LEAP))
-
-
-def drawn(victim: BoundVictim, run: int) -> dict[str, Tensor]:
-    """A random point of the region for each clip; every climb of one attack, `run`, has random numbers of its own."""
-    return victim.region.sample(lambda name: victim.generators(f"start/{run}/{name}"))

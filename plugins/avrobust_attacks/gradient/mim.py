@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.gradient.attack import GradientAttack
-from avrobust_attacks.gradient.climbing import Inputs, Stepper
+from avrobust_attacks.gradient.climbing import Stepper
 from avrobust_attacks.gradient.configs import MimConfig
-from avrobust_core import Region, per_clip
+from avrobust_core import Inputs, Region, per_clip
 
 DEFAULT_REACH = 3.0
 """The sum of all steps by default, as a share of the radius. Steps that sum to 1, the paper's, end at the edge only

@@ -6,9 +6,9 @@ from functools import partial
 from torch import Tensor
 
 from avrobust_attacks.gradient.attack import GradientAttack
-from avrobust_attacks.gradient.climbing import Inputs, Stepper, leap
+from avrobust_attacks.gradient.climbing import Stepper, leap
 from avrobust_attacks.gradient.configs import FgsmConfig, PgdConfig
-from avrobust_core import Region
+from avrobust_core import Inputs, Region
 
 FIRST_LENGTH, LAST_LENGTH = 1.0, 0.02
 """Lengths of the steps after the leap, by default, as a share of the radius."""

@@ -1,7 +1,7 @@
 """Attacks for the smallest perturbation: a search, a trim of what it found, a last look."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from avrobust_attacks.minimal.results import smallest_result, sure_result
 from avrobust_attacks.minimal.search import SmallestSuccess
 from avrobust_attacks.minimal.steps import Momentum, cosine
 from avrobust_attacks.minimal.trim import trim, try_edge
-from avrobust_core import Attack, AttackResult, BoundVictim, Region
+from avrobust_core import Attack, AttackResult, BoundVictim, Inputs, Region
 
 GROWTH = 2.0
 """Growth of the size at each step of the second search until it reaches the goal."""
@@ -72,6 +72,23 @@ class MinimalAttack(Attack, Generic[Settings]):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class SizedStep:
+    """One step of `ddn` or `fmn`.
+
+    Attributes:
+        direction: along which the loss rises, (b, ...) by modality.
+        size: (b,) float64, the next point's.
+        length: over `size`.
+        found: (b,) bool, whether this search has reached the goal.
+    """
+
+    direction: Inputs
+    size: Tensor
+    length: float
+    found: Tensor
+
+
 class SteppedSizes(MinimalAttack[Stepped]):
     """Base of `ddn` and `fmn`, which step and set each clip's size in turn; lengths are shares of the present size.
 
@@ -94,7 +111,7 @@ class SteppedSizes(MinimalAttack[Stepped]):
     def descend(
         self,
         search: SmallestSuccess,
-        first: Mapping[str, Tensor],
+        first: Inputs,
         size: Tensor,
         steps: int,
         momentum: float,
@@ -126,7 +143,7 @@ class SteppedSizes(MinimalAttack[Stepped]):
             larger = size * torch.where(best.isfinite(), 1 + gamma, max(growth, 1 + gamma))
             size = torch.where(scored.reached, lower, larger.maximum(size + quantum)).maximum(quantum).clamp(max=1)
             length = cosine(self.config.step_size, self.config.step_size * LAST_STEP, share)
-            x = self.moved(region, x, direction, size, length, best.isfinite())
+            x = self.moved(region, x, SizedStep(direction, size, length, best.isfinite()))
         search.score(x, 1.0)
 
     @abstractmethod
@@ -134,22 +151,5 @@ class SteppedSizes(MinimalAttack[Stepped]):
         """The size, (b,), that shrinks where the goal is reached: of the present one and this search's smallest."""
 
     @abstractmethod
-    def moved(
-        self,
-        region: Region,
-        x: Mapping[str, Tensor],
-        direction: Mapping[str, Tensor],
-        size: Tensor,
-        length: float,
-        found: Tensor,
-    ) -> dict[str, Tensor]:
-        """The next point.
-
-        Args:
-            region: of the b clips.
-            x: the present one, (b, ...) by modality.
-            direction: along which it rises, (b, ...) by modality.
-            size: (b,) float64, the next point's.
-            length: of the step over `size`.
-            found: (b,) bool, whether this search has reached the goal.
-        """
+    def moved(self, region: Region, x: Inputs, step: SizedStep) -> dict[str, Tensor]:
+        """The next point, by modality, of the b clips of a region."""

@@ -1,14 +1,13 @@
 """DDN: direction and norm decoupled, in l2."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
 
-from avrobust_attacks.minimal.attack import SteppedSizes
+from avrobust_attacks.minimal.attack import SizedStep, SteppedSizes
 from avrobust_attacks.minimal.configs import DdnConfig
 from avrobust_attacks.minimal.steps import onto
-from avrobust_core import Region
+from avrobust_core import Inputs, Region
 
 
 class DDN(SteppedSizes[DdnConfig]):
@@ -29,13 +28,6 @@ class DDN(SteppedSizes[DdnConfig]):
     def shrunk(self, size: Tensor, best: Tensor) -> Tensor:
         return size
 
-    def moved(
-        self,
-        region: Region,
-        x: Mapping[str, Tensor],
-        direction: Mapping[str, Tensor],
-        size: Tensor,
-        length: float,
-        found: Tensor,
-    ) -> dict[str, Tensor]:
-        return onto(region, region.step(x, direction, size * length), size, lengthened=found)
+    def moved(self, region: Region, x: Inputs, step: SizedStep) -> dict[str, Tensor]:
+        longer = region.step(x, step.direction, step.size * step.length)
+        return onto(region, longer, step.size, lengthened=step.found)

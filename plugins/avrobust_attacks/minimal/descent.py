@@ -1,13 +1,13 @@
 """One descent of `cw`: Adam from a given point, until each clip leaves it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from avrobust_attacks.held import select_held
 from avrobust_attacks.minimal.search import Scored, SmallestSuccess
+from avrobust_core import Inputs
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 """Decay of Adam's moments (Kingma and Ba, arXiv 1412.6980)."""
@@ -24,7 +24,7 @@ class Descent(ABC):
         x: the start, (b, ...) by modality.
     """
 
-    def __init__(self, search: SmallestSuccess, x: Mapping[str, Tensor]) -> None:
+    def __init__(self, search: SmallestSuccess, x: Inputs) -> None:
         self._search = search
         self._rows = torch.arange(len(search.positions), device=search.positions.device)
         self._last = dict(x)  # of all clips that this descent began with; all else is of those that it goes on with

@@ -1,14 +1,13 @@
 """FMN: the fast minimum-norm attack, in linf, l2, l1 and l0."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from avrobust_attacks.minimal.attack import SteppedSizes
+from avrobust_attacks.minimal.attack import SizedStep, SteppedSizes
 from avrobust_attacks.minimal.configs import FmnConfig
-from avrobust_core import Region
+from avrobust_core import Inputs, Region
 
 
 class FMN(SteppedSizes[FmnConfig]):
@@ -29,13 +28,5 @@ class FMN(SteppedSizes[FmnConfig]):
     def shrunk(self, size: Tensor, best: Tensor) -> Tensor:
         return torch.minimum(size, best)
 
-    def moved(
-        self,
-        region: Region,
-        x: Mapping[str, Tensor],
-        direction: Mapping[str, Tensor],
-        size: Tensor,
-        length: float,
-        found: Tensor,
-    ) -> dict[str, Tensor]:
-        return region.approach(x, direction, size, length)
+    def moved(self, region: Region, x: Inputs, step: SizedStep) -> dict[str, Tensor]:
+        return region.approach(x, step.direction, step.size, step.length)

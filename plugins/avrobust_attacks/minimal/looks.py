@@ -1,11 +1,9 @@
 """Several looks at one point of a model with randomness of its own: is a success there sure, or was it lucky?"""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from avrobust_core import BoundVictim, select_inputs
+from avrobust_core import BoundVictim, Inputs, select_inputs
 
 LOOKS = 8
 """At a point of which it is to be told whether its success is sure."""
@@ -15,12 +13,12 @@ DEVIATIONS = 3.0
 the points tried are many, and one that 8 of 10 looks find would pass 8 of them too often."""
 
 
-def found_again(victim: BoundVictim, x: Mapping[str, Tensor], flags: Tensor) -> Tensor:
+def found_again(victim: BoundVictim, x: Inputs, flags: Tensor) -> Tensor:
     """Those of the clips flagged that another look finds where the goal wants them: (b,) bool, as `flags`."""
     return _looked(victim, x, flags, 1)[0]
 
 
-def surely(victim: BoundVictim, x: Mapping[str, Tensor], flags: Tensor) -> Tensor:
+def surely(victim: BoundVictim, x: Inputs, flags: Tensor) -> Tensor:
     """Those of the clips flagged whose success is sure: every look finds it, and by far enough (`DEVIATIONS`).
 
     A clip that a look does not find so costs no more of them.
@@ -36,7 +34,7 @@ def surely(victim: BoundVictim, x: Mapping[str, Tensor], flags: Tensor) -> Tenso
     return found
 
 
-def _looked(victim: BoundVictim, x: Mapping[str, Tensor], flags: Tensor, looks: int) -> tuple[Tensor, Tensor]:
+def _looked(victim: BoundVictim, x: Inputs, flags: Tensor, looks: int) -> tuple[Tensor, Tensor]:
     """Those of the clips flagged that so many looks all find, (b,) bool, and their distances then, (looks, found)."""
     left = flags.nonzero().squeeze(1)
     distances = torch.empty(0, len(left), device=left.device)

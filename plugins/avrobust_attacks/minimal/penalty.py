@@ -1,7 +1,5 @@
 """Carlini and Wagner's l2 form: the squared size and a penalty for the goal that is not reached, lowered by Adam."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -9,7 +7,7 @@ from avrobust_attacks.minimal.descent import FIRST_DECAY, LAST_RATE, SECOND_DECA
 from avrobust_attacks.minimal.search import Scored, SmallestSuccess
 from avrobust_attacks.minimal.steps import TINY, cosine
 from avrobust_attacks.minimal.tanh import Variable
-from avrobust_core import per_clip
+from avrobust_core import Inputs, per_clip
 
 HEADROOM = 1.5
 """The constant over the one that the linearised model asks for: at just that one, the boundary is reached in the limit
@@ -73,7 +71,7 @@ class Penalty(Descent):
         bracket: of all clips that this and earlier searches started with, in their order.
     """
 
-    def __init__(self, search: SmallestSuccess, x: Mapping[str, Tensor], bracket: Bracket) -> None:
+    def __init__(self, search: SmallestSuccess, x: Inputs, bracket: Bracket) -> None:
         super().__init__(search, x)
         self._bracket = bracket
         self._unit = bracket.unit
@@ -126,7 +124,7 @@ class Penalty(Descent):
         self._bracket.learn(self._rows[places], self._constants[places], self._reached[places])
         super().leave(places)
 
-    def _move(self, downhills: Mapping[str, Tensor], length: Tensor) -> None:
+    def _move(self, downhills: Inputs, length: Tensor) -> None:
         balls = self._search.region.balls
         square = torch.zeros_like(self._second)
         for name, downhill in downhills.items():

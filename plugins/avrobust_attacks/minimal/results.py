@@ -4,7 +4,7 @@ Of a model with randomness of its own, the smallest success of many looks is the
 and to bisect on would make it worse: there it is made longer until it is sure, or a climb at the edge stands for it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from avrobust_attacks.minimal.looks import surely
 from avrobust_attacks.minimal.search import SmallestSuccess
 from avrobust_attacks.minimal.steps import Momentum, cosine, onto
-from avrobust_core import AttackResult, BoundVictim, select_inputs, where_clips
+from avrobust_core import AttackResult, BoundVictim, Inputs, select_inputs, where_clips
 
 STEPS_BACK = (1.0, 1.02, 1.1, 1.25, 1.5)
 """Factors by which a success is made longer, one after the other, where a last look finds it none."""
@@ -29,7 +29,7 @@ EDGE_MOMENTUM = 0.5
 FIRST_LENGTH, LAST_LENGTH = 1.0, 0.02
 """Lengths of its steps, as shares of the radius."""
 
-Look = Callable[[BoundVictim, Mapping[str, Tensor]], Tensor]
+Confirm = Callable[[BoundVictim, Inputs], Tensor]
 """From some clips and their points to those that are a success, (b,) bool."""
 
 
@@ -39,7 +39,7 @@ def smallest_result(search: SmallestSuccess) -> AttackResult:
     Where that last look fails by a rounding, the perturbation is made longer, a little at a time.
     """
 
-    def again(victim: BoundVictim, x: Mapping[str, Tensor]) -> Tensor:
+    def again(victim: BoundVictim, x: Inputs) -> Tensor:
         return victim.fooled(victim.confirm(x)) & (victim.region.size(x) <= 1)
 
     last, success = _lengthened(search, STEPS_BACK, again)
@@ -67,8 +67,10 @@ def sure_result(search: SmallestSuccess, attacked: Tensor) -> AttackResult:
     return AttackResult(inputs=last, success=sure, last=last)
 
 
-def _lengthened(search: SmallestSuccess, factors: Sequence[float], look: Look) -> tuple[dict[str, Tensor], Tensor]:
-    """The smallest successes, each made longer by one factor after the other until `look` finds it one, (B,) bool."""
+def _lengthened(
+    search: SmallestSuccess, factors: Sequence[float], confirms: Confirm
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The smallest successes, each made longer by one factor after the other until it `confirms`: (B,) bool."""
     victim = search.whole
     last = victim.region.project(search.best)
     success = torch.zeros_like(search.size, dtype=torch.bool)
@@ -81,7 +83,7 @@ def _lengthened(search: SmallestSuccess, factors: Sequence[float], look: Look) -
         if factor > 1:
             x = onto(chosen.region, x, (search.size[asked] * factor).clamp(max=1))
         x = chosen.region.project(x)
-        found = look(chosen, x)
+        found = confirms(chosen, x)
         for name, into in last.items():
             into.index_copy_(0, asked, x[name])
         success[asked] = found
@@ -89,7 +91,7 @@ def _lengthened(search: SmallestSuccess, factors: Sequence[float], look: Look) -
     return last, success
 
 
-def _climbed(search: SmallestSuccess, positions: Tensor, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _climbed(search: SmallestSuccess, positions: Tensor, x: Inputs) -> dict[str, Tensor]:
     """From the edge of the region beyond `x` (b, ...), the end of a climb: chosen by no look."""
     search.work_on(positions)
     region = search.region

@@ -1,6 +1,5 @@
 """The smallest success of each clip, scored point by point: what every search for it works on."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from avrobust_attacks.minimal.steps import TINY
 from avrobust_core import (
     BatchGoal,
     BoundVictim,
+    Inputs,
     Region,
     joint_gradient,
     leaves_of,
@@ -90,7 +90,7 @@ class SmallestSuccess:
         """Work on these clips of all, (b,) int64."""
         self.victim, self.positions = self.whole.select(positions), positions
 
-    def score(self, x: Mapping[str, Tensor], share: float) -> Scored:
+    def score(self, x: Inputs, share: float) -> Scored:
         """Score an iterate (b, ...) of the clips still worked on, and keep it where it is the smallest success.
 
         Args:
@@ -104,7 +104,7 @@ class SmallestSuccess:
         self._note(x, size, reached)
         return Scored(distance.detach(), reached, size, self._loss(logits, share))
 
-    def _confirmed(self, x: Mapping[str, Tensor], reached: Tensor) -> Tensor:
+    def _confirmed(self, x: Inputs, reached: Tensor) -> Tensor:
         """Those that a look in float32 finds, too, and, of a model with randomness of its own, a second look."""
         if not self.victim.repeatable:
             return found_again(self.victim, x, reached)
@@ -116,7 +116,7 @@ class SmallestSuccess:
         sharpness = FIRST_SHARPNESS * (LAST_SHARPNESS / FIRST_SHARPNESS) ** share / self._spread[self.positions]
         return -softened(logits, self.victim.goal, sharpness)
 
-    def probe(self, x: Mapping[str, Tensor]) -> Scored:
+    def probe(self, x: Inputs) -> Scored:
         """As `score`, in float32 and without a gradient."""
         logits = self.victim.confirm(x)
         distance = self.victim.goal.distance(logits)
@@ -124,7 +124,7 @@ class SmallestSuccess:
         self._note(x, scored.size, scored.reached)
         return scored
 
-    def uphill(self, loss: Tensor, x: Mapping[str, Tensor], *, more: bool = False) -> dict[str, Tensor]:
+    def uphill(self, loss: Tensor, x: Inputs, *, more: bool = False) -> dict[str, Tensor]:
         """The gradient of the `loss` by modality: see `joint_gradient`.
 
         Args:
@@ -139,9 +139,7 @@ class SmallestSuccess:
         refuse_not_finite(self.victim.ids, not_finite(found.values()) | ~loss.detach().isfinite())
         return found
 
-    def climb(
-        self, x: Mapping[str, Tensor], share: float, *, confined: bool = False
-    ) -> tuple[Scored, dict[str, Tensor]]:
+    def climb(self, x: Inputs, share: float, *, confined: bool = False) -> tuple[Scored, dict[str, Tensor]]:
         """Score an iterate as `score` does, and the gradient of its loss by modality.
 
         Args:
@@ -163,12 +161,12 @@ class SmallestSuccess:
         self.positions = self.positions[kept]
         return kept
 
-    def best_or(self, positions: Tensor, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def best_or(self, positions: Tensor, x: Inputs) -> dict[str, Tensor]:
         """The smallest successes of the clips at `positions` (b,) of all; `x` (b, ...) where a clip has none."""
         found = self.size[positions].isfinite()
         return where_clips(found, select_inputs(self.best, positions), x)
 
-    def _note(self, x: Mapping[str, Tensor], size: Tensor, reached: Tensor) -> None:
+    def _note(self, x: Inputs, size: Tensor, reached: Tensor) -> None:
         better = reached & (size < self.size[self.positions])
         self.size[self.positions] = torch.where(better, size, self.size[self.positions])
         if not self.whole.repeatable:

@@ -1,14 +1,12 @@
 """Carlini and Wagner's l-infinity form: no sample further than tau from the clean clip, and tau shrinks."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from avrobust_attacks.minimal.descent import FIRST_DECAY, LAST_RATE, SECOND_DECAY, Descent
 from avrobust_attacks.minimal.search import SmallestSuccess
 from avrobust_attacks.minimal.steps import TINY, cosine
-from avrobust_core import per_clip
+from avrobust_core import Inputs, per_clip
 
 LAST_SHRINK = 0.02
 """The last change of tau as a share of the first one."""
@@ -33,7 +31,7 @@ class Shrinking(Descent):
         tau: (b,) float64, the first.
     """
 
-    def __init__(self, search: SmallestSuccess, x: Mapping[str, Tensor], tau: Tensor) -> None:
+    def __init__(self, search: SmallestSuccess, x: Inputs, tau: Tensor) -> None:
         super().__init__(search, x)
         best = search.size[search.positions]
         self._tau = torch.where(best.isfinite(), best, tau).clamp(max=1)

@@ -1,11 +1,9 @@
 """Parts of a step of the searches for the smallest perturbation: momentum, schedules, sizes."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from avrobust_core import Region, per_clip
+from avrobust_core import Inputs, Region, per_clip
 
 TINY = 1e-30
 """Below this a gain is taken to be 0."""
@@ -22,7 +20,7 @@ class Momentum:
         self._share = share
         self._mean: dict[str, Tensor] | None = None
 
-    def of(self, gradients: Mapping[str, Tensor], gain: Tensor) -> dict[str, Tensor]:
+    def of(self, gradients: Inputs, gain: Tensor) -> dict[str, Tensor]:
         """The mean after one more step.
 
         Args:
@@ -37,7 +35,7 @@ class Momentum:
         return scaled
 
 
-def onto(region: Region, x: Mapping[str, Tensor], size: Tensor, lengthened: Tensor | None = None) -> dict[str, Tensor]:
+def onto(region: Region, x: Inputs, size: Tensor, lengthened: Tensor | None = None) -> dict[str, Tensor]:
     """`x` scaled about the clean clip to the region's edge at `size` (b,), then within bounds: at most that size.
 
     What is shorter is made longer, or only where `lengthened` (b,) is true.

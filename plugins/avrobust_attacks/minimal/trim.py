@@ -1,16 +1,14 @@
 """The end of a search for the smallest perturbation: a try at the edge, and the successes shrunk by bisection."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from avrobust_attacks.minimal.search import SLACK, SmallestSuccess
 from avrobust_attacks.minimal.steps import TINY
-from avrobust_core import select_inputs, where_clips
+from avrobust_core import Inputs, select_inputs, where_clips
 
 
-def try_edge(search: SmallestSuccess, positions: Tensor, gradients: Mapping[str, Tensor]) -> None:
+def try_edge(search: SmallestSuccess, positions: Tensor, gradients: Inputs) -> None:
     """Score the edge of the region where no success is known: so few steps are no weaker than one over the radius.
 
     Args:

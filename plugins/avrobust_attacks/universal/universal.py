@@ -1,6 +1,6 @@
 """One perturbation of each attacked modality for a whole set of clips."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +14,7 @@ from avrobust_core import (
     AttackResult,
     AvrobustError,
     BoundVictim,
+    Inputs,
     Preparation,
     Region,
     joint_gradient,
@@ -86,7 +87,7 @@ class Universal(Attack):
         """
         raise AvrobustError("universal: the perturbation must be prepared on a set of clips before it is applied")
 
-    def _gradient(self, victim: BoundVictim, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _gradient(self, victim: BoundVictim, delta: Inputs) -> dict[str, Tensor]:
         """The gradient of the summed loss in the perturbation: by modality, (1, ...)."""
         x = leaves_of(apply(victim, delta, self.bounded))
         with torch.enable_grad():
@@ -117,7 +118,7 @@ class UniversalPerturbation(Attack):
 
     norms: ClassVar[frozenset[str]] = NORMS
 
-    def __init__(self, delta: Mapping[str, Tensor], *, projected: bool) -> None:
+    def __init__(self, delta: Inputs, *, projected: bool) -> None:
         self.delta = dict(delta)
         self.bounded = projected
 
@@ -136,7 +137,7 @@ class UniversalPerturbation(Attack):
         return AttackResult(inputs=where_clips(success, x, victim.clean), success=success)
 
 
-def apply(victim: BoundVictim, delta: Mapping[str, Tensor], projected: bool) -> dict[str, Tensor]:
+def apply(victim: BoundVictim, delta: Inputs, projected: bool) -> dict[str, Tensor]:
     """Each clip with the perturbation added.
 
     Args:
