@@ -75,10 +75,11 @@ from avrobust_core.threats.regions import Region as Region
 from avrobust_core.threats.regions import make_ball as make_ball
 from avrobust_core.training.augmentations import Augmentation as Augmentation
 from avrobust_core.training.augmentations import AugmentedStep as AugmentedStep
-from avrobust_core.training.augmentations import Cost as Cost
 from avrobust_core.training.augmentations import ForwardPass as ForwardPass
 from avrobust_core.training.augmentations import Gather as Gather
 from avrobust_core.training.augmentations import TrainingStep as TrainingStep
+from avrobust_core.training.costs import Cost as Cost
+from avrobust_core.training.costs import counting as counting
 from avrobust_core.training.mixing import Mixture as Mixture
 from avrobust_core.training.mixing import hard_targets as hard_targets
 from avrobust_core.training.mixing import soft_targets as soft_targets

@@ -138,7 +138,7 @@ def check_bounds(subject: AugmentationSubject) -> None:
     """Clips that went through the model lie within the bounds of their media, and are finite."""
     for scene in subject.scenes():
         for seen in Course(subject.make(), scene).two_epochs():
-            for name, x in seen.given.inputs.items():
+            for name, x in seen.inputs.items():
                 low, high = scene.media[name].bounds or (-torch.inf, torch.inf)
                 if not bool(((x >= low) & (x <= high) & x.isfinite()).all()):
                     raise CheckFailed(

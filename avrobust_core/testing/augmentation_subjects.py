@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.data.media import MediaSpec, Task
@@ -20,7 +20,8 @@ from avrobust_core.randomness import clip_generator, derive_seed
 from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.oracles import LinearOracle
 from avrobust_core.testing.running import CheckFailed, NotApplicable, Renewable
-from avrobust_core.training.augmentations import Augmentation, AugmentedStep, Cost, ForwardPass, Gather, TrainingStep
+from avrobust_core.training.augmentations import Augmentation, AugmentedStep, ForwardPass, Gather, TrainingStep
+from avrobust_core.training.costs import Cost, counting
 from avrobust_core.training.learner import Learned, Learner
 from avrobust_core.training.mixing import soft_targets
 from avrobust_core.training.processes import share_of
@@ -134,7 +135,7 @@ class Seen:
 
     Attributes:
         read: the batch before the augmentation.
-        given: the batch whose inputs went through the model.
+        inputs: that went through the model, by modality.
         encoded: the fusion's input.
         targets: of the loss.
         losses: (B,).
@@ -143,7 +144,7 @@ class Seen:
     """
 
     read: Batch
-    given: Batch
+    inputs: Mapping[str, Tensor]
     encoded: Mapping[str, Encoded]
     targets: Tensor
     losses: Tensor
@@ -152,7 +153,7 @@ class Seen:
 
     def values(self) -> dict[str, Tensor]:
         """All of it by name, the clips in the order of their ids."""
-        found = {f"input {name}": x for name, x in self.given.inputs.items()}
+        found = {f"input {name}": x for name, x in self.inputs.items()}
         for name, encoded in self.encoded.items():
             found |= {f"tokens of {name}": encoded.tokens, f"embedding of {name}": encoded.pooled}
         found |= {"targets": soft_targets(self.targets, CLASSES), "losses": self.losses}
@@ -175,7 +176,6 @@ class Course:
         watch: looks at the augmentation's methods.
         device: where the training is.
         ordered: let the augmentation choose the order of the clips.
-        counted: clips that went through the head since it was last set.
         ended: of the last epoch's end: what the augmentation says it has spent, and what was counted.
     """
 
@@ -189,19 +189,15 @@ class Course:
     watch: Watch | None = None
     device: str = "cpu"
     ordered: bool = True
-    counted: Cost = field(init=False, default_factory=Cost)
     ended: tuple[Cost, Cost] = field(init=False, default_factory=lambda: (Cost(), Cost()))
     _learner: Learner = field(init=False)
-    _recorder: _Recorder = field(init=False)
 
     def __post_init__(self) -> None:
         if self.model is None:
             self.model = self.scene.model()
         self.model.to(self.device)
-        self.model.head.register_forward_hook(self._count)
-        self._recorder = _Recorder()
         watched = self.augmentation if self.watch is None else Watched(self.augmentation, self.watch)
-        self._learner = Learner(self.model, [watched, self._recorder])
+        self._learner = Learner(self.model, [watched])
 
     def where(self, epoch: int, cost: Cost | None = None, replay: int = 0) -> TrainingStep:
         """The step that the augmentation is told."""
@@ -245,10 +241,11 @@ class Course:
 
     def end_epoch(self, epoch: int, gather: Gather) -> None:
         """End the epoch."""
-        spent = Cost()
-        self.counted = Cost()
-        self._learner.end_epoch(self.where(epoch, spent), gather)
-        self.ended = (spent, self.counted)
+        assert self.model is not None
+        spent, counted = Cost(), Cost()
+        with counting(self.model, counted):
+            self._learner.end_epoch(self.where(epoch, spent), gather)
+        self.ended = (spent, counted)
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The states that a checkpoint would hold."""
@@ -260,54 +257,20 @@ class Course:
 
     def _pass(self, read: Batch, epoch: int, replay: int, earlier: Learned | None) -> tuple[Seen, Learned]:
         assert self.model is not None
-        cost = Cost()
-        step = self.where(epoch, cost, replay)
-        self.counted = Cost(forwards=-len(read), backwards=-len(read))
-        learned = self._learner.learn(read, step, earlier)
-        kept = {name: x.detach().clone() for name, x in learned.given.inputs.items()}
-        torch.autograd.backward(learned.losses.mean())
-        learned.after_backward()
+        spent, counted = Cost(), Cost(forwards=-len(read), backwards=-len(read))
+        with counting(self.model, counted):
+            learned = self._learner.learn(read, self.where(epoch, spent, replay), earlier)
+            forward = learned.forward
+            inputs = {name: x.detach().clone() for name, x in forward.batch.inputs.items()}
+            encoded = {
+                name: Encoded(found.tokens.detach().clone(), found.pooled.detach().clone())
+                for name, found in forward.encoded.items()
+            }
+            torch.autograd.backward(learned.losses.mean())
+            learned.after_backward()
         self.model.zero_grad(set_to_none=True)
-        seen = Seen(
-            read=read,
-            given=Batch(kept, learned.given.targets, learned.given.ids),
-            encoded=self._recorder.encoded,
-            targets=learned.targets.detach().clone(),
-            losses=learned.losses.detach().clone(),
-            spent=cost,
-            counted=self.counted,
-        )
-        return seen, learned
-
-    def _count(self, head: nn.Module, arguments: tuple[Any, ...], logits: Tensor) -> None:
-        self.counted.forwards += len(logits)
-        if logits.requires_grad:
-            logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
-
-    def _count_backward(self, gradient: Tensor) -> None:
-        self.counted.backwards += len(gradient)
-
-
-class _Recorder(Augmentation):
-    """Stands behind the augmentation, and keeps what the fusion was given."""
-
-    def __init__(self) -> None:
-        self.encoded: dict[str, Encoded] = {}
-
-    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
-        return _Recording(batch, self)
-
-
-@dataclass(eq=False)
-class _Recording(AugmentedStep):
-    recorder: _Recorder
-
-    def encodings(self, encoded: Mapping[str, Encoded], targets: Tensor) -> tuple[Mapping[str, Encoded], Tensor]:
-        self.recorder.encoded = {
-            name: Encoded(found.tokens.detach().clone(), found.pooled.detach().clone())
-            for name, found in encoded.items()
-        }
-        return encoded, targets
+        losses, targets = learned.losses.detach().clone(), forward.batch.targets.detach().clone()
+        return Seen(read, inputs, encoded, targets, losses, spent, counted), learned
 
 
 class Watched(Augmentation):

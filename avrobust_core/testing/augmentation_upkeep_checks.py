@@ -19,7 +19,8 @@ from avrobust_core.testing.augmentation_subjects import CLASSES, CLIPS, IDS, Aug
 from avrobust_core.testing.independence_checks import global_state
 from avrobust_core.testing.models import stateful_model
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
-from avrobust_core.training.augmentations import Cost, Gather
+from avrobust_core.training.augmentations import Gather
+from avrobust_core.training.costs import Cost, counting
 
 
 @check()
@@ -125,9 +126,10 @@ def check_order(subject: AugmentationSubject) -> None:
         course = Course(augmentation, scene, ordered=False)
         assert course.model is not None
         for epoch in range(3):
-            course.counted.forwards = 0
-            first, second = (augmentation.order(IDS, course.where(epoch)) for _ in range(2))
-            if course.counted.forwards:
+            spent = Cost()
+            with counting(course.model, spent):
+                first, second = (augmentation.order(IDS, course.where(epoch)) for _ in range(2))
+            if spent.forwards:
                 raise CheckFailed("order put clips through the model: it must be a function of the state and the step")
             if first is not None:
                 chosen = True

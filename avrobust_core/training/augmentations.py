@@ -11,24 +11,10 @@ from torch import Tensor, nn
 from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.models.model import AVModel
+from avrobust_core.training.costs import Cost
 
 Gather = Callable[[Any], list[Any]]
 """From this process's object to those of all processes, in the order of their ranks; every process must call it."""
-
-
-@dataclass(slots=True)
-class Cost:
-    """Passes through the model, in clips: one clip through the whole model once is one forward.
-
-    The training loop counts its own; an augmentation adds what it spends beside.
-
-    Attributes:
-        forwards: forward passes.
-        backwards: backward passes.
-    """
-
-    forwards: int = 0
-    backwards: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +30,7 @@ class TrainingStep:
         epochs: of the whole fit.
         replay: from 0, the number of times that this very batch was learned from before; see `Augmentation.replays`.
         media: the media of each modality; their bounds hold for what is learned from, too.
-        cost: add to it what is spent beside the loop's own pass.
+        cost: add to it what is spent beside the loop's own pass; `counting` does.
     """
 
     epoch: int

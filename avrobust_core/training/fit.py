@@ -34,8 +34,9 @@ from avrobust_core.models.objectives import classification_loss, correct
 from avrobust_core.models.saving import save_weights
 from avrobust_core.naming import clips_named
 from avrobust_core.randomness import derive_seed, seeded
-from avrobust_core.training.augmentations import Augmentation, Cost, TrainingStep
+from avrobust_core.training.augmentations import Augmentation, ForwardPass, TrainingStep
 from avrobust_core.training.checkpoint import Checkpoint, Progress
+from avrobust_core.training.costs import Cost
 from avrobust_core.training.learner import Learned, Learner
 from avrobust_core.training.mixing import hard_targets
 from avrobust_core.training.optimization import parameter_groups, schedule
@@ -154,10 +155,10 @@ class Fit:
                 learned.after_backward()
                 self._update(done)
                 loss_sum += learned.losses.detach().sum().double()
-                hits += self._hits(learned.logits, learned.targets)
-                state.seen += len(learned.logits)
-                state.forwards += len(learned.logits) + cost.forwards
-                state.backwards += len(learned.logits) + cost.backwards
+                hits += self._hits(learned.forward)
+                state.seen += len(batch)
+                state.forwards += len(batch) + cost.forwards
+                state.backwards += len(batch) + cost.backwards
                 cost.forwards = cost.backwards = 0
                 self.report(done + 1, self.total)
             now = time.monotonic()
@@ -193,9 +194,9 @@ class Fit:
         else:
             torch.manual_seed(seed)
 
-    def _hits(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def _hits(self, forward: ForwardPass) -> Tensor:
         task = self.dataset.task
-        return correct(logits, hard_targets(targets, task), task).sum()
+        return correct(forward.logits.detach(), hard_targets(forward.batch.targets, task), task).sum()
 
     def _where(self, epoch: int, cost: Cost) -> TrainingStep:
         dataset = self.dataset

@@ -21,16 +21,12 @@ class Learned:
 
     Attributes:
         losses: (B,), with gradients: to be minimised.
-        logits: (B, K), detached.
-        given: the batch whose inputs went through the model.
-        targets: those of the loss.
-        augmented: each augmentation's part in the pass.
+        forward: the pass through the model.
+        augmented: each augmentation's part in it.
     """
 
     losses: Tensor
-    logits: Tensor
-    given: Batch
-    targets: Tensor
+    forward: ForwardPass
     augmented: Sequence[AugmentedStep]
 
     def after_backward(self) -> None:
@@ -112,7 +108,7 @@ class Learner:
         losses = classification_loss(logits, targets, step.task)
         for each in augmented:
             losses = each.loss(losses, forward)
-        return Learned(losses, logits.detach(), batch, targets, augmented)
+        return Learned(losses, forward, augmented)
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
         """Let the augmentations learn from the epoch."""

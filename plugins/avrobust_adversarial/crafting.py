@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from avrobust_core import AVModel, Batch, Cost, Task, TrainingStep, Victim, derive_seed, hard_targets
+from avrobust_core import Batch, Task, TrainingStep, Victim, counting, derive_seed, hard_targets
 
 Mode = Literal["eval", "train"]
 
@@ -41,29 +41,6 @@ def crafting(step: TrainingStep, purpose: str, mode: Mode = "eval") -> Iterator[
             with torch.no_grad():
                 for buffer, value in kept:
                     buffer.copy_(value)
-
-
-@contextmanager
-def counting(model: nn.Module, cost: Cost) -> Iterator[None]:
-    """Count the clips that go through the whole model inside the block, and the gradients taken through those passes.
-
-    A gradient is counted when it is taken, be it after the block.
-    """
-
-    def went_back(gradient: Tensor) -> None:
-        cost.backwards += len(gradient)
-
-    def went_through(module: nn.Module, args: object, logits: Tensor) -> None:
-        cost.forwards += len(logits)
-        if logits.requires_grad:
-            logits.register_hook(went_back)  # type: ignore[no-untyped-call]
-
-    last = model.head if isinstance(model, AVModel) else model
-    handle = last.register_forward_hook(went_through)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def to_attack(batch: Batch, task: Task) -> Batch:

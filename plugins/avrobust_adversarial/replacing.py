@@ -8,16 +8,7 @@ from avrobust_adversarial.ascent import LastIterate
 from avrobust_adversarial.configs import AdversarialConfig
 from avrobust_adversarial.crafting import Mode, crafting, to_attack
 from avrobust_adversarial.threats import Threats, part_of, put
-from avrobust_core import (
-    Attack,
-    Augmentation,
-    AugmentedStep,
-    AvrobustError,
-    Batch,
-    ThreatModel,
-    TrainingStep,
-    per_clip,
-)
+from avrobust_core import Attack, Augmentation, AugmentedStep, AvrobustError, Batch, ThreatModel, TrainingStep, per_clip
 
 
 class LearnFromAttacked(Augmentation):

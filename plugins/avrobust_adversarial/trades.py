@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from avrobust_adversarial.ascent import ascend, drawn
 from avrobust_adversarial.configs import TradesConfig
-from avrobust_adversarial.crafting import counting, crafting, to_attack
+from avrobust_adversarial.crafting import crafting, to_attack
 from avrobust_adversarial.threats import Threats, part_of, put
-from avrobust_core import Augmentation, AugmentedStep, Batch, BoundVictim, ForwardPass, Task, TrainingStep
+from avrobust_core import Augmentation, AugmentedStep, Batch, BoundVictim, ForwardPass, Task, TrainingStep, counting
 
 START = 0.03
 """The ascent begins this share of the way to a random point: the divergence has no gradient at the clean clip.

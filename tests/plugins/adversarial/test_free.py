@@ -23,7 +23,7 @@ def replayed(augments, batch, step_of, model, replays, **given):
         learned = learner.learn(batch, step, learned)
         learned.losses.mean().backward()
         learned.after_backward()
-        found.append(Batch({k: x.detach() for k, x in learned.given.inputs.items()}, batch.targets, batch.ids))
+        found.append(Batch({k: x.detach() for k, x in learned.forward.batch.inputs.items()}, batch.targets, batch.ids))
         assert step.cost.forwards == step.cost.backwards == 0
     return found
 
