@@ -143,11 +143,7 @@ def check_waveform(media: MediaSpec) -> int:
     Raises:
         DataError: if the modality is no waveform, or has no sample rate.
     """
-    if media.kind != "audio" or len(media.shape) != 2:
-        raise DataError(
-            f"this encoder reads waveforms, kind 'audio' of shape (channels, samples), not kind {media.kind!r} of "
-            f"shape {media.shape}; give this modality another encoder"
-        )
+    media.require("waveforms", "audio", ("channels", "samples"))
     if media.rate is None or media.rate <= 0 or media.rate != int(media.rate):
         raise DataError(f"the data set must state the sample rate of its audio in whole Hz; it states {media.rate}")
     return int(media.rate)

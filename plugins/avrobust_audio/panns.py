@@ -18,7 +18,17 @@ from torch.nn import functional as F
 from avrobust_audio.blocks import ConvBlock
 from avrobust_audio.configs import PannsConfig
 from avrobust_audio.frontend import LogMel, check_waveform
-from avrobust_core import CheckpointLayout, DataError, Encoded, EncodedDims, Encoder, MediaSpec, State, WeightsError
+from avrobust_core import (
+    CheckpointLayout,
+    DataError,
+    Encoded,
+    EncodedDims,
+    Encoder,
+    MediaSpec,
+    State,
+    WeightsError,
+    linear,
+)
 
 N_MELS: Final = 64
 
@@ -81,9 +91,7 @@ class Panns(Encoder):
         widths, kernel, layers = self.network.widths, self.network.kernel, self.network.layers
         for i, (inputs, outputs) in enumerate(zip((1, *widths), widths, strict=False), start=1):
             self.add_module(f"conv_block{i}", ConvBlock(inputs, outputs, kernel=kernel, layers=layers))
-        self.fc1 = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.fc1.weight)
-        nn.init.zeros_(self.fc1.bias)
+        self.fc1 = linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
         self.pooled_dropout = nn.Dropout(config.pooled_dropout)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from avrobust_audio.configs import CnnConfig, PannsConfig, PatchesConfig, TalTransConfig
+from avrobust_audio.configs import AstConfig, CnnConfig, PannsConfig, PatchesConfig, TalTransConfig
 from avrobust_core import Component, hookimpl
 
 PANNS: Final = "https://arxiv.org/abs/1912.10211"
@@ -14,7 +14,7 @@ AST: Final = "https://arxiv.org/abs/2104.01778"
 
 @hookimpl
 def avrobust_encoders() -> Iterator[Component]:
-    """Convolutional networks, the reference's encoder, and patches."""
+    """Convolutional networks, the reference's encoder, AST, and patches."""
     yield Component(
         name="cnn",
         summary="Log-mel spectrogram and blocks of 3x3 convolutions, in the manner of PANNs, from a waveform.",
@@ -39,6 +39,15 @@ def avrobust_encoders() -> Iterator[Component]:
         build="avrobust_audio.tal_trans:TalTrans",
         references=(REFERENCE, TALNET),
         example={"embed": 128, "heads": 4},
+        version=2,  # other initial weights
+    )
+    yield Component(
+        name="ast",
+        summary="Audio spectrogram transformer of 86.6 million parameters; reads its checkpoints and transformers'.",
+        config=AstConfig,
+        build="avrobust_audio.spectrogram_transformer:SpectrogramTransformer",
+        references=(AST,),
+        example={"frames": 96, "width": 64, "depth": 2, "heads": 4},
     )
     yield Component(
         name="audio-patches",

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from avrobust_core import Encoded, EncodedDims, Fusion
+from avrobust_core import Encoded, EncodedDims, Fusion, linear
 from avrobust_fusion.configs import GatedConfig
 from avrobust_fusion.modalities import embed_widths, positions_present
-from avrobust_fusion.transformer import linear
 
 
 class Gated(Fusion):

@@ -6,6 +6,9 @@ from typing import Final
 from avrobust_core import Component, hookimpl
 from avrobust_fusion.configs import (
     AttentionConfig,
+    CavMaeAudioConfig,
+    CavMaeFusionConfig,
+    CavMaeVideoConfig,
     ConcatConfig,
     DecisionConfig,
     EarlyConfig,
@@ -21,6 +24,7 @@ BOTTLENECKS: Final = "https://arxiv.org/abs/2107.00135"
 CROSS_MODAL: Final = "https://arxiv.org/abs/1906.00295"
 GATED: Final = "https://arxiv.org/abs/1702.01992"
 COMBINING: Final = "https://doi.org/10.1109/34.667881"
+CAV_MAE: Final = "https://arxiv.org/abs/2210.07839"
 SINGLE_SOURCE: Final = "https://arxiv.org/abs/2206.12714"
 
 
@@ -33,6 +37,22 @@ def avrobust_encoders() -> Iterator[Component]:
         config=RawConfig,
         build="avrobust_fusion.raw:raw",
         example={},
+    )
+    yield Component(
+        name="cav-mae-audio",
+        summary="CAV-MAE's audio layers over a filter bank; reads its checkpoints, for the fusion cav-mae or alone.",
+        config=CavMaeAudioConfig,
+        build="avrobust_fusion.cav_mae_branches:CavMaeAudio",
+        references=(CAV_MAE,),
+        example={"frames": 96, "width": 64, "depth": 2, "heads": 4},
+    )
+    yield Component(
+        name="cav-mae-video",
+        summary="CAV-MAE's layers over a clip's middle picture; reads its checkpoints, for the fusion or alone.",
+        config=CavMaeVideoConfig,
+        build="avrobust_fusion.cav_mae_branches:CavMaeVideo",
+        references=(CAV_MAE,),
+        example={"width": 64, "depth": 2, "heads": 4},
     )
 
 
@@ -100,6 +120,14 @@ FUSIONS: Final = (
         build="avrobust_fusion.odd_one_out:OddOneOut",
         references=(SINGLE_SOURCE,),
         example={"dim": 64},
+    ),
+    Component(
+        name="cav-mae",
+        summary="CAV-MAE's joint transformer layers over the tokens of audio and video; reads whole checkpoints of it.",
+        config=CavMaeFusionConfig,
+        build="avrobust_fusion.cav_mae_joint:CavMae",
+        references=(CAV_MAE,),
+        example={"width": 64, "heads": 4},
     ),
 )
 

@@ -1,23 +1,15 @@
 """What pictures an encoder can read, and how maps of them are pooled."""
 
+from typing import Final
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from avrobust_core import DataError, MediaSpec
 
-
-def check_pictures(media: MediaSpec) -> None:
-    """Refuse what is no clip of pictures.
-
-    Raises:
-        DataError: if the modality is another.
-    """
-    if media.kind != "video" or len(media.shape) != 4 or media.shape[0] != 3:
-        raise DataError(
-            f"this encoder reads pictures, kind 'video' of shape (3, frames, height, width), not kind {media.kind!r} "
-            f"of shape {media.shape}; give this modality another encoder"
-        )
+PICTURES: Final = ("pictures", "video", (3, "frames", "height", "width"))
+"""What encoders of pictures ask of a modality, as `MediaSpec.require` takes it."""
 
 
 def check_side(media: MediaSpec, least: int) -> None:

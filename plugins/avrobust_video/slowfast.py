@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import CheckpointLayout, DataError, Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_core import CheckpointLayout, DataError, Encoded, EncodedDims, Encoder, MediaSpec, PixelNormalisation
 from avrobust_video.configs import SlowFastConfig
 from avrobust_video.convolution import checked, conv_norm, normalised
-from avrobust_video.frontend import PixelNormalisation
 from avrobust_video.layouts import LAYOUTS, Layout
-from avrobust_video.pictures import check_pictures, check_side, pool_space
+from avrobust_video.pictures import PICTURES, check_side, pool_space
 from avrobust_video.published import PYSLOWFAST, pytorchvideo
 
 
@@ -169,7 +168,7 @@ def check_media(media: MediaSpec, layout: Layout, alpha: int) -> None:
     Raises:
         DataError: if the modality is no clip of pictures, or its clips are too short or too small.
     """
-    check_pictures(media)
+    media.require(*PICTURES)
     frames = media.shape[1]
     if frames < alpha:
         raise DataError(

@@ -4,11 +4,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from avrobust_core import AvrobustError, CheckpointLayout, DataError, Encoded, EncodedDims, Encoder, MediaSpec, State
+from avrobust_core import (
+    AvrobustError,
+    CheckpointLayout,
+    DataError,
+    Encoded,
+    EncodedDims,
+    Encoder,
+    MediaSpec,
+    PixelNormalisation,
+    State,
+)
 from avrobust_video.configs import TimmFramesConfig
 from avrobust_video.convolution import checked
-from avrobust_video.frontend import PixelNormalisation
-from avrobust_video.pictures import check_pictures
+from avrobust_video.pictures import PICTURES
 
 BACKBONE = "backbone."
 """What the image network's keys begin with."""
@@ -21,7 +30,7 @@ def make_timm_frames(config: TimmFramesConfig, media: MediaSpec) -> "TimmFrames"
         AvrobustError: if timm is not installed, or has no such network, or it has several classifiers.
         DataError: if the modality is no clip of pictures, or not of the one size that the network takes.
     """
-    check_pictures(media)
+    media.require(*PICTURES)
     try:
         import timm
         from timm.data import resolve_model_data_config

@@ -12,11 +12,10 @@ from typing import Final
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec, PixelNormalisation
 from avrobust_video.configs import X3dConfig
 from avrobust_video.convolution import checked, conv_norm, normalised
-from avrobust_video.frontend import PixelNormalisation
-from avrobust_video.pictures import check_pictures, check_side, windows
+from avrobust_video.pictures import PICTURES, check_side, windows
 from avrobust_video.published import pytorchvideo
 
 WIDTHS: Final = ((24, 54, 8), (48, 108, 8), (96, 216, 16), (192, 432, 32))
@@ -197,7 +196,7 @@ class X3d(Encoder):
 
     def __init__(self, config: X3dConfig, media: MediaSpec) -> None:
         super().__init__()
-        check_pictures(media)
+        media.require(*PICTURES)
         check_side(media, TOTAL_STRIDE)
         expansion = EXPANSIONS[config.size]
         self.dims = EncodedDims(token=WIDTHS[-1][1], embed=EMBED)

@@ -10,10 +10,9 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
-from avrobust_core import AvrobustError, Encoded, EncodedDims, Fusion
-from avrobust_vit.blocks import Attention, Mlp, linear, make_classifier
-from avrobust_vit.cav_mae_layouts import Side, joint_layout
-from avrobust_vit.configs import CavMaeFusionConfig
+from avrobust_core import AvrobustError, Encoded, EncodedDims, Fusion, Mlp, SelfAttention, linear
+from avrobust_fusion.cav_mae_layouts import Side, joint_layout
+from avrobust_fusion.configs import CavMaeFusionConfig
 
 PATHS: Final = ("", "_a", "_v")
 """What the norms' names end with: those for both modalities, for audio alone, for video alone."""
@@ -32,7 +31,7 @@ class JointBlock(nn.Module):
         for path in PATHS:
             self.add_module(f"norm1{path}", nn.LayerNorm(width))
             self.add_module(f"norm2{path}", nn.LayerNorm(width))
-        self.attn = Attention(width, heads)
+        self.attn = SelfAttention(width, heads)
         self.mlp = Mlp(width)
 
     def forward(self, x: Tensor, path: str) -> Tensor:
@@ -106,7 +105,7 @@ class CavMae(Fusion):
 
     def make_head(self, classes: int) -> nn.Sequential:
         """The published classifier: a norm and a linear map of the fused embedding."""
-        return make_classifier(self.dim, classes)
+        return nn.Sequential(nn.LayerNorm(self.dim), linear(self.dim, classes))
 
     def _mapped(self, side: Side, tokens: Tensor) -> Tensor:
         return cast(Tensor, self.maps[side](tokens)) if side in self.maps else tokens
