@@ -15,7 +15,7 @@ or one class for all clips; never one of the clip's own, but for `class`."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaSpec:
-    """What a data set says of one modality.
+    """A data set's description of one modality.
 
     Attributes:
         kind: what the tensor is, e.g. "audio", "video", "depth"; an encoder may refuse a kind it cannot read.

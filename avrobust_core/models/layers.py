@@ -35,7 +35,7 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, *, written_out: bool = False) -> Tensor:
-    """What queries find in values by scaled dot products with keys, in several heads.
+    """Attention: weigh values by scaled dot products of queries with keys, in several heads.
 
     Scores and their softmax are computed in float32 at least, also under autocast.
 

@@ -23,7 +23,7 @@ class Cnn(Encoder):
         media: a waveform.
 
     Raises:
-        DataError: if there are too few mel bands for the pools, or clips are too short, or no waveforms.
+        DataError: if the modality is not a waveform, or mel bands or frames are too few for the pools.
         AvrobustError: if the front end does not fit the sample rate.
     """
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from avrobust_core import Config
 
 Floor = Literal["added", "clamped"]
-"""What the log-mel front end does with power below its floor."""
+"""How the log-mel front end treats power below its floor."""
 
 POOLS: Final = 5
 """Halvings of the mel bands in `tal-trans`."""

@@ -24,7 +24,7 @@ class AudioPatches(Encoder):
         media: a waveform.
 
     Raises:
-        DataError: if clips are too short, or no waveforms.
+        DataError: if the modality is not a waveform, or its clips are too short.
         AvrobustError: if the front end does not fit the sample rate.
     """
 

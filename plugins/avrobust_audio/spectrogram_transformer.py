@@ -1,8 +1,8 @@
 """The audio spectrogram transformer: a vision transformer over overlapping patches of a filter bank.
 
 Source: Gong, Chung, Glass, "AST: Audio Spectrogram Transformer", 2021 (arXiv 2104.01778), section 2, and its
-checkpoints, whose names the parameters have. What is not here is its augmentation in training and its transfer from
-ImageNet.
+checkpoints, whose names the parameters have. Its augmentation in training and its transfer from ImageNet are
+left out.
 """
 
 from typing import Final, cast
@@ -24,7 +24,7 @@ from avrobust_core import (
 )
 
 NORM_EPS: Final = 1e-6
-"""Of the norms in DeiT, from which AST takes its transformer; that of the classifier has PyTorch's 1e-5."""
+"""The eps of the norms in DeiT, from which AST takes its transformer; the classifier's has PyTorch's 1e-5."""
 
 SPECIAL: Final = 2
 """The class token and the distillation token, before those of the patches."""
@@ -92,7 +92,7 @@ class SpectrogramTransformer(Encoder):
         media: a waveform of 16 kHz.
 
     Raises:
-        DataError: if the modality is no waveform of 16 kHz, or is too short.
+        DataError: if the modality is not a waveform of 16 kHz, or its clips are too short.
     """
 
     frontend: KaldiFbank

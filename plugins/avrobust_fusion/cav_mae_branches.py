@@ -2,7 +2,7 @@
 
 Source: Gong, Rouditchenko, Liu, Harwath, Karlinsky, Kuehne, Glass, "Contrastive Audio-Visual Masked Autoencoder", ICLR
 2023 (arXiv 2210.07839), sections 3.3 and 4, and its checkpoints, whose names the parameters have, but for the letter of
-the modality. What is not here is its pre-training.
+the modality. Its pre-training is left out.
 """
 
 from typing import ClassVar, Final, cast
@@ -47,7 +47,7 @@ class MiddlePicture(PixelNormalisation):
 
 
 class LoneHead(nn.Module):
-    """What the published model does with one modality alone: joint layers with that modality's norms, and a classifier.
+    """The published model's way with one modality alone: joint layers with that modality's norms, and a classifier.
 
     Args:
         config: sizes.
@@ -102,7 +102,7 @@ class CavMaeBranch(Encoder):
         return Encoded(tokens=tokens, pooled=tokens.mean(dim=1))
 
     def make_head(self, classes: int) -> LoneHead:
-        """Return the published model's way from this modality's tokens (B, T, D) alone to logits (B, classes)."""
+        """Make the published model's way from this modality's tokens (B, T, D) alone to logits (B, classes)."""
         return LoneHead(self.config, classes)
 
 

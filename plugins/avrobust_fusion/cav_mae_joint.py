@@ -15,7 +15,7 @@ from avrobust_fusion.cav_mae_layouts import Side, joint_layout
 from avrobust_fusion.configs import CavMaeFusionConfig
 
 PATHS: Final = ("", "_a", "_v")
-"""What the norms' names end with: those for both modalities, for audio alone, for video alone."""
+"""Endings of the norms' names: for both modalities, for audio alone, for video alone."""
 
 
 class JointBlock(nn.Module):
@@ -73,7 +73,7 @@ class CavMae(Fusion):
         self.dim = config.width or widths[config.audio]
         if self.dim % config.heads:
             raise AvrobustError(
-                f"cav-mae's width {self.dim} is no multiple of {config.heads} heads; set `heads` to a divisor of it"
+                f"cav-mae's width {self.dim} is not a multiple of {config.heads} heads; set `heads` to a divisor of it"
             )
         self.layouts = (joint_layout(config.audio, config.video),)
         self.maps = nn.ModuleDict(

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from avrobust_core import Config
 
 Space = Literal["logits", "softmax", "sigmoid"]
-"""Where `decision` averages."""
+"""The quantity that `decision` averages."""
 
 PATCH: Final = 16
 """Side of a patch in CAV-MAE, in frames, mel bands or pixels."""
@@ -35,7 +35,7 @@ class SumConfig(Config):
 
 
 class _HeadsConfig(Config):
-    """What has attention heads."""
+    """A width that is divided into attention heads."""
 
     width: int = Field(default=192, ge=1)
     """Width to which the tokens of all modalities are mapped; a multiple of heads."""
@@ -50,7 +50,7 @@ class _HeadsConfig(Config):
 
 
 class _TokensConfig(_HeadsConfig):
-    """What fusions of tokens share."""
+    """Options that fusions of tokens share."""
 
     layers: int = Field(default=2, ge=1)
     """Transformer layers."""
@@ -59,14 +59,14 @@ class _TokensConfig(_HeadsConfig):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability of dropout on what each part of a transformer layer adds, in training."""
     positions: bool = True
-    """Whether tokens are told where in the clip they lie, in order, on one scale for all modalities."""
+    """Tell tokens where in the clip they lie, on one scale for all modalities."""
 
 
 class TransformerConfig(_TokensConfig):
-    """What `early` and `mid` share."""
+    """Options that `early` and `mid` share."""
 
     pool: Literal["class", "mean"] = "class"
-    """What becomes the fused embedding: a class token, or the mean over modalities of the mean of their tokens."""
+    """Source of the fused embedding: a class token, or the mean over modalities of the mean of their tokens."""
 
 
 class EarlyConfig(TransformerConfig):
@@ -75,8 +75,8 @@ class EarlyConfig(TransformerConfig):
     layers: int = Field(default=4, ge=1)
     """Transformer layers."""
     positions: bool = False
-    """Whether tokens are told where in the clip they lie, in order, on one scale for all modalities. audio-patches and
-    video-patches tell it themselves."""
+    """Tell tokens where in the clip they lie, on one scale for all modalities. audio-patches and video-patches tell it
+    themselves."""
 
 
 class MidConfig(TransformerConfig):
@@ -118,11 +118,11 @@ class DecisionConfig(Config):
     """Configuration of `decision`."""
 
     weights: Literal["equal", "learned"] | Weights = "equal"
-    """How much each modality counts: equally, as learned for all clips alike, or a number above 0 by modality, such as
+    """Weights of the modalities: equal, as learned for all clips alike, or a number above 0 by modality, such as
     {audio: 0.3, video: 0.7}; they are scaled to sum to 1."""
     space: Space = "logits"
-    """What is averaged: logits; probabilities of which one class is right (softmax), for one label per clip; or the
-    probability of each class by itself (sigmoid), for several."""
+    """The quantity that is averaged: logits; probabilities of which one class is right (softmax), for one label per clip;
+    or the probability of each class by itself (sigmoid), for several."""
 
 
 class OddOneOutConfig(Config):
@@ -135,7 +135,7 @@ class OddOneOutConfig(Config):
 
 
 class CavMaeConfig(_HeadsConfig):
-    """What both encoders of CAV-MAE have; the defaults are those of ViT-B/16."""
+    """Options of both encoders of CAV-MAE; the defaults are those of ViT-B/16."""
 
     width: int = Field(default=768, ge=1, multiple_of=4)
     """Width of the tokens: a multiple of heads, and of 4, as positions are sines and cosines of two axes."""

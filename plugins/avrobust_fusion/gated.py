@@ -38,7 +38,7 @@ class Gated(Fusion):
         self.gates = nn.ModuleList(linear(width, scores, bias=False) for width in widths.values())
 
     def gate(self, encoded: Mapping[str, Encoded]) -> Tensor:
-        """How much each modality counts: (B, M, dim) or (B, M, 1) in [0, 1], of the M that there are, in sorted order.
+        """Return the gates (B, M, dim) or (B, M, 1) in [0, 1] of the M modalities that there are, in sorted order.
 
         Raises:
             KeyError: if every modality is missing.

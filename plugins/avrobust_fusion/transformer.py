@@ -1,4 +1,4 @@
-"""What fusions of tokens share: attention, a transformer layer, and the tokens of all modalities made alike.
+"""Parts of token fusions: cross-attention, a transformer layer, and the tokens of all modalities made alike.
 
 Sources: Vaswani et al., "Attention Is All You Need", 2017 (arXiv 1706.03762), with the normalisation before each part
 instead of after it.
@@ -15,7 +15,7 @@ from avrobust_core import Encoded, EncodedDims, attend, linear, sinusoids
 from avrobust_fusion.modalities import positions_present, token_widths
 
 CLIP_STEPS: Final = 100.0
-"""How many steps long a clip is to the positions, however many tokens it has."""
+"""Length of a clip in the steps of positions, however many tokens it has."""
 
 INITIAL_STD: Final = 0.02
 """Standard deviation of learned tokens and embeddings at first."""
@@ -57,7 +57,7 @@ class Attention(nn.Module):
         self.proj = linear(width, width)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """What tokens x (B, T, D) find in the tokens source (B, S, D): (B, T, D); from no tokens, nothing but a bias.
+        """From tokens x (B, T, D) that look at tokens source (B, S, D) to (B, T, D); no tokens give nothing but a bias.
 
         Written out: second derivatives exist.
         """

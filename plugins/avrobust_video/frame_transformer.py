@@ -33,7 +33,7 @@ class FrameTransformer(Encoder):
         media: features of frames.
 
     Raises:
-        DataError: if the modality is no sequence of features.
+        DataError: if the modality is not a sequence of features.
     """
 
     time_axis = 0

@@ -24,7 +24,7 @@ class VideoPatches(Encoder):
         media: pictures.
 
     Raises:
-        DataError: if the modality is no clip of pictures.
+        DataError: if the modality is not a clip of pictures.
     """
 
     time_axis = 1

@@ -1,4 +1,4 @@
-"""What pictures an encoder can read, and how maps of them are pooled."""
+"""Checks of the pictures that an encoder reads, and pooling of their maps."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from avrobust_core import DataError, MediaSpec
 
 PICTURES: Final = ("pictures", "video", (3, "frames", "height", "width"))
-"""What encoders of pictures ask of a modality, as `MediaSpec.require` takes it."""
+"""What a modality of pictures looks like, for `MediaSpec.require`."""
 
 
 def check_side(media: MediaSpec, least: int) -> None:

@@ -20,15 +20,15 @@ from avrobust_video.convolution import checked
 from avrobust_video.pictures import PICTURES
 
 BACKBONE = "backbone."
-"""What the image network's keys begin with."""
+"""Prefix of the image network's keys."""
 
 
 def make_timm_frames(config: TimmFramesConfig, media: MediaSpec) -> "TimmFrames":
-    """The encoder for a modality.
+    """Make the encoder for a clip of pictures.
 
     Raises:
         AvrobustError: if timm is not installed, or has no such network, or it has several classifiers.
-        DataError: if the modality is no clip of pictures, or not of the one size that the network takes.
+        DataError: if the modality is not a clip of pictures, or not of the one size that the network takes.
     """
     media.require(*PICTURES)
     try:

@@ -30,7 +30,7 @@ TOTAL_STRIDE: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expansion:
-    """What differs between the sizes.
+    """The differences between the sizes.
 
     Attributes:
         depths: blocks per stage.
@@ -169,7 +169,7 @@ class ProjectedPool(nn.Module):
 
 
 class Head(nn.Module):
-    """What is left of the published head without its classifier."""
+    """The published head without its classifier."""
 
     def __init__(self, inputs: int, inner: int) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class X3d(Encoder):
         media: pictures.
 
     Raises:
-        DataError: if the modality is no clip of pictures, or its pictures are too small.
+        DataError: if the modality is not a clip of pictures, or these are too small.
     """
 
     time_axis = 1

@@ -300,7 +300,7 @@ def test_tokens_of_other_widths_are_mapped_to_the_fusions(make: Make) -> None:
         ({"audio": 8, "depth": 8}, {}, "joins the modalities 'audio' and 'video'.*'depth'; name them"),
         ({"audio": 8, "video": 8, "depth": 8}, {}, "'audio', 'depth', 'video'"),
         ({"audio": 6, "video": 8}, {}, "these are 6 and 8 wide; give both encoders one width, or set `width`"),
-        ({"audio": 8, "video": 8}, {"heads": 3}, "8 is no multiple of 3 heads"),
+        ({"audio": 8, "video": 8}, {"heads": 3}, "8 is not a multiple of 3 heads"),
     ],
 )
 def test_the_fusion_refuses_what_it_cannot_join(widths: dict[str, int], fields: dict[str, int], message: str) -> None:
