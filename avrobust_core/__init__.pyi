@@ -41,6 +41,17 @@ from avrobust_core.metrics.metric import Metric as Metric
 from avrobust_core.metrics.metric import Subject as Subject
 from avrobust_core.metrics.probe import Probe as Probe
 from avrobust_core.models.answers import logits_of as logits_of
+from avrobust_core.models.frontends import KaldiFbank as KaldiFbank
+from avrobust_core.models.frontends import PixelNormalisation as PixelNormalisation
+from avrobust_core.models.layers import AttentionPooling as AttentionPooling
+from avrobust_core.models.layers import Mlp as Mlp
+from avrobust_core.models.layers import PatchEmbed as PatchEmbed
+from avrobust_core.models.layers import SelfAttention as SelfAttention
+from avrobust_core.models.layers import TransformerLayer as TransformerLayer
+from avrobust_core.models.layers import VitLayer as VitLayer
+from avrobust_core.models.layers import attend as attend
+from avrobust_core.models.layers import linear as linear
+from avrobust_core.models.layers import sinusoids as sinusoids
 from avrobust_core.models.layouts import CheckpointLayout as CheckpointLayout
 from avrobust_core.models.layouts import State as State
 from avrobust_core.models.model import AVModel as AVModel

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-from benchmarks import encoders_audio, encoders_video, encoders_vit
+from benchmarks import encoders_ast, encoders_audio, encoders_video
 
 
 class Compare(Protocol):
@@ -28,7 +28,7 @@ class Compare(Protocol):
 COMPARISONS: Mapping[str, Compare] = {
     "cnn14": partial(encoders_audio.compare, "cnn14"),
     **{name: partial(encoders_video.compare, name) for name in encoders_video.CASES},
-    "ast": encoders_vit.compare,
+    "ast": encoders_ast.compare,
 }
 
 

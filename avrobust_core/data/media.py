@@ -1,7 +1,10 @@
 """What a data set says of its modalities and of its task, and what an attacker may want of it; free of torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from avrobust_core.errors import DataError
 
 Task = Literal["single-label", "multi-label"]
 
@@ -12,7 +15,7 @@ or one class for all clips; never one of the clip's own, but for `class`."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaSpec:
-    """What a data set says of one modality.
+    """A data set's description of one modality.
 
     Attributes:
         kind: what the tensor is, e.g. "audio", "video", "depth"; an encoder may refuse a kind it cannot read.
@@ -31,3 +34,23 @@ class MediaSpec:
     bounds: tuple[float, float] | None = None
     time_axis: int | None = None
     optional: bool = False
+
+    def require(self, what: str, kind: str, shape: Sequence[int | str]) -> None:
+        """Refuse a modality that an encoder cannot read.
+
+        Args:
+            what: the encoder reads: "pictures".
+            kind: that this must be.
+            shape: that a clip must have: a size for each axis, or its name where any size will do, but 0.
+
+        Raises:
+            DataError: if the kind or the shape is another.
+        """
+        fits = len(self.shape) == len(shape) and all(
+            size == axis or (isinstance(axis, str) and size > 0) for axis, size in zip(shape, self.shape, strict=True)
+        )
+        if self.kind != kind or not fits:
+            raise DataError(
+                f"this encoder reads {what}, kind {kind!r} of shape ({', '.join(map(str, shape))}), not kind "
+                f"{self.kind!r} of shape {self.shape}; give this modality another encoder"
+            )

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from avrobust_adversarial.configs import AdversarialConfig, FastAtConfig, FreeAtConfig, TradesConfig
+from avrobust_adversarial import configs
 from avrobust_core import Component, hookimpl
 
 THREAT = {"audio": {"norm": "linf", "eps": 0.002}, "video": {"norm": "linf", "eps": "4/255"}}
-"""Of the examples."""
+"""The threat of the examples."""
 
 
 @hookimpl
@@ -15,7 +15,7 @@ def avrobust_augmentations() -> Iterator[Component]:
     yield Component(
         name="adversarial",
         summary="Adversarial training: clips are replaced by what PGD, or any installed attack, makes of them.",
-        config=AdversarialConfig,
+        config=configs.AdversarialConfig,
         build="avrobust_adversarial.replacing:make_adversarial",
         references=("https://arxiv.org/abs/1706.06083",),
         example={"threat": THREAT, "steps": 2},
@@ -23,7 +23,7 @@ def avrobust_augmentations() -> Iterator[Component]:
     yield Component(
         name="fast-at",
         summary="Fast adversarial training: clips are replaced by what one step from a random start makes of them.",
-        config=FastAtConfig,
+        config=configs.FastAtConfig,
         build="avrobust_adversarial.fast:make_fast_at",
         references=("https://arxiv.org/abs/2001.03994", "https://arxiv.org/abs/2202.01181"),
         example={"threat": THREAT},
@@ -31,7 +31,7 @@ def avrobust_augmentations() -> Iterator[Component]:
     yield Component(
         name="free-at",
         summary="Free adversarial training: each batch is learned from several times, and each pass moves the clips.",
-        config=FreeAtConfig,
+        config=configs.FreeAtConfig,
         build="avrobust_adversarial.free:FreeTraining",
         references=("https://arxiv.org/abs/1904.12843",),
         example={"threat": THREAT, "replays": 2},
@@ -39,7 +39,7 @@ def avrobust_augmentations() -> Iterator[Component]:
     yield Component(
         name="trades",
         summary="TRADES: the loss of clean clips plus how far an attacker drives the prediction from theirs.",
-        config=TradesConfig,
+        config=configs.TradesConfig,
         build="avrobust_adversarial.trades:Trades",
         references=("https://arxiv.org/abs/1901.08573",),
         example={"threat": THREAT, "steps": 2},

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from avrobust_audio.blocks import ConvBlock
 from avrobust_audio.configs import CnnConfig
 from avrobust_audio.frontend import LogMel, make_log_mel
-from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec, linear
 
 
 class Cnn(Encoder):
@@ -23,7 +23,7 @@ class Cnn(Encoder):
         media: a waveform.
 
     Raises:
-        DataError: if there are too few mel bands for the pools, or clips are too short, or no waveforms.
+        DataError: if the modality is not a waveform, or mel bands or frames are too few for the pools.
         AvrobustError: if the front end does not fit the sample rate.
     """
 
@@ -41,9 +41,7 @@ class Cnn(Encoder):
         self.bn0 = nn.BatchNorm1d(config.n_mels)
         for i, (inputs, outputs) in enumerate(zip((1, *channels), channels, strict=False), start=1):
             self.add_module(f"conv_block{i}", ConvBlock(inputs, outputs))
-        self.fc1 = nn.Linear(channels[-1], config.embed)
-        nn.init.xavier_uniform_(self.fc1.weight)
-        nn.init.zeros_(self.fc1.bias)
+        self.fc1 = linear(channels[-1], config.embed)
         self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, features: Tensor) -> Encoded:

@@ -7,10 +7,13 @@ from pydantic import Field, model_validator
 from avrobust_core import Config
 
 Floor = Literal["added", "clamped"]
-"""What the log-mel front end does with power below its floor."""
+"""How the log-mel front end treats power below its floor."""
 
 POOLS: Final = 5
 """Halvings of the mel bands in `tal-trans`."""
+
+PATCH: Final = 16
+"""Side of a patch in `ast`, in frames and mel bands."""
 
 
 class LogMelConfig(Config):
@@ -106,4 +109,31 @@ class PatchesConfig(LogMelConfig):
     def _whole_patches(self) -> "PatchesConfig":
         if self.n_mels % self.patch_mels:
             raise ValueError(f"n_mels {self.n_mels} must be a multiple of patch_mels {self.patch_mels}")
+        return self
+
+
+class AstConfig(Config):
+    """Configuration of `ast`; the defaults are those of the published network for AudioSet."""
+
+    width: int = Field(default=768, ge=1)
+    """Width of the tokens: a multiple of heads."""
+    heads: int = Field(default=12, ge=1)
+    """Attention heads."""
+    depth: int = Field(default=12, ge=1)
+    """Transformer layers."""
+    frames: int = Field(default=1024, ge=PATCH)
+    """Frames of 10 ms that are read: longer clips are cut, shorter ones filled up with zeros, as in the original."""
+    fstride: int = Field(default=10, ge=1, le=PATCH)
+    """Mel bands between neighbouring patches, which are 16 high."""
+    tstride: int = Field(default=10, ge=1, le=PATCH)
+    """Frames between neighbouring patches, which are 16 long."""
+    mean: float = Field(default=-4.2677393, allow_inf_nan=False)
+    """Mean of the filter bank's logarithms; the default is AudioSet's."""
+    std: float = Field(default=4.5689974, gt=0, allow_inf_nan=False)
+    """Standard deviation of the filter bank's logarithms, of which twice is divided by; the default is AudioSet's."""
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> "AstConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         return self

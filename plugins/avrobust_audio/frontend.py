@@ -71,7 +71,7 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def frames(self, samples: int) -> int:
-        """How many frames a waveform of this many samples has."""
+        """Count the frames of a waveform of so many samples."""
         return samples // self.hop + 1
 
     @property
@@ -129,7 +129,7 @@ def mel_filters(n_fft: int, rate: int, n_mels: int, f_min: float, f_max: float) 
 
 
 def count_empty(filters: Tensor) -> int:
-    """How many filters (of columns) are zero everywhere."""
+    """Count the filters (columns) that are zero everywhere."""
     return int((filters.amax(dim=0) <= 0).sum())
 
 
@@ -138,26 +138,22 @@ def _any_empty(n_fft: int, rate: int, n_mels: int, f_min: float, f_max: float) -
 
 
 def check_waveform(media: MediaSpec) -> int:
-    """The sample rate of a modality, after checking that it is a waveform.
+    """Return the sample rate of a waveform.
 
     Raises:
-        DataError: if the modality is no waveform, or has no sample rate.
+        DataError: if the modality is not a waveform, or has no sample rate.
     """
-    if media.kind != "audio" or len(media.shape) != 2:
-        raise DataError(
-            f"this encoder reads waveforms, kind 'audio' of shape (channels, samples), not kind {media.kind!r} of "
-            f"shape {media.shape}; give this modality another encoder"
-        )
+    media.require("waveforms", "audio", ("channels", "samples"))
     if media.rate is None or media.rate <= 0 or media.rate != int(media.rate):
         raise DataError(f"the data set must state the sample rate of its audio in whole Hz; it states {media.rate}")
     return int(media.rate)
 
 
 def make_log_mel(config: LogMelConfig, media: MediaSpec) -> LogMel:
-    """The front end for a modality, after checking that it is a waveform that the configuration fits.
+    """Make the front end for a waveform.
 
     Raises:
-        DataError: if the modality is no waveform, has no sample rate, or clips shorter than half the window.
+        DataError: if the modality is not a waveform, has no sample rate, or its clips are too short for the window.
         AvrobustError: if the configuration does not fit its sample rate.
     """
     rate = check_waveform(media)

@@ -1,12 +1,11 @@
 """The published networks of PANNs: Cnn6, Cnn10 and Cnn14, with their front ends and their checkpoints' layout.
 
 Source: Kong, Cao, Iqbal, Wang, Wang, Plumbley, "PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern
-Recognition", 2020 (arXiv 1912.10211), section 3 and table 1, and its checkpoints, whose names the parameters have. What
-is not here is its augmentation of spectrograms in training.
+Recognition", 2020 (arXiv 1912.10211), section 3 and table 1, and its checkpoints, whose names the parameters have. Its
+augmentation of spectrograms in training is left out.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import ClassVar, Final
@@ -18,7 +17,17 @@ from torch.nn import functional as F
 from avrobust_audio.blocks import ConvBlock
 from avrobust_audio.configs import PannsConfig
 from avrobust_audio.frontend import LogMel, check_waveform
-from avrobust_core import CheckpointLayout, DataError, Encoded, EncodedDims, Encoder, MediaSpec, State, WeightsError
+from avrobust_core import (
+    CheckpointLayout,
+    DataError,
+    Encoded,
+    EncodedDims,
+    Encoder,
+    MediaSpec,
+    State,
+    WeightsError,
+    linear,
+)
 
 N_MELS: Final = 64
 
@@ -28,28 +37,11 @@ WINDOWS: Final[Mapping[int, tuple[int, int, float]]] = MappingProxyType(
 """By sample rate: samples of the window and between frames, and the highest frequency in Hz."""
 
 FIXED: Final = ("spectrogram_extractor.", "logmel_extractor.")
-"""What the keys of a checkpoint's front end begin with; it is not learned."""
+"""Prefixes of the keys of a checkpoint's front end, which is not learned."""
 
 MEL_FILTERS: Final = "logmel_extractor.melW"
 
 CLASSIFIER: Final = "fc_audioset."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """One network of the family.
-
-    Attributes:
-        widths: channels of each block.
-        kernel: side of its square kernels.
-        layers: convolutions per block.
-        pools: how many of the blocks are followed by a 2x2 average pool, from the first.
-    """
-
-    widths: tuple[int, ...]
-    kernel: int
-    layers: int
-    pools: int
 
 
 class Panns(Encoder):
@@ -62,12 +54,21 @@ class Panns(Encoder):
         config: probabilities of dropout.
         media: a waveform of one of the sample rates in `WINDOWS`.
 
+    Attributes:
+        widths: channels of each block.
+        kernel: side of their square kernels.
+        layers: convolutions per block.
+        pools: how many of the blocks are followed by a 2x2 average pool, from the first.
+
     Raises:
-        DataError: if the modality is no waveform, has another sample rate than the published networks, or clips that
+        DataError: if the modality is not a waveform, has a sample rate that no published network reads, or its clips
             are too short.
     """
 
-    network: ClassVar[Network]
+    widths: ClassVar[tuple[int, ...]]
+    kernel: ClassVar[int] = 3
+    layers: ClassVar[int] = 2
+    pools: ClassVar[int] = 4
     frontend: LogMel
     time_axis = 1
 
@@ -75,22 +76,19 @@ class Panns(Encoder):
         super().__init__()
         self.frontend = self._published_frontend(media)
         self.layouts = (panns_layout(self.frontend),)
-        width = self.network.widths[-1]
+        width = self.widths[-1]
         self.dims = EncodedDims(token=width, embed=width)
         self.bn0 = nn.BatchNorm1d(N_MELS)
-        widths, kernel, layers = self.network.widths, self.network.kernel, self.network.layers
-        for i, (inputs, outputs) in enumerate(zip((1, *widths), widths, strict=False), start=1):
-            self.add_module(f"conv_block{i}", ConvBlock(inputs, outputs, kernel=kernel, layers=layers))
-        self.fc1 = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.fc1.weight)
-        nn.init.zeros_(self.fc1.bias)
+        for i, (inputs, outputs) in enumerate(zip((1, *self.widths), self.widths, strict=False), start=1):
+            self.add_module(f"conv_block{i}", ConvBlock(inputs, outputs, kernel=self.kernel, layers=self.layers))
+        self.fc1 = linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
         self.pooled_dropout = nn.Dropout(config.pooled_dropout)
 
     @property
     def fewest_frames(self) -> int:
         """The frames that the pools leave one step of."""
-        return int(2**self.network.pools)
+        return int(2**self.pools)
 
     def encode(self, features: Tensor) -> Encoded:
         """From decibels (B, 1, frames, 64) to tokens (B, frames // 2**pools, D) and the pooled embedding (B, D).
@@ -100,13 +98,13 @@ class Panns(Encoder):
         """
         if features.shape[2] < self.fewest_frames:
             raise DataError(
-                f"{features.shape[2]} frames are too few: {self.network.pools} pools halve the spectrogram, so at "
+                f"{features.shape[2]} frames are too few: {self.pools} pools halve the spectrogram, so at "
                 f"least {self.fewest_frames} are needed; use longer clips"
             )
         x = self.bn0(features.squeeze(1).transpose(1, 2)).transpose(1, 2).unsqueeze(1)
-        for i in range(1, len(self.network.widths) + 1):
+        for i in range(1, len(self.widths) + 1):
             x = self.get_submodule(f"conv_block{i}")(x)
-            if i <= self.network.pools:
+            if i <= self.pools:
                 x = F.avg_pool2d(x, 2)
             x = self.dropout(x)
         x = x.mean(dim=3)
@@ -126,7 +124,7 @@ class Panns(Encoder):
         least = max(made.shortest, (self.fewest_frames - 1) * hop)
         if media.shape[1] < least:
             raise DataError(
-                f"clips of {media.shape[1]} samples are too short: {self.network.pools} pools halve the spectrogram, "
+                f"clips of {media.shape[1]} samples are too short: {self.pools} pools halve the spectrogram, "
                 f"so at least {least} samples ({self.fewest_frames} frames) are needed; use longer clips, or a network "
                 "with fewer pools"
             )
@@ -136,19 +134,22 @@ class Panns(Encoder):
 class Cnn6(Panns):
     """Four blocks of one 5x5 convolution: 4.8 million parameters."""
 
-    network = Network(widths=(64, 128, 256, 512), kernel=5, layers=1, pools=4)
+    widths = (64, 128, 256, 512)
+    kernel = 5
+    layers = 1
 
 
 class Cnn10(Panns):
     """Four blocks of two 3x3 convolutions: 5.2 million parameters."""
 
-    network = Network(widths=(64, 128, 256, 512), kernel=3, layers=2, pools=4)
+    widths = (64, 128, 256, 512)
 
 
 class Cnn14(Panns):
     """Six blocks of two 3x3 convolutions: 80.8 million parameters."""
 
-    network = Network(widths=(64, 128, 256, 512, 1024, 2048), kernel=3, layers=2, pools=5)
+    widths = (64, 128, 256, 512, 1024, 2048)
+    pools = 5
 
 
 def panns_layout(frontend: LogMel) -> CheckpointLayout:

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from avrobust_audio.configs import PatchesConfig
 from avrobust_audio.frontend import LogMel, make_log_mel
-from avrobust_audio.transformer import sinusoids
-from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec, sinusoids
 
 
 class AudioPatches(Encoder):
@@ -25,7 +24,7 @@ class AudioPatches(Encoder):
         media: a waveform.
 
     Raises:
-        DataError: if clips are too short, or no waveforms.
+        DataError: if the modality is not a waveform, or its clips are too short.
         AvrobustError: if the front end does not fit the sample rate.
     """
 
@@ -59,6 +58,6 @@ class AudioPatches(Encoder):
         x = F.pad(x, (0, 0, 0, -x.shape[1] % frames))
         x = x.reshape(len(x), -1, frames, self.rows, mels).transpose(2, 3)
         grid = self.proj(x.flatten(3))
-        times = sinusoids(grid.shape[1], grid.shape[3], grid)
+        times = sinusoids(torch.arange(grid.shape[1], device=x.device), grid.shape[3]).to(grid.dtype)
         tokens = (grid + times[:, None] + self.pos_bands).flatten(1, 2)
         return Encoded(tokens=tokens, pooled=tokens.mean(dim=1))

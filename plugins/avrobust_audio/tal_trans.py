@@ -8,14 +8,23 @@ positions and how often it is applied.
 
 from typing import Final, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_audio.blocks import ConvBlock
 from avrobust_audio.configs import POOLS, TalTransConfig
 from avrobust_audio.frontend import LogMel, make_log_mel
-from avrobust_audio.transformer import AttentionPooling, TransformerLayer, sinusoids
-from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_core import (
+    AttentionPooling,
+    DataError,
+    Encoded,
+    EncodedDims,
+    Encoder,
+    MediaSpec,
+    TransformerLayer,
+    sinusoids,
+)
 
 TIME_POOLS: Final = 2
 """The first pools, which halve time too."""
@@ -33,7 +42,7 @@ class TalTrans(Encoder):
         media: a waveform.
 
     Raises:
-        DataError: if clips are too short, or no waveforms.
+        DataError: if the modality is not a waveform, or its clips are too short.
         AvrobustError: if the front end does not fit the sample rate.
     """
 
@@ -65,7 +74,7 @@ class TalTrans(Encoder):
         for i, block in enumerate(self.conv_blocks):
             x = F.max_pool2d(block(x), (2, 2) if i < TIME_POOLS else (1, 2))
         tokens = x.transpose(1, 2).flatten(2)
-        tokens = tokens + sinusoids(tokens.shape[1], tokens.shape[2], tokens)
+        tokens = tokens + sinusoids(torch.arange(tokens.shape[1], device=x.device), tokens.shape[2]).to(x.dtype)
         for _ in range(self.repeats):
             tokens = self.layer(tokens)
         tokens = cast(Tensor, self.norm(tokens))

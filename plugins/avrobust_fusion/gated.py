@@ -9,10 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from avrobust_core import Encoded, EncodedDims, Fusion
+from avrobust_core import Encoded, EncodedDims, Fusion, linear
 from avrobust_fusion.configs import GatedConfig
 from avrobust_fusion.modalities import embed_widths, positions_present
-from avrobust_fusion.transformer import linear
 
 
 class Gated(Fusion):
@@ -39,7 +38,7 @@ class Gated(Fusion):
         self.gates = nn.ModuleList(linear(width, scores, bias=False) for width in widths.values())
 
     def gate(self, encoded: Mapping[str, Encoded]) -> Tensor:
-        """How much each modality counts: (B, M, dim) or (B, M, 1) in [0, 1], of the M that there are, in sorted order.
+        """Return the gates (B, M, dim) or (B, M, 1) in [0, 1] of the M modalities that there are, in sorted order.
 
         Raises:
             KeyError: if every modality is missing.

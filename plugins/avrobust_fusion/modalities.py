@@ -1,4 +1,4 @@
-"""Which modalities a fusion joins, always in sorted order, and what it does where one is missing."""
+"""The modalities that a fusion joins, always in sorted order, and errors where one is missing."""
 
 from collections.abc import Mapping
 
@@ -32,7 +32,7 @@ def _sorted(inputs: Mapping[str, EncodedDims]) -> list[tuple[str, EncodedDims]]:
 
 
 def pooled_in_order(encoded: Mapping[str, Encoded], modalities: tuple[str, ...]) -> list[Tensor]:
-    """The pooled embeddings (B, E) of these modalities; others are ignored.
+    """Return the pooled embeddings (B, E) of these modalities; others are ignored.
 
     Raises:
         KeyError: if one is missing.
@@ -44,7 +44,7 @@ def pooled_in_order(encoded: Mapping[str, Encoded], modalities: tuple[str, ...])
 
 
 def positions_present(encoded: Mapping[str, Encoded], modalities: tuple[str, ...]) -> list[int]:
-    """Which of these modalities there are, as ascending positions in `modalities`.
+    """Return the ascending positions in `modalities` of those that are there.
 
     Raises:
         KeyError: if there is none.
@@ -56,7 +56,7 @@ def positions_present(encoded: Mapping[str, Encoded], modalities: tuple[str, ...
 
 
 def missing_error(modalities: tuple[str, ...], missing: list[str] | tuple[str, ...], hint: str = "") -> KeyError:
-    """What to raise where a fusion cannot do without a modality.
+    """Make the error of a fusion that cannot do without a modality.
 
     Args:
         modalities: that it joins.

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import AvrobustError, Encoded, EncodedDims, Fusion
+from avrobust_core import AvrobustError, Encoded, EncodedDims, Fusion, linear
 from avrobust_fusion.configs import OddOneOutConfig
 from avrobust_fusion.modalities import embed_widths, missing_error, pooled_in_order
-from avrobust_fusion.transformer import linear
 
 
 class OddOneOut(Fusion):

@@ -4,24 +4,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from avrobust_core import Component, hookimpl
-from avrobust_fusion.configs import (
-    AttentionConfig,
-    ConcatConfig,
-    DecisionConfig,
-    EarlyConfig,
-    GatedConfig,
-    MidConfig,
-    OddOneOutConfig,
-    RawConfig,
-    SumConfig,
-)
+from avrobust_fusion import configs
 
 REFERENCE: Final = "https://arxiv.org/abs/2203.12122"
 BOTTLENECKS: Final = "https://arxiv.org/abs/2107.00135"
-CROSS_MODAL: Final = "https://arxiv.org/abs/1906.00295"
-GATED: Final = "https://arxiv.org/abs/1702.01992"
-COMBINING: Final = "https://doi.org/10.1109/34.667881"
-SINGLE_SOURCE: Final = "https://arxiv.org/abs/2206.12714"
+CAV_MAE: Final = "https://arxiv.org/abs/2210.07839"
 
 
 @hookimpl
@@ -30,9 +17,24 @@ def avrobust_encoders() -> Iterator[Component]:
     yield Component(
         name="raw",
         summary="Hand the input on as it is, for a fusion that is a whole model (avrobust_core.WholeModel).",
-        config=RawConfig,
+        config=configs.RawConfig,
         build="avrobust_fusion.raw:raw",
-        example={},
+    )
+    yield Component(
+        name="cav-mae-audio",
+        summary="CAV-MAE's audio layers over a filter bank; reads its checkpoints, for the fusion cav-mae or alone.",
+        config=configs.CavMaeAudioConfig,
+        build="avrobust_fusion.cav_mae_branches:CavMaeAudio",
+        references=(CAV_MAE,),
+        example={"frames": 96, "width": 64, "depth": 2, "heads": 4},
+    )
+    yield Component(
+        name="cav-mae-video",
+        summary="CAV-MAE's layers over a clip's middle picture; reads its checkpoints, for the fusion or alone.",
+        config=configs.CavMaeVideoConfig,
+        build="avrobust_fusion.cav_mae_branches:CavMaeVideo",
+        references=(CAV_MAE,),
+        example={"width": 64, "depth": 2, "heads": 4},
     )
 
 
@@ -40,15 +42,14 @@ FUSIONS: Final = (
     Component(
         name="concat",
         summary="Concatenate the pooled embeddings; a linear head on them, or a hidden layer before it.",
-        config=ConcatConfig,
+        config=configs.ConcatConfig,
         build="avrobust_fusion.late:Concat",
         references=(REFERENCE,),
-        example={},
     ),
     Component(
         name="sum",
         summary="Map each pooled embedding linearly to one width and add them.",
-        config=SumConfig,
+        config=configs.SumConfig,
         build="avrobust_fusion.late:Sum",
         references=(REFERENCE,),
         example={"dim": 64},
@@ -56,7 +57,7 @@ FUSIONS: Final = (
     Component(
         name="early",
         summary="One transformer over all tokens from the start; for the encoders audio-patches and video-patches.",
-        config=EarlyConfig,
+        config=configs.EarlyConfig,
         build="avrobust_fusion.joint:JointTransformer",
         references=(BOTTLENECKS,),
         example={"width": 64, "layers": 2},
@@ -64,7 +65,7 @@ FUSIONS: Final = (
     Component(
         name="mid",
         summary="A transformer over the tokens of deep encoders, whose modalities exchange through bottleneck tokens.",
-        config=MidConfig,
+        config=configs.MidConfig,
         build="avrobust_fusion.bottlenecks:mid",
         references=(BOTTLENECKS, REFERENCE),
         example={"width": 64},
@@ -72,34 +73,42 @@ FUSIONS: Final = (
     Component(
         name="attention",
         summary="Cross-modal attention: each modality's tokens look at those of the others.",
-        config=AttentionConfig,
+        config=configs.AttentionConfig,
         build="avrobust_fusion.cross_modal:CrossModalAttention",
-        references=(CROSS_MODAL,),
+        references=("https://arxiv.org/abs/1906.00295",),
         example={"width": 64},
     ),
     Component(
         name="gated",
         summary="Add the mapped embeddings through gates, which decide clip by clip how much each modality counts.",
-        config=GatedConfig,
+        config=configs.GatedConfig,
         build="avrobust_fusion.gated:Gated",
-        references=(GATED,),
+        references=("https://arxiv.org/abs/1702.01992",),
         example={"dim": 64},
     ),
     Component(
         name="decision",
         summary="A classifier per modality; their logits or probabilities averaged with fixed or learned weights.",
-        config=DecisionConfig,
+        config=configs.DecisionConfig,
         build="avrobust_fusion.decision:Decision",
-        references=(COMBINING,),
+        references=("https://doi.org/10.1109/34.667881",),
         example={"weights": "learned"},
     ),
     Component(
         name="odd-one-out",
         summary="Experts that leave one modality out each, weighted by a network that tells which one does not fit.",
-        config=OddOneOutConfig,
+        config=configs.OddOneOutConfig,
         build="avrobust_fusion.odd_one_out:OddOneOut",
-        references=(SINGLE_SOURCE,),
+        references=("https://arxiv.org/abs/2206.12714",),
         example={"dim": 64},
+    ),
+    Component(
+        name="cav-mae",
+        summary="CAV-MAE's joint transformer layers over the tokens of audio and video; reads whole checkpoints of it.",
+        config=configs.CavMaeFusionConfig,
+        build="avrobust_fusion.cav_mae_joint:CavMae",
+        references=(CAV_MAE,),
+        example={"width": 64, "heads": 4},
     ),
 )
 

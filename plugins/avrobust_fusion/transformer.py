@@ -1,10 +1,9 @@
-"""What fusions of tokens share: attention, a transformer layer, and the tokens of all modalities made alike.
+"""Parts of token fusions: cross-attention, a transformer layer, and the tokens of all modalities made alike.
 
 Sources: Vaswani et al., "Attention Is All You Need", 2017 (arXiv 1706.03762), with the normalisation before each part
 instead of after it.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Final, cast
 
@@ -12,26 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import Encoded, EncodedDims
+from avrobust_core import Encoded, EncodedDims, attend, linear, sinusoids
 from avrobust_fusion.modalities import positions_present, token_widths
 
 CLIP_STEPS: Final = 100.0
-"""How many steps long a clip is to the positions, however many tokens it has."""
-
-LONGEST_PERIOD: Final = 10_000.0
-"""Steps, over 2 pi, of the slowest sinusoid (section 3.5 of Vaswani et al.)."""
+"""Length of a clip in the steps of positions, however many tokens it has."""
 
 INITIAL_STD: Final = 0.02
 """Standard deviation of learned tokens and embeddings at first."""
-
-
-def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
-    """A linear map with Glorot's initial weights and no initial bias."""
-    made = nn.Linear(inputs, outputs, bias=bias)
-    nn.init.xavier_uniform_(made.weight)
-    if bias:
-        nn.init.zeros_(made.bias)
-    return made
 
 
 def learned(*shape: int) -> nn.Parameter:
@@ -50,12 +37,8 @@ def clip_positions(steps: int, width: int, like: Tensor) -> Tensor:
         width: of each position.
         like: whose dtype and device they have.
     """
-    half = (width + 1) // 2
-    exponents = torch.arange(half, device=like.device, dtype=torch.float32) / half
-    frequencies = torch.exp(-math.log(LONGEST_PERIOD) * exponents)
-    moments = (torch.arange(steps, device=like.device, dtype=torch.float32) + 0.5) * (CLIP_STEPS / max(steps, 1))
-    angles = moments[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width].to(like.dtype)
+    moments = (torch.arange(steps, device=like.device) + 0.5) * (CLIP_STEPS / max(steps, 1))
+    return sinusoids(moments, width).to(like.dtype)
 
 
 class Attention(nn.Module):
@@ -74,18 +57,12 @@ class Attention(nn.Module):
         self.proj = linear(width, width)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """What tokens x (B, T, D) find in the tokens source (B, S, D): (B, T, D); from no tokens, nothing but a bias.
+        """From tokens x (B, T, D) that look at tokens source (B, S, D) to (B, T, D); no tokens give nothing but a bias.
 
-        Written out, since the fused kernels of `scaled_dot_product_attention` have no second derivative.
+        Written out: second derivatives exist.
         """
-        query = self._by_head(self.q(x))
-        key, value = (self._by_head(part) for part in self.kv(source).chunk(2, dim=2))
-        scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])
-        found = scores.softmax(dim=3).to(value.dtype) @ value
-        return cast(Tensor, self.proj(found.transpose(1, 2).flatten(2)))
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)
+        key, value = self.kv(source).chunk(2, dim=2)
+        return cast(Tensor, self.proj(attend(self.q(x), key, value, self.heads, written_out=True)))
 
 
 class TransformerLayer(nn.Module):

@@ -23,6 +23,5 @@ def avrobust_metrics() -> Iterator[Component]:
         config=MapConfig,
         build="avrobust_metrics.mean_average_precision:MeanAveragePrecision",
         references=("https://arxiv.org/abs/1609.09430",),
-        example={},
         version=2,
     )

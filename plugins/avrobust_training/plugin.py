@@ -3,15 +3,7 @@
 from collections.abc import Iterator
 
 from avrobust_core import Component, hookimpl
-from avrobust_training.configs import (
-    CutMixConfig,
-    ManifoldMixupConfig,
-    MixupConfig,
-    ModalityDropoutConfig,
-    NoiseConfig,
-    NoisyFeatureMixupConfig,
-    SpecAugmentConfig,
-)
+from avrobust_training import configs
 
 
 @hookimpl
@@ -20,7 +12,7 @@ def avrobust_augmentations() -> Iterator[Component]:
     yield Component(
         name="mixup",
         summary="Mix-up: convex combinations of pairs of clips and of their targets, one ratio for all modalities.",
-        config=MixupConfig,
+        config=configs.MixupConfig,
         build="avrobust_training.mixup:Mixup",
         references=("https://arxiv.org/abs/1710.09412",),
         example={"alpha": 0.4},
@@ -29,7 +21,7 @@ def avrobust_augmentations() -> Iterator[Component]:
     yield Component(
         name="manifold-mixup",
         summary="Manifold mix-up: convex combinations of what the encoders return for pairs of clips.",
-        config=ManifoldMixupConfig,
+        config=configs.ManifoldMixupConfig,
         build="avrobust_training.manifold_mixup:ManifoldMixup",
         references=("https://arxiv.org/abs/1806.05236",),
         example={"alpha": 2, "layers": ["input", "encoded"]},
@@ -38,7 +30,7 @@ def avrobust_augmentations() -> Iterator[Component]:
     yield Component(
         name="noisy-feature-mixup",
         summary="Noisy feature mix-up: mix-up of clips or of encodings, with additive and multiplicative noise.",
-        config=NoisyFeatureMixupConfig,
+        config=configs.NoisyFeatureMixupConfig,
         build="avrobust_training.noisy_feature_mixup:NoisyFeatureMixup",
         references=("https://arxiv.org/abs/2110.02180",),
         example={"additive": 0.4, "multiplicative": 0.2},
@@ -47,7 +39,7 @@ def avrobust_augmentations() -> Iterator[Component]:
     yield Component(
         name="cutmix",
         summary="CutMix: a span of time, or a box of each clip, is replaced by another clip's.",
-        config=CutMixConfig,
+        config=configs.CutMixConfig,
         build="avrobust_training.cutmix:CutMix",
         references=("https://arxiv.org/abs/1905.04899",),
         example={"alpha": 1, "axis": "time"},
@@ -55,7 +47,7 @@ def avrobust_augmentations() -> Iterator[Component]:
     yield Component(
         name="noise",
         summary="Gaussian or uniform noise on the raw clips, by modality.",
-        config=NoiseConfig,
+        config=configs.NoiseConfig,
         build="avrobust_training.noise:Noise",
         references=("https://doi.org/10.1162/neco.1995.7.1.108",),
         example={"scale": {"audio": 0.01, "video": 0.05}},
@@ -63,7 +55,7 @@ def avrobust_augmentations() -> Iterator[Component]:
     yield Component(
         name="modality-dropout",
         summary="Clips that lose one modality: it is silent, or another clip's.",
-        config=ModalityDropoutConfig,
+        config=configs.ModalityDropoutConfig,
         build="avrobust_training.modality_dropout:ModalityDropout",
         references=("https://arxiv.org/abs/1501.00102",),
         example={"probability": {"audio": 0.2, "video": 0.2}},
@@ -71,7 +63,7 @@ def avrobust_augmentations() -> Iterator[Component]:
     yield Component(
         name="specaugment",
         summary="SpecAugment: masked spans of time, and masked bands of frequency, of waveforms too.",
-        config=SpecAugmentConfig,
+        config=configs.SpecAugmentConfig,
         build="avrobust_training.specaugment:SpecAugment",
         references=("https://arxiv.org/abs/1904.08779",),
         example={"time_masks": 2, "frequency_masks": 2},

@@ -46,6 +46,6 @@ def normalised(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def checked(x: Any) -> Tensor:
-    """What a module returned, known to be a tensor."""
+    """Return a module's result, asserting that it is a tensor."""
     assert isinstance(x, Tensor)
     return x

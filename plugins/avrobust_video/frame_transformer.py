@@ -4,12 +4,21 @@ Source: Li, Qu, Li, Huang, Metze, ICASSP 2022 (arXiv 2203.12122), which reads 10
 were not published; the projection's width, the heads and the positions are our own reading.
 """
 
+import torch
 from torch import Tensor, nn
 
-from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_core import (
+    AttentionPooling,
+    Encoded,
+    EncodedDims,
+    Encoder,
+    MediaSpec,
+    TransformerLayer,
+    linear,
+    sinusoids,
+)
 from avrobust_video.configs import FrameTransformerConfig
 from avrobust_video.convolution import checked
-from avrobust_video.tokens import AttentionPooling, TransformerLayer, linear, sinusoids
 
 
 class FrameTransformer(Encoder):
@@ -24,18 +33,14 @@ class FrameTransformer(Encoder):
         media: features of frames.
 
     Raises:
-        DataError: if the modality is no sequence of features.
+        DataError: if the modality is not a sequence of features.
     """
 
     time_axis = 0
 
     def __init__(self, config: FrameTransformerConfig, media: MediaSpec) -> None:
         super().__init__()
-        if media.kind != "video" or len(media.shape) != 2 or min(media.shape) < 1:
-            raise DataError(
-                f"this encoder reads features of frames, kind 'video' of shape (frames, features), not kind "
-                f"{media.kind!r} of shape {media.shape}; give it precomputed features, or this modality another encoder"
-            )
+        media.require("features of frames", "video", ("frames", "features"))
         self.dims = EncodedDims(token=config.width, embed=config.width)
         self.frontend = nn.Identity()
         self.proj = linear(media.shape[1], config.width)
@@ -47,7 +52,7 @@ class FrameTransformer(Encoder):
     def encode(self, features: Tensor) -> Encoded:
         """From features (B, frames, F) to tokens (B, frames, D) and their mean (B, D)."""
         x = checked(self.proj(features))
-        x = x + sinusoids(x.shape[1], x.shape[2], x)
+        x = x + sinusoids(torch.arange(x.shape[1], device=x.device), x.shape[2]).to(x.dtype)
         tokens = checked(self.norm(self.layers(x)))
         return Encoded(tokens=tokens, pooled=tokens.mean(dim=1))
 

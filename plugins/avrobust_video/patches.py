@@ -4,15 +4,14 @@ Source: the tubelets of Arnab et al., "ViViT: A Video Vision Transformer", ICCV 
 that fit clips of any length and size.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec, PixelNormalisation, sinusoids
 from avrobust_video.configs import VideoPatchesConfig
 from avrobust_video.convolution import checked
-from avrobust_video.frontend import PixelNormalisation
-from avrobust_video.pictures import check_pictures
-from avrobust_video.tokens import grid_positions
+from avrobust_video.pictures import PICTURES
 
 
 class VideoPatches(Encoder):
@@ -25,14 +24,14 @@ class VideoPatches(Encoder):
         media: pictures.
 
     Raises:
-        DataError: if the modality is no clip of pictures.
+        DataError: if the modality is not a clip of pictures.
     """
 
     time_axis = 1
 
     def __init__(self, config: VideoPatchesConfig, media: MediaSpec) -> None:
         super().__init__()
-        check_pictures(media)
+        media.require(*PICTURES)
         self.dims = EncodedDims(token=config.width, embed=config.width)
         self.frontend = PixelNormalisation()
         self.patch = (config.patch_frames, config.patch_size, config.patch_size)
@@ -53,3 +52,14 @@ class VideoPatches(Encoder):
         frames, height, width = grid.shape[1:4]
         tokens = (grid + grid_positions((frames, height, width), grid.shape[4], grid)).flatten(1, 3)
         return Encoded(tokens=tokens, pooled=tokens.mean(dim=1))
+
+
+def grid_positions(shape: tuple[int, int, int], width: int, like: Tensor) -> Tensor:
+    """Positions (T, H, W, width) of a grid: a third of the width each tells height and width, the rest time."""
+    space = width // 3
+    time, height, breadth = (
+        sinusoids(torch.arange(steps, device=like.device), part).to(like.dtype)
+        for steps, part in zip(shape, (width - 2 * space, space, space), strict=True)
+    )
+    parts = (time[:, None, None], height[None, :, None], breadth[None, None])
+    return torch.cat([part.expand(*shape, part.shape[-1]) for part in parts], dim=-1)

@@ -1,4 +1,6 @@
-"""What pictures an encoder can read, and how maps of them are pooled."""
+"""Checks of the pictures that an encoder reads, and pooling of their maps."""
+
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -6,18 +8,8 @@ from torch.nn import functional as F
 
 from avrobust_core import DataError, MediaSpec
 
-
-def check_pictures(media: MediaSpec) -> None:
-    """Refuse what is no clip of pictures.
-
-    Raises:
-        DataError: if the modality is another.
-    """
-    if media.kind != "video" or len(media.shape) != 4 or media.shape[0] != 3:
-        raise DataError(
-            f"this encoder reads pictures, kind 'video' of shape (3, frames, height, width), not kind {media.kind!r} "
-            f"of shape {media.shape}; give this modality another encoder"
-        )
+PICTURES: Final = ("pictures", "video", (3, "frames", "height", "width"))
+"""What a modality of pictures looks like, for `MediaSpec.require`."""
 
 
 def check_side(media: MediaSpec, least: int) -> None:

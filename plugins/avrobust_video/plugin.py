@@ -4,20 +4,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from avrobust_core import Component, hookimpl
-from avrobust_video.configs import (
-    FrameTransformerConfig,
-    SlowFastConfig,
-    SlowFastTinyConfig,
-    TimmFramesConfig,
-    VideoPatchesConfig,
-    X3dConfig,
-)
+from avrobust_video import configs
 
 SLOWFAST: Final = "https://arxiv.org/abs/1812.03982"
 X3D: Final = "https://arxiv.org/abs/2004.04730"
-REFERENCE: Final = "https://arxiv.org/abs/2203.12122"
-TIMM: Final = "https://github.com/huggingface/pytorch-image-models"
-VIVIT: Final = "https://arxiv.org/abs/2103.15691"
 
 
 @hookimpl
@@ -26,7 +16,7 @@ def avrobust_encoders() -> Iterator[Component]:
     yield Component(
         name="slowfast",
         summary="SlowFast network, a slow and a fast pathway: R50 and R101 as published, small or tiny.",
-        config=SlowFastConfig,
+        config=configs.SlowFastConfig,
         build="avrobust_video.slowfast:SlowFast",
         references=(SLOWFAST,),
         example={"size": "small"},
@@ -35,16 +25,15 @@ def avrobust_encoders() -> Iterator[Component]:
     yield Component(
         name="slowfast-tiny",
         summary="SlowFast network for small pictures: 8 frames of 32x32 take milliseconds on a CPU.",
-        config=SlowFastTinyConfig,
+        config=configs.SlowFastTinyConfig,
         build="avrobust_video.slowfast:SlowFast",
         references=(SLOWFAST,),
-        example={},
         version=2,
     )
     yield Component(
         name="x3d",
         summary="X3D network: under 4 million parameters; reads PyTorchVideo's published checkpoints.",
-        config=X3dConfig,
+        config=configs.X3dConfig,
         build="avrobust_video.x3d:X3d",
         references=(X3D,),
         example={"size": "xs"},
@@ -52,25 +41,25 @@ def avrobust_encoders() -> Iterator[Component]:
     yield Component(
         name="frame-transformer",
         summary="The reference's video encoder: a transformer layer over features of frames, attention pooling.",
-        config=FrameTransformerConfig,
+        config=configs.FrameTransformerConfig,
         build="avrobust_video.frame_transformer:FrameTransformer",
-        references=(REFERENCE,),
+        references=("https://arxiv.org/abs/2203.12122",),
         example={"width": 64, "heads": 4},
     )
     yield Component(
         name="timm-frames",
         summary="Any image network of timm on each frame by itself.",
-        config=TimmFramesConfig,
+        config=configs.TimmFramesConfig,
         build="avrobust_video.timm_frames:make_timm_frames",
-        references=(TIMM,),
+        references=("https://github.com/huggingface/pytorch-image-models",),
         example={"model": "resnet18"},
         extras=("timm",),
     )
     yield Component(
         name="video-patches",
         summary="Patches of space and time, projected: tokens for a transformer that fuses from the start.",
-        config=VideoPatchesConfig,
+        config=configs.VideoPatchesConfig,
         build="avrobust_video.patches:VideoPatches",
-        references=(VIVIT,),
+        references=("https://arxiv.org/abs/2103.15691",),
         example={"width": 64},
     )

@@ -22,7 +22,7 @@ INSIDE: Final = (
     (re.compile(r"^branch2\.([abc])_bn\."), r"branch2.norm_\1."),
     (re.compile(r"^branch2\.([abc])\."), r"branch2.conv_\1."),
 )
-"""What the parts of a block, of a stem and of a lateral connection are called in PySlowFast, and in PyTorchVideo."""
+"""Names of the parts of a block, a stem and a lateral connection: PySlowFast's, then PyTorchVideo's."""
 
 
 def pytorchvideo(head: int, mark: str) -> CheckpointLayout:

@@ -11,23 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import CheckpointLayout, DataError, Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_core import CheckpointLayout, DataError, Encoded, EncodedDims, Encoder, MediaSpec, PixelNormalisation
 from avrobust_video.configs import SlowFastConfig
 from avrobust_video.convolution import checked, conv_norm, normalised
-from avrobust_video.frontend import PixelNormalisation
-from avrobust_video.layouts import LAYOUTS, Layout
-from avrobust_video.pictures import check_pictures, check_side, pool_space
+from avrobust_video.pictures import PICTURES, check_side, pool_space
 from avrobust_video.published import PYSLOWFAST, pytorchvideo
+from avrobust_video.sizes import SIZES, Size
 
 
 class Stem(nn.Module):
     """The first layer of a pathway: convolution, normalisation, ReLU and an optional max-pool."""
 
-    def __init__(self, outputs: int, temporal_kernel: int, layout: Layout) -> None:
+    def __init__(self, outputs: int, temporal_kernel: int, size: Size) -> None:
         super().__init__()
-        k, s = layout.stem_kernel, layout.stem_stride
+        k, s = size.stem_kernel, size.stem_stride
         self.conv, self.norm = conv_norm(3, outputs, (temporal_kernel, k, k), (1, s, s))
-        self.pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if layout.stem_pool else nn.Identity()
+        self.pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if size.stem_pool else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, 3, T, H, W) to (B, C, T, H', W')."""
@@ -132,19 +131,19 @@ class TwoPathways(nn.Module):
         return (slow if self.multipathway_fusion is None else self.multipathway_fusion(slow, fast)), fast
 
 
-def build_blocks(layout: Layout, alpha: int) -> nn.ModuleList:
+def build_blocks(size: Size, alpha: int) -> nn.ModuleList:
     """The stems (block 0) and the stages (blocks 1, 2, ...) of both pathways."""
-    slow, fast = layout.width, layout.fast_width
-    kernel = layout.lateral_kernel
-    blocks = [TwoPathways(Stem(slow, 1, layout), Stem(fast, 5, layout), FastToSlow(fast, alpha, kernel))]
-    last = len(layout.depths) - 1
-    for s, (depth, stride) in enumerate(zip(layout.depths, layout.spatial_strides, strict=True)):
-        inner, fast_inner = layout.width * 2**s, layout.fast_width * 2**s
-        outer, fast_outer = inner * layout.expansion, fast_inner * layout.expansion
+    slow, fast = size.width, size.fast_width
+    kernel = size.lateral_kernel
+    blocks = [TwoPathways(Stem(slow, 1, size), Stem(fast, 5, size), FastToSlow(fast, alpha, kernel))]
+    last = len(size.depths) - 1
+    for s, (depth, stride) in enumerate(zip(size.depths, size.spatial_strides, strict=True)):
+        inner, fast_inner = size.width * 2**s, size.fast_width * 2**s
+        outer, fast_outer = inner * size.expansion, fast_inner * size.expansion
         blocks.append(
             TwoPathways(
-                Stage(depth, slow + 2 * fast, inner, outer, layout.slow_temporal_kernels[s], stride),
-                Stage(depth, fast, fast_inner, fast_outer, layout.fast_temporal_kernels[s], stride),
+                Stage(depth, slow + 2 * fast, inner, outer, size.slow_temporal_kernels[s], stride),
+                Stage(depth, fast, fast_inner, fast_outer, size.fast_temporal_kernels[s], stride),
                 FastToSlow(fast_outer, alpha, kernel) if s < last else None,
             )
         )
@@ -154,7 +153,7 @@ def build_blocks(layout: Layout, alpha: int) -> nn.ModuleList:
 
 @lru_cache(maxsize=64)
 def slow_frames(frames: int, alpha: int, device: torch.device) -> Tensor:
-    """Which frames the slow pathway sees: ceil(frames / alpha) of them, evenly from the first to the last; int64.
+    """Return the frames that the slow pathway sees: ceil(frames / alpha), evenly from the first to the last; int64.
 
     Where `alpha` divides `frames` these are the frames of PyTorchVideo's PackPathway. Kept, because making them anew
     would stop a GPU's queue at every pass.
@@ -163,20 +162,20 @@ def slow_frames(frames: int, alpha: int, device: torch.device) -> Tensor:
         return torch.linspace(0, frames - 1, -(-frames // alpha)).long().to(device)
 
 
-def check_media(media: MediaSpec, layout: Layout, alpha: int) -> None:
-    """Refuse what a network of this layout cannot read.
+def check_media(media: MediaSpec, size: Size, alpha: int) -> None:
+    """Refuse a modality that a network of this size cannot read.
 
     Raises:
-        DataError: if the modality is no clip of pictures, or its clips are too short or too small.
+        DataError: if the modality is not a clip of pictures, or its clips are too short or too small.
     """
-    check_pictures(media)
+    media.require(*PICTURES)
     frames = media.shape[1]
     if frames < alpha:
         raise DataError(
             f"clips of {frames} frames are too short for alpha {alpha}, one slow frame per {alpha}; use longer clips, "
             f"or lower alpha"
         )
-    check_side(media, layout.total_stride)
+    check_side(media, size.total_stride)
 
 
 PYTORCHVIDEO: Final[CheckpointLayout] = pytorchvideo(6, "blocks.0.multipathway_blocks.0.conv.weight")
@@ -194,7 +193,7 @@ class SlowFast(Encoder):
         media: pictures.
 
     Raises:
-        DataError: if the modality is no clip of pictures, or its clips are too short or too small.
+        DataError: if the modality is not a clip of pictures, or its clips are too short or too small.
     """
 
     time_axis = 1
@@ -202,22 +201,22 @@ class SlowFast(Encoder):
 
     def __init__(self, config: SlowFastConfig, media: MediaSpec) -> None:
         super().__init__()
-        layout = LAYOUTS[config.size]
-        check_media(media, layout, config.alpha)
-        width = layout.slow_out + layout.fast_out
+        size = SIZES[config.size]
+        check_media(media, size, config.alpha)
+        width = size.slow_out + size.fast_out
         self.dims = EncodedDims(token=width, embed=width)
         self.alpha = config.alpha
         self.frontend = PixelNormalisation()
-        self.blocks = build_blocks(layout, config.alpha)
-        self.spatial_pool = layout.spatial_pool
-        self.window = layout.window
+        self.blocks = build_blocks(size, config.alpha)
+        self.spatial_pool = size.spatial_pool
+        self.window = size.window
         self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, features: Tensor) -> Encoded:
         """From normalised pixels (B, 3, T, H, W) to one token per frame of the slow pathway.
 
         The fast pathway is averaged over the alpha frames that belong to a token: tokens (B, ceil(T / alpha), D).
-        Space is averaged, or its maximum taken, as the layout says; `pooled` (B, D) is the average over time of that.
+        Space is averaged, or its maximum taken, as the size says; `pooled` (B, D) is the average over time of that.
         In both the slow pathway's channels come first.
         """
         fast = features

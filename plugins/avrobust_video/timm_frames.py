@@ -4,24 +4,33 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from avrobust_core import AvrobustError, CheckpointLayout, DataError, Encoded, EncodedDims, Encoder, MediaSpec, State
+from avrobust_core import (
+    AvrobustError,
+    CheckpointLayout,
+    DataError,
+    Encoded,
+    EncodedDims,
+    Encoder,
+    MediaSpec,
+    PixelNormalisation,
+    State,
+)
 from avrobust_video.configs import TimmFramesConfig
 from avrobust_video.convolution import checked
-from avrobust_video.frontend import PixelNormalisation
-from avrobust_video.pictures import check_pictures
+from avrobust_video.pictures import PICTURES
 
 BACKBONE = "backbone."
-"""What the image network's keys begin with."""
+"""Prefix of the image network's keys."""
 
 
 def make_timm_frames(config: TimmFramesConfig, media: MediaSpec) -> "TimmFrames":
-    """The encoder for a modality.
+    """Make the encoder for a clip of pictures.
 
     Raises:
         AvrobustError: if timm is not installed, or has no such network, or it has several classifiers.
-        DataError: if the modality is no clip of pictures, or not of the one size that the network takes.
+        DataError: if the modality is not a clip of pictures, or not of the one size that the network takes.
     """
-    check_pictures(media)
+    media.require(*PICTURES)
     try:
         import timm
         from timm.data import resolve_model_data_config

@@ -12,11 +12,10 @@ from typing import Final
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec
+from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec, PixelNormalisation
 from avrobust_video.configs import X3dConfig
 from avrobust_video.convolution import checked, conv_norm, normalised
-from avrobust_video.frontend import PixelNormalisation
-from avrobust_video.pictures import check_pictures, check_side, windows
+from avrobust_video.pictures import PICTURES, check_side, windows
 from avrobust_video.published import pytorchvideo
 
 WIDTHS: Final = ((24, 54, 8), (48, 108, 8), (96, 216, 16), (192, 432, 32))
@@ -31,7 +30,7 @@ TOTAL_STRIDE: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expansion:
-    """What differs between the sizes.
+    """The differences between the sizes.
 
     Attributes:
         depths: blocks per stage.
@@ -170,7 +169,7 @@ class ProjectedPool(nn.Module):
 
 
 class Head(nn.Module):
-    """What is left of the published head without its classifier."""
+    """The published head without its classifier."""
 
     def __init__(self, inputs: int, inner: int) -> None:
         super().__init__()
@@ -189,7 +188,7 @@ class X3d(Encoder):
         media: pictures.
 
     Raises:
-        DataError: if the modality is no clip of pictures, or its pictures are too small.
+        DataError: if the modality is not a clip of pictures, or these are too small.
     """
 
     time_axis = 1
@@ -197,7 +196,7 @@ class X3d(Encoder):
 
     def __init__(self, config: X3dConfig, media: MediaSpec) -> None:
         super().__init__()
-        check_pictures(media)
+        media.require(*PICTURES)
         check_side(media, TOTAL_STRIDE)
         expansion = EXPANSIONS[config.size]
         self.dims = EncodedDims(token=WIDTHS[-1][1], embed=EMBED)

@@ -1,4 +1,4 @@
-"""What a spec may write under `with:`; free of torch."""
+"""The components' configurations, which a spec writes under `with:`; free of torch."""
 
 from typing import Annotated
 

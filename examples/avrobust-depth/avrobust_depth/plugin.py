@@ -1,4 +1,4 @@
-"""What the plugin offers. Every `avrobust` command imports this module: nothing heavy at the top."""
+"""The components that the plugin offers. Every `avrobust` command imports this module: nothing heavy at the top."""
 
 from collections.abc import Iterator
 

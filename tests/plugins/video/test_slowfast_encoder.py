@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from avrobust_video.configs import SlowFastConfig, SlowFastTinyConfig
-from avrobust_video.layouts import LAYOUTS, Layout
 from avrobust_video.plugin import avrobust_encoders
+from avrobust_video.sizes import SIZES, Size
 from avrobust_video.slowfast import SlowFast, slow_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,7 +172,7 @@ def test_lateral_connections_tell_the_slow_pathway_of_frames_that_it_skips() -> 
     moved = x.clone()
     assert 3 not in slow_frames(8, 4, torch.device("cpu"))
     moved[:, :, 3] = 1 - moved[:, :, 3]
-    slow = LAYOUTS["tiny"].slow_out
+    slow = SIZES["tiny"].slow_out
     change = (encoder(x).tokens - encoder(moved).tokens).abs()[..., :slow]
     assert change.max() > 1e-4
 
@@ -278,7 +278,7 @@ def test_weights_round_trip_through_safetensors(tmp_path: Path) -> None:
         (
             MediaSpec(kind="video", shape=(3, 8, 32, 7)),
             {},
-            f"32x7 are too small .* at least {LAYOUTS['tiny'].total_stride} ",
+            f"32x7 are too small .* at least {SIZES['tiny'].total_stride} ",
         ),
         (MediaSpec(kind="video", shape=(3, 8, 31, 32)), {"size": "r50"}, "31x32 are too small .* at least 32 pixels"),
     ],
@@ -294,7 +294,7 @@ def test_refuses_settings_that_make_no_network(fields: dict[str, object]) -> Non
         SlowFastConfig(**fields)
 
 
-@pytest.mark.parametrize("size", LAYOUTS)
+@pytest.mark.parametrize("size", SIZES)
 def test_space_is_pooled_as_the_layout_says(size: str) -> None:
     encoder = build("slowfast", size=size).eval()
     assert isinstance(encoder, SlowFast)
@@ -303,13 +303,13 @@ def test_space_is_pooled_as_the_layout_says(size: str) -> None:
     with torch.no_grad():
         tokens = encoder(clips(1)).tokens
     maps = last[0].flatten(3)
-    expected = maps.amax(dim=3) if LAYOUTS[size].spatial_pool == "max" else maps.mean(dim=3)
-    torch.testing.assert_close(tokens[..., : LAYOUTS[size].slow_out], expected.transpose(1, 2))
+    expected = maps.amax(dim=3) if SIZES[size].spatial_pool == "max" else maps.mean(dim=3)
+    torch.testing.assert_close(tokens[..., : SIZES[size].slow_out], expected.transpose(1, 2))
 
 
-@pytest.mark.parametrize("size", LAYOUTS)
+@pytest.mark.parametrize("size", SIZES)
 def test_the_total_stride_is_that_of_the_network(size: str) -> None:
-    encoder, stride = build("slowfast", size=size).eval(), LAYOUTS[size].total_stride
+    encoder, stride = build("slowfast", size=size).eval(), SIZES[size].total_stride
     assert isinstance(encoder, SlowFast)
     last: list[torch.Size] = []
     encoder.blocks[-1].register_forward_hook(lambda _, __, out: last.append(out[0].shape))
@@ -319,11 +319,11 @@ def test_the_total_stride_is_that_of_the_network(size: str) -> None:
 
 
 def test_layouts_that_do_not_fit_together_are_refused() -> None:
-    fields = {name: getattr(LAYOUTS["tiny"], name) for name in Layout.__dataclass_fields__}
+    fields = {name: getattr(SIZES["tiny"], name) for name in Size.__dataclass_fields__}
     with pytest.raises(ValueError, match="multiple of beta_inverse"):
-        Layout(**fields | {"width": 15, "beta_inverse": 2})
+        Size(**fields | {"width": 15, "beta_inverse": 2})
     with pytest.raises(ValueError, match="same number of stages"):
-        Layout(**fields | {"depths": (1,)})
+        Size(**fields | {"depths": (1,)})
 
 
 def test_the_bare_names_have_their_sizes() -> None:

@@ -10,13 +10,12 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
-from avrobust_core import AvrobustError, Encoded, EncodedDims, Fusion
-from avrobust_vit.blocks import Attention, Mlp, linear, make_classifier
-from avrobust_vit.cav_mae_layouts import Side, joint_layout
-from avrobust_vit.configs import CavMaeFusionConfig
+from avrobust_core import AvrobustError, Encoded, EncodedDims, Fusion, Mlp, SelfAttention, linear
+from avrobust_fusion.cav_mae_layouts import Side, joint_layout
+from avrobust_fusion.configs import CavMaeFusionConfig
 
 PATHS: Final = ("", "_a", "_v")
-"""What the norms' names end with: those for both modalities, for audio alone, for video alone."""
+"""Endings of the norms' names: for both modalities, for audio alone, for video alone."""
 
 
 class JointBlock(nn.Module):
@@ -32,7 +31,7 @@ class JointBlock(nn.Module):
         for path in PATHS:
             self.add_module(f"norm1{path}", nn.LayerNorm(width))
             self.add_module(f"norm2{path}", nn.LayerNorm(width))
-        self.attn = Attention(width, heads)
+        self.attn = SelfAttention(width, heads)
         self.mlp = Mlp(width)
 
     def forward(self, x: Tensor, path: str) -> Tensor:
@@ -74,7 +73,7 @@ class CavMae(Fusion):
         self.dim = config.width or widths[config.audio]
         if self.dim % config.heads:
             raise AvrobustError(
-                f"cav-mae's width {self.dim} is no multiple of {config.heads} heads; set `heads` to a divisor of it"
+                f"cav-mae's width {self.dim} is not a multiple of {config.heads} heads; set `heads` to a divisor of it"
             )
         self.layouts = (joint_layout(config.audio, config.video),)
         self.maps = nn.ModuleDict(
@@ -106,7 +105,7 @@ class CavMae(Fusion):
 
     def make_head(self, classes: int) -> nn.Sequential:
         """The published classifier: a norm and a linear map of the fused embedding."""
-        return make_classifier(self.dim, classes)
+        return nn.Sequential(nn.LayerNorm(self.dim), linear(self.dim, classes))
 
     def _mapped(self, side: Side, tokens: Tensor) -> Tensor:
         return cast(Tensor, self.maps[side](tokens)) if side in self.maps else tokens

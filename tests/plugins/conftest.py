@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from avrobust_vit.plugin import avrobust_encoders, avrobust_fusions
+from avrobust_audio import plugin as audio
+from avrobust_fusion import plugin as fusion
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from avrobust_core import AVModel, Component, EncodedDims, Encoder, MediaSpec
 from avrobust_core.models.weights import load_checkpoint, load_fitting_head, read_checkpoint
 
-COMPONENTS: dict[str, Component] = {c.name: c for c in (*avrobust_encoders(), *avrobust_fusions())}
+COMPONENTS: dict[str, Component] = {
+    c.name: c for c in (*audio.avrobust_encoders(), *fusion.avrobust_encoders(), *fusion.avrobust_fusions())
+}
 
 MEDIA = {
     "audio": MediaSpec(kind="audio", shape=(1, 16_000), rate=16_000, bounds=(-1, 1), time_axis=1),

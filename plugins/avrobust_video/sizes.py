@@ -1,13 +1,13 @@
 """The sizes of the SlowFast network, as data; free of torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class Size:
     """Widths, depths and strides of a SlowFast network.
 
     Stage s (from 0) has blocks of inner width `width * 2**s` in the slow pathway, and `1 / beta_inverse` of that in the
@@ -86,9 +86,24 @@ class Layout:
         return self.slow_out // self.beta_inverse
 
 
-LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
+R50: Final = Size(
+    width=64,
+    beta_inverse=8,
+    block="bottleneck",
+    depths=(3, 4, 6, 3),
+    stem_kernel=7,
+    stem_stride=2,
+    stem_pool=True,
+    spatial_strides=(1, 2, 2, 2),
+    slow_temporal_kernels=(1, 1, 3, 3),
+    fast_temporal_kernels=(3, 3, 3, 3),
+    spatial_pool="mean",
+    window=7,
+)
+
+SIZES: Final[Mapping[str, Size]] = MappingProxyType(
     {
-        "tiny": Layout(
+        "tiny": Size(
             width=16,
             beta_inverse=2,
             block="basic",
@@ -101,7 +116,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
             fast_temporal_kernels=(3, 3, 3),
             spatial_pool="max",
         ),
-        "small": Layout(
+        "small": Size(
             width=32,
             beta_inverse=4,
             block="basic",
@@ -114,35 +129,8 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
             fast_temporal_kernels=(3, 3, 3, 3),
             spatial_pool="max",
         ),
-        "r50": Layout(
-            width=64,
-            beta_inverse=8,
-            block="bottleneck",
-            depths=(3, 4, 6, 3),
-            stem_kernel=7,
-            stem_stride=2,
-            stem_pool=True,
-            spatial_strides=(1, 2, 2, 2),
-            slow_temporal_kernels=(1, 1, 3, 3),
-            fast_temporal_kernels=(3, 3, 3, 3),
-            spatial_pool="mean",
-            window=7,
-        ),
-        "r101": Layout(
-            width=64,
-            beta_inverse=8,
-            block="bottleneck",
-            depths=(3, 4, 23, 3),
-            stem_kernel=7,
-            stem_stride=2,
-            stem_pool=True,
-            spatial_strides=(1, 2, 2, 2),
-            slow_temporal_kernels=(1, 1, 3, 3),
-            fast_temporal_kernels=(3, 3, 3, 3),
-            spatial_pool="mean",
-            window=7,
-            lateral_kernel=5,
-        ),
+        "r50": R50,
+        "r101": replace(R50, depths=(3, 4, 23, 3), lateral_kernel=5),
     }
 )
-"""The layouts by size. `r50` and `r101` are slowfast_r50 and slowfast_r101 of PyTorchVideo (SlowFast 8x8)."""
+"""The sizes by name. `r50` and `r101` are slowfast_r50 and slowfast_r101 of PyTorchVideo (SlowFast 8x8)."""

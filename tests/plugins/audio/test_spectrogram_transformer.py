@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 import torch
-from avrobust_vit.ast_layouts import fit_positions
-from avrobust_vit.configs import AstConfig
-from avrobust_vit.spectrogram_transformer import SpectrogramTransformer
+from avrobust_audio.ast_layouts import fit_positions
+from avrobust_audio.configs import AstConfig
+from avrobust_audio.spectrogram_transformer import SpectrogramTransformer
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -192,3 +192,11 @@ def test_its_own_weights_round_trip(make: Make, shaken: Shaken, clips: Clips) ->
 def test_refuses_widths_that_heads_do_not_share() -> None:
     with pytest.raises(ValueError, match="width 30 must be a multiple of heads 4"):
         AstConfig(width=30, heads=4)
+
+
+def test_weights_depend_on_the_seed_alone_and_are_finite(make: Make) -> None:
+    fields = {"width": 16, "heads": 2, "depth": 1, "frames": 32}
+    one, other = make("ast", **fields), make("ast", **fields)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert a.isfinite().all()

@@ -1,7 +1,7 @@
 """`ast` beside transformers' own: agreement, speed and memory, side by side in one process.
 
     uv pip install -e '.[test,bench]'
-    python -m benchmarks.encoders_vit [--clips N] [--seconds S] [--turns N] [--threads N] [--cpu-time]
+    python -m benchmarks.encoders_ast [--clips N] [--seconds S] [--turns N] [--threads N] [--cpu-time]
 
 Theirs is torchaudio's Kaldi filter bank of one clip at a time, as in AST's code, then ASTForAudioClassification with
 its default attention. What is measured, and how, is as in `encoders_audio`: `forward`, `attack` (forward and the
@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any, Final, cast
 
 import torch
-from avrobust_vit.plugin import avrobust_encoders
+from avrobust_audio.plugin import avrobust_encoders
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchaudio.compliance import kaldi
@@ -120,7 +120,7 @@ def memory(clips: int, samples: int, threads: int) -> dict[str, dict[str, float]
         found[step] = {}
         for party in ("ours", "plain"):
             task = json.dumps([party, step, clips, samples, threads])
-            command = [sys.executable, "-m", "benchmarks.encoders_vit", "--peak", task]
+            command = [sys.executable, "-m", "benchmarks.encoders_ast", "--peak", task]
             out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             found[step][party] = float(out.splitlines()[-1])
         found[step]["ratio"] = found[step]["ours"] / found[step]["plain"]

@@ -1,8 +1,8 @@
 """The audio spectrogram transformer: a vision transformer over overlapping patches of a filter bank.
 
 Source: Gong, Chung, Glass, "AST: Audio Spectrogram Transformer", 2021 (arXiv 2104.01778), section 2, and its
-checkpoints, whose names the parameters have. What is not here is its augmentation in training and its transfer from
-ImageNet.
+checkpoints, whose names the parameters have. Its augmentation in training and its transfer from ImageNet are
+left out.
 """
 
 from typing import Final, cast
@@ -10,14 +10,21 @@ from typing import Final, cast
 import torch
 from torch import Tensor, nn
 
-from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec
-from avrobust_vit.ast_layouts import ast_layouts
-from avrobust_vit.blocks import Block, PatchEmbed, make_classifier
-from avrobust_vit.configs import PATCH, AstConfig
-from avrobust_vit.fbank import N_MELS, KaldiFbank, check_waveform
+from avrobust_audio.ast_layouts import ast_layouts
+from avrobust_audio.configs import PATCH, AstConfig
+from avrobust_core import (
+    Encoded,
+    EncodedDims,
+    Encoder,
+    KaldiFbank,
+    MediaSpec,
+    PatchEmbed,
+    VitLayer,
+    linear,
+)
 
 NORM_EPS: Final = 1e-6
-"""Of the norms in DeiT, from which AST takes its transformer; that of the classifier has PyTorch's 1e-5."""
+"""The eps of the norms in DeiT, from which AST takes its transformer; the classifier's has PyTorch's 1e-5."""
 
 SPECIAL: Final = 2
 """The class token and the distillation token, before those of the patches."""
@@ -36,8 +43,8 @@ class DistilledTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.dist_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.empty(1, patches + SPECIAL, config.width))
-        self.patch_embed = PatchEmbed(1, config.width, (config.fstride, config.tstride))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, NORM_EPS) for _ in range(config.depth))
+        self.patch_embed = PatchEmbed(1, config.width, PATCH, (config.fstride, config.tstride))
+        self.blocks = nn.ModuleList(VitLayer(config.width, config.heads, NORM_EPS) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         for parameter in (self.cls_token, self.dist_token, self.pos_embed):
             nn.init.trunc_normal_(parameter, std=0.02)
@@ -61,7 +68,7 @@ class TwoTokenHead(nn.Sequential):
     """
 
     def __init__(self, width: int, classes: int) -> None:
-        super().__init__(*make_classifier(width, classes))
+        super().__init__(nn.LayerNorm(width), linear(width, classes))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """From tokens (B, T, D) to logits (B, K)."""
@@ -85,7 +92,7 @@ class SpectrogramTransformer(Encoder):
         media: a waveform of 16 kHz.
 
     Raises:
-        DataError: if the modality is no waveform of 16 kHz, or is too short.
+        DataError: if the modality is not a waveform of 16 kHz, or its clips are too short.
     """
 
     frontend: KaldiFbank
@@ -93,11 +100,10 @@ class SpectrogramTransformer(Encoder):
 
     def __init__(self, config: AstConfig, media: MediaSpec) -> None:
         super().__init__()
-        check_waveform(media)
-        rows = (N_MELS - PATCH) // config.fstride + 1
+        rows = (KaldiFbank.bands - PATCH) // config.fstride + 1
         columns = (config.frames - PATCH) // config.tstride + 1
         self.dims = EncodedDims(token=config.width, embed=config.width)
-        self.frontend = KaldiFbank(frames=config.frames, mean=config.mean, scale=2 * config.std)
+        self.frontend = KaldiFbank(media, frames=config.frames, mean=config.mean, scale=2 * config.std)
         self.v = DistilledTransformer(config, rows * columns)
         self.layouts = ast_layouts(rows, columns)
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from avrobust_vit.fbank import KaldiFbank
 from torch import Tensor
 from torch.nn import functional as F
 from torchaudio.compliance import kaldi
 
-from avrobust_core import DataError, MediaSpec
+from avrobust_core import DataError, KaldiFbank, MediaSpec
 
 Make = Callable[..., Any]
 Clips = Callable[..., Tensor]
 
+MEDIA = MediaSpec(kind="audio", shape=(1, 16_000), rate=16_000)
 MEAN, SCALE = -4.2677393, 2 * 4.5689974
 
 
@@ -40,7 +40,7 @@ def plain(clip: Tensor, frames: int) -> Tensor:
 def test_is_torchaudios_in_values_and_gradients(
     clips: Clips, samples: int, frames: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    fbank = KaldiFbank(frames=frames, mean=MEAN, scale=SCALE).to(dtype)
+    fbank = KaldiFbank(MEDIA, frames=frames, mean=MEAN, scale=SCALE).to(dtype)
     ours, theirs = (clips(3, samples).to(dtype).requires_grad_() for _ in range(2))
     found = fbank(ours)
     expected = torch.stack([plain(clip, frames) for clip in theirs])[:, None]
@@ -62,7 +62,7 @@ def test_is_what_transformers_extracts_for_ast(clips: Clips, make: Make) -> None
 
 
 def test_padding_is_zero_before_the_normalisation(clips: Clips) -> None:
-    fbank = KaldiFbank(frames=100, mean=-5.0, scale=4.0)
+    fbank = KaldiFbank(MEDIA, frames=100, mean=-5.0, scale=4.0)
     found = fbank(clips(1, 400 + 9 * 160))
     assert torch.equal(found[:, :, 10:], torch.full((1, 1, 90, 128), 5 / 4))
     assert not torch.isclose(found[:, :, :10], torch.tensor(5 / 4)).all(dim=3).any()
@@ -70,19 +70,19 @@ def test_padding_is_zero_before_the_normalisation(clips: Clips) -> None:
 
 def test_cav_mae_divides_by_one_standard_deviation_and_ast_by_two(clips: Clips, make: Make) -> None:
     sizes = {"frames": 96, "width": 16, "depth": 1, "heads": 2}
-    logs = KaldiFbank(frames=96, mean=0.0, scale=1.0)(clips())
+    logs = KaldiFbank(MEDIA, frames=96, mean=0.0, scale=1.0)(clips())
     torch.testing.assert_close(make("cav-mae-audio", **sizes).frontend(clips()), (logs + 5.081) / 4.4849)
     torch.testing.assert_close(make("ast", **sizes).frontend(clips()), (logs + 4.2677393) / (2 * 4.5689974))
 
 
 def test_channels_are_averaged(clips: Clips) -> None:
-    fbank = KaldiFbank(frames=20, mean=MEAN, scale=SCALE)
+    fbank = KaldiFbank(MEDIA, frames=20, mean=MEAN, scale=SCALE)
     stereo = clips(2, 4_000, channels=2)
     torch.testing.assert_close(fbank(stereo), fbank(stereo.mean(dim=1, keepdim=True)))
 
 
 def test_is_in_float32_under_autocast_and_keeps_nothing_with_the_weights(clips: Clips) -> None:
-    fbank = KaldiFbank(frames=20, mean=MEAN, scale=SCALE)
+    fbank = KaldiFbank(MEDIA, frames=20, mean=MEAN, scale=SCALE)
     expected = fbank(clips(1, 4_000))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(fbank(clips(1, 4_000)), expected)
@@ -92,7 +92,7 @@ def test_is_in_float32_under_autocast_and_keeps_nothing_with_the_weights(clips: 
 @pytest.mark.parametrize("shape", [(1, 399), (16_000,), (2, 1, 1, 16_000)])
 def test_refuses_other_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="at least 400 samples"):
-        KaldiFbank(frames=20, mean=MEAN, scale=SCALE)(torch.zeros(*shape))
+        KaldiFbank(MEDIA, frames=20, mean=MEAN, scale=SCALE)(torch.zeros(*shape))
 
 
 @pytest.mark.parametrize("name", ["ast", "cav-mae-audio"])

@@ -12,7 +12,7 @@ Side = Literal["a", "v"]
 """The letter of a modality in the checkpoints' keys: audio, video."""
 
 UNUSED: Final = re.compile(r"blocks_[av]\.\d+\.norm[12]_[av]\..*|decoder_.*|mask_token")
-"""What every layer has but only joint ones use, and what only pre-training uses."""
+"""Parameters that every layer has but only joint ones use, and those of pre-training."""
 
 OF_A_BRANCH: Final = re.compile(r"(patch_embed|modality|pos_embed|blocks)_([av])(\..*)?")
 """A modality's own parameters."""

@@ -1,1 +1,0 @@
-"""Bundled vision-transformer encoders: the audio spectrogram transformer and CAV-MAE."""
