@@ -13,10 +13,10 @@ from avrobust_core.audit.clips import Clips
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.loading import Skipped
 from avrobust_core.deadline import limited
-from avrobust_core.errors import BatchTimeout, RunError
+from avrobust_core.errors import BatchTimeout
 from avrobust_core.evaluation.outcomes import Intervals, Outcome
 from avrobust_core.evaluation.predictions import Predictions
-from avrobust_core.files import digest, read_record, without_upkeep, write_record
+from avrobust_core.files import digest, without_upkeep, write_record
 from avrobust_core.spec.model import AuditSection
 from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.process import Process
@@ -85,13 +85,8 @@ class Auditing:
 
     def _kept(self, path: Path, label: str) -> dict[str, Any] | None:
         """The audit of an earlier run, if it is there and sound."""
-        if not path.exists():
-            return None
-        try:
-            return without_upkeep(read_record(path))
-        except RunError as error:
-            self.process.monitor.say(f"{label}: audited again: {error}")
-            return None
+        record = self.process.kept(path, f"{label}: audited again")
+        return None if record is None else without_upkeep(record)
 
     def _identity(
         self,

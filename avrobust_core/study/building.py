@@ -132,6 +132,22 @@ class Builder:
         made: Attack = self.component(self.spec.attacks[name]).build()
         return made
 
+    def parts_of_model(self, name: str) -> list[Configured]:
+        """A model's encoders, by modality, and its fusion."""
+        encoders, fusion = self.model_components(self.spec.models[name])
+        return [*encoders.values(), *([] if fusion is None else [fusion])]
+
+    def parts_of_regime(self, name: str) -> list[Configured]:
+        """The data set, and a training regime's augmentations."""
+        return [self.component(use) for use in (self.spec.data, *self.spec.training[name].augment)]
+
+    def used(self) -> list[Configured]:
+        """All components of the study."""
+        spec = self.spec
+        parts = [part for name in spec.models for part in self.parts_of_model(name)]
+        parts += [part for name in spec.training for part in self.parts_of_regime(name)]
+        return parts + [self.component(choice) for choice in (*spec.attacks.values(), *spec.metrics)]
+
     def fit_identity(self, model: str, training: str, dataset: Dataset) -> dict[str, Any]:
         """All that decides the weights of a cell, and nothing else: not names, devices, workers or paths."""
         encoders, fusion = self.model_components(self.spec.models[model])

@@ -44,30 +44,19 @@ class _Task:
     predictions: str | None
     """The hash of the predictions that it measures."""
 
-    def kept(self) -> dict[str, Any] | None:
-        """What an earlier run has found; None if nothing, or of other predictions.
-
-        Raises:
-            RunError: if that is damaged.
-        """
-        if not self.path.exists():
-            return None
-        record = read_record(self.path)
-        return record if record.get("of", self.predictions) == self.predictions else None
-
 
 class Measuring:
     """Measures cells.
 
     Args:
         process: this one.
-        parts: the metrics as the spec names them.
         intervals: how intervals are made.
     """
 
-    def __init__(self, process: Process, components: Sequence[Configured], intervals: Intervals) -> None:
+    def __init__(self, process: Process, intervals: Intervals) -> None:
         self.process = process
         self.intervals = intervals
+        components = map(process.builder.component, process.spec.metrics)
         self.metrics: list[tuple[Configured, Metric]] = [(component, component.build()) for component in components]
 
     def refuse(self) -> None:
@@ -131,16 +120,9 @@ class Measuring:
         ]
 
     def _kept(self, task: _Task, label: str) -> dict[str, Any] | None:
-        """What an earlier run has found, if it is sound."""
-        try:
-            return task.kept()
-        except RunError as error:
-            self._say(f"{label}: {task.component.offer.component.name} is measured again: {error}")
-            return None
-
-    def _say(self, text: str) -> None:
-        if self.process.first:
-            self.process.monitor.say(text)
+        """What an earlier run has found in these predictions, if it is sound."""
+        record = self.process.kept(task.path, f"{label}: {task.component.offer.component.name} is measured again")
+        return record if record is not None and record.get("of", task.predictions) == task.predictions else None
 
     def _splits(self, task: _Task) -> list[str]:
         """The splits of which a task needs embeddings, sorted."""
@@ -205,7 +187,7 @@ class Measuring:
         broken: dict[str, Failure] = {}
         for split, kinds in sorted(wanted.items()):
             where = f"{label}: embeddings of {split}"
-            with recorded(partial(broken.__setitem__, split), alone=self.process.fabric.world_size == 1, label=where):
+            with recorded(partial(broken.__setitem__, split), alone=self.process.alone, label=where):
                 found[split] = self._embedded(cell, split, frozenset(kinds), weights, where)
         return found, broken
 
@@ -218,12 +200,12 @@ class Measuring:
             record = embedding.kept(folder, weights)
         except RunError as error:
             record = None
-            self._say(f"{label} are made again: {error}")
+            process.monitor.say(f"{label} are made again: {error}")
         missing = kinds - frozenset(record["kinds"] if record is not None else ())
         process.fabric.barrier()
         if missing or record is None:
             model = process.model(cell)
-            self._say(label)
+            process.monitor.say(label)
             with process.monitor.task(label):
                 process.in_shards(
                     embedding.parts_folder(folder, missing),

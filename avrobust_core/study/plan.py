@@ -93,6 +93,11 @@ class PlannedCell:
         return self.fitted and not self.pending
 
     @property
+    def names(self) -> dict[str, Any]:
+        """For results: its id, and what the spec calls it."""
+        return {"id": self.id, "model": self.model, "training": self.training, "seed": self.seed}
+
+    @property
     def label(self) -> str:
         """For messages: "concat/standard", or with several seeds "concat/standard, seed 1"."""
         return f"{self.model}/{self.training}" + (f", seed {self.seed}" if self.one_of_several else "")

@@ -1,13 +1,11 @@
 """Predictions of a study's cells, clean and under each attack: made, kept, checked when they are used again."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from avrobust_core.attacks.attack import Attack
-from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.running import AttackRun, prepared
 from avrobust_core.attacks.victim import Victim
 from avrobust_core.blame import sentence
@@ -34,18 +32,10 @@ class Predicting:
 
     Args:
         process: this one.
-        attacks: built, by the names that the spec gives them.
-        goal: from an attack's name to what it wants.
-
-    Attributes:
-        fresh: whether something has been computed, not reused, since this was last set to False.
     """
 
-    def __init__(self, process: Process, attacks: Mapping[str, Attack], goal: Callable[[str], Goal]) -> None:
+    def __init__(self, process: Process) -> None:
         self.process = process
-        self.attacks = attacks
-        self.goal = goal
-        self.fresh = False
 
     def predictions(
         self, cell: PlannedCell, weights: str | None, label: str, failures: list[Failure]
@@ -64,9 +54,7 @@ class Predicting:
             clean = found[cell.evaluations[0].folder]
             where = f"{label}: {evaluation.label}"
             if folder not in found and folder not in failed:
-                with recorded(
-                    partial(failed.__setitem__, folder), alone=self.process.fabric.world_size == 1, label=where
-                ):
+                with recorded(partial(failed.__setitem__, folder), alone=self.process.alone, label=where):
                     predictions = self._evaluate(cell, evaluation, weights, label, clean)
                     same_clips(clean, predictions, evaluation.label)  # what an earlier run has left, too
                     found[folder] = predictions
@@ -74,7 +62,7 @@ class Predicting:
                 self.process.monitor.say(f"{where} failed: {failed[folder]['message']}")
                 step: Failure = {"metric": None, "attack": evaluation.attack, "threat": evaluation.threat}
                 step |= {"direction": evaluation.direction, "evaluation": evaluation.label}
-                failures.append(step | {"bounded": self.attacks[evaluation.attack].bounded} | failed[folder])
+                failures.append(step | {"bounded": self.process.attacks[evaluation.attack].bounded} | failed[folder])
         return found
 
     def _evaluate(
@@ -90,9 +78,8 @@ class Predicting:
         process.fabric.barrier()  # every process has seen the same files before the first one writes
         if kept is not None:
             return kept
-        self.fresh = True
-        if process.first:
-            process.monitor.say(f"{label}: {evaluation.label}")
+        process.fresh = True
+        process.monitor.say(f"{label}: {evaluation.label}")
         with process.monitor.task(f"{label}: {evaluation.label}"):
             self._predict(cell, evaluation, None if clean is None else FirstReading(clean.ids, clean.checksums))
         process.fabric.barrier()
@@ -172,7 +159,7 @@ class Predicting:
             return None
         name = evaluation.attack
         factors = self.process.spec.attacks[name].factors
-        return AttackRun(name, self.attacks[name], evaluation.applied, self.goal(name), factors)
+        return AttackRun(name, self.process.attacks[name], evaluation.applied, self.process.goal(name), factors)
 
     def _prepared(self, victim: Victim, run: AttackRun, first: FirstReading | None) -> AttackRun:
         """The run with its attack shown the clips that it must see first; in every process all of them, in order."""

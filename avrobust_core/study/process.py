@@ -11,15 +11,19 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from avrobust_core.attacks.goals import Goal
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.loading import Selection, Skipped, read_batches, select
 from avrobust_core.data.readings import FirstReading
 from avrobust_core.deadline import limited
+from avrobust_core.errors import RunError
 from avrobust_core.evaluation import shards
+from avrobust_core.files import read_record
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.saving import load_weights
 from avrobust_core.naming import clips_named
 from avrobust_core.registry.choices import Configured
+from avrobust_core.spec.entries import entry_goal
 from avrobust_core.spec.model import Spec
 from avrobust_core.study.building import Builder
 from avrobust_core.study.console import Monitor
@@ -39,7 +43,9 @@ class Process:
     Attributes:
         dataset: the data set.
         selection: the clips that are evaluated, all processes' together.
+        attacks: built, by the names that the spec gives them.
         skipped: the clips that could not be read, so far.
+        fresh: whether something of the present cell has been computed, not reused.
     """
 
     def __init__(self, fabric: Fabric, builder: Builder, monitor: Monitor) -> None:
@@ -48,7 +54,9 @@ class Process:
         self.monitor = monitor
         self.dataset = builder.dataset()
         self.selection = select(self.dataset, self.spec.evaluation.split, self.spec.evaluation.clips)
+        self.attacks = {name: builder.attack(name) for name in self.spec.attacks}
         self.skipped = Skipped(self.dataset)
+        self.fresh = False
         self._models: dict[str, AVModel] = {}
 
     @property
@@ -65,6 +73,23 @@ class Process:
     def device(self) -> torch.device:
         """Where this process computes."""
         return self.fabric.device
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.fabric.world_size == 1
+
+    def goal(self, attack: str) -> Goal:
+        """The goal of an attack, by the name that the spec gives it."""
+        return entry_goal(attack, self.spec.attacks[attack], self.dataset.classes)
+
+    def kept(self, path: Path, again: str) -> dict[str, Any] | None:
+        """The record that an earlier run left, if it is sound; if it is damaged, `again` and the reason are shown."""
+        try:
+            return read_record(path) if path.exists() else None
+        except RunError as error:
+            self.monitor.say(f"{again}: {error}")
+            return None
 
     def model(self, cell: PlannedCell) -> AVModel:
         """A cell's fitted model, in evaluation mode."""

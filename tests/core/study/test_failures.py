@@ -163,16 +163,16 @@ def test_a_full_disk_in_the_handling_of_an_error_does_not_stop_the_later_cells(s
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, content)
 
-    from avrobust_core.study.runner import _Run
+    from avrobust_core.study.completing import Completing
 
-    complete = _Run._complete
+    complete = Completing._result
 
     def first_fails(self, cell, label):
         full[:] = [cell.training]
         return complete(self, cell, label)
 
     monkeypatch.setattr(store, "_write_atomically", disk)
-    monkeypatch.setattr(_Run, "_complete", first_fails)
+    monkeypatch.setattr(Completing, "_result", first_fails)
     result = study("training={standard: {epochs: 0}, other: {epochs: 0, weight_decay: 0}}")
     first, second = result["cells"]
     assert "No space left on device; free some space" in first["error"]["message"]
@@ -241,7 +241,7 @@ def test_what_is_found_is_reported_even_if_it_cannot_be_written(study, monkeypat
     def full(path, *arguments) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("avrobust_core.study.runner.write_samples", full)
+    monkeypatch.setattr("avrobust_core.study.completing.write_samples", full)
     result = study("seed=[0, 1]")
     assert result["failed"] == 0
     assert all(cell["robust_accuracy"]["fgsm"]["audio"]["n"] == 12 for cell in result["cells"])

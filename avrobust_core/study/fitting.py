@@ -1,0 +1,62 @@
+"""Fits of a study's cells: made once, and read again from their records."""
+
+from pathlib import Path
+from typing import Any
+
+from avrobust_core.errors import RunError
+from avrobust_core.files import read_record
+from avrobust_core.study.building import Builder
+from avrobust_core.study.plan import PlannedCell, why_stale
+from avrobust_core.study.process import Process
+from avrobust_core.study.provenance import made_with
+from avrobust_core.training.fit import WEIGHTS, Fit
+
+
+def fitted(process: Process, cell: PlannedCell, builder: Builder, root: Path, label: str) -> dict[str, Any]:
+    """Fit a cell, unless an earlier run has.
+
+    Args:
+        process: this one.
+        cell: to be fitted.
+        builder: of models with initial weights from the cell's seed.
+        root: the run's folder.
+        label: for messages.
+
+    Returns:
+        The record of the fit.
+
+    Raises:
+        RunError: if the record of an earlier fit, or its weights, are damaged.
+    """
+    if cell.fitted:
+        try:
+            record = read_record(cell.folder / "fit.json", check=[WEIGHTS])
+        except RunError as error:
+            raise RunError(f"{error}. Put back a copy, or delete {cell.folder} to fit this model again") from error
+    else:
+        process.fresh = True
+        process.monitor.say(f"{label}: fitting ({why_stale(cell, root)})")
+        record = _fit(process, cell, builder, label)
+    process.skipped.merge(record["skipped"], record.get("constant"))
+    return record
+
+
+def _fit(process: Process, cell: PlannedCell, builder: Builder, label: str) -> dict[str, Any]:
+    regime, engine = process.spec.training[cell.training], process.spec.engine
+    used = [*builder.parts_of_model(cell.model), *builder.parts_of_regime(cell.training)]
+    with process.monitor.task(f"{label}: fit"):
+        fit = Fit(
+            process.fabric,
+            builder.model(cell.model, process.dataset),
+            process.dataset,
+            regime,
+            builder.augmentations(regime),
+            seed=cell.seed,
+            folder=cell.folder,
+            report=process.monitor.update,
+            workers=engine.workers,
+            batch_size=engine.batch_size,
+            batch_timeout=engine.batch_timeout,
+            made_with=lambda: made_with(process.device.type, used),
+        )
+        return fit.run()
