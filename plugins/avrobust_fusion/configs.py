@@ -121,8 +121,8 @@ class DecisionConfig(Config):
     """Weights of the modalities: equal, as learned for all clips alike, or a number above 0 by modality, such as
     {audio: 0.3, video: 0.7}; they are scaled to sum to 1."""
     space: Space = "logits"
-    """The quantity that is averaged: logits; probabilities of which one class is right (softmax), for one label per clip;
-    or the probability of each class by itself (sigmoid), for several."""
+    """The quantity that is averaged: logits; probabilities over the classes (softmax), for one label per clip; or the
+    probability of each class by itself (sigmoid), for several."""
 
 
 class OddOneOutConfig(Config):
