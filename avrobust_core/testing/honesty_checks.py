@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -84,7 +83,7 @@ def check_failed_clips(subject: AttackSubject) -> None:
 @check()
 def check_no_radius(subject: AttackSubject) -> None:
     """A radius of 0 leaves every clip as it is, bit for bit."""
-    _need_bounded(subject)
+    subject.require_bounded()
     problem = make_problem(seed=44)
     try:
         trial = subject.run(Case.of(problem, make_threat(BOTH, subject.norm, 0.0)))
@@ -98,7 +97,7 @@ def check_no_radius(subject: AttackSubject) -> None:
 @check(15, 16)
 def check_budgets(subject: AttackSubject) -> None:
     """Its results are within the radius of every norm, for each modality, both, and one shared ball: in float64."""
-    _need_bounded(subject)
+    subject.require_bounded()
     problem = make_problem(seed=45, inside=0.9)
     for norm in subject.norms:
         for names in (("audio",), ("video",), BOTH) if norm == subject.norm else (BOTH,):
@@ -172,10 +171,8 @@ def check_several_labels(subject: AttackSubject) -> None:
     problem = make_problem(seed=49, classes=4)
     single = Case.of(problem, problem.threat(BOTH, subject.norm, slack=3.0))
     one = subject.run(single)
-    _show_some(one)
-    hot = torch.nn.functional.one_hot(problem.batch.targets, 4).float()
-    batch = Batch(problem.batch.inputs, hot, problem.batch.ids)
-    several = subject.run(replace(single, batch=batch, task="multi-label"))
+    one.require_some()
+    several = subject.run(single.with_several_labels(4))
     if several.broken == 0 and one.broken >= 0.5 * len(one.success):
         raise CheckFailed(
             f"it broke {one.broken} of {len(one.success)} clips as single-label clips, but none with the same labels "
@@ -186,11 +183,11 @@ def check_several_labels(subject: AttackSubject) -> None:
 @check()
 def check_warm_start(subject: AttackSubject) -> None:
     """From a start anywhere inside its region it works about as well as from the clean clip."""
-    _need_bounded(subject)
+    subject.require_bounded()
     problem = make_problem(seed=50)
     case = Case.of(problem, problem.threat(BOTH, subject.norm, slack=2.0))
     cold = subject.run(case)
-    _show_some(cold)
+    cold.require_some()
     with subject.engaged(case) as (attack, bound):
         bound.start = bound.region.sample(lambda name: [clip_generator(0, i, f"kit/{name}") for i in bound.ids])
         verdict = verify(subject.name, case.batch, case.batch.inputs, bound, attack(bound))
@@ -223,9 +220,7 @@ def _shaken(subject: AttackSubject, problem: LinearProblem, slack: float, share:
 
     case = Case.of(problem, problem.threat(BOTH, subject.norm, slack=slack), partial(Rescored, after=noisy), samples=8)
     trial = subject.run(case)
-    moved = Batch({**problem.batch.inputs, **trial.result.inputs}, problem.batch.targets, problem.batch.ids)
-    left = replace(problem, batch=moved).margins().amin(dim=1)
-    return trial, torch.special.ndtr(-left / deviation)
+    return trial, torch.special.ndtr(-problem.margins_of(trial.result.inputs) / deviation)
 
 
 def _coarse(logits: Tensor) -> Tensor:
@@ -278,13 +273,3 @@ def _show(subject: AttackSubject, problem: LinearProblem, case: Case, what: str)
     impossible = trial.success & (problem.smallest_margin(case.threat) > 1e-4)
     if impossible.any():
         raise CheckFailed(f"{what}: it broke {int(impossible.sum())} clips that no perturbation of this size breaks")
-
-
-def _show_some(trial: Trial) -> None:
-    if trial.broken == 0:
-        raise NotApplicable("it breaks no clip that this check needs for a comparison")
-
-
-def _need_bounded(subject: AttackSubject) -> None:
-    if not subject.bounded:
-        raise NotApplicable("it takes no notice of the radius (bounded = False)")

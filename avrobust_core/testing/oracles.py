@@ -190,6 +190,11 @@ class LinearProblem:
         found = logits.gather(1, self.batch.targets.unsqueeze(1)) - logits
         return found.scatter(1, self.batch.targets.unsqueeze(1), torch.inf)
 
+    def margins_of(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Each clip's smallest margin, (B,) float64, with some of its modalities replaced."""
+        moved = Batch({**self.batch.inputs, **inputs}, self.batch.targets, self.batch.ids)
+        return LinearProblem(self.oracle, moved, self.bounds).margins().amin(dim=1)
+
     def smallest_margin(self, threat: ThreatModel) -> Tensor:
         """The smallest margin that any point of the threat has: (B,) float64; an attack exists where it is <= 0."""
         heights = self.margins()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.gradients import joint_gradient, leaves_of
-from avrobust_core.data.batches import Batch
 from avrobust_core.testing.models import Noisy, Rescored, watched
 from avrobust_core.testing.oracles import LinearProblem, Shapes, confident, make_problem, make_threat
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
@@ -63,7 +61,7 @@ def check_inputs_at_the_bounds(subject: AttackSubject) -> None:
         subject.run(Case.of(p, p.threat(BOTH, subject.norm, slack=1.6 if subject.norm != "l0" else 1.0)))
         for p in (inside, edge)
     )
-    _need_some(free, "clips strictly inside the bounds")
+    free.require_some("clips strictly inside the bounds")
     if held.broken < free.broken - _tolerance(free):
         raise CheckFailed(
             f"it broke {free.broken} of {len(free.success)} clips strictly inside (0, 1), but {held.broken} of as many "
@@ -78,7 +76,7 @@ def check_shifted_logits(subject: AttackSubject) -> None:
     problem = make_problem(seed=13)
     threat = problem.threat(BOTH, subject.norm, share=0.8, slack=1.0 if subject.norm == "l0" else 1.2)
     plain = subject.run(Case.of(problem, threat))
-    _need_some(plain, "clips with logits as they are")
+    plain.require_some("clips with logits as they are")
     for what, after in (
         ("with 64 taken from every logit", lambda logits: logits - 64),
         ("with 64 added to every logit", lambda logits: logits + 64),
@@ -112,7 +110,7 @@ def check_bounds_of_every_kind(subject: AttackSubject) -> None:
             if bounded:
                 raise
     best = max(found, key=lambda what: found[what].broken)
-    _need_some(found[best], "clips under any bounds")
+    found[best].require_some("clips under any bounds")
     for what, trial in found.items():
         if trial.broken < found[best].broken - _tolerance(found[best]):
             raise CheckFailed(
@@ -132,7 +130,7 @@ def check_every_rank(subject: AttackSubject) -> None:
         ranks = RANKS if norm == subject.norm else {what: RANKS[what] for what in ("3", "2 and 5 at once")}
         found = {what: subject.run(Case.of(problem.reshaped(shapes), threat)) for what, shapes in ranks.items()}
         best = max(ranks, key={name: trial.broken for name, trial in found.items()}.__getitem__)
-        _need_some(found[best], "clips of any rank")
+        found[best].require_some("clips of any rank")
         for what, trial in found.items():
             # What searches at random, in blocks that go by the shape, may well find more in one shape than another.
             enough = (
@@ -149,7 +147,7 @@ def check_every_rank(subject: AttackSubject) -> None:
 @check(9)
 def check_nearest_projection(subject: AttackSubject) -> None:
     """In each of its norms, a gradient attack of several steps breaks what can be broken of a linear model's clips."""
-    _need_bounded(subject)
+    subject.require_bounded()
     for norm in subject.norms:
         problem = make_problem(classes=2, clips=16, inside=0.8, seed=16)
         if norm == subject.norm and int(_gradients(subject, problem).min()) < 3:
@@ -170,7 +168,7 @@ def check_nearest_projection(subject: AttackSubject) -> None:
 @check()
 def check_one_step(subject: AttackSubject) -> None:
     """On a linear model, an attack by gradients breaks every clip that one step from the clean clip breaks."""
-    _need_bounded(subject)
+    subject.require_bounded()
     if subject.make().preparation is not None:
         raise NotApplicable("it sees a whole set of clips before it attacks one")
     for norm in subject.norms:
@@ -196,11 +194,10 @@ def check_noisy_model(subject: AttackSubject) -> None:
     problem = make_problem(seed=17)
     threat = problem.threat(BOTH, subject.norm, slack=1.0 if subject.norm == "l0" else 2.0)
     free = subject.run(Case.of(problem, threat))
-    _need_some(free, "clips of the model without noise")
+    free.require_some("clips of the model without noise")
     noisy = subject.run(Case.of(problem, threat, partial(Noisy, sigma=NOISE), samples=8))
     # Judged without the noise, and not by the very edge, where a minimal attack's clips fall to either side.
-    inputs = {**problem.batch.inputs, **noisy.result.inputs}
-    left = replace(problem, batch=Batch(inputs, problem.batch.targets, problem.batch.ids)).margins().amin(dim=1)
+    left = problem.margins_of(noisy.result.inputs)
     found = int((left < 0.2 * problem.margins().amin(dim=1)).sum())
     if found < (0.5 if subject.minimal else 0.7) * free.broken - 1:
         raise CheckFailed(
@@ -232,8 +229,7 @@ def check_members(subject: AttackSubject) -> None:
         both = alone.success & whole.success
         if subject.minimal and bool((whole.verdict.size > alone.verdict.size * 1.01)[both].any()):
             raise CheckFailed(f"its member {name} finds smaller perturbations than it returns: keep the smallest")
-    hot = torch.nn.functional.one_hot(problem.batch.targets, len(problem.oracle.bias)).float()
-    several = replace(case, batch=Batch(case.batch.inputs, hot, case.batch.ids), task="multi-label")
+    several = case.with_several_labels(len(problem.oracle.bias))
     whole = subject.run(several)
     for name, member in members:
         missed = AttackSubject.of(member, f"{subject.name}: {name}").run(several).success & ~whole.success
@@ -281,7 +277,7 @@ def check_two_classes(subject: AttackSubject) -> None:
     for classes in (3, 2):
         problem = make_problem(classes=classes, seed=19)
         broken[classes] = subject.run(Case.of(problem, problem.threat(BOTH, subject.norm, slack=2.0)))
-    _need_some(broken[3], "clips of a model with three classes")
+    broken[3].require_some("clips of a model with three classes")
     if broken[2].broken < 0.7 * broken[3].broken - 1:
         raise CheckFailed(
             f"it broke {broken[3].broken} of {len(broken[3].success)} clips of a linear model with three classes, but "
@@ -293,11 +289,11 @@ def check_two_classes(subject: AttackSubject) -> None:
 @check(19)
 def check_targeted(subject: AttackSubject) -> None:
     """Aimed at the second most likely of three classes, clips end there, not just anywhere."""
-    _need_bounded(subject)
+    subject.require_bounded()
     problem = make_problem(seed=20)
     threat = problem.threat(BOTH, subject.norm, slack=3.0)
     away = subject.run(Case.of(problem, threat))
-    _need_some(away, "clips when any other class will do")
+    away.require_some("clips when any other class will do")
     aimed = subject.run(Case.of(problem, threat, goal=Goal("runner-up")))
     if aimed.broken < 0.5 * away.broken - 2:
         raise CheckFailed(
@@ -309,16 +305,6 @@ def check_targeted(subject: AttackSubject) -> None:
 
 def _tolerance(trial: Trial) -> float:
     return max(1, 0.15 * trial.broken)
-
-
-def _need_some(trial: Trial, what: str) -> None:
-    if trial.broken == 0:
-        raise NotApplicable(f"it breaks none of the {what} that this check needs for a comparison")
-
-
-def _need_bounded(subject: AttackSubject) -> None:
-    if not subject.bounded:
-        raise NotApplicable("it takes no notice of the radius (bounded = False)")
 
 
 def _radius(threat: ThreatModel) -> float:

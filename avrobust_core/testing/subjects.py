@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -70,6 +70,11 @@ class Case:
             **more,
         )
 
+    def with_several_labels(self, classes: int) -> Case:
+        """The same case with multi-hot targets."""
+        hot = nn.functional.one_hot(self.batch.targets, classes).float()
+        return replace(self, batch=Batch(self.batch.inputs, hot, self.batch.ids), task="multi-label")
+
     def victim(self) -> Victim:
         """The model under attack."""
         return Victim(
@@ -105,6 +110,15 @@ class Trial:
     def broken(self) -> int:
         """The number of clips that the attack broke."""
         return int(self.verdict.success.sum())
+
+    def require_some(self, what: str = "clips") -> None:
+        """Refuse a trial that broke no clip, where a check needs some for a comparison.
+
+        Raises:
+            NotApplicable: names what these clips are.
+        """
+        if self.broken == 0:
+            raise NotApplicable(f"it breaks none of the {what} that this check needs for a comparison")
 
     def changed(self, modality: str) -> Tensor:
         """Flag clips that were changed in a modality, by one bit at least: (B,) bool."""
@@ -143,6 +157,15 @@ class AttackSubject(Renewable[Attack]):
     def bounded(self) -> bool:
         """True if it keeps to the threat's radius."""
         return self.make().bounded
+
+    def require_bounded(self) -> None:
+        """Refuse an attack that takes no notice of the radius.
+
+        Raises:
+            NotApplicable: if it does not.
+        """
+        if not self.bounded:
+            raise NotApplicable("it takes no notice of the radius (bounded = False)")
 
     def prepared(self, case: Case) -> Attack:
         """The attack, shown the case's clips if it must see some before it attacks."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avrobust_core import Attack, AttackResult, AvrobustError, BatchGoal, BoundVictim
+from avrobust_core import Attack, AttackResult, BatchGoal, BoundVictim, joint_gradient, leaves_of
 
 Objective = Callable[[Tensor], Tensor]
 """From logits (B, K) to what is raised, (B,)."""
@@ -71,20 +71,15 @@ def gradients(victim: BoundVictim, objective: Objective, x: Mapping[str, Tensor]
     Raises:
         AvrobustError: if the logits do not depend on any of them.
     """
-    leaves = {name: each.detach().requires_grad_() for name, each in x.items()}
+    leaves = leaves_of(x)
     with torch.enable_grad():
-        total = objective(victim(leaves)).sum()
-    if not total.requires_grad:
-        raise AvrobustError(
-            f"no gradient reaches {', '.join(leaves)} from the model's logits: there is nothing to train against"
-        )
-    found = torch.autograd.grad(total, tuple(leaves.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(leaves, found, strict=True))
+        raised = objective(victim(leaves))
+    return joint_gradient(raised, leaves)
 
 
 def drawn(victim: BoundVictim) -> dict[str, Tensor]:
     """A random point of the region, each clip's from its own generators."""
-    return victim.region.sample(lambda name: victim.generators(f"start/{name}"))
+    return victim.sample("start")
 
 
 def unknown(victim: BoundVictim) -> Tensor:
