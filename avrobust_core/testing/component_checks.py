@@ -100,7 +100,7 @@ def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[Che
 
 
 def media_of(offers: tuple[Offer, ...]) -> tuple[MediaSpec, ...]:
-    """What the data sets among these components say of their media; those that cannot be built here are left out."""
+    """The media of the data sets among these components; those that cannot be built here are left out."""
     found: list[MediaSpec] = []
     for offer in offers:
         if offer.kind == "dataset":

@@ -34,7 +34,7 @@ class _World:
         self._inputs: dict[str, dict[str, Tensor]] = {}
 
     def subject(self, metric: Metric, order: Sequence[int] | None = None) -> Subject:
-        """What the core would give this metric, the evaluated clips in some order."""
+        """The subject that the core would give this metric, the evaluated clips in some order."""
         evaluated = self.latents("test", order)
         asked = {wanted.split or "test": wanted for wanted in metric.latents}
         return Subject(
@@ -102,7 +102,7 @@ def check_measurement(subject: OfferSubject) -> None:
 
 @check()
 def check_clip_order(subject: OfferSubject) -> None:
-    """What it finds does not depend on the order of the clips."""
+    """Its findings do not depend on the order of the clips."""
     metric = cast(Metric, subject.build())
     order = torch.randperm(CLIPS, generator=torch.Generator().manual_seed(3)).tolist()
     for task in sorted(metric.tasks):
@@ -119,7 +119,7 @@ def check_clip_order(subject: OfferSubject) -> None:
 
 @check()
 def check_groups(subject: OfferSubject) -> None:
-    """Where clips were drawn in groups, its intervals are over these, and say so; its numbers stay as they are."""
+    """Its intervals are over groups, and are marked so, if clips were drawn in groups; its numbers stay as they are."""
     metric = cast(Metric, subject.build())
     for task in sorted(metric.tasks):
         given = _World(task).subject(metric)
@@ -174,7 +174,7 @@ def _well_formed(found: Measurement, given: Subject) -> None:
     for name, classes in found.per_class.items():
         unknown = set(classes) - set(given.classes)
         if unknown:
-            raise CheckFailed(f"per_class[{name!r}] has what is no class: {', '.join(sorted(map(str, unknown)))}")
+            raise CheckFailed(f"per_class[{name!r}] has unknown classes: {', '.join(sorted(map(str, unknown)))}")
     for name, values in found.per_clip.items():
         if np.shape(values) != (len(given.ids),):
             raise CheckFailed(f"per_clip[{name!r}] is of shape {np.shape(values)}, not ({len(given.ids)},)")

@@ -1,4 +1,4 @@
-"""What the checks of components are run on: what a plugin offers, and how it is built for a check."""
+"""Subjects of the checks of components: what a plugin offers, and how it is built for a check."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MEDIA: tuple[MediaSpec, ...] = (
     MediaSpec(kind="video", shape=(3, 32, 224, 224), rate=16, bounds=(0.0, 1.0), time_axis=1),
     MediaSpec(kind="video", shape=(10, 2048), bounds=(-0.51, 1.51), time_axis=0),  # features of frames
 )
-"""What encoders are tried with, after the media of the data sets that their own plugin's distribution offers."""
+"""Media that encoders are tried with, after those of the data sets that their own plugin's distribution offers."""
 
 DIMS: Mapping[str, EncodedDims] = {"audio": EncodedDims(token=6, embed=5), "video": EncodedDims(token=4, embed=7)}
-"""What fusions are built for."""
+"""Inputs that fusions are built for."""
 
 
 def raw_choices(media: Sequence[MediaSpec]) -> Iterator[dict[str, EncodedDims]]:
-    """What whole models are built for, which refuse `DIMS`: inputs handed on as they are, one of each kind of media."""
+    """Inputs that whole models are built for, which refuse `DIMS`: handed on as they are, one of each kind of media."""
     kinds: dict[str, list[RawDims]] = {}
     for spec in media:
         kinds.setdefault(spec.kind, []).append(Raw(spec).dims)

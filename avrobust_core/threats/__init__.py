@@ -1,1 +1,1 @@
-"""What may change: budgets, threat models, balls and their projections, regions, Pareto directions."""
+"""Changes that an attack may make: budgets, threat models, balls and their projections, regions, Pareto directions."""

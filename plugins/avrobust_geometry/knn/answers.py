@@ -1,4 +1,4 @@
-"""What the search for nearest neighbours answers: plain records of arrays, with a report of how they were found."""
+"""Answers of the search for nearest neighbours: plain records of arrays, with a report of how they were found."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -42,17 +42,17 @@ class Graph:
 
 
 def compiled() -> bool:
-    """Whether this process has compiled pynndescent."""
+    """True if this process has compiled pynndescent."""
     return _compiled
 
 
 def possible() -> bool:
-    """Whether this is the main thread: the others may not run numba's parallel code side by side."""
+    """True in the main thread: the others may not run numba's parallel code side by side."""
     return threading.current_thread() is threading.main_thread()
 
 
 def neighbours_asked(k: int, n: int) -> int:
-    """How many neighbours pynndescent is asked for, itself among them: asking for k alone costs recall."""
+    """The number of neighbours that pynndescent is asked for, itself among them: asking for k alone costs recall."""
     return min(max(2 * k + 1, 51), n)
 
 

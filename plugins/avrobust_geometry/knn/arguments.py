@@ -1,4 +1,4 @@
-"""What searches are called with, checked."""
+"""Arguments of searches, checked."""
 
 from typing import Literal
 

@@ -67,7 +67,7 @@ class _Question:
         return self.owner if self.order is None else self.order[self.owner]
 
     def counts(self) -> tuple[Tensor, Tensor]:
-        """How many rows of the reference have each pair's class, and how many have not, the point's own left out."""
+        """Numbers of reference rows with each pair's class and without it, the point's own left out: (P,) each."""
         same = self.member.counts(self.cls)
         other = self.reference.n - same
         if self.own is not None or self.points is self.reference:
@@ -191,7 +191,7 @@ def _sampled(
 
 
 def _places(rows: Tensor, whole: int) -> Tensor:
-    """Where each of `whole` rows is among `rows`, -1 where it is not; the last of all is for -1: (whole + 1,)."""
+    """The place of each of `whole` rows among `rows`, -1 for none; the last of all is for -1: (whole + 1,)."""
     place = torch.full((whole + 1,), -1, dtype=torch.int64)
     place[rows] = torch.arange(len(rows))
     return place

@@ -1,4 +1,4 @@
-"""What a search would cost on this machine: a measured rate of products, and what pynndescent was seen to need."""
+"""The cost of a search on this machine: a measured rate of products, and what pynndescent was seen to need."""
 
 import math
 import time
@@ -9,10 +9,10 @@ import torch
 from avrobust_geometry.knn.settling import candidates_for
 
 PROBE_SECONDS = 0.04
-"""How long products are timed, once per process, device and number of threads."""
+"""Seconds that products are timed, once per process, device and number of threads."""
 
 EFFICIENCY = 0.7
-"""Of the probe's rate, what whole sets reach: their tiles come from memory, and heat lowers the clock."""
+"""Share of the probe's rate that whole sets reach: their tiles come from memory, and heat lowers the clock."""
 
 SCAN_SECONDS = 0.5e-9
 """On one thread, to look through one score."""
@@ -32,18 +32,18 @@ WIDTH_SECONDS = 3.4e-7
 feature. Measured on clustered data at 512 and 1024 features."""
 
 SCALING_POWER = 0.95
-"""How products gain from threads."""
+"""Exponent by which products gain from threads."""
 
 THREAD_POWER = 0.7
 GROWTH_POWER = 0.08
 NEIGHBOUR_POWER = 1.3
-"""How that changes: with threads^-0.7, with n^1.08, and with neighbours^1.3."""
+"""Exponents by which that changes: with threads^-0.7, with n^1.08, and with neighbours^1.3."""
 
 
 def exact_seconds(
     points: int, reference: int, width: int, k: int, *, itself: bool, device: torch.device, threads: int
 ) -> float:
-    """What an exact search is expected to take.
+    """The seconds that an exact search is expected to take.
 
     Args:
         points: N.
@@ -61,7 +61,7 @@ def exact_seconds(
 
 
 def approximate_seconds(n: int, width: int, neighbours: int, *, compiled: bool, threads: int) -> float:
-    """What pynndescent is expected to take.
+    """The seconds that pynndescent is expected to take.
 
     Args:
         n: points.
@@ -112,7 +112,7 @@ def matrix_rate(device: torch.device, threads: int) -> float:
 
 @cache
 def _scalar_slowness() -> float:
-    """How slow this machine is at what is neither product nor vector, such as compiling: 1 for the figures' machine."""
+    """This machine's slowness at what is neither product nor vector, such as compiling: 1 for the figures' machine."""
     turns, best = 20_000, float("inf")
     for _ in range(5):
         start, total = time.thread_time(), 0

@@ -1,4 +1,4 @@
-"""Which reference rows have a class, asked for a tile of pairs at a time."""
+"""Membership of reference rows in classes, asked for a tile of pairs at a time."""
 
 from typing import Protocol
 
@@ -10,7 +10,7 @@ class Membership(Protocol):
     """Tells which reference rows have the classes of some pairs."""
 
     def same(self, cls: Tensor, start: int, stop: int) -> Tensor | bool:
-        """Whether reference rows start to stop have each of the classes.
+        """Flag which of the reference rows from start to stop have each of the classes.
 
         Args:
             cls: (P,) classes.
@@ -22,7 +22,7 @@ class Membership(Protocol):
         """
 
     def counts(self, cls: Tensor) -> Tensor:
-        """How many reference rows have each class, (P,) int64."""
+        """The number of reference rows that have each class, (P,) int64."""
 
 
 class SingleLabel:

@@ -14,7 +14,7 @@ from torch import Tensor
 from avrobust_core import first_of
 
 BLOCK_BYTES = 1 << 26
-"""What is read of a memory map at once: 64 MiB."""
+"""Bytes read of a memory map at once: 64 MiB."""
 
 HELD_BYTES = 4 << 30
 """Prepared rows are kept in memory up to this size (4 GiB); larger sets are prepared anew, a block at a time."""
@@ -37,7 +37,7 @@ LARGEST = 1e140
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where most rows of a set lie, and how widely they are spread: what leaves distances as they are but for a factor.
+    """The centre and the spread of most rows of a set, by which distances stay as they are but for a factor.
 
     Attributes:
         centre: (D,) float64, subtracted from each row: the mean, or where a few rows have moved that the median.
@@ -49,11 +49,11 @@ class Frame:
 
     @property
     def single(self) -> bool:
-        """Whether float32 holds the centre exactly."""
+        """True if float32 holds the centre exactly."""
         return bool((self.centre.float().double() == self.centre).all())
 
     def norms(self, block: Tensor) -> Tensor:
-        """How far rows are from the centre, (B,) float64 on the processor, in units of the spread."""
+        """The distances of rows from the centre, (B,) float64 on the processor, in units of the spread."""
         found: Tensor = torch.linalg.vector_norm((block.cpu().double() - self.centre) * self.scale, dim=1)
         return found
 
@@ -93,12 +93,12 @@ class Rows:
 
     @property
     def mapped(self) -> bool:
-        """Whether the data lie in a file."""
+        """True if the data lie in a file."""
         return self._map is not None
 
     @property
     def double(self) -> bool:
-        """Whether the data are float64."""
+        """True if the data are float64."""
         return self._values.dtype == torch.float64 or (
             isinstance(self._values, np.ndarray) and self._values.dtype.itemsize == 8
         )
@@ -276,7 +276,7 @@ def _tensor(part: NDArray[np.floating]) -> Tensor:
 
 
 def _shared(values: NDArray[np.floating]) -> bool:
-    """Whether torch can read an array where it lies: not in another order of bytes, or backwards."""
+    """True if torch can read an array where it lies: not in another order of bytes, or backwards."""
     return values.flags.writeable and values.dtype.isnative and all(step >= 0 for step in values.strides)
 
 

@@ -29,7 +29,7 @@ RECALL = 0.95
 """Below this audited recall more neighbours are asked for, or all are found exactly."""
 
 ATTEMPTS = 2
-"""How often pynndescent is tried, each time with twice as many neighbours."""
+"""Tries of pynndescent, each with twice as many neighbours."""
 
 AFFORDABLE_SECONDS = 3600.0
 """Exact search stands in for a graph of too low recall up to this estimate; beyond it the graph is kept."""
@@ -144,7 +144,7 @@ def _approximate(points: Rows, k: int, neighbours: int, jobs: int) -> float:
 
 
 def _choose(exact: Exact, barred: str | None, seconds: Mapping[str, float | None]) -> tuple[bool, str]:
-    """Whether by pynndescent, and why."""
+    """Choose pynndescent or not, and say why."""
     approximate, product = seconds["approximate"], seconds["exact"]
     if exact is True:
         return False, "asked for"

@@ -20,11 +20,11 @@ HALF_UNITS = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 """Of what a product is computed in: how far rounding moves a number, as a share of it."""
 
 LEAST = {torch.float32: 2.0**-126, torch.float64: 2.0**-1022}
-"""What rounding moves numbers by at most where they are too small for that share."""
+"""The most that rounding moves numbers by where they are too small for that share."""
 
 
 def candidates_for(k: int) -> int:
-    """How many candidates are ranked again for k neighbours: rounding may have mixed up the last of them."""
+    """The number of candidates ranked again for k neighbours: rounding may have mixed up the last of them."""
     return k + max(6, k // 2)
 
 
