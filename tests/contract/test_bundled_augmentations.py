@@ -1,5 +1,9 @@
 """Every augmentation that this distribution offers passes every check of the conformance kit."""
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from avrobust_core import Registry
@@ -29,6 +33,18 @@ SUBJECTS = [
         for i, given in enumerate(more)
     ),
 ]
+
+
+def _documented() -> AugmentationSubject:
+    """The augmentation that docs/training.md shows."""
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {"__name__": "documented"}
+    exec(source, names)
+    return AugmentationSubject("documented", names["Fade"])
+
+
+SUBJECTS.append(_documented())
 
 
 @pytest.mark.parametrize("check", AUGMENTATION_CHECKS, ids=lambda check: check.name)
