@@ -1,1 +1,1 @@
-"""Classifiers: encoders, fusions, logits as they are answered, weights and their published layouts."""
+"""Classifiers: encoders, fusions and layers they share, logits as they are answered, weights and their layouts."""

@@ -1,1 +1,1 @@
-"""Bundled audio encoders: networks on log-mel spectrograms."""
+"""Bundled audio encoders: networks on log-mel spectrograms, and the audio spectrogram transformer."""

@@ -1,1 +1,1 @@
-"""Bundled fusions: early, mid, cross-modal, late, of decisions, and one against a single attacked source."""
+"""Bundled fusions: early, mid, cross-modal, late, of decisions, against a single attacked source; and CAV-MAE whole."""
