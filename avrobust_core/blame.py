@@ -1,4 +1,4 @@
-"""What an exception comes to in one sentence, whoever raised it: the operating system, a plugin, a library."""
+"""Exceptions in one sentence, whoever raised them: the operating system, a plugin, a library."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ NO_CLIPS_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, err
 
 
 def sentence(error: BaseException) -> str:
-    """What went wrong, for a person: the message of our own errors as it is, path, reason and remedy of the system's.
+    """An error for a person: the message of our own errors as it is, path, reason and remedy of the system's.
 
     Of anything else the type, the message on one line, and for what ends programs the place where it was raised.
     """
@@ -56,7 +56,7 @@ def sentence(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str | None:
-    """Where an exception was raised: "file:line"; None if that is not known."""
+    """The place where an exception was raised: "file:line"; None if that is not known."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
 
@@ -70,7 +70,7 @@ def _of_the_system(error: OSError) -> str:
 
 @contextmanager
 def as_plugins_fault(who: str) -> Iterator[None]:
-    """Whatever foreign code raises, sys.exit(0) too, comes out as an error that names it.
+    """Turn whatever foreign code raises, sys.exit(0) too, into an error that names the code.
 
     Args:
         who: "attack avrobust:pgd (plugin 'attacks')".

@@ -27,7 +27,7 @@ class Caveat:
 
 
 def concerns(caveats: Iterable[Mapping[str, Any]], attack: str | None, threat: str | None) -> bool:
-    """Whether one of some caveats (as JSON data) speaks against the number of an attack under a threat.
+    """True if one of some caveats (as JSON data) speaks against the number of an attack under a threat.
 
     Args:
         caveats: of one model, as `Caveat.to_json` gives them.

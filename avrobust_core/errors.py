@@ -58,7 +58,7 @@ class RunError(AvrobustError):
 
 
 class AvrobustWarning(UserWarning):
-    """What a user should know of something that can be used all the same: what was found, and where.
+    """A warning for the user about something that can still be used: what was found, and where.
 
     A run says each of them once, and keeps them in its result.json.
     """

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from avrobust_core.errors import RunError
 
 TEMPORARY = ".avrobust-unfinished."
-"""How the name of a file begins while it is written: no program but this one gives such a name."""
+"""The prefix of a file's name while it is written: no other program gives such a name."""
 
 HOLDER = ".avrobust-run"
 """The file that makes a folder a run's own, and that names the process which works in it."""
@@ -132,7 +132,7 @@ def read_record(path: Path, check: Iterable[str] | None = None) -> dict[str, Any
 
 
 def without_upkeep(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record says, without what it keeps to be checked by: hashes, versions, what it was made from."""
+    """A record without its upkeep: hashes, versions, and what it was made from."""
     return {
         name: value for name, value in record.items() if name not in ("hash", "files", "made_with", "of", "weights")
     }
@@ -144,15 +144,14 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _content_hash(data: object) -> str:
+def _content_hash(data: object, size: int = 16) -> str:
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
 
 
 def digest(identity: Mapping[str, Any]) -> str:
     """A short id of JSON data: 12 hexadecimal digits, the same whatever the order of keys."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return _content_hash(identity, 6)
 
 
 def remove_leftovers(run: Path) -> None:
@@ -170,7 +169,7 @@ def remove_leftovers(run: Path) -> None:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Refuse a folder that holds something and is no run's: what lies there may be somebody's work.
+    """Refuse a folder that is not empty and not a run's: its files may be somebody's work.
 
     Raises:
         RunError: names the folder and something in it.

@@ -1,4 +1,4 @@
-"""An audit of one model: what was found already, the model by itself, and what is left under each threat."""
+"""An audit of one model: of its recorded results, of the model by itself, and of the clips left under each threat."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -36,26 +36,22 @@ def audit(case: Case, clips: int, share: float) -> dict[str, Any]:
         of other shapes than most, and were not looked at), `checks`, and `contradictions`: the robust accuracies that a
         probe contradicts by more than their intervals.
     """
-    with case.victim.frozen():
-        return _audited(case, clips, share)
-
-
-def _audited(case: Case, clips: int, share: float) -> dict[str, Any]:
     checks = list(recorded_checks(case))
     meter = Meter(int(share * case.attack_passes))
-    known = behaviour(case, meter)
-    checks += known.checks
     contradictions: list[dict[str, Any]] = []
     exact = Exact(case.victim.model)
     standings = [standing for standing in case.standings if not standing.void]
     costs = [standing.passes for standing in standings]
-    for number, standing in enumerate(standings):
-        part = meter.part(costs[number] / max(sum(costs[number:]), 1))
-        look = Look(case, standing, known, exact, part, clips)
-        for check in threat_checks(look):
-            checks += [replace(check, threat=name) for name in ([check.threat] if check.threat else standing.names)]
-        contradictions += _contradicted(case, standing, look.drops)
-        meter.take(part)
+    with case.victim.frozen():
+        known = behaviour(case, meter)
+        checks += known.checks
+        for number, standing in enumerate(standings):
+            part = meter.part(costs[number] / max(sum(costs[number:]), 1))
+            look = Look(case, standing, known, exact, part, clips)
+            for check in threat_checks(look):
+                checks += [replace(check, threat=name) for name in ([check.threat] if check.threat else standing.names)]
+            contradictions += _contradicted(case, standing, look.drops)
+            meter.take(part)
     checks = _by_threat(case, checks)
     return {
         "verdict": "failed" if any(check.status == "failed" for check in checks) else "passed",
@@ -81,24 +77,20 @@ def guarded(section: AuditSection | None, case: Callable[[], Case]) -> dict[str,
     if section is None:
         return {"verdict": "off"}
     try:
-        return _within_memory(case(), section)
+        found = case()
+        while True:
+            try:
+                return audit(found, section.clips, section.share)
+            except torch.OutOfMemoryError:  # halve the batches until the device's memory holds them
+                if found.batch_size == 1:
+                    raise
+            found = replace(found, batch_size=found.batch_size // 2)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the results must not be lost with it
         return {"verdict": "not done", "reason": sentence(error)}
 
 
-def _within_memory(case: Case, section: AuditSection) -> dict[str, Any]:
-    """An audit with batches halved until the device's memory holds them."""
-    while True:
-        try:
-            return audit(case, section.clips, section.share)
-        except torch.OutOfMemoryError:
-            if case.batch_size == 1:
-                raise
-            case = replace(case, batch_size=case.batch_size // 2)
-
-
 def _contradicted(case: Case, standing: Standing, drops: Mapping[str, Drop]) -> list[dict[str, Any]]:
-    """Of a threat, the probe that takes most off its robust accuracy, if that is more than the interval allows."""
+    """The probe that lowers a threat's robust accuracy most, if by more than the interval allows."""
     low = case.intervals.mean(standing.survived).low
     lowest = min(drops.items(), key=lambda item: item[1].at_most, default=None)
     if lowest is None or not lowest[1].contradicts(low):
@@ -108,7 +100,7 @@ def _contradicted(case: Case, standing: Standing, drops: Mapping[str, Drop]) -> 
 
 
 def _by_threat(case: Case, checks: Iterable[Check]) -> list[Check]:
-    """A modality that the model does without concerns the threats that attack it, and no other number."""
+    """Attach the finding that the model ignores a modality to the threats that attack it, and to no other number."""
     found = []
     for check in checks:
         if check.check != "modality-use" or check.status != "failed":
@@ -125,8 +117,7 @@ def _by_threat(case: Case, checks: Iterable[Check]) -> list[Check]:
 
 
 def caveats_of(found: Mapping[str, Any]) -> list[Caveat]:
-    """What speaks against numbers, from an audit as JSON data; of a modality that no threat attacks, nothing does."""
-    failed = [check for check in found.get("checks", ()) if check["status"] == "failed"]
+    """The caveats of an audit (as JSON data); an ignored modality that no threat attacks is not one."""
     return [
         Caveat(
             check=check["check"],
@@ -134,6 +125,6 @@ def caveats_of(found: Mapping[str, Any]) -> list[Caveat]:
             attack=check["attack"],
             threat=check["threat"],
         )
-        for check in failed
-        if check["check"] != "modality-use" or check["threat"] is not None
+        for check in found.get("checks", ())
+        if check["status"] == "failed" and (check["check"] != "modality-use" or check["threat"] is not None)
     ]

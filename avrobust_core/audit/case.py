@@ -1,6 +1,6 @@
-"""What an audit is given: a model, what was found of it, and a way to read its clips again."""
+"""The input of an audit: a model, its results, and a way to read its clips again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,23 +49,26 @@ class Case:
 
     @property
     def left_out(self) -> int:
-        """How many clips are not read, since they are of other shapes."""
+        """The number of clips that are not read, since they are of other shapes."""
         return len(self.clean.ids) - len(self.order)
 
     def first(self, suited: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
         """The positions of the first `count` clips, in the order of the hash, that are suited."""
         return self.order[suited[self.order]][:count]
 
-    def ids(self, positions: NDArray[np.int64]) -> tuple[str, ...]:
+    def chunks(self, positions: Sequence[int] | NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Positions of clips in batches of `batch_size`."""
+        for start in range(0, len(positions), self.batch_size):
+            yield np.asarray(positions[start : start + self.batch_size], dtype=np.int64)
+
+    def ids(self, positions: Iterable[int] | NDArray[np.int64]) -> tuple[str, ...]:
         """The clips' ids."""
         return tuple(self.clean.ids[i] for i in positions)
 
     @cached_property
     def attack_passes(self) -> int:
         """Forward and backward passes of single clips that all attacks together have cost."""
-        return sum(
-            passes(predictions) for predictions in {id(o.predictions): o.predictions for o in self.attacked}.values()
-        )
+        return passes(self.attacked)
 
     @property
     def attacked(self) -> list[Outcome]:
@@ -86,7 +89,7 @@ class Case:
 
 
 class Standing:
-    """What all attacks under one threat have left of a model.
+    """The clips that all attacks under one threat have left of a model, and their cost.
 
     Args:
         case: the model with its results.
@@ -112,8 +115,8 @@ class Standing:
 
     @property
     def passes(self) -> int:
-        """What its attacks have cost."""
-        return sum(passes(p) for p in {id(o.predictions): o.predictions for o in self.outcomes}.values())
+        """The cost of its attacks."""
+        return passes(self.outcomes)
 
     @property
     def robust(self) -> float:
@@ -122,7 +125,7 @@ class Standing:
 
     @property
     def void(self) -> bool:
-        """Whether every budget is 0, so that nothing may change."""
+        """True if every budget is 0, so that nothing may change."""
         return all(budget.eps == 0 for _, budget in self.threat.items())
 
     @property
@@ -133,7 +136,9 @@ class Standing:
         return found // self.case.victim.samples
 
 
-def passes(predictions: Predictions) -> int:
-    """Forward and backward passes of single clips that an attack has cost."""
-    backwards = 0 if predictions.backwards is None else int(predictions.backwards.sum())
-    return int(predictions.queries.sum()) + backwards
+def passes(outcomes: Iterable[Outcome]) -> int:
+    """Forward and backward passes of single clips that attacks have cost; predictions that are shared count once."""
+    distinct = {id(outcome.predictions): outcome.predictions for outcome in outcomes}.values()
+    return sum(
+        int(each.queries.sum()) + (0 if each.backwards is None else int(each.backwards.sum())) for each in distinct
+    )

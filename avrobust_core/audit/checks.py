@@ -1,4 +1,4 @@
-"""What a check of the audit has found, and what to do about each kind of failure."""
+"""The findings of the audit's checks, and the remedy for each kind of failure."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -65,6 +65,24 @@ class Check:
         """As JSON data."""
         found = asdict(self) | {"clips": list(self.clips), "figures": dict(self.figures)}
         return found | ({"remedy": REMEDIES[self.check]} if self.status == "failed" else {})
+
+
+def judged(
+    check: str, failed: bool, finding: str, otherwise: str, *, clips: tuple[str, ...] = (), **about: Any
+) -> Check:
+    """The answer to a question: `finding`, with the clips that it names, if the check failed, else `otherwise`.
+
+    Args:
+        check: its name.
+        failed: whether the number cannot be believed.
+        finding: the message where it failed.
+        otherwise: the message where it passed.
+        clips: those that speak against the number.
+        about: further attributes of the check.
+    """
+    if failed:
+        return Check(check=check, status="failed", message=finding, clips=clips, **about)
+    return Check(check=check, status="passed", message=otherwise, **about)
 
 
 def not_applicable(check: str, why: str, *, attack: str | None = None, threat: str | None = None) -> Check:

@@ -1,4 +1,4 @@
-"""A climb of the clips that attacks left, and all that its first gradient tells."""
+"""A climb of the clips that attacks left, and checks of its first gradient."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.attacks.bound import BoundVictim
-from avrobust_core.audit.checks import Check, not_applicable
+from avrobust_core.audit.checks import Check, judged, not_applicable
 from avrobust_core.audit.derivatives import Derivatives, untrue_gradients
 from avrobust_core.audit.look import Look, asker, note
 from avrobust_core.audit.meter import Meter
@@ -25,17 +25,17 @@ GOOD_STEPS = 10
 """Steps with which a climb is about as strong as one of twice as many."""
 
 FEWEST_STEPS = 4
-"""Of a climb with a stand-in."""
+"""The fewest steps of a climb with a stand-in."""
 
 STAND_IN_SHARE = 0.7
-"""Of what is left after the plain climb, for one with a stand-in: the best that is known of hidden gradients."""
+"""The share of what the plain climb leaves, for one with a stand-in: the best probe of hidden gradients."""
 
 FLAT_MARGIN = 17.0
 """Beyond this margin a softmax rounds to 1 in float32, and the plain cross-entropy has no gradient."""
 
 
 def climb_checks(look: Look) -> Iterator[Check]:
-    """What a climb from another start breaks, and whether its gradients are there, finite, true and not hidden.
+    """Check by a climb from another start: what it breaks, and that its gradients are finite, true and not hidden.
 
     For a climb of s clips and k steps: s (2k + 2) passes, a random corner of the region included, and a few more for
     differences in float64 and for what seems hidden.
@@ -50,9 +50,9 @@ def climb_checks(look: Look) -> Iterator[Check]:
     exact = 0 if look.known.random else min(count, FEWEST_CLIMBED)
     spared = min((2 * modalities + 1) * exact, int(0.3 * meter.left))
     found.steps = max(1, min(((meter.left - spared) // (count * samples) - 2) // 2, most, MOST_STEPS))
-    for start in range(0, count, look.case.batch_size):
-        positions = look.survivors[:count][start : start + look.case.batch_size]
-        _climb_some(look, positions, meter, exact - start)
+    for positions in look.case.chunks(look.survivors[:count]):
+        _climb_some(look, positions, meter, exact)
+        exact -= len(positions)
     look.meter.take(meter)
     _stand_in(look)
     yield _finite(look)
@@ -120,11 +120,10 @@ def _stand_in(look: Look) -> None:
     meter = look.meter.part(STAND_IN_SHARE)
     count = meter.affords(2 * FEWEST_STEPS + 1, len(hidden))
     steps = min(GOOD_STEPS, (meter.left // max(count, 1) - 1) // 2)
-    for start in range(0, count, look.case.batch_size):
-        positions = np.array(hidden[:count][start : start + look.case.batch_size])
-        bound = look.case.victim.bind(look.case.read(look.case.ids(positions)), look.standing.threat)
+    for positions in look.case.chunks(hidden[:count]):
+        bound = look.bound(positions)
         try:
-            again = climb(bound.region, bound.goal, _straight_through(bound), halfway(bound), falling(steps))
+            again = climb(bound.region, bound.goal, _through(asker(bound)), halfway(bound), falling(steps))
         except (RuntimeError, ModelError):  # a step that has no derivative even so
             return
         finally:
@@ -132,9 +131,7 @@ def _stand_in(look: Look) -> None:
         note(found.behind, positions, again.broken)
 
 
-def _straight_through(bound: BoundVictim) -> Ask:
-    ask = asker(bound)
-
+def _through(ask: Ask) -> Ask:
     def through(alive: Tensor, x: Mapping[str, Tensor]) -> Tensor:
         with StraightThrough():
             return ask(alive, x)
@@ -146,14 +143,8 @@ def _derive(
     look: Look, positions: NDArray[np.int64], batch: Batch, bound: BoundVictim, climbed: Climbed, meter: Meter
 ) -> None:
     count = torch.arange(len(positions), device=bound.device)
-    part = bound.select(count)
-    derivatives = Derivatives(
-        part,
-        {name: x[count] for name, x in batch.inputs.items()},
-        {name: x[count] for name, x in climbed.start.items()},
-        {name: x[count] for name, x in climbed.gradients.items()},
-        look.exact,
-    )
+    inputs, start, gradients = (select_inputs(x, count) for x in (batch.inputs, climbed.start, climbed.gradients))
+    derivatives = Derivatives(bound.select(count), inputs, start, gradients, look.exact)
     for name, (index, untrue) in untrue_gradients(derivatives, meter).items():
         note(look.found.untrue.setdefault(name, {}), positions[index.cpu().numpy()], untrue)
 
@@ -161,23 +152,22 @@ def _derive(
 def _reopen(
     look: Look, positions: NDArray[np.int64], batch: Batch, bound: BoundVictim, climbed: Climbed, meter: Meter
 ) -> None:
-    """Where no modality has a gradient: whether one is there in float64, behind the saturation; and climb it."""
+    """Look in float64 for a gradient behind the saturation of clips without one, and climb it."""
     flat = torch.stack(list(climbed.zero.values())).all(dim=0)
     note(look.found.flat, positions, torch.zeros_like(flat))
     index = flat.nonzero().squeeze(1)[: meter.affords(2, len(flat))]
     if not len(index) or look.known.random:
         return
-    features = bound.features
     inputs = select_inputs(batch.inputs, index)
     part = bound.select(index)
-    start = {name: x[index] for name, x in climbed.start.items()}
+    start = select_inputs(climbed.start, index)
     steps = max(1, min(GOOD_STEPS, (meter.left // len(index) - 2) // 2))
     asked = 0
 
     def ask(alive: Tensor, x: Mapping[str, Tensor]) -> Tensor:
         nonlocal asked
         asked += len(alive) * (2 if torch.is_grad_enabled() else 1)
-        return look.exact.logits({**select_inputs(inputs, alive), **x}, features)
+        return look.exact.logits({**select_inputs(inputs, alive), **x}, bound.features)
 
     again = climb(part.region, part.goal, ask, start, falling(steps))
     meter.spent += asked
@@ -186,23 +176,20 @@ def _reopen(
     if again.broken.any():
         won = again.broken.nonzero().squeeze(1)
         chosen = part.select(won)
-        points = {name: x[won] for name, x in again.points.items()}
         confirmed = torch.zeros_like(again.broken)
         before = int(bound.queries.sum())
-        confirmed[won] = chosen.fooled(chosen.confirm(points))
+        confirmed[won] = chosen.fooled(chosen.confirm(select_inputs(again.points, won)))
         meter.spent += int(bound.queries.sum()) - before
         note(look.found.reopened, positions[index.cpu().numpy()], confirmed)
 
 
 def _finite(look: Look) -> Check:
-    broken = [i for i, finite in look.found.finite.items() if not finite]
-    ids = look.case.ids(np.array(broken, dtype=np.int64))
-    return Check(
-        check="finite-gradient",
-        status="failed" if ids else "passed",
-        message=f"loss or gradient is not finite for {len(ids)} of {len(look.found.finite)} clips ({first_of(ids)})"
-        if ids
-        else f"loss and gradients are finite for {len(look.found.finite)} clips",
+    ids = look.case.ids(i for i, finite in look.found.finite.items() if not finite)
+    return judged(
+        "finite-gradient",
+        bool(ids),
+        f"loss or gradient is not finite for {len(ids)} of {len(look.found.finite)} clips ({first_of(ids)})",
+        f"loss and gradients are finite for {len(look.found.finite)} clips",
         clips=ids,
     )
 
@@ -210,17 +197,15 @@ def _finite(look: Look) -> Check:
 def _zero(look: Look, name: str) -> Check:
     seen, behind = look.found.hidden[name], look.found.behind
     ids = look.ids(seen)
-    failed = look.many(seen)
-    return Check(
-        check="zero-gradient",
-        modality=name,
-        status="failed" if failed else "passed",
-        message=f"no gradient reaches {name} for {len(ids)} of {len(seen)} clips left robust ({first_of(ids)}), "
+    return judged(
+        "zero-gradient",
+        look.many(seen),
+        f"no gradient reaches {name} for {len(ids)} of {len(seen)} clips left robust ({first_of(ids)}), "
         f"though moving {name} by the radius moves the outputs: a step of the model hides it from the attack"
-        + (f"; with a stand-in for it, {sum(behind.values())} of {len(behind)} are broken" if behind else "")
-        if failed
-        else f"where {name} moves the outputs, a gradient reaches it ({len(seen)} clips)",
-        clips=ids if failed else (),
+        + (f"; with a stand-in for it, {sum(behind.values())} of {len(behind)} are broken" if behind else ""),
+        f"where {name} moves the outputs, a gradient reaches it ({len(seen)} clips)",
+        modality=name,
+        clips=ids,
         figures={"clips": len(seen), "without": len(ids)},
     )
 
@@ -239,16 +224,14 @@ def _truth(look: Look, modalities: int) -> Iterator[Check]:
         # What is flat in float32 alone is `saturation`.
         seen = {i: flag for i, flag in untrue.items() if not look.found.flat.get(i, False)}
         ids = look.ids(seen)
-        failed = look.many(seen, share=0.25)
-        yield Check(
-            check="gradient-truth",
+        yield judged(
+            "gradient-truth",
+            look.many(seen, share=0.25),
+            f"the gradient for {name} is not the derivative for {len(ids)} of {len(seen)} clips "
+            f"({first_of(ids)}), by differences in {how}",
+            f"the gradient for {name} agrees with differences of the outputs ({len(seen)} clips)",
             modality=name,
-            status="failed" if failed else "passed",
-            message=f"the gradient for {name} is not the derivative for {len(ids)} of {len(seen)} clips "
-            f"({first_of(ids)}), by differences in {how}"
-            if failed
-            else f"the gradient for {name} agrees with differences of the outputs ({len(seen)} clips)",
-            clips=ids if failed else (),
+            clips=ids,
             figures={"clips": len(seen), "untrue": len(ids)},
         )
 
@@ -274,7 +257,7 @@ def _saturation(look: Look) -> Check:
             if ids
             else f"{len(certain)} of {both.probed} clips left robust are broken by a loss that does not saturate, "
             f"at margins beyond {FLAT_MARGIN:g}, where the cross-entropy has no gradient in float32",
-            clips=ids or look.case.ids(np.array(certain)),
+            clips=ids or look.case.ids(certain),
             figures=both.figures() | {"flat": len(ids)},
         )
     return Check(check="saturation", status="passed", message=f"the loss is flat for no share of {len(seen)} clips")

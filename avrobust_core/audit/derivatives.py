@@ -1,4 +1,4 @@
-"""Whether gradients are derivatives: directional differences of the outputs, in float64 where a doubt is left."""
+"""Gradients held against directional differences of the outputs, in float64 where a doubt is left."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,13 +79,13 @@ class _Attempt:
 
     @property
     def rounding(self) -> float:
-        """What may be rounding in a difference of outputs of size 1."""
+        """The rounding error possible in a difference of outputs of size 1."""
         return 20 * torch.finfo(torch.float64 if self.exactly else torch.float32).eps / (2 * self.length)
 
 
 @torch.no_grad()
 def untrue_gradients(found: Derivatives, meter: Meter) -> dict[str, tuple[Tensor, Tensor]]:
-    """Which gradients do not tell what the loss does in a random direction.
+    """Find the gradients that do not tell what the loss does in a random direction.
 
     Args:
         found: clips and gradients.

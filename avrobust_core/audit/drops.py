@@ -1,9 +1,9 @@
-"""By how much a probe on some of the surviving clips lowers a robust accuracy: what is certain, and what is not."""
+"""The drop in robust accuracy by a probe on some of the surviving clips: estimated, and certain."""
 
 from dataclasses import dataclass
 
 CONFIDENCE = 0.99
-"""Of the bound on the share of survivors that a probe breaks: many probes are made of many models, and a false alarm
+"""The confidence of the bound on the share of survivors that a probe breaks: there are many probes, and a false alarm
 would cost the trust in all of them."""
 
 TOLERATED = 0.02
@@ -15,7 +15,7 @@ FEWEST_BROKEN = 3
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """What a probe found among the clips that an attack had left robust.
+    """The result of a probe among the clips that an attack had left robust.
 
     Attributes:
         robust: the robust accuracy that the attack has left.
@@ -65,11 +65,11 @@ class Drop:
 
     @property
     def established(self) -> bool:
-        """Whether the number is too high by more than is tolerated, beyond doubt."""
+        """True if the number is too high by more than is tolerated, beyond doubt."""
         return self.broken >= FEWEST_BROKEN and self.robust - self.at_most > TOLERATED
 
     def contradicts(self, low: float) -> bool:
-        """Whether even the most that the probe leaves lies below an interval's lower end."""
+        """True if even the most that the probe leaves lies below an interval's lower end."""
         return self.established and self.at_most < low
 
     def figures(self) -> dict[str, float]:

@@ -38,7 +38,7 @@ class Exact:
 
     @property
     def double(self) -> bool:
-        """Whether the outputs are in float64; known after `prepare`, or the first call of `logits`."""
+        """True if the outputs are in float64; known after `prepare`, or the first call of `logits`."""
         return self._copy is not None
 
     def _doubled(self, inputs: Mapping[str, Tensor], features: Collection[str]) -> nn.Module | None:
@@ -71,7 +71,7 @@ def opened(outputs: Tensor) -> Tensor:
 
 
 def rise(logits: Tensor, goal: BatchGoal) -> Tensor:
-    """What a probe raises, (B,): the log-odds against the clip's own classes; no clip is right where it is large.
+    """The objective of a probe, (B,): the log-odds against the clip's own classes; no clip is right where it is large.
 
     The log of the summed exponentials of the other classes less that of the clip's own: a smooth margin, which does
     not saturate, for one label as for several.

@@ -1,8 +1,7 @@
-"""Whether what an attack has broken stays broken in a file's own grid of values."""
+"""A check that broken clips stay broken in a file format's own grid of values."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,6 @@ def rounding(look: Look) -> Iterator[Check]:
     """Attack a few broken clips again, round them, and ask the model once more: one check for each attack."""
     levels = _levels(look)
     for outcome in look.standing.worst:
-        where: dict[str, Any] = {"attack": outcome.attack, "threat": outcome.threat}
         run = look.case.runs[outcome.attack, outcome.threat]
         predictions = outcome.predictions
         won = look.case.clean.correct & ~predictions.correct
@@ -46,11 +44,12 @@ def rounding(look: Look) -> Iterator[Check]:
         if reason is None and len(chosen) < ROUNDED_FEWEST:
             reason = f"fewer than {ROUNDED_FEWEST} broken clips can be attacked again within the budget"
         if reason is not None:
-            yield not_applicable("rounding", reason, **where)
+            yield not_applicable("rounding", reason, **outcome.where)
             continue
         positions = np.array(chosen[: look.case.batch_size])
         meter.spent = 0
-        yield _rounded(look, positions, replace(run, factors=(1.0,)), levels, meter, where)
+        check = _rounded(look, positions, replace(run, factors=(1.0,)), levels, meter)
+        yield replace(check, **outcome.where)
         look.meter.take(meter)
 
 
@@ -60,7 +59,6 @@ def _rounded(
     run: AttackRun,
     levels: Mapping[str, float],
     meter: Meter,
-    where: dict[str, Any],
 ) -> Check:
     batch = look.case.read(look.case.ids(positions))
     attacked = attack_batch(look.case.victim, batch, run)
@@ -84,7 +82,6 @@ def _rounded(
         else f"{total - len(ids)} of {total} broken clips stay broken when rounded to {formats}",
         clips=ids,
         figures={"clips": total, "lost": len(ids)},
-        **where,
     )
 
 
@@ -93,7 +90,6 @@ def _levels(look: Look) -> dict[str, float]:
     for name, budget in look.standing.threat.items():
         media = look.case.victim.media.get(name)
         if media is not None and media.bounds is not None and budget.space == "input":
-            found[name] = (media.bounds[1] - media.bounds[0]) / (
-                SIGNAL_LEVELS if len(media.shape) <= 2 else PICTURE_LEVELS
-            )
+            levels = SIGNAL_LEVELS if len(media.shape) <= 2 else PICTURE_LEVELS
+            found[name] = (media.bounds[1] - media.bounds[0]) / levels
     return found

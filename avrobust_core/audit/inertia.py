@@ -1,7 +1,6 @@
-"""Whether an attack moves anything at all: where it returned no clip that it had moved, it is watched at work."""
+"""A check that an attack moves its inputs: one that returned no moved clip is watched at work."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch import Tensor
 from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.attacks.gradients import GradientRecord
 from avrobust_core.audit.case import passes
-from avrobust_core.audit.checks import Check, not_applicable
+from avrobust_core.audit.checks import Check, judged, not_applicable
 from avrobust_core.audit.look import Look
 from avrobust_core.evaluation.outcomes import Outcome
 
@@ -21,7 +20,6 @@ def inert(look: Look) -> Iterator[Check]:
     correct = look.case.clean.correct
     for outcome in look.standing.outcomes:
         predictions = outcome.predictions
-        where: dict[str, Any] = {"attack": outcome.attack, "threat": outcome.threat}
         elsewhere = any(
             _moved(other)
             for other in look.case.attacked
@@ -30,24 +28,23 @@ def inert(look: Look) -> Iterator[Check]:
         check = "inert-switch" if elsewhere else "inert-attack"
         if _moved(outcome) or (correct & ~predictions.correct).any():
             if not elsewhere:  # else `inert-switch` has been answered from the clips that it broke
-                yield Check(check=check, status="passed", message="the attack moves clips", **where)
+                yield Check(check=check, status="passed", message="the attack moves clips", **outcome.where)
             continue
         if correct.any() and (predictions.queries[correct] <= look.case.victim.samples).all():
             found: str | None = "it asked the model no more than once for each clip"
         else:
             reason = _unwatchable(look, outcome)
             if reason is not None:
-                yield not_applicable(check, reason, **where)
+                yield not_applicable(check, reason, **outcome.where)
                 continue
             found = _watched(look, outcome)
-        yield Check(
-            check=check,
-            status="passed" if found is None else "failed",
-            message="the attack moves clips, and breaks none"
-            if found is None
-            else f"the attack returned no clip that it had moved{' under this threat' if elsewhere else ''}, and "
+        yield judged(
+            check,
+            found is not None,
+            f"the attack returned no clip that it had moved{' under this threat' if elsewhere else ''}, and "
             f"{found}: what is called robust was not attacked",
-            **where,
+            "the attack moves clips, and breaks none",
+            **outcome.where,
         )
 
 
@@ -56,20 +53,20 @@ def _moved(outcome: Outcome) -> bool:
 
 
 def _unwatchable(look: Look, outcome: Outcome) -> str | None:
-    """Why an attack cannot be watched; None if it can."""
+    """The reason why an attack cannot be watched; None if it can."""
     run = look.case.runs[outcome.attack, outcome.threat]
     if run.attack.preparation is not None:
         return "the attack is prepared for a whole set of clips"
     if not len(look.survivors):
         return "no clip is left"
-    cost = WATCHED_CLIPS * -(-passes(outcome.predictions) // max(int(look.case.clean.correct.sum()), 1))
+    cost = WATCHED_CLIPS * -(-passes([outcome]) // max(int(look.case.clean.correct.sum()), 1))
     if cost > look.meter.left:
         return f"to watch the attack once more takes {cost} passes, and {look.meter.left} are left"
     return None
 
 
 def _watched(look: Look, outcome: Outcome) -> str | None:
-    """What is wrong with an attack at work on a few clips; None if it moves them, and returns what it finds."""
+    """The fault of an attack at work on a few clips; None if it moves them, and returns what it finds."""
     run = look.case.runs[outcome.attack, outcome.threat]
     batch = look.case.read(look.case.ids(look.survivors[:WATCHED_CLIPS]))
     bound = look.case.victim.bind(batch, run.threat, run.goal)
@@ -86,7 +83,7 @@ def _watched(look: Look, outcome: Outcome) -> str | None:
 
 
 class _Watch(GradientRecord):
-    """What is asked of a bound victim, and what comes of it.
+    """A record of the queries of a bound victim and their success.
 
     Attributes:
         moved: (B,) bool: the model was asked about another clip than the clean one.

@@ -1,4 +1,4 @@
-"""What is looked at under one threat, what its probes have seen so far, and what they tell together."""
+"""The clips looked at under one threat, the findings of its probes, and their summary."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,16 +16,17 @@ from avrobust_core.audit.meter import Meter
 from avrobust_core.audit.model_checks import Behaviour
 from avrobust_core.audit.probes import Ask
 from avrobust_core.naming import first_of
+from avrobust_core.threats.budgets import ThreatModel
 
 FEWEST_CLIPS = 2
-"""Of a clip's fault, so many clips must have it, and the share below."""
+"""The fewest clips that must have a fault, beside the share below."""
 
 FAULTY_SHARE = 0.1
 
 
 @dataclass(slots=True)
 class Probed:
-    """What the probes of one threat have seen, by position of the clip.
+    """The findings of the probes of one threat, by position of the clip.
 
     Attributes:
         noise: broken by a random corner of the region.
@@ -58,7 +59,7 @@ class Probed:
 
 
 class Look:
-    """What all attacks under one threat have left, and what the audit's probes see of it.
+    """The clips that all attacks under one threat have left, and the findings of the audit's probes.
 
     Args:
         case: the model with its results.
@@ -86,8 +87,13 @@ class Look:
         self.found = Probed()
         self.drops: dict[str, Drop] = {}
 
+    def bound(self, positions: NDArray[np.int64], threat: ThreatModel | None = None) -> BoundVictim:
+        """The model, bound to the clips at some positions, under this threat or another."""
+        batch = self.case.read(self.case.ids(positions))
+        return self.case.victim.bind(batch, self.standing.threat if threat is None else threat)
+
     def ids(self, seen: Mapping[int, bool]) -> tuple[str, ...]:
-        return self.case.ids(np.array([i for i, flag in seen.items() if flag], dtype=np.int64))
+        return self.case.ids(i for i, flag in seen.items() if flag)
 
     def many(self, seen: Mapping[int, bool], share: float = FAULTY_SHARE) -> bool:
         count = sum(seen.values())

@@ -16,11 +16,11 @@ class Meter:
 
     @property
     def left(self) -> int:
-        """How many may still be spent."""
+        """The passes that may still be spent."""
         return max(self.limit - self.spent, 0)
 
     def part(self, share: float) -> "Meter":
-        """A share of what is left, to be spent by itself; `take` notes what became of it."""
+        """A share of the rest, metered by itself; `take` adds what it has spent."""
         return Meter(int(share * self.left))
 
     def take(self, part: "Meter") -> None:

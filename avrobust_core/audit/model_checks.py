@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.audit.case import Case
-from avrobust_core.audit.checks import Check, not_applicable
+from avrobust_core.audit.checks import Check, judged, not_applicable
 from avrobust_core.audit.meter import Meter
 from avrobust_core.models.model import AVModel
 from avrobust_core.naming import first_of
@@ -30,7 +30,7 @@ IGNORED = 1e-4
 
 @dataclass(slots=True)
 class Behaviour:
-    """What is known of a model from passes of clean clips.
+    """The behaviour of a model on clean clips.
 
     Attributes:
         random: whether two passes of the same clip differ.
@@ -46,12 +46,10 @@ class Behaviour:
 def behaviour(case: Case, meter: Meter) -> Behaviour:
     """Look at a model on clean clips, at the cost of at most a third of what the meter has left."""
     found = Behaviour()
-    part = meter.part(0.12)
-    found.checks += _repeated(case, part, found)
-    meter.take(part)
-    part = meter.part(0.2)
-    found.checks += _swapped(case, part, found)
-    meter.take(part)
+    for share, look in ((0.12, _repeated), (0.2, _swapped)):
+        part = meter.part(share)
+        found.checks += look(case, part, found)
+        meter.take(part)
     return found
 
 
@@ -69,37 +67,30 @@ def _repeated(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
     first = case.victim.logits(batch.inputs)
     again = case.victim.logits(batch.inputs)
     # The same clips, in other company and in another order.
-    turned = torch.cat([case.victim.logits(batch.select(part).inputs) for part in torch.split(backwards, half)])[
-        backwards
-    ]
+    turned = torch.cat([case.victim.logits(batch.select(part).inputs) for part in torch.split(backwards, half)])
+    turned = turned[backwards]
     meter.spent += 3 * count * samples
     tolerance = case.victim.rounding(first.device)
     apart = torch.maximum((first - again).abs(), (first - turned).abs()).amax(dim=1) / _scale(first)
     differing = apart > tolerance
     moves = bool(differing.any())
-    # Whoever asks for several draws says that there is something to draw, be it less than rounding may come to.
+    # Several draws are asked for of random models, even if they move less than rounding does.
     found.random = moves or samples > 1
-    ids = _named(batch.ids, differing)
+    ids = case.ids(positions[differing.cpu().numpy()])
     only_company = moves and not bool(((first - again).abs().amax(dim=1) / _scale(first) > tolerance).any())
-    if not moves:
-        yield Check(check="randomness", status="passed", message=f"{count} clips give the same outputs three times")
-    elif samples > 1:
-        yield Check(
-            check="randomness",
-            status="passed",
-            message=f"the model is random, and stood as the mean of {samples} draws: numbers hold for that mean",
-        )
-    else:
-        why = "in another batch" if only_company else "at another pass"
-        yield Check(
-            check="randomness",
-            status="failed",
-            message=f"the outputs of {len(ids)} of {count} clips differ {why} ({first_of(ids)}), by up to "
-            f"{float(apart.max()):.2g} of the largest: the model draws at random or mixes the clips of a batch, and a "
-            "clip counts as broken at one lucky draw, or as robust by luck",
-            clips=ids,
-            figures={"clips": count, "differing": len(ids), "largest": float(apart.max())},
-        )
+    failed = moves and samples == 1
+    yield judged(
+        "randomness",
+        failed,
+        f"the outputs of {len(ids)} of {count} clips differ {'in another batch' if only_company else 'at another pass'}"
+        f" ({first_of(ids)}), by up to {float(apart.max()):.2g} of the largest: the model draws at random or mixes the "
+        "clips of a batch, and a clip counts as broken at one lucky draw, or as robust by luck",
+        f"the model is random, and stood as the mean of {samples} draws: numbers hold for that mean"
+        if moves
+        else f"{count} clips give the same outputs three times",
+        clips=ids,
+        figures={"clips": count, "differing": len(ids), "largest": float(apart.max())} if failed else {},
+    )
     yield _loader(case, positions, batch.targets, first, moves)
 
 
@@ -110,13 +101,12 @@ def _loader(case: Case, positions: NDArray[np.int64], targets: Tensor, logits: T
     wrong = (labels != targets).flatten(1).any(dim=1) if targets.dim() > 1 else labels != targets
     differing = wrong if random else wrong | other
     ids = case.ids(positions[differing.cpu().numpy()])
-    return Check(
-        check="loader",
-        status="failed" if ids else "passed",
-        message=f"read again, {len(ids)} of {len(positions)} clips have other targets or outputs ({first_of(ids)}): "
-        "the loader shuffles, or changes clips at random"
-        if ids
-        else f"{len(positions)} clips read again are as they were; what every attack read was compared, too",
+    return judged(
+        "loader",
+        bool(ids),
+        f"read again, {len(ids)} of {len(positions)} clips have other targets or outputs ({first_of(ids)}): "
+        "the loader shuffles, or changes clips at random",
+        f"{len(positions)} clips read again are as they were; what every attack read was compared, too",
         clips=ids,
     )
 
@@ -134,25 +124,21 @@ def _swapped(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
         return
     modalities = names or sorted(case.read(case.ids(case.order[:1])).inputs)
     count = meter.affords(samples * len(modalities), len(pairs))
-    if len(modalities) < 2:
-        yield not_applicable("modality-use", "the model reads one modality alone")
-        return
-    if found.random and samples == 1:
-        yield not_applicable("modality-use", "the model's outputs change by themselves")
-        return
-    if count < FEWEST_IGNORED:
-        yield not_applicable("modality-use", few)
-        return
-    pairs = pairs[:count]
+    for hindered, why in (
+        (len(modalities) < 2, "the model reads one modality alone"),
+        (found.random and samples == 1, "the model's outputs change by themselves"),
+        (count < FEWEST_IGNORED, few),
+    ):
+        if hindered:
+            yield not_applicable("modality-use", why)
+            return
     moved: dict[str, list[float]] = {name: [] for name in modalities}
     found.flips = {name: {} for name in modalities}
-    for start in range(0, count, case.batch_size):
-        chunk = pairs[start : start + case.batch_size]
-        own, donors = np.array([a for a, _ in chunk]), np.array([b for _, b in chunk])
+    for own, donors in zip(case.chunks(pairs[:count, 0]), case.chunks(pairs[:count, 1]), strict=True):
         batch, others = case.read(case.ids(own)), case.read(case.ids(donors))
         for name in modalities:
             logits = case.victim.logits({**batch.inputs, name: others.inputs[name]})
-            meter.spent += len(chunk) * samples
+            meter.spent += len(own) * samples
             clean = torch.from_numpy(case.clean.logits[own]).to(logits)
             change = (logits - clean).abs().amax(dim=1) / _scale(clean)
             moved[name] += change.tolist()
@@ -165,47 +151,33 @@ def _use(case: Case, name: str, moved: list[float], flips: dict[int, bool]) -> C
     flipped = sum(flips.values())
     figures = {"clips": len(moved), "changed": flipped, "largest_move": max(moved)}
     ignored = max(moved) <= IGNORED
-    if ignored or (not flipped and len(moved) >= FEWEST_SWAPPED):
-        how = (
-            "do not move at all"
-            if ignored
-            else f"move by at most {max(moved):.2g} of the largest, and never change class"
-        )
-        return Check(
-            check="modality-use",
-            modality=name,
-            status="failed",
-            message=f"with another clip's {name} the outputs of {len(moved)} clips {how}: the model does not decide by "
-            f"{name}, so that what was found of attacks on {name} says nothing",
-            clips=case.ids(np.array(list(flips))),
-            figures=figures,
-        )
-    if not flipped:
+    failed = ignored or (not flipped and len(moved) >= FEWEST_SWAPPED)
+    if not failed and not flipped:
         why = f"{name}: only {len(moved)} clips could be tried, and none changed its class"
         return not_applicable("modality-use", why)
-    return Check(
-        check="modality-use",
+    how = f"move by at most {max(moved):.2g} of the largest, and never change class"
+    return judged(
+        "modality-use",
+        failed,
+        f"with another clip's {name} the outputs of {len(moved)} clips {'do not move at all' if ignored else how}: the "
+        f"model does not decide by {name}, so that what was found of attacks on {name} says nothing",
+        f"with another clip's {name}, {flipped} of {len(moved)} clips change their class",
         modality=name,
-        status="passed",
-        message=f"with another clip's {name}, {flipped} of {len(moved)} clips change their class",
+        clips=case.ids(flips),
         figures=figures,
     )
 
 
-def _pairs(positions: NDArray[np.int64], predicted: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Each clip with the next one in the list, around its end, that the model puts into another class."""
+def _pairs(positions: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each clip with the next one in the list, around its end, that the model puts into another class: (P, 2)."""
     found = []
     for place, position in enumerate(positions):
         others = np.concatenate([positions[place + 1 :], positions[:place]])
         donors = others[predicted[others] != predicted[position]]
         if len(donors):
-            found.append((int(position), int(donors[0])))
-    return found
+            found.append((position, donors[0]))
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
 def _scale(logits: Tensor) -> Tensor:
     return logits.abs().amax(dim=1).clamp(min=1e-12)
-
-
-def _named(ids: tuple[str, ...], flags: Tensor) -> tuple[str, ...]:
-    return tuple(clip_id for clip_id, flag in zip(ids, flags.tolist(), strict=True) if flag)

@@ -18,15 +18,15 @@ Ask = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 """From positions (b,) among the clips and their inputs by attacked modality (b, ...) to logits (b, K)."""
 
 FIRST_LENGTH, LAST_LENGTH = 1.5, 0.02
-"""Of a climb's steps, in radii: the first goes from any point half a radius off to the opposite edge."""
+"""The lengths of a climb's steps, in radii: the first reaches from half a radius off to the opposite edge."""
 
 FIRST_SHARE, LAST_SHARE = 0.5, 0.02
-"""Of a clip's samples, that a search changes at once: at its beginning and at its end."""
+"""The shares of a clip's samples that a search changes at once, at its beginning and at its end."""
 
 
 @dataclass(slots=True)
 class Climbed:
-    """What a climb has seen of each clip.
+    """The findings of a climb for each clip.
 
     Attributes:
         single: (n,) bool: broken after the first step.

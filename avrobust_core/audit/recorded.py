@@ -1,14 +1,13 @@
-"""Checks of what attacks have found already, clip by clip: they cost no pass."""
+"""Checks of recorded results, clip by clip: they cost no pass."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avrobust_core.attacks.verification import NORM_TOLERANCE
 from avrobust_core.audit.case import Case, Standing
-from avrobust_core.audit.checks import Check, not_applicable
+from avrobust_core.audit.checks import Check, judged, not_applicable
 from avrobust_core.evaluation.outcomes import Outcome
 from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.models import answers
@@ -23,7 +22,7 @@ TOLERATED_CLIPS = 2
 """The same as a number, for small evaluations: one or two clips are chance."""
 
 PERMUTED_GAIN = 0.1
-"""How much more accurate another order of the classes must be, on clips that did not help to find it."""
+"""The least gain in accuracy by another order of the classes, on clips that did not help to find it."""
 
 FEWEST_BROKEN = 5
 """Broken clips from which on it tells something that none of them was moved in one modality."""
@@ -44,66 +43,55 @@ def recorded_checks(case: Case) -> Iterator[Check]:
 
 
 def probabilities(case: Case) -> Check:
-    """Whether the outputs are probabilities: then losses saturate, and gradients vanish where the model is sure."""
-    if answers.probabilities(case.clean.logits, case.victim.task):
-        how = "sum to 1" if case.victim.task == "single-label" else "lie between 0 and 1"
-        return Check(
-            check="probabilities",
-            status="failed",
-            message=f"the outputs {how} for every clip: they are probabilities, not logits, and hide from "
-            "an attack how far a clip is from the boundary",
-        )
-    return Check(check="probabilities", status="passed", message="the outputs are no probabilities")
+    """Check for probabilities as outputs: losses saturate, and gradients vanish where the model is sure."""
+    how = "sum to 1" if case.victim.task == "single-label" else "lie between 0 and 1"
+    return judged(
+        "probabilities",
+        answers.probabilities(case.clean.logits, case.victim.task),
+        f"the outputs {how} for every clip: they are probabilities, not logits, and hide from "
+        "an attack how far a clip is from the boundary",
+        "the outputs are no probabilities",
+    )
 
 
 def class_order(case: Case) -> Check:
-    """Whether another order of the classes explains the targets far better than the one given."""
+    """Check for another order of the classes that explains the targets far better than the one given."""
     from scipy.optimize import linear_sum_assignment
     from scipy.stats import binomtest
 
     clean = case.clean
     predicted = clean.logits.argmax(axis=1)
     classes = clean.logits.shape[1]
-    if clean.targets.ndim == 2:
-        own = clean.targets > 0.5
-    else:
-        own = np.zeros((len(clean.ids), classes), dtype=bool)
-        own[np.arange(len(clean.ids)), clean.targets] = True
+    own = clean.own
     fold = np.array([derive_seed("audit/class-order", clip_id) % 2 for clip_id in clean.ids])
     hit = np.zeros(len(clean.ids), dtype=bool)
     for half in (0, 1):  # the order found on one half of the clips is tried on the other
         counts = np.zeros((classes, classes))
         np.add.at(counts, predicted[fold != half], own[fold != half].astype(float))
         counts += 1e-3 * np.eye(classes)  # what no clip tells of stays as it is
-        order = np.empty(classes, dtype=np.int64)
-        rows, columns = linear_sum_assignment(counts, maximize=True)
-        order[rows] = columns
+        _, order = linear_sum_assignment(counts, maximize=True)  # of a square table: its rows in order
         mine = fold == half
         hit[mine] = own[mine, order[predicted[mine]]]
     right = own[np.arange(len(clean.ids)), predicted]
     gained, lost = int((hit & ~right).sum()), int((right & ~hit).sum())
     figures = {"accuracy": float(right.mean()), "in_another_order": float(hit.mean())}
     certain = gained + lost > 0 and binomtest(gained, gained + lost, alternative="greater").pvalue < 1e-4
-    if certain and figures["in_another_order"] - figures["accuracy"] > PERMUTED_GAIN:
-        return Check(
-            check="class-order",
-            status="failed",
-            message=f"{100 * figures['accuracy']:.1f} % of the clips are right, and "
-            f"{100 * figures['in_another_order']:.1f} % would be if the outputs stood in another order, found on "
-            "other clips: the model's classes and the targets are not in the same order",
-            figures=figures,
-        )
-    return Check(
-        check="class-order", status="passed", message="no other order of the classes fits better", figures=figures
+    return judged(
+        "class-order",
+        certain and figures["in_another_order"] - figures["accuracy"] > PERMUTED_GAIN,
+        f"{100 * figures['accuracy']:.1f} % of the clips are right, and "
+        f"{100 * figures['in_another_order']:.1f} % would be if the outputs stood in another order, found on "
+        "other clips: the model's classes and the targets are not in the same order",
+        "no other order of the classes fits better",
+        figures=figures,
     )
 
 
 def budget(case: Case, standing: Standing) -> Iterator[Check]:
-    """Whether the norms that were measured in float64 lie inside the threat's radii."""
+    """Check that the norms, measured in float64, lie inside the threat's radii."""
     for outcome in standing.outcomes:
-        where: dict[str, Any] = {"attack": outcome.attack, "threat": outcome.threat}
         if not outcome.bounded:
-            yield not_applicable("budget", "the attack takes no notice of the radius", **where)
+            yield not_applicable("budget", "the attack takes no notice of the radius", **outcome.where)
             continue
         beyond = np.zeros(len(case.clean.ids), dtype=bool)
         for name, norms in outcome.predictions.norms.items():
@@ -111,19 +99,18 @@ def budget(case: Case, standing: Standing) -> Iterator[Check]:
             if isinstance(eps, float):  # a ratio to the clip was held against each clip's own radius at the attack
                 beyond |= norms > eps * (1 + NORM_TOLERANCE)
         ids = case.ids(np.flatnonzero(beyond))
-        yield Check(
-            check="budget",
-            status="failed" if ids else "passed",
-            message=f"{len(ids)} clips lie outside the radii ({first_of(ids)})"
-            if ids
-            else "every perturbation, measured in float64, lies inside its radius and the bounds",
+        yield judged(
+            "budget",
+            bool(ids),
+            f"{len(ids)} clips lie outside the radii ({first_of(ids)})",
+            "every perturbation, measured in float64, lies inside its radius and the bounds",
             clips=ids,
-            **where,
+            **outcome.where,
         )
 
 
 def comparisons(case: Case, standing: Standing) -> Iterator[Check]:
-    """Whether attacks under one threat are as strong as weaker ones: steps as one step, gradients as none."""
+    """Check that attacks under one threat are as strong as weaker ones: steps as one step, gradients as none."""
     kinds: dict[str, list[Outcome]] = {"single": [], "iterative": [], "black": []}
     for outcome in standing.worst:
         kind = kind_of(outcome.predictions, case)
@@ -145,15 +132,14 @@ def comparisons(case: Case, standing: Standing) -> Iterator[Check]:
                     status="failed" if failed else "passed",
                     message=f"{weak.attack}, {wording}, breaks {len(ids)} of {len(alone)} clips that {strong.attack} "
                     f"leaves{f' ({first_of(ids)})' if ids else ''}, and the reverse holds for {int(reverse.sum())}",
-                    attack=strong.attack,
-                    threat=strong.threat,
+                    **strong.where,
                     clips=ids if failed else (),
                     figures={"clips": len(ids), "reverse": int(reverse.sum())},
                 )
 
 
 def kind_of(predictions: Predictions, case: Case) -> str | None:
-    """What an attack is by the passes it has made: of one gradient step, of several, or of none."""
+    """The kind of an attack by the passes it has made: of one gradient step, of several, or of none."""
     if predictions.backwards is None:
         return None
     on_correct = case.clean.correct
@@ -166,38 +152,36 @@ def kind_of(predictions: Predictions, case: Case) -> str | None:
 
 
 def broken(case: Case, predictions: Predictions) -> NDArray[np.bool_]:
-    """Which clips an attack broke: correct clean, and not after it."""
+    """The clips that an attack broke: correct clean, and not after it."""
     return np.asarray(case.clean.correct & ~predictions.correct)
 
 
 def switches(case: Case, outcome: Outcome) -> Iterator[Check]:
-    """Whether the clips that an attack broke were moved in every modality of its threat."""
+    """Check that the clips that an attack broke were moved in every modality of its threat."""
     predictions = outcome.predictions
     won = broken(case, predictions)
     threat = case.threat(outcome)
-    where: dict[str, Any] = {"attack": outcome.attack, "threat": outcome.threat}
     dense = [name for name, each in threat.items() if each.norm in ("linf", "l2") and each.eps != 0]
     if len(threat.modalities) < 2 or len(dense) < len(threat.modalities) or not outcome.bounded:
         return  # one modality alone is what `inert-attack` looks at; sparse norms may well leave one alone
     if won.sum() < FEWEST_BROKEN:
         why = f"the attack broke {int(won.sum())} clips, fewer than {FEWEST_BROKEN}"
-        yield not_applicable("inert-switch", why, **where)
+        yield not_applicable("inert-switch", why, **outcome.where)
         return
     still = [name for name in dense if not predictions.norms[name][won].any()]
-    yield Check(
-        check="inert-switch",
-        status="failed" if still else "passed",
-        message=f"none of the {int(won.sum())} clips that the attack broke was moved in {', '.join(still)}, though the "
-        "threat allows it: that modality was not attacked"
-        if still
-        else f"the {int(won.sum())} broken clips were moved in every modality",
-        clips=case.ids(np.flatnonzero(won)) if still else (),
-        **where,
+    yield judged(
+        "inert-switch",
+        bool(still),
+        f"none of the {int(won.sum())} clips that the attack broke was moved in {', '.join(still)}, though the "
+        "threat allows it: that modality was not attacked",
+        f"the {int(won.sum())} broken clips were moved in every modality",
+        clips=case.ids(np.flatnonzero(won)),
+        **outcome.where,
     )
 
 
 def nestings(case: Case) -> Iterator[Check]:
-    """Whether what a smaller threat breaks, a larger one breaks too: the same modalities, or more of them."""
+    """Check that a larger threat, of the same modalities or more, breaks what a smaller one breaks."""
     by_attack: dict[str, list[Outcome]] = {}
     for outcome in case.attacked:
         if outcome.bounded and not outcome.goal.targeted and not _a_baseline(case, outcome):
@@ -215,7 +199,7 @@ def nestings(case: Case) -> Iterator[Check]:
 
 
 def _a_baseline(case: Case, outcome: Outcome) -> bool:
-    """Whether an attack asks for no gradient while another under its threat does: it claims no worst case."""
+    """True if an attack asks for no gradient while another under its threat does: it claims no worst case."""
     others = (each for each in case.attacked if each.threat == outcome.threat and each.attack != outcome.attack)
     return kind_of(outcome.predictions, case) == "black" and any(
         kind_of(each.predictions, case) == "iterative" for each in others
@@ -235,15 +219,14 @@ def _nested(case: Case, check: str, large: Outcome, smaller: list[Outcome]) -> C
         message=f"{len(ids)} of {len(missed)} clips are broken under {names}"
         f"{f' ({first_of(ids)})' if ids else ''} and not under the larger {large.threat}: counted there too, "
         f"{100 * corrected:.1f} % are robust, not {100 * robust:.1f}",
-        attack=large.attack,
-        threat=large.threat,
+        **large.where,
         clips=ids,
         figures={"clips": len(ids), "robust_accuracy": robust, "corrected": corrected},
     )
 
 
 def holds(large: ThreatModel, small: ThreatModel) -> bool:
-    """Whether every perturbation that one threat allows is allowed by another, too."""
+    """True if the large threat allows every perturbation that the small one allows."""
     if large.kind == "shared" and small.kind != "shared" and len(small.modalities) > 1:
         return False
     return all(name in large.budgets and _within(large[name], each) for name, each in small.items())
@@ -251,8 +234,8 @@ def holds(large: ThreatModel, small: ThreatModel) -> bool:
 
 def _within(large: Budget, small: Budget) -> bool:
     alike = large.model_copy(update={"eps": small.eps}) == small
-    if isinstance(large.eps, Snr) != isinstance(small.eps, Snr):
-        return False
     if isinstance(large.eps, Snr) and isinstance(small.eps, Snr):
         return alike and large.eps.snr_db <= small.eps.snr_db
-    return alike and float(large.eps) >= float(small.eps)  # type: ignore[arg-type]  # both are radii
+    if isinstance(large.eps, Snr) or isinstance(small.eps, Snr):
+        return False
+    return alike and large.eps >= small.eps

@@ -36,7 +36,7 @@ def threat_checks(look: Look) -> Iterator[Check]:
 
 
 def searched(look: Look) -> Iterator[Check]:
-    """What a search without gradients breaks, with all that is left of the budget."""
+    """Search without gradients, with all that is left of the budget."""
     samples, found = look.case.victim.samples, look.found
     left = look.meter.left // samples
     count = min(len(look.survivors), max(FEWEST_CLIMBED // 2, left // SEARCH_QUERIES))
@@ -44,9 +44,8 @@ def searched(look: Look) -> Iterator[Check]:
     if found.queries < SEARCH_LEAST:
         yield not_applicable("black-box", f"the budget of {look.meter.limit} passes does not reach for a search")
         return
-    for start in range(0, count, look.case.batch_size):
-        positions = look.survivors[:count][start : start + look.case.batch_size]
-        bound = look.case.victim.bind(look.case.read(look.case.ids(positions)), look.standing.threat)
+    for positions in look.case.chunks(look.survivors[:count]):
+        bound = look.bound(positions)
         note(found.searched, positions, search(bound, found.queries))
         look.meter.count(bound)
     yield look.drop("black-box", found.searched, f"a random search of {found.queries} queries breaks")

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
-from avrobust_core.audit.checks import Check, not_applicable
+from avrobust_core.audit.checks import Check, judged, not_applicable
 from avrobust_core.audit.look import Look, asker, note
 from avrobust_core.audit.probes import climb
 from avrobust_core.naming import first_of
@@ -33,24 +31,20 @@ def unbounded(look: Look) -> Iterator[Check]:
         yield not_applicable("unbounded", f"the budget of {look.meter.limit} passes does not reach for it")
         return
     steps = min(len(FREE_LENGTHS), (meter.left // (count * samples) - 1) // 2)
-    for start in range(0, count, look.case.batch_size):
-        positions = np.array(flips[:count][start : start + look.case.batch_size])
-        bound = look.case.victim.bind(look.case.read(look.case.ids(positions)), threat)
+    for positions in look.case.chunks(flips[:count]):
+        bound = look.bound(positions, threat)
         climbed = climb(bound.region, bound.goal, asker(bound), dict(bound.clean), FREE_LENGTHS[:steps])
         note(look.found.free, positions, climbed.broken)
         meter.count(bound)
     look.meter.take(meter)
-    kept = [i for i, broken in look.found.free.items() if not broken]
-    ids = look.case.ids(np.array(kept, dtype=np.int64))
-    failed = len(kept) > count / 2
-    yield Check(
-        check="unbounded",
-        status="failed" if failed else "passed",
-        message=f"without any limit but the bounds, {steps} gradient steps leave {len(ids)} of {count} clips as "
-        f"they were ({first_of(ids)}), though another clip's inputs change their class"
-        if failed
-        else f"without a limit, {count - len(ids)} of {count} clips are broken in {steps} steps",
-        clips=ids if failed else (),
+    ids = look.case.ids(i for i, broken in look.found.free.items() if not broken)
+    yield judged(
+        "unbounded",
+        len(ids) > count / 2,
+        f"without any limit but the bounds, {steps} gradient steps leave {len(ids)} of {count} clips as "
+        f"they were ({first_of(ids)}), though another clip's inputs change their class",
+        f"without a limit, {count - len(ids)} of {count} clips are broken in {steps} steps",
+        clips=ids,
         figures={"clips": count, "left": len(ids)},
     )
 

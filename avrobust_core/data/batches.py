@@ -1,4 +1,4 @@
-"""What flows from a data set through encoders to logits: clips, batches, encodings."""
+"""The data on its way from a data set through encoders to logits: clips, batches, encodings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,25 +69,26 @@ class Batch:
         )
 
     def copied(self, device: torch.device | str) -> "Batch":
-        """A copy of this batch on a device, even if it is there already: what becomes of either leaves the other."""
-        return Batch(
-            inputs={name: x.to(device, non_blocking=True, copy=True) for name, x in self.inputs.items()},
-            targets=self.targets.to(device, non_blocking=True, copy=True),
-            ids=self.ids,
-        )
+        """A copy of this batch on a device, even if it is there already: changes to either leave the other alone."""
+        return self.to(device, copy=True)
 
-    def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on a device; the copy overlaps with computation where memory is pinned."""
+    def to(self, device: torch.device | str, *, copy: bool = False) -> "Batch":
+        """The same batch on a device; the copy overlaps with computation where memory is pinned.
+
+        Args:
+            device: the target; a batch that is there already is returned with its own tensors.
+            copy: whether to copy even then.
+        """
         return Batch(
-            inputs={name: x.to(device, non_blocking=True) for name, x in self.inputs.items()},
-            targets=self.targets.to(device, non_blocking=True),
+            inputs={name: x.to(device, non_blocking=True, copy=copy) for name, x in self.inputs.items()},
+            targets=self.targets.to(device, non_blocking=True, copy=copy),
             ids=self.ids,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What an encoder returns.
+    """The output of an encoder.
 
     Attributes:
         tokens: (B, T, D), one per step of time; T may differ between modalities.

@@ -1,4 +1,4 @@
-"""What a loader gives: batches whose clips, targets and ids fit together; anything else is said in one sentence."""
+"""Checks of a loader's batches: clips, targets and ids must fit together, or an error says what does not."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from avrobust_core.naming import clips_named
 
 
 def as_batch(item: Any, number: int, position: int, task: Task) -> Batch:
-    """What a loader gave, as a batch. Its tensors may be the caller's: give a model or an attack none but copies.
+    """Turn a loader's item into a batch. Its tensors may be the caller's: give a model or an attack only copies.
 
     Args:
         item: a `Batch`, a pair (inputs by modality, targets), or a triple with the clips' ids.

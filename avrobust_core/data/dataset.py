@@ -1,4 +1,4 @@
-"""What a data set is: the base class that plugins subclass."""
+"""The base class of data sets, for plugins to subclass."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -32,10 +32,10 @@ class Dataset(ABC):
         """The ids of a split's clips, in order: unique over all splits, known without reading any media."""
 
     def groups(self, split: str) -> Sequence[str] | None:
-        """What each clip of a split was drawn with (a speaker, a source video), in the order of `ids`.
+        """The group that each clip of a split was drawn with (a speaker, a source video), in the order of `ids`.
 
-        Clips of one group are no independent draws: intervals then resample groups. None, as here, if every clip stands
-        for itself.
+        Clips of one group are not independent draws: intervals then resample groups. None, as here, if every clip
+        stands for itself.
         """
         return None
 

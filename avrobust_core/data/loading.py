@@ -1,4 +1,4 @@
-"""From a data set to batches: which clips, in which order, and what becomes of those that cannot be read."""
+"""Loading of batches from a data set: the choice and order of clips, and a record of those that cannot be read."""
 
 import math
 import random
@@ -222,11 +222,9 @@ class _Reader(TorchDataset[Clip | AvrobustError]):
             fault = self._fault(clip, clip_id)
         except (ClipError, BatchTimeout) as error:
             return error
-        except OSError as error:
-            if error.errno in NO_CLIPS_FAULT:
-                return RunError(f"while clip {clip_id} of split {self.split!r} was read: {sentence(error)}")
-            return ClipError(clip_id, f"{type(error).__name__}: {error}")
         except Exception as error:  # noqa: BLE001  # a reader's bug is counted and named like a bad clip, and limited
+            if isinstance(error, OSError) and error.errno in NO_CLIPS_FAULT:
+                return RunError(f"while clip {clip_id} of split {self.split!r} was read: {sentence(error)}")
             return ClipError(clip_id, f"{type(error).__name__}: {error}")
         except (SystemExit, GeneratorExit) as error:  # must not end the run, or a worker, as if all were done
             return ClipError(clip_id, sentence(error))
@@ -301,14 +299,14 @@ def read_batches(
     """
     if not batches:
         return
-    options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin}
     reader = _Reader(dataset, split, workers)
     loader: DataLoader[Any] = DataLoader(
         reader,
         batch_sampler=batches,  # type: ignore[arg-type]  # any sized iterable of lists serves
         collate_fn=_collate,
         generator=torch.Generator(),  # else the loader draws a seed from the global random state
-        **options,
+        num_workers=workers,
+        pin_memory=pin,
     )
     items = _begun(loader)
     for number in range(len(batches)):

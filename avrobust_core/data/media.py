@@ -1,4 +1,4 @@
-"""What a data set says of its modalities and of its task, and what an attacker may want of it; free of torch."""
+"""The description of a data set's modalities and task, and the names of attackers' goals; free of torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

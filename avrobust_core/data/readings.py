@@ -1,4 +1,4 @@
-"""Whether clips that are read again are the same clips: compared by checksums, bit for bit."""
+"""Comparison of clips that are read again with those read at first: by checksums, bit for bit."""
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from avrobust_core.data.batches import Batch
 from avrobust_core.errors import DataError, RunError
 
 TARGETS = "targets"
-"""What the checksums of targets are called, beside those of modalities."""
+"""The name of the targets' checksums, beside those of modalities."""
 
 
 def checksums(batch: Batch) -> dict[str, Tensor]:
@@ -26,12 +26,12 @@ def checksums(batch: Batch) -> dict[str, Tensor]:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are of the same type and shape, and of the same bits: NaN is then as good as any number."""
+    """True if two tensors have the same type, shape and bits: NaN then equals itself."""
     return a.dtype == b.dtype and a.shape == b.shape and (torch.equal(a, b) or torch.equal(_bytes(a), _bytes(b)))
 
 
 class FirstReading:
-    """How the clips of a data set were read for the clean predictions: each must be the same when it is read again.
+    """The clips of a data set as read for the clean predictions: each must be the same when it is read again.
 
     Args:
         ids: the clips that could be read.
@@ -86,7 +86,7 @@ class FirstReading:
 
 
 class Readings:
-    """What a loader gave when it was first read, clip by clip; each later reading must be of the same clips.
+    """The clips of a loader as it was first read; each later reading must give the same clips.
 
     Clips are matched by their ids, so that a loader that gives ids may give its clips in any order.
     """
@@ -95,7 +95,7 @@ class Readings:
         self._known: dict[str, dict[str, int]] = {}
         self._complete = False
         self.shuffled = False
-        """Whether the clips came in another order than at first."""
+        """True if the clips came in another order than at first."""
 
     @property
     def ids(self) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""What is kept of an evaluation: predictions, outcomes, shards of work, failures, and how each is worded."""
+"""The results of an evaluation: predictions, outcomes, shards of work, failures, and their wording."""

@@ -1,4 +1,4 @@
-"""What went wrong in one step of a run, kept as data, so that the other steps go on."""
+"""Failures of single steps of a run, kept as data, so that the other steps go on."""
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -64,7 +64,7 @@ def told(error: BaseException) -> Failure:
 
 
 def why_missing(cell: Mapping[str, Any], attack: str | None, threat: str | None) -> str | None:
-    """Why a cell's result has no number for an attack under a threat: its failure's message; None if it did not fail.
+    """The message of the failure that left a cell without a number for an attack and threat; None if there is none.
 
     Args:
         cell: its result.
@@ -79,7 +79,7 @@ def why_missing(cell: Mapping[str, Any], attack: str | None, threat: str | None)
 
 
 def failure_label(failure: Mapping[str, Any]) -> str:
-    """What failed: "pgd/both", "fmn/both at audio 0.71, video 0.71", "density", "map on pgd/both"."""
+    """The name of a failed step: "pgd/both", "fmn/both at audio 0.71, video 0.71", "density", "map on pgd/both"."""
     evaluation = failure["evaluation"]
     if failure["metric"] is None:
         return str(evaluation)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def groups_by_clip(dataset: Dataset, split: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """How intervals are made: every estimate of a study resamples the same clips, so that they can be compared.
+    """The settings of intervals: every estimate of a study resamples the same clips, so that they can be compared.
 
     Attributes:
         confidence: e.g. 0.95.
@@ -88,39 +89,31 @@ class Intervals:
 
     def share(self, outcomes: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
         """The share of the clips in `among` for which an outcome is 1."""
-        return share(outcomes[among], confidence=self.confidence, groups=self._groups_of(among))
+        return self._among(among).mean(outcomes[among])
 
     def median(self, values: NDArray[np.float64], among: NDArray[np.bool_]) -> Estimate:
         """The median over the clips in `among` of one number per clip, which may be infinite."""
-        chosen = values[among]
-        return self._bootstrap(weighted_median(chosen), chosen.size, self._groups_of(among))
+        return self._among(among).statistic(weighted_median(values[among]), int(among.sum()))
 
     def statistic(self, of_weights: Callable[[NDArray[np.float64]], NDArray[np.float64]], clips: int) -> Estimate:
-        """Whatever can be computed from weights over all clips; see `bootstrap`."""
-        return self._bootstrap(of_weights, clips, self.groups)
-
-    def _groups_of(self, among: NDArray[np.bool_]) -> list[str] | None:
-        return None if self.groups is None else [self.groups[i] for i in np.flatnonzero(among)]
-
-    def _bootstrap(
-        self,
-        of_weights: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-        clips: int,
-        groups: Sequence[str] | None,
-    ) -> Estimate:
+        """A statistic that can be computed from weights over all clips; see `bootstrap`."""
         return bootstrap(
             of_weights,
             clips,
             confidence=self.confidence,
             resamples=self.resamples,
             seed=self.seed,
-            groups=groups,
+            groups=self.groups,
         )
+
+    def _among(self, among: NDArray[np.bool_]) -> "Intervals":
+        """The same for some of these clips."""
+        return self if self.groups is None else replace(self, groups=tuple(compress(self.groups, among)))
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one attack under one threat has come to.
+    """The outcome of one attack under one threat.
 
     Attributes:
         attack, threat: names.
@@ -148,6 +141,11 @@ class Outcome:
         """For messages: "pgd/both"."""
         return f"{self.attack}/{self.threat}"
 
+    @property
+    def where(self) -> dict[str, Any]:
+        """Attack and threat by name, for a check or a caveat."""
+        return {"attack": self.attack, "threat": self.threat}
+
 
 def summarise(
     clean: Predictions, outcomes: Sequence[Outcome], intervals: Intervals, caveats: Sequence[Caveat] = ()
@@ -172,17 +170,15 @@ def summarise(
         DataError: if a clip was not read alike each time.
     """
     intervals = intervals.over(clean.ids)
-    robust: dict[str, dict[str, Any]] = {}
-    success: dict[str, dict[str, Any]] = {}
-    curves: dict[str, dict[str, Any]] = {}
-    smallest: dict[str, dict[str, Any]] = {}
-    fronts: dict[str, dict[str, Any]] = {}
+    sections = ("robust_accuracy", "attack_success_rate", "curves", "smallest_perturbation", "fronts")
+    found: dict[str, dict[str, dict[str, Any]]] = {section: {} for section in sections}
     surviving: dict[str, NDArray[np.bool_]] = {}
     for outcome in outcomes:
-        attack, threat, predictions = outcome.attack, outcome.threat, outcome.predictions
+        threat, predictions = outcome.threat, outcome.predictions
         same_clips(clean, predictions, outcome.label)
         survived = clean.correct & predictions.correct
-        robust.setdefault(attack, {})[threat] = intervals.mean(survived).to_json() | {
+        measured: dict[str, Any] = {}
+        measured["robust_accuracy"] = intervals.mean(survived).to_json() | {
             "attacked": list(outcome.modalities),
             "bounded": outcome.bounded,
             "queries": float(predictions.queries.mean()),
@@ -190,33 +186,29 @@ def summarise(
             "norms": {name: float(f"{norms.mean():.4g}") for name, norms in sorted(predictions.norms.items())},
             "no_gradient": _without_gradient(survived, predictions),
         }
-        success.setdefault(attack, {})[threat] = _success(clean, outcome, survived, intervals).to_json()
+        measured["attack_success_rate"] = _success(clean, outcome, survived, intervals).to_json()
         if outcome.bounded:
             surviving[threat] = surviving.get(threat, clean.correct) & survived
-        if not outcome.modalities:
-            continue
-        if len(outcome.factors) > 1:
-            curves.setdefault(attack, {})[threat] = _curve(clean, outcome, intervals)
-        if outcome.minimal:
+        if outcome.modalities and len(outcome.factors) > 1:
+            measured["curves"] = _curve(clean, outcome, intervals)
+        if outcome.modalities and outcome.minimal:
             size = intervals.median(predictions.factor, clean.correct)
-            smallest.setdefault(attack, {})[threat] = {"median_size": size.to_json()}
-        if outcome.front:
-            fronts.setdefault(attack, {})[threat] = _front(clean, outcome, intervals)
+            measured["smallest_perturbation"] = {"median_size": size.to_json()}
+        if outcome.modalities and outcome.front:
+            measured["fronts"] = _front(clean, outcome, intervals)
+        for section, entry in measured.items():
+            found[section].setdefault(outcome.attack, {})[threat] = entry
     return {
         "clips": len(clean.ids),
         "clean_accuracy": intervals.mean(clean.correct).to_json(),
-        "robust_accuracy": robust,
-        "attack_success_rate": success,
+        **found,
         "worst_case": {threat: intervals.mean(correct).to_json() for threat, correct in surviving.items()},
-        "curves": curves,
-        "smallest_perturbation": smallest,
-        "fronts": fronts,
         "caveats": [caveat.to_json() for caveat in _all_caveats(clean, outcomes, caveats)],
     }
 
 
 def _all_caveats(clean: Predictions, outcomes: Sequence[Outcome], given: Sequence[Caveat]) -> list[Caveat]:
-    """What predictions alone tell, and what was found elsewhere, such as by the audit, each thing once."""
+    """The caveats from predictions alone, and those given, such as by the audit, each once."""
     task: Task = "multi-label" if clean.targets.ndim == 2 else "single-label"
     outputs, gradients = probability_caveats(clean.logits, task), list(_gradient_caveats(clean, outcomes))
     said = {(caveat.check, caveat.threat) for caveat in (*outputs, *gradients)}
@@ -235,19 +227,18 @@ def _gradient_caveats(clean: Predictions, outcomes: Sequence[Outcome]) -> Iterat
     for outcome in outcomes:
         survived = clean.correct & outcome.predictions.correct
         for name, missing in sorted(outcome.predictions.no_gradient.items()):
-            unproven = survived & missing
-            count, robust = int(unproven.sum()), int(survived.sum())
+            unproven = np.flatnonzero(survived & missing)
+            count, robust = len(unproven), int(survived.sum())
             if count <= NO_GRADIENT * len(clean.ids):
                 continue
-            first = first_of(clean.ids[i] for i in np.flatnonzero(unproven))
+            first = first_of(clean.ids[i] for i in unproven)
             yield Caveat(
                 check="zero-gradient",
                 message=f"no gradient reached {name} for {count} of the {robust} clips counted as robust "
                 f"({100 * count / robust:.3g} %; {first}): the model rounds, detaches or "
                 f"ignores {name} there, or its loss is flat, so that {name} was not attacked; try an attack without "
                 "gradients, or one on a smooth stand-in for that step",
-                attack=outcome.attack,
-                threat=outcome.threat,
+                **outcome.where,
             )
 
 
@@ -256,8 +247,7 @@ def _success(clean: Predictions, outcome: Outcome, survived: NDArray[np.bool_], 
         return intervals.share(clean.correct & ~survived, clean.correct)
     among = np.ones(len(clean.ids), dtype=bool)
     if outcome.goal.target is not None:
-        own = clean.targets
-        among = own[:, outcome.goal.target] <= 0.5 if own.ndim == 2 else own != outcome.goal.target
+        among = ~clean.own[:, outcome.goal.target]
     return intervals.share(outcome.predictions.success, among)
 
 
@@ -276,8 +266,7 @@ def _front(clean: Predictions, outcome: Outcome, intervals: Intervals) -> list[d
     for shares, predictions in outcome.front:
         same_clips(clean, predictions, outcome.label)
         size = intervals.median(predictions.factor, clean.correct)
-        found = np.isfinite(size.value)
-        budget = {name: share * size.value if found else None for name, share in shares.items()}
+        budget = {name: share * size.value if np.isfinite(size.value) else None for name, share in shares.items()}
         points.append({"direction": dict(shares), "median_size": size.to_json(), "budget": budget})
     return points
 
@@ -292,7 +281,7 @@ def subject_of(
     latents: Mapping[str, Latents] | None = None,
     probe: Probe | None = None,
 ) -> Subject:
-    """What a metric is given of one evaluation."""
+    """The subject of a metric: one evaluation."""
     return Subject(
         ids=predictions.ids,
         logits=predictions.logits,
@@ -322,7 +311,7 @@ def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
 
 
 def same_clips(clean: Predictions, other: Predictions, label: str) -> None:
-    """Refuse predictions under attack that are of other clips than the clean ones, or of clips read otherwise.
+    """Refuse predictions under attack on other clips than the clean ones, or on clips that were read differently.
 
     Raises:
         RunError: if they are of other clips.

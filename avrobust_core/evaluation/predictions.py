@@ -27,7 +27,7 @@ PREDICTIONS = "predictions.parquet"
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What was found for each clip that could be read, in the selection's order.
+    """The predictions for each clip that could be read, in the selection's order.
 
     Attributes:
         ids: the clips.
@@ -41,7 +41,7 @@ class Predictions:
         queries: (N,) int64 forward passes per clip; 0 for clean predictions.
         seconds: spent on these clips, by all processes together.
         no_gradient: by attacked modality, (N,) bool: all gradients that the attack asked for were zero.
-        checksums: by modality, and for the targets, (N,) int64: of what was read; see `border.readings`.
+        checksums: by modality, and for the targets, (N,) int64: of what was read; see `data.readings`.
         backwards: (N,) int64 backward passes per clip; None where an earlier version did not count them.
     """
 
@@ -60,8 +60,15 @@ class Predictions:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each clip is classified correctly: (N,) bool."""
+        """The clips that are classified correctly: (N,) bool."""
         return np.asarray(self.margins > 0)
+
+    @property
+    def own(self) -> NDArray[np.bool_]:
+        """Each clip's own classes: (N, K) bool."""
+        if self.targets.ndim == 2:
+            return np.asarray(self.targets > 0.5)
+        return np.asarray(self.targets[:, None] == np.arange(self.logits.shape[1]))
 
 
 def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[str, Tensor]:
@@ -141,26 +148,17 @@ def from_parquet(path: Path, seconds: float) -> Predictions:
 
 def from_table(table: pa.Table, seconds: float) -> Predictions:
     """Predictions from their table."""
-    targets = from_column(table["target"])
     return Predictions(
         ids=tuple(table["id"].to_pylist()),
         logits=from_column(table["logits"]),
-        targets=targets,
+        targets=from_column(table["target"]),
         margins=table["margin"].to_numpy(),
-        norms={
-            name.removeprefix("norm/"): table[name].to_numpy()
-            for name in table.column_names
-            if name.startswith("norm/")
-        },
+        norms=shards.columns_named(table, "norm/"),
         success=table["success"].to_numpy(zero_copy_only=False),
         factor=table["factor"].to_numpy(),
         queries=table["queries"].to_numpy(),
         seconds=seconds,
-        no_gradient={
-            name.removeprefix("no_gradient/"): table[name].to_numpy(zero_copy_only=False)
-            for name in table.column_names
-            if name.startswith("no_gradient/")
-        },
-        checksums=shards.checksums_in(table),
+        no_gradient=shards.columns_named(table, "no_gradient/"),
+        checksums=shards.columns_named(table, shards.CHECKSUM),
         backwards=table["backwards"].to_numpy() if "backwards" in table.column_names else None,
     )

@@ -39,19 +39,18 @@ def write_samples(path: Path, clean: Predictions, outcomes: Sequence[Outcome], d
     """
     rows: list[tuple[str | None, str | None, Predictions]] = [(None, None, clean)]
     rows += [(outcome.attack, outcome.threat, outcome.predictions) for outcome in outcomes]
-    tables = []
+    tables, classes = [], np.array(dataset.classes, dtype=object)
     for attack, threat, predictions in rows:
         count = len(predictions.ids)
+        labels = [list(classes[own]) for own in predictions.own]
         tables.append(
             pa.table(
                 {
                     "id": pa.array(predictions.ids, type=pa.string()),
                     "attack": pa.array([attack] * count, type=pa.string()),
                     "threat": pa.array([threat] * count, type=pa.string()),
-                    "labels": pa.array(_labels(predictions, dataset), type=pa.list_(pa.string())),
-                    "prediction": pa.array(
-                        [dataset.classes[k] for k in predictions.logits.argmax(axis=1)], type=pa.string()
-                    ),
+                    "labels": pa.array(labels, type=pa.list_(pa.string())),
+                    "prediction": pa.array(classes[predictions.logits.argmax(axis=1)], type=pa.string()),
                     "correct": predictions.correct,
                     "clean_correct": clean.correct,
                     "margin": predictions.margins,
@@ -64,9 +63,3 @@ def write_samples(path: Path, clean: Predictions, outcomes: Sequence[Outcome], d
         )
     table = pa.concat_tables(tables)
     write_atomically(path, lambda file: pq.write_table(table, file))
-
-
-def _labels(predictions: Predictions, dataset: Dataset) -> Sequence[list[str]]:
-    if dataset.task == "single-label":
-        return [[dataset.classes[k]] for k in predictions.targets]
-    return [[dataset.classes[k] for k in np.flatnonzero(row > 0.5)] for row in predictions.targets]

@@ -21,16 +21,16 @@ from avrobust_core.errors import DatasetFailure
 from avrobust_core.files import write_atomically
 
 SHARD_SECONDS = 30.0
-"""How much work a killed process loses at most, beside the batch it was in."""
+"""The most work that a killed process loses, beside the batch it was in."""
 
 SHARD_BYTES = 256 * 2**20
-"""How much of what was found is held in memory, beside the batch."""
+"""The most results held in memory, beside the batch."""
 
 CHECKSUM = "checksum/"
-"""What the columns of checksums are named with."""
+"""The prefix of the columns of checksums: results of two readings are put together only if the clips were the same."""
 
 Columns = Mapping[str, Tensor]
-"""What was found for a batch of B clips, by name, each (B, ...)."""
+"""The results for a batch of B clips, by name, each (B, ...)."""
 
 Work = Callable[[Batch], Columns]
 """From a batch to what is found for each of its clips, which does not depend on its batch mates."""
@@ -140,7 +140,8 @@ def carry_out(
         if batch is not None:
             with limit(f"batch {number} of {len(chunks)}", batch.ids):
                 batch = batch.to(device)
-                tables.append(to_table(batch, {**work_on(batch), **_columns(read_as)}))
+                found = {**work_on(batch), **{f"{CHECKSUM}{name}": values for name, values in read_as.items()}}
+                tables.append(to_table(batch, found))
         tick(len(chunk))
         now = time.monotonic()
         full = sum(table.nbytes for table in tables) > SHARD_BYTES
@@ -177,7 +178,7 @@ def skipped_in(path: Path) -> dict[str, str]:
 
 
 def seconds_in(path: Path) -> float:
-    """How long it took to make a shard."""
+    """The time it took to make a shard."""
     return float(_metadata(path)[b"seconds"])
 
 
@@ -230,10 +231,10 @@ def to_table(batch: Batch, columns: Columns) -> pa.Table:
     )
 
 
-def checksums_in(table: pa.Table) -> dict[str, NDArray[np.int64]]:
-    """The checksums of a table, by modality and for the targets, each (N,)."""
-    names = [name for name in table.column_names if name.startswith(CHECKSUM)]
-    return {name.removeprefix(CHECKSUM): table[name].to_numpy() for name in names}
+def columns_named(table: pa.Table, prefix: str) -> dict[str, NDArray[Any]]:
+    """The columns whose names begin with a prefix, by what follows it, each (N,)."""
+    names = [name for name in table.column_names if name.startswith(prefix)]
+    return {name.removeprefix(prefix): table[name].to_numpy(zero_copy_only=False) for name in names}
 
 
 def to_column(array: NDArray[Any]) -> pa.Array:
@@ -252,11 +253,6 @@ def from_column(column: pa.ChunkedArray) -> NDArray[Any]:
         widths.append(flat.type.list_size)
         flat = flat.flatten()
     return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(column), *widths)
-
-
-def _columns(read_as: Columns) -> Columns:
-    """Checksums as columns: results of several readings are set side by side only if they are of the same clips."""
-    return {f"{CHECKSUM}{name}": found for name, found in read_as.items()}
 
 
 def _metadata(path: Path) -> dict[bytes, bytes]:

@@ -1,4 +1,4 @@
-"""How estimates are written, in tables and elsewhere: numbers, their intervals and what these are over, marks."""
+"""The wording of estimates in tables and elsewhere: numbers, their intervals and what these are over, marks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from avrobust_core.caveats import concerns
 
 MOST_COLUMNS = 5
-"""What stands beside one another in one table; more of it stands below one another, or in several tables."""
+"""The most columns of one table; more of them become rows, or several tables."""
 
 Json = Mapping[str, Any]
 """An estimate, or a part of a result, as JSON data."""
@@ -64,17 +64,17 @@ def difference(value: float, found: Json, p: float | None) -> str:
 
 
 def drawn(estimate: Json) -> str:
-    """What an estimate's interval is over: "clips", or "40 groups of clips"."""
+    """The units that an estimate's interval is over: "clips", or "40 groups of clips"."""
     return "clips" if estimate.get("groups") is None else f"{estimate['groups']} groups of clips"
 
 
 def of_method(item: Json) -> bool:
-    """Whether a pooled accuracy, or a comparison, has an interval over fits, too."""
+    """True if a pooled accuracy, or a comparison, has an interval over fits, too."""
     return "left_out" not in item.get("across_fits", {"left_out": None})
 
 
 def interval(result: Json, estimates: Sequence[Json], methods: bool) -> str:
-    """What stands in brackets.
+    """The explanation of the brackets.
 
     Args:
         result: of the run.
@@ -87,12 +87,12 @@ def interval(result: Json, estimates: Sequence[Json], methods: bool) -> str:
 
 
 def over_seeds(result: Json) -> str:
-    """Of how many seeds a number is the mean, where there are several."""
+    """The number of seeds that a number is the mean of, where there are several."""
     return f", mean over {len(result['seed'])} seeds" if result.get("pooled") else ""
 
 
 def doubt(cell: Mapping[str, Any], attack: str | None, threat: str | None) -> str:
-    """What stands before a number that something speaks against; the lines below the first table say what."""
+    """The mark before a doubtful number; the lines below the first table give the reasons."""
     caveats = cell.get("caveats", [])
     if attack == "worst case":  # as strong as the strongest: in doubt only if every attack is
         attacks = [name for name, threats in cell["robust_accuracy"].items() if threats.get(threat, {}).get("bounded")]

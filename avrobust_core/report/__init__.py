@@ -1,1 +1,1 @@
-"""What a run found, for a reader: terminal tables."""
+"""Terminal tables of a run's results."""

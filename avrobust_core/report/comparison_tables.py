@@ -9,6 +9,14 @@ from rich.table import Table
 from avrobust_core.evaluation.wording import MOST_COLUMNS, difference, doubt, interval, of_method, over_seeds
 
 
+def table_of(left: Iterable[str], right: Iterable[str], title: str | None = None) -> Table:
+    """A table without rows: columns of text under the left headings, of numbers under the right ones."""
+    table = Table(*left, title=title, title_justify="left")
+    for heading in right:
+        table.add_column(heading, justify="right")
+    return table
+
+
 def print_comparisons(console: Console, result: Mapping[str, Any]) -> None:
     """One table per entry of `compare`: pairs beside one another, or, if they are many, below one another."""
     entries: dict[int, list[Mapping[str, Any]]] = {}
@@ -35,7 +43,7 @@ def print_comparisons(console: Console, result: Mapping[str, Any]) -> None:
 
 
 Doubted = Callable[[Mapping[str, Any]], str]
-"""From a comparison to what stands before it: a mark if something speaks against either number."""
+"""From a comparison to the mark before it, if something speaks against either number."""
 
 
 def _doubted(result: Mapping[str, Any]) -> Doubted:
@@ -57,9 +65,7 @@ def _doubted(result: Mapping[str, Any]) -> Doubted:
 def _pairs_beside(items: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, str]], doubted: Doubted) -> Table:
     """A row for each attack and threat, a column for each pair."""
     methods = any(map(of_method, items))
-    table = Table("attack", "threat", *(["between"] if methods else []))
-    for pair in pairs:
-        table.add_column("\n".join(pair), justify="right")
+    table = table_of(("attack", "threat", *(["between"] if methods else [])), map("\n".join, pairs))
     found = {
         (_condition(item), between, _pair(item)): doubted(item) + text
         for item in items
@@ -74,8 +80,7 @@ def _pairs_beside(items: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str,
 def _pairs_below(items: Sequence[Mapping[str, Any]], doubted: Doubted) -> Table:
     """A row for each pair, attack and threat."""
     methods = any(map(of_method, items))
-    table = Table("pair", "", "attack", "threat", *(["between"] if methods else []))
-    table.add_column("difference", justify="right")
+    table = table_of(("pair", "", "attack", "threat", *(["between"] if methods else [])), ["difference"])
     for item in items:
         for between, text in _differences(item):
             table.add_row(*_pair(item), *_condition(item), *([between] if methods else []), doubted(item) + text)
@@ -83,7 +88,7 @@ def _pairs_below(items: Sequence[Mapping[str, Any]], doubted: Doubted) -> Table:
 
 
 def _pair(item: Mapping[str, Any]) -> tuple[str, str]:
-    """What is compared, and where: "concat vs sum", "standard"."""
+    """The compared pair, and where: "concat vs sum", "standard"."""
     first, second = item["first"], item["second"]
     if first["model"] == second["model"]:
         return f"{first['training']} vs {second['training']}", first["model"]

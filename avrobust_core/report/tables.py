@@ -1,7 +1,7 @@
 """The tables of a run's results, on stdout."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -23,7 +23,7 @@ from avrobust_core.evaluation.wording import (
     spread,
 )
 from avrobust_core.plain_text import plain_text
-from avrobust_core.report.comparison_tables import print_comparisons
+from avrobust_core.report.comparison_tables import print_comparisons, table_of
 from avrobust_core.study.console import TextConsole
 
 Item = TypeVar("Item")
@@ -35,8 +35,8 @@ def print_tables(result: Mapping[str, Any]) -> None:
     """Print a run's results: accuracies, and where there are any, comparisons, curves, perturbations, metrics."""
     console = TextConsole(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
     _print_accuracies(console, result)
-    cells = [_named(result, cell) for cell in result["cells"] if "error" not in cell]
     print_comparisons(console, result)
+    cells = [_named(result, cell) for cell in result["cells"] if "error" not in cell]
     _print_curves(console, cells)
     _print_sizes(console, cells)
     _print_fronts(console, cells)
@@ -55,29 +55,31 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     else:
         for part in _parts(columns):
             console.print(_by_cell(cells, part))
-    for cell in result["cells"]:
+    named = [
+        (f"{cell['model']}/{cell['training']}", cell) for cell in (_named(result, each) for each in result["cells"])
+    ]
+    for name, cell in named:
         if "error" in cell:
-            named = _named(result, cell)
-            _print_failure(console, f"{named['model']}/{named['training']}", cell["error"])
+            _print_failure(console, name, cell["error"])
         for failure in cell.get("failures", []):
-            named = _named(result, cell)
-            _print_failure(console, f"{named['model']}/{named['training']}, {failure_label(failure)}", failure)
-    for cell in result["cells"]:
+            _print_failure(console, f"{name}, {failure_label(failure)}", failure)
+    for name, cell in named:
         for line in verdict_lines(cell["audit"]) if "audit" in cell else ():
-            named = _named(result, cell)
-            console.print(f"{named['model']}/{named['training']}, {line}", markup=False)
-    for cell in result["cells"]:
+            console.print(f"{name}, {line}")
+    for name, cell in named:
         for caveat in cell.get("caveats", []):
-            named = _named(result, cell)
-            console.print(f"? {named['model']}/{named['training']}, {describe(caveat)}")
+            console.print(f"? {name}, {describe(caveat)}")
     for cell in cells:
         left_out = cell.get("clean_accuracy", {}).get("across_fits", {}).get("left_out")
         if left_out is not None:
             console.print(f"{cell['model']}/{cell['training']}, the method: no interval: {left_out}")
-    if any("= " in _robust(cell, *column) for cell in cells for column in columns):
-        console.print("= the threat touches nothing that this model reads: its clean accuracy stands")
-    if any("! " in _robust(cell, *column) for cell in cells for column in columns):
-        console.print("! the attack takes no notice of the threat's radius")
+    shown = [_robust(cell, *column) for cell in cells for column in columns]
+    for mark, why in (
+        ("= ", "the threat touches nothing that this model reads: its clean accuracy stands"),
+        ("! ", "the attack takes no notice of the threat's radius"),
+    ):
+        if any(mark in text for text in shown):
+            console.print(mark + why)
 
 
 def _print_failure(console: Console, what: str, failure: Mapping[str, Any]) -> None:
@@ -86,10 +88,8 @@ def _print_failure(console: Console, what: str, failure: Mapping[str, Any]) -> N
 
 def _by_cell(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> Table:
     """A row for each cell, a column for each attack under each threat of a few."""
-    table = Table("model", "training", *(["seeds"] if "seeds" in cells[0] else []))
-    table.add_column("clean", justify="right")
-    for attack, threat in columns:
-        table.add_column(f"{attack}\n{threat}", justify="right")
+    left = ("model", "training", *(["seeds"] if "seeds" in cells[0] else []))
+    table = table_of(left, ("clean", *("\n".join(column) for column in columns)))
     for cell in cells:
         found = [_clean(cell), *(_robust(cell, attack, threat) for attack, threat in columns)]
         table.add_row(cell["model"], cell["training"], *([str(len(cell["seeds"]))] if "seeds" in cell else []), *found)
@@ -98,10 +98,11 @@ def _by_cell(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, st
 
 def _by_attack(cells: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str]]) -> Table:
     """The same the other way round, for a few cells and more attacks than fit beside one another."""
-    table = Table("attack", "threat")
+    headings = []
     for cell in cells:
         seeds = f"\n{len(cell['seeds'])} seeds" if "seeds" in cell else ""
-        table.add_column(f"{cell['model']}\n{cell['training']}{seeds}", justify="right")
+        headings.append(f"{cell['model']}\n{cell['training']}{seeds}")
+    table = table_of(("attack", "threat"), headings)
     table.add_row("clean", "", *(_clean(cell) for cell in cells))
     for attack, threat in columns:
         table.add_row(attack, threat, *(_robust(cell, attack, threat) for cell in cells))
@@ -113,57 +114,38 @@ def _clean(cell: Mapping[str, Any]) -> str:
 
 
 def _print_curves(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
-    rows = [(cell, attack, threat, curve) for cell in cells for attack, threat, curve in _entries(cell, "curves")]
+    rows = list(_entries(cells, "curves"))
     factors = sorted({point["factor"] for *_, curve in rows for point in curve})
-    if not rows:
-        return
-    table = Table(title="robust accuracy in % by factor of the threat's radii", title_justify="left")
-    for heading in ("model", "training", "attack", "threat"):
-        table.add_column(heading)
-    for factor in factors:
-        table.add_column(f"x {factor:g}", justify="right")
-    for cell, attack, threat, curve in rows:
-        mark = doubt(cell, attack, threat)
+    title = "robust accuracy in % by factor of the threat's radii"
+    table = table_of(_WHERE, [f"x {factor:g}" for factor in factors], title)
+    for where, mark, curve in rows:
         by_factor = {point["factor"]: f"{mark}{100 * point['value']:.1f}" for point in curve}
-        table.add_row(
-            cell["model"], cell["training"], attack, threat, *(by_factor.get(factor, "-") for factor in factors)
-        )
-    console.print(table)
+        table.add_row(*where, *(by_factor.get(factor, "-") for factor in factors))
+    if rows:
+        console.print(table)
 
 
 def _print_sizes(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
-    rows = [
-        (cell, attack, threat, found["median_size"])
-        for cell in cells
-        for attack, threat, found in _entries(cell, "smallest_perturbation")
-    ]
-    if not rows:
-        return
     title = "median size of the smallest perturbation found, in shares of the threat's radii"
-    table = Table("model", "training", "attack", "threat", title=title, title_justify="left")
-    table.add_column("median", justify="right")
-    for cell, attack, threat, found in rows:
-        shown = doubt(cell, attack, threat) + size(found)
-        table.add_row(cell["model"], cell["training"], attack, threat, shown)
-    console.print(table)
+    table = table_of(_WHERE, ["median"], title)
+    for where, mark, found in _entries(cells, "smallest_perturbation"):
+        table.add_row(*where, mark + size(found["median_size"]))
+    if table.row_count:
+        console.print(table)
 
 
 def _print_fronts(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
-    rows = [(cell, attack, threat, front) for cell in cells for attack, threat, front in _entries(cell, "fronts")]
-    if not rows:
-        return
     title = "smallest joint budgets that break half of the clips, in shares of the threat's radii"
-    table = Table("model", "training", "attack", "threat", "direction", title=title, title_justify="left")
-    table.add_column("budgets", justify="right")
-    for cell, attack, threat, front in rows:
+    table = table_of((*_WHERE, "direction"), ["budgets"], title)
+    for where, mark, front in _entries(cells, "fronts"):
         for point in front:
             direction = ", ".join(f"{name} {share:.2f}" for name, share in point["direction"].items())
             budgets = ", ".join(
                 f"{name} {'-' if share is None else format(share, '.3f')}" for name, share in point["budget"].items()
             )
-            shown = doubt(cell, attack, threat) + budgets
-            table.add_row(cell["model"], cell["training"], attack, threat, direction, shown)
-    console.print(table)
+            table.add_row(*where, direction, mark + budgets)
+    if table.row_count:
+        console.print(table)
 
 
 def _print_metrics(console: Console, result: Mapping[str, Any]) -> None:
@@ -185,9 +167,7 @@ def _print_metrics(console: Console, result: Mapping[str, Any]) -> None:
     together = dict.fromkeys(row[:2] for row in rows)  # a number's clean value above those under attack
     ordered = [row for name in together for row in rows if row[:2] == name]
     for part in _parts(list(columns)):
-        table = Table("metric", "", "attack", "threat")
-        for heading in part:
-            table.add_column(heading, justify="right")
+        table = table_of(("metric", "", "attack", "threat"), part)
         for row in ordered:
             without_name = (row[0], "", *row[2:])
             table.add_row(
@@ -229,7 +209,7 @@ def _failed(cell: Mapping[str, Any]) -> set[Row]:
 
 
 def _values(cell: Mapping[str, Any]) -> dict[Row, tuple[str, Mapping[str, Any]]]:
-    """What was measured, each with the mark that stands before it."""
+    """The measured values, each with the mark before it."""
     return {
         (entry["metric"], name, entry["attack"] or "clean", entry["threat"] or ""): (
             doubt(cell, entry["attack"], entry["threat"]),
@@ -242,11 +222,11 @@ def _values(cell: Mapping[str, Any]) -> dict[Row, tuple[str, Mapping[str, Any]]]
 
 
 def _print_notes(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
-    """What metrics say of themselves, once for all cells and attacks."""
+    """Print the metrics' notes, once for all cells and attacks."""
     entries = [entry for cell in cells for entry in cell.get("metrics", [])]
     notes = [(entry["metric"], note) for entry in entries for note in entry.get("details", {}).get("notes", [])]
     for metric, note in dict.fromkeys(notes):
-        console.print(f"{metric}: {note}", markup=False)
+        console.print(f"{metric}: {note}")
 
 
 def _print_correlations(console: Console, result: Mapping[str, Any]) -> None:
@@ -262,23 +242,20 @@ def _print_correlations(console: Console, result: Mapping[str, Any]) -> None:
         beyond = "; beyond what the margin tells" if level == "clip" else ""
         title = f"rank correlation with robustness against {robustness}, over {_PLURALS[level]}{beyond}"
         console.print(title)  # a table's own title is broken at the table's width
-        table = Table("metric", "predictor")
         cells = dict.fromkeys(cell for entries in predictors.values() for cell in entries)
         shown = list(cells) if len(cells) < MOST_COLUMNS else []  # result.json has all of them
-        for heading in shown:
-            table.add_column(heading, justify="right")
-        if len(cells) > 1:
-            table.add_column("mean of cells\n(intervals above 0, below 0, all)", justify="right")
+        over_cells = ["mean of cells\n(intervals above 0, below 0, all)"] if len(cells) > 1 else []
+        table = table_of(("metric", "predictor"), [*shown, *over_cells])
         for (metric, predictor), entries in predictors.items():
             known = [entry for entry in entries.values() if entry["value"] is not None]
             if known:
-                mean = [_over_cells(known)] if len(cells) > 1 else []
+                mean = [_over_cells(known)] if over_cells else []
                 table.add_row(metric, predictor, *(_correlation(entries.get(cell)) for cell in shown), *mean)
         console.print(table)
 
 
 def _over_cells(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The mean of a correlation over cells, and in how many its interval leaves 0 out; beyond the margin likewise."""
+    """The mean of a correlation over cells, and in how many its interval leaves 0 out; beyond the margin, too."""
     beyond = [entry["beyond_margin"] for entry in entries if entry.get("beyond_margin", {}).get("value") is not None]
     return "; ".join(
         f"{sum(entry['value'] for entry in found) / len(found):.2f} "
@@ -306,10 +283,15 @@ def _named(result: Mapping[str, Any], cell: Mapping[str, Any]) -> Mapping[str, A
     return {**cell, "training": f"{cell['training']}, seed {cell['seed']}"}
 
 
-def _entries(cell: Mapping[str, Any], section: str) -> Iterator[tuple[str, str, Any]]:
-    for attack, threats in cell.get(section, {}).items():
-        for threat, entry in threats.items():
-            yield attack, threat, entry
+_WHERE = ("model", "training", "attack", "threat")
+
+
+def _entries(cells: Iterable[Mapping[str, Any]], section: str) -> Iterator[tuple[tuple[str, ...], str, Any]]:
+    """A section's entries, each after what stands under `_WHERE` and the mark of a doubtful number."""
+    for cell in cells:
+        for attack, threats in cell.get(section, {}).items():
+            for threat, entry in threats.items():
+                yield (cell["model"], cell["training"], attack, threat), doubt(cell, attack, threat), entry
 
 
 def _columns(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

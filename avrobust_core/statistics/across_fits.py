@@ -1,4 +1,4 @@
-"""What several fits say of the method that they were made with: intervals over clips and fits; free of torch."""
+"""Intervals of a method over clips and fits, from several fits; free of torch."""
 
 from dataclasses import dataclass
 from math import inf, nan
@@ -15,7 +15,7 @@ Right = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class AcrossFits:
-    """An interval for what a method would come to with other fits, on other clips.
+    """An interval for a method, with other fits, on other clips.
 
     Attributes:
         low, high: its ends; NaN where there is nothing to make one of.
@@ -42,7 +42,7 @@ def accuracy_across_fits(right: Right, *, confidence: float = 0.95, groups: Grou
         groups: of the clips.
     """
     draws = Draws.of(groups, right.shape[1])
-    if not _enough(draws):
+    if not draws.enough:
         return AcrossFits(nan, nan, nan)
     value = float(right.mean())
     over_clips, clips_degrees = _over_clips(right.mean(axis=0), draws)
@@ -69,7 +69,7 @@ def difference_across_fits(
     from scipy.special import stdtr
 
     draws = Draws.of(groups, first.shape[1])
-    if not _enough(draws):
+    if not draws.enough:
         return AcrossFits(nan, nan, nan)
     shares = first.mean(axis=0) - second.mean(axis=0)
     value = float(shares.mean())
@@ -79,10 +79,6 @@ def difference_across_fits(
     half = student(confidence, degrees) * variance**0.5
     p = float(2 * stdtr(degrees, -abs(value) / variance**0.5))
     return AcrossFits(max(-1.0, value - half), min(1.0, value + half), degrees, p)
-
-
-def _enough(draws: Draws) -> bool:
-    return len(draws.group) > 0 and not (draws.grouped and draws.count < 2)
 
 
 def _over_clips(shares: NDArray[np.float64], draws: Draws) -> tuple[float, float]:

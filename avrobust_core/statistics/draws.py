@@ -1,4 +1,4 @@
-"""How clips were drawn, one by one or in groups, and how far a mean over them may be off; free of torch."""
+"""Draws of clips, one by one or in groups, and the variance of a mean over them; free of torch."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ PULL = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """What was drawn independently: clips, or groups of them (speakers, source videos).
+    """The independent draws: clips, or groups of them (speakers, source videos).
 
     Attributes:
         group: (N,) int64, of each clip, from 0 on; without groups each clip is one.
@@ -29,7 +29,7 @@ class Draws:
 
     @classmethod
     def of(cls, groups: Sequence[Hashable] | NDArray[np.int64] | None, n: int) -> "Draws":
-        """Of n clips.
+        """The draws of n clips.
 
         Args:
             groups: the group of each clip; None if each stands for itself.
@@ -43,8 +43,7 @@ class Draws:
         if len(groups) != n:
             raise ValueError(f"there are {n} clips, but groups of {len(groups)}: give one for each clip")
         numbers: dict[Hashable, int] = {}
-        codes = [numbers.setdefault(name, len(numbers)) for name in groups]
-        group = np.array(codes, dtype=np.int64)
+        group = np.array([numbers.setdefault(name, len(numbers)) for name in groups], dtype=np.int64)
         return cls(group, np.bincount(group).astype(np.float64), grouped=True)
 
     @property
@@ -54,13 +53,18 @@ class Draws:
 
     @property
     def alone(self) -> bool:
-        """Whether every clip was drawn by itself."""
+        """True if every clip was drawn by itself."""
         return self.count == len(self.group)
 
     @property
     def effective(self) -> float:
-        """How many groups of one size would be worth as much (Kish 1965): fewer, where a few groups hold most clips."""
+        """The number of equal groups worth as much (Kish 1965): smaller, where a few groups hold most clips."""
         return float(self.sizes.sum() ** 2 / (self.sizes**2).sum()) if self.count else 0.0
+
+    @property
+    def enough(self) -> bool:
+        """True if there can be an interval: there is a clip, and two groups at least if groups were given."""
+        return self.count > (1 if self.grouped else 0)
 
     @property
     def label(self) -> int | None:
@@ -68,7 +72,7 @@ class Draws:
         return self.count if self.grouped else None
 
     def sums(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What whole numbers of clips come to by group: from (N,) to (G,)."""
+        """Sums by group of a whole number per clip: from (N,) to (G,)."""
         found = np.zeros(self.count, dtype=np.int64)
         np.add.at(found, self.group, values)
         return found
@@ -101,7 +105,7 @@ class Draws:
         return jackknife, max(1.0, min(most, 2 * self.count / max(kurtosis - 1, 1e-9)))
 
     def least(self, values: Floats) -> float:
-        """What the variance of the mean of a number per clip is at least, however alike groups have come out.
+        """A lower bound on the variance of the mean of a number per clip, however alike groups have come out.
 
         The variance of clips by themselves, and a part between groups: the one that is seen, pulled towards that of
         groups whose clips all agree as if `PULL` groups had been seen beside those that the rarer outcome would fill.

@@ -1,6 +1,6 @@
 """Numbers with intervals, and paired differences with their tests: over clips or groups of clips; free of torch."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf, isfinite, nan
 from typing import Any, Literal
@@ -14,7 +14,15 @@ CHUNK_ELEMENTS = 8_000_000
 """Bootstrap weights held at once: 64 MB of float64."""
 
 Groups = Sequence[Hashable] | NDArray[np.int64] | None
-"""What each clip was drawn with, one per clip; None if every clip stands for itself."""
+"""The group that each clip was drawn with, one per clip; None if every clip stands for itself."""
+
+
+def finite_or_none(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers as JSON data: NaN and infinity, which JSON has no number for, become None."""
+    return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in data.items()}
+
+
+Method = Literal["bootstrap", "clopper-pearson", "square-and-add", "dyadic", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +43,12 @@ class Estimate:
     low: float
     high: float
     n: int
-    method: Literal["bootstrap", "clopper-pearson", "square-and-add", "dyadic", "none"]
+    method: Method
     groups: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data: NaN and infinity, which JSON has no number for, become None."""
-        return {
-            key: None if isinstance(value, float) and not isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
+        return finite_or_none(asdict(self))
 
 
 def share(values: ArrayLike, *, confidence: float = 0.95, groups: Groups = None) -> Estimate:
@@ -76,20 +81,33 @@ def mean_shares(values: ArrayLike, *, confidence: float = 0.95, groups: Groups =
     Returns:
         M estimates.
     """
+
+    def ends(column: NDArray[np.float64], value: float, variance: float, draws: Draws) -> tuple[float, float]:
+        return share_interval(value, variance, inf, draws.effective, confidence)
+
+    return _by_column(values, ends, "clopper-pearson", confidence, groups)
+
+
+Ends = Callable[[NDArray[np.float64], float, float, Draws], tuple[float, float]]
+"""From a number per clip, (N,), its mean, the mean's variance and how clips were drawn to an interval's ends."""
+
+
+def _by_column(values: ArrayLike, ends: Ends, method: Method, confidence: float, groups: Groups) -> list[Estimate]:
+    """The mean of each column, with the interval where there is a clip, and two groups at least if there are groups."""
     columns = np.asarray(values, dtype=np.float64).T
     n = columns.shape[1]
     draws = Draws.of(groups, n)
     found = []
     for column in columns:
-        value = float(column.mean()) if n else nan
-        if n == 0 or (draws.grouped and draws.count < 2):
+        if not draws.enough:
+            value = float(column.mean()) if n else nan
             found.append(Estimate(value, nan, nan, n, "none", draws.label))
             continue
         agree = column.min() == column.max()
-        value = float(column[0]) if agree else value
+        value = float(column[0] if agree else column.mean())
         variance = 0.0 if agree else draws.outcomes_variance(column, confidence)
-        low, high = share_interval(value, variance, inf, draws.effective, confidence)
-        found.append(Estimate(value, low, high, n, "clopper-pearson", draws.label))
+        low, high = ends(column, value, variance, draws)
+        found.append(Estimate(value, min(low, value), max(high, value), n, method, draws.label))
     return found
 
 
@@ -175,22 +193,13 @@ def paired_differences(differences: ArrayLike, *, confidence: float = 0.95, grou
     Returns:
         M estimates; swapping the two sides changes their signs.
     """
-    columns = np.asarray(differences, dtype=np.float64).T
-    n = columns.shape[1]
-    draws = Draws.of(groups, n)
-    found = []
-    for column in columns:
-        value = float(column.mean()) if n else nan
-        if n == 0 or (draws.grouped and draws.count < 2):
-            found.append(Estimate(value, nan, nan, n, "none", draws.label))
-            continue
-        agree = column.min() == column.max()
-        variance = 0.0 if agree else draws.outcomes_variance(column, confidence)
+
+    def ends(column: NDArray[np.float64], value: float, variance: float, draws: Draws) -> tuple[float, float]:
         first, second = float(column.clip(0).mean()), float((-column).clip(0).mean())
         outcomes = (first + second - value**2) / variance if variance > 0 else draws.effective
-        low, high = _squared_and_added(first, second, outcomes, student(confidence, inf))
-        found.append(Estimate(value, min(low, value), max(high, value), n, "square-and-add", draws.label))
-    return found
+        return _squared_and_added(first, second, outcomes, student(confidence, inf))
+
+    return _by_column(differences, ends, "square-and-add", confidence, groups)
 
 
 def _squared_and_added(first: float, second: float, outcomes: float, quantile: float) -> tuple[float, float]:

@@ -26,7 +26,7 @@ class _Ranking:
 
     @classmethod
     def of(cls, values: NDArray[np.float64]) -> "_Ranking":
-        """Of values (n,), which may be infinite, but not NaN."""
+        """The ranking of values (n,), which may be infinite, but not NaN."""
         order = np.argsort(values, kind="stable")
         new = np.append(True, values[order][1:] != values[order][:-1])
         group = np.empty(len(values), dtype=np.int64)
@@ -59,7 +59,7 @@ def spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> Weighted:
 
 
 def partial_spearman(x: NDArray[np.float64], y: NDArray[np.float64], given: NDArray[np.float64]) -> Weighted:
-    """What of the rank correlation of x and y a third number does not account for (partial rank correlation).
+    """The part of the rank correlation of x and y that a third number does not account for (partial rank correlation).
 
     Args:
         x: (n,), may be infinite, but not NaN.

@@ -60,19 +60,35 @@ class Auditing:
         runs = {key: run for key, run in runs.items() if key in done}  # an attack that failed has nothing to judge
         if self.section is None or not runs:
             return {"verdict": "off"} | ({} if self.section is None else {"reason": "nothing was attacked"})
-        identity = self._identity(cell, weights, self.section, runs, intervals)
+        identity = {
+            "version": auditing.VERSION,
+            "weights": weights,
+            "section": self.section.model_dump(mode="json"),
+            "confidence": intervals.confidence,
+            "resamples": intervals.resamples,
+            "evaluations": [  # names too, since messages hold them
+                [e.attack, e.threat, e.folder.name]
+                for e in cell.evaluations
+                if e.direction is None and (e.attack is None or (e.attack, e.threat) in runs)
+            ],
+        }
         path = cell.folder / "audits" / f"{digest(identity)}.json"
         kept = self._kept(path, label)
         process.fabric.barrier()  # every process has seen the same files before the first one writes
         if kept is not None:
             return kept
+
+        def case() -> Case:
+            clips = Clips(self._read, process.device)
+            return Case(self._victim(cell), clean, outcomes, runs, intervals, clips, process.spec.engine.batch_size)
+
         found: dict[str, Any] = {"verdict": "not done", "reason": "the first process says why"}
         if process.first:
             process.monitor.say(f"{label}: audit")
             begun = time.perf_counter()
             try:
                 with limited(process.spec.engine.batch_timeout, lambda: f"{label}: audit"):
-                    found = auditing.guarded(self.section, lambda: self._case(cell, clean, outcomes, runs, intervals))
+                    found = auditing.guarded(self.section, case)
             except BatchTimeout as error:
                 found = {"verdict": "not done", "reason": str(error)}
             found["seconds"] = round(time.perf_counter() - begun, 3)
@@ -88,53 +104,21 @@ class Auditing:
         record = self.process.kept(path, f"{label}: audited again")
         return None if record is None else without_upkeep(record)
 
-    def _identity(
-        self,
-        cell: PlannedCell,
-        weights: str | None,
-        section: AuditSection,
-        runs: Mapping[tuple[str, str], AttackRun],
-        intervals: Intervals,
-    ) -> dict[str, Any]:
-        """All that decides an audit: what is judged, and how far it may go; names too, since messages hold them."""
-        return {
-            "version": auditing.VERSION,
-            "weights": weights,
-            "section": section.model_dump(mode="json"),
-            "confidence": intervals.confidence,
-            "resamples": intervals.resamples,
-            "evaluations": [
-                [e.attack, e.threat, e.folder.name]
-                for e in cell.evaluations
-                if e.direction is None and (e.attack is None or (e.attack, e.threat) in runs)
-            ],
-        }
-
-    def _case(
-        self,
-        cell: PlannedCell,
-        clean: Predictions,
-        outcomes: Sequence[Outcome],
-        runs: Mapping[tuple[str, str], AttackRun],
-        intervals: Intervals,
-    ) -> Case:
+    def _victim(self, cell: PlannedCell) -> Victim:
         process = self.process
-        victim = Victim(
+        return Victim(
             process.model(cell),
             media=process.dataset.media,
             task=process.dataset.task,
             seed=cell.seed,
             samples=process.spec.evaluation.samples,
         )
-        places = dict(zip(process.selection.ids, process.selection.indices, strict=True))
 
-        def read(ids: Sequence[str]) -> Iterator[Batch]:
-            size = process.spec.engine.batch_size
-            positions = [places[clip_id] for clip_id in ids]
-            chunks = [positions[start : start + size] for start in range(0, len(positions), size)]
-            for batch in process.read(process.selection.split, chunks, Skipped(process.dataset)):
-                if batch is not None:
-                    yield batch
-
-        clips = Clips(read, process.device)
-        return Case(victim, clean, outcomes, runs, intervals, clips, process.spec.engine.batch_size)
+    def _read(self, ids: Sequence[str]) -> Iterator[Batch]:
+        process = self.process
+        chosen = set(ids)
+        selection = process.selection.where(clip_id in chosen for clip_id in process.selection.ids)
+        chunks = selection.chunks(process.spec.engine.batch_size)
+        for batch in process.read(selection.split, chunks, Skipped(process.dataset)):
+            if batch is not None:
+                yield batch

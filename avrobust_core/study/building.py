@@ -55,7 +55,7 @@ class Builder:
         return made
 
     def data_fingerprint(self, dataset: Dataset) -> str:
-        """Its fingerprint; made once, however many cells ask: it may read as many files as there are clips."""
+        """The data set's fingerprint; made once for all cells: it may read as many files as there are clips."""
         if self._data is None or self._data[0] is not dataset:
             self._data = dataset, dataset.fingerprint()
         return self._data[1]
@@ -112,7 +112,7 @@ class Builder:
         return {modality: path for modality, path in sorted(found.items()) if path is not None}
 
     def _checkpoint(self, path: Path) -> State:
-        """What a file of weights holds; read once."""
+        """The content of a file of weights; read once."""
         if path not in self._checkpoints:
             self._checkpoints[path] = read_checkpoint(path)
         return self._checkpoints[path]

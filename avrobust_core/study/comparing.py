@@ -53,7 +53,7 @@ class _Compared:
 def compare(
     spec: Spec, cells: Sequence[Mapping[str, Any]], outcomes: Mapping[CellKey, ClipOutcomes], intervals: Intervals
 ) -> list[dict[str, Any]]:
-    """What a spec's `compare` asks for, as JSON data.
+    """The comparisons that a spec's `compare` asks for, as JSON data.
 
     Each entry compares every two of its models within each regime, or every two of its regimes for each model: on clean
     clips, under each attack and threat, and for each threat with several attacks in the worst case over them
@@ -108,7 +108,7 @@ def _names(cell: Cell) -> dict[str, str]:
 
 
 def _missing(by_seed: Mapping[Cell, Mapping[int, ClipOutcomes]], cell: Cell) -> str | None:
-    """Why a cell cannot be compared; None if it can."""
+    """The reason why a cell cannot be compared; None if it can."""
     if cell not in by_seed:
         return f"{'/'.join(cell)} is not in the study: include or exclude leave it out"
     return None if by_seed[cell] else f"{'/'.join(cell)} failed"
@@ -117,7 +117,7 @@ def _missing(by_seed: Mapping[Cell, Mapping[int, ClipOutcomes]], cell: Cell) -> 
 def _differences(
     names: Mapping[str, Any], first: Mapping[int, ClipOutcomes], second: Mapping[int, ClipOutcomes]
 ) -> Iterator[_Compared | dict[str, Any]]:
-    """All that is to be estimated of one pair."""
+    """The differences to be estimated for one pair."""
     seeds = [seed for seed in first if seed in second]
     if not seeds:
         yield {**names, "left_out": "no seed is done in both"}
@@ -197,7 +197,7 @@ def _estimated(asked: Sequence[_Compared | dict[str, Any]], intervals: Intervals
 
 
 def _across_fits(item: _Compared, intervals: Intervals) -> dict[str, Any]:
-    """What can be said of the methods, as JSON data."""
+    """The comparison of the methods, beyond these networks, as JSON data."""
     if item.seeds < 2:
         return {"left_out": ONE_FIT}
     found = difference_across_fits(item.first, item.second, confidence=intervals.confidence, groups=intervals.groups)

@@ -36,7 +36,7 @@ _CORRELATE: Failure = {
 
 @dataclass(frozen=True, slots=True)
 class Seeded:
-    """What a seed decides beside the attacks: initial weights, and how intervals and metrics draw."""
+    """The things that a cell's seed decides: initial weights, and the draws of intervals and metrics."""
 
     builder: Builder
     intervals: Intervals
@@ -57,13 +57,7 @@ class Completing:
         outcomes: clip by clip, of each cell so far that others are pooled or compared with.
     """
 
-    def __init__(
-        self,
-        process: Process,
-        seeds: Mapping[int, Seeded],
-        problems: Problems,
-        root: Path,
-    ) -> None:
+    def __init__(self, process: Process, seeds: Mapping[int, Seeded], problems: Problems, root: Path) -> None:
         self.process = process
         self.seeds = seeds
         self.problems = problems
@@ -166,7 +160,7 @@ class Completing:
             self.evidence.append(gather(cell.names, classes, clean, outcomes, found, sizes, asked))
 
     def _outcomes(self, cell: PlannedCell, by_folder: Mapping[Path, Predictions]) -> list[Outcome]:
-        """What became of the cell under each attack and threat, points of a front gathered under theirs."""
+        """The cell's outcome under each attack and threat, with the points of its front."""
         fronts: dict[tuple[str | None, str | None], list[tuple[Mapping[str, float], Predictions]]] = {}
         for point in cell.evaluations:
             if point.direction is not None and point.folder in by_folder:

@@ -1,4 +1,4 @@
-"""What a run shows a person: text in a terminal, never markup or control characters, and progress on stderr."""
+"""Text for a terminal, free of markup and control characters, and a run's progress on stderr."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Whether what is measured without an attack tells how robust a clip, a class or a model is: rank correlations."""
+"""Rank correlations between clean measurements and the robustness of a clip, a class or a model."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class Predictor:
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
-    """What an attack under a threat has shown.
+    """The robustness of one cell's clips to an attack under a threat.
 
     Attributes:
         factor: (N,) the factor of the threat's radii that broke each clip; infinite where none did, 0 where the clip
@@ -50,7 +50,7 @@ class Robustness:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of one cell.
+    """The measurements and the robustness of one cell.
 
     Attributes:
         model: its name.
@@ -97,17 +97,15 @@ def gather(
         class_sizes: (K,) clips to learn from.
         asked: the attacks and threats, as "attack/threat".
     """
-    own = _own(clean)
+    own = clean.own
     per_clip, per_class = _baselines(clean, own, class_sizes)
     whole: dict[Predictor, float] = {}
     for entry, clips in measured:
         metric = entry["metric"]
         per_clip |= {Predictor(metric, name): np.asarray(values, dtype=np.float64) for name, values in clips.items()}
         for name, values in entry.get("per_class", {}).items():
-            if name not in clips:
-                per_class[Predictor(metric, name)] = np.array(
-                    [np.nan if values.get(label) is None else values[label] for label in classes], dtype=np.float64
-                )
+            if name not in clips:  # None, where a class has no value, becomes NaN
+                per_class[Predictor(metric, name)] = np.array([values.get(k) for k in classes], dtype=np.float64)
         for name, estimate in entry.get("values", {}).items():
             if name not in clips and estimate["value"] is not None:
                 whole[Predictor(metric, name)] = estimate["value"]
@@ -176,8 +174,7 @@ def _over_clips(cell: Evidence, robustness: Robustness, intervals: Intervals) ->
         if predictor.name == ACCURACY.name or usable.sum() < FEWEST:
             continue
         x, y, z = values[usable], robustness.factor[usable], margin[usable]
-        plain = _estimate(spearman(x, y), usable, intervals)
-        entry = _entry("clip", predictor, plain)
+        entry = _entry("clip", predictor, _estimate(spearman(x, y), usable, intervals))
         if predictor != MARGIN:
             entry["beyond_margin"] = _estimate(partial_spearman(x, y, z), usable, intervals).to_json()
         yield entry
@@ -244,24 +241,17 @@ CLASS_SIZE = Predictor(None, "class size")
 def _baselines(
     clean: Predictions, own: NDArray[np.bool_], class_sizes: NDArray[np.int64]
 ) -> tuple[dict[Predictor, Floats], dict[Predictor, Floats]]:
-    """What is known without any metric: of clips, and of classes."""
+    """The predictors that need no metric, of clips and of classes."""
     logits = clean.logits.astype(np.float64)
-    if clean.targets.ndim == 1:
-        confidence = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
-    else:
-        confidence = 1 / (1 + np.exp(-logits.max(axis=1)))
+    highest = logits.max(axis=1)
+    several = clean.targets.ndim == 2
+    rest = 1 + np.exp(-highest) if several else np.exp(logits - highest[:, None]).sum(axis=1)
     per_clip = {
         MARGIN: clean.margins.astype(np.float64),
-        CONFIDENCE: confidence,
+        CONFIDENCE: 1 / rest,
         ACCURACY: clean.correct.astype(np.float64),
     }
     return per_clip, {CLASS_SIZE: np.where(own.any(axis=0), class_sizes, np.nan).astype(np.float64)}
-
-
-def _own(clean: Predictions) -> NDArray[np.bool_]:
-    if clean.targets.ndim == 2:
-        return np.asarray(clean.targets > 0.5)
-    return np.asarray(clean.targets[:, None] == np.arange(clean.logits.shape[1]))
 
 
 def _class_means(own: NDArray[np.bool_], values: Floats, weights: Floats) -> Floats:

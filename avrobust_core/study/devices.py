@@ -12,7 +12,7 @@ def fabric_of(engine: EngineSection) -> Fabric:
     """Lightning Fabric for what a spec asks for, not yet launched.
 
     Raises:
-        RunError: if there is no such device, there are fewer than asked for, or they cannot compute so.
+        RunError: if there are fewer such devices than asked for, or they cannot compute in the precision asked for.
     """
     accelerator, devices = engine.accelerator, engine.devices
     if accelerator == "auto":

@@ -23,11 +23,11 @@ from avrobust_core.models.answers import refuse_non_finite
 from avrobust_core.models.model import AVModel
 
 _LAYER = "layer/"
-"""What the columns of layers are named with, so that no layer is taken for logits."""
+"""The prefix of the columns of layers, so that no layer is taken for logits."""
 
 RECORD = "record.json"
 CLIPS = "clips.parquet"
-"""The files of a folder that are no layers: what completes it, and clips with their targets and logits."""
+"""The files of a folder beside its layers: the record that completes it, and clips with their targets and logits."""
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def embed_batch(model: AVModel, batch: Batch, kinds: Collection[LayerKind]) -> d
     """The logits and the layers of a batch, by column, each (B, ...).
 
     Raises:
-        ModelError: if the logits are no logits, or they or a layer are not finite; names the clips.
+        ModelError: if the logits cannot be used, or they or a layer are not finite; names the clips.
     """
     encoded = model.encode(batch.inputs)
     fused = model.fusion(encoded)
@@ -63,7 +63,7 @@ def kept(folder: Path, weights: str | None) -> dict[str, Any] | None:
 
 
 def parts_folder(folder: Path, kinds: Collection[LayerKind]) -> Path:
-    """Where the shards of these kinds lie until they are collected: an interrupted run may have asked for others."""
+    """The folder of these kinds' shards before they are collected: an interrupted run may have asked for others."""
     return folder / "-".join(["parts", *sorted(kinds)])
 
 
@@ -74,9 +74,9 @@ def collect(
     about: Mapping[str, Any],
     earlier: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """From the shards of a folder to one file per layer and one of clips, in the selection's order.
+    """Turn the shards of a folder into one file per layer and one of clips, in the selection's order.
 
-    No more than a part is ever in memory. The layers that lie there already stay.
+    Only one part is in memory at a time. The layers that are there already stay.
 
     Args:
         folder: of these embeddings.
@@ -120,7 +120,7 @@ def collect(
 
 
 def load(folder: Path) -> Latents:
-    """What `collect` wrote; layers are memory-mapped, to be read only.
+    """Read what `collect` wrote; layers are memory-mapped, for reading only.
 
     Raises:
         RunError: if the record is damaged.
@@ -136,8 +136,8 @@ def load(folder: Path) -> Latents:
 
 
 def checksums(folder: Path) -> dict[str, NDArray[np.int64]]:
-    """Of the clips as they were read for these embeddings: by modality and for the targets, each (N,)."""
-    return shards.checksums_in(pq.read_table(folder / "clips.parquet"))
+    """The checksums of the clips as these embeddings read them: by modality and for the targets, each (N,)."""
+    return shards.columns_named(pq.read_table(folder / CLIPS), shards.CHECKSUM)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of a study: what each of them asks for is made once for all, and what each finds is kept."""
+"""Metrics of a study: embeddings are made once for all of them, and findings are kept."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +44,11 @@ class _Task:
     predictions: str | None
     """The hash of the predictions that it measures."""
 
+    @property
+    def name(self) -> str:
+        """The metric's."""
+        return self.component.offer.component.name
+
 
 class Measuring:
     """Measures cells.
@@ -77,7 +82,7 @@ class Measuring:
     def measure(
         self, cell: PlannedCell, predictions: Mapping[Path, Predictions], weights: str | None, label: str, keep: Keep
     ) -> list[dict[str, Any]]:
-        """What all metrics find for a cell, clean and under each attack, as JSON data.
+        """The findings of all metrics for a cell, clean and under each attack, as JSON data.
 
         Args:
             cell: fitted and evaluated.
@@ -120,8 +125,8 @@ class Measuring:
         ]
 
     def _kept(self, task: _Task, label: str) -> dict[str, Any] | None:
-        """What an earlier run has found in these predictions, if it is sound."""
-        record = self.process.kept(task.path, f"{label}: {task.component.offer.component.name} is measured again")
+        """The finding of an earlier run on these predictions, if it is sound."""
+        record = self.process.kept(task.path, f"{label}: {task.name} is measured again")
         return record if record is not None and record.get("of", task.predictions) == task.predictions else None
 
     def _splits(self, task: _Task) -> list[str]:
@@ -129,14 +134,14 @@ class Measuring:
         return sorted({want.split or self.process.selection.split for want in task.metric.latents})
 
     def per_clip(self, cell: PlannedCell, entry: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """What a metric found for each clip, by name, (N,), from its entry in the cell's result."""
+        """A metric's numbers per clip, by name, (N,), from its entry in the cell's result."""
         if "per_clip" not in entry:
             return {}
         table = pq.read_table(cell.folder / entry["per_clip"])
         return {name: table[name].to_numpy() for name in table.column_names if name != "id"}
 
     def class_sizes(self, cell: PlannedCell, clean: Predictions) -> NDArray[np.int64]:
-        """How many clips each class has: (K,), of those embedded for training, or else of those evaluated."""
+        """The number of clips in each class: (K,), of those embedded for training, or else of those evaluated."""
         record = self._folder(cell, "train")[0] / embedding.RECORD
         targets = clean.targets
         if record.exists():
@@ -147,7 +152,7 @@ class Measuring:
         return np.bincount(targets, minlength=len(self.process.dataset.classes))
 
     def _folder(self, cell: PlannedCell, split: str) -> tuple[Path, dict[str, Any], Selection]:
-        """Where the embeddings of a split lie, what they are, and of which clips."""
+        """The folder of a split's embeddings, their identity, and their clips."""
         process = self.process
         evaluated = split == process.selection.split
         chosen = process.selection if evaluated else select(process.dataset, split)
@@ -177,7 +182,7 @@ class Measuring:
     def _latents(
         self, cell: PlannedCell, tasks: Sequence[_Task], weights: str | None, label: str
     ) -> tuple[dict[str, Latents], dict[str, Failure]]:
-        """By split, the embeddings that these tasks ask for, made where they are not there yet; and what failed."""
+        """The embeddings that these tasks ask for, by split, made where they are missing; and the failures."""
         evaluated = self.process.selection.split
         wanted: dict[str, set[LayerKind]] = {}
         for task in tasks:
@@ -244,7 +249,7 @@ class Measuring:
             clean = FirstReading(predictions.ids, predictions.checksums)
             clean.compare(own.ids, own.ids, read_as, f"{label}: embeddings")
         if task.metric.probes or asked:
-            process.monitor.say(f"{label}: {task.component.offer.component.name}")
+            process.monitor.say(f"{label}: {task.name}")
         probe = None
         if task.metric.probes:
             ids = {split: found.ids for split, found in latents.items()} | {process.selection.split: predictions.ids}
@@ -265,10 +270,8 @@ class Measuring:
         )
         with torch.no_grad():
             measurement = task.metric.measure(subject)
-        found = measurement_to_json(measurement)
-        found |= {"metric": task.component.offer.component.name, "of": task.predictions} | process.made_with(
-            [task.component]
-        )
+        found = measurement_to_json(measurement) | {"metric": task.name, "of": task.predictions}
+        found |= process.made_with([task.component])
         files = []
         if measurement.per_clip:
             columns = {"id": pa.array(subject.ids, type=pa.string()), **measurement.per_clip}

@@ -1,4 +1,4 @@
-"""What a run has to do: cells and evaluations with their ids, what is done already, and why the rest is not."""
+"""The work of a run: cells and evaluations with their ids, which of them are done, and why the others are not."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class PlannedEvaluation:
 
     @property
     def done(self) -> bool:
-        """Whether its predictions are there."""
+        """True once its predictions are there."""
         return (self.folder / "record.json").exists()
 
     @property
@@ -79,7 +79,7 @@ class PlannedCell:
 
     @property
     def fitted(self) -> bool:
-        """Whether its weights are there."""
+        """True once its weights are there."""
         return (self.folder / "fit.json").exists()
 
     @property
@@ -89,7 +89,7 @@ class PlannedCell:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to compute."""
+        """True once nothing is left to compute."""
         return self.fitted and not self.pending
 
     @property
@@ -166,7 +166,7 @@ def _front(builder: Builder, folder: Path, cell: Cell, run: AttackPlan) -> list[
 
 
 def why_stale(cell: PlannedCell, root: Path) -> str:
-    """Why a cell that is not fitted is not: what differs from the nearest cell of the same names in the folder."""
+    """The reason why a cell is not fitted: its differences from the nearest cell of the same names in the folder."""
     if (cell.folder / "checkpoint.pt").exists():
         return "interrupted in the middle of its fit"
     nearest: list[str] | None = None
@@ -175,7 +175,7 @@ def why_stale(cell: PlannedCell, root: Path) -> str:
         if earlier is None:
             continue
         if cell.one_of_several and earlier["seed"] != cell.seed:
-            continue  # another seed's cell stands beside this one: it is no earlier state of it
+            continue  # another seed's cell stands beside this one: it is not an earlier state of it
         if [earlier["model"], earlier["training"]] == [cell.model, cell.training] and earlier["id"] != cell.id:
             changed = list(differences(earlier["identity"], cell.identity))
             if nearest is None or len(changed) < len(nearest):
@@ -186,7 +186,7 @@ def why_stale(cell: PlannedCell, root: Path) -> str:
 
 
 def _header(path: Path) -> Mapping[str, Any] | None:
-    """What another cell's cell.json says; None if it is damaged: it must not keep this cell from being fitted."""
+    """The content of another cell's cell.json; None if it is damaged: it must not keep this cell from being fitted."""
     try:
         header = read_json(path)
         seed = header["identity"]["seed"]
@@ -196,7 +196,7 @@ def _header(path: Path) -> Mapping[str, Any] | None:
 
 
 def differences(old: object, new: object, path: str = "") -> Iterator[str]:
-    """Where JSON data differ, as "training.epochs 8 -> 9"."""
+    """The differences between JSON data, as "training.epochs 8 -> 9"."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))

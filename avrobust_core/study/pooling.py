@@ -1,8 +1,7 @@
-"""Several cells clip by clip: what became of the clips that all of them have, and what seeds come to together."""
+"""Several cells clip by clip: outcomes of the clips that they share, and results pooled over seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ from numpy.typing import NDArray
 
 from avrobust_core.evaluation.outcomes import Intervals
 from avrobust_core.statistics.across_fits import AcrossFits, accuracy_across_fits
+from avrobust_core.statistics.intervals import finite_or_none
 
 COSTS = ("clip_forwards", "clip_backwards", "seconds")
-"""What of a fit's record is added up over seeds."""
+"""The parts of a fit's record that are added up over seeds."""
 
 ONE_FIT = "one fit says nothing of how fits differ: several seeds would"
-"""Why there is no interval for a method."""
+"""The reason why there is no interval for a method."""
 
 Condition = tuple[str | None, str | None]
 """An attack and a threat, by name; (None, None) is clean."""
@@ -28,7 +28,7 @@ CellKey = tuple[str, str, int]
 
 @dataclass(frozen=True, slots=True)
 class ClipOutcomes:
-    """What became of each clip of one cell.
+    """The outcome of each clip of one cell.
 
     Attributes:
         ids: N clips.
@@ -55,7 +55,7 @@ class ClipOutcomes:
 
 
 def read_outcomes(path: Path, result: Mapping[str, Any]) -> ClipOutcomes:
-    """What `write_samples` wrote of each clip, and the cell's result of what was attacked."""
+    """Read each clip's outcome from the table that `write_samples` wrote, and the attacks from the cell's result."""
     table = pq.read_table(path, columns=["id", "attack", "threat", "correct", "clean_correct"])
     count = table["attack"].null_count  # one block of rows per evaluation, the clean one first
     right: dict[Condition, NDArray[np.bool_]] = {}
@@ -101,18 +101,18 @@ def common_clips(outcomes: Sequence[ClipOutcomes]) -> tuple[list[NDArray[np.int6
 
 def across_fits_to_json(found: AcrossFits) -> dict[str, Any]:
     """As JSON data: NaN and infinity, which JSON has no number for, become None; a p-value only where there is one."""
-    known = {name: value if isfinite(value) else None for name, value in asdict(found).items()}
+    known = finite_or_none(asdict(found))
     return known if known["p"] is not None else {name: value for name, value in known.items() if name != "p"}
 
 
 def pool(
     cells: Sequence[Mapping[str, Any]], outcomes: Mapping[CellKey, ClipOutcomes], intervals: Intervals
 ) -> list[dict[str, Any]]:
-    """What the seeds of each model and regime come to together, as JSON data.
+    """The results of each model and regime over all its seeds, as JSON data.
 
     Accuracies are means over seeds; their intervals are over clips, each with its mean over the seeds, and so of these
-    networks' mean on other clips. How fits differ, `standard_deviation` says: of the accuracy, over seeds. What the
-    method would come to with other fits on other clips, `across_fits` says (`accuracy_across_fits`).
+    networks' mean on other clips. `standard_deviation` is that of the accuracy over seeds: how much fits differ.
+    `across_fits` is the interval of the method, for other fits on other clips (`accuracy_across_fits`).
 
     Args:
         cells: results of cells, with `model`, `training`, `seed`, and `error` where a cell failed.
@@ -132,8 +132,17 @@ def pool(
 
 
 def _in_all(outcomes: Sequence[ClipOutcomes], condition: Condition) -> bool:
-    """Whether every seed has it: an attack that failed for one is left out of all, and named under `failures`."""
+    """True if every seed has it: an attack that failed for one is left out of all, and named under `failures`."""
     return all(condition in found.right for found in outcomes)
+
+
+def _by_seed(cells: Sequence[Mapping[str, Any]], section: str) -> list[dict[str, Any]]:
+    """The entries of a section of all cells, each message with its seed."""
+    return [
+        entry | {"message": f"seed {cell['seed']}: {entry['message']}"}
+        for cell in cells
+        for entry in cell.get(section, [])
+    ]
 
 
 def _pooled(
@@ -182,15 +191,7 @@ def _pooled(
             for attack, threats in robust.items()
         },
         "worst_case": {threat: told(("worst_case", threat)) for threat in worst},
-        "failures": [
-            failure | {"message": f"seed {cell['seed']}: {failure['message']}"}
-            for cell in cells
-            for failure in cell.get("failures", [])
-        ],
-        "caveats": [
-            caveat | {"message": f"seed {cell['seed']}: {caveat['message']}"}
-            for cell in cells
-            for caveat in cell.get("caveats", [])
-        ],
+        "failures": _by_seed(cells, "failures"),
+        "caveats": _by_seed(cells, "caveats"),
         "cost": {name: sum(cell["fit"][name] for cell in cells) for name in COSTS},
     }

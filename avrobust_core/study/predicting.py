@@ -149,7 +149,7 @@ class Predicting:
             )
 
     def runs(self, cell: PlannedCell) -> dict[tuple[str, str], AttackRun]:
-        """What a cell is attacked with, by attack and threat; not the points of fronts, nor what touches nothing."""
+        """The attacks on a cell, by attack and threat, without the points of fronts and threats that touch nothing."""
         runs = {(str(e.attack), str(e.threat)): self._run(e) for e in cell.evaluations if e.direction is None}
         return {key: run for key, run in runs.items() if run is not None}
 
@@ -162,7 +162,7 @@ class Predicting:
         return AttackRun(name, self.process.attacks[name], evaluation.applied, self.process.goal(name), factors)
 
     def _prepared(self, victim: Victim, run: AttackRun, first: FirstReading | None) -> AttackRun:
-        """The run with its attack shown the clips that it must see first; in every process all of them, in order."""
+        """The run after its attack has seen the clips that it prepares from: in every process all of them, in order."""
         preparation = run.attack.preparation
         if preparation is None:
             return run

@@ -1,4 +1,4 @@
-"""What fails outside of the cells' own results: noted once, while the run goes on."""
+"""Failures outside of the cells' own results: each is noted once, and the run goes on."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path

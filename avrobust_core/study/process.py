@@ -33,7 +33,7 @@ from avrobust_core.training.fit import WEIGHTS
 
 
 class Process:
-    """What every step of a run works with.
+    """The process that every step of a run works with.
 
     Args:
         fabric: launched.
@@ -61,22 +61,22 @@ class Process:
 
     @property
     def spec(self) -> Spec:
-        """What is carried out."""
+        """The study."""
         return self.builder.spec
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes what all have found."""
+        """True in the process that writes the results of all."""
         return bool(self.fabric.is_global_zero)
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device that this process computes on."""
         return self.fabric.device
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other process."""
+        """True if there is no other process."""
         return self.fabric.world_size == 1
 
     def goal(self, attack: str) -> Goal:

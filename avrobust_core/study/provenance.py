@@ -1,4 +1,4 @@
-"""What a run and each of its records were made with: versions, plugins, git commit, data fingerprint; lock.json."""
+"""The provenance of a run and of its records: versions, plugins, git commit, data fingerprint; lock.json."""
 
 import json
 import platform
@@ -19,20 +19,10 @@ from avrobust_core.registry.choices import Configured, choices_in
 from avrobust_core.registry.registry import Offer, Registry
 from avrobust_core.study.plan import PlannedCell
 
+_SAME_NAME = ("torch", "torchaudio", "numpy", "scipy", "numba", "pynndescent", "pyarrow", "av", "timm")
+
 DECIDING: Mapping[str, str] = MappingProxyType(
-    {
-        "torch": "torch",
-        "torchaudio": "torchaudio",
-        "lightning-fabric": "lightning_fabric",
-        "numpy": "numpy",
-        "scipy": "scipy",
-        "scikit-learn": "sklearn",
-        "numba": "numba",
-        "pynndescent": "pynndescent",
-        "pyarrow": "pyarrow",
-        "av": "av",
-        "timm": "timm",
-    }
+    {name: name for name in _SAME_NAME} | {"lightning-fabric": "lightning_fabric", "scikit-learn": "sklearn"}
 )
 """The libraries that decide numbers: distribution and import name. timm is an extra."""
 
@@ -41,7 +31,7 @@ OTHERS = ("pluggy", "pydantic", "pyyaml", "safetensors")
 
 
 def lock(registry: Registry, cells: Sequence[PlannedCell], device: str, world_size: int) -> dict[str, Any]:
-    """What the command ran with this time, as JSON data: the lock file but for its cells. There is at least one."""
+    """The versions and the machine of this command, as JSON data: the lock file without its cells, at least one."""
     return {
         "avrobust": __version__,
         "python": platform.python_version(),
@@ -72,12 +62,12 @@ def made_with(device: str, components: Iterable[Configured]) -> dict[str, Any]:
 
 
 def made_today(device: str, components: Iterable[Configured]) -> dict[str, Any]:
-    """What `made_with` gives, and the versions of the libraries that nothing has imported yet, for `otherwise`."""
+    """The data of `made_with`, and the versions of the libraries that nothing has imported yet, for `otherwise`."""
     return _versions() | made_with(device, components)
 
 
 def _offers(component: Configured) -> Iterator[Offer]:
-    """What a component was offered as, and every one inside its configuration."""
+    """The offers of a component and of every one inside its configuration."""
     yield component.offer
     for _, choice in choices_in(component.config):
         yield from _offers(choice.configured())
@@ -98,7 +88,7 @@ def _installed(names: Iterable[str]) -> dict[str, str]:
 
 
 def records_of(cell: PlannedCell) -> list[dict[str, Any]]:
-    """What the records of a cell that lie there were made with, as JSON data: each set of versions and its records.
+    """The versions that a cell's records were made with, as JSON data: each set of versions and its records.
 
     `made_with` is None for records of versions that did not keep it. Damaged records are left out.
     """
@@ -122,7 +112,7 @@ def records_of(cell: PlannedCell) -> list[dict[str, Any]]:
 
 
 def otherwise(records: Iterable[Mapping[str, Any]], today: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """In what the records of a cell differ from those that would be made today, as JSON data.
+    """The differences between a cell's records and those that would be made today, as JSON data.
 
     Args:
         records: as `records_of` gives them.

@@ -1,6 +1,7 @@
 """Carrying out a spec: its checks, its cells, what they show together; and the run's own files."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,11 @@ def carry_out(
     root = out if out is not None else Path("runs") / loaded.spec.name
     try:
         fabric.launch()
-        if not fabric.is_global_zero:
-            with collected(lambda note: None) as notes:
-                return _Run(fabric, loaded, registry, root, Monitor(silent=True), notes).carry_out()
-        with exclusive(root):
-            remove_leftovers(root)
-            monitor = Monitor(silent=silent)
+        first = fabric.is_global_zero
+        monitor = Monitor(silent=silent or not first)
+        with exclusive(root) if first else nullcontext():
+            if first:
+                remove_leftovers(root)
             with collected(lambda note: monitor.say(f"note: {note}")) as notes:
                 return _Run(fabric, loaded, registry, root, monitor, notes).carry_out()
     except BaseException:
@@ -158,7 +158,7 @@ class _Run:
             self.problems.write(self.root / "lock.json", {**locked, "cells": told})
 
     def _across_cells(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """What several cells show together; if one of these steps fails, the cells' results stand."""
+        """Results over several cells; if one of these steps fails, the cells' own results stand."""
         intervals, outcomes = self.seeds[self.spec.seed].intervals, self.completing.outcomes
         steps: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "pooled": lambda: pool(results, outcomes, intervals) if len(self.spec.seeds) > 1 else [],
