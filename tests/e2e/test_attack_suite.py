@@ -97,19 +97,20 @@ def test_a_second_run_reuses_all_of_it(ran, run_command, last_json, comparable) 
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(
-    override: str, message: str, tmp_path: Path, run_command
+    override: str, message: str, tmp_path: Path, run_command, small_spec
 ) -> None:
     spec = tmp_path / "suite.yaml"
-    spec.write_text(SUITE.replace("LABELS", "1"))
+    spec.write_text(small_spec(SUITE, name="suite", classes=4))
     ran = run_command("run", spec, "--out", tmp_path / "out", "--set", override)
     assert ran.returncode != 0
     assert message in ran.stderr
     assert not list((tmp_path / "out").glob("cells/*/model.safetensors"))
 
 
-def test_a_target_class_must_be_one_of_the_data_set(tmp_path: Path, run_command) -> None:
+def test_a_target_class_must_be_one_of_the_data_set(tmp_path: Path, run_command, small_spec) -> None:
     spec = tmp_path / "suite.yaml"
-    spec.write_text(SUITE.replace("LABELS", "1").replace("goal: runner-up", "goal: class, target: whistle"))
+    suite = SUITE.replace("goal: runner-up", "goal: class, target: whistle")
+    spec.write_text(small_spec(suite, name="suite", classes=4))
     ran = run_command("run", spec, "--out", tmp_path / "out")
     assert ran.returncode == 1
     assert "attack 'aimed' aims at the class 'whistle', which the data set does not have" in ran.stderr

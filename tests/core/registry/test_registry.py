@@ -1,7 +1,7 @@
 """The registry, on real distributions: what is broken is reported and takes nothing else with it."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from textwrap import dedent
@@ -286,7 +286,7 @@ UNFIT_BUILDS = {
 
 
 @pytest.fixture
-def offering(install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def offering(install: Callable[..., Path]) -> Iterator[Callable[[str], None]]:
     """Installs a distribution that offers the attack `named`, built from what a string names."""
 
     def offer(build: str) -> None:
@@ -296,10 +296,10 @@ def offering(install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> C
         (folder / "fake_parts.py").write_text(PARTS)
         (folder / "fake_exits.py").write_text("raise SystemExit(0)\n")
         (folder / "fake_raises.py").write_text("1 / 0\n")
-        for module in ("fake_parts", "fake_exits", "fake_raises"):
-            monkeypatch.delitem(sys.modules, module, raising=False)
 
-    return offer
+    yield offer
+    for module in ("fake_parts", "fake_exits", "fake_raises"):
+        sys.modules.pop(module, None)
 
 
 @pytest.mark.parametrize("build", ["fake_parts:Stay", "fake_parts:make"])
