@@ -270,45 +270,44 @@ def short():
 number = 3
 """
 BAD_BUILDS = {
-    "fake_parts": "build 'fake_parts' is not of the form 'package.module:Class'",
+    "built_parts": "build 'built_parts' is not of the form 'package.module:Class'",
     ":Stay": "build ':Stay' is not of the form 'package.module:Class'",
     "fake_nowhere.part:Stay": "importing fake_nowhere.part failed: ModuleNotFoundError: No module named 'fake_nowhere'",
-    "fake_parts:Stray": "fake_parts has no class or function 'Stray'; did you mean 'Stay'?",
-    "fake_parts:number": "fake_parts has no class or function 'number'",
-    "fake_exits:Stay": "importing fake_exits failed: SystemExit: 0",
-    "fake_raises:Stay": "importing fake_raises failed: ZeroDivisionError: division by zero (",
+    "built_parts:Stray": "built_parts has no class or function 'Stray'; did you mean 'Stay'?",
+    "built_parts:number": "built_parts has no class or function 'number'",
+    "built_exits:Stay": "importing built_exits failed: SystemExit: 0",
+    "built_raises:Stay": "importing built_raises failed: ZeroDivisionError: division by zero (",
 }
 UNFIT_BUILDS = {
-    "fake_parts:short": "build is called as build(config), but its signature is ()",
-    "fake_parts:Same": "build returns a component of kind 'augmentation', but the hook offers the kind 'attack'",
-    "fake_parts:Bare": "'fake_parts:Bare' is a class, but not of avrobust_core.Attack",
+    "built_parts:short": "build is called as build(config), but its signature is ()",
+    "built_parts:Same": "build returns a component of kind 'augmentation', but the hook offers the kind 'attack'",
+    "built_parts:Bare": "'built_parts:Bare' is a class, but not of avrobust_core.Attack",
 }
 
 
 @pytest.fixture
 def offering(install: Callable[..., Path]) -> Iterator[Callable[[str], None]]:
     """Installs a distribution that offers the attack `named`, built from what a string names."""
+    modules = {"built_parts": PARTS, "built_exits": "raise SystemExit(0)\n", "built_raises": "1 / 0\n"}
 
     def offer(build: str) -> None:
-        folder = install(
-            "fake-a", p=source(f"@hookimpl\ndef avrobust_attacks():\n    yield offer('named', build={build!r})\n")
-        )
-        (folder / "fake_parts.py").write_text(PARTS)
-        (folder / "fake_exits.py").write_text("raise SystemExit(0)\n")
-        (folder / "fake_raises.py").write_text("1 / 0\n")
+        hook = f"@hookimpl\ndef avrobust_attacks():\n    yield offer('named', build={build!r})\n"
+        folder = install("fake-a", p=source(hook))
+        for module, text in modules.items():
+            (folder / f"{module}.py").write_text(text)
 
     yield offer
-    for module in ("fake_parts", "fake_exits", "fake_raises"):
+    for module in modules:
         sys.modules.pop(module, None)
 
 
-@pytest.mark.parametrize("build", ["fake_parts:Stay", "fake_parts:make"])
+@pytest.mark.parametrize("build", ["built_parts:Stay", "built_parts:make"])
 def test_a_build_may_be_the_name_of_a_class_or_a_function_imported_when_it_is_built(
     build: str, offering: Callable[[str], None]
 ) -> None:
     offering(build)
     registry = discover()
-    assert "fake_parts" not in sys.modules
+    assert "built_parts" not in sys.modules
     made = configure(registry, "attack", "named", {}).build()
     assert type(made).__name__ == "Stay"
     assert type(made.config).__name__ == "Empty"
