@@ -170,7 +170,7 @@ def summarise(
         DataError: if a clip was not read alike each time.
     """
     intervals = intervals.over(clean.ids)
-    sections = ("robust_accuracy", "attack_success_rate", "curves", "smallest_perturbation", "fronts")
+    sections = ("robust_accuracy", "attack_success_rate", "worst_case", "curves", "smallest_perturbation", "fronts")
     found: dict[str, dict[str, dict[str, Any]]] = {section: {} for section in sections}
     surviving: dict[str, NDArray[np.bool_]] = {}
     for outcome in outcomes:
@@ -198,11 +198,11 @@ def summarise(
             measured["fronts"] = _front(clean, outcome, intervals)
         for section, entry in measured.items():
             found[section].setdefault(outcome.attack, {})[threat] = entry
+    found["worst_case"] = {threat: intervals.mean(correct).to_json() for threat, correct in surviving.items()}
     return {
         "clips": len(clean.ids),
         "clean_accuracy": intervals.mean(clean.correct).to_json(),
         **found,
-        "worst_case": {threat: intervals.mean(correct).to_json() for threat, correct in surviving.items()},
         "caveats": [caveat.to_json() for caveat in _all_caveats(clean, outcomes, caveats)],
     }
 

@@ -45,8 +45,7 @@ def accuracy_across_fits(right: Right, *, confidence: float = 0.95, groups: Grou
     if not draws.enough:
         return AcrossFits(nan, nan, nan)
     value = float(right.mean())
-    over_clips, clips_degrees = _over_clips(right.mean(axis=0), draws)
-    variance, degrees = _sum((_over_fits(right), len(right) - 1), (over_clips, clips_degrees))
+    variance, degrees = _sum(_over_fits(right), _over_clips(right.mean(axis=0), draws))
     return AcrossFits(*share_interval(value, variance, degrees, draws.effective, confidence), degrees)
 
 
@@ -73,9 +72,7 @@ def difference_across_fits(
         return AcrossFits(nan, nan, nan)
     shares = first.mean(axis=0) - second.mean(axis=0)
     value = float(shares.mean())
-    over_clips, clips_degrees = _difference_over_clips(shares, draws)
-    parts = [(_over_fits(side), len(side) - 1) for side in (first, second)]
-    variance, degrees = _sum(*parts, (over_clips, clips_degrees))
+    variance, degrees = _sum(_over_fits(first), _over_fits(second), _difference_over_clips(shares, draws))
     half = student(confidence, degrees) * variance**0.5
     p = float(2 * stdtr(degrees, -abs(value) / variance**0.5))
     return AcrossFits(max(-1.0, value - half), min(1.0, value + half), degrees, p)
@@ -107,8 +104,9 @@ def _difference_over_clips(differences: NDArray[np.float64], draws: Draws) -> tu
     return (squares - total * middle**2) / total**2, degrees
 
 
-def _over_fits(right: Right) -> float:
-    return float(right.mean(axis=1).var(ddof=1)) / len(right)
+def _over_fits(right: Right) -> tuple[float, float]:
+    """The variance of the fits' mean accuracy, and its degrees of freedom."""
+    return float(right.mean(axis=1).var(ddof=1)) / len(right), len(right) - 1
 
 
 def _sum(*parts: tuple[float, float]) -> tuple[float, float]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from avrobust_core.attacks.running import AttackRun
-from avrobust_core.attacks.victim import Victim
 from avrobust_core.audit import auditing
 from avrobust_core.audit.case import Case
 from avrobust_core.audit.clips import Clips
@@ -80,7 +79,7 @@ class Auditing:
 
         def case() -> Case:
             clips = Clips(self._read, process.device)
-            return Case(self._victim(cell), clean, outcomes, runs, intervals, clips, process.spec.engine.batch_size)
+            return Case(process.victim(cell), clean, outcomes, runs, intervals, clips, process.spec.engine.batch_size)
 
         found: dict[str, Any] = {"verdict": "not done", "reason": "the first process says why"}
         if process.first:
@@ -103,16 +102,6 @@ class Auditing:
         """The audit of an earlier run, if it is there and sound."""
         record = self.process.kept(path, f"{label}: audited again")
         return None if record is None else without_upkeep(record)
-
-    def _victim(self, cell: PlannedCell) -> Victim:
-        process = self.process
-        return Victim(
-            process.model(cell),
-            media=process.dataset.media,
-            task=process.dataset.task,
-            seed=cell.seed,
-            samples=process.spec.evaluation.samples,
-        )
 
     def _read(self, ids: Sequence[str]) -> Iterator[Batch]:
         process = self.process

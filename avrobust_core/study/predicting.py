@@ -1,7 +1,6 @@
 """Predictions of a study's cells, clean and under each attack: made, kept, checked when they are used again."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,15 +82,17 @@ class Predicting:
         with process.monitor.task(f"{label}: {evaluation.label}"):
             self._predict(cell, evaluation, None if clean is None else FirstReading(clean.ids, clean.checksums))
         process.fabric.barrier()
-        found = self._keep(evaluation, weights) if process.first else None
+        if process.first:
+            self._keep(evaluation, weights)
         process.fabric.barrier()
-        record = read_record(evaluation.folder / RECORD, check=())
-        process.skipped.merge(record["skipped"], record.get("constant"))
-        if found is None:
-            return evaluating.from_parquet(evaluation.folder / evaluating.PREDICTIONS, record["seconds"])
-        return replace(found, seconds=record["seconds"])
+        return self._read(evaluation, read_record(evaluation.folder / RECORD, check=()))
 
-    def _keep(self, evaluation: PlannedEvaluation, weights: str | None) -> Predictions:
+    def _read(self, evaluation: PlannedEvaluation, record: dict[str, Any]) -> Predictions:
+        predictions = evaluating.from_parquet(evaluation.folder / evaluating.PREDICTIONS, record["seconds"])
+        self.process.skipped.merge(record["skipped"], record.get("constant"))
+        return predictions
+
+    def _keep(self, evaluation: PlannedEvaluation, weights: str | None) -> None:
         """Put together what all processes have found, and write it with its record."""
         folder, selection = evaluation.folder, self.process.selection
         predictions, skipped = evaluating.collect(folder, selection)
@@ -108,7 +109,6 @@ class Predicting:
         made_with = self.process.made_with(map(self.process.builder.component, attack))
         write_record(folder / RECORD, found | made_with, [folder / evaluating.PREDICTIONS])
         shards.remove(folder)
-        return predictions
 
     def _kept(self, evaluation: PlannedEvaluation, weights: str | None, label: str) -> Predictions | None:
         """The predictions of an earlier run, if they are there, sound, and of these weights."""
@@ -119,23 +119,13 @@ class Predicting:
             if weights is not None and record.get("weights", weights) != weights:
                 self.process.monitor.say(f"{label}: {evaluation.label} is computed again: the weights are others now")
                 return None
-            predictions = evaluating.from_parquet(evaluation.folder / evaluating.PREDICTIONS, record["seconds"])
-            self.process.skipped.merge(record["skipped"], record.get("constant"))
+            return self._read(evaluation, record)
         except (RunError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             self.process.monitor.say(f"{label}: {evaluation.label} is computed again: {sentence(error)}")
             return None
-        return predictions
 
     def _predict(self, cell: PlannedCell, evaluation: PlannedEvaluation, first: FirstReading | None) -> None:
-        section = self.process.spec.evaluation
-        victim = Victim(
-            self.process.model(cell),
-            media=self.process.dataset.media,
-            task=self.process.dataset.task,
-            seed=cell.seed,
-            samples=section.samples,
-            precision=self.process.spec.engine.attack_precision,
-        )
+        victim = self.process.victim(cell, self.process.spec.engine.attack_precision)
         run = self._run(evaluation)
         if run is not None:
             run = self._prepared(victim, run, first)

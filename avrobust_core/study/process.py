@@ -12,6 +12,8 @@ import torch
 from lightning_fabric import Fabric
 
 from avrobust_core.attacks.goals import Goal
+from avrobust_core.attacks.model import AttackPrecision
+from avrobust_core.attacks.victim import Victim
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.loading import Selection, Skipped, read_batches, select
 from avrobust_core.data.readings import FirstReading
@@ -98,6 +100,17 @@ class Process:
             load_weights(model, cell.folder / WEIGHTS)
             self._models[cell.id] = model.to(self.device).eval()
         return self._models[cell.id]
+
+    def victim(self, cell: PlannedCell, precision: AttackPrecision = "32-true") -> Victim:
+        """A cell's fitted model, to be attacked."""
+        return Victim(
+            self.model(cell),
+            media=self.dataset.media,
+            task=self.dataset.task,
+            seed=cell.seed,
+            samples=self.spec.evaluation.samples,
+            precision=precision,
+        )
 
     def made_with(self, made_by: Iterable[Configured]) -> dict[str, Any]:
         """For a record: what it is made with now, as JSON data under `made_with`."""

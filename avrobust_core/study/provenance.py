@@ -19,10 +19,10 @@ from avrobust_core.registry.choices import Configured, choices_in
 from avrobust_core.registry.registry import Offer, Registry
 from avrobust_core.study.plan import PlannedCell
 
-_SAME_NAME = ("torch", "torchaudio", "numpy", "scipy", "numba", "pynndescent", "pyarrow", "av", "timm")
-
 DECIDING: Mapping[str, str] = MappingProxyType(
-    {name: name for name in _SAME_NAME} | {"lightning-fabric": "lightning_fabric", "scikit-learn": "sklearn"}
+    {"torch": "torch", "torchaudio": "torchaudio", "lightning-fabric": "lightning_fabric", "numpy": "numpy"}
+    | {"scipy": "scipy", "scikit-learn": "sklearn"}
+    | {name: name for name in ("numba", "pynndescent", "pyarrow", "av", "timm")}
 )
 """The libraries that decide numbers: distribution and import name. timm is an extra."""
 
