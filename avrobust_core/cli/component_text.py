@@ -43,20 +43,7 @@ def as_object(offer: Offer) -> dict[str, Any]:
         raise ComponentError(
             f"the configuration of {offer.kind} {offer.full_name!r} has no JSON Schema: {error}"
         ) from error
-    return {
-        "kind": offer.kind,
-        "name": component.name,
-        "full_name": offer.full_name,
-        "summary": component.summary,
-        "distribution": offer.distribution,
-        "distribution_version": offer.distribution_version,
-        "plugin": offer.plugin,
-        "version": component.version,
-        "references": list(component.references),
-        "extras": list(component.extras),
-        "example": dict(component.example),
-        "schema": schema,
-    }
+    return {**offer.to_json(), "example": dict(component.example), "schema": schema}
 
 
 def described(offer: Offer, use: str, width: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from avrobust_core.plain_text import plain_lines
 
 GAP = "  "
-"""What stands between two columns."""
+"""The space between two columns."""
 
 
 def say(text: object = "") -> None:
@@ -20,6 +21,11 @@ def say(text: object = "") -> None:
 def complain(text: object) -> None:
     """Print lines to standard error, as plain text."""
     sys.stderr.write(plain_lines(text) + "\n")
+
+
+def terminal_width() -> int:
+    """The terminal's columns, at least 40."""
+    return max(shutil.get_terminal_size().columns, 40)
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), pad_last: bool = False) -> list[str]:

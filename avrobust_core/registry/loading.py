@@ -128,7 +128,7 @@ def _check_hooks(manager: pluggy.PluginManager, module: object, callers: Mapping
 
 
 def _checked(kind: Kind, result: object) -> Iterator[Component]:
-    """Yield what a hook returned, once it is seen to be components that fit the kind."""
+    """Yield the components that a hook returned, each checked to fit the kind."""
     hook = kind.hook
     if isinstance(result, Component):
         raise PluginFault(f"{hook} returned one Component, not an iterable of them: use 'yield', or return a list")
@@ -197,26 +197,17 @@ def _returned_kind(build: Callable[..., object], annotation: object) -> str | No
     if isinstance(build, type):
         annotation = build
     if isinstance(annotation, str):
-        return _kind_of_base(annotation.strip("\"' ").rpartition(".")[2])
-    if isinstance(annotation, type):
-        kinds = [_kind_of_base(base.__name__, base.__module__) for base in annotation.__mro__]
-        return next((kind for kind in kinds if kind is not None), None)
-    return None
-
-
-def _kind_of_base(name: str, module: str | None = None) -> str | None:
-    """The kind whose base class has this name, in this module if one is given; None if there is none."""
-    for kind in KINDS.values():
-        if name == kind.base_name and module in (None, kind.base.partition(":")[0]):
-            return kind.name
-    return None
+        name = annotation.strip("\"' ").rpartition(".")[2]
+        return next((kind.name for kind in KINDS.values() if kind.base_name == name), None)
+    kinds = {kind.base: kind.name for kind in KINDS.values()}
+    bases = [f"{base.__module__}:{base.__name__}" for base in getattr(annotation, "__mro__", ())]
+    return next((kinds[base] for base in bases if base in kinds), None)
 
 
 def _shown(value: object) -> str:
     """Return a value's type and, where it is short, the value."""
     text = repr(value)
-    kind = f"{type(value).__name__} "
-    return f"{kind}{text}" if len(text) <= 60 else f"{kind}{text[:57]}..."
+    return f"{type(value).__name__} {text if len(text) <= 60 else f'{text[:57]}...'}"
 
 
 def one_line(error: BaseException) -> str:
@@ -233,15 +224,10 @@ def one_line(error: BaseException) -> str:
             (
                 f"{frame.f_code.co_filename}:{line}"
                 for frame, line in reversed(list(traceback.walk_tb(error.__traceback__)))
-                if not _is_machinery(str(frame.f_globals.get("__name__", "")))
+                if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _MACHINERY
             ),
             None,
         )
         # A broken `__str__` of the exception is dealt with by the traceback module.
         text = " ".join("".join(traceback.TracebackException.from_exception(error).format_exception_only()).split())
     return f"{text} ({place})" if place else text
-
-
-def _is_machinery(module: str) -> bool:
-    """Tell whether a traceback's frame is of the code that loads plugins, not of a plugin."""
-    return module.partition(".")[0] in _MACHINERY
