@@ -29,7 +29,7 @@ def terminal_width() -> int:
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), pad_last: bool = False) -> list[str]:
-    """Return rows as lines of aligned columns.
+    """Rows as lines of aligned columns.
 
     Args:
         rows: cells; every row has as many.
@@ -49,7 +49,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), pad_last:
 
 
 def wrapped(text: str, width: int, *, indent: int, first: str | None = None) -> list[str]:
-    """Return text as lines of at most `width`, indented; long words such as paths are left whole.
+    """Text as lines of at most `width`, indented; long words such as paths are left whole.
 
     Args:
         text: one paragraph.

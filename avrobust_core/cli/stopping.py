@@ -29,7 +29,7 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
     def told(self, arguments: Sequence[str], *, resumes: bool) -> int:
-        """Say how to go on.
+        """Tell the user how to go on.
 
         Args:
             arguments: of the command that was stopped.

@@ -15,7 +15,7 @@ _LONGEST_INPUT = 60
 
 
 def configuration_errors(config: type[BaseModel], error: ValidationError) -> list[tuple[Location, str]]:
-    """Return each fault as its place in the configuration and a sentence, in the order pydantic found them.
+    """The faults, each with its place in the configuration and a sentence, in the order in which pydantic found them.
 
     Unknown fields come with a suggestion, or else with the fields that there are.
 
@@ -37,7 +37,7 @@ def configuration_errors(config: type[BaseModel], error: ValidationError) -> lis
 
 
 def location_text(location: Location) -> str:
-    """Write a place as a path, such as `stages[2].width`; the configuration as a whole is `(as a whole)`."""
+    """A place as a path, such as `stages[2].width`; the configuration as a whole is `(as a whole)`."""
     text = ""
     for part in location:
         if isinstance(part, int):
@@ -54,7 +54,7 @@ def _instead(name: str, known: list[str]) -> str:
 
 
 def _sentence(message: str) -> str:
-    """Drop pydantic's prefix for errors raised by a validator, and the capital."""
+    """The message without the capital and without pydantic's prefix for errors raised by a validator."""
     text = message.removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 

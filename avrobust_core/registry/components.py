@@ -80,7 +80,7 @@ class Component:
             raise TypeError(f"component {self.name!r}: build must be 'package.module:Class', or callable")
 
     def builder(self) -> Callable[..., Any]:
-        """Return what makes the component: `build`, imported where it is a name.
+        """The class or function that makes the component: `build`, imported if it is a name.
 
         Raises:
             ComponentError: if it names nothing that can be imported and called.

@@ -64,7 +64,7 @@ class Offer:
         }
 
     def builder(self) -> Callable[..., Any]:
-        """Return what makes the component.
+        """The class or function that makes the component.
 
         Raises:
             ComponentError: if its `build` names nothing that can be imported and called; says whose it is.
@@ -109,7 +109,7 @@ class PluginRecord:
 
 
 def normalised(distribution: str) -> str:
-    """Return a distribution's name in the form in which names are compared (PEP 503)."""
+    """A distribution's name in the form in which names are compared (PEP 503)."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
@@ -149,7 +149,7 @@ def _offering_distributions() -> Iterator[metadata.Distribution]:
 
 
 def _first_of_its_name(distribution: metadata.Distribution, name: str) -> metadata.Distribution:
-    """Return the distribution that Python takes for `name`: an earlier one may no longer have our entry points."""
+    """The distribution that Python takes for `name`: an earlier one may no longer have our entry points."""
     try:
         return metadata.distribution(name)
     except (metadata.PackageNotFoundError, ValueError):  # its folder is named otherwise, or it has no name

@@ -146,7 +146,7 @@ def _checked(kind: Kind, result: object) -> Iterator[Component]:
 
 
 def _misfit(kind: Kind, component: Component) -> str | None:
-    """Say what of a component does not fit its kind, as far as can be seen without building it."""
+    """The fault by which a component does not fit its kind, as far as can be seen without building it."""
     for name in ("references", "extras"):
         value = getattr(component, name)
         if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
@@ -161,7 +161,7 @@ def _misfit(kind: Kind, component: Component) -> str | None:
 
 
 def fitting_builder(offer: Offer) -> Callable[..., Any]:
-    """Return what makes a component, imported, and seen to fit its kind.
+    """The class or function that makes a component, imported and checked to fit its kind.
 
     Raises:
         ComponentError: if it cannot be imported, or does not fit; names the component and its plugin.
@@ -176,7 +176,7 @@ def fitting_builder(offer: Offer) -> Callable[..., Any]:
 
 
 def _misbuilt(kind: Kind, build: Callable[..., Any]) -> str | None:
-    """Say why a component of this kind cannot be built like this."""
+    """The fault by which a component of this kind cannot be built like this; None if there is none."""
     arguments = ("config", *kind.arguments)
     try:
         signature = inspect.signature(build)
@@ -193,7 +193,7 @@ def _misbuilt(kind: Kind, build: Callable[..., Any]) -> str | None:
 
 
 def _returned_kind(build: Callable[..., object], annotation: object) -> str | None:
-    """Return the kind that `build` says it returns, None if it does not say."""
+    """The kind that `build` says it returns; None if it does not say."""
     if isinstance(build, type):
         annotation = build
     if isinstance(annotation, str):
@@ -205,13 +205,13 @@ def _returned_kind(build: Callable[..., object], annotation: object) -> str | No
 
 
 def _shown(value: object) -> str:
-    """Return a value's type and, where it is short, the value."""
+    """A value's type and, where it is short, the value."""
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else f'{text[:57]}...'}"
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception's type and message on one line, with the place in the plugin's code where it was raised."""
+    """An exception's type and message on one line, with the place in the plugin's code where it was raised."""
     import traceback  # only where something is broken
 
     if isinstance(error, PluginFault):

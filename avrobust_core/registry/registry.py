@@ -73,7 +73,7 @@ class Registry:
         return cls(plugins)
 
     def offers(self, kind: str | None = None) -> tuple[Offer, ...]:
-        """Return what is offered, of one kind or of all, in the order of the kinds and then of the names.
+        """The components of one kind or of all, in the order of the kinds and then of the names.
 
         Raises:
             ComponentError: if there is no such kind.
@@ -87,7 +87,7 @@ class Registry:
         return tuple(offer for offer in self._offers if offer.kind == kind)
 
     def find(self, name: str, kind: str | None = None) -> tuple[Offer, ...]:
-        """Return every offer that a bare or full name fits, of one kind or of all.
+        """Every offer that a bare or full name fits, of one kind or of all.
 
         Raises:
             ComponentError: if there is none; the message says what may have been meant, and which plugins are out.
@@ -98,7 +98,7 @@ class Registry:
         return offers
 
     def resolve(self, kind: str, name: str) -> Offer:
-        """Return the one component of this kind with this name, bare or full.
+        """The one component of this kind with this name, bare or full.
 
         Raises:
             ComponentError: if there is none, or if the bare name is offered by several distributions.
@@ -115,7 +115,7 @@ class Registry:
         return name if len(self.find(name, offer.kind)) == 1 else offer.full_name
 
     def _not_found(self, name: str, kind: str | None) -> str:
-        """Say why a name fits nothing: a slip, another kind, or a plugin that was not loaded."""
+        """The reason why a name fits nothing: a slip, another kind, or a plugin that was not loaded."""
         distribution, _, bare = name.rpartition(":")
         what = kind or "component"
         candidates = self.offers(kind)
@@ -138,7 +138,7 @@ class Registry:
         return " ".join(f"{sentence}{'' if sentence.endswith('?') else '.'}" for sentence in sentences).rstrip(".")
 
     def _left_out(self, distribution: str, bare: str) -> list[str]:
-        """Name the plugins that were not loaded and may have offered a name: those it points to, or the broken ones."""
+        """Plugins that were not loaded and may have offered a name: those it points to, or the broken ones."""
         out = [plugin for plugin in self.plugins if plugin.status != "ok"]
         if distribution:
             meant = [plugin for plugin in out if _is_of(plugin, distribution)]
@@ -180,7 +180,7 @@ def _strict_from_environment() -> bool:
 
 
 def _disabled(plugins: list[PluginRecord], names: Iterable[str]) -> set[int]:
-    """Return the positions of the plugins that are disabled by name, by argument or environment."""
+    """The positions of the plugins that are disabled by name, by argument or environment."""
     variable = os.environ.get(DISABLE_VARIABLE, "").split(",")
     wanted = [(name, "disabled (--no-plugin)") for name in names] + [(name, DISABLE_VARIABLE) for name in variable]
     positions: set[int] = set()
