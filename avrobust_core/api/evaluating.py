@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -36,17 +36,15 @@ from avrobust_core.evaluation.wording import drawn, figures, percent
 from avrobust_core.metrics.metric import Metric
 from avrobust_core.models.answers import name_of
 from avrobust_core.registry.choices import configure
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.model import AuditSection
 from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.threats.pareto import directions, tilted
 
-if TYPE_CHECKING:
-    from avrobust_core.registry.registry import Registry
-
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What `evaluate` has found.
+    """The result of `evaluate`.
 
     Attributes:
         clean: predictions on the clean clips.
@@ -75,10 +73,9 @@ class Evaluation:
             for name, estimate in entry["values"].items():
                 doubt = mark(entry["attack"], entry["threat"])
                 lines.append(f"{entry['metric']}: {name}{where}: {figures(estimate)}{doubt}")
-        notes = [
-            (entry["metric"], note) for entry in self.summary["metrics"] for note in entry["details"].get("notes", [])
-        ]
-        lines += [f"{metric}: {note}" for metric, note in dict.fromkeys(notes)]
+        measured = self.summary["metrics"]
+        notes = [f"{entry['metric']}: {note}" for entry in measured for note in entry["details"].get("notes", [])]
+        lines += dict.fromkeys(notes)
         lines += [f"? {describe(caveat)}" for caveat in caveats]
         return "\n".join([*lines, *verdict_lines(self.summary["audit"])])
 
@@ -101,7 +98,7 @@ def evaluate(
     resamples: int = 1000,
     groups: Mapping[str, str] | Sequence[str] | None = None,
     audit: AuditSection | Mapping[str, Any] | Literal["off"] = AuditSection(),  # noqa: B008 - frozen
-    registry: "Registry | None" = None,
+    registry: Registry | None = None,
 ) -> Evaluation:
     """Attack a model that need not have been trained here, each attack under each threat.
 
@@ -121,7 +118,7 @@ def evaluate(
         task: whether targets are (B,) class numbers or (B, K) of zeros and ones.
         classes: the classes' names, as many as the model has logits, for `goal: class` and per-class results; by
             default their numbers.
-        metrics: measured on the clean predictions and, those that say so, under each attack; names or instances.
+        metrics: measured on the clean predictions and, where they ask for it, under each attack; names or instances.
         seed: of the attacks' random numbers, and of the bootstrap.
         samples: forward passes whose mean logits stand for the model: 1 for a model that answers alike each time;
             more for one with randomness of its own, which is refused with 1.
@@ -135,7 +132,7 @@ def evaluate(
         registry: where components are found; by default what is installed.
 
     Raises:
-        DataError: if the loader is empty, gives what is no batch, or gives other clips when it is read again; or if
+        DataError: if the loader is empty, gives anything but batches, or gives other clips when it is read again; or if
             targets, bounds, classes or a threat do not fit the clips.
         ModelError: if the model's answers cannot be used: no logits, not finite, not the same twice.
         ComponentError: if a component cannot be found or configured, or an attack does not support a norm.
@@ -146,16 +143,9 @@ def evaluate(
     _refuse_model(model)
     named = class_names(classes)
     read = Reader(loader, media, bounds, task, next(model.parameters(), torch.empty(0)).device)
-    victim = Victim(
-        model,
-        media=read.media,
-        task=task,
-        seed=seed,
-        samples=samples,
-        precision=precision,
-        classes=None if named is None else len(named),
-    )
-    registry = registry or _installed()
+    count = None if named is None else len(named)
+    victim = Victim(model, media=read.media, task=task, seed=seed, samples=samples, precision=precision, classes=count)
+    registry = registry or Registry.discover()
     requests = attack_requests(attacks, named_threats(threats, tuple(read.first.inputs)), registry)
     for request in requests:
         refuse_attacked_types(read.first, request.threat.modalities)
@@ -209,12 +199,6 @@ def _grouping(groups: Mapping[str, str] | Sequence[str] | None, ids: Sequence[st
     return groups
 
 
-def _installed() -> "Registry":
-    from avrobust_core.registry.registry import Registry
-
-    return Registry.discover()
-
-
 def _outcome(victim: Victim, read: Reader, request: AttackRequest, run: AttackRun) -> Outcome:
     """Attack all clips as one request asks, its front too."""
     attack, threat = run.attack, run.threat
@@ -245,7 +229,7 @@ def _outcome(victim: Victim, read: Reader, request: AttackRequest, run: AttackRu
 
 def _measure(
     asked: str | Metric,
-    registry: "Registry",
+    registry: Registry,
     clean: Predictions,
     outcomes: Sequence[Outcome],
     classes: tuple[str, ...],

@@ -56,7 +56,7 @@ class Reader:
 
     @property
     def shuffled(self) -> bool:
-        """Whether the clips came in another order than at first."""
+        """True if the clips came in another order than at first."""
         return self._readings.shuffled
 
     def batches(self) -> Iterator[Batch]:
@@ -69,12 +69,12 @@ class Reader:
             yield batch.to(self.device)
 
     def alike(self, ids: Sequence[str]) -> NDArray[np.bool_]:
-        """Whether each clip is of the shape that most of them have: (N,) bool."""
+        """Flag clips of the shape that most of them have: (N,) bool."""
         most, _ = Counter(self._shapes.values()).most_common(1)[0]
         return np.array([self._shapes[clip] == most for clip in ids])
 
     def predictions(self, victim: Victim, run: AttackRun | None) -> Predictions:
-        """What is found for every clip, clean or attacked, in the order of the first reading."""
+        """Predictions for every clip, clean or attacked, in the order of the first reading."""
         evaluate_part = MicroBatches(lambda batch: evaluate_batch(victim, batch, run))
         tables = [to_table(batch, evaluate_part(batch)) for batch in self.batches()]
         table = pa.concat_tables(tables).combine_chunks()

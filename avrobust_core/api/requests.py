@@ -1,25 +1,24 @@
-"""What `evaluate` is asked for: attacks, threats, bounds and classes by name; what cannot be is said in plain words."""
+"""The arguments of `evaluate`: attacks, threats, bounds and classes by name, refused in plain words."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from avrobust_core.attacks.attack import Attack
+from avrobust_core.attacks.model import AttackPrecision
 from avrobust_core.attacks.running import AttackRun, refuse_norms
 from avrobust_core.config.errors import configuration_errors, location_text
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.errors import AvrobustError, ComponentError, DataError
 from avrobust_core.metrics.metric import Metric
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.entries import entry_goal, refuse_front
 from avrobust_core.spec.model import AttackEntry
 from avrobust_core.threats.budgets import Budget, ThreatModel
-
-if TYPE_CHECKING:
-    from avrobust_core.registry.registry import Registry
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -34,7 +33,7 @@ def named_attacks(attacks: Any) -> dict[str, Asked]:
         attacks: a map by name, a sequence of what an attack may be, or one alone.
 
     Raises:
-        ComponentError: if one is no attack, or one name is given twice.
+        ComponentError: if one is not an attack, or one name is given twice.
     """
     if isinstance(attacks, Mapping):
         return {str(name): _asked(str(name), attack) for name, attack in attacks.items()}
@@ -74,12 +73,12 @@ class AttackRequest:
     threat: ThreatModel
 
     def run(self, classes: Sequence[str]) -> AttackRun:
-        """What is carried out, of a model with these classes."""
+        """The run of this attack on a model with these classes."""
         goal = entry_goal(self.name, self.entry, classes)
         return AttackRun(self.name, self.attack, self.threat, goal, self.entry.factors)
 
 
-def attack_requests(attacks: Any, threats: Mapping[str, ThreatModel], registry: "Registry") -> list[AttackRequest]:
+def attack_requests(attacks: Any, threats: Mapping[str, ThreatModel], registry: Registry) -> list[AttackRequest]:
     """Every attack under each of its threats, built.
 
     Args:
@@ -102,7 +101,7 @@ def attack_requests(attacks: Any, threats: Mapping[str, ThreatModel], registry: 
     return found
 
 
-def _built(name: str, asked: Asked, registry: "Registry") -> tuple[Attack, AttackEntry]:
+def _built(name: str, asked: Asked, registry: Registry) -> tuple[Attack, AttackEntry]:
     """The attack, and its entry as in a spec."""
     if isinstance(asked, Attack):
         return asked, AttackEntry(use=name)
@@ -127,7 +126,7 @@ def named_threats(threats: Any, modalities: Sequence[str]) -> dict[str, ThreatMo
         modalities: those that the loader gives.
 
     Raises:
-        DataError: if one is no threat model, or attacks a modality that there is not; names it.
+        DataError: if one is not a threat model, or attacks a modality that the loader does not give; names it.
     """
     if not isinstance(threats, Mapping) or isinstance(threats, BaseModel):
         raise DataError(
@@ -155,7 +154,7 @@ def media_of(
     bounds: Mapping[str, tuple[float, float]] | None,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, MediaSpec]:
-    """What each modality is: as stated, or else from its shape and its bounds.
+    """The media of each modality: as stated, or else from its shape and its bounds.
 
     Args:
         media: as stated; None if nothing was.
@@ -189,7 +188,7 @@ def class_names(classes: Any) -> tuple[str, ...] | None:
     """The classes' names; None if none are given.
 
     Raises:
-        DataError: if they are no sequence of names, or one comes twice.
+        DataError: if they are not a sequence of names, or one comes twice.
     """
     if classes is None:
         return None
@@ -221,14 +220,12 @@ def check_settings(*, task: str, samples: int, precision: str, confidence: float
     Raises:
         AvrobustError: names the setting, what it is and what it may be.
     """
-    from avrobust_core.attacks.model import AttackPrecision
-
     for name, value, choices in (("task", task, get_args(Task)), ("precision", precision, get_args(AttackPrecision))):
         if value not in choices:
             raise AvrobustError(f"{name} is {value!r}, not {' or '.join(map(repr, choices))}")
-    for name, count, least in (("samples", samples, 1), ("resamples", resamples, 1)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < least:
-            raise AvrobustError(f"{name} is {count!r}, not a whole number of at least {least}")
+    for name, count in (("samples", samples), ("resamples", resamples)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise AvrobustError(f"{name} is {count!r}, not a whole number of at least 1")
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
         raise AvrobustError(f"confidence is {confidence!r}, not a number between 0 and 1, such as 0.95")
 

@@ -33,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with named_output(), stoppable():
             status: int = options.run(options)
     except AvrobustError as error:
+        from avrobust_core.spec.problems import SpecError  # not for a command that succeeds
+
+        if isinstance(error, SpecError):
+            complain(error)
+            return 2
         return _failed(str(error))
     except Stopped as stopped:
         return stopped.told(given, resumes=getattr(options, "resumes", False))
@@ -63,11 +68,8 @@ def command_parser() -> argparse.ArgumentParser:
         help="do not load this plugin (entry point, dist:entry-point or distribution); may be repeated",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    run.add_parsers(commands)
-    spec.add_parsers(commands)
-    plugins.add_parsers(commands)
-    check.add_parsers(commands)
-    measure.add_parsers(commands)
+    for module in (run, spec, plugins, check, measure):
+        module.add_parsers(commands)
     return parser
 
 

@@ -1,16 +1,16 @@
-"""The command `avrobust check-plugin`: does what a plugin offers keep to the contracts?"""
+"""The command `avrobust check-plugin`: check that the components of a plugin keep to their contracts."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from avrobust_core.cli.layout import say, wrapped
+from avrobust_core.cli.layout import say, terminal_width, wrapped
+from avrobust_core.cli.options import installed
 
 if TYPE_CHECKING:
     from avrobust_core.data.media import MediaSpec
@@ -46,10 +46,7 @@ def run_check_plugin(args: argparse.Namespace) -> int:
     Raises:
         ComponentError: if nothing has this name.
     """
-    with redirect_stdout(sys.stderr):  # what a plugin prints on import must not mix with ours
-        from avrobust_core.registry.registry import Registry
-
-        registry = Registry.discover(disabled=args.no_plugin or ())
+    registry = installed(args)
     plugins, offers = _meant(registry, args.name)
     reports: list[dict[str, Any]] = []
     counts = dict.fromkeys(("passed", "failed", "not applicable"), 0)
@@ -58,7 +55,7 @@ def run_check_plugin(args: argparse.Namespace) -> int:
             say(f"{kind} {name}")
         found = []
         for outcome in outcomes:
-            found.append(_as_object(outcome))
+            found.append(asdict(outcome))
             counts[outcome.status] += 1
             if not args.json:
                 say("\n".join(_lines(outcome)))
@@ -119,15 +116,4 @@ def _lines(outcome: CheckOutcome) -> list[str]:
     head = f"  {outcome.status.ljust(_WIDTH)}  {outcome.check}"
     if not outcome.reason:
         return [head]
-    width = max(shutil.get_terminal_size().columns, 40)
-    return wrapped(outcome.reason, width, indent=_WIDTH + 4, first=f"{head}: ")
-
-
-def _as_object(outcome: CheckOutcome) -> dict[str, Any]:
-    return {
-        "check": outcome.check,
-        "summary": outcome.summary,
-        "faults": list(outcome.faults),
-        "status": outcome.status,
-        "reason": outcome.reason,
-    }
+    return wrapped(outcome.reason, terminal_width(), indent=_WIDTH + 4, first=f"{head}: ")

@@ -31,7 +31,7 @@ _BOUNDS: Mapping[str, str] = {
 
 
 def as_object(offer: Offer) -> dict[str, Any]:
-    """Return everything there is to say of a component, with its configuration's JSON Schema, as JSON data.
+    """Everything known about a component, with its configuration's JSON Schema, as JSON data.
 
     Raises:
         ComponentError: if the configuration has no JSON Schema.
@@ -43,24 +43,11 @@ def as_object(offer: Offer) -> dict[str, Any]:
         raise ComponentError(
             f"the configuration of {offer.kind} {offer.full_name!r} has no JSON Schema: {error}"
         ) from error
-    return {
-        "kind": offer.kind,
-        "name": component.name,
-        "full_name": offer.full_name,
-        "summary": component.summary,
-        "distribution": offer.distribution,
-        "distribution_version": offer.distribution_version,
-        "plugin": offer.plugin,
-        "version": component.version,
-        "references": list(component.references),
-        "extras": list(component.extras),
-        "example": dict(component.example),
-        "schema": schema,
-    }
+    return {**offer.to_json(), "example": dict(component.example), "schema": schema}
 
 
 def described(offer: Offer, use: str, width: int) -> list[str]:
-    """Return a component's description as lines.
+    """A component's description as lines.
 
     Args:
         offer: the component.
@@ -85,7 +72,7 @@ def described(offer: Offer, use: str, width: int) -> list[str]:
 
 
 def snippet(offer: Offer, use: str) -> list[str]:
-    """Return the lines of YAML that use a component with its example configuration."""
+    """The lines of YAML that use a component with its example configuration."""
     above, before, remark = KINDS[offer.kind].written
     lines = [f"# {remark}"] if remark else []
     lines.extend(line.format(name=offer.component.name) for line in above)
@@ -112,7 +99,7 @@ def _yaml_mapping(values: Mapping[str, object]) -> Iterator[str]:
 
 
 def yaml_scalar(value: object) -> str:
-    """Return a value as YAML 1.2 on one line; lists and empty mappings in flow style.
+    """A value as YAML 1.2 on one line; lists and empty mappings in flow style.
 
     A string stands bare only where it cannot be read as anything else.
     """
@@ -134,14 +121,14 @@ def yaml_scalar(value: object) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    """Tell whether YAML reads the bare text as this string, in version 1.1 and in 1.2."""
+    """True if YAML reads the bare text as this string, in version 1.1 and in 1.2."""
     if not text[:1].isalpha() or text.lower() in {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}:
         return False
     return all(character.isalnum() or character in "-_./" or character == ":" for character in text) and text[-1] != ":"
 
 
 def _fields_text(model: type[BaseModel], width: int, indent: int, above: tuple[type[BaseModel], ...]) -> list[str]:
-    """Return the fields of a model, and below each the fields of the models it holds, once."""
+    """The fields of a model, and below each the fields of the models it holds, once."""
     lines: list[str] = []
     model.model_rebuild()  # a deferred schema has no descriptions yet
     for name, field in model.model_fields.items():
@@ -175,7 +162,7 @@ def _default_text(field: FieldInfo) -> str:
 
 
 def type_text(annotation: Any) -> str:
-    """Return a field's type as it would be said: `int`, `list of int`, `"linf" or "l2"`, `float or null`."""
+    """A field's type in words: `int`, `list of int`, `"linf" or "l2"`, `float or null`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " or ".join(yaml_scalar(value) for value in arguments)

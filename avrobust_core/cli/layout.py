@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from avrobust_core.plain_text import plain_lines
 
 GAP = "  "
-"""What stands between two columns."""
+"""The space between two columns."""
 
 
 def say(text: object = "") -> None:
@@ -22,8 +23,13 @@ def complain(text: object) -> None:
     sys.stderr.write(plain_lines(text) + "\n")
 
 
+def terminal_width() -> int:
+    """The terminal's columns, at least 40."""
+    return max(shutil.get_terminal_size().columns, 40)
+
+
 def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), pad_last: bool = False) -> list[str]:
-    """Return rows as lines of aligned columns.
+    """Rows as lines of aligned columns.
 
     Args:
         rows: cells; every row has as many.
@@ -43,7 +49,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), pad_last:
 
 
 def wrapped(text: str, width: int, *, indent: int, first: str | None = None) -> list[str]:
-    """Return text as lines of at most `width`, indented; long words such as paths are left whole.
+    """Text as lines of at most `width`, indented; long words such as paths are left whole.
 
     Args:
         text: one paragraph.

@@ -7,7 +7,11 @@ from pathlib import Path
 from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from avrobust_core.cli.layout import complain, say, table
+from avrobust_core.cli.options import installed
+from avrobust_core.errors import DataError
 from avrobust_core.naming import first_of
+from avrobust_core.plain_text import plain_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
     from avrobust_core.registry.registry import Registry
 
 LAYER = "embeddings"
-"""What the one layer is called."""
+"""The name of the one layer."""
 
 BLOCK = 1 << 22
 """Numbers that are looked at together."""
@@ -25,7 +29,7 @@ HEADER_ERRORS = (
     *(ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError, LookupError, AttributeError),
     TokenError,
 )
-"""What numpy raises at a damaged header, which it parses as if it were a program."""
+"""Errors of numpy at a damaged header, which it parses as if it were a program."""
 
 MOST_RESAMPLES = 1_000_000
 """Resamples at most: more change no digit that is shown."""
@@ -67,14 +71,12 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _run(options: argparse.Namespace) -> int:
-    from avrobust_core.registry.registry import Registry
-
     if not 0 < options.confidence < 1 or not 100 <= options.resamples <= MOST_RESAMPLES or options.seed < 0:
         _refuse(
             f"--confidence {options.confidence:g} --resamples {options.resamples} --seed {options.seed}: give a "
             f"confidence between 0 and 1, at least 100 resamples (at most {MOST_RESAMPLES}), and a seed of at least 0"
         )
-    registry = Registry.discover(disabled=options.no_plugin or ())
+    registry = installed(options)
     settings = _settings(options.set)
     metrics = dict(_metrics(registry, options.metric, settings, logits=options.logits is not None))
     unused = settings.keys() - metrics.keys()
@@ -83,15 +85,17 @@ def _run(options: argparse.Namespace) -> int:
     subject = _subject(options, {want.split or LAYER for metric in metrics.values() for want in metric.latents})
     found = {name: _measured(name, metric, subject) for name, metric in metrics.items()}
     if options.json:
-        print(json.dumps(_as_object(subject.classes, len(subject.ids), found), allow_nan=False))
+        from avrobust_core.evaluation.outcomes import measurement_to_json
+
+        metrics_found = {name: measurement_to_json(measurement) for name, measurement in found.items()}
+        sizes = {"clips": len(subject.ids), "classes": len(subject.classes)}
+        print(json.dumps({**sizes, "metrics": metrics_found}, allow_nan=False))
     else:
         _print(found)
     return 0
 
 
 def _measured(name: str, metric: "Metric", subject: "Subject") -> "Measurement":
-    from avrobust_core.plain_text import plain_text
-
     try:
         return metric.measure(subject)
     except ValueError as error:  # what a function on arrays says of its arguments
@@ -108,7 +112,7 @@ def _settings(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
     for argument in arguments:
         root, problems = apply_override(root, argument)
         if problems:
-            raise SpecError(problems)
+            _refuse(str(SpecError(problems)))
     found: dict[str, dict[str, Any]] = plain(root)
     for metric, fields in found.items():
         if not isinstance(fields, dict):
@@ -198,8 +202,6 @@ def _array(path: Path, what: str) -> "NDArray[Any]":
     """An array of a file, memory-mapped where its bytes are in this machine's order; nothing in it is executed."""
     import numpy as np
 
-    from avrobust_core.plain_text import plain_text
-
     if not path.exists():
         _refuse(f"{path}: there is no such file")
     if not path.is_file():
@@ -280,24 +282,10 @@ def _targets(
 
 
 def _refuse(message: str) -> NoReturn:
-    from avrobust_core.errors import DataError
-
     raise DataError(message)
 
 
-def _as_object(classes: tuple[str, ...], clips: int, found: "Mapping[str, Measurement]") -> dict[str, Any]:
-    from avrobust_core.evaluation.outcomes import measurement_to_json
-
-    return {
-        "clips": clips,
-        "classes": len(classes),
-        "metrics": {name: measurement_to_json(measurement) for name, measurement in found.items()},
-    }
-
-
 def _print(found: "Mapping[str, Measurement]") -> None:
-    from avrobust_core.cli.layout import complain, say, table
-
     estimates = [value for each in found.values() for value in each.values.values()]
     groups = {estimate.groups for estimate in estimates if estimate.groups is not None}
     over = " over " + " or ".join(f"{count} groups" for count in sorted(groups)) if groups else ""

@@ -1,4 +1,4 @@
-"""Standard output while a command runs: what goes wrong with it says that it was standard output."""
+"""Standard output while a command runs: its errors name it, and one process of a run writes to it."""
 
 import os
 import sys
@@ -45,6 +45,11 @@ def named_output() -> Iterator[None]:
 def give_up_output() -> None:
     """Leave what standard output still holds, else Python fails with it once more when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def is_first_process() -> bool:
+    """True in the one process of a run that speaks for all."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
 @contextmanager

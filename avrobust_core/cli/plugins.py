@@ -1,4 +1,4 @@
-"""The commands `avrobust plugins` and `avrobust show`: what is installed, and how each component is used.
+"""The commands `avrobust plugins` and `avrobust show`: the installed plugins, and the use of each component.
 
 What imports pydantic or pluggy is imported inside the commands, so that parsing the command line costs nothing.
 """
@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import shutil
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from avrobust_core.cli.layout import GAP, say, table, wrapped
+from avrobust_core.cli.layout import GAP, say, table, terminal_width, wrapped
+from avrobust_core.cli.options import installed
 
 if TYPE_CHECKING:
     from avrobust_core.registry.registry import Offer, PluginRecord, Registry
@@ -63,7 +62,9 @@ def run_plugins(args: argparse.Namespace) -> int:
     if args.broken:
         plugins, offers = tuple(plugin for plugin in plugins if plugin.status == "broken"), ()
     elif args.kind is not None:
-        plugins = tuple(plugin for plugin in plugins if plugin.status != "ok" or _offers_kind(plugin, args.kind))
+        plugins = tuple(
+            plugin for plugin in plugins if plugin.status != "ok" or {args.kind} & {o.kind for o in plugin.offers}
+        )
     if args.json:
         print(json.dumps(_plugins_object(plugins, offers), indent=2))
     else:
@@ -87,22 +88,14 @@ def run_show(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"components": [component_text.as_object(offer) for offer in offers]}, indent=2, default=str))
     else:
-        blocks = [component_text.described(offer, spec_name(registry, offer), _width()) for offer in offers]
+        blocks = [component_text.described(offer, registry.short_name(offer), terminal_width()) for offer in offers]
         say("\n\n\n".join("\n".join(block) for block in blocks))
     return 0
 
 
-def spec_name(registry: Registry, offer: Offer) -> str:
-    """Return the shortest name by which a spec can ask for a component: bare if that is unambiguous."""
-    name = offer.component.name
-    return name if len(registry.find(name, offer.kind)) == 1 else offer.full_name
-
-
 def _discover(args: argparse.Namespace) -> Registry:
-    with _no_collection(), redirect_stdout(sys.stderr):  # what a plugin prints on import must not mix with our JSON
-        from avrobust_core.registry.registry import Registry
-
-        return Registry.discover(disabled=args.no_plugin or ())
+    with _no_collection():
+        return installed(args)
 
 
 @contextmanager
@@ -119,10 +112,6 @@ def _no_collection() -> Iterator[None]:
         gc.freeze()
         if was_on:
             gc.enable()
-
-
-def _offers_kind(plugin: PluginRecord, kind: str) -> bool:
-    return any(offer.kind == kind for offer in plugin.offers)
 
 
 def _plugins_object(plugins: Sequence[PluginRecord], offers: Sequence[Offer]) -> dict[str, Any]:
@@ -142,21 +131,7 @@ def _plugins_object(plugins: Sequence[PluginRecord], offers: Sequence[Offer]) ->
             }
             for plugin in plugins
         ],
-        "components": [
-            {
-                "kind": offer.kind,
-                "name": offer.component.name,
-                "full_name": offer.full_name,
-                "summary": offer.component.summary,
-                "distribution": offer.distribution,
-                "distribution_version": offer.distribution_version,
-                "plugin": offer.plugin,
-                "version": offer.component.version,
-                "references": list(offer.component.references),
-                "extras": list(offer.component.extras),
-            }
-            for offer in offers
-        ],
+        "components": [offer.to_json() for offer in offers],
     }
 
 
@@ -166,7 +141,7 @@ def _plugins_text(
     if not plugins:
         yield "No plugin is broken." if broken_only else "No plugins are installed."
         return
-    width = _width()
+    width = terminal_width()
     head = ("plugin", "version", "status", "ms", "offers")
     rows = [
         (
@@ -194,14 +169,6 @@ def _plugins_text(
 
 def _components_text(registry: Registry, offers: Sequence[Offer], width: int, *, several: bool) -> Iterator[str]:
     """Yield a line or more per component: the name that a spec may use, the distribution if it matters, the summary."""
-    names = [spec_name(registry, offer) for offer in offers]
-    columns = [
-        (GAP + name, *((offer.distribution,) if several else ())) for name, offer in zip(names, offers, strict=True)
-    ]
-    lines = table(columns, pad_last=True)
-    for line, offer in zip(lines, offers, strict=True):
+    columns = [(GAP + registry.short_name(offer), *((offer.distribution,) if several else ())) for offer in offers]
+    for line, offer in zip(table(columns, pad_last=True), offers, strict=True):
         yield from wrapped(offer.component.summary, width, indent=len(line) + len(GAP), first=line + GAP)
-
-
-def _width() -> int:
-    return max(shutil.get_terminal_size().columns, 40)

@@ -1,16 +1,16 @@
-"""The commands that carry out a spec, or say what there is to do: run, plan."""
+"""The commands that carry out a spec, or list the work that is left: run, plan."""
 
 import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from avrobust_core.cli.layout import complain, say
+from avrobust_core.cli.options import add_spec_arguments, loaded_spec
+from avrobust_core.cli.output import is_first_process
 from avrobust_core.naming import SHOWN, first_of
-
-if TYPE_CHECKING:
-    from avrobust_core.registry.registry import Registry
-    from avrobust_core.spec.loading import LoadedSpec
+from avrobust_core.plain_text import plain_text
 
 CONTRADICTED = 3
 """The exit status of a run whose audit contradicts a robust accuracy by more than its interval."""
@@ -19,48 +19,28 @@ CONTRADICTED = 3
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `run` and `plan`."""
     run = commands.add_parser("run", help="carry out a spec; resumes and reuses by itself")
-    _add_spec_arguments(run)
+    _add_study_arguments(run)
     run.add_argument("--json", action="store_true", help="print one JSON object as the last line: run, cells, reused")
     run.add_argument("--quiet", action="store_true", help="show no progress")
     run.set_defaults(run=_run, resumes=True)
     plan = commands.add_parser("plan", help="show the cells, what is done, and why the rest is not")
-    _add_spec_arguments(plan)
+    _add_study_arguments(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as one JSON object")
     plan.set_defaults(run=_plan)
 
 
-def _add_spec_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("spec", metavar="SPEC", help="the study's YAML file")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a value of the spec")
+def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    add_spec_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<name>)")
 
 
-def _load(options: argparse.Namespace) -> "tuple[LoadedSpec, Registry] | None":
-    from avrobust_core.cli.layout import complain
-    from avrobust_core.registry.registry import Registry
-    from avrobust_core.spec.loading import load_spec
-    from avrobust_core.spec.problems import SpecError
-
-    registry = Registry.discover(disabled=options.no_plugin or ())
-    try:
-        return load_spec(options.spec, registry, options.set), registry
-    except SpecError as error:
-        complain(error)
-        return None
-
-
 def _run(options: argparse.Namespace) -> int:
-    found = _load(options)
-    if found is None:
-        return 2
-    loaded, registry = found
-    from avrobust_core.cli.layout import say
-    from avrobust_core.plain_text import plain_text
+    loaded, registry = loaded_spec(options)
     from avrobust_core.report.tables import print_tables
     from avrobust_core.study.runner import carry_out
 
     result = carry_out(loaded, registry, out=options.out, silent=options.quiet)
-    if _is_first_process():
+    if is_first_process():
         print_tables(result)
         for line in _closing_lines(result):
             say(plain_text(line))
@@ -69,12 +49,6 @@ def _run(options: argparse.Namespace) -> int:
     if result["failed"] or result["problems"]:
         return 1
     return CONTRADICTED if result["contradicted"] else 0
-
-
-def _is_first_process() -> bool:
-    import os
-
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
 def _closing_lines(result: dict[str, Any]) -> list[str]:
@@ -116,11 +90,7 @@ def _some_clips(clips: Mapping[str, str]) -> str:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    found = _load(options)
-    if found is None:
-        return 2
-    loaded, registry = found
-    from avrobust_core.cli.layout import complain, say
+    loaded, registry = loaded_spec(options)
     from avrobust_core.notes import collected
     from avrobust_core.study.building import Builder
     from avrobust_core.study.plan import plan, why_stale
@@ -145,14 +115,9 @@ def _plan(options: argparse.Namespace) -> int:
         print(json.dumps({"run": str(root), "cells": rows}))
         return 0
     for cell, row in zip(cells, rows, strict=True):
-        say(f"{row['id']}  {cell.label}: {_state(cell.fitted, cell.done, row['why'])}")
+        why = "" if row["why"] is None else f": {row['why']}"
+        say(f"{row['id']}  {cell.label}: {row['state']}{why}")
         to_do = f"; to do: {', '.join(e.label for e in cell.pending)}" if cell.pending else ""
         say(f"    {len(cell.evaluations) - len(cell.pending)} of {len(cell.evaluations)} evaluations done{to_do}")
     say(f"{sum(cell.done for cell in cells)} of {len(cells)} cells done in {root}")
     return 0
-
-
-def _state(fitted: bool, done: bool, why: object) -> str:
-    if done:
-        return "done"
-    return "fitted" if fitted else f"to fit: {why}"

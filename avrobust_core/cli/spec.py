@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avrobust_core.cli.layout import say, table, wrapped
+from avrobust_core.cli.options import add_spec_arguments, installed, loaded_spec
+
 if TYPE_CHECKING:
-    from avrobust_core.registry.registry import Registry
     from avrobust_core.spec.explaining import Explanation
     from avrobust_core.spec.loading import LoadedSpec
 
@@ -18,10 +20,10 @@ _LONGEST_VALUE = 48
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `validate`, `explain` and `schema`."""
     validate = commands.add_parser("validate", help="check a spec and report every mistake")
-    _add_spec_arguments(validate)
+    add_spec_arguments(validate)
     validate.set_defaults(run=_validate)
     explain = commands.add_parser("explain", help="say what a value of a spec is, where it comes from, what it may be")
-    _add_spec_arguments(explain)
+    add_spec_arguments(explain)
     explain.add_argument(
         "path", metavar="PATH", nargs="?", default="", help="as in training.standard.epochs; default: the whole spec"
     )
@@ -31,26 +33,8 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     schema.set_defaults(run=_schema)
 
 
-def _add_spec_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("spec", metavar="SPEC", help="the study's YAML file")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a value of the spec")
-
-
-def _registry(options: argparse.Namespace) -> "Registry":
-    from avrobust_core.registry.registry import Registry
-
-    return Registry.discover(disabled=options.no_plugin or ())
-
-
 def _validate(options: argparse.Namespace) -> int:
-    from avrobust_core.cli.layout import complain, say
-    from avrobust_core.spec.problems import SpecError
-
-    try:
-        loaded = _load(options, _registry(options))
-    except SpecError as error:
-        complain(error)
-        return 2
+    loaded, _ = loaded_spec(options)
     say(f"{options.spec}: OK, {_counts(loaded)}")
     if unused := _unused_threats(loaded):
         say(f"    no attack is run under {', '.join(unused)}")
@@ -58,17 +42,10 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from avrobust_core.cli.layout import complain, say
     from avrobust_core.spec.explaining import explain
-    from avrobust_core.spec.problems import SpecError
 
-    registry = _registry(options)
-    try:
-        explanation = explain(_load(options, registry), options.path, registry)
-    except SpecError as error:
-        complain(error)
-        return 2
-    say("\n".join(_explained(explanation)))
+    loaded, registry = loaded_spec(options)
+    say("\n".join(_explained(explain(loaded, options.path, registry))))
     return 0
 
 
@@ -76,18 +53,12 @@ def _schema(options: argparse.Namespace) -> int:
     from avrobust_core.files import write_text
     from avrobust_core.spec.json_schema import spec_schema
 
-    text = json.dumps(spec_schema(_registry(options)), indent=2) + "\n"
+    text = json.dumps(spec_schema(installed(options)), indent=2) + "\n"
     if options.out is None:
         sys.stdout.write(text)
     else:
         write_text(options.out, text)
     return 0
-
-
-def _load(options: argparse.Namespace, registry: "Registry") -> "LoadedSpec":
-    from avrobust_core.spec.loading import load_spec
-
-    return load_spec(options.spec, registry, options.set)
 
 
 def _counts(loaded: "LoadedSpec") -> str:
@@ -116,7 +87,6 @@ def _number(count: int, noun: str) -> str:
 def _explained(explanation: "Explanation") -> list[str]:
     from pydantic_core import PydanticUndefined
 
-    from avrobust_core.cli.layout import table, wrapped
     from avrobust_core.spec.nodes import dotted
 
     width = shutil.get_terminal_size((100, 24)).columns

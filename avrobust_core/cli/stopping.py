@@ -1,4 +1,4 @@
-"""How a command is stopped by SIGINT, SIGTERM and SIGHUP: tidily, and with a word on how to go on."""
+"""Stop a command on SIGINT, SIGTERM or SIGHUP: tidily, and with a word on how to go on."""
 
 import os
 import shlex
@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from avrobust_core.cli.output import is_first_process
 from avrobust_core.plain_text import plain_text
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -28,7 +29,7 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
     def told(self, arguments: Sequence[str], *, resumes: bool) -> int:
-        """Say how to go on.
+        """Tell the user how to go on.
 
         Args:
             arguments: of the command that was stopped.
@@ -39,7 +40,7 @@ class Stopped(KeyboardInterrupt):
         """
         how = "the same command goes on where it stopped" if resumes else "nothing of it is kept"
         command = plain_text(shlex.join(["avrobust", *arguments]))
-        if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":  # once for all processes of a run
+        if is_first_process():
             _write(f"avrobust: stopped by {signal.Signals(self.number).name}; {how}: {command}")
         return 128 + self.number
 

@@ -1,1 +1,1 @@
-"""What a configuration is read with: fields described, near names, faults in plain words."""
+"""Reading configurations: fields described, near names, faults in plain words."""

@@ -1,4 +1,4 @@
-"""Say in plain lines what is wrong with a component's configuration."""
+"""Faults of a component's configuration in plain sentences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_INPUT = 60
 
 
 def configuration_errors(config: type[BaseModel], error: ValidationError) -> list[tuple[Location, str]]:
-    """Return each fault as its place in the configuration and a sentence, in the order pydantic found them.
+    """The faults, each with its place in the configuration and a sentence, in the order in which pydantic found them.
 
     Unknown fields come with a suggestion, or else with the fields that there are.
 
@@ -27,8 +27,7 @@ def configuration_errors(config: type[BaseModel], error: ValidationError) -> lis
     for detail in error.errors(include_url=False, include_context=False):
         location = detail["loc"]
         if detail["type"] == "extra_forbidden":
-            known = list(_fields_at(config, location[:-1]))
-            message = f"no such field{_instead(str(location[-1]), known)}"
+            message = f"no such field{_instead(str(location[-1]), _fields_at(config, location[:-1]))}"
         elif detail["type"] == "missing":
             message = "required, but not given"
         else:
@@ -38,7 +37,7 @@ def configuration_errors(config: type[BaseModel], error: ValidationError) -> lis
 
 
 def location_text(location: Location) -> str:
-    """Write a place as a path, such as `stages[2].width`; the configuration as a whole is `(as a whole)`."""
+    """A place as a path, such as `stages[2].width`; the configuration as a whole is `(as a whole)`."""
     text = ""
     for part in location:
         if isinstance(part, int):
@@ -55,7 +54,7 @@ def _instead(name: str, known: list[str]) -> str:
 
 
 def _sentence(message: str) -> str:
-    """Drop pydantic's prefix for errors raised by a validator, and the capital."""
+    """The message without the capital and without pydantic's prefix for errors raised by a validator."""
     text = message.removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
@@ -65,22 +64,17 @@ def _shown(value: object) -> str:
     return text if len(text) <= _LONGEST_INPUT else f"{text[: _LONGEST_INPUT - 3]}..."
 
 
-def _fields_at(config: type[BaseModel], location: Location) -> Iterator[str]:
-    """Yield the names of the fields of the model at a place inside `config`."""
-    models = [config]
+def _fields_at(config: type[BaseModel], location: Location) -> list[str]:
+    """The names of the fields of the model at a place inside `config`."""
+    from avrobust_core.config.fields import arms, below, field_names  # not for listing
+
+    annotation: Any = config
     for part in location:
-        # A place also holds list indices, dictionary keys and the names of a union's members: those name no field.
-        fields = [model.model_fields.get(str(part)) or _by_alias(model, str(part)) for model in models]
-        inner = [nested for field in fields if field is not None for nested in nested_models(field.annotation)]
-        named = [model for model in models if model.__name__ == part]
-        models = inner or named or models
-    for model in models:
-        for name, field in model.model_fields.items():
-            yield field.alias or name
-
-
-def _by_alias(model: type[BaseModel], alias: str) -> Any:
-    return next((field for field in model.model_fields.values() if field.alias == alias), None)
+        # A place also holds the names of a union's members, which name no field.
+        slot = below(annotation, part)
+        named = (arm for arm in arms(annotation) if getattr(arm, "__name__", None) == part)
+        annotation = next(named, annotation) if slot is None else slot.annotation
+    return field_names(annotation)
 
 
 def nested_models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -24,7 +24,7 @@ class Described(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     also_takes: ClassVar[str] = ""
-    """What may stand for a map of its fields, in plain words."""
+    """Values that may stand for a map of its fields, in plain words."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:

@@ -1,4 +1,4 @@
-"""Walk a pydantic model along a path, and say in plain words what a field takes."""
+"""Walk a pydantic model along a path, and put a field's type into plain words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
@@ -31,6 +31,15 @@ _WORDS: Final[Mapping[Any, str]] = {
     type(None): "null",
 }
 
+_LIMITS: Final[Mapping[str, str]] = {
+    "gt": "above",
+    "ge": "at least",
+    "lt": "below",
+    "le": "at most",
+    "multiple_of": "a multiple of",
+}
+"""Words for a limit in a field's metadata, by the attribute that holds it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -48,7 +57,7 @@ class Slot:
 
     @property
     def phrase(self) -> str:
-        """What the place takes, in plain words."""
+        """The values that the place takes, in plain words."""
         return phrase(self.annotation)
 
     @property
@@ -56,8 +65,8 @@ class Slot:
         """The field's docstring; of an item of a map or list, its model's."""
         if self.field is not None and self.field.description:
             return self.field.description
-        model = _single_model(self.annotation)
-        return (model.__doc__ or "").strip().split("\n\n")[0] if model is not None else ""
+        models = _models(self.annotation)
+        return (models[0].__doc__ or "").strip().split("\n\n")[0] if len(models) == 1 else ""
 
 
 @lru_cache(maxsize=8192)
@@ -67,17 +76,14 @@ def slot_at(model: type[BaseModel], path: Path) -> Slot | None:
     for key in path:
         if slot is None:
             return None
-        slot = _below(slot.annotation, key)
+        slot = below(slot.annotation, key)
     return slot
 
 
 def field_names(annotation: Any) -> list[str]:
     """The keys that a map at this place may have, as written in YAML; empty if any may stand there."""
-    names: list[str] = []
-    for arm in arms(annotation):
-        if isinstance(arm, type) and issubclass(arm, BaseModel) and not issubclass(arm, RootModel):
-            names += [key_of(name, info) for name, info in arm.model_fields.items()]
-    return list(dict.fromkeys(names))
+    models = [model for model in _models(annotation) if not issubclass(model, RootModel)]
+    return list(dict.fromkeys(key_of(name, info) for model in models for name, info in model.model_fields.items()))
 
 
 def key_of(name: str, info: FieldInfo) -> str:
@@ -89,10 +95,7 @@ def key_of(name: str, info: FieldInfo) -> str:
 
 def arms(annotation: Any) -> list[Any]:
     """The members of a union, without metadata; a type alone is its only member."""
-    bare, _ = _strip(annotation)
-    if get_origin(bare) in (Union, types.UnionType):
-        return [arm for member in get_args(bare) for arm in arms(member)]
-    return [bare]
+    return [_strip(member)[0] for member in _members(annotation)]
 
 
 def choices(annotation: Any) -> list[Any]:
@@ -107,7 +110,7 @@ def choices(annotation: Any) -> list[Any]:
 
 
 def phrase(annotation: Any) -> str:
-    """What a type takes, in the words of a YAML author: `a whole number, at least 1, or null`."""
+    """The values that a type takes, in the words of a YAML author: `a whole number, at least 1, or null`."""
     bare, metadata = _strip(annotation)
     for item in metadata:
         if isinstance(item, Phrase):
@@ -115,19 +118,17 @@ def phrase(annotation: Any) -> str:
     if get_origin(bare) in (Union, types.UnionType):
         said = list(dict.fromkeys(phrase(member) for member in get_args(bare)))
         return _joined(said) + _limits(metadata)
+    if values := choices(bare):
+        return _joined([_quoted(value) for value in values])
     origin = get_origin(bare) or bare
-    if origin is Literal:
-        return _joined([_quoted(value) for value in get_args(bare)])
-    if isinstance(origin, type) and issubclass(origin, enum.Enum):
-        return _joined([_quoted(member.value) for member in origin])
     return _collection(origin, bare, metadata) or _WORDS.get(origin, "a value") + _limits(metadata)
 
 
 def silently_converted(slot: Slot, value: Any) -> bool:
-    """Whether pydantic would take this value for one of another type, without a word.
+    """True if pydantic would convert this value to another type without a word.
 
-    A boolean is no number, text neither is a number nor a boolean, and a number is no boolean; unless the field has a
-    validator of its own that reads it.
+    A boolean is not taken for a number, nor text for a number or a boolean, nor a number for a boolean, unless the
+    field has a validator of its own that reads it.
     """
     members = arms(slot.annotation)
     literals = [item for member in members if get_origin(member) is Literal for item in get_args(member)]
@@ -155,7 +156,7 @@ def silent_conversions(model: type[BaseModel], data: Any, path: Path = ()) -> It
 
 
 def _reads_text(slot: Slot) -> bool:
-    """Whether a member of the type takes text, or a validator sees it before the type does."""
+    """True if a member of the type takes text, or a validator sees it before the type does."""
     if slot.owner is not None and slot.field is not None:
         for validator in slot.owner.__pydantic_decorators__.field_validators.values():
             named = [slot.owner.model_fields.get(name) for name in validator.info.fields]
@@ -191,7 +192,7 @@ def short(limit: Any) -> Any:
 
 
 def _collection(origin: Any, bare: Any, metadata: Sequence[Any]) -> str:
-    """What a map or a list takes; empty text for anything else."""
+    """The values that a map or a list takes; empty text for anything else."""
     if not isinstance(origin, type) or issubclass(origin, str | bytes):
         return ""
     if issubclass(origin, BaseModel) and not issubclass(origin, RootModel):
@@ -236,14 +237,15 @@ def _flat(metadata: Iterable[Any]) -> list[Any]:
     return flat
 
 
-def _below(annotation: Any, key: Key) -> Slot | None:
+def below(annotation: Any, key: Key) -> Slot | None:
+    """The slot one step inside a type; None where there is none."""
     for arm in arms(annotation):
         origin = get_origin(arm) or arm
         if not isinstance(origin, type):
             continue
         items = get_args(arm)
         if issubclass(origin, RootModel):
-            slot = _below(_annotation(origin.model_fields["root"]), key)
+            slot = below(_annotation(origin.model_fields["root"]), key)
             if slot is not None:
                 return slot
         elif issubclass(origin, BaseModel):
@@ -269,35 +271,21 @@ def _annotation(info: FieldInfo) -> Any:
 
 def _extra(model: type[BaseModel]) -> Any:
     """The type of a model's further fields, by whatever name: Any where it is not stated."""
-    stated = _hints(model).get("__pydantic_extra__")
-    items = get_args(stated)
+    items = get_args(get_type_hints(model).get("__pydantic_extra__"))
     return items[1] if len(items) == 2 else Any
 
 
-@cache
-def _hints(model: type[BaseModel]) -> dict[str, Any]:
-    return get_type_hints(model)
-
-
-def _single_model(annotation: Any) -> type[BaseModel] | None:
-    models = [arm for arm in arms(annotation) if isinstance(arm, type) and issubclass(arm, BaseModel)]
-    return models[0] if len(models) == 1 else None
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    return [arm for arm in arms(annotation) if isinstance(arm, type) and issubclass(arm, BaseModel)]
 
 
 def _limits(metadata: Iterable[Any]) -> str:
-    words = []
-    for item in metadata:
-        match item:
-            case annotated_types.Gt():
-                words.append(f"above {short(item.gt)}")
-            case annotated_types.Ge():
-                words.append(f"at least {short(item.ge)}")
-            case annotated_types.Lt():
-                words.append(f"below {short(item.lt)}")
-            case annotated_types.Le():
-                words.append(f"at most {short(item.le)}")
-            case annotated_types.MultipleOf():
-                words.append(f"a multiple of {short(item.multiple_of)}")
+    words = [
+        f"{word} {short(limit)}"
+        for item in metadata
+        for name, word in _LIMITS.items()
+        if (limit := getattr(item, name, None)) is not None
+    ]
     return f" {' and '.join(words)}" if words else ""
 
 
@@ -306,7 +294,6 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def _quoted(value: Any) -> str:
-    value = value.value if isinstance(value, enum.Enum) else value
     if isinstance(value, str):
         return f"'{value}'"
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)

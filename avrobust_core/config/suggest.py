@@ -16,12 +16,12 @@ _BEHIND = 0.15
 
 
 def _folded(name: str) -> str:
-    """Return `name` in the form names are compared in: lower case, with `-` and `.` read as `_`."""
+    """`name` in the form in which names are compared: lower case, with `-` and `.` read as `_`."""
     return name.casefold().replace("-", "_").replace(".", "_")
 
 
 def closest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """Return up to `limit` of the `known` names nearest to `name`, nearest first; an empty list when none is near.
+    """Up to `limit` of the `known` names nearest to `name`, nearest first; an empty list when none is near.
 
     A name much further off than the nearest one is left out. Case and the choice between `-`, `_` and `.` do not
     count as differences. Names equally near come in alphabetical order, so that the answer does not depend on the
@@ -44,7 +44,7 @@ def closest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the tail of an error message, such as `"; did you mean 'pgd'?"`, or `""` when no known name is near."""
+    """The tail of an error message, such as `"; did you mean 'pgd'?"`, or `""` when no known name is near."""
     near = [repr(candidate) for candidate in closest(name, known)]
     if not near:
         return ""

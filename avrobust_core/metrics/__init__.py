@@ -1,1 +1,1 @@
-"""Metrics: what they are, what they may ask for, and the probe."""
+"""Metrics: the base class, the latents that they may ask for, and the probe."""

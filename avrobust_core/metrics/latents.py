@@ -25,7 +25,7 @@ class LatentRequest:
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """What a model makes of the clips of one split on the way to its logits.
+    """The layers of a model, on the way to its logits, for the clips of one split.
 
     Attributes:
         ids: N clips.

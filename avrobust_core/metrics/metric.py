@@ -1,4 +1,4 @@
-"""What a metric is: the base class that plugins subclass, what it measures, and what it found."""
+"""Metrics: the base class that plugins subclass, its subject, and its findings."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from avrobust_core.statistics.intervals import Estimate
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a metric measures: a model's predictions on one split, clean or under one attack.
+    """The subject of a metric: a model's predictions on one split, clean or under one attack.
 
     Attributes:
         ids: the clips.
@@ -51,7 +51,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a metric found.
+    """The findings of a metric.
 
     Attributes:
         values: by name, e.g. "top-1", "map"; each with an interval.

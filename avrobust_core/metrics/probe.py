@@ -1,4 +1,4 @@
-"""Putting points of one's own through a fitted model: what convexity and its like need."""
+"""Put arbitrary points through a fitted model, as convexity and similar metrics need."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -63,7 +63,7 @@ class Probe:
         """Logits (B, K) from what the encoders return: fusion and head.
 
         Raises:
-            AvrobustError: if the model is no `AVModel`.
+            AvrobustError: if the model is not an `AVModel`.
             ModelError: as `forward`.
         """
         there = {name: Encoded(e.tokens.to(self.device), e.pooled.to(self.device)) for name, e in encoded.items()}
@@ -74,7 +74,7 @@ class Probe:
         """Logits (B, K) from fused embeddings: the head alone.
 
         Raises:
-            AvrobustError: if the model is no `AVModel`.
+            AvrobustError: if the model is not an `AVModel`.
             ModelError: as `forward`.
         """
         return self._audio_visual().score(fused.to(self.device)).float()

@@ -1,4 +1,4 @@
-"""What a model returns: its logits, unwrapped and checked; what is none is refused in one sentence."""
+"""The answers of a model: its logits, unwrapped and checked; anything else is refused in one sentence."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +16,8 @@ from avrobust_core.naming import clips_named
 from avrobust_core.plain_text import plain_text
 
 MARGIN_TOLERANCE = 1e-4
-"""What two passes over one clip may differ by, as a share of the largest logit, or where all logits are below 1 as it
-is: batching moves the last bits, and two logits that meet at 0 leave no size to take a share of."""
+"""Largest difference of two passes over one clip, as a share of the largest logit, or of 1 if all logits are below it:
+batching moves the last bits, and two logits that meet at 0 leave no size to take a share of."""
 
 TF32_TOLERANCE = 1e-2
 """The same where a GPU may multiply in TF32, which keeps 10 bits of each factor: PyTorch's default for convolutions."""
@@ -26,7 +26,7 @@ ROUNDINGS = 4
 """The same for models that compute in float16 or bfloat16, in units of that type's last bit."""
 
 SUM_TOLERANCE = 5e-3
-"""What the sum of a row of probabilities may be off 1 by, all of them rounded to bfloat16."""
+"""Largest distance from 1 of the sum of a row of probabilities, all of them rounded to bfloat16."""
 
 _LONGEST_REASON = 300
 
@@ -37,7 +37,7 @@ _ONE_LOGIT = (
 
 
 def name_of(model: object) -> str:
-    """What errors call a model: the name of its class, or of the module that it was made of."""
+    """The name of a model in errors: that of its class, or of the module that it was made of."""
     title = getattr(model, "title", None)
     return title if isinstance(title, str) else type(model).__name__
 
@@ -210,7 +210,7 @@ def refuse_unanswered(
 
 
 def rounding(model: nn.Module, answered: Collection[torch.dtype], device: torch.device) -> float:
-    """What two passes over the same clip may differ by, as a share of the largest logit; see `MARGIN_TOLERANCE`.
+    """Largest difference of two passes over the same clip, as a share of the largest logit; see `MARGIN_TOLERANCE`.
 
     Args:
         model: its parameters' types count.
@@ -224,7 +224,7 @@ def rounding(model: nn.Module, answered: Collection[torch.dtype], device: torch.
 
 
 def probabilities(logits: NDArray[Any] | Tensor, task: Task) -> bool:
-    """Whether what a model returned for (N, K) clips are probabilities and no logits.
+    """True if what a model returned, (N, K), are probabilities instead of logits.
 
     All are in [0, 1], and with one label per clip each row sums to 1 within rounding.
     """
@@ -256,7 +256,7 @@ def _may_be_logits(x: object, classes: int | None) -> bool:
 
 
 def _described(answer: object) -> str:
-    """What was returned, in a few words: types and shapes."""
+    """An answer in a few words: types and shapes."""
     if isinstance(answer, Tensor):
         return f"{str(answer.dtype).removeprefix('torch.')} {tuple(answer.shape)}"
     if isinstance(answer, Mapping):
@@ -276,7 +276,7 @@ def _failed(model: nn.Module, inputs: Mapping[str, Tensor], error: Exception) ->
 
 
 def _oddity(name: str, x: Tensor) -> str | None:
-    """What is odd about one modality of clips (B, ...) for which the model has no answer."""
+    """The oddity of one modality of clips (B, ...) that the model cannot answer; None if there is none."""
     flat = x.flatten(1)
     if x.is_floating_point() and bool((~flat.isfinite()).any()):
         return f"{name} there is not finite"

@@ -1,4 +1,4 @@
-"""What wrappers put before a checkpoint's keys, taken away where that makes them a module's own."""
+"""Remove the prefixes that wrappers put before a checkpoint's keys, where that makes them a module's own."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -6,16 +6,16 @@ from typing import Any, Final
 from torch import Tensor
 
 _INSERTED: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""What torch.compile, FSDP and activation checkpointing put into keys, at any place."""
+"""Parts that torch.compile, FSDP and activation checkpointing put into keys, at any place."""
 
 _PARALLEL: Final = "module"
-"""What DataParallel, DistributedDataParallel and AveragedModel put before keys."""
+"""The prefix of DataParallel, DistributedDataParallel and AveragedModel."""
 
 _PREFIXES: Final = (_PARALLEL, "model", "net", "network", "backbone", "encoder")
-"""What training scripts put before the keys of a network beside other keys: Lightning's "model.", beside a loss's."""
+"""Prefixes of a network beside other keys in training scripts: Lightning's "model.", beside a loss's."""
 
 _AVERAGED: Final = ("ema", "model_ema", "ema_model")
-"""What is put before the keys of weights averaged over training, beside the plain ones."""
+"""Prefixes of weights averaged over training, beside the plain ones."""
 
 _AVERAGES: Final = "n_averaged"
 """AveragedModel's counter."""

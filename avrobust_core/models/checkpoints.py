@@ -4,7 +4,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +23,13 @@ _AVERAGED: Final = ("model_ema", "ema_model", "state_dict_ema", "ema_state_dict"
 """Keys of weights averaged over training: taken only where there are no plain ones."""
 
 _NOT_WEIGHTS: Final = re.compile("optim|sched|scaler|amp|loop|callback|hyper|config|args|random|rng|sampler|criterion")
-"""What is in the names of other states that hold tensors."""
+"""Parts of the names of other states that hold tensors."""
 
 _DEPTH: Final = 8
 """Wrappers inside one another that are opened at most."""
 
 _RATIO: Final = 10
-"""How much larger than the file its content may be: torch.save does not compress, and weights hardly can be."""
+"""The largest ratio of a content to its file: torch.save does not compress, and weights hardly can be."""
 
 _SPARE: Final = 1 << 24
 """Bytes (16 MiB) that small files may state beyond that ratio."""
@@ -67,7 +67,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         elif str(key).rpartition(".")[2] == EXTRA:
             state[str(key)] = pack_extra(str(key), value)
     if not any(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"weights {path}: there are no tensors in it, only {_listed(content) or 'nothing'}")
+        raise WeightsError(f"weights {path}: there are no tensors in it, only {listed(content) or 'nothing'}")
     _refuse_unfounded(state, path)
     return state
 
@@ -99,7 +99,7 @@ def torch_load(path: Path, device: torch.device | str = "cpu", *, beside: Sequen
 
 
 def _opened(content: Any, path: Path) -> Mapping[Any, Any]:
-    """What lies in the wrappers: the mapping that has the tensors."""
+    """The mapping inside the wrappers that has the tensors."""
     for _ in range(_DEPTH):
         if not isinstance(content, Mapping):
             raise WeightsError(f"weights {path}: it holds {_kind(content)}, not tensors by key")
@@ -119,7 +119,7 @@ def _chosen(inside: Mapping[str, Mapping[Any, Any]], path: Path) -> str | None:
         found = [name for name in names if name in holding]
         if len(found) > 1:
             raise WeightsError(
-                f"weights {path}: it holds {len(found)} sets of weights, {_listed(found)}; save the one that is meant "
+                f"weights {path}: it holds {len(found)} sets of weights, {listed(found)}; save the one that is meant "
                 "by itself"
             )
         if found:
@@ -128,7 +128,7 @@ def _chosen(inside: Mapping[str, Mapping[Any, Any]], path: Path) -> str | None:
 
 
 def _holds_tensors(content: Mapping[Any, Any]) -> bool:
-    """Whether a mapping has tensors, itself or in a wrapper inside."""
+    """True if a mapping has tensors, itself or in a wrapper inside."""
     for _ in range(_DEPTH):
         if any(isinstance(value, Tensor) for value in content.values()):
             return True
@@ -144,7 +144,7 @@ def _refuse_unfounded(state: Mapping[str, Tensor], path: Path) -> None:
     odd = [key for key, x in state.items() if x.layout != torch.strided or x.is_quantized or x.is_meta]
     if odd:
         raise WeightsError(
-            f"weights {path}: {_listed(odd)}: sparse, quantised or empty tensors are not read; save plain ones"
+            f"weights {path}: {listed(odd)}: sparse, quantised or empty tensors are not read; save plain ones"
         )
     stated, limit = sum(x.numel() * x.element_size() for x in state.values()), _limit(path)
     if stated > limit:
@@ -172,7 +172,7 @@ def _check_sizes(path: Path) -> None:
             "safetensors"
         )
     if "data.pkl" not in names:
-        shown = _listed([entry.filename for entry in entries])
+        shown = listed([entry.filename for entry in entries])
         raise WeightsError(f"weights {path}: is an archive, but none of torch.save: it holds {shown or 'nothing'}")
     stated = sum(entry.file_size for entry in entries)
     if stated > _limit(path):
@@ -210,7 +210,7 @@ def _torch_file(path: Path) -> Any:
 
 
 def _refusal(text: str) -> str:
-    """Why torch refused a pickle, without its advice to execute it."""
+    """The reason for which torch refused a pickle, without its advice to execute it."""
     lines = [line.rpartition("WeightsUnpickler error:")[2].strip() for line in text.splitlines()]
     said = next((line for line in lines if line and "weights_only" not in line and "Weights only" not in line), "")
     found = re.search(r"(?:GLOBAL|function|class) [<']*([\w.]+)", said)
@@ -237,6 +237,7 @@ def _kind(content: object) -> str:
     return "one tensor" if isinstance(content, Tensor) else f"a {type(content).__name__}"
 
 
-def _listed(names: Any) -> str:
-    shown = [plain_text(name, 80) for name in list(names)[:_SHOWN]]
+def listed(names: Collection[Any], longest: int = 80) -> str:
+    """The first few of some names, each of so many characters at most."""
+    shown = [plain_text(name, longest) for name in list(names)[:_SHOWN]]
     return ", ".join(shown) + (", ..." if len(names) > _SHOWN else "")

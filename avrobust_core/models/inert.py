@@ -1,4 +1,4 @@
-"""What stands for the objects that training scripts leave beside weights: nothing of theirs is imported or run."""
+"""Stand-ins for the objects that training scripts leave beside weights, of which nothing is imported or run."""
 
 from collections import OrderedDict
 from collections.abc import Mapping

@@ -25,5 +25,5 @@ class CheckpointLayout:
     convert: Callable[[State], State]
 
     def recognises(self, state: State) -> bool:
-        """Whether a checkpoint has this layout."""
+        """True if a checkpoint has this layout."""
         return all(mark in state for mark in self.marks)

@@ -59,7 +59,7 @@ class AVModel(nn.Module):
 
     @property
     def title(self) -> str:
-        """What errors call it: a module of somebody's own that is the whole model gives its name."""
+        """The name in errors; a `WholeModel` gives that of its module."""
         found = getattr(self.fusion, "title", None)
         return found if isinstance(found, str) else type(self).__name__
 

@@ -11,17 +11,17 @@ from avrobust_core.errors import WeightsError
 from avrobust_core.plain_text import plain_text
 
 EXTRA: Final = "_extra_state"
-"""How the keys of what `Module.get_extra_state` returns end."""
+"""The end of the keys of extra state (`Module.get_extra_state`)."""
 
 _ARCHIVE: Final = b"PK\x03\x04"
-"""How packed extra state begins: as a zip archive does."""
+"""The first bytes of packed extra state: those of a zip archive."""
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
     """All parameters, buffers and extra state of a module by key, on the processor, each with memory of its own.
 
-    Tied names (two for one tensor) have a copy each, so that every key can be read by itself. Extra state that is no
-    tensor is packed, as `pack_extra` does.
+    Tied names (two for one tensor) have a copy each, so that every key can be read by itself. Extra state other
+    than a tensor is packed, as `pack_extra` does.
 
     Raises:
         WeightsError: if a tensor is sparse or quantised, or extra state is of objects that cannot be read back without
@@ -88,14 +88,14 @@ def pack_extra(key: str, value: object) -> Tensor:
 
 
 def is_packed(value: Tensor) -> bool:
-    """Whether a tensor is what `pack_extra` made."""
+    """True if a tensor is what `pack_extra` made."""
     if value.dtype != torch.uint8 or value.dim() != 1:
         return False
     return bytes(value[: len(_ARCHIVE)].tolist()) == _ARCHIVE
 
 
 def unpack_extra(key: str, packed: Tensor) -> object:
-    """What `pack_extra` was given.
+    """The extra state that `pack_extra` was given.
 
     Raises:
         WeightsError: if reading it would execute code; names the key.

@@ -1,4 +1,4 @@
-"""What counts as correct, and the per-clip losses that training and attacks share, for single and multi-label."""
+"""Correctness and the per-clip losses that training and attacks share, for single and multi-label."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What a model is made of: the base classes of encoders and fusions that plugins subclass."""
+"""The parts of a model: the base classes of encoders and fusions that plugins subclass."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class EncodedDims:
 class Encoder(nn.Module, ABC):
     """From one modality to tokens and a pooled embedding.
 
-    What has a gradient but is no parameter (log-mel, pixel normalisation) is the `frontend`, so that budgets are
+    Fixed differentiable steps (log-mel, pixel normalisation) belong in the `frontend`, so that budgets are
     stated on the raw input.
 
     Attributes:

@@ -15,8 +15,8 @@ def differentiable_recurrence(model: nn.Module, device: str = "cuda") -> Iterato
 
     On a GPU, cuDNN keeps what it needs for the gradient only in training mode, and refuses the backward pass in any
     other. In torch's own RNN, LSTM and GRU that mode decides on nothing but dropout between layers: with dropout 0 it
-    gives what evaluation gives. So only these are in training mode here, with dropout 0; one whose forward is
-    somebody's own may do more in that mode, and is left alone.
+    gives what evaluation gives. So only these are in training mode here, with dropout 0; one with a
+    forward of its own may do more in that mode, and is left alone.
 
     Args:
         model: in evaluation mode.

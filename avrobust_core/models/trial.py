@@ -1,4 +1,4 @@
-"""Whether a model answers alike twice, tried on a few clips before anything is attacked."""
+"""Try on a few clips, before anything is attacked, that a model answers alike twice."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping

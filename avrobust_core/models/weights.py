@@ -10,23 +10,20 @@ from torch import Tensor, nn
 
 from avrobust_core.errors import WeightsError
 from avrobust_core.models.checkpoint_keys import agreeing
+from avrobust_core.models.checkpoints import listed
 from avrobust_core.models.checkpoints import read_checkpoint as read_checkpoint
 from avrobust_core.models.layouts import CheckpointLayout, State
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.module_state import EXTRA, is_packed, take_state, tied
-from avrobust_core.plain_text import plain_text
 
 HEAD: Final = "head."
-"""What the keys of a checkpoint's own classifier begin with, once converted."""
-
-_SHOWN: Final = 8
-"""Keys of one kind that an error names."""
+"""The prefix of the keys of a checkpoint's own classifier, once converted."""
 
 _LONGEST: Final = 120
 """Characters of a key that an error shows."""
 
 _COUNTER: Final = "num_batches_tracked"
-"""How the keys of batch normalisation's counters end."""
+"""The end of the keys of batch normalisation's counters."""
 
 
 def load_checkpoint(
@@ -73,14 +70,7 @@ def load_model(model: AVModel, state: State, source: str) -> str:
     Raises:
         WeightsError: as `load_checkpoint`.
     """
-    layouts = model.fusion.layouts
-    state = agreeing(state, model.state_dict(), lambda names: any(layout.recognises(names) for layout in layouts))
-    layout = next((layout for layout in layouts if layout.recognises(state)), None)
-    converted = state if layout is None else layout.convert(state)
-    name = "its own" if layout is None else layout.name
-    if layout is None and not any(key in model.state_dict() for key in state):
-        known = ", ".join(["its own", *(layout.name for layout in layouts)])
-        raise WeightsError(f"weights {source}: the model does not know their layout; it reads: {known}")
+    name, converted = _converted(model, state, model.fusion.layouts, source, "")
     load_strictly(model, converted, f"{source} ({name})")
     return name
 
@@ -158,20 +148,15 @@ def _converted(
     known = ", ".join(["its own", *(layout.name for layout in layouts)])
     raise WeightsError(
         f"weights {source}: {type(module).__name__} does not know their layout; it reads: {known}; the file's keys are "
-        f"{_listed(list(state))}"
+        f"{listed(state, _LONGEST)}"
     )
 
 
 def _refuse(source: str, module: nn.Module, *problems: tuple[str, Sequence[str]]) -> None:
     """Raise an error if there is any key with any of some problems."""
-    found = [f"{len(keys)} {what}: {_listed(keys)}" for what, keys in problems if keys]
+    found = [f"{len(keys)} {what}: {listed(keys, _LONGEST)}" for what, keys in problems if keys]
     if found:
         raise WeightsError(f"weights {source} do not fit {type(module).__name__}: " + "; ".join(found))
-
-
-def _listed(keys: Sequence[str]) -> str:
-    shown = ", ".join(plain_text(key, _LONGEST) for key in keys[:_SHOWN])
-    return shown + (", ..." if len(keys) > _SHOWN else "")
 
 
 def _extra(key: str, given: Tensor) -> bool:
@@ -179,7 +164,7 @@ def _extra(key: str, given: Tensor) -> bool:
 
 
 def _same_kind(key: str, given: Tensor, own: Tensor) -> bool:
-    """Whether both are floats, whole numbers or complex ones: a cast between those would make other numbers."""
+    """True if both are floats, whole numbers or complex ones: a cast between those would make other numbers."""
     if key.endswith(_COUNTER) or _extra(key, given):
         return True
     return given.is_floating_point() == own.is_floating_point() and given.is_complex() == own.is_complex()

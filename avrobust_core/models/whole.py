@@ -84,16 +84,16 @@ class WholeModel(Fusion):
 
     @property
     def title(self) -> str:
-        """What errors call the model."""
+        """The name of the model in errors."""
         return type(self.module).__name__
 
     def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:
-        """What the module returns, without its last layer if that is the head: (B, F).
+        """The output of the module, without its last layer if that is the head: (B, F).
 
         Outputs that hold logits are unwrapped as `logits_of` says.
 
         Raises:
-            ModelError: if these are no logits, or not as many as was said.
+            ModelError: if these are not logits, or of another number of classes.
             ComponentError: if they are of another width: the head is not what the module does last.
         """
         inputs = {name: encoded[name].pooled.reshape(-1, *shape) for name, shape in self.shapes.items()}

@@ -18,7 +18,7 @@ class Config(Described):
     """Base of every component's configuration: frozen, no unknown fields, free of torch."""
 
     def identity(self) -> dict[str, Any]:
-        """What of this configuration changes results, as JSON data; part of the cell's id.
+        """The part of this configuration that changes results, as JSON data; part of the cell's id.
 
         Override it to leave out fields such as paths or cache sizes. A component inside it counts by its full name,
         its version and its own identity.
@@ -80,7 +80,7 @@ class Component:
             raise TypeError(f"component {self.name!r}: build must be 'package.module:Class', or callable")
 
     def builder(self) -> Callable[..., Any]:
-        """Return what makes the component: `build`, imported where it is a name.
+        """The class or function that makes the component: `build`, imported if it is a name.
 
         Raises:
             ComponentError: if it names nothing that can be imported and called.

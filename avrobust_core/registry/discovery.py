@@ -47,8 +47,24 @@ class Offer:
         whose = f"plugin {self.plugin!r} of {self.distribution} {self.distribution_version}"
         return f"{self.kind} {self.component.name!r} ({whose})"
 
+    def to_json(self) -> dict[str, Any]:
+        """Everything that can be said of it without reading its configuration, as JSON data."""
+        component = self.component
+        return {
+            "kind": self.kind,
+            "name": component.name,
+            "full_name": self.full_name,
+            "summary": component.summary,
+            "distribution": self.distribution,
+            "distribution_version": self.distribution_version,
+            "plugin": self.plugin,
+            "version": component.version,
+            "references": list(component.references),
+            "extras": list(component.extras),
+        }
+
     def builder(self) -> Callable[..., Any]:
-        """Return what makes the component.
+        """The class or function that makes the component.
 
         Raises:
             ComponentError: if its `build` names nothing that can be imported and called; says whose it is.
@@ -59,7 +75,7 @@ class Offer:
             raise ComponentError(f"{self.described}: {error}") from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class PluginRecord:
     """One entry point: where it comes from, whether it loaded, and what it offers.
 
@@ -83,8 +99,8 @@ class PluginRecord:
     group: str
     status: Status
     error: str | None
-    milliseconds: float
-    offers: tuple[Offer, ...]
+    milliseconds: float = 0.0
+    offers: tuple[Offer, ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -93,7 +109,7 @@ class PluginRecord:
 
 
 def normalised(distribution: str) -> str:
-    """Return a distribution's name in the form in which names are compared (PEP 503)."""
+    """A distribution's name in the form in which names are compared (PEP 503)."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
@@ -133,7 +149,7 @@ def _offering_distributions() -> Iterator[metadata.Distribution]:
 
 
 def _first_of_its_name(distribution: metadata.Distribution, name: str) -> metadata.Distribution:
-    """Return the distribution that Python takes for `name`: an earlier one may no longer have our entry points."""
+    """The distribution that Python takes for `name`: an earlier one may no longer have our entry points."""
     try:
         return metadata.distribution(name)
     except (metadata.PackageNotFoundError, ValueError):  # its folder is named otherwise, or it has no name
@@ -144,17 +160,7 @@ def _declared_by(distribution: metadata.Distribution, name: str) -> Iterator[Plu
     version = str(distribution.metadata["Version"] or "unknown")  # parsed anew at each access
 
     def record(entry_point: str, module: str, group: str, status: Status, error: str | None) -> PluginRecord:
-        return PluginRecord(
-            name=entry_point,
-            distribution=name or "unnamed",
-            distribution_version=version,
-            module=module,
-            group=group,
-            status=status,
-            error=error,
-            milliseconds=0.0,
-            offers=(),
-        )
+        return PluginRecord(entry_point, name or "unnamed", version, module, group, status, error)
 
     try:
         entry_points = [point for point in distribution.entry_points if point.group.startswith(_GROUP_PREFIX)]

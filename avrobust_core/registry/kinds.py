@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,6 @@ class Kind:
 
     Attributes:
         name: "attack", ...
-        hook: by which plugins offer it.
         base: the class that every such component is an instance of, "package.module:Class".
         arguments: what `Component.build` takes after the configuration, by name and type.
         checks: its conformance checks beside those of all components, "package.module:NAME".
@@ -24,12 +23,16 @@ class Kind:
     """
 
     name: str
-    hook: str
     base: str
-    arguments: Mapping[str, str]
+    arguments: Mapping[str, str] = field(default_factory=dict)
     checks: str
     written: tuple[tuple[str, ...], str, str]
     subject: str = ""
+
+    @property
+    def hook(self) -> str:
+        """The hook by which plugins offer it."""
+        return f"avrobust_{self.name}s"
 
     @property
     def base_name(self) -> str:
@@ -54,15 +57,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         for kind in (
             Kind(
                 name="dataset",
-                hook="avrobust_datasets",
                 base="avrobust_core.data.dataset:Dataset",
-                arguments={},
                 checks="avrobust_core.testing.data_checks:DATASET_CHECKS",
                 written=(("data:",), "  ", ""),
             ),
             Kind(
                 name="encoder",
-                hook="avrobust_encoders",
                 base="avrobust_core.models.parts:Encoder",
                 arguments={"media": "MediaSpec"},
                 checks="avrobust_core.testing.part_checks:ENCODER_CHECKS",
@@ -70,7 +70,6 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ),
             Kind(
                 name="fusion",
-                hook="avrobust_fusions",
                 base="avrobust_core.models.parts:Fusion",
                 arguments={"inputs": "Mapping[str, EncodedDims]"},
                 checks="avrobust_core.testing.part_checks:FUSION_CHECKS",
@@ -78,26 +77,20 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ),
             Kind(
                 name="attack",
-                hook="avrobust_attacks",
                 base="avrobust_core.attacks.attack:Attack",
-                arguments={},
                 checks="avrobust_core.testing.attack_checks:ATTACK_CHECKS",
                 subject="avrobust_core.testing.subjects:AttackSubject",
                 written=(("attacks:", "  {name}:"), "    ", ""),
             ),
             Kind(
                 name="metric",
-                hook="avrobust_metrics",
                 base="avrobust_core.metrics.metric:Metric",
-                arguments={},
                 checks="avrobust_core.testing.metric_checks:METRIC_CHECKS",
                 written=(("metrics:",), "  - ", ""),
             ),
             Kind(
                 name="augmentation",
-                hook="avrobust_augmentations",
                 base="avrobust_core.training.augmentations:Augmentation",
-                arguments={},
                 checks="avrobust_core.testing.augmentation_checks:AUGMENTATION_CHECKS",
                 subject="avrobust_core.testing.augmentation_subjects:AugmentationSubject",
                 written=(("augment:",), "  - ", "inside an entry of training"),

@@ -128,7 +128,7 @@ def _check_hooks(manager: pluggy.PluginManager, module: object, callers: Mapping
 
 
 def _checked(kind: Kind, result: object) -> Iterator[Component]:
-    """Yield what a hook returned, once it is seen to be components that fit the kind."""
+    """Yield the components that a hook returned, each checked to fit the kind."""
     hook = kind.hook
     if isinstance(result, Component):
         raise PluginFault(f"{hook} returned one Component, not an iterable of them: use 'yield', or return a list")
@@ -146,7 +146,7 @@ def _checked(kind: Kind, result: object) -> Iterator[Component]:
 
 
 def _misfit(kind: Kind, component: Component) -> str | None:
-    """Say what of a component does not fit its kind, as far as can be seen without building it."""
+    """The fault by which a component does not fit its kind, as far as can be seen without building it."""
     for name in ("references", "extras"):
         value = getattr(component, name)
         if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
@@ -161,7 +161,7 @@ def _misfit(kind: Kind, component: Component) -> str | None:
 
 
 def fitting_builder(offer: Offer) -> Callable[..., Any]:
-    """Return what makes a component, imported, and seen to fit its kind.
+    """The class or function that makes a component, imported and checked to fit its kind.
 
     Raises:
         ComponentError: if it cannot be imported, or does not fit; names the component and its plugin.
@@ -176,7 +176,7 @@ def fitting_builder(offer: Offer) -> Callable[..., Any]:
 
 
 def _misbuilt(kind: Kind, build: Callable[..., Any]) -> str | None:
-    """Say why a component of this kind cannot be built like this."""
+    """The fault by which a component of this kind cannot be built like this; None if there is none."""
     arguments = ("config", *kind.arguments)
     try:
         signature = inspect.signature(build)
@@ -193,34 +193,25 @@ def _misbuilt(kind: Kind, build: Callable[..., Any]) -> str | None:
 
 
 def _returned_kind(build: Callable[..., object], annotation: object) -> str | None:
-    """Return the kind that `build` says it returns, None if it does not say."""
+    """The kind that `build` says it returns; None if it does not say."""
     if isinstance(build, type):
         annotation = build
     if isinstance(annotation, str):
-        return _kind_of_base(annotation.strip("\"' ").rpartition(".")[2])
-    if isinstance(annotation, type):
-        kinds = [_kind_of_base(base.__name__, base.__module__) for base in annotation.__mro__]
-        return next((kind for kind in kinds if kind is not None), None)
-    return None
-
-
-def _kind_of_base(name: str, module: str | None = None) -> str | None:
-    """The kind whose base class has this name, in this module if one is given; None if there is none."""
-    for kind in KINDS.values():
-        if name == kind.base_name and module in (None, kind.base.partition(":")[0]):
-            return kind.name
-    return None
+        name = annotation.strip("\"' ").rpartition(".")[2]
+        return next((kind.name for kind in KINDS.values() if kind.base_name == name), None)
+    kinds = {kind.base: kind.name for kind in KINDS.values()}
+    bases = [f"{base.__module__}:{base.__name__}" for base in getattr(annotation, "__mro__", ())]
+    return next((kinds[base] for base in bases if base in kinds), None)
 
 
 def _shown(value: object) -> str:
-    """Return a value's type and, where it is short, the value."""
+    """A value's type and, where it is short, the value."""
     text = repr(value)
-    kind = f"{type(value).__name__} "
-    return f"{kind}{text}" if len(text) <= 60 else f"{kind}{text[:57]}..."
+    return f"{type(value).__name__} {text if len(text) <= 60 else f'{text[:57]}...'}"
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception's type and message on one line, with the place in the plugin's code where it was raised."""
+    """An exception's type and message on one line, with the place in the plugin's code where it was raised."""
     import traceback  # only where something is broken
 
     if isinstance(error, PluginFault):
@@ -233,15 +224,10 @@ def one_line(error: BaseException) -> str:
             (
                 f"{frame.f_code.co_filename}:{line}"
                 for frame, line in reversed(list(traceback.walk_tb(error.__traceback__)))
-                if not _is_machinery(str(frame.f_globals.get("__name__", "")))
+                if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _MACHINERY
             ),
             None,
         )
         # A broken `__str__` of the exception is dealt with by the traceback module.
         text = " ".join("".join(traceback.TracebackException.from_exception(error).format_exception_only()).split())
     return f"{text} ({place})" if place else text
-
-
-def _is_machinery(module: str) -> bool:
-    """Tell whether a traceback's frame is of the code that loads plugins, not of a plugin."""
-    return module.partition(".")[0] in _MACHINERY

@@ -1,4 +1,4 @@
-"""The registry: what the installed plugins offer, by kind and name."""
+"""The registry: the components of the installed plugins, by kind and name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OFF = frozenset({"", "0", "false", "no", "off"})
 
 
 class Registry:
-    """What the installed plugins offer.
+    """The components that the installed plugins offer.
 
     A component's full name is `dist:name`. Its bare name will do where one distribution only offers it for that
     kind; where several do, using the bare name is an error that lists the full ones.
@@ -34,13 +34,9 @@ class Registry:
     def __init__(self, plugins: Iterable[PluginRecord]) -> None:
         self.plugins: tuple[PluginRecord, ...] = tuple(plugins)
         """Every plugin that was found, whatever its status."""
-        order = {kind: position for position, kind in enumerate(KINDS)}
-        self._offers = tuple(
-            sorted(
-                (offer for plugin in self.plugins for offer in plugin.offers),
-                key=lambda offer: (order[offer.kind], offer.component.name, offer.full_name),
-            )
-        )
+        offers = [offer for plugin in self.plugins for offer in plugin.offers]
+        order = list(KINDS).index
+        self._offers = tuple(sorted(offers, key=lambda o: (order(o.kind), o.component.name, o.full_name)))
 
     @classmethod
     def discover(cls, *, disabled: Iterable[str] = (), strict: bool | None = None) -> Registry:
@@ -77,7 +73,7 @@ class Registry:
         return cls(plugins)
 
     def offers(self, kind: str | None = None) -> tuple[Offer, ...]:
-        """Return what is offered, of one kind or of all, in the order of the kinds and then of the names.
+        """The components of one kind or of all, in the order of the kinds and then of the names.
 
         Raises:
             ComponentError: if there is no such kind.
@@ -91,7 +87,7 @@ class Registry:
         return tuple(offer for offer in self._offers if offer.kind == kind)
 
     def find(self, name: str, kind: str | None = None) -> tuple[Offer, ...]:
-        """Return every offer that a bare or full name fits, of one kind or of all.
+        """Every offer that a bare or full name fits, of one kind or of all.
 
         Raises:
             ComponentError: if there is none; the message says what may have been meant, and which plugins are out.
@@ -102,7 +98,7 @@ class Registry:
         return offers
 
     def resolve(self, kind: str, name: str) -> Offer:
-        """Return the one component of this kind with this name, bare or full.
+        """The one component of this kind with this name, bare or full.
 
         Raises:
             ComponentError: if there is none, or if the bare name is offered by several distributions.
@@ -113,8 +109,13 @@ class Registry:
             raise ComponentError(f"{kind} {name!r} is offered by {len(offers)} distributions: write {choices}")
         return offers[0]
 
+    def short_name(self, offer: Offer) -> str:
+        """The shortest name by which a spec can ask for a component: bare if that is unambiguous."""
+        name = offer.component.name
+        return name if len(self.find(name, offer.kind)) == 1 else offer.full_name
+
     def _not_found(self, name: str, kind: str | None) -> str:
-        """Say why a name fits nothing: a slip, another kind, or a plugin that was not loaded."""
+        """The reason why a name fits nothing: a slip, another kind, or a plugin that was not loaded."""
         distribution, _, bare = name.rpartition(":")
         what = kind or "component"
         candidates = self.offers(kind)
@@ -137,13 +138,12 @@ class Registry:
         return " ".join(f"{sentence}{'' if sentence.endswith('?') else '.'}" for sentence in sentences).rstrip(".")
 
     def _left_out(self, distribution: str, bare: str) -> list[str]:
-        """Name the plugins that were not loaded and may have offered a name: those it points to, or the broken ones."""
+        """Plugins that were not loaded and may have offered a name: those it points to, or the broken ones."""
         out = [plugin for plugin in self.plugins if plugin.status != "ok"]
-        meant = [
-            plugin
-            for plugin in out
-            if (_is_of(plugin, distribution) if distribution else plugin.name == bare or _is_of(plugin, bare))
-        ]
+        if distribution:
+            meant = [plugin for plugin in out if _is_of(plugin, distribution)]
+        else:
+            meant = [plugin for plugin in out if _is_meant(bare, plugin)]
         if meant:
             return [f"Plugin {plugin.full_name} is {_why_out(plugin)}" for plugin in meant]
         broken = [plugin.full_name for plugin in out if plugin.status == "broken"]
@@ -180,7 +180,7 @@ def _strict_from_environment() -> bool:
 
 
 def _disabled(plugins: list[PluginRecord], names: Iterable[str]) -> set[int]:
-    """Return the positions of the plugins that are disabled by name, by argument or environment."""
+    """The positions of the plugins that are disabled by name, by argument or environment."""
     variable = os.environ.get(DISABLE_VARIABLE, "").split(",")
     wanted = [(name, "disabled (--no-plugin)") for name in names] + [(name, DISABLE_VARIABLE) for name in variable]
     positions: set[int] = set()

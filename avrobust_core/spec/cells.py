@@ -82,7 +82,7 @@ def trim(
 
 
 def matches(pattern: Pattern, model: str, training: str, plan: AttackPlan | None) -> bool:
-    """Whether a pattern means this attack run, or, without a plan, this whole cell."""
+    """True if a pattern means this attack run, or, without a plan, this whole cell."""
     if trims_attacks(pattern) != (plan is not None):
         return False
     if not (fnmatchcase(model, pattern.model) and fnmatchcase(training, pattern.training)):
@@ -93,14 +93,14 @@ def matches(pattern: Pattern, model: str, training: str, plan: AttackPlan | None
 
 
 def trims_attacks(pattern: Pattern) -> bool:
-    """Whether a pattern trims attack runs only, and not whole cells."""
+    """True if a pattern trims attack runs only, and not whole cells."""
     return pattern.attack is not None or pattern.threat is not None
 
 
 def _kept(
     include: Sequence[Pattern], exclude: Sequence[Pattern], model: str, training: str, plan: AttackPlan | None
 ) -> bool:
-    """Whether the patterns of this level, cells or attack runs, leave it."""
+    """True if the patterns of this level, cells or attack runs, leave it."""
     wanted = [pattern for pattern in include if trims_attacks(pattern) == (plan is not None)]
     if wanted and not any(matches(pattern, model, training, plan) for pattern in wanted):
         return False

@@ -1,4 +1,4 @@
-"""Check that what a spec's parts say of one another fits together.
+"""Check the names by which the sections of a spec refer to one another.
 
 It reads the tree, not the validated model, and passes over what is not as it should be: so these mistakes are
 reported together with those of the structure.
@@ -15,7 +15,20 @@ from pydantic import ValidationError
 
 from avrobust_core.spec.cells import AttackPlan, matches, trim, trims_attacks
 from avrobust_core.spec.model import Pattern
-from avrobust_core.spec.nodes import ListNode, MapNode, Node, Place, ScalarNode, dotted, find, plain
+from avrobust_core.spec.nodes import (
+    ListNode,
+    MapNode,
+    Node,
+    Place,
+    ScalarNode,
+    dotted,
+    find,
+    items_of,
+    key_place,
+    plain,
+    text_of,
+    written,
+)
 from avrobust_core.spec.problems import Problem, suggestion
 from avrobust_core.threats.budgets import ThreatModel
 
@@ -29,7 +42,7 @@ _PATTERN_NAMES: Final = {"model": "models", "training": "training", "attack": "a
 
 
 def cross_references(root: MapNode) -> list[Problem]:
-    """What does not fit together between the sections of a spec."""
+    """Every mistake between the sections of a spec."""
     checks = (
         _twice(root, ("seed",), "each seed gives cells of its own"),
         _twice(root, ("engine", "devices"), "a device is taken once"),
@@ -38,7 +51,7 @@ def cross_references(root: MapNode) -> list[Problem]:
         _attacks(root),
         _correlations(root),
         _comparisons(root),
-        iter(_size(root)) if _size(root) else _patterns(root),
+        iter(_size(root) or _patterns(root)),
     )
     # Nobody reads more; and to look for the names that were meant takes its time.
     return [problem for check in checks for problem in islice(check, _MOST_OF_A_SORT)]
@@ -46,9 +59,8 @@ def cross_references(root: MapNode) -> list[Problem]:
 
 def _twice(root: MapNode, path: tuple[str, ...], hint: str) -> Iterator[Problem]:
     """Numbers that a list has more than once."""
-    listed = find(root, *path)
     seen: set[int] = set()
-    for item in listed.items if isinstance(listed, ListNode) else ():
+    for item in items_of(find(root, *path)):
         if isinstance(item, ScalarNode) and isinstance(item.value, int) and not isinstance(item.value, bool):
             if item.value in seen:
                 yield Problem.at(item.place, f"{dotted(path)}: {item.value} is listed twice", hint)
@@ -58,7 +70,6 @@ def _twice(root: MapNode, path: tuple[str, ...], hint: str) -> Iterator[Problem]
 def _models(root: MapNode) -> Iterator[Problem]:
     encoders = _section(root, "encoders")
     for name, model in _section(root, "models").items():
-        key = _key(root, "models", name)
         listed = list(_names(find(model, "encoders")))
         readers: dict[str, str] = {}
         for encoder, place in listed:
@@ -74,11 +85,9 @@ def _models(root: MapNode) -> Iterator[Problem]:
                 yield Problem.at(place, message, "a model has one encoder for each modality")
             elif modality is not None:
                 readers[modality] = encoder
-        fusion = find(model, "fusion")
-        fused = fusion is not None and not (isinstance(fusion, ScalarNode) and fusion.value is None)
-        if isinstance(model, MapNode) and len(listed) > 1 and not fused:
+        if isinstance(model, MapNode) and len(listed) > 1 and written(model, "fusion") is None:
             message = f"models.{name}: {len(listed)} encoders need a fusion"
-            yield Problem.at(key, message, "add, for example, `fusion: concat`")
+            yield Problem.at(key_place(root, ("models", name)), message, "add, for example, `fusion: concat`")
 
 
 def _threats(root: MapNode) -> Iterator[Problem]:
@@ -96,22 +105,13 @@ def _threats(root: MapNode) -> Iterator[Problem]:
 def _attacks(root: MapNode) -> Iterator[Problem]:
     threats = _section(root, "threats")
     for name, attack in _section(root, "attacks").items():
-        listed = find(attack, "threats")
-        if listed is None or (isinstance(listed, ScalarNode) and listed.value is None):
-            if not threats and not _malformed(root, "threats"):
-                message = f"attacks.{name}: there are no threats to attack under"
-                yield Problem.at(_key(root, "attacks", name), message, "add `threats`, or remove the attack")
-            continue
+        listed = written(attack, "threats")
+        if listed is None and not threats and not _malformed(root, "threats"):
+            message = f"attacks.{name}: there are no threats to attack under"
+            yield Problem.at(key_place(root, ("attacks", name)), message, "add `threats`, or remove the attack")
         if isinstance(listed, ListNode) and not listed.items:
             yield Problem.at(listed.place, f"attacks.{name}.threats: an attack needs at least one threat")
-        seen: set[str] = set()
-        for threat, place in _names(listed):
-            if threat not in threats and not _malformed(root, "threats"):
-                hint = suggestion(threat, threats, "the threats are")
-                yield Problem.at(place, f"attacks.{name}.threats: there is no '{threat}' in threats", hint)
-            elif threat in seen:
-                yield Problem.at(place, f"attacks.{name}.threats: '{threat}' is listed twice")
-            seen.add(threat)
+        yield from _listed(root, listed, f"attacks.{name}.threats", "threats", "the threats are")
 
 
 def _correlations(root: MapNode) -> Iterator[Problem]:
@@ -132,32 +132,34 @@ def _correlations(root: MapNode) -> Iterator[Problem]:
 
 
 def _comparisons(root: MapNode) -> Iterator[Problem]:
-    entries = root.children.get("compare")
-    for index, entry in enumerate(entries.items if isinstance(entries, ListNode) else ()):
+    for index, entry in enumerate(items_of(find(root, "compare"))):
         for section, label in (("models", "the models are"), ("training", "the training regimes are")):
-            known = _section(root, section)
-            seen: set[str] = set()
-            for name, place in _names(find(entry, section)):
-                where = f"compare.{index}.{section}"
-                if name not in known and not _malformed(root, section):
-                    hint = suggestion(name, known, label)
-                    yield Problem.at(place, f"{where}: there is no '{name}' in {section}", hint)
-                elif name in seen:
-                    yield Problem.at(place, f"{where}: '{name}' is listed twice")
-                seen.add(name)
+            yield from _listed(root, find(entry, section), f"compare.{index}.{section}", section, label)
+
+
+def _listed(root: MapNode, listed: Node | None, where: str, section: str, label: str) -> Iterator[Problem]:
+    """Names in a list that a section does not have, or that are listed twice."""
+    known = _section(root, section)
+    seen: set[str] = set()
+    for name, place in _names(listed):
+        if name not in known and not _malformed(root, section):
+            yield Problem.at(place, f"{where}: there is no '{name}' in {section}", suggestion(name, known, label))
+        elif name in seen:
+            yield Problem.at(place, f"{where}: '{name}' is listed twice")
+        seen.add(name)
 
 
 def _size(root: MapNode) -> list[Problem]:
-    """Whether the product of a study's sections is more than can be looked through, or carried out."""
-    seeds, sides = root.children.get("seed"), [root.children.get(side) for side in ("include", "exclude")]
+    """A problem if the product of the sections is too large to look through, or to carry out."""
     cells = len(_section(root, "models")) * len(_section(root, "training"))
     threats = len(_section(root, "threats"))
     runs = 1
     for attack in _section(root, "attacks").values():
         listed = find(attack, "threats")
         runs += len(listed.items) if isinstance(listed, ListNode) else threats
+    seeds = root.children.get("seed")
     several = len(seeds.items) if isinstance(seeds, ListNode) else 1
-    patterns = 1 + sum(len(side.items) for side in sides if isinstance(side, ListNode))
+    patterns = 1 + sum(len(items_of(find(root, side))) for side in ("include", "exclude"))
     if cells * runs * several <= MAX_RUNS and cells * runs * patterns <= MAX_RUNS:
         return []
     message = f"too large: {cells} models in training regimes, {runs} evaluations of each, {several} seeds"
@@ -172,8 +174,7 @@ def _patterns(root: MapNode) -> Iterator[Problem]:
     patterns: dict[str, list[Pattern]] = {"include": [], "exclude": []}
     complete = bool(models and training) and not (_malformed(root, "attacks") or _malformed(root, "threats"))
     for side, kept in patterns.items():
-        listed = find(root, side)
-        for index, node in enumerate(listed.items if isinstance(listed, ListNode) else ()):
+        for index, node in enumerate(items_of(find(root, side))):
             pattern = _pattern(node)
             unknown = list(_unknown_names(root, node, (side, index)))
             yield from unknown
@@ -195,13 +196,13 @@ def _unknown_names(root: MapNode, pattern: Node, path: tuple[str, int]) -> Itera
     """Fields of a pattern that match no name of their section."""
     for field, section in _PATTERN_NAMES.items():
         wanted = find(pattern, field)
-        if not isinstance(wanted, ScalarNode) or not isinstance(wanted.value, str) or _malformed(root, section):
+        pattern_text = text_of(wanted)
+        if wanted is None or pattern_text is None or _malformed(root, section):
             continue
         names = _section(root, section)
-        if not any(fnmatchcase(name, wanted.value) for name in names):
-            hint = suggestion(wanted.value, names, f"{section}")
-            message = f"{dotted((*path, field))}: '{wanted.value}' matches no name in {section}"
-            yield Problem.at(wanted.place, message, hint)
+        if not any(fnmatchcase(name, pattern_text) for name in names):
+            message = f"{dotted((*path, field))}: '{pattern_text}' matches no name in {section}"
+            yield Problem.at(wanted.place, message, suggestion(pattern_text, names, section))
 
 
 def _pattern(node: Node) -> Pattern | None:
@@ -227,32 +228,20 @@ def _section(root: MapNode, name: str) -> Mapping[str, Node]:
 
 
 def _malformed(root: MapNode, name: str) -> bool:
-    """Whether a section is there but is no map, so that its names are not known."""
+    """True if a section is there but is not a map, so that its names are not known."""
     return name in root.children and not isinstance(root.children[name], MapNode)
-
-
-def _key(root: MapNode, section: str, name: str) -> Place:
-    holder = root.children[section]
-    assert isinstance(holder, MapNode)
-    return holder.keys[name]
 
 
 def _names(node: Node | None) -> Iterator[tuple[str, Place]]:
     """The text items of a list, with their places."""
-    for item in node.items if isinstance(node, ListNode) else ():
-        if isinstance(item, ScalarNode) and isinstance(item.value, str):
-            yield item.value, item.place
+    for item in items_of(node):
+        if (name := text_of(item)) is not None:
+            yield name, item.place
 
 
 def _modality(encoders: Mapping[str, Node], name: str) -> str | None:
-    """What an encoder reads; None if that is not known."""
+    """The modality that an encoder reads; None if that is not known."""
     if name not in encoders:
         return None
-    stated = find(encoders[name], "modality")
-    if stated is None:
-        return name
-    if not isinstance(stated, ScalarNode):
-        return None
-    if stated.value is None:
-        return name
-    return stated.value if isinstance(stated.value, str) else None
+    stated = written(encoders[name], "modality")
+    return name if stated is None else text_of(stated)

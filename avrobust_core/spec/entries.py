@@ -1,4 +1,4 @@
-"""What an attack's entry in a spec means for the attack that is built: what it aims at, and what it cannot be asked."""
+"""The goal that an attack's entry in a spec sets, and the refusal of what its attack cannot do."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def refuse_front(name: str, entry: AttackEntry, attack: Attack) -> None:
 
 
 def entry_goal(name: str, entry: AttackEntry, classes: Sequence[str]) -> Goal:
-    """What an attack of a spec aims at, its target class looked up by name.
+    """The goal of an attack of a spec, its target class looked up by name.
 
     Raises:
         DataError: if there is no such class.

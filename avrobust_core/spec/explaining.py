@@ -1,8 +1,8 @@
-"""Say of one place in a spec what stands there, who wrote it, and what may stand there."""
+"""Explain one place in a spec: its value, where it was written, and the values that it may have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from avrobust_core.registry.choices import Configured
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.spec.model import Spec
-from avrobust_core.spec.nodes import Node, Path, Place, ScalarNode, dotted, find
+from avrobust_core.spec.nodes import Key, Node, Path, Place, ScalarNode, dotted, find
 from avrobust_core.spec.problems import Problem, SpecError, suggestion
 from avrobust_core.spec.references import kind_at
 from avrobust_core.spec.tree import split_path
@@ -24,10 +24,18 @@ _DERIVED: Final = {
 }
 """Fields (section, name) whose default depends on the rest of the spec."""
 
+_NAMED: Final[Mapping[Path, str]] = {
+    ("models", "encoders"): "encoders",
+    ("attacks", "threats"): "threats",
+    ("compare", "models"): "models",
+    ("compare", "training"): "training",
+}
+"""Fields (section, name) that list names, and the section whose names they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What is known of one place in a resolved spec.
+    """One place in a resolved spec: its value, origin, type and default.
 
     Attributes:
         path: the place.
@@ -58,12 +66,7 @@ def explain(loaded: LoadedSpec, where: str, registry: Registry) -> Explanation:
     """
     value, path = _value(loaded.resolved(), where)
     component = _component(loaded, path)
-    slot = _slot(loaded, path, component)
-    below: list[tuple[str | int, Any]] = []
-    if isinstance(value, dict):
-        below = list(value.items())
-    elif isinstance(value, list):
-        below = list(enumerate(value))
+    slot = _slot(path, component)
     return Explanation(
         path=path,
         value=value,
@@ -72,8 +75,15 @@ def explain(loaded: LoadedSpec, where: str, registry: Registry) -> Explanation:
         description=_description(path, slot, component),
         default=_default(slot),
         choices=tuple(_choices(loaded, path, slot, registry)),
-        children=tuple((str(key), item, _origin(loaded, (*path, key))) for key, item in below),
+        children=tuple((str(key), item, _origin(loaded, (*path, key))) for key, item in _entries(value).items()),
     )
+
+
+def _entries(value: Any) -> dict[Key, Any]:
+    """The entries of a map or a list by key or index; none of anything else."""
+    if isinstance(value, dict):
+        return value
+    return dict(enumerate(value)) if isinstance(value, list) else {}
 
 
 def _value(data: Any, where: str) -> tuple[Any, Path]:
@@ -83,17 +93,12 @@ def _value(data: Any, where: str) -> tuple[Any, Path]:
         raise SpecError([Problem(f"{where!r} is not a path", "explain", hint="as in training.standard.epochs")])
     path: Path = ()
     for name in names:
-        known: list[str] = []
-        if isinstance(data, dict):
-            known = list(data)
-        elif isinstance(data, list):
-            known = [str(index) for index in range(len(data))]
+        known = {str(key): key for key in _entries(data)}
         if name not in known:
             holder = dotted(path) or "the spec"
             hint = suggestion(name, known) if known else f"{holder} is a single value"
             raise SpecError([Problem(f"there is no '{name}' in {holder}", where, hint=hint)])
-        key = int(name) if isinstance(data, list) else name
-        data, path = data[key], (*path, key)
+        data, path = data[known[name]], (*path, known[name])
     return data, path
 
 
@@ -105,18 +110,18 @@ def _component(loaded: LoadedSpec, path: Path) -> tuple[Path, Configured] | None
     return None
 
 
-def _slot(loaded: LoadedSpec, path: Path, component: tuple[Path, Configured] | None) -> Slot | None:
+def _slot(path: Path, component: tuple[Path, Configured] | None) -> Slot | None:
     if component is not None:
-        entry, resolved = component
+        entry, configured = component
         if path[: len(entry) + 1] == (*entry, "with"):
-            return slot_at(type(resolved.config), path[len(entry) + 1 :])
+            return slot_at(type(configured.config), path[len(entry) + 1 :])
     return slot_at(Spec, path)
 
 
 def _description(path: Path, slot: Slot | None, component: tuple[Path, Configured] | None) -> str:
     if component is not None and path in (component[0], (*component[0], "use")):
-        resolved = component[1]
-        return f"{resolved.offer.full_name}: {resolved.offer.component.summary}"
+        offer = component[1].offer
+        return f"{offer.full_name}: {offer.component.summary}"
     return slot.description if slot is not None else ""
 
 
@@ -131,18 +136,9 @@ def _choices(loaded: LoadedSpec, path: Path, slot: Slot | None, registry: Regist
     entry = path[:-1] if path[-1:] == ("use",) else path
     kind = loaded.components[entry].offer.kind if entry in loaded.components else kind_at(entry)
     if kind is not None:
-        offers = registry.offers(kind)
-        bare = [offer.component.name for offer in offers]
-        for offer in offers:
-            yield offer.component.name if bare.count(offer.component.name) == 1 else offer.full_name
-    elif path[:1] == ("models",) and path[2:3] == ("encoders",):
-        yield from loaded.spec.encoders
-    elif path[:1] == ("attacks",) and path[2:3] == ("threats",):
-        yield from loaded.spec.threats
-    elif path[:1] == ("compare",) and path[2:3] == ("models",):
-        yield from loaded.spec.models
-    elif path[:1] == ("compare",) and path[2:3] == ("training",):
-        yield from loaded.spec.training
+        yield from map(registry.short_name, registry.offers(kind))
+    elif section := _NAMED.get((*path[:1], *path[2:3])):
+        yield from getattr(loaded.spec, section)
     elif slot is not None and all(choices(arm) or arm is type(None) for arm in arms(slot.annotation)):
         yield from (str(choice) for choice in choices(slot.annotation))
 

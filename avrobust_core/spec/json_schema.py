@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Callable
 from typing import Any, Final
 
 from pydantic.errors import PydanticUserError
@@ -27,7 +27,7 @@ _EXTENDING: Final = {
         "anyOf": _TEXTS,
     },
 }
-"""What only a file that extends others may say."""
+"""Fields of a file that extends others."""
 
 
 def spec_schema(registry: Registry) -> Schema:
@@ -57,24 +57,20 @@ def spec_schema(registry: Registry) -> Schema:
         "if": {"type": "object", "required": ["extends"]},
         "then": {"$ref": "#/$defs/Spec.partial"},
         "else": {"$ref": "#/$defs/Spec"},
-        "$defs": _inner_components({**definitions, **partial}),
+        "$defs": _rewritten({**definitions, **partial}, _inner_component),
     }
 
 
 def _reference(kind: str, extra: Schema, registry: Registry, definitions: dict[str, Schema]) -> Schema:
     """Any component of one kind, by name or with its configuration. Adds the configurations to `definitions`."""
-    offers = registry.offers(kind)
-    bare = [offer.component.name for offer in offers]
     arms: list[Schema] = []
-    for offer in offers:
+    for offer in registry.offers(kind):
         key = f"{kind}:{offer.full_name}"
         if key not in definitions:
             definitions[key] = _configuration(offer, key, definitions)
-        configuration = definitions[key]
-        unique = bare.count(offer.component.name) == 1
-        names = [offer.component.name, offer.full_name] if unique else [offer.full_name]
+        names = list(dict.fromkeys((registry.short_name(offer), offer.full_name)))
         summary = offer.component.summary
-        required = ["use", "with"] if configuration.get("required") else ["use"]
+        required = ["use", "with"] if definitions[key].get("required") else ["use"]
         if required == ["use"]:
             arms += [{"const": name, "description": summary} for name in names]
         uses: Schema = {"const": names[0]} if len(names) == 1 else {"anyOf": [{"const": name} for name in names]}
@@ -96,7 +92,7 @@ def _reference(kind: str, extra: Schema, registry: Registry, definitions: dict[s
 
 
 def _partial_reference(name: str, choice: Schema) -> Schema:
-    """What a file that extends another may say of a component: all of it, or only what it changes."""
+    """A component in a file that extends another: all of it, or only the changes."""
     changes: Schema = {
         "type": "object",
         "description": f"Changes to the {choice[KIND_MARK]} of the extended file.",
@@ -117,37 +113,35 @@ def _configuration(offer: Offer, key: str, definitions: dict[str, Schema]) -> Sc
         definitions[f"{key}.{name}"] = definition
     if list(schema) == ["$ref"]:  # a configuration that holds itself
         target = str(schema["$ref"]).rpartition(".")[2]
-        schema = deepcopy(definitions[f"{key}.{target}"])
+        schema = definitions[f"{key}.{target}"]
     return schema
 
 
-def _inner_components(schema: Any) -> Any:
-    """The schema with every component inside a configuration led to the definition of its kind."""
+def _rewritten(schema: Any, rewrite: Callable[[Schema], Schema | None]) -> Any:
+    """A copy of the schema with what `rewrite` gives in place of a part, unless that is None."""
     if isinstance(schema, dict):
-        if isinstance(kind := schema.get(KIND_MARK), str):
-            return {"$ref": f"#/$defs/{kind}"}
-        return {key: _inner_components(value) for key, value in schema.items()}
-    return [_inner_components(item) for item in schema] if isinstance(schema, list) else schema
+        return rewrite(schema) or {key: _rewritten(value, rewrite) for key, value in schema.items()}
+    return [_rewritten(item, rewrite) for item in schema] if isinstance(schema, list) else schema
+
+
+def _inner_component(schema: Schema) -> Schema | None:
+    """For a component inside a configuration the definition of its kind."""
+    return {"$ref": f"#/$defs/{schema[KIND_MARK]}"} if isinstance(schema.get(KIND_MARK), str) else None
+
+
+def _partial_pointer(schema: Schema) -> Schema | None:
+    target = schema.get("$ref")
+    return {**schema, "$ref": f"{target}.partial"} if isinstance(target, str) else None
 
 
 def _relaxed(definitions: dict[str, Schema]) -> dict[str, Schema]:
     """The structure for a file with `extends`: nothing is required, and components may be given in part."""
     partial: dict[str, Schema] = {}
     for name, definition in definitions.items():
-        schema: Schema = _partial_pointers(deepcopy(definition))
-        schema.pop("required", None)
-        partial[f"{name}.partial"] = schema
-    partial["Spec.partial"]["properties"] |= deepcopy(_EXTENDING)
+        partial[f"{name}.partial"] = _rewritten(definition, _partial_pointer)
+        partial[f"{name}.partial"].pop("required", None)
+    partial["Spec.partial"]["properties"] |= _EXTENDING
     return partial
-
-
-def _partial_pointers(schema: Any) -> Any:
-    if isinstance(schema, dict):
-        return {
-            key: f"{value}.partial" if key == "$ref" and isinstance(value, str) else _partial_pointers(value)
-            for key, value in schema.items()
-        }
-    return [_partial_pointers(item) for item in schema] if isinstance(schema, list) else schema
 
 
 def _escaped(key: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from avrobust_core.config.fields import Slot, choices, field_names, short, silently_converted, slot_at
+from avrobust_core.config.fields import Slot, choices, field_names, short, silent_conversions, slot_at
 from avrobust_core.config.suggest import closest
 from avrobust_core.spec.nodes import (
     ListNode,
@@ -25,7 +25,7 @@ from avrobust_core.spec.nodes import (
     follow,
     key_place,
     plain,
-    scalars,
+    text_of,
 )
 from avrobust_core.spec.problems import Problem, suggestion
 from avrobust_core.spec.yaml_reader import scalar_value
@@ -76,26 +76,6 @@ class _Located:
     arm: str
 
 
-def problems_of(error: ValidationError, root: Node, model: type[BaseModel], base: Path = ()) -> list[Problem]:
-    """The problems behind a failed validation.
-
-    Args:
-        error: what validating the data at `base` raised.
-        root: the whole spec's tree.
-        model: what the data at `base` was validated with.
-        base: where in the tree; need not exist, if what was validated were defaults.
-    """
-    located = [_locate(item, root, base) for item in error.errors(include_url=False)]
-    located = _without_other_arms(located)
-    told = _Teller(root, model, base)
-    misspelled: dict[Path, list[str]] = {}
-    for item in located:
-        if item.error["type"] == "extra_forbidden" and item.path:
-            misspelled.setdefault(item.path[:-1], []).append(str(item.path[-1]))
-    problems = [told.problem(item) for item in located if not told.explained(item, misspelled)]
-    return list(dict.fromkeys(problems))
-
-
 def validated(
     root: Node, model: type[M], base: Path = (), context: Mapping[str, Any] | None = None
 ) -> tuple[M | None, list[Problem]]:
@@ -108,35 +88,27 @@ def validated(
         context: for the model's validators.
     """
     node = find(root, *base)
-    problems: list[Problem] = []
-    valid = None
+    data = {} if node is None else plain(node)
+    valid, problems = None, []
     try:
-        valid = model.model_validate({} if node is None else plain(node), context=context)
+        valid = model.model_validate(data, context=context)
     except ValidationError as error:
-        problems = problems_of(error, root, model, base)
-    mistyped = mistyped_scalars(root, model, base)
+        problems = _Teller(root, model, base).problems(error)
+    mistyped = []
+    for path, slot, _ in silent_conversions(model, data):
+        scalar, _ = follow(root, (*base, *path))
+        message = f"{dotted((*base, *path))}: expected {slot.phrase}, found {shown(scalar)}"
+        mistyped.append(Problem.at(scalar.place, message, _unquoted(scalar)))
     told = {_position(problem) for problem in mistyped}
-    problems = [problem for problem in problems if _position(problem) not in told] + mistyped
-    return valid, problems
-
-
-def mistyped_scalars(root: Node, model: type[BaseModel], base: Path = ()) -> list[Problem]:
-    """Text or booleans given for numbers, numbers or text for booleans: pydantic would convert them without a word."""
-    node = find(root, *base)
-    problems = []
-    for path, scalar in scalars(node) if node is not None else ():
-        slot = slot_at(model, path)
-        if slot is not None and scalar.value is not None and silently_converted(slot, scalar.value):
-            message = f"{dotted((*base, *path))}: expected {slot.phrase}, found {shown(scalar)}"
-            problems.append(Problem.at(scalar.place, message, _unquoted(scalar)))
-    return problems
+    return valid, [problem for problem in problems if _position(problem) not in told] + mistyped
 
 
 def _unquoted(node: Node) -> str:
     """A hint for text that would be a number, true or false without its quotes."""
-    if not isinstance(node, ScalarNode) or not isinstance(node.value, str) or len(node.value) > 40:
+    text = text_of(node)
+    if text is None or len(text) > 40:
         return ""
-    return f"without quotes: {node.value}" if isinstance(scalar_value(node.value), int | float) else ""
+    return f"without quotes: {text}" if isinstance(scalar_value(text), int | float) else ""
 
 
 def shown(node: Node | None) -> str:
@@ -204,21 +176,31 @@ def _is_other_type(item: _Located, union: Path) -> bool:
 
 
 class _Teller:
-    """Words for located errors of one model."""
+    """Words for the errors of one model, validated from the data at `base` of a spec's tree."""
 
     def __init__(self, root: Node, model: type[BaseModel], base: Path) -> None:
         self._root = root
         self._model = model
         self._base = base
 
-    def explained(self, item: _Located, misspelled: Mapping[Path, Sequence[str]]) -> bool:
-        """Whether a missing field is only misspelled, which another problem says already."""
+    def problems(self, error: ValidationError) -> list[Problem]:
+        """The problems behind a failed validation."""
+        located = [_locate(item, self._root, self._base) for item in error.errors(include_url=False)]
+        located = _without_other_arms(located)
+        misspelled: dict[Path, list[str]] = {}
+        for item in located:
+            if item.error["type"] == "extra_forbidden" and item.path:
+                misspelled.setdefault(item.path[:-1], []).append(str(item.path[-1]))
+        return list(dict.fromkeys(self._problem(item) for item in located if not self._explained(item, misspelled)))
+
+    def _explained(self, item: _Located, misspelled: Mapping[Path, Sequence[str]]) -> bool:
+        """True if a missing field is only misspelled, which another problem says already."""
         if not isinstance(item.missing, str):
             return False
         written = misspelled.get(item.path, ())
         return any(closest(name, self._fields(item.path), 1) == [item.missing] for name in written)
 
-    def problem(self, item: _Located) -> Problem:
+    def _problem(self, item: _Located) -> Problem:
         kind = item.error["type"]
         if item.missing is not None:
             return self._missing(item)
@@ -242,16 +224,15 @@ class _Teller:
             return Problem.at(self._value_place(item, node), message)
         slot = self._slot((*item.path, str(item.missing)), extra=item.error["loc"])
         hint = f"{item.missing}: {slot.description}" if slot is not None and slot.description else ""
-        return Problem.at(node.place, f"'{item.missing}' is missing{self._of(self._told_path(item))}", hint)
+        holder = max(item.path, self._base, key=len)  # the map that would hold the field need not be written
+        return Problem.at(node.place, f"'{item.missing}' is missing{self._of(holder)}", hint)
 
     def _value(self, item: _Located, node: Node) -> tuple[str, str]:
         """Message and hint for a value that does not fit."""
         kind, context = item.error["type"], item.error.get("ctx", {})
         if kind in _LIMITS:
-            return (
-                f"{_LIMITS[kind].format(**{key: short(limit) for key, limit in context.items()})}, found {shown(node)}",
-                "",
-            )
+            limits = {key: short(limit) for key, limit in context.items()}
+            return f"{_LIMITS[kind].format(**limits)}, found {shown(node)}", ""
         if kind in ("too_short", "too_long"):
             limit = context.get("min_length", context.get("max_length"))
             noun = ("entry", "entries") if isinstance(node, MapNode) else ("item", "items")
@@ -281,10 +262,6 @@ class _Teller:
         slot = self._slot(path)
         return field_names(slot.annotation) if slot is not None else []
 
-    def _told_path(self, item: _Located) -> Path:
-        """The path of what misses a field, even if the map that would hold it is not written."""
-        return item.path if len(item.path) >= len(self._base) else self._base
-
     @staticmethod
     def _of(path: Path) -> str:
         return f" in {dotted(path)}" if path else ""
@@ -295,7 +272,7 @@ class _Teller:
 
 
 def _own_words(item: _Located) -> str:
-    """What a validator said, without pydantic's prefix."""
+    """A validator's own message, without pydantic's prefix."""
     error = item.error.get("ctx", {}).get("error")
     said = str(error) if error is not None and str(error) else item.error["msg"]
     return said.splitlines()[0] if said else said

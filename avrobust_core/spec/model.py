@@ -71,7 +71,7 @@ class ModelEntry(Section):
     encoders: Annotated[list[str], Field(min_length=1)]
     """Names from `encoders`, of different modalities."""
     fusion: FusionChoice | None = None
-    """How to fuse them; needed with two encoders or more."""
+    """The fusion of them; needed with two encoders or more."""
     weights: File | None = None
     """A file of weights of the whole model to start from: encoders, fusion and head."""
 
@@ -113,7 +113,7 @@ class AttackEntry(AttackChoice):
 
 
 class EvaluationSection(Section):
-    """What is evaluated, and how intervals are made."""
+    """The clips that are evaluated, and the intervals."""
 
     split: Word = "test"
     """The split that is evaluated and attacked."""
@@ -129,20 +129,20 @@ class EvaluationSection(Section):
 
 
 class AuditSection(Section):
-    """How far the audit may go: other probes on a few clips, which say whether a number can be believed."""
+    """The bounds of the audit: other probes on a few clips, which say whether a number can be believed."""
 
     clips: int = Field(default=64, ge=1, le=10**9)
     """Clips that each check may look at, chosen by a hash of their ids."""
     share: float = Field(default=0.2, gt=0, le=1000)
-    """What it may cost: this share of the forward and backward passes that the attacks have cost. A pass of the audit
+    """Its cost at most: this share of the forward and backward passes that the attacks have cost. A pass of the audit
     takes a little longer than one of an attack, since its batches are smaller and a few are in float64."""
 
 
 class EngineSection(Section):
-    """Where and how it is computed. Of these only the two precisions change results."""
+    """The machine and the precisions. Of these only the two precisions change results."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where models run; auto takes the GPU if there is one."""
+    """The kind of device on which models run; auto takes the GPU if there is one."""
     devices: Devices = "auto"
     """Number of devices or processes, or which ones by number from 0; auto takes every GPU there is, or one process on
     CPU."""
@@ -164,7 +164,7 @@ class EngineSection(Section):
 
 
 class Pattern(Section):
-    """Which cells are meant: shell patterns on names; what is left out matches everything."""
+    """Shell patterns on names that select cells; one that is left out matches everything."""
 
     model: str = "*"
     """Name of the model."""
@@ -191,7 +191,7 @@ class Comparison(Section):
     training: Compared | None = None
     """Names from `training`: compared for each model, the earlier minus the later."""
     question: Word | None = None
-    """What the comparison is to answer: the title of its table."""
+    """The question that the comparison answers: the title of its table."""
 
     @model_validator(mode="after")
     def _one_list(self) -> "Comparison":
@@ -234,14 +234,14 @@ class Spec(Section):
     include: list[Pattern] = Field(default_factory=list)
     """If given, only what matches one of these is kept."""
     exclude: list[Pattern] = Field(default_factory=list)
-    """What matches one of these is left out."""
+    """Cells and attacks that match one of these are left out."""
     evaluation: EvaluationSection = EvaluationSection()
-    """What is evaluated, and how intervals are made."""
+    """The clips that are evaluated, and the intervals."""
     audit: AuditSection | Literal["off"] = AuditSection()
     """Probes other than the attacks' own, on a few clips of every model, whose verdict stands beside its numbers; `off`
     for none."""
     engine: EngineSection = EngineSection()
-    """Where and how it is computed."""
+    """The machine and the precisions."""
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from avrobust_core.config.fields import Path as Path
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something was written.
+    """A place in a source.
 
     Attributes:
         source: the file as the user named it, or the `--set` argument.
@@ -84,6 +84,22 @@ def find(root: Node | None, *path: Key) -> Node | None:
     return root
 
 
+def written(root: Node | None, *path: Key) -> Node | None:
+    """The node at exactly this path, or None: also where null is written."""
+    node = find(root, *path)
+    return None if isinstance(node, ScalarNode) and node.value is None else node
+
+
+def text_of(node: Node | None) -> str | None:
+    """The text that a node is; None if it is anything else."""
+    return node.value if isinstance(node, ScalarNode) and isinstance(node.value, str) else None
+
+
+def items_of(node: Node | None) -> tuple[Node, ...]:
+    """The items of a list; none of anything else."""
+    return node.items if isinstance(node, ListNode) else ()
+
+
 def key_place(root: Node, path: Path) -> Place:
     """The place of the key that holds the node at `path`; of the node itself in a list or at the root."""
     if path:
@@ -114,13 +130,6 @@ def nodes(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
         case MapNode():
             for key, value in node.children.items():
                 yield from nodes(value, (*path, key))
-
-
-def scalars(node: Node, path: Path = ()) -> Iterator[tuple[Path, ScalarNode]]:
-    """Every scalar at or below `node`, with its path."""
-    for below, found in nodes(node, path):
-        if isinstance(found, ScalarNode):
-            yield below, found
 
 
 def dotted(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What is wrong with a spec, and where: one record per mistake, one error for all of them."""
+"""Mistakes in a spec and their places: one record per mistake, one error for all of them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _cut(text: str) -> str:
 
 
 def _window(text: str, column: int) -> tuple[str, int]:
-    """What stands around a column of a line, each character one that a terminal can show; and the column in it."""
+    """The text around a column of a line, in characters that a terminal can show, and the column in it."""
     start = column - _AROUND if column > 2 * _AROUND else 0
     end = max(column, start) + _AROUND
     shown = text[start:end] if len(text) > 2 * _AROUND else text

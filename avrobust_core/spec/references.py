@@ -1,96 +1,74 @@
-"""Where a spec names components, and what each of those names means in a registry."""
+"""Find the components that a spec names, and resolve them in a registry."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel
 
 from avrobust_core.config.fields import arms, slot_at
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry.choices import ComponentChoice, Configured, choices_in
-from avrobust_core.registry.components import Config
-from avrobust_core.registry.registry import Offer, Registry
+from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.messages import validated
 from avrobust_core.spec.model import Spec
-from avrobust_core.spec.nodes import MapNode, Node, Path, ScalarNode, dotted, find, key_place, nodes
+from avrobust_core.spec.nodes import MapNode, Node, Path, ScalarNode, dotted, find, key_place, nodes, text_of
 from avrobust_core.spec.problems import Problem
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A component named in a spec.
-
-    Attributes:
-        path: where in the spec.
-        kind: what must stand there: encoder, attack, ...
-        node: the bare name, or the map with `use` and `with`.
-        name: the name node; None if it is missing or not text.
-    """
-
-    path: Path
-    kind: str
-    node: Node
-    name: ScalarNode | None
-
-
-def kind_at(path: Path) -> str | None:
-    """The kind of component that is named at this path of a spec; None if none is."""
-    slot = slot_at(Spec, path)
-    return _kind(slot.annotation) if slot is not None else None
-
-
-def _kind(annotation: Any) -> str | None:
-    """The kind of component that a type lets stand at its place."""
-    for arm in arms(annotation):
+def kind_at(path: Path, model: type[BaseModel] = Spec) -> str | None:
+    """The kind of component that a model lets stand at a path; None if it lets none."""
+    slot = slot_at(model, path)
+    for arm in arms(slot.annotation) if slot is not None else ():
         if isinstance(arm, type) and issubclass(arm, ComponentChoice):
             return arm.kind
     return None
 
 
-def _references(model: type[BaseModel], given: Node | None, base: Path) -> Iterator[Reference]:
-    """Every place of the data at `base` where its model lets a component stand, however wrong the rest of it is."""
+def _places(model: type[BaseModel], given: Node | None, base: Path) -> Iterator[tuple[Path, str, Node]]:
+    """Path, kind and node wherever the model lets a component stand in the data at `base`, however wrong the rest."""
     for below, node in nodes(given) if given is not None else ():
-        slot = slot_at(model, below)
-        kind = _kind(slot.annotation) if slot is not None else None
+        kind = kind_at(below, model)
         if kind is not None and not (isinstance(node, ScalarNode) and node.value is None):  # null: no component
-            yield _reference((*base, *below), kind, node)
-
-
-def _reference(path: Path, kind: str, node: Node) -> Reference:
-    named = node if isinstance(node, ScalarNode) else find(node, "use")
-    return Reference(
-        path, kind, node, named if isinstance(named, ScalarNode) and isinstance(named.value, str) else None
-    )
+            yield (*base, *below), kind, node
 
 
 def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Configured], list[Problem]]:
-    """Resolve every reference and validate its `with`, and so on for the components that are named in there.
+    """Resolve every component's name and validate its `with`, and so on for the components that are named in there.
+
+    Faults of the structure around them are passed over: its own check tells them.
 
     Returns:
         What is in order, by path, the outer before the inner; and the problems.
     """
     resolved: dict[Path, Configured] = {}
     problems: list[Problem] = []
-    waiting = deque(_references(Spec, root, ()))
+    waiting = deque(_places(Spec, root, ()))
     while waiting:
-        reference = waiting.popleft()
-        if reference.name is None:
-            continue  # the structure's check says what is wrong
-        try:
-            offer = registry.resolve(reference.kind, str(reference.name.value))
-        except ComponentError as error:
-            problems.append(_unresolved(reference, error))
+        path, kind, node = waiting.popleft()
+        named = node if isinstance(node, ScalarNode) else find(node, "use")
+        name, given, inside = text_of(named), find(node, "with"), (*path, "with")
+        if named is None or name is None:
             continue
-        found = _configure(root, reference, offer, registry)
-        waiting += _references(offer.component.config, find(reference.node, "with"), (*reference.path, "with"))
-        if isinstance(found, Config):
-            resolved[reference.path] = Configured(offer, found)
-        else:
-            problems += found
+        try:
+            offer = registry.resolve(kind, name)
+        except ComponentError as error:
+            message, _, hint = str(error).partition("; ")
+            problems.append(Problem.at(named.place, f"{dotted(path)}: {message}", hint))
+            continue
+        if given is not None and not isinstance(given, MapNode):
+            continue
+        waiting += _places(offer.component.config, given, inside)
+        try:
+            config, found = validated(root, offer.component.config, inside, {"registry": registry})
+        except Exception as error:  # noqa: BLE001 - a plugin's validator is foreign code: its fault hides no other
+            message = f"the configuration of {offer.full_name} could not be checked: {type(error).__name__}: {error}"
+            problems.append(Problem.at(key_place(root, path), message, "this is a fault of the plugin"))
+            continue
+        problems += found
+        if config is not None and not found:
+            resolved[path] = Configured(offer, config)
     return resolved, problems
 
 
@@ -118,23 +96,3 @@ def repeated_metrics(root: Node, components: Mapping[Path, Configured]) -> Itera
                 place = key_place(root, path)
                 yield Problem.at(place, f"{dotted(path)}: '{resolved.offer.component.name}' is listed twice")
             seen.append(resolved)
-
-
-def _configure(root: Node, reference: Reference, offer: Offer, registry: Registry) -> Config | list[Problem]:
-    """The reference's validated configuration, or what is wrong with it."""
-    given = find(reference.node, "with")
-    path = (*reference.path, "with")
-    if given is not None and not isinstance(given, MapNode):
-        return []  # the structure's check says so
-    try:
-        valid, problems = validated(root, offer.component.config, path, {"registry": registry})
-    except Exception as error:  # noqa: BLE001 - a plugin's validator is foreign code: its fault must not hide the rest
-        message = f"the configuration of {offer.full_name} could not be checked: {type(error).__name__}: {error}"
-        return [Problem.at(key_place(root, reference.path), message, "this is a fault of the plugin")]
-    return valid if valid is not None and not problems else problems
-
-
-def _unresolved(reference: Reference, error: ComponentError) -> Problem:
-    assert reference.name is not None
-    message, _, hint = str(error).partition("; ")
-    return Problem.at(reference.name.place, f"{dotted(reference.path)}: {message}", hint)

@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path as FilePath
 from typing import Final, TypeVar
 
-from avrobust_core.spec.files import UnreadableError, read_text
-from avrobust_core.spec.nodes import Key, ListNode, MapNode, Node, Path, Place, ScalarNode, child, dotted
-from avrobust_core.spec.problems import Problem, suggestion
+from avrobust_core.spec.files import read_text, resolved, unreadable
+from avrobust_core.spec.nodes import Key, ListNode, MapNode, Node, Path, Place, ScalarNode, child, dotted, text_of
+from avrobust_core.spec.problems import Problem, SpecError, suggestion
 from avrobust_core.spec.references import kind_at
 from avrobust_core.spec.yaml_reader import MAX_DEPTH, read_yaml
 
@@ -30,7 +31,7 @@ _INDEX = re.compile(r"\[([0-9]+)\]")
 
 @dataclass(slots=True)
 class TreeReading:
-    """What reading a spec's files gave.
+    """The result of reading a spec's files.
 
     Attributes:
         root: the merged tree without `extends` and `drop`; None if a file could not be read.
@@ -58,7 +59,7 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
     """`over` laid on `base`: maps merge, key by key; anything else replaces. Every node keeps its own place.
 
     A bare component name in `base` counts as `{use: name}` under a map in `over`. Where `over` uses another component,
-    the configuration of the one in `base` goes: it is no other component's.
+    the configuration of the one in `base` goes: it belongs to that component alone.
     """
     if not isinstance(over, MapNode):
         return over
@@ -96,56 +97,38 @@ def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]
         return root, list(reading.problems)
     try:
         changed = _set(root, steps, reading.root, ())
-    except _CannotSetError as error:
-        return root, [*reading.problems, error.problem]
+    except SpecError as error:
+        return root, [*reading.problems, *error.problems]
     assert isinstance(changed, MapNode)
     return changed, list(reading.problems)
 
 
 def override_source(argument: str) -> str:
-    """How problems and explanations name a `--set` argument."""
+    """The name of a `--set` argument in problems and explanations."""
     return f"--set {_first_line(argument)}"
 
 
-class _CannotSetError(Exception):
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem)
-        self.problem = problem
-
-
 def _read(path: FilePath, reading: TreeReading, chain: tuple[FilePath, ...], named_at: Place | None) -> MapNode | None:
-    """The tree of a file, read once however often it is named; None if it, or a file that it extends, is no spec."""
+    """The tree of a file, read once however often it is named; None if it, or a file that it extends, is not a spec."""
     source = str(path)
     if source not in reading.sources:
         reading.sources.append(source)
 
-    def fail(message: str, hint: str = "") -> None:
-        if named_at is None:
-            reading.problems.append(Problem(message, source, hint=hint))
-        else:
-            reading.problems.append(Problem.at(named_at, f"{source}: {message}", hint))
-
     try:
-        identity = path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL in the name
-        fail(f"cannot be read: {getattr(error, 'strerror', None) or error}")
-        return None
-    if identity in chain:
-        names = [str(item.name) for item in (*chain[chain.index(identity) :], identity)]
-        fail(f"extends itself: {' -> '.join(names)}")
-        return None
-    if identity in reading.trees:
-        return reading.trees[identity]
-    if len(reading.trees) + len(chain) >= MAX_FILES:
-        fail(f"extends more than {MAX_FILES - 1} files")
-        return None
-    try:
+        identity = resolved(path)
+        if identity in chain:
+            names = [str(item.name) for item in (*chain[chain.index(identity) :], identity)]
+            raise unreadable(f"extends itself: {' -> '.join(names)}", source)
+        if identity in reading.trees:
+            return reading.trees[identity]
+        if len(reading.trees) + len(chain) >= MAX_FILES:
+            raise unreadable(f"extends more than {MAX_FILES - 1} files", source)
         text = read_text(path)
-    except UnreadableError as error:
-        if error.problem.line:
-            reading.problems.append(error.problem)
-        else:
-            fail(error.problem.message, error.problem.hint)
+    except SpecError as error:
+        (problem,) = error.problems
+        if named_at is not None and not problem.line:
+            problem = Problem.at(named_at, f"{source}: {problem.message}", problem.hint)
+        reading.problems.append(problem)
         return None
     if not chain:
         reading.text = text
@@ -173,17 +156,13 @@ def _extended(text: str, path: FilePath, reading: TreeReading, chain: tuple[File
     bases = _texts(root.children[EXTENDS], "extends: expected the path of a file, or a list of them", reading)
     if bases is None:
         return None
-    merged: Node | None = None
-    complete = True
-    for name in bases:
-        base = _read(_beside_of(path, str(name.value)), reading, chain, name.place)
-        complete = complete and base is not None
-        if base is not None:
-            merged = base if merged is None else merge(merged, base)
-    if not complete:
+    files = [(FilePath(os.path.normpath(path.parent / str(name.value))), name.place) for name in bases]
+    trees: list[Node] = [tree for file, place in files if (tree := _read(file, reading, chain, place)) is not None]
+    if len(trees) < len(bases):
         return None
-    if merged is None:
+    if not trees:
         return own
+    merged = reduce(merge, trees)
     for entry in dropped or ():
         merged = _dropped(merged, entry, reading)
     together = merge(merged, own)
@@ -196,7 +175,7 @@ def _texts(node: Node | None, message: str, reading: TreeReading) -> list[Scalar
     items = node.items if isinstance(node, ListNode) else () if node is None else (node,)
     texts = []
     for item in items:
-        if isinstance(item, ScalarNode) and isinstance(item.value, str) and item.value:
+        if isinstance(item, ScalarNode) and text_of(item):
             texts.append(item)
         else:
             reading.problems.append(Problem.at(item.place, message))
@@ -228,28 +207,22 @@ def _dropped(root: Node, entry: ScalarNode, reading: TreeReading) -> Node:
     return without(root, ())
 
 
-def _beside_of(path: FilePath, name: str) -> FilePath:
-    return FilePath(os.path.normpath(path.parent / name))
-
-
 def _without(entries: Mapping[str, T]) -> dict[str, T]:
     return {key: value for key, value in entries.items() if key not in (EXTENDS, DROP)}
 
 
 def _opened(node: Node, path: Path) -> Node:
     """A bare component name as `{use: name}`; null as an empty map; anything else as it is."""
-    if isinstance(node, ScalarNode):
-        if node.value is None:
-            return MapNode({}, {}, node.place)
-        if isinstance(node.value, str) and kind_at(path) is not None:
-            return MapNode({"use": node}, {"use": node.place}, node.place)
+    if isinstance(node, ScalarNode) and node.value is None:
+        return MapNode({}, {}, node.place)
+    if text_of(node) is not None and kind_at(path) is not None:
+        return MapNode({"use": node}, {"use": node.place}, node.place)
     return node
 
 
 def _other_component(base: MapNode, over: MapNode) -> bool:
-    names = [node.children.get("use") for node in (base, over)]
-    known = [node.value for node in names if isinstance(node, ScalarNode) and isinstance(node.value, str)]
-    return len(known) == 2 and known[0].rpartition(":")[2] != known[1].rpartition(":")[2]
+    one, other = (text_of(node.children.get("use")) for node in (base, over))
+    return one is not None and other is not None and one.rpartition(":")[2] != other.rpartition(":")[2]
 
 
 def split_path(written: str) -> tuple[str, ...]:
@@ -287,14 +260,13 @@ def _set(node: Node, steps: Sequence[tuple[str, Place]], value: Node, path: Path
             if item is None or not isinstance(index, int):
                 there = f"0 to {len(node.items) - 1}" if node.items else "none: the list is empty"
                 message = f"{dotted(path)} is a list, and has no item '{name}'"
-                raise _CannotSetError(Problem.at(place, message, f"items: {there}"))
+                raise SpecError([Problem.at(place, message, f"items: {there}")])
             changed = _set(item, rest, value, (*path, index))
             return ListNode((*node.items[:index], changed, *node.items[index + 1 :]), node.place)
         case _:
             message = f"{dotted(path)} is a single value, and has no '{name}'"
-            raise _CannotSetError(Problem.at(place, message, f"set {dotted(path)} itself"))
+            raise SpecError([Problem.at(place, message, f"set {dotted(path)} itself")])
 
 
 def _first_line(text: str) -> str:
-    lines = text.splitlines()
-    return lines[0] if lines else ""
+    return next(iter(text.splitlines()), "")

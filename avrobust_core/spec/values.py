@@ -1,4 +1,4 @@
-"""What no value of a spec may be, whatever stands where: not finite, beyond 64 bits, unprintable, or endless."""
+"""Refuse values that no field of a spec can have: not finite, beyond 64 bits, unprintable, or endless."""
 
 from __future__ import annotations
 

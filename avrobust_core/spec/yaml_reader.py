@@ -50,7 +50,7 @@ _PLAIN_WORDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a text holds: its root (None if it cannot be read to the end) and the mistakes found on the way."""
+    """The content of a text: its root (None if it cannot be read to the end) and the mistakes found on the way."""
 
     root: Node | None
     problems: tuple[Problem, ...]
@@ -69,7 +69,7 @@ def read_yaml(text: str, source: str, prefix: str = "", *, comments: bool = True
 
 
 def scalar_value(text: str) -> str | int | float | bool | None:
-    """What an unquoted scalar means in the core schema of YAML 1.2 (section 10.3.2).
+    """The value of an unquoted scalar in the core schema of YAML 1.2 (section 10.3.2).
 
     Raises:
         ValueError: if a number has more digits than Python converts.

@@ -81,7 +81,7 @@ PLUGIN_CHECKS: tuple[Check[PluginRecord], ...] = (check_imports_without_torch,)
 
 
 def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[CheckOutcome]:
-    """Run every check of a component, as its example configures it, and yield what comes of each.
+    """Run every check of a component, as its example configures it, and yield the outcome of each.
 
     Args:
         offer: the component.

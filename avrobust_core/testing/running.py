@@ -6,7 +6,8 @@ import copy
 import unittest
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, Self, TypeVar, cast
+from types import ModuleType
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 from avrobust_core.registry.components import Component, Config
 from avrobust_core.registry.loading import one_line
@@ -95,6 +96,11 @@ class Check(Generic[S]):
 def check(*faults: int) -> Callable[[Callable[[S], None]], Check[S]]:
     """Make a check of a function; `faults` are the numbers of the known faults that it catches."""
     return lambda function: Check(function, faults)
+
+
+def checks_in(*modules: ModuleType) -> tuple[Check[Any], ...]:
+    """Every check that the modules define, in their order."""
+    return tuple(value for module in modules for value in vars(module).values() if isinstance(value, Check))
 
 
 @dataclass(frozen=True, slots=True)

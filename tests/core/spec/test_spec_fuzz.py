@@ -21,7 +21,7 @@ from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.explaining import explain
 from avrobust_core.spec.loading import LoadedSpec, load_spec
 from avrobust_core.spec.nodes import Path as TreePath
-from avrobust_core.spec.nodes import plain, scalars
+from avrobust_core.spec.nodes import ScalarNode, nodes, plain
 from avrobust_core.spec.problems import SpecError
 from avrobust_core.spec.yaml_reader import read_yaml
 from avrobust_core.spec.yaml_writer import write_yaml
@@ -215,7 +215,9 @@ def check_meaning(loaded: LoadedSpec, registry: Registry, again: Path) -> None:
     """What is accepted says what was written, and means the same when its resolution is read."""
     resolved = loaded.resolved()
     json.dumps(resolved, allow_nan=False)
-    for path, scalar in scalars(loaded.tree):
+    for path, scalar in nodes(loaded.tree):
+        if not isinstance(scalar, ScalarNode):
+            continue
         given, meant = scalar.value, _at(resolved, path)
         assert not isinstance(given, float) or math.isfinite(given)
         assert not isinstance(given, int) or abs(given) < 2**63
