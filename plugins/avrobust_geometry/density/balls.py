@@ -1,4 +1,4 @@
-"""Which clips lie in the balls that reach from reference clips to their k-th neighbours: density and coverage."""
+"""The clips that lie in the balls that reach from reference clips to their k-th neighbours: density and coverage."""
 
 from collections.abc import Sequence
 from dataclasses import replace
