@@ -7,9 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from avrobust_core import AvrobustWarning, Clip, ClipError, DataError, Dataset, MediaSpec
 from avrobust_data.cache import ClipCache, to_tensors
 from avrobust_data.collectors import MediaError
@@ -17,6 +14,7 @@ from avrobust_data.configs import ClipsConfig
 from avrobust_data.contents import default_store, digests
 from avrobust_data.decoding import DECODER_VERSION, Window, decode
 from avrobust_data.manifest import read_manifest
+from avrobust_data.media import media_specs, target_of
 from avrobust_data.rows import Row, copies
 
 
@@ -49,22 +47,9 @@ class Clips(Dataset):
             size=config.size,
             stretch=config.resize == "stretch",
         )
-        specs = {
-            "audio": MediaSpec(
-                kind="audio",
-                shape=(1, self.window.samples),
-                rate=float(config.sample_rate),
-                bounds=(-1, 1),
-                time_axis=1,
-            ),
-            "video": MediaSpec(
-                kind="video",
-                shape=(3, config.frames, config.size, config.size),
-                rate=config.frames / config.seconds,
-                bounds=(0, 1),
-                time_axis=1,
-            ),
-        }
+        specs = media_specs(
+            seconds=config.seconds, sample_rate=config.sample_rate, frames=config.frames, size=config.size
+        )
         self.media: Mapping[str, MediaSpec] = {name: specs[name] for name in config.modalities}
         self._rows = {
             split: rows
@@ -105,7 +90,8 @@ class Clips(Dataset):
             media = self._cache.get((split, index), lambda: decode(self.root / row.path, self.window))
         except MediaError as error:
             raise ClipError(row.id, str(error)) from error
-        return Clip(id=row.id, inputs=to_tensors(media), target=self._target(row))
+        labels = [self.classes.index(label) for label in row.labels]
+        return Clip(id=row.id, inputs=to_tensors(media), target=target_of(labels, len(self.classes), self.task))
 
     def fingerprint(self) -> str:
         """Over the manifest's rows, the files' contents and the decoding; not over where the files lie.
@@ -137,14 +123,6 @@ class Clips(Dataset):
         if split not in self._rows:
             raise DataError(f"{self.config.manifest} has no clip of the split {split!r}, only {', '.join(self._rows)}")
         return self._rows[split]
-
-    def _target(self, row: Row) -> Tensor:
-        labels = [self.classes.index(label) for label in row.labels]
-        if self.task == "single-label":
-            return torch.tensor(labels[0], dtype=torch.int64)
-        target = torch.zeros(len(self.classes))
-        target[labels] = 1
-        return target
 
     def _place(self, row: Row) -> str:
         """The path below the root; of a file elsewhere, its name."""

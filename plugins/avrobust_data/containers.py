@@ -22,26 +22,10 @@ _REFUSED: Final = frozenset({"concat", "dash", "hls", "imf", "sdp", "tty", "vobs
 """Formats of FFmpeg that are playlists of other files, descriptions of streams, or plain text played as pictures."""
 
 _STATES_LENGTH: Final = frozenset(
-    {
-        "aiff",
-        "ape",
-        "asf",
-        "au",
-        "avi",
-        "caf",
-        "flac",
-        "flv",
-        "matroska",
-        "mov",
-        "mp4",
-        "tta",
-        "w64",
-        "wav",
-        "webm",
-        "wv",
-    }
+    {"aiff", "ape", "asf", "au", "avi", "caf", "flac", "flv", "matroska", "mov", "tta", "w64", "wav", "wv"}
 )
-"""Formats whose header says how long each file is; of others, FFmpeg may only have estimated it."""
+"""Formats whose header says how long each file is; of others, FFmpeg may only have estimated it. FFmpeg reads MP4 as
+"mov" too, and WebM as "matroska"."""
 
 _XING_SPAN: Final = 2048
 """Bytes behind an MP3's tags among which its first frame is, and in it the count of all frames."""
@@ -96,7 +80,7 @@ def states_length(container: InputContainer, path: Path) -> bool:
 
 
 def is_open_ended(path: Path) -> bool:
-    """Whether a WAV was written into a pipe: its size, which could not be filled in at the end, is the largest one."""
+    """True of a WAV written into a pipe: its size, which could not be filled in at the end, is the largest one."""
     stated, size = _sizes(path)
     return stated is not None and stated >= _ENDLESS > size
 

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from torch import Tensor
 
 from avrobust_core import Clip, DataError, Dataset, MediaSpec, derive_seed
 from avrobust_data.cache import ClipCache, Media, to_tensors
 from avrobust_data.configs import ToyAVConfig
+from avrobust_data.media import media_specs, target_of
 from avrobust_data.patterns import draw, make_pattern, pattern_name
 from avrobust_data.sounds import make_sound, sound_name
 
@@ -43,18 +42,9 @@ class ToyAV(Dataset):
     def __init__(self, config: ToyAVConfig) -> None:
         self.config = config
         self.samples = round(config.seconds * config.sample_rate)
-        self.media: Mapping[str, MediaSpec] = {
-            "audio": MediaSpec(
-                kind="audio", shape=(1, self.samples), rate=float(config.sample_rate), bounds=(-1, 1), time_axis=1
-            ),
-            "video": MediaSpec(
-                kind="video",
-                shape=(3, config.frames, config.size, config.size),
-                rate=config.frames / config.seconds,
-                bounds=(0, 1),
-                time_axis=1,
-            ),
-        }
+        self.media: Mapping[str, MediaSpec] = media_specs(
+            seconds=config.seconds, sample_rate=config.sample_rate, frames=config.frames, size=config.size
+        )
         pairs = [sound_and_pattern(label) for label in range(config.classes)]
         self.classes = tuple(f"{sound_name(sound)}+{pattern_name(pattern)}" for sound, pattern in pairs)
         self.task = "single-label" if config.labels_per_clip == 1 else "multi-label"
@@ -83,7 +73,8 @@ class ToyAV(Dataset):
         if not 0 <= index < size:
             raise IndexError(f"{split} has the clips 0 to {size - 1}; asked for {index}")
         media = self._cache.get((split, index), lambda: self._generate(split, index))
-        return Clip(id=_clip_id(split, index), inputs=to_tensors(media), target=self._target(split, index))
+        target = target_of(self.labels(split, index), self.config.classes, self.task)
+        return Clip(id=_clip_id(split, index), inputs=to_tensors(media), target=target)
 
     def fingerprint(self) -> str:
         content = {"generator": GENERATOR_VERSION, "classes": self.classes, **self.config.identity()}
@@ -106,14 +97,6 @@ class ToyAV(Dataset):
 
     def _rng(self, split: str, index: int, purpose: str) -> Generator:
         return np.random.default_rng(derive_seed(self.config.seed, "toy-av", split, index, purpose))
-
-    def _target(self, split: str, index: int) -> Tensor:
-        labels = self.labels(split, index)
-        if self.task == "single-label":
-            return torch.tensor(labels[0], dtype=torch.int64)
-        target = torch.zeros(self.config.classes)
-        target[list(labels)] = 1
-        return target
 
     def _generate(self, split: str, index: int) -> Media:
         events = [sound_and_pattern(label) for label in self.labels(split, index)]

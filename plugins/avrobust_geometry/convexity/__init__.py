@@ -1,1 +1,1 @@
-"""Convexity: is a point between two clips of a class of that class, too?"""
+"""Convexity: how often points between two clips of a class are of that class, too."""

@@ -15,8 +15,8 @@ from avrobust_geometry.convexity.levels import ArrayLevel
 from avrobust_geometry.convexity.pairs import Identities
 from avrobust_geometry.convexity.rules import AtLeast, Highest, Rule, best_thresholds
 from avrobust_geometry.convexity.summary import Summary
-from avrobust_geometry.density.arrays import averaged
 from avrobust_geometry.density.summaries import members_of
+from avrobust_geometry.inputs import as_array, averaged, check_length, with_classes
 
 FLOATS = ("float16", "float32", "float64")
 """What embeddings may be of, in either order of bytes."""
@@ -80,14 +80,14 @@ def convexity(
     if points.ndim < 2 or not len(points) or not floats:
         raise ValueError(f"embeddings are {points.dtype} of shape {tuple(points.shape)}: give floats (N, ...)")
     level = ArrayLevel(points, classify, batch_size)
-    scores = level.logits() if logits is None else _array(logits)
+    scores = level.logits() if logits is None else as_array(logits)
     scores = scores if scores.dtype.kind == "f" else scores.astype(np.float64)
     if scores.ndim != 2 or len(scores) != len(points):
         raise ValueError(f"logits have shape {scores.shape}: give ({len(points)}, K)")
     if not np.isfinite(scores).all():
         broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
         raise ValueError(f"logits are not finite for clip {broken[0]}, and for {len(broken)} in all")
-    own, names = _labels(_array(labels), len(points), classes, scores.shape[1])
+    own, names = _labels(as_array(labels), len(points), classes, scores.shape[1])
     summary = Summary(len(points), names, confidence)
     rule: Rule = Highest()
     if own.ndim == 2:
@@ -96,7 +96,7 @@ def convexity(
             raise ValueError(f"thresholds have shape {given.shape}: give ({len(names)},)")
         rule = AtLeast(given)
     members = members_of(own, len(names))
-    clips = Classified.by_rule(_identities(ids, len(points), seed), scores, members, rule)
+    clips = Classified(_identities(ids, len(points), seed), scores, members, rule)
     summary.add_recall(members, clips.inside, resamples=resamples, seed=seed)
     measure_segments(summary, [level], methods, clips, Amounts(pairs, euclidean_pairs), softmax=own.ndim == 1)
     return summary.measurement()
@@ -141,25 +141,15 @@ def graph_convexity(
     if min(k, pairs) < 1:
         raise ValueError(f"k is {k} and pairs is {pairs}: both must be at least 1")
     points = averaged(embeddings, "embeddings")
-    own, names = _labels(_array(labels), len(points), classes, None)
+    own, names = _labels(as_array(labels), len(points), classes, None)
     summary = Summary(len(points), names, confidence)
-    measure_graph(
-        summary,
-        "",
-        points,
-        own,
-        _identities(ids, len(points), seed),
-        k=k,
-        pairs=pairs,
-        exact=exact,
-    )
+    measure_graph(summary, "", points, own, _identities(ids, len(points), seed), k=k, pairs=pairs, exact=exact)
     return summary.measurement()
 
 
 def _identities(ids: Sequence[str] | None, clips: int, seed: int) -> Identities:
     names = [str(i) for i in range(clips)] if ids is None else list(ids)
-    if len(names) != clips:
-        raise ValueError(f"ids are {len(names)}, but the clips are {clips}: give one for each")
+    check_length("ids", names, clips)
     if len(set(names)) < clips:
         raise ValueError("an id occurs twice: give each clip an id of its own")
     return Identities(names, seed)
@@ -178,23 +168,11 @@ def _labels(
     """
     if labels.ndim not in (1, 2) or len(labels) != clips:
         raise ValueError(f"labels have shape {labels.shape}: give ({clips},), or ({clips}, K) for several per clip")
-    if labels.ndim == 2 and not np.isin(labels, (0, 1)).all():
-        raise ValueError("labels of shape (N, K) must be zeros and ones")
-    width = columns if columns is not None else labels.shape[1] if labels.ndim == 2 else None
-    if classes is None and width is None:
-        values, places = np.unique(labels, return_inverse=True)
-        return places.astype(np.int64), tuple(map(str, values.tolist()))
-    names = tuple(map(str, range(width or 0))) if classes is None else tuple(classes)
-    if (width is not None and len(names) != width) or (labels.ndim == 2 and labels.shape[1] != len(names)):
+    width = labels.shape[1] if columns is None and labels.ndim == 2 else columns
+    names = classes if classes is not None or width is None else tuple(map(str, range(width)))
+    if names is not None and any(n not in (None, len(names)) for n in (width, *labels.shape[1:])):
         raise ValueError(
             f"labels of shape {labels.shape}, {len(names)} classes and {width} columns do not fit together"
         )
-    if labels.ndim == 2:
-        return labels.astype(np.bool_), names
-    if labels.dtype.kind not in "iu" or (len(labels) and not 0 <= labels.min() <= labels.max() < len(names)):
-        raise ValueError(f"labels must be whole numbers from 0 to {len(names) - 1}, the places of the classes")
-    return labels.astype(np.int64), names
-
-
-def _array(values: ArrayLike | Tensor) -> NDArray[Any]:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    [found], known = with_classes([labels], names)
+    return found, known

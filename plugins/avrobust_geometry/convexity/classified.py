@@ -1,23 +1,24 @@
-"""Which clips a model takes for which of their classes, and all methods carried out on them."""
+"""Clips and the classes that a model takes them for, and all methods carried out on them."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from avrobust_geometry.convexity.levels import Level
-from avrobust_geometry.convexity.pairs import Floats, Identities, Ints, Segments, draw_segments
+from avrobust_geometry.convexity.pairs import Floats, Identities, Ints, draw_segments
 from avrobust_geometry.convexity.rules import Rule
 from avrobust_geometry.convexity.segments import REFERENCE_PAIRS, equidistant, interpolate, reference_score
 from avrobust_geometry.convexity.summary import Summary
 
 METHODS = ("interpolation", "reference", "euclidean")
-"""What can be done with straight segments."""
+"""The ways to look at straight segments."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Classified:
     """Clips, their classes, and what the model says of them.
 
@@ -26,28 +27,26 @@ class Classified:
         logits: (N, K), finite.
         members: for each class, its clips.
         rule: when a point is of a class.
-        inside: for each class, those of its clips that the model takes for it.
     """
 
     identities: Identities
     logits: NDArray[np.floating]
     members: Sequence[Ints]
     rule: Rule
-    inside: Sequence[Ints]
 
-    @classmethod
-    def by_rule(
-        cls, identities: Identities, logits: NDArray[np.floating], members: Sequence[Ints], rule: Rule
-    ) -> "Classified":
-        """Find out which clips are inside."""
-        inside = []
-        for c, clips in enumerate(members):
-            inside.append(clips[rule.holds(_margins(rule, logits, clips, np.full(len(clips), c)))])
-        return cls(identities, logits, members, rule, inside)
+    @cached_property
+    def inside(self) -> list[Ints]:
+        """For each class, those of its clips that the model takes for it."""
+        return [
+            clips[self.rule.holds(self.margins(clips, np.full(len(clips), c)))] for c, clips in enumerate(self.members)
+        ]
 
     def margins(self, clips: Ints, classes: Ints) -> Floats:
         """How far inside these classes the clips lie, (P,)."""
-        return _margins(self.rule, self.logits, clips, classes)
+        if not len(clips):
+            return np.zeros(0)
+        rows = torch.from_numpy(np.ascontiguousarray(self.logits[clips]))
+        return self.rule.margins(rows, torch.from_numpy(classes)).double().numpy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,8 @@ def measure_segments(
         for level in levels:
             interpolate(summary, level, drawn, clips.rule, ends, apart=amounts.apart)
         if levels:
-            summary.details["classes_without_segments"] = _without(drawn, names)
+            counts = np.bincount(drawn.cls, minlength=len(names))
+            summary.details["classes_without_segments"] = [names[c] for c in np.flatnonzero(counts == 0)]
     if "euclidean" in methods:
         everyone = draw_segments(clips.members, names, who, amounts.euclidean_pairs)
         for level in levels:
@@ -100,15 +100,3 @@ def measure_segments(
         truncated = draw_segments(clips.members, names, who, REFERENCE_PAIRS, truncated=True)
         for level in levels:
             reference_score(summary, level, truncated, softmax=softmax)
-
-
-def _without(segments: Segments, classes: Sequence[str]) -> list[str]:
-    counts = np.bincount(segments.cls, minlength=len(classes))
-    return [name for name, count in zip(classes, counts, strict=True) if not count]
-
-
-def _margins(rule: Rule, logits: NDArray[np.floating], clips: Ints, classes: Ints) -> Floats:
-    if not len(clips):
-        return np.zeros(0)
-    rows = torch.from_numpy(np.ascontiguousarray(logits[clips]))
-    return rule.margins(rows, torch.from_numpy(classes)).double().numpy()

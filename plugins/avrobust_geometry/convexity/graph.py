@@ -13,17 +13,13 @@ from torch import Tensor
 
 from avrobust_geometry.configs import Exact
 from avrobust_geometry.convexity.intervals import Pairwise
-from avrobust_geometry.convexity.pairs import Identities, Segments, draw_segments
+from avrobust_geometry.convexity.pairs import Identities, Ints, Segments, draw_segments
 from avrobust_geometry.convexity.summary import Summary
-from avrobust_geometry.density.summaries import members_of
+from avrobust_geometry.density.summaries import Labels, members_of
 from avrobust_geometry.knn import nearest
 
 ELEMENTS = 1 << 22
 """Distances of shortest paths held at once: 32 MiB."""
-
-Ints = NDArray[np.int64]
-Labels = NDArray[np.int64] | NDArray[np.bool_]
-"""(N,) classes, or (N, K) for several per clip."""
 
 
 def measure_graph(

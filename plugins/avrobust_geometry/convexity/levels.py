@@ -1,4 +1,4 @@
-"""Where points lie between two clips: among raw inputs, what encoders return, what the head reads, or any array."""
+"""Levels at which clips are interpolated: raw inputs, what encoders return, what the head reads, or any array."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -65,20 +65,17 @@ class Level(ABC):
             self.passed += len(first)
             logits = self._logits({name: point(name, shares) for name in ends_of})
             if not torch.isfinite(logits).all():
-                raise self._broken()
+                raise AvrobustError(
+                    f"metric 'convexity': logits are not finite at points between clips (level {self.name!r}); look at "
+                    "the model's training (did its loss become NaN?)"
+                )
             return logits
 
         return put_through
 
-    def _broken(self) -> Exception:
-        return AvrobustError(
-            f"metric 'convexity': logits are not finite at points between clips (level {self.name!r}); look at the "
-            "model's training (did its loss become NaN?)"
-        )
-
     @abstractmethod
     def _fetch(self, clips: Ints) -> dict[str, tuple[str, Tensor]]:
-        """What is mixed, by name: the part that it belongs to, and its values (n, ...) for these clips."""
+        """The values to mix, by name: the part that it belongs to, and its values (n, ...) for these clips."""
 
     @abstractmethod
     def _logits(self, mixed: Mapping[str, Tensor]) -> Tensor:

@@ -14,8 +14,8 @@ from avrobust_geometry.convexity.levels import FusedLevel, InputLevel, Level, To
 from avrobust_geometry.convexity.pairs import Identities
 from avrobust_geometry.convexity.rules import AtLeast, Highest, Rule, best_thresholds
 from avrobust_geometry.convexity.summary import Summary
-from avrobust_geometry.density.arrays import averaged
-from avrobust_geometry.density.summaries import members_of
+from avrobust_geometry.density.summaries import labels_of, members_of
+from avrobust_geometry.inputs import averaged
 
 _KINDS: dict[str, frozenset[LayerKind]] = {
     "input": frozenset(),
@@ -85,7 +85,7 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
         config = self.config
         summary = Summary(len(subject.ids), subject.classes, subject.confidence, subject.groups)
         identities = Identities(subject.ids, subject.seed)
-        own = np.asarray(subject.targets > 0.5) if subject.task == "multi-label" else subject.targets.astype(np.int64)
+        own = labels_of(subject.task, subject.targets)
         members = members_of(own, len(subject.classes))
         latents = subject.latents.get(subject.split)
         levels = list(self._probed(subject, latents))
@@ -96,27 +96,20 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
         if subject.logits.shape[1] and self.probes:
             _require_finite(subject)
             rule = self._rule(subject, own, summary)
-            clips = Classified.by_rule(identities, subject.logits, members, rule)
+            clips = Classified(identities, subject.logits, members, rule)
             summary.add_recall(members, clips.inside, resamples=subject.resamples, seed=subject.seed)
             amounts = Amounts(config.pairs, config.euclidean_pairs, config.apart)
             measure_segments(summary, levels, config.methods, clips, amounts, softmax=subject.task == "single-label")
         if latents is not None and ("graph" in self._levels or subject.probe is None):
             for layer, values in latents.layers.items():
-                if layer.split("/")[0] != "tokens":
-                    self._graph(summary, layer, values, own, identities)
+                if layer.split("/")[0] == "tokens":
+                    continue
+                try:
+                    points, k, pairs = averaged(values, layer), config.k, config.graph_pairs
+                    measure_graph(summary, layer, points, own, identities, k=k, pairs=pairs, exact=config.exact)
+                except ValueError as error:
+                    raise AvrobustError(f"metric 'convexity': graph of {layer}: {error}") from error
         return summary.measurement()
-
-    def _graph(
-        self, summary: Summary, layer: str, values: NDArray[Any], labels: NDArray[Any], identities: Identities
-    ) -> None:
-        config = self.config
-        try:
-            points = averaged(values, layer)
-            measure_graph(
-                summary, layer, points, labels, identities, k=config.k, pairs=config.graph_pairs, exact=config.exact
-            )
-        except ValueError as error:
-            raise AvrobustError(f"metric 'convexity': graph of {layer}: {error}") from error
 
     def _probed(self, subject: Subject, latents: Latents | None) -> Iterator[Level]:
         if subject.probe is None:
@@ -139,7 +132,7 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
         if known is None or known.logits.shape[1] != len(subject.classes) or known.ids == subject.ids:
             split, logits, labels = subject.split, subject.logits, own
         else:
-            logits, labels = known.logits, np.asarray(known.targets > 0.5)
+            logits, labels = known.logits, labels_of(subject.task, known.targets)
         thresholds = best_thresholds(logits, labels)
         undefined = [name for name, each in zip(subject.classes, thresholds, strict=True) if np.isnan(each)]
         summary.details["thresholds"] = {"rule": "best F1", "split": split, "classes_without": undefined}

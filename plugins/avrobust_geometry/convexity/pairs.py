@@ -1,4 +1,4 @@
-"""Which pairs of clips are joined, and where on the segment between them is looked: independent of the clips' order."""
+"""Pairs of clips, and the point to look at between them, drawn independently of the order of the clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 class Identities:
-    """What tells clips apart wherever they stand in a batch or a set: their ids.
+    """The clips' ids, which tell them apart wherever they stand in a batch or a set.
 
     Args:
         ids: N names, each once.

@@ -1,4 +1,4 @@
-"""When a point is of a class: the highest logit, or a logit above the class's own threshold."""
+"""Rules for when a point is of a class: the highest logit, or a logit above the class's own threshold."""
 
 from abc import ABC, abstractmethod
 
@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 
 
 class Rule(ABC):
-    """From logits to whether points are of a class."""
+    """A rule that tells from logits if points are of a class."""
 
     @abstractmethod
     def margins(self, logits: Tensor, cls: Tensor) -> Tensor:

@@ -109,26 +109,16 @@ def interpolate(
     lowest = np.minimum(np.minimum(*ends), looked.drawn)
     summary.add(("margin", level.name), _pairwise(segments, everyone, lowest), share=False)
     for part, both in looked.held.items():
-        reached = [rule.holds(side.crossed) for side in both]
-        rows = np.concatenate([np.flatnonzero(there) for there in reached])
-        drawn = np.concatenate([side.drawn[there] for side, there in zip(both, reached, strict=True)])
-        lows = np.concatenate(
-            [
-                np.minimum(np.minimum(end, side.crossed), side.drawn)[there]
-                for end, side, there in zip(ends, both, reached, strict=True)
-            ]
-        )
+        there = np.concatenate([rule.holds(side.crossed) for side in both])
+        rows = np.tile(everyone, 2)[there]
+        drawn = np.concatenate([side.drawn for side in both])[there]
+        crossed = np.concatenate([side.crossed for side in both])[there]
+        lows = np.minimum(np.minimum(np.concatenate(ends)[there], crossed), drawn)
         summary.add(("conditional", level.name, part), _pairwise(segments, rows, rule.holds(drawn)))
         summary.add(("margin", level.name, part), _pairwise(segments, rows, lows), share=False)
-        summary.add(
-            ("swapped", level.name, part),
-            _pairwise(segments, np.tile(everyone, 2), np.concatenate(reached)),
-        )
-    summary.details[level.name or "segments"] = {
-        "segments": len(segments),
-        "clips_put_through": level.passed - before,
-        "failures_by_nearness": _by_nearness(segments.ratio, inside),
-    }
+        summary.add(("swapped", level.name, part), _pairwise(segments, np.tile(everyone, 2), there))
+    _note(summary, level, "", segments, before)
+    summary.details[level.name or "segments"]["failures_by_nearness"] = _by_nearness(segments.ratio, inside)
 
 
 def equidistant(summary: Summary, level: Level, segments: Segments, rule: Rule) -> None:
@@ -173,7 +163,7 @@ def reference_score(summary: Summary, level: Level, segments: Segments, *, softm
 
 
 def _note(summary: Summary, level: Level, method: str, segments: Segments, before: int) -> None:
-    summary.details[f"{method}/{level.name}" if level.name else method] = {
+    summary.details["/".join(filter(None, (method, level.name))) or "segments"] = {
         "segments": len(segments),
         "clips_put_through": level.passed - before,
     }

@@ -1,1 +1,1 @@
-"""How densely clips lie in the latent space: estimators, the metric of a study, and a function on arrays."""
+"""Density of clips in the latent space: estimators, the metric of a study, and a function on arrays."""

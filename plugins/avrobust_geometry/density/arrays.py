@@ -10,11 +10,10 @@ from torch import Tensor
 
 from avrobust_core import Measurement
 from avrobust_geometry.configs import DensityConfig, Exact
+from avrobust_geometry.density.choices import Choices
 from avrobust_geometry.density.identity import own_rows
-from avrobust_geometry.density.space import ESTIMATORS, Choices, Space, check_estimators
-
-BLOCK = 1 << 14
-"""Clips whose positions are averaged at once."""
+from avrobust_geometry.density.space import ESTIMATORS, Space, check_estimators
+from avrobust_geometry.inputs import as_array, averaged, check_length, with_classes
 
 
 def density(
@@ -103,15 +102,15 @@ def density(
         raise ValueError("the reference has fewer than two clips: there are no neighbours to measure")
     if (reference is None) != (reference_labels is None):
         raise ValueError("reference and reference_labels go together: give both, or none")
-    scores = None if logits is None else _array(logits)
+    scores = None if logits is None else as_array(logits)
     targets, known, names = _classes_of(
-        _array(labels),
-        None if reference_labels is None else _array(reference_labels),
+        as_array(labels),
+        None if reference_labels is None else as_array(reference_labels),
         classes if classes is not None or scores is None else [str(c) for c in range(scores.shape[-1])],
     )
-    _check_length("labels", targets, len(points))
+    check_length("labels", targets, len(points))
     if known is not None and among is not None:
-        _check_length("reference_labels", known, len(among))
+        check_length("reference_labels", known, len(among))
     space = Space(
         points,
         targets,
@@ -139,35 +138,13 @@ def _own_rows(
 ) -> NDArray[np.int64] | None:
     """The row of each clip among `among` reference clips; None where no ids tell."""
     if ids is not None:
-        _check_length("ids", ids, points)
+        check_length("ids", ids, points)
     if reference_ids is None:
         return None
     if among is None or ids is None:
         raise ValueError("reference_ids go with a reference and with ids: they tell which clips are the same")
-    _check_length("reference_ids", reference_ids, among)
+    check_length("reference_ids", reference_ids, among)
     return own_rows(ids, reference_ids)
-
-
-def averaged(values: ArrayLike | Tensor, name: str) -> NDArray[Any] | Tensor:
-    """Embeddings as (N, D) floats: what has positions (N, L, D) is averaged over them, a block at a time.
-
-    Raises:
-        ValueError: for other shapes.
-    """
-    array = values.detach() if isinstance(values, Tensor) else np.asarray(values)
-    if array.ndim not in (2, 3):
-        raise ValueError(f"{name} have shape {tuple(array.shape)}: give (N, D), or (N, L, D) to be averaged over L")
-    if isinstance(array, Tensor):
-        array = array if array.is_floating_point() else array.double()
-        return array if array.ndim == 2 else array.mean(dim=1)
-    if array.dtype.kind in "iub":
-        array = array.astype(np.float64)
-    if array.ndim == 2:
-        return array
-    pooled = np.empty((len(array), array.shape[2]), dtype=array.dtype)
-    for start in range(0, len(array), BLOCK):
-        pooled[start : start + BLOCK] = array[start : start + BLOCK].mean(axis=1, dtype=np.float64)
-    return pooled
 
 
 def predicted_classes(logits: NDArray[Any], clips: int, classes: int) -> NDArray[np.int64]:
@@ -184,43 +161,15 @@ def predicted_classes(logits: NDArray[Any], clips: int, classes: int) -> NDArray
     return np.asarray(logits.argmax(axis=1), dtype=np.int64)
 
 
-def _array(values: ArrayLike | Tensor) -> NDArray[Any]:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def _check_length(name: str, values: Sequence[str] | NDArray[Any], expected: int) -> None:
-    if len(values) != expected:
-        raise ValueError(f"{name} are {len(values)}, but the clips are {expected}: give one for each")
-
-
 def _classes_of(
     labels: NDArray[Any], others: NDArray[Any] | None, classes: Sequence[str] | None
 ) -> tuple[NDArray[Any], NDArray[Any] | None, tuple[str, ...]]:
-    """Labels as (N,) places among the classes or (N, K) bool, those of the reference, and the classes' names."""
+    """The labels, those of the reference, and the classes' names; see `with_classes`."""
     given = [labels] if others is None else [labels, others]
-    if any(each.ndim != labels.ndim or each.shape[1:] != labels.shape[1:] for each in given) or labels.ndim not in (
-        1,
-        2,
-    ):
+    if labels.ndim not in (1, 2) or any(each.shape[1:] != labels.shape[1:] or not each.ndim for each in given):
         raise ValueError(
             f"labels have the shapes {' and '.join(str(each.shape) for each in given)}: give (N,), or (N, K) for "
             "several per clip, and the same for the reference"
         )
-    if labels.ndim == 2:
-        if not all(np.isin(each, (0, 1)).all() for each in given):
-            raise ValueError("labels of shape (N, K) must be zeros and ones")
-        names = tuple(classes) if classes is not None else tuple(map(str, range(labels.shape[1])))
-        if len(names) != labels.shape[1]:
-            raise ValueError(f"labels have {labels.shape[1]} columns, but there are {len(names)} classes")
-        found: list[NDArray[Any]] = [each.astype(np.bool_) for each in given]
-    elif classes is None:
-        values, places = np.unique(np.concatenate(given), return_inverse=True)
-        names = tuple(map(str, values.tolist()))
-        found = np.split(places.astype(np.int64), [len(labels)])[: len(given)]
-    else:
-        names = tuple(classes)
-        for each in given:
-            if each.dtype.kind not in "iu" or (len(each) and not 0 <= each.min() <= each.max() < len(names)):
-                raise ValueError(f"labels must be whole numbers from 0 to {len(names) - 1}, the places of the classes")
-        found = [each.astype(np.int64) for each in given]
-    return found[0], found[1] if others is not None else None, names
+    found, names = with_classes(given, classes)
+    return found[0], None if others is None else found[1], names

@@ -1,4 +1,4 @@
-"""Which clips lie in the balls that reach from reference clips to their k-th neighbours: density and coverage."""
+"""The clips that lie in the balls that reach from reference clips to their k-th neighbours: density and coverage."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from avrobust_core import Estimate, bootstrap
-from avrobust_geometry.knn.rows import Frame, Prepared, Rows
+from avrobust_geometry.knn.rows import Frame, Rows
 from avrobust_geometry.knn.tiles import full_precision, scan
 
 KEPT = 16
@@ -66,9 +66,8 @@ class Balls:
         self._unit = ROUNDING * (self._reference.width + 2) ** 0.5
         self._sizes = [_sizes(self._points, frame), _sizes(self._reference, frame)]
         with full_precision(None):
-            right = Prepared(self._reference, frame, where, torch.float64)
-            left = right if reference is None else Prepared(self._points, frame, where, torch.float64)
-            scan(left, right, self._offer, None if own is None else torch.from_numpy(own))
+            own_rows = None if own is None else torch.from_numpy(own)
+            scan(self._points, self._reference, where, torch.float64, self._offer, own_rows)
 
     @property
     def covered(self) -> NDArray[np.bool_]:
@@ -103,15 +102,8 @@ class Balls:
             shares.append(total / len(self.inside))
             return shares[-1]
 
-        found = bootstrap(
-            share,
-            self._points.n,
-            value=value,
-            confidence=confidence,
-            resamples=resamples,
-            seed=seed,
-            groups=groups,
-        )
+        n = self._points.n
+        found = bootstrap(share, n, value=value, confidence=confidence, resamples=resamples, seed=seed, groups=groups)
         bias = float(np.concatenate(shares).mean()) - value
         return replace(found, low=max(0.0, found.low - bias), high=min(1.0, found.high - bias))
 

@@ -1,4 +1,4 @@
-"""Which reference clip a clip is itself: told by ids, never by position."""
+"""The reference clip that a clip is itself: told by ids, never by position."""
 
 from collections.abc import Sequence
 

@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 
 from avrobust_core import AvrobustError, Estimate, LatentRequest, Latents, LayerKind, Measurement, Metric, Subject
 from avrobust_geometry.configs import DensityConfig
-from avrobust_geometry.density.arrays import averaged, predicted_classes
+from avrobust_geometry.density.arrays import predicted_classes
+from avrobust_geometry.density.choices import Choices
 from avrobust_geometry.density.identity import own_rows
-from avrobust_geometry.density.space import Choices, Labels, Space
+from avrobust_geometry.density.space import Space
+from avrobust_geometry.density.summaries import labels_of
+from avrobust_geometry.inputs import averaged
 
 BLOCK = 1 << 14
 """Clips whose embeddings are checked at once."""
@@ -66,25 +69,26 @@ class Density(Metric):
                 layer for layer in self._layers(evaluated) if evaluated.layers[layer].ndim == 3
             ],
         }
+        choices = Choices(
+            k=config.k,
+            estimators=tuple(dict.fromkeys(config.estimators)),
+            exact=config.exact,
+            most=config.most,
+            confidence=subject.confidence,
+            resamples=subject.resamples,
+            seed=subject.seed,
+            groups=subject.groups,
+        )
         for layer in self._layers(evaluated):
             found = Space(
                 _read(evaluated, layer, subject.split),
-                _labels(subject, subject.targets),
+                labels_of(subject.task, subject.targets),
                 reference=None if itself else _read(reference, layer, details["reference"]),
-                reference_labels=None if itself else _labels(subject, reference.targets),
+                reference_labels=None if itself else labels_of(subject.task, reference.targets),
                 own=own,
                 predicted=predicted,
                 classes=subject.classes,
-                choices=Choices(
-                    k=config.k,
-                    estimators=tuple(dict.fromkeys(config.estimators)),
-                    exact=config.exact,
-                    most=config.most,
-                    confidence=subject.confidence,
-                    resamples=subject.resamples,
-                    seed=subject.seed,
-                    groups=subject.groups,
-                ),
+                choices=choices,
             ).measure()
             values |= {f"{name}/{layer}": value for name, value in found.values.items()}
             per_class |= {f"{name}/{layer}": value for name, value in found.per_class.items()}
@@ -124,9 +128,3 @@ def _read(latents: Latents, layer: str, split: str) -> NDArray[Any]:
                 "at the model's training (did its loss become NaN?) or at these clips"
             )
     return values
-
-
-def _labels(subject: Subject, targets: NDArray[Any]) -> Labels:
-    if subject.task == "multi-label":
-        return np.asarray(targets > 0.5)
-    return np.asarray(targets, dtype=np.int64)

@@ -1,8 +1,8 @@
 """The neighbours that estimators share: of the clips in the reference, and of the reference in itself."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_geometry.configs import Exact
+from avrobust_geometry.density.choices import Choices
 from avrobust_geometry.density.estimators import intrinsic_dimension
-from avrobust_geometry.knn import Neighbours, nearest
+from avrobust_geometry.knn import Nearest, nearest
 
 DIMENSION_CLIPS = 10_000
 """Reference clips from which the intrinsic dimension is estimated at most; more do not change its third digit."""
@@ -32,17 +32,13 @@ class Neighbourhood:
         reference: (M, D); None for the points.
         own: (N,) the row of the reference that is the clip itself, -1 for none; None where the points are the
             reference, each of them then its own row.
-        asked: k as asked for.
-        exact, seed, device: as in `nearest`.
+        choices: how to search.
     """
 
     points: Array
     reference: Array | None
     own: NDArray[np.int64] | None
-    asked: int
-    exact: Exact
-    seed: int
-    device: str | torch.device
+    choices: Choices
 
     @property
     def rows(self) -> int:
@@ -52,7 +48,7 @@ class Neighbourhood:
     @property
     def k(self) -> int:
         """K, clipped to the reference clips beside one of them."""
-        return min(self.asked, self.rows - 1)
+        return min(self.choices.k, self.rows - 1)
 
     @property
     def others(self) -> NDArray[np.int64]:
@@ -63,44 +59,29 @@ class Neighbourhood:
         return np.asarray(self.rows - known)
 
     @cached_property
-    def toward(self) -> Neighbours:
+    def toward(self) -> Nearest:
         """Of the clips, in the reference; at least k of them."""
         if self.reference is None:
             return self.within
-        return nearest(
-            self.points,
-            self._wanted,
-            reference=self.reference,
-            exclude=self.own,
-            exact=self.exact,
-            seed=self.seed,
-            device=self.device,
-        )
+        return self._search(self.points, reference=self.reference, exclude=self.own, exact=self.choices.exact)
 
     @cached_property
-    def within(self) -> Neighbours:
+    def within(self) -> Nearest:
         """Of the reference, in itself; at least k of them."""
         among = self.points if self.reference is None else self.reference
-        return nearest(among, self._wanted, exact=self.exact, seed=self.seed, device=self.device)
+        return self._search(among, exact=self.choices.exact)
 
     @cached_property
     def dimension(self) -> float:
         """The intrinsic dimension m of the reference, from `DIMENSION_CLIPS` of its clips at most."""
-        drawn = self._drawn
-        if drawn is None:
+        if self.rows <= DIMENSION_CLIPS:
             return intrinsic_dimension(self.within.distances)
+        generator = np.random.default_rng(self.choices.seed)
+        drawn = np.sort(generator.choice(self.rows, DIMENSION_CLIPS, replace=False))
         if self.reference is None or "within" in self.__dict__:
             return intrinsic_dimension(self.within.distances[drawn])
         at = torch.from_numpy(drawn) if isinstance(self.reference, Tensor) else drawn
-        found = nearest(
-            self.reference[at],
-            self._wanted,
-            reference=self.reference,
-            exclude=drawn,
-            seed=self.seed,
-            device=self.device,
-        )
-        return intrinsic_dimension(found.distances)
+        return intrinsic_dimension(self._search(self.reference[at], reference=self.reference, exclude=drawn).distances)
 
     def reports(self) -> Mapping[str, Any]:
         """How the searches went that were made; of a set in itself there is one only."""
@@ -111,16 +92,11 @@ class Neighbourhood:
         }
 
     @property
-    def _wanted(self) -> int:
-        return min(max(self.asked, DIMENSION_NEIGHBOURS), self.rows - 1)
-
-    @property
-    def _drawn(self) -> NDArray[np.int64] | None:
-        if self.rows <= DIMENSION_CLIPS:
-            return None
-        return np.sort(np.random.default_rng(self.seed).choice(self.rows, DIMENSION_CLIPS, replace=False))
+    def _search(self) -> Callable[..., Nearest]:
+        wanted = min(max(self.choices.k, DIMENSION_NEIGHBOURS), self.rows - 1)
+        return partial(nearest, k=wanted, seed=self.choices.seed, device=self.choices.device)
 
 
 def search_report(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a search's report is the same each time: all but the time that it took and was expected to take."""
+    """A search's report without what differs from time to time: how long it took, and was expected to take."""
     return {name: value for name, value in report.items() if name not in ("seconds", "reason")}

@@ -1,25 +1,26 @@
 """Density of one layer: which estimators there are, and what each of them finds of clips, classes and the whole."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core import Estimate, Measurement
-from avrobust_geometry.configs import DensityConfig, Exact
+from avrobust_geometry.configs import DensityConfig
 from avrobust_geometry.density import estimators
 from avrobust_geometry.density.balls import Balls
-from avrobust_geometry.density.class_pairs import ClassPairs, class_pairs
+from avrobust_geometry.density.choices import Choices
+from avrobust_geometry.density.class_pairs import class_pairs
 from avrobust_geometry.density.neighbourhood import Neighbourhood, search_report
-from avrobust_geometry.density.summaries import class_medians, mean_of_finite, members_of, not_finite
+from avrobust_geometry.density.summaries import Labels, class_medians, mean_of_finite, members_of, not_finite
+from avrobust_geometry.knn import NearestByClass
 
 Array = NDArray[Any] | Tensor
 Floats = NDArray[np.float64]
-Labels = NDArray[np.int64] | NDArray[np.bool_]
 
 DOMINANCE = 0.5
 """Share of the sum of all clips' sizes from which on one clip makes the mean."""
@@ -29,21 +30,6 @@ MANY = 10
 
 ESTIMATORS: tuple[str, ...] = DensityConfig().estimators
 """All there are."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
-    """How to measure; see `density`."""
-
-    k: int
-    estimators: tuple[str, ...]
-    exact: Exact
-    most: int
-    confidence: float
-    resamples: int
-    seed: int
-    groups: Sequence[str] | None = None
-    device: str | torch.device = "cpu"
 
 
 @dataclass(slots=True)
@@ -56,10 +42,11 @@ class _Found:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class Space:
     """One layer's embeddings with their labels.
 
-    Args:
+    Attributes:
         points: (N, D) floats, of the clips that are measured.
         labels: (N,) int64, or (N, K) bool.
         reference: (M, D), where neighbours are looked for; None for the points.
@@ -71,27 +58,28 @@ class Space:
         choices: how to measure.
     """
 
-    def __init__(
-        self,
-        points: Array,
-        labels: Labels,
-        *,
-        reference: Array | None,
-        reference_labels: Labels | None,
-        own: NDArray[np.int64] | None,
-        predicted: NDArray[np.int64] | None,
-        classes: Sequence[str],
-        choices: Choices,
-    ) -> None:
-        self.points, self.labels = points, labels
-        self.reference, self.reference_labels = reference, reference_labels
-        self.own, self.predicted = own, predicted
-        self.classes, self.choices = tuple(classes), choices
-        self.members = members_of(labels, len(classes))
-        self.near = Neighbourhood(points, reference, own, choices.k, choices.exact, choices.seed, choices.device)
+    points: Array
+    labels: Labels
+    _: KW_ONLY
+    reference: Array | None
+    reference_labels: Labels | None
+    own: NDArray[np.int64] | None
+    predicted: NDArray[np.int64] | None
+    classes: Sequence[str]
+    choices: Choices
+
+    @cached_property
+    def members(self) -> list[NDArray[np.int64]]:
+        """For each class, its clips."""
+        return members_of(self.labels, len(self.classes))
+
+    @cached_property
+    def near(self) -> Neighbourhood:
+        """The neighbours that estimators share, searched once."""
+        return Neighbourhood(self.points, self.reference, self.own, self.choices)
 
     def measure(self) -> Measurement:
-        """What all estimators find; the names of values are those of `density`."""
+        """Compute all estimators; the names of values are those of `density`."""
         found = _Found(details=self._setting())
         steps = {
             "class-ratio": self._class_ratio,
@@ -111,6 +99,10 @@ class Space:
         if counts := not_finite(found.per_clip):
             found.details["not_finite"] = counts
         return Measurement(found.values, found.per_class, found.per_clip, found.details)
+
+    @property
+    def _interval(self) -> dict[str, Any]:
+        return {name: getattr(self.choices, name) for name in ("confidence", "resamples", "seed", "groups")}
 
     def _setting(self) -> dict[str, Any]:
         known = 0 if self.own is None else int((self.own >= 0).sum())
@@ -140,18 +132,13 @@ class Space:
             share = float(sizes[clip] / sizes.sum())
             found.details.setdefault("dominated", {})[name] = {"clip": clip, "share": round(share, 4)}
 
-    def _add(self, found: _Found, name: str, values: Floats, pairs: tuple[Floats, ClassPairs] | None = None) -> None:
+    def _add(
+        self, found: _Found, name: str, values: Floats, pairs: tuple[Floats, NearestByClass] | None = None
+    ) -> None:
         """Add one number per clip; per class from pairs of clip and class where those differ."""
         found.per_clip[name] = values
         self._tell_dominated(found, name, values)
-        choices = self.choices
-        found.values[name] = mean_of_finite(
-            values,
-            confidence=choices.confidence,
-            resamples=choices.resamples,
-            seed=choices.seed,
-            groups=choices.groups,
-        )
+        found.values[name] = mean_of_finite(values, **self._interval)
         each, members = values, self.members
         if pairs is not None:
             each, members = pairs[0], members_of(pairs[1].cls, len(self.classes))
@@ -215,22 +202,15 @@ class Space:
                 f"{len(self.points)} x {self.near.rows} distances are more than most = {choices.most}"
             )
             return
-        balls = Balls(
-            self.points,
-            self.near.within.distances[:, k - 1],
-            reference=self.reference,
-            own=self.own,
-            device=choices.device,
-        )
+        radii = self.near.within.distances[:, k - 1]
+        balls = Balls(self.points, radii, reference=self.reference, own=self.own, device=choices.device)
         self._add(found, "density", balls.counts / k)
         if self.reference is None:
             found.details.setdefault("left_out", {})["coverage"] = (
                 "of a set by itself it says nothing: the nearest neighbour lies in every ball"
             )
             return
-        found.values["coverage"] = balls.coverage(
-            confidence=choices.confidence, resamples=choices.resamples, seed=choices.seed, groups=choices.groups
-        )
+        found.values["coverage"] = balls.coverage(**self._interval)
         labels = self.labels if self.reference_labels is None else self.reference_labels
         found.per_class["coverage"] = {
             name: float(balls.covered[rows].mean()) if len(rows) else float("nan")
@@ -250,21 +230,17 @@ class Space:
         found.details.setdefault("searches", {})["predicted"] = search_report(pairs.report)
         self._add(found, "trust", estimators.distance_ratio(pairs.same, pairs.other))
 
-    def _pairs(self, labels: Labels, k: int) -> ClassPairs:
+    def _pairs(self, labels: Labels, k: int) -> NearestByClass:
         """Neighbours by class; `labels` say which classes are asked for, the clips' own say who is a neighbour."""
         alone = labels is self.labels or self.reference is not None
-        rows = np.arange(len(self.points))
         return class_pairs(
             self.points,
             labels,
             k,
+            self.choices,
             reference=self.reference if alone else self.points,
             reference_labels=self.reference_labels if alone else self.labels,
-            own=self.own if alone else rows,
-            exact=self.choices.exact,
-            most=self.choices.most,
-            seed=self.choices.seed,
-            device=self.choices.device,
+            own=self.own if alone else np.arange(len(self.points)),
         )
 
 

@@ -1,13 +1,16 @@
 """From values of single clips to those of classes and of the whole, without hiding what has none."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avrobust_core import Estimate, bootstrap
+from avrobust_core import Estimate, Task, bootstrap
 
 Floats = NDArray[np.float64]
+Labels = NDArray[np.int64] | NDArray[np.bool_]
+"""(N,) classes, or (N, K) for several per clip."""
 
 
 def mean_of_finite(
@@ -63,7 +66,12 @@ def not_finite(values: Mapping[str, Floats]) -> dict[str, dict[str, int]]:
     return found
 
 
-def members_of(labels: NDArray[np.int64] | NDArray[np.bool_], classes: int) -> list[NDArray[np.int64]]:
+def labels_of(task: Task, targets: NDArray[Any]) -> Labels:
+    """A study's targets as labels: (N,) int64, or (N, K) bool of a multi-hot target."""
+    return np.asarray(targets > 0.5) if task == "multi-label" else np.asarray(targets, dtype=np.int64)
+
+
+def members_of(labels: Labels, classes: int) -> list[NDArray[np.int64]]:
     """For each class, the rows that have it.
 
     Args:

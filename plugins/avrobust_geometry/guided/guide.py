@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from avrobust_geometry.configs import GuidedMixupConfig
-from avrobust_geometry.density.space import Choices, Space
+from avrobust_geometry.density.choices import Choices
+from avrobust_geometry.density.space import Space
 from avrobust_geometry.guided.notes import Notes
 from avrobust_geometry.guided.tally import Floats
 from avrobust_geometry.knn import nearest

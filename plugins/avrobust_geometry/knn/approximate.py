@@ -1,8 +1,6 @@
 """Approximate nearest neighbours of one set within itself, by pynndescent, audited against exact ones."""
 
-import threading
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avrobust_geometry.knn.answers import Nearest
 from avrobust_geometry.knn.exact import exact_neighbours
 from avrobust_geometry.knn.rows import Rows
 from avrobust_geometry.knn.settling import candidates_for, rerank
@@ -23,32 +22,9 @@ LEAST = 256
 _compiled = False
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """Approximate neighbours, audited.
-
-    Attributes:
-        indices: (N, k) rows.
-        distances: (N, k) float64.
-        unfinished: rows for which pynndescent found fewer than k, and which were searched exactly.
-        audit: JSON data: `rows`; `recall`, the share of their exact k neighbours that are there (or others exactly as
-            near); `radius_change`, the mean of r_k over the exact one, less 1; `radius_change_max`.
-    """
-
-    indices: NDArray[np.int64]
-    distances: NDArray[np.float64]
-    unfinished: int
-    audit: dict[str, Any]
-
-
 def compiled() -> bool:
     """True if this process has compiled pynndescent."""
     return _compiled
-
-
-def possible() -> bool:
-    """True in the main thread: the others may not run numba's parallel code side by side."""
-    return threading.current_thread() is threading.main_thread()
 
 
 def neighbours_asked(k: int, n: int) -> int:
@@ -56,8 +32,8 @@ def neighbours_asked(k: int, n: int) -> int:
     return min(max(2 * k + 1, 51), n)
 
 
-def approximate_neighbours(rows: Rows, k: int, asked: int, seed: int, threads: int) -> Graph:
-    """The k nearest rows of each row, itself left out.
+def approximate_neighbours(rows: Rows, k: int, asked: int, seed: int, threads: int) -> Nearest:
+    """The k nearest rows of each row, itself left out, audited.
 
     Args:
         rows: N rows.
@@ -65,13 +41,19 @@ def approximate_neighbours(rows: Rows, k: int, asked: int, seed: int, threads: i
         asked: neighbours that pynndescent looks for, the row itself among them.
         seed: of pynndescent and of the rows that are audited.
         threads: pynndescent's n_jobs: another number gives another graph.
+
+    Returns:
+        the neighbours. The report has `unfinished`: rows for which pynndescent found fewer than k, and which were
+        searched exactly; and `audit`: `rows` that were also searched exactly; `recall`, the share of their exact k
+        neighbours that are there (or others exactly as near); `radius_change`, the mean of r_k over the exact one,
+        less 1; `radius_change_max`.
     """
     data, whole = rows.centred(rows.frame)
     # What the copy may have lost is looked up where it is; else, of a file, the copy serves, which lies in memory.
     copied = rows.mapped and whole and not rows.double
     source = Rows(data, "centred points") if copied else rows
     candidates = _drop_self(_graph(data, asked, seed, threads))[:, : candidates_for(k)]
-    indices, distances = rerank(source, source, candidates, k)
+    indices, distances = rerank(source, source, candidates, k, torch.arange(rows.n))
     if copied:
         distances /= rows.frame.scale
     unfinished = np.flatnonzero((indices < 0).any(axis=1))
@@ -79,7 +61,7 @@ def approximate_neighbours(rows: Rows, k: int, asked: int, seed: int, threads: i
         again = torch.from_numpy(unfinished)
         found = exact_neighbours(rows.taken(again), rows, k, again, torch.device("cpu"))
         indices[unfinished], distances[unfinished] = found.indices, found.distances
-    return Graph(indices, distances, len(unfinished), _audit(rows, distances, seed))
+    return Nearest(indices, distances, {"unfinished": len(unfinished), "audit": _audit(rows, distances, seed)})
 
 
 def _graph(data: NDArray[np.float32], asked: int, seed: int, threads: int) -> NDArray[np.int32]:

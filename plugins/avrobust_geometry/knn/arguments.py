@@ -1,15 +1,13 @@
 """Arguments of searches, checked."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from avrobust_geometry.configs import Exact
+from avrobust_geometry.inputs import as_array
 from avrobust_geometry.knn.rows import Rows
-
-Exact = Literal["auto"] | bool
 
 
 def read_sets(
@@ -66,7 +64,7 @@ def whole_numbers(values: ArrayLike | Tensor, name: str) -> NDArray[np.int64]:
     Raises:
         ValueError: if they are not whole numbers.
     """
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    array = as_array(values)
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name} is of {array.dtype}: give whole numbers")
     return np.ascontiguousarray(array, dtype=np.int64)

@@ -1,21 +1,24 @@
 """`nearest_by_class`: how far each point's k-th neighbour is among those of its class, and among the others."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from avrobust_geometry.knn.answers import ClassNeighbours
-from avrobust_geometry.knn.arguments import Exact, check_choices, read_sets, whole_numbers
-from avrobust_geometry.knn.membership import Membership, MultiLabel, SingleLabel
-from avrobust_geometry.knn.rows import Frame, Prepared, Rows
+from avrobust_geometry.configs import Exact
+from avrobust_geometry.inputs import as_array
+from avrobust_geometry.knn.answers import NearestByClass
+from avrobust_geometry.knn.arguments import check_choices, read_sets, whole_numbers
+from avrobust_geometry.knn.exact import Question
+from avrobust_geometry.knn.membership import MultiLabel, SingleLabel
+from avrobust_geometry.knn.rows import Rows
 from avrobust_geometry.knn.selection import Best
-from avrobust_geometry.knn.settling import candidates_for, doubtful, rerank
-from avrobust_geometry.knn.tiles import full_precision, scan, scan_apart
+from avrobust_geometry.knn.tiles import Offer, full_precision
 
 MOST = 400_000_000_000
 """Distances that are computed at most before a subsample stands in: about an hour at 512 features on two cores."""
@@ -24,47 +27,22 @@ PAIRS = 4096
 """Pairs of a tile that are looked at together, which bounds the memory of points with many labels."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """Pairs of a point and one of its classes, ordered by point, and the rows among which their neighbours are.
+@dataclass(frozen=True)
+class _ByClass(Question):
+    """Pairs of a point and one of its classes, ordered by point: two answers each, inside the class and outside.
 
     Attributes:
-        points: whose rows the pairs name.
-        reference: where neighbours are looked for; `points` itself where each is left out by its row.
-        owner: (P,) the point's row.
         cls: (P,) the class.
-        known: the labels of the reference's rows.
-        member: which of these rows have a class.
-        own: (N,) the row of the reference that is the point itself, -1 for none; None where there is none.
-        frame: of both.
-        k: neighbours.
-        device: where products are computed.
-        order: (N,) the rows of the points as they were given, in the order of the search; None where that is theirs.
+        member: which rows of the reference have a class.
+        order: (N,) the rows of the points as they were given, in the order of the search.
     """
 
-    points: Rows
-    reference: Rows
-    owner: Tensor
     cls: Tensor
-    known: NDArray[Any]
-    member: Membership
-    own: Tensor | None
-    frame: Frame
-    k: int
-    device: torch.device
-    order: Tensor | None = None
+    member: SingleLabel | MultiLabel
+    order: Tensor
 
-    def alone(self, chosen: Tensor) -> "_Question":
-        """The pairs at `chosen`, (Q,), each as a point of its own."""
-        owner = self.owner[chosen]
-        own = owner if self.points is self.reference else None if self.own is None else self.own[owner]
-        points = self.points.taken(owner)
-        return replace(self, points=points, owner=torch.arange(len(chosen)), cls=self.cls[chosen], own=own)
-
-    @property
-    def clip(self) -> Tensor:
-        """(P,) the point's row as it was given."""
-        return self.owner if self.order is None else self.order[self.owner]
+    def alone(self, chosen: Tensor) -> Self:
+        return replace(super().alone(chosen), cls=self.cls[chosen])
 
     def counts(self) -> tuple[Tensor, Tensor]:
         """Numbers of reference rows with each pair's class and without it, the point's own left out: (P,) each."""
@@ -72,10 +50,30 @@ class _Question:
         other = self.reference.n - same
         if self.own is not None or self.points is self.reference:
             # A point's own row has the class only if the reference's labels say so, too.
-            own_row = torch.arange(self.points.n) if self.own is None else self.own
-            own_same = _has_class(self.known, own_row[self.owner], self.cls)
-            same, other = same - (own_same == 1).long(), other - (own_same == 0).long()
+            rows = self.owner if self.own is None else self.own[self.owner]
+            has = self.member.has(rows.clamp(min=0), self.cls)
+            same, other = same - (has & (rows >= 0)).long(), other - (~has & (rows >= 0)).long()
         return same, other
+
+    def offer(self, bests: Sequence[Best]) -> Offer:
+        """Take in the tiles of a scan: the first answer is inside the pair's class, the second outside."""
+        same, other = bests
+        owner, n = self.owner, self.points.n
+        first = torch.searchsorted(owner, torch.arange(n + 1)).tolist()
+        single = len(owner) == n and bool((owner == torch.arange(n)).all())
+
+        def take(scores: Tensor, row: int, column: int) -> None:
+            for low in range(first[row], first[row + len(scores)], PAIRS):
+                high = min(low + PAIRS, first[row + len(scores)])
+                lines = owner[low:high].to(scores.device) - row
+                part = scores if single and high - low == len(scores) else scores[lines]
+                mask = self.member.same(self.cls[low:high], column, column + scores.shape[1])
+                if mask is not False:
+                    same.offer(part if mask is True else part.masked_fill(~mask, -torch.inf), low, column)
+                if mask is not True:
+                    other.offer(part if mask is False else part.masked_fill(mask, -torch.inf), low, column)
+
+        return take
 
 
 def nearest_by_class(
@@ -91,7 +89,7 @@ def nearest_by_class(
     seed: int = 0,
     device: str | torch.device = "cpu",
     threads: int | None = None,
-) -> ClassNeighbours:
+) -> NearestByClass:
     """The distance to the k-th neighbour inside and outside each of the classes that a point has.
 
     All distances are exact. Where there are too many, a uniform subsample of the reference stands in, and the counts
@@ -128,8 +126,12 @@ def nearest_by_class(
     among, known, own = _sampled(asked, among, known, own, whole if exact is True else max(1, limit // asked.n), seed)
     with full_precision(threads) as jobs:
         question = _arranged(asked, has, among, known, own, k, where)
-        same, other, again, apart = _search(question)
+        answers, again, apart = question.search(2, slice(-1, None))
         counts = question.counts()
+    clip, cls = question.order[question.owner].numpy(), question.cls.numpy()
+    back = np.argsort(clip, kind="stable")
+    same, other = (np.where(np.isinf(radius), np.nan, radius)[back, 0] for _, radius in answers)
+    n_same, n_other = (count.numpy()[back] for count in counts)
     report: dict[str, Any] = {
         "k": k,
         "points": asked.n,
@@ -144,10 +146,7 @@ def nearest_by_class(
         "n_jobs": jobs,
         "seconds": round(time.perf_counter() - began, 3),
     }
-    clip, cls = question.clip.numpy(), question.cls.numpy()
-    n_same, n_other = (count.numpy() for count in counts)
-    back = np.argsort(clip, kind="stable")
-    return ClassNeighbours(clip[back], cls[back], same[back], other[back], n_same[back], n_other[back], report)
+    return NearestByClass(clip[back], cls[back], same, other, n_same, n_other, np.full(len(back), k), report)
 
 
 def _read_labels(
@@ -168,7 +167,7 @@ def _read_labels(
 
 
 def _labels_of(values: ArrayLike | Tensor, n: int, name: str) -> NDArray[Any]:
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    array = as_array(values)
     if array.ndim == 2 and array.dtype == bool and len(array) == n:
         return array
     if array.ndim == 1 and len(array) == n:
@@ -205,88 +204,16 @@ def _arranged(
     own: Tensor | None,
     k: int,
     device: torch.device,
-) -> _Question:
+) -> _ByClass:
     """Everything in the order of the search: with one label per row, by label."""
-    frame = reference.frame
     if has.ndim == 2:
         owner, cls = (torch.from_numpy(np.ascontiguousarray(part)) for part in np.nonzero(has))
         several = MultiLabel(torch.from_numpy(known), device)
-        return _Question(points, reference, owner, cls, known, several, own, frame, k, device)
+        return _ByClass(points, reference, own, owner, k, device, cls, several, torch.arange(points.n))
     ahead, behind = (torch.from_numpy(np.argsort(labels, kind="stable")) for labels in (has, known))
     ordered = points.taken(ahead)
     among = ordered if points is reference else reference.taken(behind)
     own = None if own is None else _places(behind, reference.n)[own[ahead]]
-    owner, cls, known = torch.arange(points.n), torch.from_numpy(has)[ahead], known[behind.numpy()]
-    single = SingleLabel(torch.from_numpy(known), device)
-    return _Question(ordered, among, owner, cls, known, single, own, frame, k, device, ahead)
-
-
-def _has_class(known: NDArray[Any], rows: Tensor, cls: Tensor) -> Tensor:
-    """1 where a reference row has the class, 0 where it has not, -1 for no row: (P,)."""
-    at = rows.clamp(min=0).numpy()
-    found = known[at, cls.numpy()] if known.ndim == 2 else known[at] == cls.numpy()
-    return torch.where(rows < 0, -1, torch.from_numpy(found).long())
-
-
-def _search(asked: _Question) -> tuple[NDArray[np.float64], NDArray[np.float64], int, int]:
-    """r_k in the class and outside, (P,) each, NaN for none; how many pairs were searched twice, and three times."""
-    k, frame = asked.k, asked.frame
-    bests, far = _scan(asked, torch.float32)
-    found, doubt = [], np.zeros(len(asked.owner), dtype=bool)
-    for best in bests:
-        scores, columns = best.take()
-        _, distances = rerank(asked.points, asked.reference, _wide(columns, k), k, asked.owner)
-        found.append(distances[:, -1])
-        doubt |= doubtful(asked.points, frame, distances[:, -1], scores[:, -1], asked.owner, far=far)
-    counts = []
-    for products in (True, False):
-        chosen = np.flatnonzero(doubt)
-        counts.append(len(chosen))
-        if not len(chosen):
-            continue
-        again = asked.alone(torch.from_numpy(chosen))
-        bests, _ = _scan(again, torch.float64 if products else None)
-        doubt[chosen] = False
-        for distance, best in zip(found, bests, strict=True):
-            scores, columns = best.take()
-            distance[chosen] = rerank(again.points, again.reference, _wide(columns, k), k)[1][:, -1]
-            if products:
-                doubt[chosen] |= doubtful(again.points, frame, distance[chosen], scores[:, -1])
-    same, other = (np.where(np.isinf(distance), np.nan, distance) for distance in found)
-    return same, other, counts[0], counts[1]
-
-
-def _scan(asked: _Question, dtype: torch.dtype | None) -> tuple[tuple[Best, Best], bool]:
-    """The candidates of each pair in its class, and those outside; whether rows were too far away to be scored.
-
-    Scores are of products in `dtype`, or of differences in float64 where that is None.
-    """
-    points, reference, owner, device = asked.points, asked.reference, asked.owner, asked.device
-    keep = min(candidates_for(asked.k), reference.n)
-    same, other = (Best(len(owner), keep, device, dtype or torch.float64) for _ in range(2))
-    first = torch.searchsorted(owner, torch.arange(points.n + 1)).tolist()
-    alone = len(owner) == points.n and bool((owner == torch.arange(points.n)).all())
-
-    def offer(scores: Tensor, row: int, column: int) -> None:
-        for low in range(first[row], first[row + len(scores)], PAIRS):
-            high = min(low + PAIRS, first[row + len(scores)])
-            lines = owner[low:high].to(scores.device) - row
-            part = scores if alone and high - low == len(scores) else scores[lines]
-            mask = asked.member.same(asked.cls[low:high], column, column + scores.shape[1])
-            if mask is not False:
-                same.offer(part if mask is True else part.masked_fill(~mask, -torch.inf), low, column)
-            if mask is not True:
-                other.offer(part if mask is False else part.masked_fill(mask, -torch.inf), low, column)
-
-    if dtype is None:
-        scan_apart(points, reference, device, offer, asked.own)
-        return (same, other), False
-    right = Prepared(reference, asked.frame, device, dtype)
-    left = right if points is reference else Prepared(points, asked.frame, device, dtype)
-    scan(left, right, offer, asked.own)
-    return (same, other), left.far or right.far
-
-
-def _wide(columns: Tensor, k: int) -> Tensor:
-    """Candidates of at least k columns, filled up with -1."""
-    return torch.nn.functional.pad(columns, (0, max(0, k - columns.shape[1])), value=-1)
+    single = SingleLabel(torch.from_numpy(known[behind.numpy()]), device)
+    cls = torch.from_numpy(has)[ahead]
+    return _ByClass(ordered, among, own, torch.arange(points.n), k, device, cls, single, ahead)

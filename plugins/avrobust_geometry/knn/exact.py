@@ -1,37 +1,95 @@
 """Exact nearest neighbours: products in float32, ranked again in float64, and searched anew where those may err."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from avrobust_geometry.knn.rows import Prepared, Rows
+from avrobust_geometry.knn.answers import Nearest
+from avrobust_geometry.knn.rows import Rows
 from avrobust_geometry.knn.selection import Best
 from avrobust_geometry.knn.settling import candidates_for, doubtful, rerank
-from avrobust_geometry.knn.tiles import scan, scan_apart
+from avrobust_geometry.knn.tiles import Offer, scan
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Exact neighbours.
+@dataclass(frozen=True)
+class Question:
+    """P lines, each of which asks for the neighbours of a point.
 
     Attributes:
-        indices: (N, k) rows of the reference.
-        distances: (N, k) float64.
-        again: how many points were searched a second time, with products in float64.
-        apart: how many of these a third time, by differences.
+        points: N rows.
+        reference: M rows where neighbours are looked for; `points` itself where each is left out by its row.
+        own: (N,) int64 row of the reference that is the point itself, -1 for none; None if there are none at all.
+        owner: (P,) the point's row, ascending.
+        k: neighbours.
+        device: where products are computed.
     """
 
-    indices: NDArray[np.int64]
-    distances: NDArray[np.float64]
-    again: int
-    apart: int
+    points: Rows
+    reference: Rows
+    own: Tensor | None
+    owner: Tensor
+    k: int
+    device: torch.device
+
+    def offer(self, bests: Sequence[Best]) -> Offer:
+        """Take in the tiles of a scan: for all lines alike."""
+        return bests[0].offer
+
+    def alone(self, chosen: Tensor) -> Self:
+        """The lines at `chosen`, (Q,), each with a point of its own."""
+        owner = self.owner[chosen]
+        own = owner if self.points is self.reference else None if self.own is None else self.own[owner]
+        return replace(self, points=self.points.taken(owner), owner=torch.arange(len(chosen)), own=own)
+
+    def search(
+        self, answers: int = 1, kept: slice = slice(None)
+    ) -> tuple[list[tuple[NDArray[np.int64], NDArray[np.float64]]], int, int]:
+        """Find the neighbours: by products in float32, in float64 for doubtful lines, and by differences for the rest.
+
+        Args:
+            answers: how many `offer` fills.
+            kept: of the k neighbours.
+
+        Returns:
+            for each answer the rows (P, kept) of the reference, -1 for none, and their distances, infinite for none;
+            how many lines were searched a second time; and how many of these a third time.
+        """
+        asked, lines = self, np.arange(len(self.owner))
+        found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+        again: list[int] = []
+        for dtype in (torch.float32, torch.float64, None):
+            keep = min(candidates_for(self.k), self.reference.n)
+            bests = [Best(len(lines), keep, self.device, dtype or torch.float64) for _ in range(answers)]
+            far = scan(asked.points, asked.reference, self.device, dtype, asked.offer(bests), asked.own)
+            doubt = np.zeros(len(lines), dtype=bool)
+            for place, best in enumerate(bests):
+                scores, columns = best.take()
+                columns = F.pad(columns, (0, max(0, self.k - keep)), value=-1)
+                rows, distances = rerank(asked.points, asked.reference, columns, self.k, asked.owner)
+                if dtype is not None:
+                    doubt |= doubtful(
+                        asked.points, asked.reference.frame, distances[:, -1], scores[:, -1], asked.owner, far=far
+                    )
+                if asked is self:
+                    found.append((rows[:, kept].copy(), distances[:, kept].copy()))
+                else:
+                    found[place][0][lines], found[place][1][lines] = rows[:, kept], distances[:, kept]
+            lines = lines[doubt]
+            again.append(len(lines))
+            if not len(lines):
+                break
+            asked = self.alone(torch.from_numpy(lines))
+        return found, again[0], sum(again[1:])
 
 
-def exact_neighbours(points: Rows, reference: Rows, k: int, own: Tensor | None, device: torch.device) -> Found:
-    """The k nearest reference rows of each point.
+def exact_neighbours(points: Rows, reference: Rows, k: int, own: Tensor | None, device: torch.device) -> Nearest:
+    """The k nearest reference rows of each point; the report has `searched_again` and `by_differences`.
 
     Args:
         points: N rows.
@@ -40,36 +98,6 @@ def exact_neighbours(points: Rows, reference: Rows, k: int, own: Tensor | None, 
         own: (N,) int64 row of the reference that is the point itself, -1 for none; None if there are none at all.
         device: where products are computed.
     """
-    candidates, scores, far = _candidates(points, reference, k, own, device, torch.float32)
-    indices, distances = rerank(points, reference, candidates, k)
-    doubt = np.flatnonzero(doubtful(points, reference.frame, distances[:, -1], scores, far=far))
-    apart = doubt[:0]
-    if len(doubt):
-        few, alone = _some(points, reference, own, doubt)
-        candidates, scores, _ = _candidates(few, reference, k, alone, device, torch.float64)
-        indices[doubt], distances[doubt] = rerank(few, reference, candidates, k)
-        apart = doubt[doubtful(few, reference.frame, distances[doubt, -1], scores)]
-    if len(apart):
-        few, alone = _some(points, reference, own, apart)
-        best = Best(few.n, min(candidates_for(k), reference.n), device, torch.float64)
-        scan_apart(few, reference, device, best.offer, alone)
-        indices[apart], distances[apart] = rerank(few, reference, best.take()[1], k)
-    return Found(indices, distances, len(doubt), len(apart))
-
-
-def _some(points: Rows, reference: Rows, own: Tensor | None, chosen: NDArray[np.int64]) -> tuple[Rows, Tensor | None]:
-    """Some of the points, and the rows of the reference that are these points themselves."""
-    rows = torch.from_numpy(chosen)
-    return points.taken(rows), rows if points is reference else None if own is None else own[rows]
-
-
-def _candidates(
-    points: Rows, reference: Rows, k: int, own: Tensor | None, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, bool]:
-    """More reference rows than wanted (N, K), the score of the last of them (N,), and whether rows were too far."""
-    right = Prepared(reference, reference.frame, device, dtype)
-    left = right if points is reference else Prepared(points, reference.frame, device, dtype)
-    best = Best(points.n, min(candidates_for(k), reference.n), device, dtype)
-    scan(left, right, best.offer, own)
-    scores, columns = best.take()
-    return columns, scores[:, -1], left.far or right.far
+    question = Question(points, reference, own, torch.arange(points.n), k, device)
+    [(indices, distances)], again, apart = question.search()
+    return Nearest(indices, distances, {"searched_again": again, "by_differences": apart})

@@ -1,28 +1,7 @@
 """Membership of reference rows in classes, asked for a tile of pairs at a time."""
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
-
-
-class Membership(Protocol):
-    """Tells which reference rows have the classes of some pairs."""
-
-    def same(self, cls: Tensor, start: int, stop: int) -> Tensor | bool:
-        """Flag which of the reference rows from start to stop have each of the classes.
-
-        Args:
-            cls: (P,) classes.
-            start: the first row.
-            stop: the row after the last.
-
-        Returns:
-            (P, stop - start) bool; or True or False where that holds for the whole tile.
-        """
-
-    def counts(self, cls: Tensor) -> Tensor:
-        """The number of reference rows that have each class, (P,) int64."""
 
 
 class SingleLabel:
@@ -38,6 +17,16 @@ class SingleLabel:
         self._labels = labels.to(device)
 
     def same(self, cls: Tensor, start: int, stop: int) -> Tensor | bool:
+        """Whether reference rows start to stop have each of the classes.
+
+        Args:
+            cls: (P,) classes.
+            start: the first row.
+            stop: the row after the last.
+
+        Returns:
+            (P, stop - start) bool; or True or False where that holds for the whole tile.
+        """
         low, high = self._sorted[start], self._sorted[stop - 1]
         least, most = cls.aminmax()
         if bool(most < low) or bool(least > high):
@@ -46,12 +35,17 @@ class SingleLabel:
             return True
         return cls.to(self._labels.device)[:, None] == self._labels[None, start:stop]
 
+    def has(self, rows: Tensor, cls: Tensor) -> Tensor:
+        """Whether each of these reference rows has the class beside it, (P,) bool."""
+        return self._sorted[rows] == cls
+
     def counts(self, cls: Tensor) -> Tensor:
+        """How many reference rows have each class, (P,) int64."""
         return torch.searchsorted(self._sorted, cls, right=True) - torch.searchsorted(self._sorted, cls)
 
 
 class MultiLabel:
-    """Reference rows of any number of classes each.
+    """Reference rows of any number of classes each; answers as `SingleLabel` does.
 
     Args:
         labels: (M, K) bool.
@@ -59,11 +53,17 @@ class MultiLabel:
     """
 
     def __init__(self, labels: Tensor, device: torch.device) -> None:
+        self._labels = labels.cpu()
         self._has = labels.T.contiguous().to(device)
-        self._totals = labels.sum(dim=0).cpu()
 
     def same(self, cls: Tensor, start: int, stop: int) -> Tensor | bool:
+        """(P, stop - start) bool."""
         return self._has[:, start:stop].index_select(0, cls.to(self._has.device))
 
+    def has(self, rows: Tensor, cls: Tensor) -> Tensor:
+        """(P,) bool."""
+        return self._labels[rows, cls]
+
     def counts(self, cls: Tensor) -> Tensor:
-        return self._totals[cls]
+        """(P,) int64."""
+        return self._labels.sum(dim=0)[cls]

@@ -1,25 +1,24 @@
 """`nearest`: one function for exact and approximate neighbours, which chooses and says what it chose."""
 
+import threading
 import time
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from avrobust_core import AvrobustError
-from avrobust_geometry.knn.answers import Neighbours
+from avrobust_geometry.configs import Exact
+from avrobust_geometry.knn.answers import Nearest
 from avrobust_geometry.knn.approximate import (
     LEAST,
-    Graph,
     approximate_neighbours,
     compiled,
     neighbours_asked,
-    possible,
 )
-from avrobust_geometry.knn.arguments import Exact, check_choices, read_sets
+from avrobust_geometry.knn.arguments import check_choices, read_sets
 from avrobust_geometry.knn.cost import approximate_seconds, exact_seconds
 from avrobust_geometry.knn.exact import exact_neighbours
 from avrobust_geometry.knn.rows import Rows
@@ -45,7 +44,7 @@ def nearest(
     seed: int = 0,
     device: str | torch.device = "cpu",
     threads: int | None = None,
-) -> Neighbours:
+) -> Nearest:
     """The k nearest neighbours of each point, by Euclidean distance.
 
     Exact neighbours come from float32 products of centred rows; some more than k are ranked again by differences in
@@ -86,40 +85,38 @@ def nearest(
     if there < 1:
         raise ValueError("the reference holds nothing but the point itself: give at least two rows")
     wanted = min(k, there)
+    found: Nearest | None = None
+    tried: list[dict[str, Any]] = []
     with full_precision(threads) as jobs:
-        seconds: dict[str, float | None] = {
-            "exact": exact_seconds(asked.n, among.n, asked.width, wanted, itself=itself, device=where, threads=jobs),
-            "approximate": None,
-        }
+        whole = exact_seconds(asked.n, among.n, asked.width, wanted, itself=itself, device=where, threads=jobs)
         barred = _barred(asked, itself, where, exact)
-        if barred is None:
-            seconds["approximate"] = _approximate(asked, wanted, neighbours_asked(wanted, asked.n), jobs)
-        by_graph, reason = _choose(exact, barred, seconds)
-        report: dict[str, Any] = {"asked": k, "k": wanted, "points": asked.n, "reference": among.n}
-        graph: Graph | None = None
-        if by_graph:
-            graph, tried, reason = _attempts(asked, wanted, exact, seconds, seed, jobs, reason)
-            report |= {"attempts": tried, "audit": tried[-1]["audit"]}
-        else:
-            report |= {"audit": None}
-        again = apart = 0
-        if graph is None:
+        graph = None if barred else _graph_seconds(asked, neighbours_asked(wanted, asked.n), jobs)
+        reason = "asked for" if exact is True else barred or ("estimated to be faster" if exact else "asked for")
+        if graph is not None and (exact is False or (exact == "auto" and graph < whole)):
+            found, tried, reason = _attempts(asked, wanted, exact, whole, seed, jobs, reason)
+        if found is None:
             found = exact_neighbours(asked, among, wanted, own, where)
-            indices, distances, again, apart = found.indices, found.distances, found.again, found.apart
-        else:
-            indices, distances = graph.indices, graph.distances
-    report |= {
-        "method": "exact" if graph is None else "pynndescent",
+    report = {
+        "asked": k,
+        "k": wanted,
+        "points": asked.n,
+        "reference": among.n,
+        **({"attempts": tried} if tried else {}),
+        "audit": tried[-1]["audit"] if tried else None,
+        "method": "pynndescent" if "audit" in found.report else "exact",
         "reason": reason,
-        "searched_again": again,
-        "by_differences": apart,
-        "duplicates": int((distances[:, 0] == 0).sum()),
+        "searched_again": found.report.get("searched_again", 0),
+        "by_differences": found.report.get("by_differences", 0),
+        "duplicates": int((found.distances[:, 0] == 0).sum()),
         "n_jobs": jobs,
         "random_state": seed,
-        "seconds": {name: None if value is None else round(value, 3) for name, value in seconds.items()}
-        | {"taken": round(time.perf_counter() - began, 3)},
+        "seconds": {
+            "exact": round(whole, 3),
+            "approximate": None if graph is None else round(graph, 3),
+            "taken": round(time.perf_counter() - began, 3),
+        },
     }
-    return Neighbours(indices, distances, report["method"], report)
+    return replace(found, report=report)
 
 
 def _barred(points: Rows, itself: bool, device: torch.device, exact: Exact) -> str | None:
@@ -130,57 +127,36 @@ def _barred(points: Rows, itself: bool, device: torch.device, exact: Exact) -> s
         return "on an accelerator exact search is faster"
     if points.n < LEAST:
         return f"below {LEAST} points there is nothing to gain"
-    if not possible():
-        if exact is False:
-            raise AvrobustError(
-                "pynndescent runs in the main thread only: call nearest from there, or with exact=True or 'auto'"
-            )
-        return "pynndescent runs in the main thread only"
-    return None
+    if threading.current_thread() is threading.main_thread():
+        return None
+    # Other threads may not run numba's parallel code side by side.
+    if exact is False:
+        raise AvrobustError(
+            "pynndescent runs in the main thread only: call nearest from there, or with exact=True or 'auto'"
+        )
+    return "pynndescent runs in the main thread only"
 
 
-def _approximate(points: Rows, k: int, neighbours: int, jobs: int) -> float:
+def _graph_seconds(points: Rows, neighbours: int, jobs: int) -> float:
     return approximate_seconds(points.n, points.width, neighbours, compiled=compiled(), threads=jobs)
 
 
-def _choose(exact: Exact, barred: str | None, seconds: Mapping[str, float | None]) -> tuple[bool, str]:
-    """Choose pynndescent or not, and say why."""
-    approximate, product = seconds["approximate"], seconds["exact"]
-    if exact is True:
-        return False, "asked for"
-    if barred is not None or approximate is None or product is None:
-        return False, barred or ""
-    if exact is False:
-        return True, "asked for"
-    return approximate < product, "estimated to be faster"
-
-
 def _attempts(
-    points: Rows,
-    k: int,
-    exact: Exact,
-    seconds: Mapping[str, float | None],
-    seed: int,
-    jobs: int,
-    reason: str,
-) -> tuple[Graph | None, list[dict[str, Any]], str]:
+    points: Rows, k: int, exact: Exact, whole: float, seed: int, jobs: int, reason: str
+) -> tuple[Nearest | None, list[dict[str, Any]], str]:
     """A graph of enough recall, or None if exact search is to stand in; what was tried, and why this was chosen."""
     neighbours = neighbours_asked(k, points.n)
-    whole = seconds["exact"] or np.inf
     tried: list[dict[str, Any]] = []
     while True:
         graph = approximate_neighbours(points, k, neighbours, seed, jobs)
-        tried.append({"neighbours": neighbours, "unfinished": graph.unfinished, "audit": graph.audit})
-        if graph.audit["recall"] >= RECALL:
+        tried.append({"neighbours": neighbours, **graph.report})
+        if graph.report["audit"]["recall"] >= RECALL:
             return graph, tried, reason
         neighbours = min(2 * neighbours, points.n)
-        cheaper = exact == "auto" and whole <= _approximate(points, k, neighbours, jobs)
+        cheaper = exact == "auto" and whole <= _graph_seconds(points, neighbours, jobs)
         if len(tried) < ATTEMPTS and not cheaper and neighbours > tried[-1]["neighbours"]:
             continue
         if exact is False or whole > AFFORDABLE_SECONDS:
-            return (
-                graph,
-                tried,
-                f"{reason}; recall stayed below {RECALL}, and exact search was not affordable or not wanted",
-            )
+            kept = f"recall stayed below {RECALL}, and exact search was not affordable or not wanted"
+            return graph, tried, f"{reason}; {kept}"
         return None, tried, f"pynndescent's recall stayed below {RECALL}"

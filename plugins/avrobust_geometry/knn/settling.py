@@ -29,7 +29,7 @@ def candidates_for(k: int) -> int:
 
 
 def rerank(
-    points: Rows, reference: Rows, candidates: Tensor, k: int, owners: Tensor | None = None
+    points: Rows, reference: Rows, candidates: Tensor, k: int, owners: Tensor
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Sort candidates by their true distances.
 
@@ -38,7 +38,7 @@ def rerank(
         reference: where candidates come from.
         candidates: (P, K) int64 rows of the reference; -1 for none.
         k: how many are kept.
-        owners: (P,) the row of each line's point; by default line i is of point i.
+        owners: (P,) the row of each line's point.
 
     Returns:
         (P, k) rows of the reference, -1 for none, and (P, k) distances, infinite for none; ascending, and of equal
@@ -54,11 +54,14 @@ def rerank(
     between: Tensor | None = None  # one for all chunks: to get new memory takes as long as the differences
     for start in range(0, lines, size):
         chosen = candidates[start : start + size]
-        rows = torch.arange(start, start + len(chosen)) if owners is None else owners[start : start + size]
         ends = reference.gather(chosen.clamp(min=0).flatten()).view(*chosen.shape, -1)
         if between is None:
             between = torch.empty(size, *ends.shape[1:], dtype=torch.float64, device=ends.device)
-        part = between[: len(chosen)].copy_(ends).sub_(points.gather(rows).to(ends.device)[:, None])
+        part = (
+            between[: len(chosen)]
+            .copy_(ends)
+            .sub_(points.gather(owners[start : start + size]).to(ends.device)[:, None])
+        )
         if scale != 1:
             part.mul_(scale)
         squares = part.square_().sum(dim=2).cpu()
@@ -74,9 +77,9 @@ def doubtful(
     frame: Frame,
     distances: NDArray[np.float64],
     scores: Tensor,
-    owners: Tensor | None = None,
+    owners: Tensor,
     *,
-    far: bool = False,
+    far: bool,
 ) -> NDArray[np.bool_]:
     """Lines whose k-th neighbour is not certain: a nearer row may have been scored below the last candidate.
 
@@ -97,9 +100,7 @@ def doubtful(
     norms = np.empty(lines)
     size = max(1, CHUNK // points.width)
     for start in range(0, lines, size):
-        stop = min(start + size, lines)
-        rows = torch.arange(start, stop) if owners is None else owners[start:stop]
-        norms[start:stop] = frame.norms(points.gather(rows)).numpy()
+        norms[start : start + size] = frame.norms(points.gather(owners[start : start + size])).numpy()
     unit, least = HALF_UNITS[scores.dtype], LEAST[scores.dtype]
     last = scores.cpu().double().numpy()
     radius = distances * frame.scale

@@ -22,41 +22,47 @@ MOST_APART = 4_000_000_000_000
 """Coordinates whose differences are computed at most: about an hour on two cores."""
 
 
-def scan(points: Prepared, reference: Prepared, offer: Offer, own: Tensor | None) -> None:
+def scan(
+    points: Rows, reference: Rows, device: torch.device, dtype: torch.dtype | None, offer: Offer, own: Tensor | None
+) -> bool:
     """Offer the scores of every point and every reference row, once.
 
     Args:
         points: N rows.
         reference: M rows; the same object for one set with itself: each point's own row is then left out.
-        offer: takes the tiles; scores are minus half of squared distances, -inf for the point itself.
+        device: where scores are computed.
+        dtype: of the products that give them; None for differences in float64, which are right where products round
+            too much, but many times slower, and need the points' own rows in `own`.
+        offer: takes the tiles; scores are minus half of squared distances in units of the reference's frame, -inf for
+            the point itself.
         own: (N,) int64 row of the reference that is the point itself, -1 for none; None if there are none at all.
+
+    Returns:
+        whether rows lay too far away to be scored.
+
+    Raises:
+        ValueError: if there are more than MOST_APART differences to compute.
     """
+    if dtype is None:
+        _scan_apart(points, reference, device, offer, own)
+        return False
+    right = Prepared(reference, reference.frame, device, dtype)
     if points is reference:
-        _scan_itself(points, offer)
-        return
-    size = _tile(points)
-    for column in range(0, reference.n, 4 * size):
-        right = reference.right(column, min(column + 4 * size, reference.n)).T
-        for row in range(0, points.n, size):
-            scores = points.left(row, min(row + size, points.n)) @ right
+        _scan_itself(right, offer)
+        return right.far
+    left = Prepared(points, reference.frame, device, dtype)
+    size = _tile(left)
+    for column in range(0, right.n, 4 * size):
+        operand = right.right(column, min(column + 4 * size, right.n)).T
+        for row in range(0, left.n, size):
+            scores = left.left(row, min(row + size, left.n)) @ operand
             if own is not None:
                 _hide(scores, own[row : row + size].to(scores.device) - column)
             offer(scores, row, column)
+    return left.far or right.far
 
 
-def scan_apart(points: Rows, reference: Rows, device: torch.device, offer: Offer, own: Tensor | None) -> None:
-    """The same by differences in float64, which are right where products round too much; many times slower.
-
-    Args:
-        points: N rows; one set with itself needs its own rows in `own`.
-        reference: M rows.
-        device: where differences are computed.
-        offer: as in `scan`; scores are in units of the reference's frame.
-        own: as in `scan`.
-
-    Raises:
-        ValueError: if there are more than MOST_APART to compute.
-    """
+def _scan_apart(points: Rows, reference: Rows, device: torch.device, offer: Offer, own: Tensor | None) -> None:
     if points.n * reference.n * points.width > MOST_APART:
         raise ValueError(
             f"{points.n} rows lie so far apart, beside the distances to their neighbours, that products in float64 "
