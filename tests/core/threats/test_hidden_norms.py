@@ -73,6 +73,24 @@ def test_a_short_step_to_the_best_point_goes_part_of_the_way(norm, length):
     torch.testing.assert_close(ball.measure(found), length * ball.radius, rtol=1e-4, atol=0)
 
 
+def test_a_vertex_is_approached_in_a_straight_line_and_in_l0_all_the_way():
+    """Whatever has moved the furthest before: a projection would keep that, whatever it gains."""
+    gradient = rand(3, 2, 5, seed=2) - 0.5
+    for norm, length in (("l1", 0.3), ("l0", 1.0)):
+        ball = ball_of(norm, center=torch.zeros(3, 2, 5), bounds=None if norm == "l1" else (-1.0, 1.0))
+        vertex = ball.approach(ball.center, gradient, torch.ones(3).double(), 1.0)
+        x = ball.project(torch.where(vertex == 0, 0.7, 0.0))
+        found = ball.approach(x, gradient, torch.ones(3).double(), 0.3)
+        torch.testing.assert_close(found, torch.lerp(x, vertex, length), rtol=1e-4, atol=1e-5)
+
+
+def test_in_l0_nothing_is_longer_or_shorter():
+    ball = ball_of("l0", center=torch.zeros(3, 2, 5), bounds=(-1.0, 1.0))
+    x = torch.zeros(3, 2, 5)
+    x[:, 0, 0] = 0.1
+    assert torch.equal(ball.stretched(x, torch.ones(3).double()), x)
+
+
 @every_norm
 def test_noise_fills_a_ball_exactly_and_cannot_fill_a_count(norm):
     ball = ball_of(norm, bounds=None if norm != "l0" else (-4.0, 4.0))
