@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avrobust_core.draws import Draws, student
-from avrobust_core.statistics import Groups, difference_spread, share_interval
+from avrobust_core.statistics import Groups, share_interval
 
 Right = NDArray[np.bool_]
 """Which clips are right in which fit: (S, N)."""
@@ -45,7 +45,7 @@ def accuracy_across_fits(right: Right, *, confidence: float = 0.95, groups: Grou
     if not _enough(draws):
         return AcrossFits(nan, nan, nan)
     value = float(right.mean())
-    over_clips, clips_degrees = draws.spread(right.mean(axis=0))
+    over_clips, clips_degrees = _over_clips(right.mean(axis=0), draws)
     variance, degrees = _sum((_over_fits(right), len(right) - 1), (over_clips, clips_degrees))
     return AcrossFits(*share_interval(value, variance, degrees, draws.effective, confidence), degrees)
 
@@ -56,7 +56,7 @@ def difference_across_fits(
     """The interval and the test of the difference between two methods' mean accuracies over fits and clips.
 
     Student's, after Welch (Biometrika 34, 1947): each side's fits have a spread of their own, and clips, on which both
-    are measured, add theirs (`difference_spread`). Fits are not paired by seed: with few of them the degrees of freedom
+    are measured, add theirs. Fits are not paired by seed: with few of them the degrees of freedom
     that pairing costs outweigh what it gains, unless fits of one seed go together at a correlation above about .6 (3
     fits) or .3 (5). `benchmarks/intervals.py` simulates it.
 
@@ -73,7 +73,7 @@ def difference_across_fits(
         return AcrossFits(nan, nan, nan)
     shares = first.mean(axis=0) - second.mean(axis=0)
     value = float(shares.mean())
-    _, over_clips, clips_degrees = difference_spread(shares, draws)
+    over_clips, clips_degrees = _difference_over_clips(shares, draws)
     parts = [(_over_fits(side), len(side) - 1) for side in (first, second)]
     variance, degrees = _sum(*parts, (over_clips, clips_degrees))
     half = student(confidence, degrees) * variance**0.5
@@ -83,6 +83,32 @@ def difference_across_fits(
 
 def _enough(draws: Draws) -> bool:
     return len(draws.group) > 0 and not (draws.grouped and draws.count < 2)
+
+
+def _over_clips(shares: NDArray[np.float64], draws: Draws) -> tuple[float, float]:
+    """The variance of the mean of a share or difference per clip, and its degrees of freedom."""
+    variance, degrees = draws.spread(shares)
+    return variance if draws.alone or variance == 0 else max(variance, draws.least(shares)), degrees
+
+
+def _difference_over_clips(differences: NDArray[np.float64], draws: Draws) -> tuple[float, float]:
+    """As `_over_clips`, after half a clip is added to each cell of the table of pairs: it is not 0 where none differs.
+
+    So do Agresti and Min (Statistics in Medicine 24, 2005). With groups all counts are divided by the design effect,
+    by how much the variance over groups is larger than that of as many clips by themselves.
+
+    Args:
+        differences: (N,) in [-1, 1].
+        draws: of the N clips, two at least if they are groups.
+    """
+    n = len(differences)
+    independent = float(differences.var()) / n
+    variance, degrees = _over_clips(differences, draws) if n > 1 else (independent, 1.0)
+    design = variance / independent if independent > 0 else n / draws.effective
+    total = n / design + 2
+    middle = float(differences.sum()) / design / total
+    squares = float((differences * differences).sum()) / design + 1
+    return (squares - total * middle**2) / total**2, degrees
 
 
 def _over_fits(right: Right) -> float:

@@ -25,7 +25,7 @@ class Estimate:
         value: the point estimate.
         low, high: the interval's ends; both NaN if there is nothing to measure, or one group only.
         n: the number of clips behind it.
-        method: "clopper-pearson" for shares of clips; "agresti-min" for paired differences of shares; "bootstrap"
+        method: "clopper-pearson" for shares of clips; "square-and-add" for paired differences of shares; "bootstrap"
             (percentile, multinomial weights over clips or groups) for all else; "dyadic" where pairs of clips are
             measured, which share clips; "none" where there is no interval.
         groups: how many groups of clips were resampled, or taken for the draws; None where clips stand for themselves.
@@ -35,7 +35,7 @@ class Estimate:
     low: float
     high: float
     n: int
-    method: Literal["bootstrap", "clopper-pearson", "agresti-min", "dyadic", "none"]
+    method: Literal["bootstrap", "clopper-pearson", "square-and-add", "dyadic", "none"]
     groups: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -63,9 +63,10 @@ def mean_shares(values: ArrayLike, *, confidence: float = 0.95, groups: Groups =
     The interval is that of Clopper and Pearson (Biometrika 26, 1934) for as many independent outcomes as would give
     the mean the variance that it has (Korn and Graubard, Survey Methodology 24, 1998). For one outcome per clip, and no
     groups, these are the clips themselves, and the coverage is never below the confidence. With groups they are fewer,
-    and reduced once more by the square of the normal quantile over Student's. Where all clips agree there is no
-    variance to see: there are then as many outcomes as clips, or as the groups are worth. `benchmarks/intervals.py`
-    simulates it.
+    reduced once more by the square of the normal quantile over Student's, and never more than the groups' clips can be
+    trusted to be worth where the outcome is rare (`Draws.least`): Korn and Graubard's own rule covers down to 75 %
+    there. Where all clips agree there are as many outcomes as clips, or as the groups are worth.
+    `benchmarks/intervals.py` simulates it.
 
     Args:
         values: (N, M) in [0, 1].
@@ -84,9 +85,10 @@ def mean_shares(values: ArrayLike, *, confidence: float = 0.95, groups: Groups =
         if n == 0 or (draws.grouped and draws.count < 2):
             found.append(Estimate(value, nan, nan, n, "none", draws.label))
             continue
-        variance, degrees = (0.0, inf) if column.min() == column.max() else draws.spread(column)
-        value = float(column[0]) if variance == 0 else value
-        low, high = share_interval(value, variance, inf if draws.alone else degrees, draws.effective, confidence)
+        agree = column.min() == column.max()
+        value = float(column[0]) if agree else value
+        variance = 0.0 if agree else draws.outcomes_variance(column, confidence)
+        low, high = share_interval(value, variance, inf, draws.effective, confidence)
         found.append(Estimate(value, low, high, n, "clopper-pearson", draws.label))
     return found
 
@@ -157,11 +159,13 @@ def bootstrap(
 
 
 def paired_differences(differences: ArrayLike, *, confidence: float = 0.95, groups: Groups = None) -> list[Estimate]:
-    """The mean of each of several differences per clip, with the interval of Agresti and Min.
+    """The mean of each of several differences per clip, with an interval by squaring and adding.
 
-    That is Wald's after half a clip is added to each cell of the table of pairs (Statistics in Medicine 24, 2005): it
-    has width even where no clip differs. With groups all counts are divided by the design effect, by how much the
-    variance over groups is larger than that of as many clips by themselves, and the quantile is Student's.
+    How often only the first is right, and how often only the second, are two shares; each end of the interval lies as
+    far from their difference as the roots of the squares of their own ends' distances add up to, with the correlation
+    that two shares of one table have (Newcombe, Statistics in Medicine 17, 1998; Zou and Donner, Statistics in Medicine
+    27, 2008). The shares' ends are Wilson's for as many independent clips as would give the difference its variance,
+    with groups as in `mean_shares`. It has width even where no clip differs.
 
     Args:
         differences: (N, M) in [-1, 1]: for each clip the first's outcome minus the second's, or the mean over seeds.
@@ -180,28 +184,37 @@ def paired_differences(differences: ArrayLike, *, confidence: float = 0.95, grou
         if n == 0 or (draws.grouped and draws.count < 2):
             found.append(Estimate(value, nan, nan, n, "none", draws.label))
             continue
-        middle, variance, degrees = difference_spread(column, draws)
-        half = student(confidence, inf if draws.alone else degrees) * variance**0.5
-        low, high = min(value, max(-1.0, middle - half)), max(value, min(1.0, middle + half))
-        found.append(Estimate(value, low, high, n, "agresti-min", draws.label))
+        agree = column.min() == column.max()
+        variance = 0.0 if agree else draws.outcomes_variance(column, confidence)
+        first, second = float(column.clip(0).mean()), float((-column).clip(0).mean())
+        outcomes = (first + second - value**2) / variance if variance > 0 else draws.effective
+        low, high = _squared_and_added(first, second, outcomes, student(confidence, inf))
+        found.append(Estimate(value, min(low, value), max(high, value), n, "square-and-add", draws.label))
     return found
 
 
-def difference_spread(differences: NDArray[np.float64], draws: Draws) -> tuple[float, float, float]:
-    """The middle of Agresti and Min's interval, the variance that it rests on, and its degrees of freedom.
+def _squared_and_added(first: float, second: float, outcomes: float, quantile: float) -> tuple[float, float]:
+    """The ends of the interval of the difference of two exclusive outcomes' shares of one sample."""
+    ends = [_wilson(share, outcomes, quantile) for share in (first, second)]
+    (first_low, first_high), (second_low, second_high) = ends
+    both = first * second
+    alike = 0.0 if both == 0 else -((both / ((1 - first) * (1 - second))) ** 0.5)
 
-    Args:
-        differences: (N,) in [-1, 1].
-        draws: of the N clips, two at least if they are groups.
-    """
-    n = len(differences)
-    independent = float(differences.var()) / n
-    variance, degrees = draws.spread(differences) if n > 1 else (independent, 1.0)
-    design = variance / independent if independent > 0 else n / draws.effective
-    total = n / design + 2
-    middle = float(differences.sum()) / design / total
-    squares = float((differences * differences).sum()) / design + 1
-    return middle, (squares - total * middle**2) / total**2, degrees
+    def distance(one: float, other: float) -> float:
+        return float((one**2 + other**2 - 2 * alike * one * other) ** 0.5)
+
+    value = first - second
+    low = value - distance(first - first_low, second_high - second)
+    high = value + distance(first_high - first, second - second_low)
+    return max(-1.0, low), min(1.0, high)
+
+
+def _wilson(share: float, outcomes: float, quantile: float) -> tuple[float, float]:
+    """The ends of Wilson's interval of a share (Journal of the American Statistical Association 22, 1927)."""
+    square = quantile**2 / outcomes
+    middle = (share + square / 2) / (1 + square)
+    half = (square * share * (1 - share) + square**2 / 4) ** 0.5 / (1 + square)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def sign_flip_p(differences: ArrayLike, *, groups: Groups = None) -> float:

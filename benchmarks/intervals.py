@@ -1,16 +1,18 @@
 """How often intervals hold the truth, and tests reject where there is nothing: the figures of docs/comparisons.md.
 
-    python benchmarks/intervals.py [--only shares groups statistics differences methods] [--runs N] [--json PATH]
+    python benchmarks/intervals.py [--only PART ...] [--runs N] [--json PATH]
 
 Everything is drawn at random from a known truth, and measured by the very functions that a study uses. Beside them
 stand the rules that were not chosen.
 
 - `shares`: coverage of a share of clips by itself, summed exactly over all counts; Clopper and Pearson's, Wilson's,
   Jeffreys' with the ends of Clopper and Pearson's, and the percentile bootstrap (by simulation).
-- `groups`: coverage of a share over groups of clips, 10 to 60 groups of 1 to 50 clips, correlations of 0 to 1 within a
-  group, groups of one size or not, by intervals over groups and over clips.
+- `groups`: coverage of a share over groups, 5 to 100 of them of 1 to 50 clips, shares of 2 to 98 %, correlations
+  of 0 to .7 within a group, groups of one size or not; beside it Korn and Graubard's rule by itself, and percentiles of
+  the bootstrap over groups, with the width over theirs where theirs cover.
 - `statistics`: coverage of a mean and a median over groups by the bootstrap, with plain percentiles and as it is.
 - `differences`: coverage of a paired difference between two networks over clips.
+- `grouped_differences`: the same over groups as above, and false positives of the test that flips signs of groups.
 - `methods`: false positives, power and width of the difference between two methods of 3 and 5 fits each, and coverage
   of one method's accuracy.
 """
@@ -28,7 +30,15 @@ from scipy.stats import beta, binom, norm
 from scipy.stats import t as student
 
 from avrobust_core.across_fits import accuracy_across_fits, difference_across_fits
-from avrobust_core.statistics import bootstrap, paired_differences, share, weighted_median
+from avrobust_core.draws import Draws
+from avrobust_core.statistics import (
+    bootstrap,
+    paired_differences,
+    share,
+    share_interval,
+    sign_flip_p,
+    weighted_median,
+)
 
 SLOW = 10
 """The two-level bootstrap is tried in one simulation of so many."""
@@ -107,34 +117,73 @@ def grouped(
     return np.asarray(generator.random(sizes.sum()) < np.repeat(own, sizes))
 
 
+SHARES = (0.02, 0.05, 0.1, 0.3, 0.5, 0.8, 0.98)
+CORRELATIONS = (0.0, 0.1, 0.3, 0.7)
+AGAIN = 0.95
+"""A case that is covered less often than this in the first simulations is drawn again, four times as often: of many
+cases the least would else be the unluckiest."""
+
+
+def sizes_of_groups(generator: np.random.Generator, count: int, size: int, *, alike: bool) -> NDArray[np.int64]:
+    """How many clips each group has."""
+    spread = generator.gamma(3, 1 / 3, count)
+    return np.full(count, size) if alike else np.maximum(1, generator.poisson(size * spread))
+
+
+def resampled_share(hits: NDArray[np.int64], sizes: NDArray[np.int64], generator: np.random.Generator) -> Ends:
+    """The percentile bootstrap over groups, plain."""
+    weights = generator.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=300)
+    low, high = np.quantile(weights @ hits / (weights @ sizes), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def korn_graubard(outcomes: NDArray[np.bool_], of_clip: NDArray[np.int64]) -> Ends:
+    """Korn and Graubard 1998 over groups, with Student's quantile, and as many outcomes as groups where all agree."""
+    value, draws = float(outcomes.mean()), Draws.of(of_clip, len(outcomes))
+    variance, degrees = draws.spread(outcomes.astype(np.float64)) if 0 < value < 1 else (0.0, np.inf)
+    return share_interval(value, variance, np.inf if draws.alone else degrees, draws.effective, 0.95)
+
+
 def groups(runs: int) -> Iterator[Row]:
-    """Coverage of shares over groups; the least and the mean over correlations and truths."""
+    """Coverage of shares over groups, the least over correlations: rare and middling shares; widths beside others'."""
     generator = np.random.default_rng(0)
-    for count in (10, 20, 60):
+    for count in (5, 10, 20, 50, 100):
         for size in (1, 5, 20, 50):
             for alike in (True, False) if size > 1 else (True,):
-                found: dict[str, list[float]] = {"middling": [], "rare": [], "clips": []}
-                for correlation in (0.0, 0.05, 0.2, 0.5, 1.0):
-                    for truth in (0.02, 0.1, 0.3, 0.5, 0.8):
-                        hits = np.zeros(2)
-                        for _ in range(runs):
-                            spread = generator.gamma(3, 1 / 3, count)
-                            sizes = np.full(count, size) if alike else np.maximum(1, generator.poisson(size * spread))
+                found: dict[str, list[float]] = {name: [] for name in ("rare", "middling", "before", "plain")}
+                widths: dict[float, list[float]] = {correlation: [] for correlation in CORRELATIONS}
+                for correlation in CORRELATIONS if size > 1 else (0.0,):
+                    for truth in SHARES:
+                        held = np.zeros(3)
+                        wide = np.zeros(3)
+                        done = 0
+                        while done < runs or (done < 5 * runs and held[0] < AGAIN * done):
+                            sizes = sizes_of_groups(generator, count, size, alike=alike)
                             outcomes = grouped(generator, truth, correlation, sizes)
                             of_clip = np.repeat(np.arange(count), sizes)
-                            for i, own in enumerate((of_clip, None)):
-                                each = share(outcomes, groups=own)
-                                hits[i] += each.low <= truth <= each.high
-                        found["middling" if truth > 0.2 else "rare"].append(hits[0] / runs)
-                        found["clips"].append(hits[1] / runs)
-                yield {
+                            hits = np.bincount(of_clip, outcomes, count).astype(np.int64)
+                            each = share(outcomes, groups=of_clip)
+                            ends = [(each.low, each.high)]
+                            if done < runs:
+                                ends += [korn_graubard(outcomes, of_clip), resampled_share(hits, sizes, generator)]
+                                wide += [high - low for low, high in ends]
+                            held[: len(ends)] += [low <= truth <= high for low, high in ends]
+                            done += 1
+                        found["middling" if 0.2 < truth < 0.9 else "rare"].append(held[0] / done)
+                        found["before"].append(held[1] / runs)
+                        found["plain"].append(held[2] / runs)
+                        if held[2] / runs >= 0.93:  # a width says something beside one that covers
+                            widths[correlation].append(wide[0] / wide[2])
+                row: Row = {
                     "groups": count,
                     "clips each": size if alike else f"about {size}",
-                    "least, 30 to 80 %": min(found["middling"]),
-                    "mean, 30 to 80 %": float(np.mean(found["middling"])),
-                    "least, 2 and 10 %": min(found["rare"]),
-                    "least over clips": min(found["clips"]),
+                    "least, 2, 5, 10 and 98 %": min(found["rare"]),
+                    "least, 30, 50 and 80 %": min(found["middling"]),
+                    "least of Korn and Graubard": min(found["before"]),
+                    "least of percentiles": min(found["plain"]),
                 }
+                known = {of: float(np.mean(ratios)) for of, ratios in widths.items() if ratios}
+                yield row | {f"width over percentiles', {of:g}": ratio for of, ratio in known.items()}
 
 
 def statistics(runs: int) -> Iterator[Row]:
@@ -183,6 +232,55 @@ def differences(runs: int) -> Iterator[Row]:
             (each,) = paired_differences(drawn[:, None])
             hits += each.low <= truth <= each.high
         yield {"clips": clips, "first only %": first, "second only %": second, "coverage": hits / runs}
+
+
+def clustered_pairs(
+    generator: np.random.Generator, first: float, second: float, correlation: float, sizes: NDArray[np.int64]
+) -> Floats:
+    """Differences of clips in groups: each group's chances are of a Dirichlet distribution."""
+    chances = np.tile([first, second, 1 - first - second], (len(sizes), 1))
+    if correlation:
+        drawn = np.maximum(generator.gamma(chances * (1 / correlation - 1)), 1e-300)
+        chances = drawn / drawn.sum(axis=1, keepdims=True)
+    of_clip = np.repeat(chances[:, :2].cumsum(axis=1), sizes, axis=0)
+    found = (generator.random((sizes.sum(), 1)) > of_clip).sum(axis=1)
+    return np.array([1.0, -1.0, 0.0])[found]
+
+
+PAIRS = ((0.01, 0.01), (0.02, 0.0), (0.02, 0.01), (0.05, 0.02), (0.1, 0.0), (0.1, 0.02), (0.1, 0.1), (0.3, 0.1))
+
+
+def grouped_differences(runs: int) -> Iterator[Row]:
+    """Coverage of paired differences over groups, and how often their test rejects where both are equally right."""
+    generator = np.random.default_rng(3)
+    for count in (5, 10, 20, 50, 100):
+        for size in (1, 5, 20, 50):
+            for alike in (True, False) if size > 1 else (True,):
+                least: list[tuple[float, str]] = []
+                rejected: list[float] = []
+                for correlation in CORRELATIONS if size > 1 else (0.0,):
+                    for first, second in PAIRS:
+                        held = done = rejections = 0
+                        while done < runs or (done < 5 * runs and held < AGAIN * done):
+                            sizes = sizes_of_groups(generator, count, size, alike=alike)
+                            drawn = clustered_pairs(generator, first, second, correlation, sizes)
+                            of_clip = np.repeat(np.arange(count), sizes)
+                            (each,) = paired_differences(drawn[:, None], groups=of_clip)
+                            held += each.low <= first - second + 1e-12 and first - second - 1e-12 <= each.high
+                            if first == second:
+                                rejections += sign_flip_p(drawn, groups=of_clip) < 0.05
+                            done += 1
+                        least.append((held / done, f"{100 * first:g} and {100 * second:g} %, {correlation:g}"))
+                        if first == second:
+                            rejected.append(rejections / done)
+                yield {
+                    "groups": count,
+                    "clips each": size if alike else f"about {size}",
+                    "least": min(least)[0],
+                    "at": min(least)[1],
+                    "mean": float(np.mean([each for each, _ in least])),
+                    "false positives of the test, most": max(rejected),
+                }
 
 
 def fits(
@@ -296,6 +394,7 @@ def main() -> None:
         "groups": groups,
         "statistics": statistics,
         "differences": differences,
+        "grouped_differences": grouped_differences,
         "methods": methods,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

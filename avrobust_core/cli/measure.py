@@ -45,6 +45,12 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     parser.add_argument("--logits", metavar="LOGITS.npy", type=Path, help="(N, K) logits, for metrics that read them")
     parser.add_argument(
+        "--groups",
+        metavar="GROUPS.npy",
+        type=Path,
+        help="(N,) strings or whole numbers, what each clip was drawn with (a speaker, a video): intervals are over these",
+    )
+    parser.add_argument(
         "--metric",
         action="append",
         metavar="NAME",
@@ -141,6 +147,7 @@ def _subject(options: argparse.Namespace, splits: Collection[str]) -> "Subject":
         if logits.shape != (len(ids), len(classes)) or not _numbers(logits):
             _refuse(f"{options.logits}: logits are {_form(logits)}, not numbers ({len(ids)}, {len(classes)})")
         _refuse_not_finite(logits, options.logits, "logits")
+    groups = None if options.groups is None else _groups(options.groups, options.embeddings, len(ids))
     own = Latents(ids, targets, logits, {LAYER: embeddings})
     against = own
     if reference is not None and others is not None:
@@ -158,6 +165,7 @@ def _subject(options: argparse.Namespace, splits: Collection[str]) -> "Subject":
         confidence=options.confidence,
         resamples=options.resamples,
         seed=options.seed,
+        groups=groups,
         split=LAYER,
         latents={split: own if split == LAYER else against for split in sorted({LAYER, *splits})},
     )
@@ -171,6 +179,16 @@ def _pair(embeddings_path: Path, labels_path: Path) -> "tuple[NDArray[Any], NDAr
     if len(labels) != len(embeddings):
         _refuse(f"{labels_path} has {len(labels)} labels, but {embeddings_path} has {len(embeddings)} embeddings")
     return embeddings, labels
+
+
+def _groups(path: Path, embeddings_path: Path, clips: int) -> tuple[str, ...]:
+    """The group of each clip."""
+    groups = _array(path, "groups")
+    if groups.ndim != 1 or groups.dtype.kind not in "iuU":
+        _refuse(f"{path}: groups are {_form(groups)}; write (N,) strings or whole numbers, one for each clip")
+    if len(groups) != clips:
+        _refuse(f"{path} has groups of {len(groups)} clips, but {embeddings_path} has {clips} embeddings")
+    return tuple(map(str, groups.tolist()))
 
 
 def _array(path: Path, what: str) -> "NDArray[Any]":
@@ -275,7 +293,9 @@ def _as_object(classes: tuple[str, ...], clips: int, found: "Mapping[str, Measur
 def _print(found: "Mapping[str, Measurement]") -> None:
     from avrobust_core.cli.layout import complain, say, table
 
-    rows = [("metric", "", "value", "interval", "clips")]
+    groups = {value.groups for each in found.values() for value in each.values.values()} - {None}
+    over = " over " + " or ".join(f"{count} groups" for count in sorted(groups)) if groups else ""
+    rows = [("metric", "", "value", f"interval{over}", "clips")]
     for metric, measurement in found.items():
         for name, value in measurement.values.items():
             rows.append((metric, name, f"{value.value:.4g}", f"[{value.low:.4g}, {value.high:.4g}]", str(value.n)))

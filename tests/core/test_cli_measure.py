@@ -54,10 +54,21 @@ def hits(config):
     return Hits()
 
 
+def right(config):
+    from avrobust_core import Measurement, Metric, share
+
+    class Right(Metric):
+        def measure(self, subject):
+            return Measurement({"right": share(subject.logits.argmax(1) == subject.targets, groups=subject.groups)})
+
+    return Right()
+
+
 @hookimpl
 def avrobust_metrics():
     yield Component(name="spread", summary="Spread.", config=SpreadConfig, build=spread)
     yield Component(name="hits", summary="Hits.", config=Config, build=hits)
+    yield Component(name="right", summary="Right.", config=Config, build=right)
 """
 
 
@@ -109,6 +120,34 @@ def test_a_reference_a_metrics_fields_and_logits_can_be_given(files, capsys) -> 
     assert found["metrics"]["spread"]["values"]["spread"]["value"] == pytest.approx(11)
     assert found["metrics"]["spread"]["values"]["reference"]["value"] == 9
     assert found["metrics"]["hits"]["values"]["hits"]["value"] == pytest.approx(0.5)
+
+
+def test_groups_reach_the_metrics_and_are_told(files, capsys) -> None:
+    paths = files(e=X, labels=[0, 1, 0, 1, 0, 1], z=np.tile([2.0, 1.0], (6, 1)))
+    options = [*paths[:2], "--logits", paths[2], "--metric", "right", "--groups"]
+    for groups in (["a", "a", "b", "b", "c", "c"], [5, 5, 7, 7, 5, 9]):
+        found = _measure(capsys, *options, *files(g=groups))["metrics"]["right"]["values"]["right"]
+        assert (found["value"], found["n"], found["groups"]) == (0.5, 6, 3)
+    assert main(["measure", *options, *files(g=groups)]) == 0
+    assert "interval over 3 groups" in capsys.readouterr().out
+    assert _measure(capsys, *options[:-1])["metrics"]["right"]["values"]["right"]["groups"] is None
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["a"] * 5, "g.npy has groups of 5 clips, but"),
+        ([0.5] * 6, "groups are float64 of shape (6,); write (N,) strings or whole numbers"),
+        ([["a"]] * 6, "of shape (6, 1)"),
+        (np.array([{}] * 6), "g.npy: holds Python objects"),
+    ],
+)
+def test_groups_that_fit_no_clips_are_refused(files, capsys, groups, message: str) -> None:
+    paths = files(e=X, labels=[0, 1, 0, 1, 0, 1], g=groups)
+    assert main(["measure", *paths[:2], "--groups", paths[2]]) in (1, 2)
+    out, err = capsys.readouterr()
+    assert message in err
+    assert not out
 
 
 def test_without_json_a_table_is_printed_and_what_one_must_know(files, capsys) -> None:

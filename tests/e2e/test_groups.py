@@ -71,7 +71,7 @@ def test_every_interval_of_a_study_is_over_groups_and_says_so(tiny, tmp_path, ru
     assert "these are differences between networks, not between methods" in done.stdout
     result = json.loads((out / "result.json").read_text())
     found = list(estimates(result))
-    assert {each["method"] for each in found} == {"clopper-pearson", "agresti-min", "bootstrap", "dyadic"}
+    assert {each["method"] for each in found} == {"clopper-pearson", "square-and-add", "bootstrap", "dyadic"}
     assert all(1 < each["groups"] <= 8 for each in found)
     assert result["cells"][0]["clean_accuracy"]["n"] == 24
     # Other groups: nothing is fitted or attacked again, but every interval is another.
