@@ -48,7 +48,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--groups",
         metavar="GROUPS.npy",
         type=Path,
-        help="(N,) strings or whole numbers, what each clip was drawn with (a speaker, a video): intervals are over these",
+        help="(N,) words or whole numbers, what each clip was drawn with (speakers, videos): intervals are over these",
     )
     parser.add_argument(
         "--metric",
