@@ -11,6 +11,7 @@ stand the rules that were not chosen.
   of 0 to .7 within a group, groups of one size or not; beside it Korn and Graubard's rule by itself, and percentiles of
   the bootstrap over groups, with the width over theirs where theirs cover.
 - `statistics`: coverage of a mean and a median over groups by the bootstrap, with plain percentiles and as it is.
+- `rankings`: coverage of mAP and AUC over groups.
 - `differences`: coverage of a paired difference between two networks over clips.
 - `grouped_differences`: the same over groups as above, and false positives of the test that flips signs of groups.
 - `methods`: false positives, power and width of the difference between two methods of 3 and 5 fits each, and coverage
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom, norm
 from scipy.stats import t as student
 
+from avrobust_core import Subject
 from avrobust_core.across_fits import accuracy_across_fits, difference_across_fits
 from avrobust_core.draws import Draws
 from avrobust_core.statistics import (
@@ -215,6 +217,41 @@ def statistics(runs: int) -> Iterator[Row]:
                 yield row | {"as it is": hits[0] / runs, "plain percentiles": hits[1] / runs}
 
 
+def rankings(runs: int) -> Iterator[Row]:
+    """Coverage of mAP and AUC over groups; the truth is what test sets of this size come to on average."""
+    from avrobust_metrics.mean_average_precision import MeanAveragePrecision
+
+    generator, classes = np.random.default_rng(4), 5
+    for count in (10, 20, 60):
+        for size in (5, 20):
+            of_clip = np.arange(count * size) // size
+            found: dict[str, list[tuple[float, float, float]]] = {"map": [], "auc": []}
+            for seed in range(runs):
+                targets = generator.integers(classes, size=len(of_clip))
+                logits = (
+                    generator.normal(size=(len(of_clip), classes)) + generator.normal(size=(count, classes))[of_clip]
+                )
+                logits[np.arange(len(of_clip)), targets] += 1.5
+                subject = Subject(
+                    ids=tuple(map(str, range(len(of_clip)))),
+                    logits=logits.astype(np.float32),
+                    targets=targets,
+                    classes=tuple(map(str, range(classes))),
+                    task="single-label",
+                    resamples=200,
+                    seed=seed,
+                    groups=[str(group) for group in of_clip],
+                )
+                values = MeanAveragePrecision().measure(subject).values
+                for name, each in found.items():
+                    each.append((values[name].value, values[name].low, values[name].high))
+            row: Row = {"groups": count, "clips each": size}
+            for name, each in found.items():
+                value, low, high = np.array(each).T
+                row[name] = float(((low <= value.mean()) & (value.mean() <= high)).mean())
+            yield row
+
+
 def _mean(values: Floats, weights: Floats) -> Floats:
     return np.asarray(weights @ values / weights.sum(axis=1))
 
@@ -393,6 +430,7 @@ def main() -> None:
         "shares": lambda _: shares(),
         "groups": groups,
         "statistics": statistics,
+        "rankings": rankings,
         "differences": differences,
         "grouped_differences": grouped_differences,
         "methods": methods,
