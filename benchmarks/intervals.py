@@ -159,7 +159,8 @@ def groups(runs: int) -> Iterator[Row]:
                         held = np.zeros(3)
                         wide = np.zeros(3)
                         done = 0
-                        while done < runs or (done < 5 * runs and held[0] < AGAIN * done):
+                        total = runs
+                        while done < total:
                             sizes = sizes_of_groups(generator, count, size, alike=alike)
                             outcomes = grouped(generator, truth, correlation, sizes)
                             of_clip = np.repeat(np.arange(count), sizes)
@@ -171,6 +172,7 @@ def groups(runs: int) -> Iterator[Row]:
                                 wide += [high - low for low, high in ends]
                             held[: len(ends)] += [low <= truth <= high for low, high in ends]
                             done += 1
+                            total = 5 * runs if done == runs and held[0] < AGAIN * runs else total
                         found["middling" if 0.2 < truth < 0.9 else "rare"].append(held[0] / done)
                         found["before"].append(held[1] / runs)
                         found["plain"].append(held[2] / runs)
@@ -281,7 +283,7 @@ def clustered_pairs(
         chances = drawn / drawn.sum(axis=1, keepdims=True)
     of_clip = np.repeat(chances[:, :2].cumsum(axis=1), sizes, axis=0)
     found = (generator.random((sizes.sum(), 1)) > of_clip).sum(axis=1)
-    return np.array([1.0, -1.0, 0.0])[found]
+    return np.asarray(np.array([1.0, -1.0, 0.0])[found])
 
 
 PAIRS = ((0.01, 0.01), (0.02, 0.0), (0.02, 0.01), (0.05, 0.02), (0.1, 0.0), (0.1, 0.02), (0.1, 0.1), (0.3, 0.1))
@@ -298,7 +300,8 @@ def grouped_differences(runs: int) -> Iterator[Row]:
                 for correlation in CORRELATIONS if size > 1 else (0.0,):
                     for first, second in PAIRS:
                         held = done = rejections = 0
-                        while done < runs or (done < 5 * runs and held < AGAIN * done):
+                        total = runs
+                        while done < total:
                             sizes = sizes_of_groups(generator, count, size, alike=alike)
                             drawn = clustered_pairs(generator, first, second, correlation, sizes)
                             of_clip = np.repeat(np.arange(count), sizes)
@@ -307,6 +310,7 @@ def grouped_differences(runs: int) -> Iterator[Row]:
                             if first == second:
                                 rejections += sign_flip_p(drawn, groups=of_clip) < 0.05
                             done += 1
+                            total = 5 * runs if done == runs and held < AGAIN * runs else total
                         least.append((held / done, f"{100 * first:g} and {100 * second:g} %, {correlation:g}"))
                         if first == second:
                             rejected.append(rejections / done)

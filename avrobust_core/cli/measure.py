@@ -293,7 +293,8 @@ def _as_object(classes: tuple[str, ...], clips: int, found: "Mapping[str, Measur
 def _print(found: "Mapping[str, Measurement]") -> None:
     from avrobust_core.cli.layout import complain, say, table
 
-    groups = {value.groups for each in found.values() for value in each.values.values()} - {None}
+    estimates = [value for each in found.values() for value in each.values.values()]
+    groups = {estimate.groups for estimate in estimates if estimate.groups is not None}
     over = " over " + " or ".join(f"{count} groups" for count in sorted(groups)) if groups else ""
     rows = [("metric", "", "value", f"interval{over}", "clips")]
     for metric, measurement in found.items():
