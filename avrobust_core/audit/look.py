@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.audit.case import Case, Standing
-from avrobust_core.audit.checks import Check, shown
+from avrobust_core.audit.checks import Check
 from avrobust_core.audit.drops import Drop
 from avrobust_core.audit.exact import Exact
 from avrobust_core.audit.meter import Meter
 from avrobust_core.audit.model_checks import Behaviour
 from avrobust_core.audit.probes import Ask
+from avrobust_core.naming import first_of
 from avrobust_core.victim import BoundVictim
 
 FEWEST_CLIPS = 2
@@ -105,7 +106,7 @@ class Look:
             check=check,
             status="failed" if drop.established else "passed",
             message=f"{what} {drop.broken} of {drop.probed} clips that every attack left robust"
-            + (f" ({shown(ids)})" if ids else "")
+            + (f" ({first_of(ids)})" if ids else "")
             + (
                 f": not {100 * drop.robust:.1f} % are robust but about {100 * drop.expected:.1f}, at most "
                 f"{100 * drop.at_most:.1f}"
