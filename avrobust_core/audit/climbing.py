@@ -154,9 +154,8 @@ def _derive(
         {name: x[count] for name, x in climbed.gradients.items()},
         look.exact,
     )
-    for name, untrue in untrue_gradients(derivatives, meter).items():
-        note(look.found.untrue.setdefault(name, {}), positions, untrue)
-    look.found.double = look.exact.double
+    for name, (index, untrue) in untrue_gradients(derivatives, meter).items():
+        note(look.found.untrue.setdefault(name, {}), positions[index.cpu().numpy()], untrue)
 
 
 def _reopen(
@@ -235,7 +234,7 @@ def _truth(look: Look, modalities: int) -> Iterator[Check]:
         )
         yield not_applicable("gradient-truth", why)
         return
-    how = "float64" if look.found.double else "float32, in which alone the model runs"
+    how = "float64" if look.exact.double else "float32, in which alone the model runs"
     for name, untrue in look.found.untrue.items():
         # What is flat in float32 alone is `saturation`.
         seen = {i: flag for i, flag in untrue.items() if not look.found.flat.get(i, False)}
@@ -248,7 +247,7 @@ def _truth(look: Look, modalities: int) -> Iterator[Check]:
             message=f"the gradient for {name} is not the derivative for {len(ids)} of {len(seen)} clips "
             f"({first_of(ids)}), by differences in {how}"
             if failed
-            else f"the gradient for {name} agrees with differences in {how} ({len(seen)} clips)",
+            else f"the gradient for {name} agrees with differences of the outputs ({len(seen)} clips)",
             clips=ids if failed else (),
             figures={"clips": len(seen), "untrue": len(ids)},
         )

@@ -40,7 +40,6 @@ class Probed:
         searched: broken by the random search.
         free: broken by the climb without a limit.
         steps, queries: of the climb, and of the search.
-        double: whether derivatives were taken in float64.
     """
 
     noise: dict[int, bool] = field(default_factory=dict)
@@ -56,7 +55,6 @@ class Probed:
     free: dict[int, bool] = field(default_factory=dict)
     steps: int = 0
     queries: int = 0
-    double: bool = True
 
 
 class Look:
