@@ -1,6 +1,6 @@
 """Whether gradients are derivatives: directional differences of the outputs, in float64 where a doubt is left."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +69,7 @@ class _Attempt:
         exactly: in float64, where the model can do it.
         length: half of it, in radii.
         tolerance: the relative error allowed.
-        last: whether a derivative that cannot be told from rounding counts as 0.
+        last: whether a derivative that cannot be told from rounding counts as 0: there is no finer one after it.
     """
 
     exactly: bool
@@ -95,6 +95,7 @@ def untrue_gradients(found: Derivatives, meter: Meter) -> dict[str, tuple[Tensor
     Returns:
         by modality, the positions (n,) of the clips looked at, and (n,) bool: no difference agrees with the gradient.
     """
+    attempts = _attempts(found)
     answer: dict[str, tuple[Tensor, Tensor]] = {}
     for name, gradient in found.gradients.items():
         direction = _direction(found, name)
@@ -102,28 +103,26 @@ def untrue_gradients(found: Derivatives, meter: Meter) -> dict[str, tuple[Tensor
         told, usual = products.sum(dim=1), products.square().sum(dim=1).sqrt()
         doubtful = torch.arange(len(found.bound), device=found.bound.device)
         agreed = doubtful[:0]
-        for attempt in _attempts(found):
-            doubtful = doubtful[: meter.affords(2, len(doubtful))]
+        for number, attempt in enumerate(attempts):
+            reach = len(attempts) - number if attempt.last else 1  # only a clip that agrees at none of them is untrue
+            doubtful = doubtful[: meter.affords(2 * reach, len(doubtful))]
             if len(doubtful):
                 meter.spent += 2 * len(doubtful)
                 seen = _difference(found, name, direction, doubtful, attempt)
                 agrees = _agrees(*seen, told[doubtful], usual[doubtful], attempt)
                 agreed, doubtful = torch.cat([agreed, doubtful[agrees]]), doubtful[~agrees]
-            if not len(doubtful):
-                break
         looked_at = torch.cat([agreed, doubtful])
         if len(looked_at):
             answer[name] = (looked_at, torch.arange(len(looked_at), device=looked_at.device) >= len(agreed))
     return answer
 
 
-def _attempts(found: Derivatives) -> Iterator[_Attempt]:
-    yield _Attempt(False, FIRST_LENGTH, TOLERANCE, last=False)
+def _attempts(found: Derivatives) -> list[_Attempt]:
     found.exact.prepare({**found.inputs, **found.start}, found.bound.features)
-    if found.exact.double:
-        yield from (_Attempt(True, length, TOLERANCE) for length in DOUBLE_LENGTHS)
-    else:
-        yield from (_Attempt(False, length, SINGLE_TOLERANCE) for length in SINGLE_LENGTHS)
+    if not found.exact.double:
+        return [_Attempt(False, length, SINGLE_TOLERANCE) for length in SINGLE_LENGTHS]
+    first = _Attempt(False, FIRST_LENGTH, TOLERANCE, last=False)
+    return [first, *(_Attempt(True, length, TOLERANCE) for length in DOUBLE_LENGTHS)]
 
 
 def _direction(found: Derivatives, name: str) -> Tensor:
