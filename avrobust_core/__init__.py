@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from avrobust_core.latents import Latents, LayerKind, Wanted
     from avrobust_core.media import MediaSpec, Task
     from avrobust_core.model import AVModel
+    from avrobust_core.naming import first_of
     from avrobust_core.objectives import classification_loss, correct, margin
     from avrobust_core.probing import Probe
     from avrobust_core.randomness import clip_generator, derive_seed
@@ -104,6 +105,7 @@ _HOME = {
     "MediaSpec": "media",
     "Task": "media",
     "AVModel": "model",
+    "first_of": "naming",
     "classification_loss": "objectives",
     "correct": "objectives",
     "logits_of": "border.answers",
@@ -188,6 +190,7 @@ __all__ = [
     "correct",
     "derive_seed",
     "evaluate",
+    "first_of",
     "hookimpl",
     "logits_of",
     "make_ball",

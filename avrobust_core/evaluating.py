@@ -134,7 +134,7 @@ def evaluate(
         groups: what each clip was drawn with (a speaker, a source video), by id, or in the loader's order: intervals
             are then over groups. None if every clip stands for itself.
         audit: how far other probes on a few clips may go to say whether the numbers can be believed, as in a spec:
-            {"clips": 64, "share": 0.25}; "off" for none. Their verdict is `summary["audit"]`.
+            {"clips": 64, "share": 0.2}; "off" for none. Their verdict is `summary["audit"]`.
         registry: where components are found; by default what is installed.
 
     Raises:

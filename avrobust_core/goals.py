@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avrobust_core.media import GoalName, Task
+from avrobust_core.naming import first_of
 from avrobust_core.objectives import classification_loss, margin
 from avrobust_core.randomness import clip_generator
 
@@ -99,7 +100,7 @@ def make_goal(aim: Aim, logits: Tensor, targets: Tensor, task: Task, ids: Sequen
         full = own.all(dim=1)
         if full.any():
             names = [clip_id for clip_id, bad in zip(ids, full.tolist(), strict=True) if bad]
-            raise ValueError(f"no class is left to aim at for {', '.join(names[:5])}: they have every class")
+            raise ValueError(f"no class is left to aim at for {first_of(names)}: they have every class")
         if aim.name == "random":
             scores = torch.stack([torch.rand(classes, generator=clip_generator(seed, i, "target")) for i in ids])
             scores = scores.to(logits.device)

@@ -11,6 +11,7 @@ from avrobust_core.border.answers import refuse_non_finite
 from avrobust_core.border.readings import same_bits
 from avrobust_core.contracts import AttackResult
 from avrobust_core.errors import AttackViolation
+from avrobust_core.naming import first_of
 from avrobust_core.victim import BoundVictim
 
 NORM_TOLERANCE = 1e-6
@@ -149,5 +150,4 @@ def _check_modality(name: str, modality: str, bound: BoundVictim, x: Tensor, *, 
 def _reject(bad: Tensor, ids: tuple[str, ...], what: str) -> None:
     if bad.any():
         names = [clip_id for clip_id, is_bad in zip(ids, bad.tolist(), strict=True) if is_bad]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        raise AttackViolation(f"{what}: {', '.join(names[:5])}{more}")
+        raise AttackViolation(f"{what}: {first_of(names)}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from avrobust_core.balls import Ball
 from avrobust_core.batches import Batch, Encoded, select_inputs
-from avrobust_core.border.answers import ask, first_of, refuse_non_finite, refuse_written, rounding
+from avrobust_core.border.answers import ask, refuse_non_finite, refuse_written, rounding
 from avrobust_core.border.readings import same_bits
 from avrobust_core.border.trial import refuse_unsteady
 from avrobust_core.budgets import ThreatModel
@@ -19,6 +19,7 @@ from avrobust_core.errors import DataError
 from avrobust_core.goals import Aim, Goal, make_goal
 from avrobust_core.media import MediaSpec, Task
 from avrobust_core.model import AVModel
+from avrobust_core.naming import first_of
 from avrobust_core.randomness import clip_generator
 from avrobust_core.recurrence import differentiable_recurrence
 from avrobust_core.regions import REGIONS, Region, make_ball

@@ -1,14 +1,11 @@
 """What a check of the audit has found, and what to do about each kind of failure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
 Status = Literal["passed", "failed", "not applicable"]
-
-CLIPS_SHOWN = 3
-"""So many clips are named in a message; the JSON data name all of them."""
 
 REMEDIES: Mapping[str, str] = MappingProxyType(
     {
@@ -68,12 +65,6 @@ class Check:
         """As JSON data."""
         found = asdict(self) | {"clips": list(self.clips), "figures": dict(self.figures)}
         return found | ({"remedy": REMEDIES[self.check]} if self.status == "failed" else {})
-
-
-def shown(clips: Iterable[str]) -> str:
-    """The first few clips' ids, for messages."""
-    ids = list(clips)
-    return f"{', '.join(ids[:CLIPS_SHOWN])}{', ...' if len(ids) > CLIPS_SHOWN else ''}"
 
 
 def not_applicable(check: str, why: str, *, attack: str | None = None, threat: str | None = None) -> Check:

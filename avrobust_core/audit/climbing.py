@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_core.audit.checks import Check, not_applicable, shown
+from avrobust_core.audit.checks import Check, not_applicable
 from avrobust_core.audit.derivatives import Derivatives, untrue_gradients
 from avrobust_core.audit.look import Look, asker, note
 from avrobust_core.audit.meter import Meter
@@ -15,6 +15,7 @@ from avrobust_core.audit.probes import Ask, Climbed, climb, corner, falling, hal
 from avrobust_core.audit.stand_in import StraightThrough
 from avrobust_core.batches import Batch, select_inputs
 from avrobust_core.errors import ModelError
+from avrobust_core.naming import first_of
 from avrobust_core.victim import BoundVictim
 
 FEWEST_CLIMBED, MOST_STEPS = 8, 40
@@ -153,9 +154,8 @@ def _derive(
         {name: x[count] for name, x in climbed.gradients.items()},
         look.exact,
     )
-    for name, untrue in untrue_gradients(derivatives, meter).items():
-        note(look.found.untrue.setdefault(name, {}), positions, untrue)
-    look.found.double = look.exact.double
+    for name, (index, untrue) in untrue_gradients(derivatives, meter).items():
+        note(look.found.untrue.setdefault(name, {}), positions[index.cpu().numpy()], untrue)
 
 
 def _reopen(
@@ -200,7 +200,7 @@ def _finite(look: Look) -> Check:
     return Check(
         check="finite-gradient",
         status="failed" if ids else "passed",
-        message=f"loss or gradient is not finite for {len(ids)} of {len(look.found.finite)} clips ({shown(ids)})"
+        message=f"loss or gradient is not finite for {len(ids)} of {len(look.found.finite)} clips ({first_of(ids)})"
         if ids
         else f"loss and gradients are finite for {len(look.found.finite)} clips",
         clips=ids,
@@ -215,7 +215,7 @@ def _zero(look: Look, name: str) -> Check:
         check="zero-gradient",
         modality=name,
         status="failed" if failed else "passed",
-        message=f"no gradient reaches {name} for {len(ids)} of {len(seen)} clips left robust ({shown(ids)}), "
+        message=f"no gradient reaches {name} for {len(ids)} of {len(seen)} clips left robust ({first_of(ids)}), "
         f"though moving {name} by the radius moves the outputs: a step of the model hides it from the attack"
         + (f"; with a stand-in for it, {sum(behind.values())} of {len(behind)} are broken" if behind else "")
         if failed
@@ -234,7 +234,7 @@ def _truth(look: Look, modalities: int) -> Iterator[Check]:
         )
         yield not_applicable("gradient-truth", why)
         return
-    how = "float64" if look.found.double else "float32, in which alone the model runs"
+    how = "float64" if look.exact.double else "float32, in which alone the model runs"
     for name, untrue in look.found.untrue.items():
         # What is flat in float32 alone is `saturation`.
         seen = {i: flag for i, flag in untrue.items() if not look.found.flat.get(i, False)}
@@ -245,9 +245,9 @@ def _truth(look: Look, modalities: int) -> Iterator[Check]:
             modality=name,
             status="failed" if failed else "passed",
             message=f"the gradient for {name} is not the derivative for {len(ids)} of {len(seen)} clips "
-            f"({shown(ids)}), by differences in {how}"
+            f"({first_of(ids)}), by differences in {how}"
             if failed
-            else f"the gradient for {name} agrees with differences in {how} ({len(seen)} clips)",
+            else f"the gradient for {name} agrees with differences of the outputs ({len(seen)} clips)",
             clips=ids if failed else (),
             figures={"clips": len(seen), "untrue": len(ids)},
         )
@@ -268,7 +268,7 @@ def _saturation(look: Look) -> Check:
         return Check(
             check="saturation",
             status="failed",
-            message=f"for {len(ids)} of {len(seen)} clips left robust ({shown(ids)}) the loss is flat in float32, "
+            message=f"for {len(ids)} of {len(seen)} clips left robust ({first_of(ids)}) the loss is flat in float32, "
             f"and is not behind the saturation, in {'float64' if look.exact.double else 'logits'}; "
             f"{both.broken} of {both.probed} are broken there"
             if ids

@@ -6,6 +6,7 @@ import torch
 
 from avrobust_core.batches import Batch
 from avrobust_core.errors import DataError
+from avrobust_core.naming import first_of
 
 
 class Clips:
@@ -35,7 +36,7 @@ class Clips:
                         self._kept[clip_id] = batch.select(torch.tensor([place], device=batch.targets.device))
         absent = [clip_id for clip_id in missing if clip_id not in self._kept]
         if absent:
-            raise DataError(f"the audit could not read {', '.join(absent[:5])} again")
+            raise DataError(f"the audit could not read {first_of(absent)} again")
         parts = [self._kept[clip_id] for clip_id in ids]
         shapes = {tuple(tuple(x.shape[1:]) for x in part.inputs.values()) for part in parts}
         if len(shapes) > 1:

@@ -25,16 +25,20 @@ class Exact:
 
     def logits(self, inputs: Mapping[str, Tensor], features: Collection[str]) -> Tensor:
         """Logits (B, K), in float64 where the model can do it; differentiable."""
-        if not self._tried:
-            self._tried = True
-            self._copy = self._doubled(inputs, features)
+        self.prepare(inputs, features)
         if self._copy is None:
             return logits_of(self._model, {name: x.float() for name, x in inputs.items()}, features)
         return logits_of(self._copy, _double(inputs), features)
 
+    def prepare(self, inputs: Mapping[str, Tensor], features: Collection[str]) -> None:
+        """Make the copy, if that has not been tried, and see on one clip whether it answers as the model does."""
+        if not self._tried:
+            self._tried = True
+            self._copy = self._doubled(inputs, features)
+
     @property
     def double(self) -> bool:
-        """Whether the outputs are in float64; known after the first call of `logits`."""
+        """Whether the outputs are in float64; known after `prepare`, or the first call of `logits`."""
         return self._copy is not None
 
     def _doubled(self, inputs: Mapping[str, Tensor], features: Collection[str]) -> nn.Module | None:

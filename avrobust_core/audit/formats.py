@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avrobust_core.attacking import AttackRun, attack_batch
-from avrobust_core.audit.checks import Check, not_applicable, shown
+from avrobust_core.audit.checks import Check, not_applicable
 from avrobust_core.audit.look import Look
 from avrobust_core.audit.meter import Meter
+from avrobust_core.naming import first_of
 
 ROUNDED_CLIPS, ROUNDED_FEWEST = 6, 4
 
@@ -78,7 +79,7 @@ def _rounded(
     return Check(
         check="rounding",
         status="failed" if failed else "passed",
-        message=f"{len(ids)} of {total} broken clips are right again ({shown(ids)}) once rounded to {formats}"
+        message=f"{len(ids)} of {total} broken clips are right again ({first_of(ids)}) once rounded to {formats}"
         if failed
         else f"{total - len(ids)} of {total} broken clips stay broken when rounded to {formats}",
         clips=ids,

@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.audit.case import Case, Standing
-from avrobust_core.audit.checks import Check, shown
+from avrobust_core.audit.checks import Check
 from avrobust_core.audit.drops import Drop
 from avrobust_core.audit.exact import Exact
 from avrobust_core.audit.meter import Meter
 from avrobust_core.audit.model_checks import Behaviour
 from avrobust_core.audit.probes import Ask
+from avrobust_core.naming import first_of
 from avrobust_core.victim import BoundVictim
 
 FEWEST_CLIPS = 2
@@ -39,7 +40,6 @@ class Probed:
         searched: broken by the random search.
         free: broken by the climb without a limit.
         steps, queries: of the climb, and of the search.
-        double: whether derivatives were taken in float64.
     """
 
     noise: dict[int, bool] = field(default_factory=dict)
@@ -55,7 +55,6 @@ class Probed:
     free: dict[int, bool] = field(default_factory=dict)
     steps: int = 0
     queries: int = 0
-    double: bool = True
 
 
 class Look:
@@ -105,7 +104,7 @@ class Look:
             check=check,
             status="failed" if drop.established else "passed",
             message=f"{what} {drop.broken} of {drop.probed} clips that every attack left robust"
-            + (f" ({shown(ids)})" if ids else "")
+            + (f" ({first_of(ids)})" if ids else "")
             + (
                 f": not {100 * drop.robust:.1f} % are robust but about {100 * drop.expected:.1f}, at most "
                 f"{100 * drop.at_most:.1f}"

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.audit.case import Case
-from avrobust_core.audit.checks import Check, not_applicable, shown
+from avrobust_core.audit.checks import Check, not_applicable
 from avrobust_core.audit.meter import Meter
 from avrobust_core.model import AVModel
+from avrobust_core.naming import first_of
 
 REPEATED_CLIPS = 8
 
@@ -93,7 +94,7 @@ def _repeated(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
         yield Check(
             check="randomness",
             status="failed",
-            message=f"the outputs of {len(ids)} of {count} clips differ {why} ({shown(ids)}), by up to "
+            message=f"the outputs of {len(ids)} of {count} clips differ {why} ({first_of(ids)}), by up to "
             f"{float(apart.max()):.2g} of the largest: the model draws at random or mixes the clips of a batch, and a "
             "clip counts as broken at one lucky draw, or as robust by luck",
             clips=ids,
@@ -112,8 +113,8 @@ def _loader(case: Case, positions: NDArray[np.int64], targets: Tensor, logits: T
     return Check(
         check="loader",
         status="failed" if ids else "passed",
-        message=f"read again, {len(ids)} of {len(positions)} clips have other targets or outputs ({shown(ids)}): the "
-        "loader shuffles, or changes clips at random"
+        message=f"read again, {len(ids)} of {len(positions)} clips have other targets or outputs ({first_of(ids)}): "
+        "the loader shuffles, or changes clips at random"
         if ids
         else f"{len(positions)} clips read again are as they were; what every attack read was compared, too",
         clips=ids,

@@ -135,10 +135,12 @@ def search(bound: BoundVictim, queries: int) -> Tensor:
     best, highest = dict(bound.clean), torch.full((count,), -torch.inf, device=bound.device)
     generators = bound.generators("audit/search")
     names = list(bound.balls)
+    part = bound
     for query in range(queries):
         if not len(alive):
             break
-        part = bound.select(alive)
+        if len(alive) < len(part):
+            part = bound.select(alive)
         share = FIRST_SHARE * (LAST_SHARE / FIRST_SHARE) ** (query / max(queries - 1, 1))
         chosen = names if query == 0 else [names[query % len(names)]]
         directions = {

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avrobust_core.audit.case import Case, Standing
-from avrobust_core.audit.checks import Check, not_applicable, shown
+from avrobust_core.audit.checks import Check, not_applicable
 from avrobust_core.border import answers
 from avrobust_core.budgets import Budget, Snr, ThreatModel
+from avrobust_core.naming import first_of
 from avrobust_core.randomness import derive_seed
 from avrobust_core.study.evaluation import Predictions
 from avrobust_core.study.results import Outcome
@@ -113,7 +114,7 @@ def budget(case: Case, standing: Standing) -> Iterator[Check]:
         yield Check(
             check="budget",
             status="failed" if ids else "passed",
-            message=f"{len(ids)} clips lie outside the radii ({shown(ids)})"
+            message=f"{len(ids)} clips lie outside the radii ({first_of(ids)})"
             if ids
             else "every perturbation, measured in float64, lies inside its radius and the bounds",
             clips=ids,
@@ -143,7 +144,7 @@ def comparisons(case: Case, standing: Standing) -> Iterator[Check]:
                     check=check,
                     status="failed" if failed else "passed",
                     message=f"{weak.attack}, {wording}, breaks {len(ids)} of {len(alone)} clips that {strong.attack} "
-                    f"leaves{f' ({shown(ids)})' if ids else ''}, and the reverse holds for {int(reverse.sum())}",
+                    f"leaves{f' ({first_of(ids)})' if ids else ''}, and the reverse holds for {int(reverse.sum())}",
                     attack=strong.attack,
                     threat=strong.threat,
                     clips=ids if failed else (),
@@ -232,7 +233,7 @@ def _nested(case: Case, check: str, large: Outcome, smaller: list[Outcome]) -> C
         check=check,
         status="failed" if len(ids) > max(TOLERATED_CLIPS, TOLERATED_SHARE * len(missed)) else "passed",
         message=f"{len(ids)} of {len(missed)} clips are broken under {names}"
-        f"{f' ({shown(ids)})' if ids else ''} and not under the larger {large.threat}: counted there too, "
+        f"{f' ({first_of(ids)})' if ids else ''} and not under the larger {large.threat}: counted there too, "
         f"{100 * corrected:.1f} % are robust, not {100 * robust:.1f}",
         attack=large.attack,
         threat=large.threat,

@@ -5,7 +5,8 @@ from typing import Any
 
 
 def verdict_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """An audit (as JSON data) in a line or two: what came out, what it cost, and what contradicts a number.
+    """An audit (as JSON data) in a line or two: what came out, what it cost (in a study by the clock, too), and what
+    contradicts a number.
 
     What failed is said by the caveats, with the clips and what to do about it.
     """
@@ -16,10 +17,11 @@ def verdict_lines(found: Mapping[str, Any]) -> Iterator[str]:
     count = {status: sum(check["status"] == status for check in checks) for status in ("passed", "failed")}
     names = dict.fromkeys(check["check"] for check in checks if check["status"] == "failed")
     left = len(checks) - count["passed"] - count["failed"]
+    clock = f", {found['seconds']:.1f} s beside their {found['attack_seconds']:.1f}" if "seconds" in found else ""
     yield (
         f"audit: {found['verdict']}: {count['passed']} checks passed, {count['failed']} failed"
         f"{' (' + ', '.join(names) + ')' if names else ''}, {left} not applicable; "
-        f"{found['passes']} passes, {100 * found['share']:.1f} % of the attacks' {found['attack_passes']}"
+        f"{found['passes']} passes, {100 * found['share']:.1f} % of the attacks' {found['attack_passes']}{clock}"
     )
     for each in found["contradictions"]:
         yield (

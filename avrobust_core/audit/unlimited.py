@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from avrobust_core.audit.checks import Check, not_applicable, shown
+from avrobust_core.audit.checks import Check, not_applicable
 from avrobust_core.audit.look import Look, asker, note
 from avrobust_core.audit.probes import climb
 from avrobust_core.budgets import Budget, ThreatModel
+from avrobust_core.naming import first_of
 
 FREE_CLIPS, FREE_FEWEST, FREE_LENGTHS = 8, 6, (0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0)
 """The climb without a limit: clips, at least so many of them, and its steps as shares of the whole range."""
@@ -46,7 +47,7 @@ def unbounded(look: Look) -> Iterator[Check]:
         check="unbounded",
         status="failed" if failed else "passed",
         message=f"without any limit but the bounds, {steps} gradient steps leave {len(ids)} of {count} clips as "
-        f"they were ({shown(ids)}), though another clip's inputs change their class"
+        f"they were ({first_of(ids)}), though another clip's inputs change their class"
         if failed
         else f"without a limit, {count - len(ids)} of {count} clips are broken in {steps} steps",
         clips=ids if failed else (),

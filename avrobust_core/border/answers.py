@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from avrobust_core.caveats import Caveat
 from avrobust_core.errors import AvrobustError, ModelError
 from avrobust_core.media import Task
+from avrobust_core.naming import clips_named
+from avrobust_core.plain_text import plain_text
 
 MARGIN_TOLERANCE = 1e-4
 """What two passes over one clip may differ by, as a share of the largest logit, or where all logits are below 1 as it
@@ -207,16 +209,6 @@ def refuse_unanswered(
     )
 
 
-def clips_named(ids: Sequence[str]) -> str:
-    """The first of some clips by name, and how many there are beside: "clip 3", "clips 3, 5, 8 and 2 more"."""
-    return f"{'clip' if len(ids) == 1 else 'clips'} {first_of(ids)}"
-
-
-def first_of(ids: Sequence[str]) -> str:
-    """The first of some clips, and how many there are beside: "3, 5, 8, 9, 12 and 2 more"."""
-    return f"{', '.join(ids[:5])}{f' and {len(ids) - 5} more' if len(ids) > 5 else ''}"
-
-
 def rounding(model: nn.Module, answered: Collection[torch.dtype], device: torch.device) -> float:
     """What two passes over the same clip may differ by, as a share of the largest logit; see `MARGIN_TOLERANCE`.
 
@@ -276,8 +268,7 @@ def _described(answer: object) -> str:
 
 def _failed(model: nn.Module, inputs: Mapping[str, Tensor], error: Exception) -> str:
     given = ", ".join(f"{name} {_described(x)}" for name, x in inputs.items())
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
-    reason = text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
+    reason = plain_text(error, _LONGEST_REASON)
     own = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {torch.float32}
     types = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in own))
     hint = f"; its parameters are {types}: let it cast its inputs, or make it float32 with .float()" if own else ""

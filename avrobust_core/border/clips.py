@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from avrobust_core.batches import Batch
-from avrobust_core.border.answers import clips_named
 from avrobust_core.errors import DataError
 from avrobust_core.media import Task
+from avrobust_core.naming import clips_named
 
 
 def as_batch(item: Any, number: int, position: int, task: Task) -> Batch:

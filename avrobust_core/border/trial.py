@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from avrobust_core.batches import Batch
-from avrobust_core.border.answers import clips_named, name_of
+from avrobust_core.border.answers import name_of
 from avrobust_core.errors import ModelError
+from avrobust_core.naming import clips_named
 
 TRIAL_CLIPS = 4
 """So many clips are tried."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from avrobust_core.naming import first_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -243,8 +245,10 @@ def _refuse_not_finite(values: "NDArray[Any]", path: Path, what: str) -> None:
         wrong = ~np.isfinite(values[start : start + size]).all(axis=1)
         broken += (np.flatnonzero(wrong) + start).tolist()
     if broken:
-        named = ", ".join(map(str, broken[:5])) + (", ..." if len(broken) > 5 else "")
-        _refuse(f"{path}: {what} are NaN or infinite in {len(broken)} of {len(values)} rows ({named}); leave those out")
+        _refuse(
+            f"{path}: {what} are NaN or infinite in {len(broken)} of {len(values)} rows "
+            f"({first_of(broken)}); leave those out"
+        )
 
 
 def _targets(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avrobust_core.naming import SHOWN, first_of
+
 if TYPE_CHECKING:
     from avrobust_core.registry import Registry
     from avrobust_core.spec.loading import LoadedSpec
@@ -87,10 +89,9 @@ def _closing_lines(result: dict[str, Any]) -> list[str]:
     if otherwise:
         entries = [entry for cell in otherwise for entry in cell["made_otherwise"]]
         differences = list(dict.fromkeys(difference for entry in entries for difference in entry["differences"]))
-        more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
         lines.append(
             f"{len(otherwise)} of {total} cells rest on what was made with other versions: "
-            f"{'; '.join(differences[:5])}{more}; lock.json says which"
+            f"{first_of(differences, '; ')}; lock.json says which"
         )
     if result["contradicted"]:
         lines.append(
@@ -110,8 +111,8 @@ def _closing_lines(result: dict[str, Any]) -> list[str]:
 
 
 def _some_clips(clips: Mapping[str, str]) -> str:
-    shown = "; ".join(f"{name} ({reason})" for name, reason in list(clips.items())[:5])
-    return shown + (f"; and {len(clips) - 5} more, all named in result.json" if len(clips) > 5 else "")
+    shown = first_of((f"{name} ({reason})" for name, reason in clips.items()), "; ")
+    return shown + (", all named in result.json" if len(clips) > SHOWN else "")
 
 
 def _plan(options: argparse.Namespace) -> int:

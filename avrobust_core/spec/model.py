@@ -160,8 +160,9 @@ class AuditSection(Section):
 
     clips: int = Field(default=64, ge=1, le=10**9)
     """Clips that each check may look at, chosen by a hash of their ids."""
-    share: float = Field(default=0.25, gt=0, le=1000)
-    """What it may cost: this share of the forward and backward passes that the attacks have cost."""
+    share: float = Field(default=0.2, gt=0, le=1000)
+    """What it may cost: this share of the forward and backward passes that the attacks have cost. A pass of the audit
+    takes a little longer than one of an attack, since its batches are smaller and a few are in float64."""
 
 
 class EngineSection(Section):

@@ -44,7 +44,7 @@ class Auditing:
         intervals: Intervals,
         label: str,
     ) -> dict[str, Any]:
-        """A cell's audit as JSON data: that which is kept, or a new one.
+        """A cell's audit as JSON data: that which is kept, or a new one; with the seconds that it and the attacks took.
 
         Args:
             cell: fitted and evaluated.
@@ -76,6 +76,8 @@ class Auditing:
             except BatchTimeout as error:
                 found = {"verdict": "not done", "reason": str(error)}
             found["seconds"] = round(time.perf_counter() - begun, 3)
+            attacked = {id(o.predictions): o.predictions for o in outcomes if (o.attack, o.threat) in runs}
+            found["attack_seconds"] = round(sum(predictions.seconds for predictions in attacked.values()), 3)
             if found["verdict"] in ("passed", "failed"):
                 write_record(path, found)
         process.fabric.barrier()

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -81,10 +81,3 @@ def limited(seconds: float | None, what: Callable[[], str], *, last_resort: bool
 
 def _message(seconds: float, what: Callable[[], str]) -> str:
     return f"{what()} took longer than the {seconds:g} s of engine.batch_timeout (null for no limit)"
-
-
-def clips_text(ids: Sequence[str], most: int = 3) -> str:
-    """The first clips of a batch, and how many more there are: "clips a, b, c and 5 more"."""
-    shown = ", ".join(ids[:most])
-    more = f" and {len(ids) - most} more" if len(ids) > most else ""
-    return f"clip{'s' if len(ids) > 1 else ''} {shown}{more}"

@@ -16,9 +16,9 @@ from avrobust_core.batches import Batch, Clip
 from avrobust_core.blame import NO_CLIPS_FAULT, sentence
 from avrobust_core.contracts import Dataset
 from avrobust_core.errors import AvrobustError, BatchTimeout, ClipError, DataError, DatasetFailure, RunError
+from avrobust_core.naming import clips_named, first_of
 from avrobust_core.plain_text import plain_text
 from avrobust_core.randomness import derive_seed
-from avrobust_core.study.deadline import clips_text
 from avrobust_core.suggest import did_you_mean
 
 
@@ -47,7 +47,7 @@ class Skipped:
         total = self._totals[split]
         allowed = self.dataset.max_unreadable
         if len(clips) > allowed * total:
-            first = "; ".join(f"{name}: {reason}" for name, reason in list(clips.items())[:5])
+            first = first_of((f"{name}: {reason}" for name, reason in clips.items()), "; ")
             raise DatasetFailure(
                 f"{len(clips)} of the {total} clips of split {split!r} cannot be read, more than the allowed share "
                 f"of {allowed:g} (max_unreadable): {first}"
@@ -320,7 +320,7 @@ def read_batches(
             # Each worker is given two batches ahead.
             waiting = [index for batch in batches[number : number + 2 * workers] for index in batch]
             known = [index for index in reader.reading.tolist() if index >= 0]
-            clips = clips_text([reader.ids[index] for index in known or waiting])
+            clips = clips_named([reader.ids[index] for index in known or waiting])
             raise RunError(
                 f"a process that reads split {split!r} died {'at' if known else 'before it had read'} {clips} "
                 f"({plain_text(error, 200)}): it was killed, perhaps for want of memory, or crashed; lower "

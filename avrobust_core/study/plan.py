@@ -9,6 +9,7 @@ from avrobust_core.budgets import ThreatModel
 from avrobust_core.contracts import Dataset
 from avrobust_core.errors import RunError
 from avrobust_core.fronts import directions, tilted
+from avrobust_core.naming import first_of
 from avrobust_core.spec.cells import AttackPlan, Cell, attacked_modalities, expand, modality_of
 from avrobust_core.study.building import Builder
 from avrobust_core.study.store import digest, read_json
@@ -176,7 +177,7 @@ def why_stale(cell: PlannedCell, root: Path) -> str:
                 nearest = changed
     if nearest is None:
         return "never run"
-    return "changed: " + "; ".join(nearest[:3]) + (f" and {len(nearest) - 3} more" if len(nearest) > 3 else "")
+    return "changed: " + first_of(nearest, "; ")
 
 
 def _header(path: Path) -> Mapping[str, Any] | None:

@@ -12,11 +12,12 @@ from lightning_fabric import Fabric
 
 from avrobust_core.batches import Batch
 from avrobust_core.model import AVModel
+from avrobust_core.naming import clips_named
 from avrobust_core.spec.model import Spec
 from avrobust_core.study import parts
 from avrobust_core.study.building import Builder, Part
 from avrobust_core.study.console import Monitor
-from avrobust_core.study.deadline import clips_text, limited
+from avrobust_core.study.deadline import limited
 from avrobust_core.study.loading import Selection, Skipped, read_batches, select
 from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.provenance import made_with
@@ -94,7 +95,7 @@ class Process:
             self.monitor.update(done, len(mine))
 
         def limit(step: str, ids: Sequence[str]) -> AbstractContextManager[None]:
-            return limited(self.spec.engine.batch_timeout, lambda: f"{label}: {step} ({clips_text(ids)})")
+            return limited(self.spec.engine.batch_timeout, lambda: f"{label}: {step} ({clips_named(ids)})")
 
         parts.carry_out(
             folder,

@@ -20,6 +20,7 @@ from avrobust_core.errors import ComponentError, RunError
 from avrobust_core.goals import Aim
 from avrobust_core.latents import Latents
 from avrobust_core.media import Task
+from avrobust_core.naming import first_of
 from avrobust_core.probing import Probe
 from avrobust_core.randomness import derive_seed
 from avrobust_core.spec.model import EvaluationSection
@@ -237,11 +238,11 @@ def _gradient_caveats(clean: Predictions, outcomes: Sequence[Outcome]) -> Iterat
             count, robust = int(unproven.sum()), int(survived.sum())
             if count <= NO_GRADIENT * len(clean.ids):
                 continue
-            first = ", ".join(clean.ids[i] for i in np.flatnonzero(unproven)[:3])
+            first = first_of(clean.ids[i] for i in np.flatnonzero(unproven))
             yield Caveat(
                 check="zero-gradient",
                 message=f"no gradient reached {name} for {count} of the {robust} clips counted as robust "
-                f"({100 * count / robust:.3g} %; {first}{', ...' if count > 3 else ''}): the model rounds, detaches or "
+                f"({100 * count / robust:.3g} %; {first}): the model rounds, detaches or "
                 f"ignores {name} there, or its loss is flat, so that {name} was not attacked; try an attack without "
                 "gradients, or one on a smooth stand-in for that step",
                 attack=outcome.attack,

@@ -22,11 +22,12 @@ from avrobust_core.checkpoints import torch_load
 from avrobust_core.contracts import Dataset
 from avrobust_core.errors import AvrobustError, DataError, RunError
 from avrobust_core.module_state import plain_state, take_state
+from avrobust_core.naming import clips_named
 from avrobust_core.objectives import classification_loss, correct
 from avrobust_core.plain_text import plain_text
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.spec.model import EngineSection, TrainingEntry
-from avrobust_core.study.deadline import clips_text, limited
+from avrobust_core.study.deadline import limited
 from avrobust_core.study.learning import Learner
 from avrobust_core.study.loading import (
     Selection,
@@ -207,7 +208,7 @@ class Fit:
 
     def _limited(self, epoch: int, batch: Batch) -> AbstractContextManager[None]:
         where = f"fitting: epoch {epoch + 1}, step {self.progress.step}"
-        return limited(self.engine.batch_timeout, lambda: f"{where} ({clips_text(batch.ids)})", last_resort=False)
+        return limited(self.engine.batch_timeout, lambda: f"{where} ({clips_named(batch.ids)})", last_resort=False)
 
     def _seed(self, seed: int) -> None:
         if self.fabric.device.type == "cpu":

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-SHOWN: Final = 5
-"""How many of one kind a remark names; the others are counted."""
+from avrobust_core import first_of
 
 _NUMBER: Final = re.compile(r"([+-]?[0-9]+)(\.0+)?")
 
@@ -104,7 +103,7 @@ def remarks(rows: Sequence[Row], files: Sequence[Hashable]) -> Iterator[str]:
     if groups:
         yield (
             "labels that differ in case, blanks, invisible characters or leading zeros alone are different classes "
-            f"(clips in brackets): {_some(groups)}"
+            f"(clips in brackets): {first_of(groups)}"
         )
     learned = by_split.get("train")
     for split, labels in by_split.items():
@@ -112,11 +111,11 @@ def remarks(rows: Sequence[Row], files: Sequence[Hashable]) -> Iterator[str]:
         if missing:
             yield (
                 f"{len(missing)} of the {len(labels)} classes of split {split!r} have no clip in 'train', so that none "
-                f"can be learned: {_some(missing)}"
+                f"can be learned: {first_of(missing)}"
             )
     if again:
         lines = [f"line {line} has that of line {earlier}" for line, earlier in again]
-        yield f"{len(again)} rows have a file that an earlier row has, and count again: {_some(lines)}"
+        yield f"{len(again)} rows have a file that an earlier row has, and count again: {first_of(lines)}"
 
 
 def copies(rows: Iterable[Row], contents: Iterable[str]) -> Iterator[str]:
@@ -133,7 +132,8 @@ def copies(rows: Iterable[Row], contents: Iterable[str]) -> Iterator[str]:
         if content and earlier.split != row.split:
             found.append(f"{row.path!r} in {row.split!r} and {earlier.path!r} in {earlier.split!r}")
     if found:
-        yield f"{len(found)} files are copies of one in another split, as if what is tested was learned: {_some(found)}"
+        copies = f"{len(found)} files are copies of one in another split"
+        yield f"{copies}, as if what is tested was learned: {first_of(found)}"
 
 
 def _file(path: str) -> Hashable:
@@ -155,8 +155,3 @@ def _look(label: str) -> str:
         return str(number)
     plain = unicodedata.normalize("NFKC", label).casefold()
     return " ".join("".join(c for c in plain if unicodedata.category(c) != "Cf").split())
-
-
-def _some(found: Sequence[str]) -> str:
-    more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return ", ".join(found[:SHOWN]) + more

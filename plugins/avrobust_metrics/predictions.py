@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from avrobust_core import AvrobustError, Subject
+from avrobust_core import AvrobustError, Subject, first_of
 
 
 def require_finite(metric: str, subject: Subject) -> None:
@@ -18,10 +18,9 @@ def require_finite(metric: str, subject: Subject) -> None:
     """
     broken = ~np.isfinite(subject.logits).all(axis=1)
     if broken.any():
-        names = [subject.ids[i] for i in np.flatnonzero(broken)[:5]]
-        more = f" and {broken.sum() - 5} more" if broken.sum() > 5 else ""
+        names = first_of(subject.ids[i] for i in np.flatnonzero(broken))
         raise AvrobustError(
-            f"metric {metric!r}: the model's logits are not finite for {', '.join(names)}{more}; "
+            f"metric {metric!r}: the model's logits are not finite for {names}; "
             "look at the model's training (did its loss become NaN?) or at these clips"
         )
 

@@ -86,7 +86,7 @@ def _comparable(result: Mapping[str, Any]) -> dict[str, Any]:
 
     def strip(data: Any) -> Any:
         if isinstance(data, dict):
-            dropped = {"seconds", "evaluation_seconds", "run", "reused"}
+            dropped = {"seconds", "attack_seconds", "evaluation_seconds", "run", "reused"}
             return {key: strip(value) for key, value in data.items() if key not in dropped}
         return [strip(item) for item in data] if isinstance(data, list) else data
 

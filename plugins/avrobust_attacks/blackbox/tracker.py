@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.losses import Loss
-from avrobust_core import AttackResult, AvrobustError, BoundVictim
+from avrobust_core import AttackResult, AvrobustError, BoundVictim, first_of
 
 SMALLEST_GAIN = 3e-6
 """A point is better if its loss is higher by more than this share of the spread of its logits: anything less may come
@@ -155,9 +155,8 @@ class Tracker:
 
     def _refuse_broken(self) -> None:
         names = [name for name, bad in zip(self.victim.ids, self._broken.tolist(), strict=True) if bad]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise AvrobustError(
-            f"the loss is not finite for {', '.join(names[:5])}{more}: a robustness measured there would mean "
+            f"the loss is not finite for {first_of(names)}: a robustness measured there would mean "
             "nothing; look for a division by 0 or a log of 0 in the model"
         )
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.losses import Loss, PerClipLoss
-from avrobust_core import AttackResult, AvrobustError, BoundVictim
+from avrobust_core import AttackResult, AvrobustError, BoundVictim, first_of
 
 
 class Keeper(ABC):
@@ -92,9 +92,8 @@ class Keeper(ABC):
     def _refuse_broken(self, broken: Tensor) -> None:
         if broken.any():
             names = [name for name, bad in zip(self.victim.ids, broken.tolist(), strict=True) if bad]
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise AvrobustError(
-                f"the loss or its gradient is not finite for {', '.join(names[:5])}{more}: a robustness measured "
+                f"the loss or its gradient is not finite for {first_of(names)}: a robustness measured "
                 "there would mean nothing; look for a division by 0, a log of 0 or a square root at 0 in the model"
             )
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.minimal.looks import found_again, surely
-from avrobust_core import AttackResult, AvrobustError, BoundVictim, Goal, Region
+from avrobust_core import AttackResult, AvrobustError, BoundVictim, Goal, Region, first_of
 
 SLACK = 4e-6
 """A success counts if the goal is passed by this share of the largest logit: batching moves the last bits, and a clip
@@ -257,9 +257,8 @@ class Search:
     def _refuse(self, broken: Tensor) -> None:
         if broken.any():
             names = [name for name, bad in zip(self.victim.ids, broken.tolist(), strict=True) if bad]
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise AvrobustError(
-                f"the loss or its gradient is not finite for {', '.join(names[:5])}{more}: a robustness measured "
+                f"the loss or its gradient is not finite for {first_of(names)}: a robustness measured "
                 "there would mean nothing; look for a division by 0, a log of 0 or a square root at 0 in the model"
             )
 

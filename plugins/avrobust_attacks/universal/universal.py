@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.losses import LOSSES
-from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Preparation, Region
+from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Preparation, Region, first_of
 
 Victims = Callable[[], Iterator[BoundVictim]]
 
@@ -233,4 +233,4 @@ def _refuse_broken(victim: BoundVictim, gradient: Tensor) -> None:
     broken = ~gradient.flatten(1).sum(dim=1).isfinite()
     if broken.any():
         names = [name for name, bad in zip(victim.ids, broken.tolist(), strict=True) if bad]
-        raise AvrobustError(f"the loss or its gradient is not finite for {', '.join(names[:5])}")
+        raise AvrobustError(f"the loss or its gradient is not finite for {first_of(names)}")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avrobust_core import AvrobustError, Latents, LayerKind, Measurement, Metric, Subject, Wanted
+from avrobust_core import AvrobustError, Latents, LayerKind, Measurement, Metric, Subject, Wanted, first_of
 from avrobust_geometry.configs import ConvexityConfig
 from avrobust_geometry.convexity.classified import Amounts, Classified, measure_segments
 from avrobust_geometry.convexity.graph import measure_graph
@@ -149,9 +149,8 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
 def _require_finite(subject: Subject) -> None:
     broken = np.flatnonzero(~np.isfinite(subject.logits).all(axis=1))
     if len(broken):
-        names = ", ".join(subject.ids[i] for i in broken[:5])
-        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+        names = first_of(subject.ids[i] for i in broken)
         raise AvrobustError(
-            f"metric 'convexity': the model's logits are not finite for {names}{more}; "
+            f"metric 'convexity': the model's logits are not finite for {names}; "
             "look at the model's training (did its loss become NaN?) or at these clips"
         )

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from avrobust_core import first_of
+
 BLOCK_BYTES = 1 << 26
 """What is read of a memory map at once: 64 MiB."""
 
@@ -183,10 +185,9 @@ class Rows:
             if not max(-low, high) * frame.scale < LARGEST / self.width:  # else there is nothing to look at closer
                 far += (~(frame.norms(block) < LARGEST)).nonzero().flatten().add(start).tolist()
         if far:
-            named = ", ".join(map(str, far[:5])) + (" and others" if len(far) > 5 else "")
             raise ValueError(
-                f"{name} has values too large to be squared, beside the spread of the other rows, in row {named}: "
-                "leave those rows out, or find out what made them"
+                f"{name} has values too large to be squared, beside the spread of the other rows, in row "
+                f"{first_of(far)}: leave those rows out, or find out what made them"
             )
 
     def _checked_mean(self, name: str) -> Tensor:

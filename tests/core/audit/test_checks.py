@@ -47,5 +47,7 @@ def test_the_verdict_says_what_failed_and_what_it_cost() -> None:
         "audit: failed: 0 checks passed, 1 failed (convergence), 0 not applicable; "
         "250 passes, 25.0 % of the attacks' 1000"
     )
+    (timed,) = verdict_lines(found(failed) | {"seconds": 1.24, "attack_seconds": 6.2})
+    assert timed == f"{line}, 1.2 s beside their 6.2"
     assert list(verdict_lines({"verdict": "off"})) == ["audit: off"]
     assert list(verdict_lines({"verdict": "not done", "reason": "planted"})) == ["audit: not done: planted"]
