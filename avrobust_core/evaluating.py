@@ -273,10 +273,10 @@ class _Reader:
         return self._readings.shuffled
 
     def batches(self) -> Iterator[Batch]:
-        """All batches, on the model's device; no tensor of them is the caller's."""
+        """All batches, on the model's device; their tensors may be the caller's."""
         for batch in self._readings.follow(self._given()):
             refuse_other_modalities(batch, self.first)
-            yield batch.copied(self.device)
+            yield batch.to(self.device)
 
     def predictions(self, victim: Victim, run: AttackRun | None) -> Predictions:
         """What is found for every clip, clean or attacked, in the order of the first reading."""
