@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=["pgd", "fmn"])
     parser.add_argument("--strength", type=float, default=1.0, help="of the randomness, as a multiple of `STRENGTH`")
     parser.add_argument("--clips", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
