@@ -1,11 +1,14 @@
 """The Python face: attack any module from a dict of modalities to logits, with verified results and intervals."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from avrobust_core.attacking import AttackRun, prepared, refuse_norms
@@ -232,7 +235,7 @@ def _case(
         run = AttackRun(outcome.attack, attack, threats[outcome.threat], aim, entry.factors)
         runs[outcome.attack, outcome.threat] = run
     clips = Clips(lambda _: read.batches(), read.device)
-    return Case(victim, clean, outcomes, runs, intervals, clips, read.batch_size)
+    return Case(victim, clean, outcomes, runs, intervals, clips, read.batch_size, read.alike(clean.ids))
 
 
 class _Reader:
@@ -257,6 +260,7 @@ class _Reader:
         self._task: Task = task
         self.device = device
         self._readings = Readings()
+        self._shapes: dict[str, tuple[torch.Size, ...]] = {}
         if isinstance(loader, Iterator):
             raise DataError("the loader is an iterator, which can be read only once: pass a list or a DataLoader")
         first = next(self._given(), None)
@@ -273,10 +277,18 @@ class _Reader:
         return self._readings.shuffled
 
     def batches(self) -> Iterator[Batch]:
-        """All batches, on the model's device; no tensor of them is the caller's."""
+        """All batches, on the model's device; their tensors may be the caller's."""
         for batch in self._readings.follow(self._given()):
             refuse_other_modalities(batch, self.first)
-            yield batch.copied(self.device)
+            self._shapes |= dict.fromkeys(
+                batch.ids, tuple(batch.inputs[name].shape[1:] for name in sorted(batch.inputs))
+            )
+            yield batch.to(self.device)
+
+    def alike(self, ids: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether each clip is of the shape that most of them have: (N,) bool."""
+        most, _ = Counter(self._shapes.values()).most_common(1)[0]
+        return np.array([self._shapes[clip] == most for clip in ids])
 
     def predictions(self, victim: Victim, run: AttackRun | None) -> Predictions:
         """What is found for every clip, clean or attacked, in the order of the first reading."""

@@ -48,8 +48,8 @@ def verify(
 
     Args:
         name: the attack's, for the error.
-        batch: what was attacked.
-        pristine: a copy of the batch's inputs from before the attack.
+        batch: what was attacked; no other tensors of it than these are given to the model.
+        pristine: the same inputs, apart from what model and attack were given.
         bound: the victim bound to `batch`, as given to the attack.
         result: what the attack returned.
         bounded: whether the result must lie inside the region; bounds and untouched modalities are checked anyway.
@@ -93,7 +93,7 @@ def verify(
             bound.ids,
             f"attack {name!r} left the shared l2 ball of {', '.join(bound.balls)} (by a factor of up to {worst:.6g})",
         )
-    logits = bound.victim.logits({**pristine, **result.inputs}, bound.features)
+    logits = bound.victim.logits({**batch.inputs, **result.inputs}, bound.features)
     # No comparison with NaN holds, so such a clip would pass for robust.
     refuse_non_finite(bound.victim.model, logits, bound.ids, result.inputs, state=f" as attack {name!r} left it")
     if bound.victim.samples == 1:  # of a model with randomness of its own, two passes may well disagree

@@ -32,8 +32,9 @@ def audit(case: Case, clips: int, share: float) -> dict[str, Any]:
         share: of the attacks' forward and backward passes, counted by clip.
 
     Returns:
-        As JSON data: `verdict` (passed or failed), `passes`, `attack_passes`, `share`, `checks`, and
-        `contradictions`: the robust accuracies that a probe contradicts by more than their intervals.
+        As JSON data: `verdict` (passed or failed), `passes`, `attack_passes`, `share`, `left_out` (how many clips are
+        of other shapes than most, and were not looked at), `checks`, and `contradictions`: the robust accuracies that a
+        probe contradicts by more than their intervals.
     """
     with case.victim.frozen():
         return _audited(case, clips, share)
@@ -61,6 +62,7 @@ def _audited(case: Case, clips: int, share: float) -> dict[str, Any]:
         "passes": meter.spent,
         "attack_passes": case.attack_passes,
         "share": meter.spent / case.attack_passes if case.attack_passes else 0.0,
+        "left_out": case.left_out,
         "checks": [check.to_json() for check in checks],
         "contradictions": contradictions,
     }

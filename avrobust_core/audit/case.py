@@ -28,6 +28,7 @@ class Case:
         intervals: how the results' intervals are made.
         read: from ids of clips to a batch of them, in that order, on the model's device.
         batch_size: clips per pass.
+        alike: (N,) bool: the clips that fit into one batch, of one shape; only they are read. None for all.
     """
 
     victim: Victim
@@ -37,11 +38,19 @@ class Case:
     intervals: Intervals
     read: Callable[[Sequence[str]], Batch]
     batch_size: int
+    alike: NDArray[np.bool_] | None = None
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """The positions of all clips by a hash of their ids: every check takes the first that suit it."""
-        return np.array(sorted(range(len(self.clean.ids)), key=lambda i: derive_seed("audit", self.clean.ids[i])))
+        """The positions of the clips that are alike, by a hash of their ids: checks take the first that suit them."""
+        order = sorted(range(len(self.clean.ids)), key=lambda i: derive_seed("audit", self.clean.ids[i]))
+        found = np.array(order, dtype=np.int64)
+        return found if self.alike is None else found[self.alike[found]]
+
+    @property
+    def left_out(self) -> int:
+        """How many clips are not read, since they are of other shapes."""
+        return len(self.clean.ids) - len(self.order)
 
     def first(self, suited: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
         """The positions of the first `count` clips, in the order of the hash, that are suited."""

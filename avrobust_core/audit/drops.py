@@ -19,20 +19,22 @@ class Drop:
 
     Attributes:
         robust: the robust accuracy that the attack has left.
-        survivors: how many clips that is.
+        survivors: how many clips that is, of those that a probe can be put to.
         probed: how many of them, chosen by a hash of their ids, were probed.
         broken: how many of those the probe broke.
+        unseen: how many more are left robust, of other shapes: nothing is known of them, and they count as robust.
     """
 
     robust: float
     survivors: int
     probed: int
     broken: int
+    unseen: int = 0
 
     @property
     def share(self) -> float:
         """The share of the survivors that the probe breaks: an estimate, if it has not seen all of them."""
-        return self.broken / self.probed if self.probed else 0.0
+        return self._of_all(self.broken / self.probed) if self.probed else 0.0
 
     @property
     def certain(self) -> float:
@@ -44,7 +46,12 @@ class Drop:
         from scipy.stats import beta
 
         low = float(beta.ppf((1 - CONFIDENCE) / 2, self.broken, self.probed - self.broken + 1))
-        return max(low, self.broken / self.survivors)  # those that broke are broken, whatever the others do
+        # Those that broke are broken, whatever the others do.
+        return self._of_all(max(low, self.broken / self.survivors))
+
+    def _of_all(self, share: float) -> float:
+        """From a share of those that a probe can be put to."""
+        return share * self.survivors / (self.survivors + self.unseen)
 
     @property
     def expected(self) -> float:

@@ -94,7 +94,9 @@ class Look:
         return count >= max(min(FEWEST_CLIPS, len(self.survivors)), share * len(seen)) and count > 0
 
     def tally(self, seen: Mapping[int, bool]) -> Drop:
-        return Drop(self.standing.robust, int(self.standing.survived.sum()), len(seen), sum(seen.values()))
+        survivors = int(self.standing.survived.sum())
+        unseen = survivors - int(self.standing.survived[self.case.order].sum())
+        return Drop(self.standing.robust, survivors - unseen, len(seen), sum(seen.values()), unseen)
 
     def drop(self, check: str, seen: Mapping[int, bool], what: str) -> Check:
         drop = self.tally(seen)

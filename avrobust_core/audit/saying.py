@@ -23,6 +23,8 @@ def verdict_lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"{' (' + ', '.join(names) + ')' if names else ''}, {left} not applicable; "
         f"{found['passes']} passes, {100 * found['share']:.1f} % of the attacks' {found['attack_passes']}{clock}"
     )
+    if found.get("left_out"):
+        yield f"audit: {found['left_out']} clips of other shapes than most were not looked at"
     for each in found["contradictions"]:
         yield (
             f"audit: the robust accuracy under {each['threat']} is contradicted: {100 * each['robust_accuracy']:.1f} % "

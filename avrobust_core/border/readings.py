@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.batches import Batch
-from avrobust_core.errors import DataError
+from avrobust_core.errors import DataError, RunError
 
 TARGETS = "targets"
 """What the checksums of targets are called, beside those of modalities."""
@@ -30,31 +30,59 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and (torch.equal(a, b) or torch.equal(_bytes(a), _bytes(b)))
 
 
-def refuse_other_readings(
-    ids: Sequence[str], first: Mapping[str, NDArray[Any]], again: Mapping[str, NDArray[Any]], label: str
-) -> None:
-    """Refuse results of two readings of a data set if a clip was not the same in both.
+class FirstReading:
+    """How the clips of a data set were read for the clean predictions: each must be the same when it is read again.
 
     Args:
-        ids: the clips, in the order of both.
-        first: checksums by name, each (N,).
-        again: of the other reading; names that only one of them has are left aside.
-        label: what was read the second time, for the error.
-
-    Raises:
-        DataError: names the first clip, and says what is not the same.
+        ids: the clips that could be read.
+        checksums: by name, each (N,); see `checksums`.
     """
-    names = [name for name in first if name in again]
-    differs = np.array([np.asarray(first[name]) != np.asarray(again[name]) for name in names])
-    if not differs.any():
-        return
-    position = int(np.flatnonzero(differs.any(axis=0))[0])
-    what = " and ".join(sorted(name for name, found in zip(names, differs, strict=True) if found[position]))
-    raise DataError(
-        f"{label}: clip {ids[position]} was read with other {what} than for the clean predictions "
-        f"({int(differs.any(axis=0).sum())} of {len(ids)} clips differ): the data set's `read` must give the same each "
-        "time, without random transforms; mend it, or, if files have changed, run the study in a new folder"
-    )
+
+    def __init__(self, ids: Sequence[str], checksums: Mapping[str, NDArray[Any]]) -> None:
+        self._rows = {clip: row for row, clip in enumerate(ids)}
+        self._checksums = checksums
+
+    def compare(
+        self, asked: Sequence[str], ids: Sequence[str], found: Mapping[str, NDArray[Any] | Tensor], label: str
+    ) -> None:
+        """Refuse clips that are not what they were, or were not there, or no longer are.
+
+        Args:
+            asked: the clips that were to be read, in order.
+            ids: those that could be.
+            found: their checksums by name, each (len(ids),); names that only one of the readings has are left aside.
+            label: what they are read for, for the error.
+
+        Raises:
+            RunError: if others could be read than before; names the first.
+            DataError: if a clip was read otherwise; names the first, and says what is not the same.
+        """
+        there = set(ids)
+        gone = next((clip for clip in asked if clip in self._rows and clip not in there), None)
+        new = next((clip for clip in ids if clip not in self._rows), None)
+        if gone is not None:
+            raise RunError(
+                f"{label}: clip {gone} could be read for the clean predictions, and no longer: run again when it can "
+                "be, or delete the cell's folder `evaluations` to do without it"
+            )
+        if new is not None:
+            raise RunError(
+                f"{label}: clip {new} could not be read for the clean predictions, and now can: delete the cell's "
+                "folder `evaluations` and run again"
+            )
+        rows = [self._rows[clip] for clip in ids]
+        names = [name for name in self._checksums if name in found]
+        differs = np.array([self._checksums[name][rows] != np.asarray(found[name]) for name in names])
+        if not differs.any():
+            return
+        position = int(np.flatnonzero(differs.any(axis=0))[0])
+        what = " and ".join(sorted(name for name, other in zip(names, differs, strict=True) if other[position]))
+        raise DataError(
+            f"{label}: clip {ids[position]} was read with other {what} than for the clean predictions "
+            f"({int(differs.any(axis=0).sum())} of the {len(ids)} clips compared differ): the data set's `read` must "
+            "give the same each time, without random transforms; mend it, or, if files have changed, run the study in "
+            "a new folder"
+        )
 
 
 class Readings:

@@ -100,6 +100,7 @@ class _Composer:
         self._source = source
         self._prefix = prefix
         self._lines = _LINE_BREAK.split(text)
+        self._lines[0] = prefix + self._lines[0]  # here, once: every node's place holds on to its line
         self._problems: list[Problem] = []
         self._anchors: dict[str, tuple[Node, int] | None] = {}  # None while the anchored node is being read
         self._count = 0
@@ -246,7 +247,7 @@ class _Composer:
     def _place_at(self, line: int, column: int) -> Place:
         text = self._lines[line] if line < len(self._lines) else ""
         if line == 0:
-            text, column = self._prefix + text, column + len(self._prefix)
+            column += len(self._prefix)
         return Place(self._source, line + 1, column + 1, text)
 
     def _note(self, place: Place, message: str, hint: str = "") -> None:

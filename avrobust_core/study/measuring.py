@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_core.border.readings import refuse_other_readings
+from avrobust_core.border.readings import FirstReading
 from avrobust_core.contracts import Dataset, Metric
 from avrobust_core.errors import ComponentError, DataError, RunError
 from avrobust_core.latents import Latents, LayerKind
@@ -258,7 +258,8 @@ class Measuring:
             )
         if own is not None:
             read_as = embedding.checksums(self._folder(cell, process.selection.split)[0])
-            refuse_other_readings(own.ids, predictions.checksums, read_as, f"{label}: embeddings")
+            clean = FirstReading(predictions.ids, predictions.checksums)
+            clean.compare(own.ids, own.ids, read_as, f"{label}: embeddings")
         if task.metric.probes or asked:
             process.monitor.say(f"{label}: {task.part.offer.component.name}")
         probe = None

@@ -45,6 +45,10 @@ Limit = Callable[[str, Sequence[str]], AbstractContextManager[None]]
 """From what is done ("reading batch 3") and the clips that it is done with, to what ends it when it takes too long."""
 
 
+Compare = Callable[[Sequence[str], Sequence[str], Mapping[str, Tensor]], None]
+"""From the clips that a batch was to have, those that could be read, and their checksums, to an error if it must be."""
+
+
 def no_limit(step: str, ids: Sequence[str]) -> AbstractContextManager[None]:
     """As long as it takes."""
     return nullcontext()
@@ -99,6 +103,7 @@ def carry_out(
     tick: Tick,
     constant: Callable[[], dict[str, str]] = dict,
     limit: Limit = no_limit,
+    compare: Compare | None = None,
 ) -> None:
     """Do the work for the clips that no part in `folder` holds yet, writing parts of whole batches as time goes by.
 
@@ -114,6 +119,7 @@ def carry_out(
         tick: told of progress.
         constant: the clips so far that have one value throughout, and in which modality.
         limit: on the time that a batch may take.
+        compare: looks at what was read before anything is done with it.
     """
     _remove_damaged(folder)
     done = {clip_id for path in paths(folder) for clip_id in (*ids_in(path), *skipped_in(path))}
@@ -128,11 +134,13 @@ def carry_out(
         ids = left.ids[(number - 1) * batch_size :][: len(chunk)]
         with limit(f"reading batch {number} of {len(chunks)}", ids):
             batch = next(batches)
+            read_as = {} if batch is None else checksums(batch)  # before it is moved: they are computed on the CPU
+        if compare is not None:
+            compare(ids, () if batch is None else batch.ids, read_as)
         if batch is not None:
             with limit(f"batch {number} of {len(chunks)}", batch.ids):
-                read_as = checksum_columns(batch)  # before it is moved: they are computed on the CPU
                 batch = batch.to(device)
-                tables.append(to_table(batch, {**work_on(batch), **read_as}))
+                tables.append(to_table(batch, {**work_on(batch), **_columns(read_as)}))
         tick(len(chunk))
         now = time.monotonic()
         full = sum(table.nbytes for table in tables) > PART_BYTES
@@ -222,11 +230,6 @@ def to_table(batch: Batch, columns: Columns) -> pa.Table:
     )
 
 
-def checksum_columns(batch: Batch) -> Columns:
-    """Of what was read: results of several readings are set side by side only if they are of the same clips."""
-    return {f"{CHECKSUM}{name}": found for name, found in checksums(batch).items()}
-
-
 def checksums_in(table: pa.Table) -> dict[str, NDArray[np.int64]]:
     """The checksums of a table, by modality and for the targets, each (N,)."""
     names = [name for name in table.column_names if name.startswith(CHECKSUM)]
@@ -249,6 +252,11 @@ def from_column(column: pa.ChunkedArray) -> NDArray[Any]:
         widths.append(flat.type.list_size)
         flat = flat.flatten()
     return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(column), *widths)
+
+
+def _columns(read_as: Columns) -> Columns:
+    """Checksums as columns: results of several readings are set side by side only if they are of the same clips."""
+    return {f"{CHECKSUM}{name}": found for name, found in read_as.items()}
 
 
 def _metadata(path: Path) -> dict[bytes, bytes]:

@@ -8,6 +8,7 @@ from typing import Any
 from avrobust_core.attacking import AttackRun, prepared
 from avrobust_core.batches import Batch
 from avrobust_core.blame import sentence
+from avrobust_core.border.readings import FirstReading, checksums
 from avrobust_core.contracts import Attack
 from avrobust_core.errors import RunError
 from avrobust_core.goals import Aim
@@ -56,13 +57,14 @@ class Predicting:
             if evaluation.attack is None:
                 found[folder] = self._evaluate(cell, evaluation, weights, label)
                 continue
+            clean = found[cell.evaluations[0].folder]
             where = f"{label}: {evaluation.label}"
             if folder not in found and folder not in failed:
                 with recorded(
                     partial(failed.__setitem__, folder), alone=self.process.fabric.world_size == 1, label=where
                 ):
-                    predictions = self._evaluate(cell, evaluation, weights, label)
-                    same_clips(found[cell.evaluations[0].folder], predictions, evaluation.label)
+                    predictions = self._evaluate(cell, evaluation, weights, label, clean)
+                    same_clips(clean, predictions, evaluation.label)  # what an earlier run has left, too
                     found[folder] = predictions
             if folder in failed:
                 self.process.monitor.say(f"{where} failed: {failed[folder]['message']}")
@@ -72,7 +74,12 @@ class Predicting:
         return found
 
     def _evaluate(
-        self, cell: PlannedCell, evaluation: PlannedEvaluation, weights: str | None, label: str
+        self,
+        cell: PlannedCell,
+        evaluation: PlannedEvaluation,
+        weights: str | None,
+        label: str,
+        clean: Predictions | None = None,
     ) -> Predictions:
         record_path, predictions_path = evaluation.folder / "record.json", evaluation.folder / evaluating.PREDICTIONS
         kept = self._kept(evaluation, weights, label)
@@ -83,7 +90,7 @@ class Predicting:
         if self.process.fabric.is_global_zero:
             self.process.monitor.say(f"{label}: {evaluation.label}")
         with self.process.monitor.task(f"{label}: {evaluation.label}"):
-            self._predict(cell, evaluation)
+            self._predict(cell, evaluation, None if clean is None else FirstReading(clean.ids, clean.checksums))
         self.process.fabric.barrier()
         if self.process.fabric.is_global_zero:
             predictions, skipped = evaluating.collect(evaluation.folder, self.process.selection)
@@ -126,7 +133,7 @@ class Predicting:
             return None
         return predictions
 
-    def _predict(self, cell: PlannedCell, evaluation: PlannedEvaluation) -> None:
+    def _predict(self, cell: PlannedCell, evaluation: PlannedEvaluation, first: FirstReading | None) -> None:
         section = self.process.spec.evaluation
         victim = Victim(
             self.process.model(cell),
@@ -138,13 +145,14 @@ class Predicting:
         )
         run = self._run(evaluation)
         if run is not None:
-            run = self._prepared(victim, run)
+            run = self._prepared(victim, run, first)
         with victim.frozen():
             self.process.in_parts(
                 evaluation.folder,
                 self.process.selection,
                 lambda batch: evaluating.evaluate_batch(victim, batch, run),
                 evaluation.label,
+                first,
             )
 
     def runs(self, cell: PlannedCell) -> dict[tuple[str, str], AttackRun]:
@@ -160,20 +168,24 @@ class Predicting:
         factors = self.process.spec.attacks[name].factors
         return AttackRun(name, self.attacks[name], evaluation.applied, self.aim(name), factors)
 
-    def _prepared(self, victim: Victim, run: AttackRun) -> AttackRun:
+    def _prepared(self, victim: Victim, run: AttackRun, first: FirstReading | None) -> AttackRun:
         """The run with its attack shown the clips that it must see first; in every process all of them, in order."""
         preparation = run.attack.preparation
         if preparation is None:
             return run
         section = self.process.spec.evaluation
         split = preparation.split or section.split
-        clips = self.process.selection if split == section.split else select(self.process.dataset, split)
+        evaluated = split == section.split
+        clips = self.process.selection if evaluated else select(self.process.dataset, split)
         skipped = Skipped(self.process.dataset)
 
         def batches() -> Iterator[Batch]:
             for batch in self.process.read(split, clips.chunks(preparation.batch_size), skipped):
-                if batch is not None:
-                    yield batch.to(self.process.fabric.device)
+                if batch is None:
+                    continue
+                if evaluated and first is not None:
+                    first.compare(batch.ids, batch.ids, checksums(batch), run.name)
+                yield batch.to(self.process.fabric.device)
 
         timeout = self.process.spec.engine.batch_timeout
         if timeout is not None:

@@ -4,6 +4,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from avrobust_core.batches import Batch
+from avrobust_core.border.readings import FirstReading
 from avrobust_core.model import AVModel
 from avrobust_core.naming import clips_named
 from avrobust_core.spec.model import Spec
@@ -79,10 +81,18 @@ class Process:
         """Free the memory that models take."""
         self._models.clear()
 
-    def in_parts(self, folder: Path, selection: Selection, work: parts.Work, label: str) -> None:
+    def in_parts(
+        self,
+        folder: Path,
+        selection: Selection,
+        work: parts.Work,
+        label: str,
+        first_reading: FirstReading | None = None,
+    ) -> None:
         """This process's share of some work on clips; what earlier runs left is not done again.
 
         Raises:
+            DataError: if a batch is not what it was at the first reading; then nothing has been done with it.
             BatchTimeout: if a batch takes longer than `engine.batch_timeout`; names the work by its label.
         """
         mine = selection.share(self.fabric.global_rank, self.fabric.world_size)
@@ -109,6 +119,7 @@ class Process:
             tick=tick,
             constant=lambda: dict(skipped.constant.get(mine.split, {})),
             limit=limit,
+            compare=None if first_reading is None else partial(first_reading.compare, label=label),
         )
 
     def read(self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped) -> Iterator[Batch | None]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from avrobust_core.border.answers import probability_caveats
-from avrobust_core.border.readings import refuse_other_readings
+from avrobust_core.border.readings import FirstReading
 from avrobust_core.caveats import Caveat
 from avrobust_core.contracts import Dataset, Measurement, Subject
 from avrobust_core.errors import ComponentError, RunError
@@ -388,4 +388,4 @@ def same_clips(clean: Predictions, other: Predictions, label: str) -> None:
             f"{label}: its predictions hold other clips than the clean ones, since some could be read at one time and "
             "not at another; delete the cell's folder `evaluations` and run again"
         )
-    refuse_other_readings(clean.ids, clean.checksums, other.checksums, label)
+    FirstReading(clean.ids, clean.checksums).compare(clean.ids, other.ids, other.checksums, label)

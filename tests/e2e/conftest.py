@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+MODELS = {
+    "audio-only": "{encoders: [audio]}",
+    "concat": "{encoders: [audio, video], fusion: concat}",
+}
+
 TINY = """\
-version: 1
-name: tiny
-data: {use: toy-av, with: {classes: 3, train: 48, val: 12, test: 24}}
-encoders:
-  audio: {use: cnn, with: {channels: [4, 8]}}
-  video: slowfast-tiny
-models:
-  audio-only: {encoders: [audio]}
-  concat: {encoders: [audio, video], fusion: concat}
 training:
   standard: {epochs: 2, batch_size: 16}
 threats:
@@ -38,10 +34,16 @@ engine: {batch_size: 8}
 
 
 @pytest.fixture(scope="session")
+def small_spec() -> Callable[..., str]:
+    """From the rest of a study's spec to the whole: a small data set, its encoders and its models stand before it."""
+    return _small_spec
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a tiny study."""
     path = tmp_path_factory.mktemp("spec") / "tiny.yaml"
-    path.write_text(TINY)
+    path.write_text(_small_spec(TINY, name="tiny"))
     return path
 
 
@@ -79,6 +81,24 @@ def comparable() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 def last_json() -> Callable[[str], dict[str, Any]]:
     """From a command's output to the JSON object on its last line."""
     return _last_json
+
+
+def _small_spec(rest: str, *, name: str, models: Sequence[str] = tuple(MODELS), **data: float) -> str:
+    """A spec of the models named in `MODELS`; `data` overrides the data set's own fields."""
+    fields = {"classes": 3, "train": 48, "val": 12, "test": 24} | data
+    return "\n".join(
+        [
+            "version: 1",
+            f"name: {name}",
+            f"data: {{use: toy-av, with: {json.dumps(fields)}}}",
+            "encoders:",
+            "  audio: {use: cnn, with: {channels: [4, 8]}}",
+            "  video: slowfast-tiny",
+            "models:",
+            *(f"  {model}: {MODELS[model]}" for model in models),
+            rest,
+        ]
+    )
 
 
 def _comparable(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,15 +6,6 @@ import pyarrow.parquet as pq
 import pytest
 
 SUITE = """\
-version: 1
-name: suite
-data: {use: toy-av, with: {classes: 4, labels_per_clip: LABELS, train: 48, val: 12, test: 24}}
-encoders:
-  audio: {use: cnn, with: {channels: [4, 8]}}
-  video: slowfast-tiny
-models:
-  audio-only: {encoders: [audio]}
-  concat: {encoders: [audio, video], fusion: concat}
 training:
   standard: {epochs: 2, batch_size: 16}
 threats:
@@ -42,10 +33,10 @@ engine: {batch_size: 8}
     params=[pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)],
     ids=["single-label", "multi-label"],
 )
-def ran(request, tmp_path_factory, run_command):
+def ran(request, tmp_path_factory, run_command, small_spec):
     folder = tmp_path_factory.mktemp("suite")
     spec = folder / "suite.yaml"
-    spec.write_text(SUITE.replace("LABELS", str(request.param)))
+    spec.write_text(small_spec(SUITE, name="suite", classes=4, labels_per_clip=request.param))
     return run_command("run", spec, "--out", folder / "out", "--json"), folder / "out", spec
 
 

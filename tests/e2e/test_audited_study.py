@@ -8,17 +8,8 @@ import pytest
 from avrobust_core.cli import main
 from avrobust_core.cli.run import CONTRADICTED
 
+DATA = {"train": 12, "val": 0, "test": 120, "sample_rate": 4000, "seconds": 0.5, "frames": 8, "size": 32}
 SPEC = """\
-version: 1
-name: audited
-data:
-  use: toy-av
-  with: {classes: 3, train: 12, val: 0, test: 120, sample_rate: 4000, seconds: 0.5, frames: 8, size: 32}
-encoders:
-  audio: {use: cnn, with: {channels: [4, 8]}}
-  video: slowfast-tiny
-models:
-  concat: {encoders: [audio, video], fusion: concat}
 training:
   none: {epochs: 0}
 threats:
@@ -31,9 +22,9 @@ engine: {batch_size: 16}
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spec(tmp_path_factory: pytest.TempPathFactory, small_spec) -> Path:
     path = tmp_path_factory.mktemp("audited") / "spec.yaml"
-    path.write_text(SPEC)
+    path.write_text(small_spec(SPEC, name="audited", models=["concat"], **DATA))
     return path
 
 

@@ -1,7 +1,7 @@
 """On a GPU: the same models say the same, every attack is verified there, and every regime trains there and resumes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +61,16 @@ def clean_margins(out: Path) -> np.ndarray:
     return np.array([row["margin"] for row in sorted(rows, key=lambda row: row["id"]) if row["attack"] is None])
 
 
-def spec(training: Mapping[str, str], rest: str) -> str:
-    regimes = "\n".join(f"  {name}: {{epochs: 3, batch_size: 16, augment: {text}}}" for name, text in training.items())
-    return f"""
-version: 1
-name: cuda
-data: {{use: toy-av, with: {{classes: 3, train: 48, val: 12, test: 24, size: 16, frames: 4}}}}
-encoders:
-  audio: {{use: cnn, with: {{channels: [4, 8]}}}}
-  video: slowfast-tiny
-models:
-  concat: {{encoders: [audio, video], fusion: concat}}
-training:
-{regimes}
-evaluation: {{resamples: 200}}
-{rest}"""
+@pytest.fixture
+def spec(small_spec: Callable[..., str]) -> Callable[[Mapping[str, str], str], str]:
+    """From regimes' augmentations and the rest to a spec."""
+
+    def make(training: Mapping[str, str], rest: str) -> str:
+        regimes = [f"  {name}: {{epochs: 3, batch_size: 16, augment: {text}}}" for name, text in training.items()]
+        lines = ["training:", *regimes, "evaluation: {resamples: 200}", rest]
+        return small_spec("\n".join(lines), name="cuda", models=["concat"], size=16, frames=4)
+
+    return make
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,7 +82,7 @@ def _exact() -> Any:
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags
 
 
-def test_a_model_says_the_same_on_both_and_every_attack_keeps_its_threat(tmp_path: Path) -> None:
+def test_a_model_says_the_same_on_both_and_every_attack_keeps_its_threat(tmp_path: Path, spec) -> None:
     text = spec({"standard": "[]"}, ATTACKS)
     here, fitted = run(tmp_path, text, "cpu", "engine.accelerator=cpu")
     weights = next(fitted.glob("cells/*/model.safetensors"))
@@ -111,7 +106,7 @@ def test_a_model_says_the_same_on_both_and_every_attack_keeps_its_threat(tmp_pat
 
 
 @pytest.mark.parametrize("name", list(REGIMES))
-def test_every_regime_trains_on_a_gpu(tmp_path: Path, name: str) -> None:
+def test_every_regime_trains_on_a_gpu(tmp_path: Path, name: str, spec) -> None:
     result, _ = run(tmp_path, spec({name: REGIMES[name]}, "metrics: [accuracy]"), name, "engine.accelerator=cuda")
     (cell,) = result["cells"]
     assert "error" not in cell, json.dumps(cell)
@@ -119,7 +114,7 @@ def test_every_regime_trains_on_a_gpu(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
-def test_half_precision_trains_and_attacks(tmp_path: Path, precision: str) -> None:
+def test_half_precision_trains_and_attacks(tmp_path: Path, precision: str, spec) -> None:
     text = spec({"free-at": REGIMES["free-at"]}, ATTACKS)
     result, _ = run(
         tmp_path,

@@ -183,6 +183,8 @@ def test_a_drop_is_established_by_what_is_certain_alone():
     assert whole.at_most == pytest.approx(0.3), "all survivors were seen: nothing is left to chance"
     assert whole.contradicts(0.4)
     assert not whole.contradicts(0.25)
+    part = Drop(robust=0.5, survivors=60, probed=60, broken=30, unseen=40)
+    assert part.at_most == part.expected == pytest.approx(0.35), "those of other shapes count as robust"
 
 
 def test_what_is_certain_holds_in_99_of_100_samples():

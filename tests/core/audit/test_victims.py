@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import avrobust_core
 from avrobust_core import Attack, AttackResult, Registry
+from avrobust_core.audit.saying import verdict_lines
 from avrobust_core.audit.stand_in import StraightThrough
 from avrobust_core.errors import DataError, ModelError
 
@@ -32,7 +33,7 @@ class Sound(nn.Module):
 
     def means(self, inputs: dict[str, Tensor]) -> Tensor:
         audio, video = inputs["audio"], inputs["video"]
-        return torch.cat([audio.reshape(len(audio), 4, 50).mean(2), video.mean((2, 3, 4))], dim=1)
+        return torch.cat([audio.reshape(len(audio), 4, -1).mean(2), video.mean((2, 3, 4))], dim=1)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.out(torch.tanh(self.hidden(4 * self.means(inputs))))
@@ -161,6 +162,18 @@ def judged(model: nn.Module, attack: Any = PGD, threats: Any = None, **options: 
     return found.summary
 
 
+def judged_in_two_lengths(model: nn.Module) -> dict[str, Any]:
+    """The same of the hundred clips in batches of 20, of which the second and the fourth are a fifth shorter."""
+    inputs, targets = clips(CLIPS, seed=0)
+    loader = []
+    for start in range(0, CLIPS, 20):
+        audio = inputs["audio"][start : start + 20]
+        if start % 40:
+            audio = audio.reshape(20, 4, 50)[..., :40].reshape(20, 1, 160)
+        loader.append(({"audio": audio, "video": inputs["video"][start : start + 20]}, targets[start : start + 20]))
+    return avrobust_core.evaluate(model, loader, attacks={"attack": PGD}, threats={"both": BOTH}, bounds=BOUNDS).summary
+
+
 def failed(summary: dict[str, Any]) -> dict[str, set[str | None]]:
     """The checks that failed, with the modalities that they name."""
     found: dict[str, set[str | None]] = {}
@@ -190,6 +203,17 @@ def test_a_sound_model_passes(sound: Sound) -> None:
     assert not summary["audit"]["contradictions"]
     assert not summary["caveats"]
     assert 0.1 < summary["robust_accuracy"]["attack"]["both"]["value"] < 0.9, "else there is nothing to probe"
+
+
+def test_of_clips_of_several_shapes_those_of_the_commonest_are_looked_at(sound: Sound) -> None:
+    summary = judged_in_two_lengths(sound)
+    assert (summary["audit"]["verdict"], summary["audit"]["left_out"], failed(summary)) == ("passed", 40, {})
+    wrong = judged_in_two_lengths(Around(sound, only("audio", lambda x: x.detach())))
+    assert failed(wrong)["zero-gradient"] == {"audio"}
+    longer = {str(i) for i in range(CLIPS) if i // 20 % 2 == 0}
+    for check in wrong["audit"]["checks"]:
+        assert check["check"] == "zero-gradient" or longer >= set(check["clips"]), check
+    assert "audit: 40 clips of other shapes than most were not looked at" in [*verdict_lines(wrong["audit"])]
 
 
 @pytest.mark.parametrize("name", VICTIMS)

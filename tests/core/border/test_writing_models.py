@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from avrobust_core import DataError, ModelError
+from avrobust_core import Attack, AttackResult, DataError, ModelError
 
 
 def clamps(z, x):
@@ -96,3 +97,34 @@ def test_what_is_nan_cannot_be_attacked(net, batches, attack):
         for value in (torch.nan, torch.inf):
             with pytest.raises(DataError, match="attacks video, but its values are NaN or infinite: 0, 4; leave these"):
                 attack(Filled(), missing(batches(), value), threats={"video": {"video": {"eps": 0.1}}}, bounds=bounds)
+
+
+class Stays(Attack):
+    """Returns the clean clips."""
+
+    norms = frozenset({"linf"})
+
+    def __call__(self, victim):
+        return AttackResult(dict(victim.clean), torch.zeros(len(victim), dtype=torch.bool))
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies of whole batches of a modality, which no other tensor has the shape of."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        copies = func in (torch.ops.aten.clone.default, torch.ops.aten._to_copy.default)
+        self.count += copies and found.shape == self.shape
+        return found
+
+
+def test_each_reading_of_a_batch_is_copied_once(attack, batches):
+    """Of what is not attacked; of what is, an attack's results are kept as well."""
+    loader = batches()
+    with Copies(loader[0][0]["video"].shape) as copies:
+        attack(loader=loader, attacks={"none": Stays()})
+    assert copies.count == 2 * len(loader), "the clean reading, and the attack's"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avrobust_core.spec.nodes import MapNode, find, plain
+from avrobust_core.spec.nodes import ListNode, MapNode, find, plain
 from avrobust_core.spec.yaml_reader import MAX_NODES, read_yaml, scalar_value
 from avrobust_core.spec.yaml_writer import write_yaml
 
@@ -215,6 +215,14 @@ def test_every_node_and_key_knows_its_place() -> None:
     inner = find(root, "a", 0)
     assert isinstance(inner, MapNode)
     assert (inner.keys["c"].line, inner.keys["c"].column, inner.keys["c"].text) == (3, 5, "    c: [2, 'x']")
+
+
+def test_every_place_of_a_line_holds_one_and_the_same_text() -> None:
+    root = read_yaml("[1, 2]", "--set", "path=").root
+    assert isinstance(root, ListNode)
+    first, second = root.items
+    assert first.place.text == "path=[1, 2]"
+    assert first.place.text is second.place.text, "20,000 copies of a line of 60 kB would be 1.2 GB"
 
 
 def test_a_prefix_moves_the_columns_of_the_first_line_only() -> None:

@@ -248,3 +248,72 @@ def test_what_is_found_is_reported_even_if_it_cannot_be_written(study, monkeypat
     steps = [problem["step"] for problem in result["problems"]]
     assert steps == ["writing", "writing", "pooled"], "what lies there is not pooled in its place"
     assert "samples.parquet: No space left" in result["problems"][0]["message"]
+
+
+@pytest.fixture
+def attacked(monkeypatch) -> list[tuple[str, ...]]:
+    """The clips of each batch that an attack has been run on, or has been shown beforehand."""
+    from avrobust_core import Victim
+
+    seen: list[tuple[str, ...]] = []
+    bind = Victim.bind
+
+    def counted(self, batch, threat, aim=None):
+        seen.append(batch.ids)
+        return bind(self, batch, threat, aim)
+
+    monkeypatch.setattr(Victim, "bind", counted)
+    return seen
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("first", [0, 9])
+def test_clips_that_are_read_otherwise_are_found_before_they_are_attacked(
+    study, attacked, monkeypatch, first: int, prepared: bool
+) -> None:
+    from avrobust_data.toy import ToyAV
+
+    read, known = ToyAV.read, set()
+
+    def cropping(self, split, index):
+        clip = read(self, split, index)
+        if split == "test" and index >= first:
+            if index in known:
+                clip.inputs["audio"] = clip.inputs["audio"].roll(1, -1)
+            known.add(index)
+        return clip
+
+    monkeypatch.setattr(ToyAV, "read", cropping)
+    attack = "{use: universal, with: {epochs: 1, batch_size: 4}}" if prepared else "fgsm"
+    (cell,) = study(f"attacks={{tried: {attack}}}", "engine.batch_size=4", "audit=off")["cells"]
+    (failure,) = cell["failures"]
+    assert f"clip test-{first:06} was read with other audio than for the clean predictions" in failure["message"]
+    assert len(attacked) == first // 4, "the batches before the one that differs"
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_clip_that_can_be_read_at_one_time_only_is_found_before_its_batch_is_attacked(
+    study, attacked, monkeypatch, gone: bool
+) -> None:
+    from avrobust_data.toy import ToyAV
+
+    from avrobust_core import ClipError
+
+    read, readings = ToyAV.read, []
+
+    def failing(self, split, index):
+        clip = read(self, split, index)
+        if split == "test" and index == 5:
+            readings.append(index)
+            if gone == (len(readings) > 1):
+                raise ClipError(clip.id, "made to fail")
+        return clip
+
+    monkeypatch.setattr(ToyAV, "read", failing)
+    monkeypatch.setattr(ToyAV, "max_unreadable", 0.5)
+    (cell,) = study("attacks={fgsm: fgsm}", "engine.batch_size=4", "audit=off")["cells"]
+    (failure,) = cell["failures"]
+    assert (
+        f"clip test-000005 could {'be read' if gone else 'not be read'} for the clean predictions" in failure["message"]
+    )
+    assert len(attacked) == 1
