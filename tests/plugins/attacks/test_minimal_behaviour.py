@@ -6,7 +6,8 @@ from avrobust_attacks.minimal.configs import CwConfig, DdnConfig, FmnConfig
 from avrobust_attacks.minimal.cw import CW
 from avrobust_attacks.minimal.offers import OFFERS, build_cw, build_ddn, build_fmn
 from avrobust_attacks.minimal.penalty import Bracket
-from avrobust_attacks.minimal.search import Search, softened
+from avrobust_attacks.minimal.search import Search
+from avrobust_attacks.minimal.smooth import softened
 from avrobust_attacks.minimal.tanh import Variable
 from torch import nn
 
