@@ -4,8 +4,10 @@ Each function takes the module, clean inputs (B, ...), targets (B,) and what all
 perturbed inputs. Peers are imported inside, so that one that is missing or broken takes no other down.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -139,6 +141,36 @@ def art_cw(module: nn.Module, x: Tensor, y: Tensor, settings: Settings) -> Tenso
     return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
 
 
+def adv_lib_ddn(module: nn.Module, x: Tensor, y: Tensor, settings: Settings) -> Tensor:
+    """As it is."""
+    attacks: Any = import_module("adv_lib.attacks")
+    found: Tensor = attacks.ddn(module, x, y, steps=settings.steps)
+    return found
+
+
+def adv_lib_fmn(module: nn.Module, x: Tensor, y: Tensor, settings: Settings, *, norm: float) -> Tensor:
+    """As it is, in the norm given."""
+    attacks: Any = import_module("adv_lib.attacks")
+    found: Tensor = attacks.fmn(module, x, y, norm=norm, steps=settings.steps)
+    return found
+
+
+def adv_lib_fab(module: nn.Module, x: Tensor, y: Tensor, settings: Settings) -> Tensor:
+    """In linf; a step of its own costs a backward pass for each class, so it has a quarter of them."""
+    attacks: Any = import_module("adv_lib.attacks")
+    found: Tensor = attacks.fab(module, x, y, norm=math.inf, n_iter=max(1, settings.steps // 4))
+    return found
+
+
+def foolbox_minimal(module: nn.Module, x: Tensor, y: Tensor, settings: Settings, *, name: str) -> Tensor:
+    """Its attack of that name."""
+    foolbox: Any = import_module("foolbox")
+    attack = getattr(foolbox.attacks, name)(steps=settings.steps)
+    found: Tensor
+    found, _, _ = attack(foolbox.PyTorchModel(module, bounds=settings.bounds, device=x.device), x, y, epsilons=None)
+    return found
+
+
 def torchattacks_auto(module: nn.Module, x: Tensor, y: Tensor, settings: Settings) -> Tensor:
     """Its standard version, whose APGD and FAB do 10 steps where AutoAttack's own do 100."""
     torchattacks: Any = import_module("torchattacks")
@@ -185,5 +217,19 @@ CW: Mapping[str, Attacker] = MappingProxyType(
 )
 AUTO_ATTACK: Mapping[str, Attacker] = MappingProxyType(
     {"torchattacks": torchattacks_auto, "pyautoattack": auto_attack, "art": art_auto}
+)
+MINIMAL: Mapping[str, Mapping[str, Attacker]] = MappingProxyType(
+    {
+        "l2": {
+            "adv-lib ddn": adv_lib_ddn,
+            "adv-lib fmn": partial(adv_lib_fmn, norm=2),
+            "foolbox ddn": partial(foolbox_minimal, name="DDNAttack"),
+        },
+        "linf": {
+            "adv-lib fmn": partial(adv_lib_fmn, norm=math.inf),
+            "foolbox fmn": partial(foolbox_minimal, name="LInfFMNAttack"),
+            "adv-lib fab": adv_lib_fab,
+        },
+    }
 )
 PACKAGES = ("foolbox", "torchattacks", "art.attacks.evasion", "adv_lib.attacks", "pyautoattack")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,20 +88,25 @@ def counted(model: AVModel) -> Iterator[Costs]:
             handle.remove()
 
 
-def make_subject(clips: int, cache: Path) -> Subject:
+def make_subject(
+    clips: int, cache: Path, spec: Spec | None = None, head: Callable[[nn.Module], nn.Module] = lambda head: head
+) -> Subject:
     """Train the model, or take its weights from the cache, and choose the clips.
 
     Args:
         clips: how many; the first of the test split that the model classifies correctly.
         cache: folder of weights, each named by a hash of all that decides them.
+        spec: of the data, one model and one regime; `study_spec` by default.
+        head: what the trained head is replaced by.
 
     Raises:
         ValueError: if the model classifies fewer clips correctly.
     """
     registry = Registry.discover()
-    builder = Builder(study_spec(), registry)
+    builder = Builder(spec or study_spec(), registry)
     dataset = builder.dataset()
     model = trained(builder, dataset, cache)
+    model.head = head(model.head)
     everything = Batch.stack([dataset.read("test", position) for position in range(len(dataset.ids("test")))])
     with torch.no_grad():
         right = model(everything.inputs).argmax(dim=1) == everything.targets
@@ -133,27 +138,29 @@ def study_spec() -> Spec:
 
 def trained(builder: Builder, dataset: Dataset, cache: Path) -> AVModel:
     """The model after training, in evaluation mode."""
-    identity = json.dumps(builder.fit_identity("concat", "standard", dataset), sort_keys=True)
+    (name,), (regime,) = builder.spec.models, builder.spec.training
+    identity = json.dumps(builder.fit_identity(name, regime, dataset), sort_keys=True)
     weights = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
-    model = builder.model("concat", dataset)
+    model = builder.model(name, dataset)
     if not weights.exists():
         with tempfile.TemporaryDirectory() as folder:
-            fit(builder, dataset, model, Path(folder))
+            fit(builder, regime, dataset, model, Path(folder))
             cache.mkdir(parents=True, exist_ok=True)
             shutil.copy(Path(folder) / WEIGHTS, weights)
     load_weights(model, weights)
     return model.eval()
 
 
-def fit(builder: Builder, dataset: Dataset, model: AVModel, folder: Path) -> None:
+def fit(builder: Builder, regime: str, dataset: Dataset, model: AVModel, folder: Path) -> None:
     """Train the model by the study's own loop; its weights are written to the folder."""
     print("training the model (about a minute)", flush=True)
+    entry = builder.spec.training[regime]
     Fit(
         Fabric(accelerator="cpu", devices=1),
         model,
         dataset,
-        builder.spec.training["standard"],
-        [],
+        entry,
+        builder.augmentations(entry),
         seed=builder.spec.seed,
         folder=folder,
         engine=EngineSection(),

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.minimal.attack import SteppedSizes
-from avrobust_attacks.minimal.search import Momentum, Search, cosine, leaves_of, onto
+from avrobust_attacks.minimal.configs import DdnConfig
+from avrobust_attacks.minimal.search import Search
+from avrobust_attacks.minimal.steps import Momentum, cosine, leaves_of, onto
 
 LAST_STEP = 0.01
 """The last step's length as a share of the first one's, as in the paper."""
@@ -16,7 +18,7 @@ LAST_GAMMA = 0.02
 """The last change of the size as a share of the first one."""
 
 
-class DDN(SteppedSizes):
+class DDN(SteppedSizes[DdnConfig]):
     """Decoupled direction and norm (Rony et al., CVPR 2019, arXiv 1811.09600), on any region of l2 balls.
 
     Each step moves all modalities along one joint gradient, then sets the perturbation's size: it shrinks by `gamma`
@@ -53,10 +55,10 @@ class DDN(SteppedSizes):
                 scored = search.score(leaves, share)
             gradients = search.downhill(scored.loss, leaves)
             direction = mean.of(gradients, region.gain(gradients))
-            gamma = cosine(self.gamma, self.gamma * LAST_GAMMA, share)
+            gamma = cosine(self.config.gamma, self.config.gamma * LAST_GAMMA, share)
             found |= scored.reached
             larger = torch.where(found, 1 + gamma, max(growth, 1 + gamma))
             size = (size * torch.where(scored.reached, 1 - gamma, larger)).clamp(max=1)
-            length = size * cosine(self.step_size, self.step_size * LAST_STEP, share)
+            length = size * cosine(self.config.step_size, self.config.step_size * LAST_STEP, share)
             x = onto(region, region.step(leaves, direction, length), size, lengthened=found)
         search.score(x, 1.0)

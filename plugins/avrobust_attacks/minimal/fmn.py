@@ -7,13 +7,9 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.minimal.attack import SteppedSizes
-from avrobust_attacks.minimal.search import (
-    Momentum,
-    Search,
-    cosine,
-    leaves_of,
-    per_clip,
-)
+from avrobust_attacks.minimal.configs import FmnConfig
+from avrobust_attacks.minimal.search import Search
+from avrobust_attacks.minimal.steps import Momentum, cosine, leaves_of, per_clip
 from avrobust_core import Region
 
 LAST_STEP = 0.01
@@ -27,7 +23,7 @@ VERTICES = frozenset({"l1", "l0"})
 """The norms whose balls have vertices along the axes."""
 
 
-class FMN(SteppedSizes):
+class FMN(SteppedSizes[FmnConfig]):
     """Fast minimum-norm attack (Pintor et al., NeurIPS 2021, arXiv 2102.12827), on any region.
 
     Each step takes one joint gradient and sets the clip's size: `gamma` less than the smallest success of the search
@@ -67,11 +63,11 @@ class FMN(SteppedSizes):
             best = torch.where(scored.reached, torch.minimum(best, scored.size), best)
             gradients = search.downhill(scored.loss, leaves)
             gain = region.gain(gradients)
-            gamma = cosine(self.gamma, self.gamma * LAST_GAMMA, share)
+            gamma = cosine(self.config.gamma, self.config.gamma * LAST_GAMMA, share)
             lower = torch.minimum(size, best) * (1 - gamma)  # between two counts of l0 it means the lower one
             larger = size * torch.where(best.isfinite(), 1 + gamma, max(growth, 1 + gamma))
             size = torch.where(scored.reached, lower, larger.maximum(size + quantum)).maximum(quantum).clamp(max=1)
-            length = cosine(self.step_size, self.step_size * LAST_STEP, share)
+            length = cosine(self.config.step_size, self.config.step_size * LAST_STEP, share)
             x = moved(region, leaves, mean.of(gradients, gain), size, length)
         search.score(x, 1.0)
 

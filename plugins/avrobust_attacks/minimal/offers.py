@@ -13,21 +13,21 @@ def build_cw(config: CwConfig) -> "Attack":
     """As configured."""
     from avrobust_attacks.minimal.cw import CW
 
-    return CW(**config.model_dump())
+    return CW(config)
 
 
 def build_ddn(config: DdnConfig) -> "Attack":
     """As configured."""
     from avrobust_attacks.minimal.ddn import DDN
 
-    return DDN(**config.model_dump())
+    return DDN(config)
 
 
 def build_fmn(config: FmnConfig) -> "Attack":
     """As configured."""
     from avrobust_attacks.minimal.fmn import FMN
 
-    return FMN(**config.model_dump())
+    return FMN(config)
 
 
 OFFERS: tuple[Component[Any, "Attack"], ...] = (
@@ -38,7 +38,7 @@ OFFERS: tuple[Component[Any, "Attack"], ...] = (
         build=build_cw,
         references=("https://arxiv.org/abs/1608.04644",),
         example={"searches": 3},
-        version=3,
+        version=4,
     ),
     Component(
         name="ddn",

@@ -1,4 +1,4 @@
-"""What the minimal attacks share: the smallest success of each clip, gradients, the first-order start, the trim."""
+"""What the minimal attacks share: the smallest success of each clip, gradients, the trim, the result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.minimal.looks import found_again, surely
+from avrobust_attacks.minimal.smooth import softened
+from avrobust_attacks.minimal.steps import TINY, onto, per_clip
 from avrobust_core import AttackResult, AvrobustError, BoundVictim, Goal, Region, first_of
 
 SLACK = 4e-6
@@ -17,15 +19,8 @@ FIRST_SHARPNESS, LAST_SHARPNESS = 8.0, 200.0
 """Of the smooth distance, at the start of a search and at its end, over the spread of the clean logits (the highest
 minus their mean), so that the scale of the logits does not matter."""
 
-TINY = 1e-30
-"""Below this a gain is none."""
-
 STEPS_BACK = (1.02, 1.1, 1.25, 1.5)
 """By what factors a success is made longer where a last look finds it none."""
-
-LEAST_START = 0.05
-"""Of a model with randomness of its own, the least size at which a boundary is expected: some looks find it on the far
-side of the clean clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +156,19 @@ class Search:
             for name, value in x.items()
         }
 
-    def try_edge(self, positions: Tensor, estimate: "Estimate") -> None:
+    def try_edge(self, positions: Tensor, gradients: Mapping[str, Tensor]) -> None:
         """Score the edge of the region where no success is known: so few steps are no weaker than one over the radius.
 
         Args:
             positions: (b,) int64, among all clips.
-            estimate: of those clips.
+            gradients: of those clips at the clean ones, by modality.
         """
         lost = (~self.size[positions].isfinite()).nonzero().squeeze(1)
         if not len(lost):
             return
         self.work_on(positions[lost])
-        gradients = {name: g.index_select(0, lost) for name, g in estimate.gradients.items()}
-        self.score(self.region.project(self.region.step(self.region.clean, gradients, 1.0)), 1.0)
+        chosen = {name: g.index_select(0, lost) for name, g in gradients.items()}
+        self.score(self.region.project(self.region.step(self.region.clean, chosen, 1.0)), 1.0)
 
     def trim(self, rounds: int) -> None:
         """Shrink the successes: bisect over the size at which the region cuts them off.
@@ -263,145 +258,5 @@ class Search:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """The nearest boundary, as the gradients at the clean clip have it.
-
-    Attributes:
-        size: (b,) float64, at which the distance would be 0 if it were linear; infinite where the gradient is 0.
-        gradients: of minus the distance to that boundary, by modality.
-    """
-
-    size: Tensor
-    gradients: dict[str, Tensor]
-
-
-def nearest_boundary(search: Search, classes: int) -> Estimate:
-    """Which class is the nearest by the linearised model (DeepFool's first step, Moosavi-Dezfooli et al. 2016).
-
-    The smallest margin need not be the nearest boundary. Only the `classes` with the highest logits that are not the
-    clip's own are looked at. A targeted goal has one boundary.
-
-    Args:
-        search: scores the clean clips again, with a gradient.
-        classes: how many other classes, each at the cost of a backward pass.
-    """
-    leaves = leaves_of(search.victim.clean)
-    with torch.enable_grad():
-        distances = _distances(search.victim(leaves), search.victim.goal, classes)
-    size: Tensor | None = None
-    gradients: dict[str, Tensor] = {}
-    for number, distance in enumerate(distances):
-        found = search.downhill(distance, leaves, more=number + 1 < len(distances))
-        gain = search.region.gain(found).double()
-        reach = torch.where(gain > TINY, distance.detach().double() / gain.clamp(min=TINY), torch.inf)
-        nearer = torch.ones_like(reach, dtype=torch.bool) if size is None else reach < size
-        size = reach if size is None else torch.minimum(reach, size)
-        gradients = {name: torch.where(per_clip(nearer, g), g, gradients.get(name, g)) for name, g in found.items()}
-    assert size is not None
-    return Estimate(size if search.victim.repeatable else size.clamp(min=LEAST_START), gradients)
-
-
-def _distances(logits: Tensor, goal: Goal, classes: int) -> list[Tensor]:
-    if goal.targeted:
-        return [goal.distance(logits)]
-    own = _own(goal, logits)
-    others = logits.masked_fill(own, -torch.inf)
-    best = own_logit(logits, goal)
-    nearest = others.detach().topk(min(classes, logits.shape[1] - 1), dim=1).indices
-    distances = []
-    for index in nearest.unbind(dim=1):
-        chosen = index.unsqueeze(1)
-        # A multi-label clip may have fewer other classes than are asked for: the last of them stands in.
-        real = others.gather(1, chosen).squeeze(1).isfinite()
-        chosen = torch.where(real.unsqueeze(1), chosen, nearest[:, :1])
-        distances.append(best - logits.gather(1, chosen).squeeze(1))
-    return distances
-
-
-class Momentum:
-    """A running mean of gradients, each clip's scaled to the same gain first, so that no step outweighs the others.
-
-    Args:
-        share: of the mean that each step keeps.
-    """
-
-    def __init__(self, share: float) -> None:
-        self._share = share
-        self._mean: dict[str, Tensor] | None = None
-
-    def of(self, gradients: Mapping[str, Tensor], gain: Tensor) -> dict[str, Tensor]:
-        """The mean after one more step.
-
-        Args:
-            gradients: by modality.
-            gain: (b,), of the region for these gradients.
-        """
-        scale = 1 / gain.clamp(min=TINY)
-        scaled = {name: g * per_clip(scale, g) for name, g in gradients.items()}
-        if self._mean is not None:
-            scaled = {name: torch.lerp(g, self._mean[name], self._share) for name, g in scaled.items()}
-        self._mean = scaled
-        return scaled
-
-
-def onto(region: Region, x: Mapping[str, Tensor], size: Tensor, lengthened: Tensor | None = None) -> dict[str, Tensor]:
-    """`x` scaled about the clean clip to the region's edge at `size` (b,), then within bounds: at most that size.
-
-    What is shorter is made longer, or only where `lengthened` (b,) is true.
-    """
-    found = region.size(x)
-    scaled = found > 0 if lengthened is None else lengthened & (found > 0)
-    factor = torch.where(scaled, size / found.clamp(min=TINY), 1).clamp(min=1)
-    longer = {}
-    for name, value in x.items():
-        center = region.balls[name].center
-        longer[name] = center + (value - center) * per_clip(factor.to(value.dtype), value)
-    return region.within(longer, size)
-
-
-def leaves_of(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same values as leaves that want gradients."""
-    return {name: value.detach().requires_grad_() for name, value in x.items()}
-
-
-def cosine(first: float, last: float, share: float) -> float:
-    """From `first` at share 0 to `last` at share 1, along half a cosine."""
-    return last + (first - last) * (1 + float(torch.cos(torch.tensor(torch.pi * share, dtype=torch.float64)))) / 2
-
-
 def _passed(goal: Goal, logits: Tensor) -> Tensor:
     return goal.reached(logits) & (goal.distance(logits) <= -SLACK * logits.abs().amax(dim=1))
-
-
-def per_clip(values: Tensor, x: Tensor) -> Tensor:
-    """(b,) shaped (b, 1, ...) to broadcast over clips of any rank."""
-    return values.view(-1, *[1] * (x.dim() - 1))
-
-
-def softened(logits: Tensor, goal: Goal, sharpness: Tensor) -> Tensor:
-    """The distance to the goal with the highest of the other logits replaced by a smooth one, in logits: (B,).
-
-    The plain distance pulls towards one class only, and changes its mind from step to step: smooth, it falls towards
-    wherever many classes are near, as the cross-entropy does, which ends in better minima. The sharper it is, the
-    nearer to the plain one.
-
-    Args:
-        logits: (B, K).
-        goal: the attacker's.
-        sharpness: (B,), over one logit: 1 is the cross-entropy's.
-    """
-    best = own_logit(logits, goal)
-    others = (logits * sharpness.unsqueeze(1)).masked_fill(_own(goal, logits), -torch.inf).logsumexp(dim=1) / sharpness
-    return others - best if goal.targeted else best - others
-
-
-def own_logit(logits: Tensor, goal: Goal) -> Tensor:
-    """The highest logit among the goal's own classes, (B,): an untargeted one lowers it, a targeted one raises it."""
-    return logits.masked_fill(~_own(goal, logits), -torch.inf).amax(dim=1)
-
-
-def _own(goal: Goal, logits: Tensor) -> Tensor:
-    if goal.task == "multi-label":
-        return goal.labels > 0.5
-    return torch.nn.functional.one_hot(goal.labels, logits.shape[1]).bool()

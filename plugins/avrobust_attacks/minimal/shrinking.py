@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from avrobust_attacks.minimal.search import TINY, Search, cosine, leaves_of, per_clip
+from avrobust_attacks.minimal.search import Search
+from avrobust_attacks.minimal.steps import TINY, cosine, leaves_of, per_clip
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 """Of Adam's moments (Kingma and Ba, arXiv 1412.6980)."""

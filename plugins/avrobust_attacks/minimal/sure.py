@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.minimal.looks import surely
-from avrobust_attacks.minimal.search import TINY, Momentum, Search, cosine, leaves_of, onto
+from avrobust_attacks.minimal.search import Search
+from avrobust_attacks.minimal.steps import TINY, Momentum, cosine, leaves_of, onto
 from avrobust_core import AttackResult, BoundVictim
 
 LONGER = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)

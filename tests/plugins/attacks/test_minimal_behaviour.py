@@ -6,7 +6,8 @@ from avrobust_attacks.minimal.configs import CwConfig, DdnConfig, FmnConfig
 from avrobust_attacks.minimal.cw import CW
 from avrobust_attacks.minimal.offers import OFFERS, build_cw, build_ddn, build_fmn
 from avrobust_attacks.minimal.penalty import Bracket
-from avrobust_attacks.minimal.search import Search, softened
+from avrobust_attacks.minimal.search import Search
+from avrobust_attacks.minimal.smooth import softened
 from avrobust_attacks.minimal.tanh import Variable
 from torch import nn
 
@@ -18,7 +19,7 @@ MEDIA = {
     "video": MediaSpec(kind="video", shape=(3, 4, 5, 5), bounds=BOUNDS["video"], time_axis=1),
 }
 CHEAP = {
-    "cw": build_cw(CwConfig(steps=20)),
+    "cw": build_cw(CwConfig(lead=25, steps=10)),
     "ddn": build_ddn(DdnConfig(steps=25)),
     "fmn": build_fmn(FmnConfig(steps=25)),
 }
@@ -180,9 +181,9 @@ def test_a_model_that_passes_no_gradient_on_is_refused(linear_model, av_batch, n
 
 def test_a_clip_without_progress_leaves_the_search(av_model, av_batch):
     batch = labelled(av_model, av_batch)
-    settings = {"searches": 2, "steps": 40, "learning_rate": 0.5, "classes": 2, "trim": 4}
-    _, patient, slow = attacked(CW(patience=80, **settings), av_model, batch, L2)
-    _, hasty, fast = attacked(CW(patience=5, **settings), av_model, batch, L2)
+    settings = {"lead": 0, "searches": 2, "steps": 40, "classes": 2, "trim": 4}
+    _, patient, slow = attacked(CW(CwConfig(patience=80, **settings)), av_model, batch, L2)
+    _, hasty, fast = attacked(CW(CwConfig(patience=5, **settings)), av_model, batch, L2)
     assert fast.queries.float().mean() < 0.6 * slow.queries.float().mean()
     assert (slow.queries == slow.queries[0]).all()
     assert (hasty.size / patient.size).median() < 1.3
@@ -190,7 +191,7 @@ def test_a_clip_without_progress_leaves_the_search(av_model, av_batch):
 
 def test_each_clip_leaves_the_search_by_its_own_progress(av_model, av_batch):
     batch = labelled(av_model, av_batch)
-    attack = CW(patience=8, searches=1, steps=40, learning_rate=0.5, classes=2, trim=0)
+    attack = CW(CwConfig(lead=0, patience=8, searches=1, steps=40, classes=2, trim=0))
     _, _, together = attacked(attack, av_model, batch, L2)
     assert len(together.queries.unique()) > 2
     for position in range(12):

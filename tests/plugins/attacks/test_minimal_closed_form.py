@@ -185,7 +185,7 @@ def test_the_scale_of_the_logits_does_not_matter(run_attack, linear_model, name,
     check(run_attack, name, model, batch, make_threat(("audio", "video"), "l2"), None)
 
 
-@pytest.mark.parametrize("name", ["ddn", "fmn"])
+@pytest.mark.parametrize("name", ATTACKS)
 def test_logits_that_saturate_leave_the_boundary_where_it_is(run_attack, linear_model, name):
     model = linear_model(SHAPES[3], 6, seed=70)
     batch = make_batch(model, SHAPES[3], None, n=32)
