@@ -7,7 +7,7 @@ from typing import Any
 def verdict_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """An audit (as JSON data) in a line or two: its outcome, its cost, and what contradicts a number.
 
-    In a study the cost is given by the clock, too. What failed is said by the caveats, with the clips and what to do about it.
+    In a study the cost is given by the clock, too. The caveats say what failed, with the clips and what to do about it.
     """
     if found["verdict"] in ("off", "not done"):
         yield f"audit: {found['verdict']}{': ' + found['reason'] if found.get('reason') else ''}"
