@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import avrobust_core
 from avrobust_core import Attack, AttackResult, Registry
+from avrobust_core.audit.exact import Exact
 from avrobust_core.audit.saying import verdict_lines
 from avrobust_core.audit.stand_in import StraightThrough
 from avrobust_core.errors import DataError, ModelError
@@ -318,6 +319,20 @@ class FlippedHalf(torch.autograd.Function):
 def test_a_gradient_that_is_no_derivative_is_caught(sound: Sound) -> None:
     caught = failed(judged(Around(sound, only("audio", FlippedHalf.apply))))
     assert caught.get("gradient-truth") == {"audio"}
+
+
+def test_true_gradients_cost_few_passes_in_float64(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Counted(Exact):
+        def logits(self, inputs: Any, features: Any) -> Tensor:
+            asked.append(len(inputs["audio"]))
+            return super().logits(inputs, features)
+
+    monkeypatch.setattr("avrobust_core.audit.auditing.Exact", Counted)
+    (truth,) = [c for c in judged(sound, threats={"audio": AUDIO})["audit"]["checks"] if c["check"] == "gradient-truth"]
+    assert truth["status"] == "passed"
+    assert sum(asked) <= truth["figures"]["clips"], "two for each clip, if all were in float64"
 
 
 def test_a_model_that_runs_in_float32_alone_is_judged_in_float32(sound: Sound) -> None:

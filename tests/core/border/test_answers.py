@@ -34,6 +34,14 @@ HOLDERS = {
 }
 
 
+def test_what_a_model_says_as_it_fails_reaches_no_terminal_as_escapes(net, attack):
+    def fails(z, x):
+        raise RuntimeError("\x1b[31mno such\x1b[0m\n layer")
+
+    with pytest.raises(ModelError, match=r"RuntimeError: no such layer$"):
+        attack(net(fails))
+
+
 @pytest.mark.parametrize("name", HOLDERS)
 def test_logits_are_unwrapped_wherever_they_stand(net, attack, name):
     plain, found = attack(), attack(net(HOLDERS[name]))
