@@ -65,13 +65,13 @@ class KaldiFbank(nn.Module):
     Source: the input of Gong, Chung, Glass, "AST: Audio Spectrogram Transformer", 2021 (arXiv 2104.01778), section 2.1.
 
     Args:
-        media: waveforms of 16 kHz.
+        media: waveforms of 16 kHz, which the encoder has required.
         frames: that come out; further ones are cut off.
         mean: is subtracted.
         scale: is divided by.
 
     Raises:
-        DataError: if the modality is another, or its clips are shorter than a window.
+        DataError: if the sample rate is another, or the clips are shorter than a window.
     """
 
     bands: Final = 128
@@ -81,7 +81,6 @@ class KaldiFbank(nn.Module):
         from torchaudio.compliance.kaldi import get_mel_banks  # not for the pixels
 
         super().__init__()
-        media.require("waveforms", "audio", ("channels", "samples"))
         if media.rate != RATE:
             theirs = "no sample rate" if media.rate is None else f"{media.rate:g} Hz"
             raise DataError(

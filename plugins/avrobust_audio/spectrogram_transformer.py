@@ -103,6 +103,7 @@ class SpectrogramTransformer(Encoder):
         rows = (KaldiFbank.bands - PATCH) // config.fstride + 1
         columns = (config.frames - PATCH) // config.tstride + 1
         self.dims = EncodedDims(token=config.width, embed=config.width)
+        media.require("waveforms", "audio", ("channels", "samples"))
         self.frontend = KaldiFbank(media, frames=config.frames, mean=config.mean, scale=2 * config.std)
         self.v = DistilledTransformer(config, rows * columns)
         self.layouts = ast_layouts(rows, columns)

@@ -121,6 +121,7 @@ class CavMaeAudio(CavMaeBranch):
     time_axis = 1
 
     def __init__(self, config: CavMaeAudioConfig, media: MediaSpec) -> None:
+        media.require("waveforms", "audio", ("channels", "samples"))
         frontend = KaldiFbank(media, frames=config.frames, mean=config.mean, scale=config.std)
         super().__init__(config, frontend, channels=1, grid=(frontend.bands // PATCH, config.frames // PATCH))
 
