@@ -106,8 +106,8 @@ def _comparable(result: Mapping[str, Any]) -> dict[str, Any]:
 
     def strip(data: Any) -> Any:
         if isinstance(data, dict):
-            dropped = {"seconds", "attack_seconds", "evaluation_seconds", "run", "reused"}
-            return {key: strip(value) for key, value in data.items() if key not in dropped}
+            kept = {key: value for key, value in data.items() if key not in ("run", "reused")}
+            return {key: strip(value) for key, value in kept.items() if not key.endswith("seconds")}
         return [strip(item) for item in data] if isinstance(data, list) else data
 
     stripped: dict[str, Any] = strip(dict(result))
