@@ -1,6 +1,7 @@
 """Predictions of a study's cells, clean and under each attack: made, kept, checked when they are used again."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,17 +83,20 @@ class Predicting:
         with process.monitor.task(f"{label}: {evaluation.label}"):
             self._predict(cell, evaluation, None if clean is None else FirstReading(clean.ids, clean.checksums))
         process.fabric.barrier()
-        if process.first:
-            self._keep(evaluation, weights)
+        found = self._keep(evaluation, weights) if process.first else None
         process.fabric.barrier()
-        return self._read(evaluation, read_record(evaluation.folder / RECORD, check=()))
+        return self._read(evaluation, read_record(evaluation.folder / RECORD, check=()), found)
 
-    def _read(self, evaluation: PlannedEvaluation, record: dict[str, Any]) -> Predictions:
-        predictions = evaluating.from_parquet(evaluation.folder / evaluating.PREDICTIONS, record["seconds"])
+    def _read(
+        self, evaluation: PlannedEvaluation, record: dict[str, Any], predictions: Predictions | None = None
+    ) -> Predictions:
+        """The predictions of a record, read from its folder unless this process holds them."""
+        if predictions is None:
+            predictions = evaluating.from_parquet(evaluation.folder / evaluating.PREDICTIONS, record["seconds"])
         self.process.skipped.merge(record["skipped"], record.get("constant"))
         return predictions
 
-    def _keep(self, evaluation: PlannedEvaluation, weights: str | None) -> None:
+    def _keep(self, evaluation: PlannedEvaluation, weights: str | None) -> Predictions:
         """Put together what all processes have found, and write it with its record."""
         folder, selection = evaluation.folder, self.process.selection
         predictions, skipped = evaluating.collect(folder, selection)
@@ -109,6 +113,7 @@ class Predicting:
         made_with = self.process.made_with(map(self.process.builder.component, attack))
         write_record(folder / RECORD, found | made_with, [folder / evaluating.PREDICTIONS])
         shards.remove(folder)
+        return replace(predictions, seconds=found["seconds"])
 
     def _kept(self, evaluation: PlannedEvaluation, weights: str | None, label: str) -> Predictions | None:
         """The predictions of an earlier run, if they are there, sound, and of these weights."""
