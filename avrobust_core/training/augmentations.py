@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ class TrainingStep:
         replay: from 0, the number of times that this very batch was learned from before; see `Augmentation.replays`.
         media: the media of each modality; their bounds hold for what is learned from, too.
         cost: add to it what is spent beside the loop's own pass; `counting` does.
+        scratch: a folder of this fit, which need not exist yet, for what should not lie in memory; all processes see
+            it, a resumed fit finds it again, and it is deleted when the fit has ended. None where there is none.
     """
 
     epoch: int
@@ -42,6 +45,7 @@ class TrainingStep:
     replay: int = 0
     media: Mapping[str, MediaSpec] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
+    scratch: Path | None = None
 
     def read_by_model(self, modalities: Iterable[str]) -> list[str]:
         """Those of the modalities that the model reads; all of them if it does not say."""

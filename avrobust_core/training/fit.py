@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -45,6 +46,9 @@ from avrobust_core.training.settings import Regime
 
 CHECKPOINT_SECONDS = 60.0
 """Seconds of training that a killed process loses at most, beside the step it was in."""
+
+SCRATCH = "scratch"
+"""The folder of what augmentations keep in files while the fit goes on."""
 
 WEIGHTS = "model.safetensors"
 """The file of the weights that are attacked."""
@@ -209,6 +213,7 @@ class Fit:
             epochs=self.regime.epochs,
             media=dataset.media,
             cost=cost,
+            scratch=self.folder / SCRATCH,
         )
 
     def _batches(self, where: TrainingStep) -> list[Sequence[int]]:
@@ -327,6 +332,7 @@ class Fit:
             weights = [self.folder / name for name in (WEIGHTS, "last.safetensors")]
             write_record(self.folder / "fit.json", record, weights)
             self.checkpoint.path.unlink(missing_ok=True)
+            shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
         self.fabric.barrier()
         return read_record(self.folder / "fit.json", check=())
 
@@ -345,6 +351,8 @@ class Fit:
             self.checkpoint.save(self.progress)
 
     def _resume(self) -> None:
+        if self.fabric.is_global_zero and not self.checkpoint.path.exists():
+            shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
         self.fabric.barrier()
         self.progress = self.checkpoint.resume(self.fabric.device)
         self.skipped.merge(self.progress.skipped, self.progress.constant)

@@ -1,10 +1,13 @@
 """The configurations of adversarial training; free of torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from avrobust_core import AttackChoice, Config, ThreatModel
+
+Bits = Literal[16, 8, 2, 1]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class ThreatsConfig(Config):
@@ -111,8 +114,17 @@ class FreeAtConfig(ThreatsConfig):
     """Distance that each replay moves the perturbation, as a share of each modality's radius."""
     memory: bool = False
     """Go on from the clip's own last perturbation, of the epoch before as a rule, instead of a random point: with
-    replays: 1 adversarial training at the cost of standard training. Keeps one perturbation per clip in memory and in
-    checkpoints, two bytes a value."""
+    replays: 1 adversarial training at the cost of standard training. Keeps two perturbations per clip in the fit's
+    folder until the fit ends."""
+    bits: Bits = 8
+    """Of each value that the memory keeps: 16 are floats, 8 have a scale per clip, 2 are (-1, 0, 1) times a scale, 1 is
+    the sign."""
+
+    @model_validator(mode="after")
+    def _bits_fit(self) -> "FreeAtConfig":
+        if "bits" in self.model_fields_set and not self.memory:
+            raise ValueError("bits: belongs to `memory: true`")
+        return self
 
 
 class TradesConfig(ThreatsConfig):
@@ -124,3 +136,28 @@ class TradesConfig(ThreatsConfig):
     """Gradient steps that raise the divergence."""
     step_size: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Length of a step as a share of each modality's radius; null for 2.5 / steps."""
+
+
+class VertexMixupConfig(ThreatsConfig):
+    """Configuration of `vertex-mixup`. Its radii are those of the vertices: 2.5 times those to be withstood do well."""
+
+    ratio: tuple[Share, Share] = (0.5, 1.0)
+    """The vertex's part in the clip that is learned from: drawn uniformly between these, anew in each epoch."""
+    softening: Share = 0.4
+    """Part of its target that a clip loses to the other classes at its vertex; in proportion before."""
+    together: bool = True
+    """One ratio for all modalities of a clip; else each draws its own, and the target follows their mean."""
+    step_size: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Distance that each gradient moves the vertex, as a share of each modality's radius."""
+    steps: int = Field(default=0, ge=0)
+    """Gradient steps of its own before each pass, at one more pass each: 1 withstands larger radii than 0 in equally
+    many passes."""
+    bits: Bits = 8
+    """Of each value of a vertex that is kept from one epoch to the next: 16 are floats, 8 have a scale per clip, 2 are
+    (-1, 0, 1) times a scale, 1 is the sign."""
+
+    @model_validator(mode="after")
+    def _ratio_in_order(self) -> "VertexMixupConfig":
+        if self.ratio[0] > self.ratio[1]:
+            raise ValueError(f"ratio: {self.ratio[0]} is more than {self.ratio[1]}; give the smaller one first")
+        return self

@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_adversarial.ascent import drawn
 from avrobust_adversarial.configs import FreeAtConfig
 from avrobust_adversarial.crafting import to_attack
+from avrobust_adversarial.memory import Memory
 from avrobust_adversarial.threats import Threats, part_of, put
 from avrobust_core import (
     Augmentation,
@@ -19,11 +22,15 @@ from avrobust_core import (
     BoundVictim,
     Gather,
     Region,
+    ThreatModel,
     TrainingStep,
     Victim,
     derive_seed,
     per_clip,
 )
+
+Start = Callable[[BoundVictim, ThreatModel, Tensor], Mapping[str, Tensor]]
+"""From clips bound under a threat, and their positions in the batch, to perturbed clips by attacked modality."""
 
 
 class FreeTraining(Augmentation):
@@ -44,15 +51,20 @@ class FreeTraining(Augmentation):
     list, it is what the perturbation raises. Nothing in the list may cut the way of the gradient.
 
     Args:
-        config: of `free-at`. Every clip is attacked; the memory is in float16.
+        config: of `free-at`. Every clip is attacked.
     """
 
     def __init__(self, config: FreeAtConfig) -> None:
         self.threats = Threats(config.all_threats, purpose="free-at", warmup=config.warmup)
         self.replays = config.replays
         self.step_size = config.step_size
-        self.memory = config.memory
-        self.kept: dict[str, dict[str, Tensor]] = {}
+        self.memory = Memory(config.bits) if config.memory else None
+
+    def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
+        """The order as it is; the memory gets a place for each clip."""
+        if self.memory is not None:
+            self.memory.begin_epoch(clips, step)
+        return None
 
     def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
         """The batch with perturbed inputs, inside their region, which require a gradient; the same targets.
@@ -60,13 +72,17 @@ class FreeTraining(Augmentation):
         Raises:
             DataError: if a threat names a modality that the data set does not have, or a clip is outside its bounds.
         """
-        return self.perturb(batch, step, lambda bound, index: self._start(bound))
+        return self.perturb(batch, step, lambda bound, threat, index: self.start(bound, step))
 
-    def perturb(
-        self, batch: Batch, step: TrainingStep, start: Callable[[BoundVictim, Tensor], Mapping[str, Tensor]]
-    ) -> "_Perturbed":
-        """Perturb a batch: `start` gives the clips at some positions, by attacked modality."""
-        inputs = dict(batch.inputs)
+    def perturb(self, batch: Batch, step: TrainingStep, start: Start) -> "Perturbed":
+        """Perturb a batch.
+
+        Args:
+            batch: the clips.
+            step: where training stands.
+            start: gives the vertices.
+        """
+        inputs, vertices = dict(batch.inputs), dict(batch.inputs)
         regions: list[tuple[Region, Tensor]] = []
         seed = derive_seed(step.seed, self.threats.purpose, step.epoch)
         victim = Victim(step.model, media=step.media, task=step.task, seed=seed)
@@ -75,59 +91,65 @@ class FreeTraining(Augmentation):
             # The other modalities are left out, or binding would encode them.
             clean = Batch({name: part.inputs[name] for name in threat.modalities}, part.targets, part.ids)
             bound = victim.bind(clean, threat)
-            inputs = put(inputs, index, start(bound, index))
+            found = start(bound, threat, index)
+            vertices = put(vertices, index, found)
+            inputs = put(inputs, index, self.learned(bound, found, step))
             regions.append((bound.region, index))
         attacked = sorted({name for region, _ in regions for name in region.balls})
         leaves = {name: inputs[name].detach().requires_grad_() for name in attacked}
-        return _Perturbed(Batch(inputs | leaves, batch.targets, batch.ids), self, leaves, regions)
+        vertices = {name: vertices[name].detach() for name in attacked}
+        return Perturbed(Batch(inputs | leaves, batch.targets, batch.ids), self, step, leaves, vertices, regions)
 
-    def keep(self, ids: Sequence[str], name: str, delta: Tensor) -> None:
-        """Remember the perturbations (n, ...) of n clips in a modality."""
-        for clip_id, each in zip(ids, delta.half().cpu(), strict=True):
-            self.kept.setdefault(clip_id, {})[name] = each.clone()
+    def learned(self, bound: BoundVictim, vertices: Mapping[str, Tensor], step: TrainingStep) -> Mapping[str, Tensor]:
+        """The point between clip and vertex that is learned from, by attacked modality; here the vertex itself."""
+        return vertices
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
         """Take over what other processes keep of the clips that they have learned from."""
-        if self.memory:
-            for kept in gather(self.kept):
-                self.kept |= {clip_id: dict(each) for clip_id, each in kept.items()}
+        if self.memory is not None:
+            self.memory.end_epoch(gather)
 
     def state_dict(self) -> dict[str, Any]:
-        """The perturbation of each clip."""
-        return {"kept": self.kept} if self.memory else {}
+        """The perturbation of each clip, or that it lies in the folder of the fit."""
+        return {} if self.memory is None else self.memory.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave."""
-        self.kept = {clip_id: dict(each) for clip_id, each in state["kept"].items()}
+        if self.memory is not None:
+            self.memory.load_state_dict(state)
 
-    def _start(self, bound: BoundVictim) -> dict[str, Tensor]:
+    def start(self, bound: BoundVictim, step: TrainingStep) -> dict[str, Tensor]:
         """The start of each clip: its last perturbation, if there is one, or a random point."""
-        kept = [self.kept.get(clip_id, {}) for clip_id in bound.ids]
-        known = {name: [i for i, each in enumerate(kept) if name in each] for name in bound.clean}
+        if self.memory is None:
+            return drawn(bound)
+        kept = {name: self.memory.read(name, bound.ids, clean, step.epoch) for name, clean in bound.clean.items()}
         # Each clip has a generator of its own, so that drawing takes long: not where it would be thrown away.
-        complete = all(len(places) == len(kept) for places in known.values())
+        complete = all(len(places) == len(bound) for _, places in kept.values())
         start = dict(bound.clean) if complete else drawn(bound)
-        for name, places in known.items():
+        for name, (delta, places) in kept.items():
             if places:
                 clean = bound.clean[name]
                 index = torch.tensor(places, device=clean.device)
-                delta = torch.stack([kept[i][name] for i in places]).to(clean)
                 start[name] = start[name].index_copy(0, index, clean.index_select(0, index) + delta)
-        return bound.region.project(start) if self.kept else start
+        # The radii may have grown since, and few bits round.
+        return bound.region.project(start) if any(places for _, places in kept.values()) else start
 
 
 @dataclass(eq=False)
-class _Perturbed(AugmentedStep):
+class Perturbed(AugmentedStep):
     """A pass whose gradient moves the perturbation.
 
     Attributes:
-        leaves: the perturbed inputs by attacked modality.
+        leaves: the inputs that are learned from, by attacked modality.
+        vertices: the perturbed inputs, which the gradient of `leaves` moves.
         regions: each with the positions of its clips.
         delta: the perturbation that the pass leaves, by attacked modality.
     """
 
     free: FreeTraining
+    step: TrainingStep
     leaves: dict[str, Tensor]
+    vertices: dict[str, Tensor]
     regions: list[tuple[Region, Tensor]]
     delta: dict[str, Tensor] = field(init=False, default_factory=dict)
 
@@ -138,31 +160,32 @@ class _Perturbed(AugmentedStep):
         Raises:
             AvrobustError: if there is none.
         """
-        gradients = {name: _finite(name, leaf) for name, leaf in self.leaves.items()}
+        gradients = {name: self._gradient(name, leaf) for name, leaf in self.leaves.items()}
         self.delta = {name: torch.zeros_like(leaf) for name, leaf in self.leaves.items()}
+        memory = self.free.memory
         for region, index in self.regions:
-            x = {name: self.leaves[name].detach()[index] for name in region.balls}
+            x = {name: self.vertices[name][index] for name in region.balls}
             step = region.step(x, {name: gradients[name][index] for name in x}, self.free.step_size)
             moved = {name: each - region.clean[name] for name, each in region.project(step).items()}
             self.delta = put(self.delta, index, moved)
-            if self.free.memory:
+            if memory is not None:
                 ids = [self.batch.ids[i] for i in index.tolist()]
                 for name, each in moved.items():
-                    self.free.keep(ids, name, each)
+                    memory.write(name, ids, each, self.step.epoch)
 
     def again(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
-        def moved(bound: BoundVictim, index: Tensor) -> Mapping[str, Tensor]:
+        def moved(bound: BoundVictim, threat: ThreatModel, index: Tensor) -> Mapping[str, Tensor]:
             return bound.region.project({name: c + self.delta[name][index] for name, c in bound.clean.items()})
 
         return self.free.perturb(batch, step, moved)
 
-
-def _finite(name: str, leaf: Tensor) -> Tensor:
-    """The gradient of each clip, 0 where it is not finite: in float16 a scaled gradient may well overflow."""
-    if leaf.grad is None:
-        raise AvrobustError(
-            f"free-at: no gradient reached {name}: an augmentation that comes later in the list, such as adversarial, "
-            "cut its way; list free-at last"
-        )
-    found = leaf.grad.isfinite().flatten(1).all(dim=1)
-    return torch.where(per_clip(found, leaf), leaf.grad, 0)
+    def _gradient(self, name: str, leaf: Tensor) -> Tensor:
+        """The gradient of each clip, 0 where it is not finite: in float16 a scaled gradient may well overflow."""
+        if leaf.grad is None:
+            purpose = self.free.threats.purpose
+            raise AvrobustError(
+                f"{purpose}: no gradient reached {name}: an augmentation that comes later in the list, such as "
+                f"adversarial, cut its way; list {purpose} last"
+            )
+        found = leaf.grad.isfinite().flatten(1).all(dim=1)
+        return torch.where(per_clip(found, leaf), leaf.grad, 0)

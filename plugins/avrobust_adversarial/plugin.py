@@ -44,3 +44,15 @@ def avrobust_augmentations() -> Iterator[Component]:
         references=("https://arxiv.org/abs/1901.08573",),
         example={"threat": THREAT, "steps": 2},
     )
+    yield Component(
+        name="vertex-mixup",
+        summary="Vertex mix-up: a clip is mixed with its own adversarial vertex, which training's own gradients move.",
+        config=configs.VertexMixupConfig,
+        build="avrobust_adversarial.vertex:VertexMixup",
+        references=(
+            "https://arxiv.org/abs/2003.02484",
+            "https://arxiv.org/abs/1904.12843",
+            "https://arxiv.org/abs/1912.11969",
+        ),
+        example={"threat": THREAT},
+    )

@@ -1,0 +1,199 @@
+"""The search for a cheap robust training rule: many regimes, on validation clips and seeds of their own, side by side.
+
+    python benchmarks/rule_search.py --rules benchmarks/rules.yaml [--manifest CSV] [--seeds N ...] [--jobs N] [--out FILE]
+
+Each regime of the spec is fitted with each seed on the training clips, and attacked on the validation clips: those of
+`toy-av`'s own split, and with --manifest a fifth of the training clips of that file, which are then not trained on. Test
+clips are never read. The work is shared by processes, of which the first `--cuda-fits` fit on a GPU if there is one; all
+attack there. What is found is written line by line, as JSON, to --out as soon as it is known; what stands there already
+is not made again. `--limit` seconds after the start no fit is begun any more.
+
+The last line is one JSON object: by set and rule, the means over fits of the clean accuracy and of those under attack,
+their standard deviation, and the passes of a clip in training.
+"""
+
+import argparse
+import csv
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from avrobust_core import Registry, evaluate
+from avrobust_core.data.dataset import Dataset
+from avrobust_core.data.loading import Skipped, read_batches, select
+from avrobust_core.randomness import derive_seed
+from avrobust_core.spec.loading import load_spec
+from avrobust_core.study.building import Builder
+from avrobust_core.training.fit import Fit
+
+HELD_OUT = 0.2
+"""Share of the training clips of --manifest that are held out to choose by."""
+
+WIDER = 2.0
+"""Multiple of the radii of the larger threat."""
+
+APGD = [{"use": "apgd", "with": {"steps": 20, "loss": loss}} for loss in ("ce", "dlr")]
+ATTACKS = {
+    "ensemble": {"use": "ensemble", "with": {"members": APGD}},
+    "universal": {"use": "universal", "with": {"epochs": 10, "projected": False}},
+}
+
+
+def main() -> None:
+    """Share the work, and print."""
+    options = parse()
+    started = time.monotonic()
+    done = {key(line) for line in lines(options.out)}
+    sets = ["toy-av", *(["clips"] if options.manifest else [])]
+    rules = list(load_spec(options.rules, Registry.discover(), []).spec.training)
+    chosen = [rule for rule in rules if not options.only or rule in options.only]
+    asked = [(name, rule, seed) for seed in options.seeds for rule in chosen for name in sets]
+    context = multiprocessing.get_context("spawn")
+    work: Any = context.Queue()
+    for job in asked:
+        if job not in done:
+            work.put(job)
+    lock = context.Lock()
+    workers = [context.Process(target=serve, args=(options, n, work, lock, started)) for n in range(options.jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    print(json.dumps(summary(lines(options.out))))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rules", type=Path, required=True, help="a spec whose regimes are tried")
+    parser.add_argument("--only", nargs="+", default=[], help="regimes; all by default")
+    parser.add_argument("--manifest", type=Path, help="CSV of clips with the columns path, label and split")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101], help="other ones than are measured with")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--cuda-fits", type=int, default=0, help="of these, those that fit on a GPU")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no fit is begun")
+    parser.add_argument("--out", type=Path, default=Path("rules.jsonl"))
+    return parser.parse_args()
+
+
+def serve(options: argparse.Namespace, number: int, work: Any, lock: Any, started: float) -> None:
+    """Fit and attack what is asked for, until nothing is."""
+    torch.set_num_threads(1)
+    attacking = "cuda" if torch.cuda.is_available() else "cpu"
+    fitting = attacking if number < options.cuda_fits else "cpu"
+    registry = Registry.discover()
+    builders: dict[tuple[str, int], Builder] = {}
+    datasets: dict[str, Dataset] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        while time.monotonic() - started < options.limit:
+            try:
+                name, rule, seed = work.get(timeout=1)
+            except Exception:  # noqa: BLE001 - multiprocessing's own Empty
+                return
+            if name not in datasets:
+                overrides = data_of(name, options, Path(folder))
+                loaded = load_spec(options.rules, registry, [*overrides, "evaluation.split=val"])
+                builders[name, -1] = Builder(loaded.spec, registry)
+                datasets[name] = builders[name, -1].dataset()
+            builder = Builder(builders[name, -1].spec.with_seed(seed), registry)
+            record = measured(builder, datasets[name], rule, seed, fitting, attacking)
+            with lock, options.out.open("a") as out:
+                out.write(json.dumps({"set": name, "rule": rule, "seed": seed, **record}) + "\n")
+
+
+def data_of(name: str, options: argparse.Namespace, folder: Path) -> list[str]:
+    """Overrides of the spec's data for one of the sets."""
+    if name == "toy-av":
+        return ["data.with.val=400", "data.with.test=1"]
+    manifest = folder / "held_out.csv"
+    with options.manifest.open() as source, manifest.open("w", newline="") as target:
+        rows = [row for row in csv.DictReader(source) if row["split"] == "train"]
+        writer = csv.DictWriter(target, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            held = derive_seed("rule-search", row["path"]) < HELD_OUT * 2**63
+            writer.writerow(row | {"split": "val" if held else "train"})
+    data = f"manifest: {manifest}, root: {options.manifest.parent.resolve()}, sample_rate: 8000, seconds: 1.0"
+    return [f"data={{use: clips, with: {{{data}, frames: 4, size: 16, cache_mib: 1000}}}}"]
+
+
+def measured(builder: Builder, dataset: Dataset, rule: str, seed: int, fitting: str, attacking: str) -> dict[str, Any]:
+    """One fit of a rule, and what it withstands on the validation clips, in shares."""
+    began = time.monotonic()
+    regime = builder.spec.training[rule]
+    (name,) = builder.spec.models
+    with tempfile.TemporaryDirectory() as folder:
+        model = builder.model(name, dataset)
+        fit = Fit(
+            Fabric(accelerator=fitting, devices=1),
+            model,
+            dataset,
+            regime,
+            builder.augmentations(regime),
+            seed=seed,
+            folder=Path(folder),
+            report=lambda done, total: None,
+        )
+        record = fit.run()
+    fitted = time.monotonic()
+    batches = list(validation(dataset))
+    threats = {str(name): threat for name, threat in builder.spec.threats.items()}
+    larger = {f"{name}-wider": threats[name].scaled(WIDER) for name in threats}
+    found = {}
+    for attack, under in (("ensemble", threats | larger), ("universal", {"both": threats["both"]})):
+        result = evaluate(
+            model.to(attacking), batches, attacks={attack: ATTACKS[attack]}, threats=under,
+            media=dataset.media, task=dataset.task, audit="off",
+        )
+        found["clean"] = result.summary["clean_accuracy"]["value"]
+        for threat, estimate in result.summary["robust_accuracy"][attack].items():
+            found[f"{attack} {threat}"] = estimate["value"]
+    batch = regime.batch_size
+    passes = record["clip_forwards"] / (len(dataset.ids("train")) // batch * batch)
+    return {"found": found, "passes": round(passes, 2), "fit_seconds": round(fitted - began, 1),
+            "attack_seconds": round(time.monotonic() - fitted, 1), "device": fitting}
+
+
+def validation(dataset: Dataset) -> Iterator[Any]:
+    """The batches of the validation clips."""
+    chunks = select(dataset, "val").chunks(400)
+    for batch in read_batches(dataset, "val", chunks, skipped=Skipped(dataset), workers=0, pin=False):
+        if batch is not None:
+            yield batch
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """What has been written so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def key(line: dict[str, Any]) -> tuple[str, str, int]:
+    """What a line is about."""
+    return line["set"], line["rule"], line["seed"]
+
+
+def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means and standard deviations over fits, by set and rule."""
+    result: dict[str, Any] = {}
+    for line in found:
+        result.setdefault(line["set"], {}).setdefault(line["rule"], []).append(line)
+    return {name: {rule: pooled(each) for rule, each in rules.items()} for name, rules in result.items()}
+
+
+def pooled(fits: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The fits of one rule together."""
+    values = {name: torch.tensor([fit["found"][name] for fit in fits]) for name in fits[0]["found"]}
+    means = {name: round(float(x.mean()), 4) for name, x in values.items()}
+    spread = {name: round(float(x.std()), 4) if len(fits) > 1 else None for name, x in values.items()}
+    return {"fits": len(fits), "passes": fits[0]["passes"], "mean": means, "sd": spread}
+
+
+if __name__ == "__main__":
+    main()
