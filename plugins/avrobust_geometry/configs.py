@@ -59,25 +59,17 @@ class ConvexityConfig(Config):
     for the one that is evaluated."""
 
 
-class GuidedMixupConfig(Config):
-    """Configuration of `guided-mixup`. Batches should hold an even number of clips: pairs are read together."""
+class GuidanceConfig(Config):
+    """The configuration that everything guided by the latent space of training shares."""
 
-    guide: tuple[Literal["density", "convexity", "balance"], ...] = ("density",)
-    """What guides: density (how much clips weigh, and which lie near them), convexity (which classes and which ratios
-    fail), balance (rare classes weigh more). Empty: plain mix-up, read in pairs."""
     control: Literal["none", "permuted", "inverted"] = "none"
-    """A control for studies: permuted lends each clip the weight and the partners of another clip of its class (the
-    same weights, no geometry); inverted does the opposite of what the guide says."""
-    level: Literal["input", "encoded"] = "input"
-    """What is mixed: the raw clips, or what the encoders return."""
+    """A control for studies: permuted lends each clip the weight (and the partners) of another clip of its class: the
+    same weights, no geometry; inverted does the opposite of what the guide says."""
     warmup: int = Field(default=4, ge=1)
-    """Epochs that are learned as they are, so that there are embeddings to be guided by: about a third of all. Weights
-    from a network that knows little yet leave classes behind that it would have learned."""
+    """Epochs that are learned without guidance, so that there are embeddings to be guided by. Weights from a network
+    that knows little yet leave classes behind that it would have learned."""
     refresh: int = Field(default=1, ge=1)
     """Epochs from one guide to the next."""
-    weigh: Literal["loss", "sampling"] = "loss"
-    """What a clip's weight is: of its loss, every clip being learned from once in each epoch; or of its chance to be an
-    anchor, which leaves other clips out of the epoch."""
     width: int = Field(default=256, ge=2)
     """Dimensions that are kept of each modality's embedding: of wider ones, a random projection."""
     score: Literal["class-ratio", "log-knn"] = "class-ratio"
@@ -87,6 +79,26 @@ class GuidedMixupConfig(Config):
     0 those at the border; 0 for all alike."""
     k: int = Field(default=10, ge=1)
     """Neighbours: those of the density, and those that may be partners."""
+
+
+class GuidedWeightsConfig(GuidanceConfig):
+    """Configuration of `guided-weights`."""
+
+    guide: tuple[Literal["density", "balance"], ...] = ("density",)
+    """What weighs a clip's loss: density, or balance (rare classes weigh more); both multiply."""
+
+
+class GuidedMixupConfig(GuidanceConfig):
+    """Configuration of `guided-mixup`. Batches should hold an even number of clips: pairs are read together."""
+
+    guide: tuple[Literal["density", "convexity", "balance"], ...] = ("density",)
+    """What guides: density (how much clips weigh, and which lie near them), convexity (which classes and which ratios
+    fail), balance (rare classes weigh more). Empty: plain mix-up, read in pairs."""
+    level: Literal["input", "encoded"] = "input"
+    """What is mixed: the raw clips, or what the encoders return."""
+    weigh: Literal["loss", "sampling"] = "loss"
+    """What a clip's weight is: of its loss, every clip being learned from once in each epoch; or of its chance to be an
+    anchor, which leaves other clips out of the epoch."""
     tau: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Width of the kernel over neighbours: small takes the nearest, large any of the k alike."""
     local: float = Field(default=1.0, ge=0, le=1)

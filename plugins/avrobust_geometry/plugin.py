@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from avrobust_core import Component, hookimpl
-from avrobust_geometry.configs import ConvexityConfig, DensityConfig, GuidedMixupConfig
+from avrobust_geometry.configs import ConvexityConfig, DensityConfig, GuidedMixupConfig, GuidedWeightsConfig
 
 
 @hookimpl
@@ -38,5 +38,13 @@ def avrobust_augmentations() -> Iterator[Component]:
         config=GuidedMixupConfig,
         build="avrobust_geometry.guided.mixup:GuidedMixup",
         references=("https://arxiv.org/abs/2203.12122", "https://arxiv.org/abs/1710.09412"),
+        example={"warmup": 1},
+    )
+    yield Component(
+        name="guided-weights",
+        summary="Losses weighted by the density of the latent space, for regimes that perturb clips or change nothing.",
+        config=GuidedWeightsConfig,
+        build="avrobust_geometry.guided.weights:GuidedWeights",
+        references=("https://arxiv.org/abs/2203.12122",),
         example={"warmup": 1},
     )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avrobust_geometry.configs import GuidedMixupConfig
+from avrobust_geometry.configs import GuidanceConfig, GuidedMixupConfig, GuidedWeightsConfig
 from avrobust_geometry.density.choices import Choices
 from avrobust_geometry.density.space import Space
 from avrobust_geometry.guided.notes import Notes
@@ -59,14 +59,18 @@ class Guide:
 
 
 def make_guide(
-    notes: Notes, classes: int, config: GuidedMixupConfig, seed: int, device: torch.device | str = "cpu"
+    notes: Notes,
+    classes: int,
+    config: GuidedMixupConfig | GuidedWeightsConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
 ) -> Guide:
     """Make the guide of an epoch from the embeddings noted so far.
 
     Args:
         notes: of at least two clips.
         classes: K.
-        config: of guided mix-up.
+        config: of guided mix-up, which also wants partners, or of weights alone.
         seed: of subsamples and of the permuted control.
         device: where distances are computed.
     """
@@ -77,7 +81,9 @@ def make_guide(
     inverted = config.control == "inverted"
     if "density" in config.guide:
         space = space_of(notes.embeddings(), labels, classes, config, seed, device)
-        if not inverted:  # the opposite of a near partner is one from anywhere
+        if not inverted and isinstance(
+            config, GuidedMixupConfig
+        ):  # the opposite of a near partner is one from anywhere
             partners, chances = near(space, config)
         weights *= density_weights(space, config)
     if "balance" in config.guide:
@@ -91,26 +97,26 @@ def make_guide(
     return Guide(ids, labels, weights, partners, chances)
 
 
-def clip_weights(guide: Guide, class_budget: Floats | None, config: GuidedMixupConfig) -> Floats:
-    """The weight of each clip: (N,) > 0, mean 1.
+def clip_weights(guide: Guide, class_budget: Floats | None = None, *, inverted: bool = False) -> dict[str, float]:
+    """The weight of each clip by its id, above 0 and 1 in the mean.
 
     Args:
         guide: of the last embeddings.
-        class_budget: (K,) what the classes have failed; None where nothing is known yet.
-        config: says if that counts.
+        class_budget: (K,) what the classes have failed; None where that does not count.
+        inverted: classes that have failed weigh less.
     """
     weights = guide.weights
-    if "convexity" in config.guide and class_budget is not None:
+    if class_budget is not None:
         budget = class_weights(guide.labels, class_budget)
-        weights = weights / budget if config.control == "inverted" else weights * budget
-    return np.asarray(weights / weights.mean())
+        weights = weights / budget if inverted else weights * budget
+    return dict(zip(guide.ids, (weights / weights.mean()).tolist(), strict=True))
 
 
 def space_of(
     points: NDArray[Any],
     labels: NDArray[Any],
     classes: int,
-    config: GuidedMixupConfig,
+    config: GuidanceConfig,
     seed: int,
     device: torch.device | str = "cpu",
 ) -> Space:
@@ -145,7 +151,7 @@ def space_of(
     )
 
 
-def density_weights(space: Space, config: GuidedMixupConfig) -> Floats:
+def density_weights(space: Space, config: GuidanceConfig) -> Floats:
     """exp(beta z), z the standardised density: with beta > 0, the denser its own lie around it. (N,) > 0."""
     found = space.measure()
     score = np.asarray(found.per_clip[config.score], dtype=np.float64)

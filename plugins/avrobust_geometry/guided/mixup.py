@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core import (
-    Augmentation,
     AugmentedStep,
     Batch,
     Encoded,
@@ -23,8 +21,8 @@ from avrobust_core import (
     soft_targets,
 )
 from avrobust_geometry.configs import GuidedMixupConfig
-from avrobust_geometry.guided.guide import Guide, clip_weights, make_guide
-from avrobust_geometry.guided.notes import Notes, Projection
+from avrobust_geometry.guided.guidance import Guided, weights_of
+from avrobust_geometry.guided.guide import clip_weights
 from avrobust_geometry.guided.pairs import draw_weighted, match
 from avrobust_geometry.guided.tally import Tally, bin_of
 
@@ -33,16 +31,6 @@ CANDIDATES = 16
 
 NEARLY = 0.9
 """From this ratio on a mixture's embedding is taken for that of its heavier end."""
-
-
-_KEPT: Mapping[str, type[Notes] | type[Guide] | type[Tally]] = {
-    "notes": Notes,
-    "fresh": Notes,
-    "guide": Guide,
-    "tally": Tally,
-    "measured": Tally,
-}
-"""The attributes that a state holds, and what they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +46,7 @@ class Plan:
     weights: Mapping[str, float] = field(default_factory=dict)
 
 
-class GuidedMixup(Augmentation):
+class GuidedMixup(Guided):
     """Mix-up (Zhang et al. 2018, arXiv 1710.09412) whose weights, partners and ratios follow the latent space.
 
     It takes two clips to mix. They are read next to each other (`order`), so that both are in the batch, and each is
@@ -72,19 +60,14 @@ class GuidedMixup(Augmentation):
         config: every choice.
     """
 
+    config: GuidedMixupConfig
+    kept = Guided.kept | {"tally": Tally, "measured": Tally}
+
     def __init__(self, config: GuidedMixupConfig) -> None:
-        self.config = config
-        self.notes = Notes()
-        self.fresh = Notes()
-        self.projection = Projection(config.width)
-        self.guide: Guide | None = None
+        super().__init__(config)
         self.tally: Tally | None = None
         self.measured: Tally | None = None
         self.plan = Plan()
-
-    def as_it_is(self, epoch: int) -> bool:
-        """Tell if the clips of an epoch are learned as they are."""
-        return epoch < self.config.warmup
 
     def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
         """Pairs of two clips, next to each other, in random order."""
@@ -121,10 +104,6 @@ class GuidedMixup(Augmentation):
             )
         return _Mixed(batch, self, step, drawn, mixture, hard)
 
-    def embeddings(self, encoded: Mapping[str, Encoded], step: TrainingStep) -> dict[str, Tensor]:
-        """The embeddings (B, E) by modality, as they are noted."""
-        return {name: self.projection(name, found.pooled.detach(), step.seed) for name, found in encoded.items()}
-
     def counts(self, step: TrainingStep) -> Tally:
         """The mixtures of this epoch that were misjudged."""
         if self.tally is None:
@@ -132,35 +111,20 @@ class GuidedMixup(Augmentation):
         return self.tally
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
-        """A new guide from what all processes have noted."""
+        """A new guide from what all processes have noted, and what they have misjudged."""
         if "convexity" in self.config.guide and not self.as_it_is(step.epoch):
             counts = self.counts(step)
             counts.merge(gather(counts))
             self.measured, self.tally = counts, None
-        after = step.epoch + 1 - self.config.warmup
-        due = after >= 0 and after % self.config.refresh == 0 and step.epoch + 1 < step.epochs
-        self.notes.merge(gather(self.fresh))
-        self.fresh = Notes()
-        if due and len(self.notes) > 1:
-            seed = derive_seed(step.seed, "guided-mixup", "guide", step.epoch) % (1 << 32)
-            device = next(step.model.parameters()).device
-            self.guide = make_guide(self.notes, step.classes, self.config, seed, device)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Notes, guide and counts."""
-        return {name: None if (kept := getattr(self, name)) is None else kept.state_dict() for name in _KEPT}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
-        for name, kind in _KEPT.items():
-            setattr(self, name, None if state[name] is None else kind.of(state[name]))
+        super().end_epoch(step, gather)
 
     def _clip_weights(self) -> dict[str, float]:
         """The weight of each clip, 1 in the mean; empty without a guide."""
         if self.guide is None:
             return {}
-        budget = None if self.measured is None else self.measured.class_budget()
-        return dict(zip(self.guide.ids, clip_weights(self.guide, budget, self.config).tolist(), strict=True))
+        counts = self.measured if "convexity" in self.config.guide else None
+        budget = None if counts is None else counts.class_budget()
+        return clip_weights(self.guide, budget, inverted=self.config.control == "inverted")
 
     def _draw(self, ids: Sequence[str], step: TrainingStep) -> Mixture:
         """Ratios and partners, on the CPU; a clip whose partner could not be read stays as it is."""
@@ -239,5 +203,5 @@ class _Mixed(_Noted):
         weights = guided.plan.weights
         if not weights:
             return losses
-        own = torch.tensor([weights.get(clip_id, 1.0) for clip_id in self.batch.ids]).to(losses)
+        own = weights_of(self.batch.ids, weights, losses)
         return losses * torch.lerp(own[partner], own, ratio.to(losses))

@@ -140,10 +140,8 @@ def test_the_inverted_control_does_the_opposite(two_clusters) -> None:
     np.testing.assert_allclose(found.weights * control.weights, 1)
     assert not control.chances.any()
     budget = np.asarray([0.2, 0.8])
-    towards, away = (
-        clip_weights(Guide(found.ids, labels, np.ones(60), found.partners, found.chances), budget, c)
-        for c in (config, config.model_copy(update={"control": "inverted"}))
-    )
+    guide = Guide(found.ids, labels, np.ones(60), found.partners, found.chances)
+    towards, away = (list(clip_weights(guide, budget, inverted=inverted).values()) for inverted in (False, True))
     assert towards[0] < towards[-1]
     assert away[0] > away[-1]
 
