@@ -1,23 +1,24 @@
-"""The ablation of guided mix-up beside adversarial training: protection, cost, and paired differences.
+"""Vertex mix-up and its controls beside adversarial training: protection, cost, and paired differences.
 
     uv pip install -e '.[test,bench]'
     python benchmarks/mixup.py [--manifest CSV] [--seeds N ...] [--out DIR] [--turns N] [--set PATH=VALUE ...]
+    python benchmarks/mixup.py --study mixup_ablation --seeds 0 1 2 [...]    # guided mix-up in all its parts
 
-Carries out `examples/mixup_ablation.yaml` on `toy-av`, and with --manifest also `examples/mixup_ablation_clips.yaml` on
+Carries out `examples/vertex_mixup.yaml` on `toy-av`, and with --manifest also `examples/vertex_mixup_clips.yaml` on
 clips. Cells that are in --out already are reused, so that it can be stopped and gone on with. Then it measures what an
-epoch costs: standard training, mix-up and guided mix-up take turns step by step, in seconds of the processor, over the
-second half of their epochs, when guided mix-up is guided.
+epoch costs: standard training, mix-up and the guided rule take turns step by step, in seconds of the processor, over
+the second half of their epochs, when there is guidance.
 
 The last line is one JSON object: for each set and regime `clean`, `robust` by attack and threat (shares with
 intervals, means over seeds), `forwards` and `backwards` of clips in training over all seeds, `seconds` as recorded, and
 `recorded_time_ratio` of their epochs to standard training's, which others on the machine disturb; `differences` of all
-pairs that the spec compares, by attack and threat, with intervals and p-values; and `epoch_time_ratio` to standard
-training, timed side by side, with intervals over epochs.
+pairs that the spec compares, by attack and threat, with intervals and p-values, between these networks and between the
+methods (`across_fits`); and `epoch_time_ratio` to standard training, timed side by side, with intervals over epochs.
 """
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,11 @@ from avrobust_core.study.runner import carry_out
 from benchmarks.epoch_times import epoch_seconds, ratio
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TIMED = ("standard", "mixup", "guided-mixup")
+TIMED = {
+    "vertex_mixup": ("standard", "mixup", "guided-vertex-mixup"),
+    "mixup_ablation": ("standard", "mixup", "guided-mixup"),
+}
+"""By study the regimes whose epochs are timed, standard training first."""
 
 
 def main() -> None:
@@ -45,7 +50,7 @@ def main() -> None:
         loaded = load_spec(path, registry, [f"seed=[{','.join(map(str, options.seeds))}]", *overrides, *options.set])
         result = carry_out(loaded, registry, out=options.out / loaded.spec.name)
         print_tables(result)
-        ratios = epoch_time_ratios(loaded, registry, options.turns) if options.turns else {}
+        ratios = epoch_time_ratios(loaded, registry, options.turns, TIMED[options.study]) if options.turns else {}
         print(f"{name}: an epoch beside one of standard training: {ratios or 'not timed'}", flush=True)
         report[name] = {
             "regimes": regimes(result, {name: regime.epochs for name, regime in loaded.spec.training.items()}),
@@ -60,7 +65,8 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, help="CSV of clips with the columns path, label and split")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--study", choices=TIMED, default="vertex_mixup", help="the spec, of those in examples/")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("runs"), help="where the runs lie")
     parser.add_argument("--turns", type=int, default=3, help="fits of each regime that are timed; 0 for none")
     parser.add_argument("--threads", type=int, default=2)
@@ -70,11 +76,10 @@ def parse() -> argparse.Namespace:
 
 def asked(options: argparse.Namespace) -> list[tuple[str, Path, list[str]]]:
     """The sets: a name, the spec, and overrides."""
-    found: list[tuple[str, Path, list[str]]] = [("toy-av", EXAMPLES / "mixup_ablation.yaml", [])]
+    found: list[tuple[str, Path, list[str]]] = [("toy-av", EXAMPLES / f"{options.study}.yaml", [])]
     if options.manifest is not None:
-        found.append(
-            ("clips", EXAMPLES / "mixup_ablation_clips.yaml", [f"data.with.manifest={options.manifest.resolve()}"])
-        )
+        overrides = [f"data.with.manifest={options.manifest.resolve()}"]
+        found.append(("clips", EXAMPLES / f"{options.study}_clips.yaml", overrides))
     return found
 
 
@@ -97,7 +102,7 @@ def regimes(result: Mapping[str, Any], epochs: Mapping[str, int]) -> dict[str, A
 
 def differences(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The first minus the second of each pair of regimes that the spec compares: guided mix-up minus mix-up, say."""
-    kept = ("attack", "threat", "difference", "only_first", "only_second", "p", "p_holm")
+    kept = ("attack", "threat", "difference", "only_first", "only_second", "p", "p_holm", "across_fits")
     found: dict[str, list[dict[str, Any]]] = {}
     for item in result["comparisons"]:
         if "left_out" not in item:
@@ -106,17 +111,19 @@ def differences(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def epoch_time_ratios(loaded: LoadedSpec, registry: Registry, turns: int) -> dict[str, dict[str, Any]]:
-    """Processor seconds of an epoch of each regime over standard training's, with intervals over epochs.
+def epoch_time_ratios(
+    loaded: LoadedSpec, registry: Registry, turns: int, timed: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Processor seconds of an epoch of each timed regime over the first one's, with intervals over epochs.
 
-    Only the second half of the epochs counts: in the first guided mix-up is not guided, for it warms up.
+    Only the second half of the epochs counts: in the first nothing is guided, for guidance warms up.
     """
     builder = Builder(loaded.spec, registry)
     dataset = builder.dataset()
-    rotated = [TIMED[turn % len(TIMED) :] + TIMED[: turn % len(TIMED)] for turn in range(turns)]
+    rotated = [[*timed[turn % len(timed) :], *timed[: turn % len(timed)]] for turn in range(turns)]
     found = [epoch_seconds(builder, dataset, names) for names in rotated]
-    late = {name: np.concatenate([times[name][len(times[name]) // 2 :] for times in found]) for name in TIMED}
-    return {name: ratio(late[name], late["standard"]).to_json() for name in TIMED if name != "standard"}
+    late = {name: np.concatenate([times[name][len(times[name]) // 2 :] for times in found]) for name in timed}
+    return {name: ratio(late[name], late[timed[0]]).to_json() for name in timed[1:]}
 
 
 if __name__ == "__main__":

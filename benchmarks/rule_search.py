@@ -1,21 +1,23 @@
-"""The search for a cheap robust training rule: many regimes, on validation clips and seeds of their own, side by side.
+"""The search for a cheap robust training rule: many regimes side by side, on validation clips and seeds of their own.
 
-    python benchmarks/rule_search.py --rules benchmarks/rules.yaml [--manifest CSV] [--seeds N ...] [--jobs N] [--out FILE]
+    python benchmarks/rule_search.py --rules benchmarks/rules.yaml [--manifest CSV] [--seeds N ...] [--jobs N]
 
 Each regime of the spec is fitted with each seed on the training clips, and attacked on the validation clips: those of
-`toy-av`'s own split, and with --manifest a fifth of the training clips of that file, which are then not trained on. Test
-clips are never read. The work is shared by processes, of which the first `--cuda-fits` fit on a GPU if there is one; all
-attack there. What is found is written line by line, as JSON, to --out as soon as it is known; what stands there already
-is not made again. `--limit` seconds after the start no fit is begun any more.
+`toy-av`'s own split, and with --manifest a fifth of the training clips of that file, which are then not trained on.
+Test clips are never read. The work is shared by processes, of which the first `--cuda-fits` fit on a GPU if there is
+one; all attack there. Every line that is found is written to --out at once, as JSON; what stands there already is not
+made again. No fit is begun after `--limit` seconds.
 
 The last line is one JSON object: by set and rule, the means over fits of the clean accuracy and of those under attack,
-their standard deviation, and the passes of a clip in training.
+their standard deviation, and the passes of a clip in training. Under attack: an ensemble of `apgd` with two losses at
+the spec's threats, and at twice their radii (`-wider`), and the unprojected universal perturbation of both modalities.
 """
 
 import argparse
 import csv
 import json
 import multiprocessing
+import queue
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -52,9 +54,8 @@ def main() -> None:
     started = time.monotonic()
     done = {key(line) for line in lines(options.out)}
     sets = ["toy-av", *(["clips"] if options.manifest else [])]
-    rules = list(load_spec(options.rules, Registry.discover(), []).spec.training)
-    chosen = [rule for rule in rules if not options.only or rule in options.only]
-    asked = [(name, rule, seed) for seed in options.seeds for rule in chosen for name in sets]
+    rules = options.only or load_spec(options.rules, Registry.discover(), []).spec.training
+    asked = [(name, rule, seed) for seed in options.seeds for rule in rules for name in sets]
     context = multiprocessing.get_context("spawn")
     work: Any = context.Queue()
     for job in asked:
@@ -95,7 +96,7 @@ def serve(options: argparse.Namespace, number: int, work: Any, lock: Any, starte
         while time.monotonic() - started < options.limit:
             try:
                 name, rule, seed = work.get(timeout=1)
-            except Exception:  # noqa: BLE001 - multiprocessing's own Empty
+            except queue.Empty:
                 return
             if name not in datasets:
                 overrides = data_of(name, options, Path(folder))
@@ -149,16 +150,26 @@ def measured(builder: Builder, dataset: Dataset, rule: str, seed: int, fitting: 
     found = {}
     for attack, under in (("ensemble", threats | larger), ("universal", {"both": threats["both"]})):
         result = evaluate(
-            model.to(attacking), batches, attacks={attack: ATTACKS[attack]}, threats=under,
-            media=dataset.media, task=dataset.task, audit="off",
+            model.to(attacking),
+            batches,
+            attacks={attack: ATTACKS[attack]},
+            threats=under,
+            media=dataset.media,
+            task=dataset.task,
+            audit="off",
         )
         found["clean"] = result.summary["clean_accuracy"]["value"]
         for threat, estimate in result.summary["robust_accuracy"][attack].items():
             found[f"{attack} {threat}"] = estimate["value"]
     batch = regime.batch_size
     passes = record["clip_forwards"] / (len(dataset.ids("train")) // batch * batch)
-    return {"found": found, "passes": round(passes, 2), "fit_seconds": round(fitted - began, 1),
-            "attack_seconds": round(time.monotonic() - fitted, 1), "device": fitting}
+    return {
+        "found": found,
+        "passes": round(passes, 2),
+        "fit_seconds": round(fitted - began, 1),
+        "attack_seconds": round(time.monotonic() - fitted, 1),
+        "device": fitting,
+    }
 
 
 def validation(dataset: Dataset) -> Iterator[Any]:

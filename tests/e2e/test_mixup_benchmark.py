@@ -69,7 +69,21 @@ def test_a_fit_that_fails_ends_the_timing_with_its_error(monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_the_ablation_ends_with_protection_cost_and_differences(tmp_path: Path, run_command, last_json) -> None:
-    asked = ("--seeds", "0", "1", "--turns", "1", "--threads", "1", "--out", tmp_path, "--set", *SMALL)
+    asked = (
+        "--study",
+        "mixup_ablation",
+        "--seeds",
+        "0",
+        "1",
+        "--turns",
+        "1",
+        "--threads",
+        "1",
+        "--out",
+        tmp_path,
+        "--set",
+        *SMALL,
+    )
     done = run_command(*asked, script=ROOT / "benchmarks" / "mixup.py", env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     found = last_json(done.stdout)["toy-av"]
