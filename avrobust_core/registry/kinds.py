@@ -78,7 +78,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             Kind(
                 name="attack",
                 base="avrobust_core.attacks.attack:Attack",
-                checks="avrobust_core.testing.attack_checks:ATTACK_CHECKS",
+                checks="avrobust_core.testing.checklists:ATTACK_CHECKS",
                 subject="avrobust_core.testing.subjects:AttackSubject",
                 written=(("attacks:", "  {name}:"), "    ", ""),
             ),
@@ -91,7 +91,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             Kind(
                 name="augmentation",
                 base="avrobust_core.training.augmentations:Augmentation",
-                checks="avrobust_core.testing.augmentation_checks:AUGMENTATION_CHECKS",
+                checks="avrobust_core.testing.checklists:AUGMENTATION_CHECKS",
                 subject="avrobust_core.testing.augmentation_subjects:AugmentationSubject",
                 written=(("augment:",), "  - ", "inside an entry of training"),
             ),

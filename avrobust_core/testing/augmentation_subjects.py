@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -34,9 +34,11 @@ CLASSES = 4
 BATCH_SIZE = 8
 """The last batch of an epoch has two clips."""
 
-Watch = Callable[[str, tuple[Any, ...]], Callable[[Any], None]]
-"""Called before a method of an augmentation, or of its part in a pass, with the method's name and arguments; returns
-what is called with its result."""
+
+class Watch(Protocol):
+    """Called in place of a method of an augmentation, or of its part in a pass: calls it; looks before and after."""
+
+    def __call__(self, method: Callable[..., R], *arguments: Any) -> R: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,36 +178,31 @@ class Course:
         watch: looks at the augmentation's methods.
         device: where the training is.
         ordered: let the augmentation choose the order of the clips.
-        ended: of the last epoch's end: what the augmentation says it has spent, and what was counted.
+        learner: the model and the augmentation.
     """
 
     augmentation: Augmentation
     scene: Scene
     seed: int = 0
-    model: AVModel | None = None
+    model: InitVar[AVModel | None] = None
     epochs: int = 3
     turned: bool = False
     share: tuple[int, int] = (0, 1)
     watch: Watch | None = None
     device: str = "cpu"
     ordered: bool = True
-    ended: tuple[Cost, Cost] = field(init=False, default_factory=lambda: (Cost(), Cost()))
-    _learner: Learner = field(init=False)
+    learner: Learner = field(init=False)
 
-    def __post_init__(self) -> None:
-        if self.model is None:
-            self.model = self.scene.model()
-        self.model.to(self.device)
+    def __post_init__(self, model: AVModel | None) -> None:
         watched = self.augmentation if self.watch is None else Watched(self.augmentation, self.watch)
-        self._learner = Learner(self.model, [watched])
+        self.learner = Learner((model or self.scene.model()).to(self.device), [watched])
 
     def where(self, epoch: int, cost: Cost | None = None, replay: int = 0) -> TrainingStep:
         """The step that the augmentation is told."""
-        assert self.model is not None
         return TrainingStep(
             epoch=epoch,
             seed=self.seed,
-            model=self.model,
+            model=self.learner.model,
             classes=CLASSES,
             task=self.scene.task,
             epochs=self.epochs,
@@ -218,7 +215,7 @@ class Course:
         """The passes of an epoch's batches from `start` to before `stop`; without `stop`, the epoch is ended, too."""
         positions: Sequence[int] = range(CLIPS)
         if self.ordered:
-            positions = self._learner.order(positions, IDS, self.where(epoch))
+            positions = self.learner.order(positions, IDS, self.where(epoch))
         turned = self.turned and list(positions) == list(range(CLIPS))
         batches = [positions[i : i + BATCH_SIZE] for i in range(0, CLIPS, BATCH_SIZE)]
         rank, world = self.share
@@ -226,40 +223,30 @@ class Course:
             mine = share_of(batch, rank, world)
             read = self.scene.read(mine[::-1] if turned else mine).to(self.device)
             learned: Learned | None = None
-            for replay in range(self._learner.replays):
+            for replay in range(self.learner.replays):
                 with torch.random.fork_rng(devices=[]):
                     torch.default_generator.manual_seed(derive_seed(self.seed, epoch, i, replay))
                     seen, learned = self._pass(read, epoch, replay, learned)
                 yield seen
         if stop is None:
-            self.end_epoch(epoch, lambda mine: [mine])
+            self.end_epoch(epoch)
 
     def two_epochs(self) -> Iterator[Seen]:
         """The passes of the first two."""
         for epoch in range(2):
             yield from self.epoch(epoch)
 
-    def end_epoch(self, epoch: int, gather: Gather) -> None:
-        """End the epoch."""
-        assert self.model is not None
+    def end_epoch(self, epoch: int, gather: Gather = lambda mine: [mine]) -> tuple[Cost, Cost]:
+        """End the epoch; what the augmentation says it has spent on that, and what was counted."""
         spent, counted = Cost(), Cost()
-        with counting(self.model, counted):
-            self._learner.end_epoch(self.where(epoch, spent), gather)
-        self.ended = (spent, counted)
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        """The states that a checkpoint would hold."""
-        return self._learner.state_dict()
-
-    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from a checkpoint."""
-        self._learner.load_state_dict(states)
+        with counting(self.learner.model, counted):
+            self.learner.end_epoch(self.where(epoch, spent), gather)
+        return spent, counted
 
     def _pass(self, read: Batch, epoch: int, replay: int, earlier: Learned | None) -> tuple[Seen, Learned]:
-        assert self.model is not None
         spent, counted = Cost(), Cost(forwards=-len(read), backwards=-len(read))
-        with counting(self.model, counted):
-            learned = self._learner.learn(read, self.where(epoch, spent, replay), earlier)
+        with counting(self.learner.model, counted):
+            learned = self.learner.learn(read, self.where(epoch, spent, replay), earlier)
             forward = learned.forward
             inputs = {name: x.detach().clone() for name, x in forward.batch.inputs.items()}
             encoded = {
@@ -268,7 +255,7 @@ class Course:
             }
             torch.autograd.backward(learned.losses.mean())
             learned.after_backward()
-        self.model.zero_grad(set_to_none=True)
+        self.learner.model.zero_grad(set_to_none=True)
         losses, targets = learned.losses.detach().clone(), forward.batch.targets.detach().clone()
         return Seen(read, inputs, encoded, targets, losses, spent, counted), learned
 
@@ -278,7 +265,7 @@ class Watched(Augmentation):
 
     Args:
         inner: the augmentation.
-        watch: looks.
+        watch: looks; a course that is resumed has none, so that no state is handed on.
     """
 
     def __init__(self, inner: Augmentation, watch: Watch) -> None:
@@ -287,27 +274,14 @@ class Watched(Augmentation):
         self.replays = inner.replays
 
     def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
-        return self.watched(self.inner.order, clips, step)
+        return self.watch(self.inner.order, clips, step)
 
     def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
-        begun = self.watched(self.inner.begin, batch, step)
+        begun = self.watch(self.inner.begin, batch, step)
         return _WatchedStep(begun.batch, begun, self)
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
-        self.watched(self.inner.end_epoch, step, gather)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.inner.load_state_dict(state)
-
-    def watched(self, method: Callable[..., R], *arguments: Any) -> R:
-        """Call a method between two looks."""
-        after = self.watch(method.__name__, arguments)
-        found = method(*arguments)
-        after(found)
-        return found
+        self.watch(self.inner.end_epoch, step, gather)
 
 
 @dataclass(eq=False)
@@ -316,16 +290,16 @@ class _WatchedStep(AugmentedStep):
     by: Watched
 
     def encodings(self, encoded: Mapping[str, Encoded], targets: Tensor) -> tuple[Mapping[str, Encoded], Tensor]:
-        return self.by.watched(self.inner.encodings, encoded, targets)
+        return self.by.watch(self.inner.encodings, encoded, targets)
 
     def loss(self, losses: Tensor, forward: ForwardPass) -> Tensor:
-        return self.by.watched(self.inner.loss, losses, forward)
+        return self.by.watch(self.inner.loss, losses, forward)
 
     def after_backward(self) -> None:
-        self.by.watched(self.inner.after_backward)
+        self.by.watch(self.inner.after_backward)
 
     def again(self, batch: Batch, step: TrainingStep) -> AugmentedStep | None:
-        again = self.by.watched(self.inner.again, batch, step)
+        again = self.by.watch(self.inner.again, batch, step)
         return None if again is None else _WatchedStep(again.batch, again, self.by)
 
 

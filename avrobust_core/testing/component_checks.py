@@ -16,7 +16,7 @@ from avrobust_core.data.media import MediaSpec
 from avrobust_core.registry.discovery import Offer, PluginRecord
 from avrobust_core.registry.kinds import KINDS, named
 from avrobust_core.registry.loading import one_line
-from avrobust_core.testing.offer_subjects import MEDIA, OfferSubject
+from avrobust_core.testing.component_subjects import MEDIA, OfferSubject
 from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, check, run_check
 
 

@@ -11,7 +11,7 @@ from avrobust_core.data.batches import Clip
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import ClipError
-from avrobust_core.testing.offer_subjects import OfferSubject
+from avrobust_core.testing.component_subjects import OfferSubject
 from avrobust_core.testing.running import Check, CheckFailed, check
 
 

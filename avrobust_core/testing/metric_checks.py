@@ -16,7 +16,7 @@ from avrobust_core.data.media import Task
 from avrobust_core.metrics.latents import Latents
 from avrobust_core.metrics.metric import Measurement, Metric, Subject
 from avrobust_core.metrics.probe import Probe, layers_of
-from avrobust_core.testing.offer_subjects import OfferSubject
+from avrobust_core.testing.component_subjects import OfferSubject
 from avrobust_core.testing.oracles import SHAPES, LinearOracle
 from avrobust_core.testing.running import Check, CheckFailed, NotApplicable, check
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from avrobust_core.data.batches import Encoded
 from avrobust_core.models.parts import Encoder, Fusion
-from avrobust_core.testing.offer_subjects import OfferSubject
+from avrobust_core.testing.component_subjects import OfferSubject
 from avrobust_core.testing.running import Check, CheckFailed, check
 
 CLIPS = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import unittest
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Generic, Literal, Self, TypeVar, cast
@@ -135,8 +135,3 @@ def run_check(subject: S, check: Check[S]) -> CheckOutcome:
     except Exception as error:  # noqa: BLE001 - what the subject raises is its failure, not the command's
         status, reason = "failed", f"raised {one_line(error)}"
     return CheckOutcome(check.name, check.summary, check.faults, status, reason)
-
-
-def run_each(subject: S, checks: Sequence[Check[S]]) -> list[CheckOutcome]:
-    """Run checks one after the other; none keeps the others from running."""
-    return [run_check(subject, check) for check in checks]

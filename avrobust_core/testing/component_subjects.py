@@ -1,4 +1,4 @@
-"""Subjects of the checks of components: what a plugin offers, and how it is built for a check."""
+"""The subject of the checks that every component must pass: as a plugin offers it, built from its example."""
 
 from __future__ import annotations
 
