@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.data.batches import Batch, Encoded
@@ -20,7 +18,7 @@ from avrobust_core.randomness import clip_generator, derive_seed
 from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.oracles import LinearOracle
 from avrobust_core.testing.running import CheckFailed, NotApplicable, Renewable
-from avrobust_core.training.augmentations import Augmentation, AugmentedStep, ForwardPass, Gather, TrainingStep
+from avrobust_core.training.augmentations import Augmentation, AugmentedStep, Gather, TrainingStep
 from avrobust_core.training.costs import Cost, counting
 from avrobust_core.training.learner import Learned, Learner
 from avrobust_core.training.mixing import soft_targets
@@ -194,8 +192,9 @@ class Course:
     learner: Learner = field(init=False)
 
     def __post_init__(self, model: AVModel | None) -> None:
-        watched = self.augmentation if self.watch is None else Watched(self.augmentation, self.watch)
-        self.learner = Learner((model or self.scene.model()).to(self.device), [watched])
+        if self.watch is not None:
+            _watch(self.augmentation, self.watch, "order", "begin", "end_epoch")
+        self.learner = Learner((model or self.scene.model()).to(self.device), [self.augmentation])
 
     def where(self, epoch: int, cost: Cost | None = None, replay: int = 0) -> TrainingStep:
         """The step that the augmentation is told."""
@@ -260,47 +259,20 @@ class Course:
         return Seen(read, inputs, encoded, targets, losses, spent, counted), learned
 
 
-class Watched(Augmentation):
-    """An augmentation whose methods, and those of its part in each pass, are looked at before and after.
+def _watch(of: object, watch: Watch, *names: str) -> None:
+    """Have methods of an object called through `watch`, and those of an augmentation's part in a pass that they return.
 
-    Args:
-        inner: the augmentation.
-        watch: looks; a course that is resumed has none, so that no state is handed on.
+    In the object itself: one that passes calls on would have to know every method.
     """
 
-    def __init__(self, inner: Augmentation, watch: Watch) -> None:
-        self.inner = inner
-        self.watch = watch
-        self.replays = inner.replays
+    def called(method: Callable[..., R], *arguments: Any) -> R:
+        found = watch(method, *arguments)
+        if isinstance(found, AugmentedStep):
+            _watch(found, watch, "encodings", "loss", "after_backward", "again")
+        return found
 
-    def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
-        return self.watch(self.inner.order, clips, step)
-
-    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
-        begun = self.watch(self.inner.begin, batch, step)
-        return _WatchedStep(begun.batch, begun, self)
-
-    def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
-        self.watch(self.inner.end_epoch, step, gather)
-
-
-@dataclass(eq=False)
-class _WatchedStep(AugmentedStep):
-    inner: AugmentedStep
-    by: Watched
-
-    def encodings(self, encoded: Mapping[str, Encoded], targets: Tensor) -> tuple[Mapping[str, Encoded], Tensor]:
-        return self.by.watch(self.inner.encodings, encoded, targets)
-
-    def loss(self, losses: Tensor, forward: ForwardPass) -> Tensor:
-        return self.by.watch(self.inner.loss, losses, forward)
-
-    def after_backward(self) -> None:
-        self.by.watch(self.inner.after_backward)
-
-    def again(self, batch: Batch, step: TrainingStep) -> AugmentedStep | None:
-        again = self.by.watch(self.inner.again, batch, step)
-        return None if again is None else _WatchedStep(again.batch, again, self.by)
+    for name in names:
+        vars(of).setdefault(name, partial(called, getattr(of, name)))
 
 
 def difference(first: Iterable[Seen], second: Iterable[Seen]) -> str:

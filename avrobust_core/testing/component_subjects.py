@@ -53,9 +53,7 @@ class OfferSubject:
 
     def config(self) -> Config:
         """The configuration of the component's example."""
-        component = self.offer.component
-        config: Config = component.config.model_validate(dict(component.example))
-        return config
+        return self.offer.component.config.model_validate(dict(self.offer.component.example))
 
     def build(self) -> Any:
         """The component, made from its example."""

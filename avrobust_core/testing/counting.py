@@ -50,11 +50,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False  # or the first operation would import the whole compiler, for seconds
 
     def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         found = func(*args, **(kwargs or {}))
         work = self._work
@@ -79,11 +75,7 @@ class _Copies(TorchFunctionMode):
         self._large = large
 
     def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if getattr(func, "__name__", "") in self._names and isinstance(args[0], Tensor):
             self._work.waits += 1
@@ -109,13 +101,11 @@ def counted(large: int, *, calls: bool = False) -> Iterator[Work]:
 
     with _Operations(work, large), _Copies(work, large):
         before = sys.getprofile()
-        if calls:
-            sys.setprofile(profile)
+        sys.setprofile(profile if calls else before)
         try:
             yield work
         finally:
-            if calls:
-                sys.setprofile(before)
+            sys.setprofile(before)
 
 
 def _is_mask(index: object) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from avrobust_core.attacks.verification import verify
-from avrobust_core.data.batches import Batch
 from avrobust_core.randomness import clip_generator
 from avrobust_core.testing.models import Rescored, watched
 from avrobust_core.testing.oracles import LinearProblem, make_problem, make_threat
@@ -71,7 +71,7 @@ def check_failed_clips(subject: AttackSubject) -> None:
             )
     if not subject.bounded:
         return  # a corruption does not search: it may leave a misclassified clip better off, and say so
-    wrong = LinearProblem(problem.oracle, _mislabelled(problem), problem.bounds)
+    wrong = replace(problem, batch=replace(problem.batch, targets=(problem.batch.targets + 1) % problem.oracle.classes))
     outset = subject.run(Case.of(wrong, _hopeless(problem, subject)))
     if not bool(outset.result.success.all()):
         raise CheckFailed(
@@ -155,13 +155,14 @@ def check_lucky_looks(subject: AttackSubject) -> None:
             f"looks find about {expected:.0f}: one success among many looks is luck; unless victim.repeatable, tell "
             "success by looks that chose nothing"
         )
-    free = subject.run(Case.of(problem, problem.threat(BOTH, subject.norm, slack=_wide(subject))))
-    trial, odds = _shaken(subject, problem, slack=_wide(subject), share=1.0)
+    wide = 1.0 if subject.norm == "l0" else 2.0
+    free = subject.run(Case.of(problem, problem.threat(BOTH, subject.norm, slack=wide)))
+    trial, odds = _shaken(subject, problem, slack=wide, share=1.0)
     if bool((trial.bound.gradients.passes > 0).all()) and float(odds.sum()) < 0.75 * free.broken - 1:
         raise CheckFailed(
-            f"it broke {free.broken} of {len(odds)} clips; with noise in the logits as large as the margins, fresh "
-            f"looks find about {float(odds.sum()):.0f} of what it returned broken: it stops at the first lucky look; "
-            "unless victim.repeatable, go on to the end and return what is best in expectation"
+            f"it broke {free}; with noise in the logits as large as the margins, fresh looks find about "
+            f"{float(odds.sum()):.0f} of what it returned broken: it stops at the first lucky look; unless "
+            "victim.repeatable, go on to the end and return what is best in expectation"
         )
 
 
@@ -175,8 +176,8 @@ def check_several_labels(subject: AttackSubject) -> None:
     several = subject.run(single.with_several_labels(4))
     if several.broken == 0 and one.broken >= 0.5 * len(one.success):
         raise CheckFailed(
-            f"it broke {one.broken} of {len(one.success)} clips as single-label clips, but none with the same labels "
-            "as multi-hot targets: use victim.goal, which knows the task"
+            f"it broke {one} as single-label clips, but none with the same labels as multi-hot targets: use "
+            "victim.goal, which knows the task"
         )
 
 
@@ -194,13 +195,9 @@ def check_warm_start(subject: AttackSubject) -> None:
     broken = int(verdict.success.sum())
     if broken < 0.7 * cold.broken - 1:
         raise CheckFailed(
-            f"it broke {cold.broken} of {len(cold.success)} clips from the clean ones, and {broken} from another point "
-            "of the region (victim.start): curves begin each budget where the last one ended"
+            f"it broke {cold} from the clean ones, and {broken} from another point of the region (victim.start): "
+            "curves begin each budget where the last one ended"
         )
-
-
-def _wide(subject: AttackSubject) -> float:
-    return 1.0 if subject.norm == "l0" else 2.0
 
 
 def _shaken(subject: AttackSubject, problem: LinearProblem, slack: float, share: float) -> tuple[Trial, Tensor]:
@@ -255,14 +252,7 @@ def _hopeless(problem: LinearProblem, subject: AttackSubject) -> ThreatModel:
         raise NotApplicable(
             "it attacks in l0 only, where the smallest radius, one sample, may break a clip of the oracle"
         )
-    return make_threat(
-        BOTH, subject.norm, 0.3 * float(problem.smallest_size(make_threat(BOTH, subject.norm, 1.0)).min())
-    )
-
-
-def _mislabelled(problem: LinearProblem) -> Batch:
-    batch = problem.batch
-    return Batch(batch.inputs, (batch.targets + 1) % len(problem.oracle.bias), batch.ids)
+    return problem.unbreakable(subject.norm)
 
 
 def _show(subject: AttackSubject, problem: LinearProblem, case: Case, what: str) -> None:

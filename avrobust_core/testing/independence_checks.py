@@ -52,8 +52,7 @@ def check_radius_of_batch_mates(subject: AttackSubject) -> None:
     norms = [norm for norm in subject.norms if norm != "l0"]
     if not norms:
         raise NotApplicable("it attacks in l0 only, where a radius counts samples and is the same for all clips")
-    if not subject.bounded:
-        raise NotApplicable("it takes no notice of the radius (bounded = False)")
+    subject.require_bounded()
     problem = make_problem(seed=62, clips=8, bounds=None)
     quiet = problem.batch
     inputs = {name: torch.cat((x, 40 * x[:1])) for name, x in quiet.inputs.items()}
@@ -78,7 +77,7 @@ def check_global_random_state(subject: AttackSubject) -> None:
     problem = make_problem(seed=63)
     case = Case.of(problem, problem.threat(BOTH, subject.norm, share=0.6))
     trials = []
-    kept = global_state(), torch.get_rng_state(), np.random.get_state(), random.getstate()
+    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         for seed in (1, 2):
             torch.manual_seed(seed)
@@ -93,9 +92,9 @@ def check_global_random_state(subject: AttackSubject) -> None:
                     "attacks, changes with it. Draw from victim.generators(purpose), and restore what you must set"
                 )
     finally:
-        torch.set_rng_state(kept[1])
-        np.random.set_state(kept[2])
-        random.setstate(kept[3])
+        torch.set_rng_state(kept[0])
+        np.random.set_state(kept[1])
+        random.setstate(kept[2])
     different = _different(trials[0], trials[1], torch.arange(len(problem.batch)))
     if different:
         raise CheckFailed(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -31,12 +32,11 @@ class _World:
     def __init__(self, task: Task) -> None:
         self.task: Task = task
         self.model = LinearOracle.random(classes=len(CLASSES)).eval()
-        self._inputs: dict[str, dict[str, Tensor]] = {}
 
-    def subject(self, metric: Metric, order: Sequence[int] | None = None) -> Subject:
+    def subject(self, metric: Metric, order: Sequence[int] = range(CLIPS)) -> Subject:
         """The subject that the core would give this metric, the evaluated clips in some order."""
         evaluated = self.latents("test", order)
-        asked = {wanted.split or "test": wanted for wanted in metric.latents}
+        asked = dict.fromkeys(wanted.split or "test" for wanted in metric.latents)
         return Subject(
             ids=evaluated.ids,
             logits=evaluated.logits,
@@ -45,31 +45,21 @@ class _World:
             task=self.task,
             resamples=100,
             latents={split: evaluated if split == "test" else self.latents(split) for split in asked},
-            probe=Probe(self.model, self._read(order), batch_size=16) if metric.probes else None,
+            probe=Probe(self.model, partial(self._read, order), batch_size=16) if metric.probes else None,
         )
 
-    def _clips(self, split: str) -> dict[str, Tensor]:
-        if split not in self._inputs:
-            generator = torch.Generator().manual_seed(len(split))
-            self._inputs[split] = {
-                name: torch.rand(CLIPS, *shape, generator=generator) for name, shape in sorted(SHAPES.items())
-            }
-        return self._inputs[split]
-
-    def _read(self, order: Sequence[int] | None) -> Callable[[str, Sequence[int]], dict[str, Tensor]]:
-        def read(split: str, positions: Sequence[int]) -> dict[str, Tensor]:
-            rows = positions if order is None or split != "test" else [order[i] for i in positions]
-            return {name: x[torch.as_tensor(rows)] for name, x in self._clips(split).items()}
-
-        return read
+    def _read(self, order: Sequence[int], split: str, positions: Sequence[int]) -> dict[str, Tensor]:
+        rows = [order[i] for i in positions] if split == "test" else positions
+        generator = torch.Generator().manual_seed(len(split))
+        whole = {name: torch.rand(CLIPS, *shape, generator=generator) for name, shape in sorted(SHAPES.items())}
+        return {name: x[torch.as_tensor(rows)] for name, x in whole.items()}
 
     @torch.no_grad()
-    def latents(self, split: str, order: Sequence[int] | None = None) -> Latents:
-        rows = torch.arange(CLIPS) if order is None else torch.as_tensor(order)
-        encoded = self.model.encode({name: x[rows] for name, x in self._clips(split).items()})
+    def latents(self, split: str, order: Sequence[int] = range(CLIPS)) -> Latents:
+        encoded = self.model.encode(self._read(range(CLIPS), split, order))
         fused = self.model.fusion(encoded)
         logits = self.model.head(fused)
-        noise = torch.randn(CLIPS, len(CLASSES), generator=torch.Generator().manual_seed(7))[rows]
+        noise = torch.randn(CLIPS, len(CLASSES), generator=torch.Generator().manual_seed(7))[torch.as_tensor(order)]
         scores = logits + 0.3 * logits.std() * noise
         if self.task == "single-label":
             targets = scores.argmax(dim=1)
@@ -80,7 +70,7 @@ class _World:
         for array in arrays.values():
             array.flags.writeable = False  # as memory-mapped ones are
         return Latents(
-            ids=tuple(f"{split}-{int(row)}" for row in rows),
+            ids=tuple(f"{split}-{row}" for row in order),
             targets=targets.numpy(),
             logits=logits.numpy(),
             layers=arrays,
@@ -107,7 +97,7 @@ def check_clip_order(subject: OfferSubject) -> None:
     order = torch.randperm(CLIPS, generator=torch.Generator().manual_seed(3)).tolist()
     for task in sorted(metric.tasks):
         world = _World(task)
-        plain, moved = (metric.measure(world.subject(metric, rows)) for rows in (None, order))
+        plain, moved = (metric.measure(world.subject(metric, rows)) for rows in (range(CLIPS), order))
         for name, estimate in plain.values.items():
             other = moved.values[name].value
             if not math.isclose(estimate.value, other, rel_tol=1e-4, abs_tol=1e-6) and estimate.value == estimate.value:

@@ -78,12 +78,7 @@ class Case:
     def victim(self) -> Victim:
         """The model under attack."""
         return Victim(
-            self.model,
-            media=self.media,
-            task=self.task,
-            seed=self.seed,
-            samples=self.samples,
-            precision=self.precision,
+            self.model, media=self.media, task=self.task, seed=self.seed, samples=self.samples, precision=self.precision
         )
 
 
@@ -110,6 +105,9 @@ class Trial:
     def broken(self) -> int:
         """The number of clips that the attack broke."""
         return int(self.verdict.success.sum())
+
+    def __str__(self) -> str:
+        return f"{self.broken} of {len(self.success)} clips"
 
     def require_some(self, what: str = "clips") -> None:
         """Refuse a trial that broke no clip, where a check needs some for a comparison.

@@ -15,11 +15,10 @@ from avrobust_core.attacks.attack import Attack
 from avrobust_core.models.model import AVModel
 from avrobust_core.testing.counting import Work, counted
 from avrobust_core.testing.models import stateful_model
-from avrobust_core.testing.oracles import SHAPES, LinearProblem, make_problem, make_threat
+from avrobust_core.testing.oracles import SHAPES, make_problem, make_threat
 from avrobust_core.testing.running import CheckFailed, check
 from avrobust_core.testing.strength_checks import BOTH
 from avrobust_core.testing.subjects import AttackSubject, Case
-from avrobust_core.threats.budgets import ThreatModel
 
 BATCHES = 5
 """Batches attacked one after the other to see whether the cost of one grows."""
@@ -177,16 +176,11 @@ def _flags(model: nn.Module) -> Mapping[str, object]:
 def _measured(subject: AttackSubject, clips: int) -> tuple[Work, int, Work]:
     """The work on so many clips that cannot be broken, its forward passes, and what one of them may cost besides."""
     problem = make_problem({"audio": (1, 64), "video": (2, 2, 4, 4)}, seed=73, clips=clips)
-    case = Case.of(problem, _tiny(problem, subject))
+    case = Case.of(problem, problem.unbreakable(subject.norm))
     attack = subject.prepared(case)
     large = min(x.numel() for x in problem.batch.inputs.values())
-    passes = 0
-
-    def count(*_: object) -> None:
-        nonlocal passes
-        passes += 1
-
-    handle = cast(AVModel, case.model).head.register_forward_hook(count)
+    passes: list[None] = []
+    handle = cast(AVModel, case.model).head.register_forward_hook(lambda *_: passes.append(None))
     with subject.engaged(case, attack) as (_, bound):
         x = {name: ball.center + 0.01 for name, ball in bound.balls.items()}
         with counted(large) as allowed:
@@ -196,15 +190,7 @@ def _measured(subject: AttackSubject, clips: int) -> tuple[Work, int, Work]:
         with counted(large) as work:
             attack(bound)
     handle.remove()
-    return work, max(passes, 1), allowed
-
-
-def _tiny(problem: LinearProblem, subject: AttackSubject) -> ThreatModel:
-    if subject.norm == "l0":
-        return make_threat(BOTH, "l0", 1.0)
-    return make_threat(
-        BOTH, subject.norm, 0.3 * float(problem.smallest_size(make_threat(BOTH, subject.norm, 1.0)).min())
-    )
+    return work, max(len(passes), 1), allowed
 
 
 def _kept(attack: Attack) -> tuple[int, int]:
