@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,6 @@ from avrobust_core.testing.augmentation_subjects import (
 )
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
 
-R = TypeVar("R")
-
 LATE = 1000
 """An epoch by which what changes with the epochs, such as a radius that grows, has changed."""
 
@@ -30,8 +28,7 @@ LATE = 1000
 @check()
 def check_both_tasks(subject: AugmentationSubject) -> None:
     """It takes clips with one label and clips with several, or refuses them in so many words."""
-    missing = {scene.task for scene in SCENES} - {scene.task for scene in subject.scenes()}
-    if missing:
+    if missing := {scene.task for scene in SCENES} - {scene.task for scene in subject.scenes()}:
         raise NotApplicable(f"it refuses {missing.pop()} clips")
 
 
@@ -46,9 +43,8 @@ def check_batch_unchanged(subject: AugmentationSubject) -> None:
             list(Course(subject.make(), scene, watch=_watched_form, device=device).two_epochs())
 
 
-def _watched_form(method: Callable[..., R], *arguments: Any) -> R:
+def _watched_form(method: Callable[..., Any], *arguments: Any) -> Any:
     given: Any = arguments[0] if arguments else None
-    found: Any
     if method.__name__ in ("begin", "again"):
         before = _copies(_contents(given))
         found = method(*arguments)
@@ -76,7 +72,7 @@ def _watched_form(method: Callable[..., R], *arguments: Any) -> R:
                 f"loss gave {tuple(found.shape)} of {tuple(given.shape)}, or what is not finite, or has no gradient: "
                 "return one loss per clip"
             )
-    return cast(R, found)
+    return found
 
 
 def _contents(batch: Batch) -> dict[str, Tensor]:
@@ -143,8 +139,7 @@ def check_repeatable(subject: AugmentationSubject) -> None:
     by_seed = by_epoch = False
     for scene in subject.scenes():
         first, again = (list(Course(subject.make(), scene).two_epochs()) for _ in range(2))
-        where = difference(first, again)
-        if where:
+        if where := difference(first, again):
             raise CheckFailed(
                 f"the same clips, seed and epochs gave other {where}: draw from clip_generator(seed, ...)"
             )
@@ -167,8 +162,7 @@ def check_clip_order(subject: AugmentationSubject) -> None:
     """The result for a clip does not depend on the order of its batch, unless the augmentation chose that order."""
     for scene in subject.scenes():
         plain, turned = (list(Course(subject.make(), scene, turned=turned).two_epochs()) for turned in (False, True))
-        where = difference(plain, turned)
-        if where:
+        if where := difference(plain, turned):
             raise CheckFailed(
                 f"{where} of a clip are others where its batch is in another order: draw from the clip's own "
                 "generator, and choose partners by their ids"
@@ -180,8 +174,7 @@ def check_passes_apart(subject: AugmentationSubject) -> None:
     """A pass goes on as it began, even where a pass over another batch begins before it ends."""
     for scene in subject.scenes():
         alone, crossed = (_second_epoch(subject, scene, crossed) for crossed in (False, True))
-        where = difference(alone, crossed)
-        if where:
+        if where := difference(alone, crossed):
             raise CheckFailed(
                 f"a pass gave other {where} where another one began before it ended: keep what belongs to one pass in "
                 "the AugmentedStep that begin returns"
@@ -191,7 +184,7 @@ def check_passes_apart(subject: AugmentationSubject) -> None:
 def _second_epoch(subject: AugmentationSubject, scene: Scene, crossed: bool) -> list[Seen]:
     """The passes over the second epoch's first batch, each crossed by one over another batch that is not finished."""
 
-    def watch(method: Callable[..., R], *arguments: Any) -> R:
+    def watch(method: Callable[..., Any], *arguments: Any) -> Any:
         found = method(*arguments)
         if crossed and method.__name__ == "begin" and arguments[1].epoch == 1:
             method(scene.read(range(BATCH_SIZE, 2 * BATCH_SIZE)), arguments[1])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from functools import cache, partial
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.data.media import MediaSpec, Task
@@ -24,8 +25,6 @@ from avrobust_core.training.learner import Learned, Learner
 from avrobust_core.training.mixing import soft_targets
 from avrobust_core.training.processes import share_of
 
-R = TypeVar("R")
-
 CLIPS = 26
 IDS = tuple(f"clip-{i:02d}" for i in range(CLIPS))
 CLASSES = 4
@@ -33,10 +32,9 @@ BATCH_SIZE = 8
 """The last batch of an epoch has two clips."""
 
 
-class Watch(Protocol):
-    """Called in place of a method of an augmentation, or of its part in a pass: calls it; looks before and after."""
-
-    def __call__(self, method: Callable[..., R], *arguments: Any) -> R: ...
+Watch = Callable[..., Any]
+"""Called in place of a method of an augmentation, or of its part in a pass, with the method and its arguments: it calls
+the method, looks before and after, and returns what the method returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +88,10 @@ class Scene:
     def read(self, positions: Sequence[int]) -> Batch:
         """The clips at these positions, stacked: a fifth of their values lies at the bounds."""
         inputs = {name: torch.stack([_values(spec, IDS[i]) for i in positions]) for name, spec in self.media.items()}
-        if self.task == "single-label":
-            targets = torch.tensor([i % CLASSES for i in positions])
-        else:
-            targets = torch.stack([_several(i) for i in positions])
+        rows = torch.tensor(positions)
+        targets = rows % CLASSES
+        if self.task == "multi-label":
+            targets = (one_hot(targets, CLASSES) | one_hot(rows // 3 % CLASSES, CLASSES)).float()
         return Batch(inputs, targets, tuple(IDS[i] for i in positions))
 
 
@@ -121,12 +119,6 @@ SCENES: tuple[Scene, ...] = (
     Scene("features of several labels", _FEATURES, "multi-label"),
 )
 """Waveforms and pictures; features without bounds, and features whose bounds leave out zero."""
-
-
-def _several(i: int) -> Tensor:
-    found = torch.zeros(CLASSES)
-    found[[i % CLASSES, i // 3 % CLASSES]] = 1
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +257,7 @@ def _watch(of: object, watch: Watch, *names: str) -> None:
     In the object itself: one that passes calls on would have to know every method.
     """
 
-    def called(method: Callable[..., R], *arguments: Any) -> R:
+    def called(method: Callable[..., Any], *arguments: Any) -> Any:
         found = watch(method, *arguments)
         if isinstance(found, AugmentedStep):
             _watch(found, watch, "encodings", "loss", "after_backward", "again")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +22,15 @@ from avrobust_core.testing.models import stateful_model
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
 from avrobust_core.training.costs import Cost, counting
 
-R = TypeVar("R")
-
 
 @check()
 def check_global_random_state(subject: AugmentationSubject) -> None:
     """Global random states and global settings are as they were."""
 
-    def watch(method: Callable[..., R], *arguments: Any) -> R:
+    def watch(method: Callable[..., Any], *arguments: Any) -> Any:
         before = global_state()
         found = method(*arguments)
-        changed = [name for name, value in global_state().items() if value != before[name]]
-        if changed:
+        if changed := [name for name, value in global_state().items() if value != before[name]]:
             raise CheckFailed(
                 f"{method.__name__} changed {', '.join(changed)}: draw from clip_generator, and restore what you must "
                 "set"
@@ -78,7 +75,7 @@ def check_model_unchanged(subject: AugmentationSubject) -> None:
         list(Course(subject.make(), scene, model=model, watch=partial(_watched_model, model)).two_epochs())
 
 
-def _watched_model(model: nn.Module, method: Callable[..., R], *arguments: Any) -> R:
+def _watched_model(model: nn.Module, method: Callable[..., Any], *arguments: Any) -> Any:
     before = _state(model)
     found = method(*arguments)
     for what, now in _state(model).items():
@@ -117,19 +114,16 @@ def check_order(subject: AugmentationSubject) -> None:
                 raise CheckFailed("order put clips through the model: it must be a function of the state and the step")
             if first is not None:
                 chosen = True
-                _positions(np.asarray(first))
+                found = np.asarray(first)
+                if not np.issubdtype(found.dtype, np.integer) or found.shape != (CLIPS,):
+                    raise CheckFailed(f"order gave {found.dtype} of shape {found.shape}, not ({CLIPS},) positions")
+                if found.min() < 0 or found.max() >= CLIPS:
+                    raise CheckFailed(f"order gave positions from {found.min()} to {found.max()} of {CLIPS} clips")
             if not _alike(first, second):
                 raise CheckFailed("order gave other positions when it was asked again: it must not change the state")
             list(course.epoch(epoch))
     if not chosen:
         raise NotApplicable("it leaves the order of the clips as it is")
-
-
-def _positions(found: np.ndarray[Any, Any]) -> None:
-    if not np.issubdtype(found.dtype, np.integer) or found.shape != (CLIPS,):
-        raise CheckFailed(f"order gave {found.dtype} of shape {found.shape}, not ({CLIPS},) positions")
-    if found.min() < 0 or found.max() >= CLIPS:
-        raise CheckFailed(f"order gave positions from {found.min()} to {found.max()} of {CLIPS} clips")
 
 
 @check()
@@ -145,8 +139,7 @@ def check_resumed(subject: AugmentationSubject) -> None:
             resumed.learner.load_state_dict(_through_a_file(course.learner.state_dict()))
             plain = [*passes, *course.epoch(2)]
             other = [*resumed.epoch(1, start=done), *resumed.epoch(2)]
-            where = difference(plain, other)
-            if where:
+            if where := difference(plain, other):
                 raise CheckFailed(
                     f"resumed from its state, it gave other {where} than the one that went on: state_dict must hold "
                     "all that is kept from batch to batch"

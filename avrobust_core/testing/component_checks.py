@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import cast
 
 from pydantic import BaseModel
@@ -41,8 +42,7 @@ def check_imports_without_torch(plugin: PluginRecord) -> None:
 @check()
 def check_described_fields(subject: OfferSubject) -> None:
     """Every field of the configuration is described."""
-    bare = list(_undescribed(subject.offer.component.config, ()))
-    if bare:
+    if bare := list(_undescribed(subject.offer.component.config, ())):
         raise CheckFailed(
             f"no description of {', '.join(bare)}: put a docstring below each field, `avrobust show` prints it"
         )
@@ -104,10 +104,8 @@ def media_of(offers: tuple[Offer, ...]) -> tuple[MediaSpec, ...]:
     found: list[MediaSpec] = []
     for offer in offers:
         if offer.kind == "dataset":
-            try:
+            with suppress(Exception):  # its own checks say what is wrong with it
                 found.extend(cast(Dataset, OfferSubject(offer).build()).media.values())
-            except Exception:  # noqa: BLE001 - its own checks say what is wrong with it
-                continue
     return tuple(found)
 
 

@@ -19,8 +19,7 @@ from avrobust_core.testing.running import Check, CheckFailed, check
 def check_ids(subject: OfferSubject) -> None:
     """There are splits "train" and "test", and every clip's id is unique over all splits."""
     dataset = cast(Dataset, subject.build())
-    missing = {"train", "test"} - set(dataset.splits)
-    if missing:
+    if missing := {"train", "test"} - set(dataset.splits):
         raise CheckFailed(
             f"there is no split {', '.join(sorted(missing))}; a study trains on one and attacks the other"
         )

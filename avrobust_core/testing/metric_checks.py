@@ -162,8 +162,7 @@ def check_bare_embeddings(subject: OfferSubject) -> None:
 
 def _well_formed(found: Measurement, given: Subject) -> None:
     for name, classes in found.per_class.items():
-        unknown = set(classes) - set(given.classes)
-        if unknown:
+        if unknown := set(classes) - set(given.classes):
             raise CheckFailed(f"per_class[{name!r}] has unknown classes: {', '.join(sorted(map(str, unknown)))}")
     for name, values in found.per_clip.items():
         if np.shape(values) != (len(given.ids),):

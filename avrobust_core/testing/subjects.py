@@ -38,7 +38,7 @@ class Case:
         batch: the clips.
         media: what each modality is.
         threat: what may be changed.
-        task, goal, seed, samples, precision: see `Victim` and its `bind`.
+        task, goal, samples, precision: see `Victim` and its `bind`.
     """
 
     model: nn.Module
@@ -47,7 +47,6 @@ class Case:
     threat: ThreatModel
     task: Task = "single-label"
     goal: Goal = field(default_factory=Goal)
-    seed: int = 0
     samples: int = 1
     precision: AttackPrecision = "32-true"
 
@@ -60,11 +59,9 @@ class Case:
         **more: Any,
     ) -> Case:
         """The case of a linear problem: a copy of its clips, and of its oracle, wrapped into another model if asked."""
-        batch = problem.batch
-        inputs = {name: x.clone() for name, x in batch.inputs.items()}
         return cls(
             model=wrap(copy.deepcopy(problem.oracle)),
-            batch=Batch(inputs, batch.targets.clone(), batch.ids),
+            batch=problem.batch.copied("cpu"),
             media=problem.media,
             threat=threat,
             **more,
@@ -77,9 +74,7 @@ class Case:
 
     def victim(self) -> Victim:
         """The model under attack."""
-        return Victim(
-            self.model, media=self.media, task=self.task, seed=self.seed, samples=self.samples, precision=self.precision
-        )
+        return Victim(self.model, media=self.media, task=self.task, samples=self.samples, precision=self.precision)
 
 
 @dataclass(frozen=True, slots=True)

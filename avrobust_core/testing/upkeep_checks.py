@@ -48,17 +48,14 @@ def check_parameter_gradients(subject: AttackSubject) -> None:
     model.eval()
     computed: set[str] = set()
     given = {name: torch.full_like(p, 0.5) for name, p in list(model.named_parameters())[::2]}
-    handles = []
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(True)
         parameter.grad = given.get(name)
-        handles.append(parameter.register_hook(partial(_note, computed, name)))  # type: ignore[no-untyped-call]
+        parameter.register_hook(partial(_note, computed, name))  # type: ignore[no-untyped-call]
     with subject.engaged(case, attack) as (attack, bound):
         for parameter in model.parameters():  # as an attack finds them that is called without the core
             parameter.requires_grad_(True)
         attack(bound)
-    for handle in handles:
-        handle.remove()
     touched = [
         name
         for name, p in model.named_parameters()
@@ -180,7 +177,7 @@ def _measured(subject: AttackSubject, clips: int) -> tuple[Work, int, Work]:
     attack = subject.prepared(case)
     large = min(x.numel() for x in problem.batch.inputs.values())
     passes: list[None] = []
-    handle = cast(AVModel, case.model).head.register_forward_hook(lambda *_: passes.append(None))
+    cast(AVModel, case.model).head.register_forward_hook(lambda *_: passes.append(None))
     with subject.engaged(case, attack) as (_, bound):
         x = {name: ball.center + 0.01 for name, ball in bound.balls.items()}
         with counted(large) as allowed:
@@ -189,7 +186,6 @@ def _measured(subject: AttackSubject, clips: int) -> tuple[Work, int, Work]:
         bound.queries.zero_()
         with counted(large) as work:
             attack(bound)
-    handle.remove()
     return work, max(len(passes), 1), allowed
 
 
