@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from typing import cast
 
 import torch
 
@@ -18,7 +17,7 @@ from avrobust_core.testing.running import Check, CheckFailed, check
 @check()
 def check_ids(subject: OfferSubject) -> None:
     """There are splits "train" and "test", and every clip's id is unique over all splits."""
-    dataset = cast(Dataset, subject.build())
+    dataset: Dataset = subject.build()
     if missing := {"train", "test"} - set(dataset.splits):
         raise CheckFailed(
             f"there is no split {', '.join(sorted(missing))}; a study trains on one and attacks the other"
@@ -36,9 +35,9 @@ def check_ids(subject: OfferSubject) -> None:
 @check()
 def check_clips(subject: OfferSubject) -> None:
     """A clip read twice, and by a copy as worker processes get it, is the same, and is what its MediaSpec says."""
-    dataset = cast(Dataset, subject.build())
-    copy = cast(Dataset, pickle.loads(pickle.dumps(dataset)))
-    other = cast(Dataset, subject.build())
+    dataset: Dataset = subject.build()
+    copy: Dataset = pickle.loads(pickle.dumps(dataset))
+    other: Dataset = subject.build()
     if not dataset.fingerprint() == copy.fingerprint() == other.fingerprint():
         raise CheckFailed("fingerprint() differs between two data sets of one configuration: no result could be reused")
     for split in dataset.splits:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import numpy as np
 import torch
@@ -80,7 +79,7 @@ class _World:
 @check()
 def check_measurement(subject: OfferSubject) -> None:
     """It measures each of its tasks, the same twice; what it returns has the shapes that it should have."""
-    metric = cast(Metric, subject.build())
+    metric: Metric = subject.build()
     for task in sorted(metric.tasks):
         world = _World(task)
         given = world.subject(metric)
@@ -93,7 +92,7 @@ def check_measurement(subject: OfferSubject) -> None:
 @check()
 def check_clip_order(subject: OfferSubject) -> None:
     """Its findings do not depend on the order of the clips."""
-    metric = cast(Metric, subject.build())
+    metric: Metric = subject.build()
     order = torch.randperm(CLIPS, generator=torch.Generator().manual_seed(3)).tolist()
     for task in sorted(metric.tasks):
         world = _World(task)
@@ -110,7 +109,7 @@ def check_clip_order(subject: OfferSubject) -> None:
 @check()
 def check_groups(subject: OfferSubject) -> None:
     """Its intervals are over groups, and are marked so, if clips were drawn in groups; its numbers stay as they are."""
-    metric = cast(Metric, subject.build())
+    metric: Metric = subject.build()
     for task in sorted(metric.tasks):
         given = _World(task).subject(metric)
         plain = metric.measure(given)
@@ -129,7 +128,7 @@ def check_groups(subject: OfferSubject) -> None:
 @check()
 def check_model_unchanged(subject: OfferSubject) -> None:
     """A model that it probes is as it was: weights, buffers, training flags."""
-    metric = cast(Metric, subject.build())
+    metric: Metric = subject.build()
     if not metric.probes:
         raise NotApplicable("it does not probe the model")
     world = _World(sorted(metric.tasks)[0])
@@ -144,7 +143,7 @@ def check_model_unchanged(subject: OfferSubject) -> None:
 @check()
 def check_bare_embeddings(subject: OfferSubject) -> None:
     """A metric that reads no predictions measures bare embeddings: no logits, no model, any layer's name."""
-    metric = cast(Metric, subject.build())
+    metric: Metric = subject.build()
     if metric.predictions:
         raise NotApplicable("it reads predictions")
     for task in sorted(metric.tasks):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
@@ -21,7 +19,7 @@ def check_encodings(subject: OfferSubject) -> None:
     """Tokens (B, T, D) and pooled (B, E) as dims says: float32, finite; forward is the frontend, then encode."""
     encoder, x = _encoder(subject)
     with torch.no_grad():
-        encoded = cast(Encoded, encoder(x))
+        encoded: Encoded = encoder(x)
         again = encoder.encode(encoder.frontend(x))
     for name, tensor, width, rank in (
         ("tokens", encoded.tokens, encoder.dims.token, 3),
@@ -42,9 +40,13 @@ def check_encoder_gradient(subject: OfferSubject) -> None:
     """A gradient reaches every clip of the raw input."""
     encoder, x = _encoder(subject)
     x.requires_grad_()
-    encoded = cast(Encoded, encoder(x))
-    weight = torch.linspace(-1, 1, encoder.dims.embed)
-    _reaches(x, (encoded.pooled * weight).sum(), "the raw input")
+    total = (encoder(x).pooled * torch.linspace(-1, 1, encoder.dims.embed)).sum()
+    if not total.requires_grad:
+        raise CheckFailed("no gradient reaches the raw input: an attack on it would measure nothing")
+    (gradient,) = torch.autograd.grad(total, [x], allow_unused=True, materialize_grads=True)
+    sizes = gradient.flatten(1).abs().sum(dim=1)
+    if not bool((sizes > 0).all()) or not bool(sizes.isfinite().all()):
+        raise CheckFailed("the gradient that reaches the raw input is 0, or not finite, for some clip")
 
 
 @check()
@@ -52,8 +54,8 @@ def check_encoder_batch_mates(subject: OfferSubject) -> None:
     """In evaluation mode a clip's encoding does not depend on its batch mates."""
     encoder, x = _encoder(subject)
     with torch.no_grad():
-        whole = cast(Encoded, encoder(x)).pooled
-        single = torch.cat([cast(Encoded, encoder(x[i : i + 1])).pooled for i in range(len(x))])
+        whole = encoder(x).pooled
+        single = torch.cat([encoder(x[i : i + 1]).pooled for i in range(len(x))])
     _same(whole, single, "an encoding")
 
 
@@ -112,16 +114,7 @@ def _fusion(subject: OfferSubject) -> tuple[Fusion, dict[str, Encoded]]:
         )
         for i, (name, dims) in enumerate(inputs.items())
     }
-    return cast(Fusion, fusion).eval(), encoded
-
-
-def _reaches(x: Tensor, total: Tensor, what: str) -> None:
-    if not total.requires_grad:
-        raise CheckFailed(f"no gradient reaches {what}: an attack on it would measure nothing")
-    (gradient,) = torch.autograd.grad(total, [x], allow_unused=True, materialize_grads=True)
-    sizes = gradient.flatten(1).abs().sum(dim=1)
-    if not bool((sizes > 0).all()) or not bool(sizes.isfinite().all()):
-        raise CheckFailed(f"the gradient that reaches {what} is 0, or not finite, for some clip")
+    return fusion.eval(), encoded
 
 
 def _same(whole: Tensor, single: Tensor, what: str) -> None:

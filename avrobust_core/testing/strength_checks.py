@@ -150,8 +150,7 @@ def check_nearest_projection(subject: AttackSubject) -> None:
         if norm == subject.norm and int(_gradients(subject, problem).min()) < 3:
             raise NotApplicable("it takes fewer than three gradients of a clip")
         threat = problem.threat(BOTH, norm, share=0.6, slack=1.0)
-        size = problem.smallest_size(threat)
-        must = size * SPARE[norm] <= 1
+        must = problem.smallest_size(threat) * SPARE[norm] <= 1
         trial = subject.run(Case.of(problem, threat))
         broken = int((trial.success & must).sum())
         if broken < 0.85 * int(must.sum()):
@@ -173,8 +172,7 @@ def check_one_step(subject: AttackSubject) -> None:
         if norm == subject.norm and int(_gradients(subject, problem).min()) < 1:
             raise NotApplicable("it takes no gradient of a clip")
         threat = problem.threat(BOTH, norm, share=0.6, slack=1.0 if norm == "l0" else 1.05)
-        case = Case.of(problem, threat)
-        trial = subject.run(case)
+        trial = subject.run(Case.of(problem, threat))
         stepped = _one_step(trial)
         missed = stepped & ~trial.success
         if missed.any():

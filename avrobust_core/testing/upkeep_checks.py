@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import cast
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from avrobust_core.attacks.attack import Attack
 from avrobust_core.models.model import AVModel
-from avrobust_core.testing.counting import Work, counted
+from avrobust_core.testing.counting import counted
 from avrobust_core.testing.models import stateful_model
 from avrobust_core.testing.oracles import SHAPES, make_problem, make_threat
 from avrobust_core.testing.running import CheckFailed, check
@@ -99,27 +100,27 @@ def check_waits_and_copies(subject: AttackSubject) -> None:
     """No wait for the device per clip, no whole batch handed to numpy, no float64 copies of it from step to step."""
     few, many = (_measured(subject, clips) for clips in (4, 16))
     work, passes, allowed = many
-    if work.waits > 1.5 * few[0].waits + 8 * len(BOTH):
+    waits, copies, float64 = work["waits"], work["large copies"], work["large float64"]
+    if waits > 1.5 * few[0]["waits"] + 8 * len(BOTH):
         raise CheckFailed(
-            f"it would wait for the device {few[0].waits} times with 4 clips and {work.waits} times with 16: a loop "
-            "over clips asks for values (item, bool, float) one by one. Keep per-clip decisions in tensors "
-            "(torch.where)"
+            f"it would wait for the device {few[0]['waits']} times with 4 clips and {waits} times with 16: a loop over "
+            "clips asks for values (item, bool, float) one by one. Keep per-clip decisions in tensors (torch.where)"
         )
-    if work.large_copies:
+    if copies:
         raise CheckFailed(
-            f"it handed the whole batch to numpy or to Python lists {work.large_copies} times: on a device each is a "
-            "wait and a copy. torch has what is needed"
+            f"it handed the whole batch to numpy or to Python lists {copies} times: on a device each is a wait and a "
+            "copy. torch has what is needed"
         )
-    if work.large_float64 > 2 * allowed.large_float64 * passes + 16:
+    if float64 > 2 * allowed["large float64"] * passes + 16:
         raise CheckFailed(
-            f"in {passes} forward passes it made {work.large_float64} float64 tensors as large as the batch, where "
-            f"{allowed.large_float64} per pass would do to project and to measure: twice the memory, and on a device "
-            "up to 32 times the time. Only victim.region measures in float64"
+            f"in {passes} forward passes it made {float64} float64 tensors as large as the batch, where "
+            f"{allowed['large float64']} per pass would do to project and to measure: twice the memory, and on a "
+            "device up to 32 times the time. Only victim.region measures in float64"
         )
-    if work.waits > (allowed.waits + WAITS) * passes + 16:
+    if waits > (allowed["waits"] + WAITS) * passes + 16:
         raise CheckFailed(
-            f"it would wait for the device {work.waits} times in {passes} forward passes: ask it for values once per "
-            "step at most"
+            f"it would wait for the device {waits} times in {passes} forward passes: ask it for values once per step "
+            "at most"
         )
 
 
@@ -129,7 +130,7 @@ def check_cost_per_batch(subject: AttackSubject) -> None:
     problem = make_problem(seed=74, clips=4)
     case = Case.of(problem, problem.threat(BOTH, subject.norm, slack=2.0))
     attack = subject.prepared(case)
-    found: list[dict[str, int]] = []
+    found: list[Counter[str]] = []
     for number in range(BATCHES):
         with subject.engaged(case, attack) as (_, bound):
             if number not in (1, BATCHES - 1):  # the first makes what is made once
@@ -137,24 +138,16 @@ def check_cost_per_batch(subject: AttackSubject) -> None:
                 continue
             with counted(1 << 30, calls=True) as work:
                 attack(bound)
-        tensors, size = _kept(attack)
-        found.append(
-            {
-                "forward passes": int(bound.queries.sum()),
-                "tensor operations": work.operations,
-                "values written": work.elements,
-                "function calls": work.calls,
-                "tensors kept": tensors,
-                "bytes kept by the attack": size,
-            }
-        )
+        work["forward passes"] = int(bound.queries.sum())
+        work["tensors kept"], work["bytes kept by the attack"] = _kept(attack)
+        found.append(work)
     second, last = found
-    for what, count in last.items():
-        if count > second[what] + ALLOWED_GROWTH[what]:
+    for what, growth in ALLOWED_GROWTH.items():
+        if last[what] > second[what] + growth:
             raise CheckFailed(
-                f"{what} grow from batch to batch: {second[what]} at the second, {count} at the {BATCHES}th batch of "
-                "the same clips. Whatever is kept or written of earlier batches makes a long evaluation quadratic: the "
-                "core keeps the results"
+                f"{what} grow from batch to batch: {second[what]} at the second, {last[what]} at the {BATCHES}th batch "
+                "of the same clips. Whatever is kept or written of earlier batches makes a long evaluation quadratic: "
+                "the core keeps the results"
             )
 
 
@@ -170,7 +163,7 @@ def _flags(model: nn.Module) -> Mapping[str, object]:
     }
 
 
-def _measured(subject: AttackSubject, clips: int) -> tuple[Work, int, Work]:
+def _measured(subject: AttackSubject, clips: int) -> tuple[Counter[str], int, Counter[str]]:
     """The work on so many clips that cannot be broken, its forward passes, and what one of them may cost besides."""
     problem = make_problem({"audio": (1, 64), "video": (2, 2, 4, 4)}, seed=73, clips=clips)
     case = Case.of(problem, problem.unbreakable(subject.norm))
