@@ -58,21 +58,21 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             Kind(
                 name="dataset",
                 base="avrobust_core.data.dataset:Dataset",
-                checks="avrobust_core.testing.data_checks:DATASET_CHECKS",
+                checks="avrobust_core.testing.checklists:DATASET_CHECKS",
                 written=(("data:",), "  ", ""),
             ),
             Kind(
                 name="encoder",
                 base="avrobust_core.models.parts:Encoder",
                 arguments={"media": "MediaSpec"},
-                checks="avrobust_core.testing.part_checks:ENCODER_CHECKS",
+                checks="avrobust_core.testing.checklists:ENCODER_CHECKS",
                 written=(("encoders:", "  {name}:"), "    ", "the entry is named after its modality, or sets it"),
             ),
             Kind(
                 name="fusion",
                 base="avrobust_core.models.parts:Fusion",
                 arguments={"inputs": "Mapping[str, EncodedDims]"},
-                checks="avrobust_core.testing.part_checks:FUSION_CHECKS",
+                checks="avrobust_core.testing.checklists:FUSION_CHECKS",
                 written=(("fusion:",), "  ", "inside an entry of models"),
             ),
             Kind(
@@ -85,7 +85,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             Kind(
                 name="metric",
                 base="avrobust_core.metrics.metric:Metric",
-                checks="avrobust_core.testing.metric_checks:METRIC_CHECKS",
+                checks="avrobust_core.testing.checklists:METRIC_CHECKS",
                 written=(("metrics:",), "  - ", ""),
             ),
             Kind(

@@ -19,20 +19,18 @@ from avrobust_core.testing.augmentation_subjects import (
     Seen,
     difference,
 )
-from avrobust_core.testing.running import CheckFailed, NotApplicable, check
+from avrobust_core.testing.running import CheckFailed, NotApplicable
 
 LATE = 1000
 """An epoch by which what changes with the epochs, such as a radius that grows, has changed."""
 
 
-@check()
 def check_both_tasks(subject: AugmentationSubject) -> None:
     """It takes clips with one label and clips with several, or refuses them in so many words."""
     if missing := {scene.task for scene in SCENES} - {scene.task for scene in subject.scenes()}:
         raise NotApplicable(f"it refuses {missing.pop()} clips")
 
 
-@check()
 def check_batch_unchanged(subject: AugmentationSubject) -> None:
     """The batch that it is given is not changed, and what it returns is of the same clips, shapes, dtypes and device.
 
@@ -101,7 +99,6 @@ def _of_same_form(what: str, given: Mapping[str, Tensor], found: Mapping[str, Te
             )
 
 
-@check()
 def check_targets(subject: AugmentationSubject) -> None:
     """Targets of the loss are classes, or lie in [0, 1]; soft ones of a single label sum to 1."""
     for scene in subject.scenes():
@@ -119,7 +116,6 @@ def check_targets(subject: AugmentationSubject) -> None:
                 raise CheckFailed("soft targets of clips with one label do not sum to 1")
 
 
-@check()
 def check_bounds(subject: AugmentationSubject) -> None:
     """Clips that went through the model lie within the bounds of their media, and are finite."""
     for scene in subject.scenes():
@@ -133,7 +129,6 @@ def check_bounds(subject: AugmentationSubject) -> None:
                     )
 
 
-@check()
 def check_repeatable(subject: AugmentationSubject) -> None:
     """It does the same for the same seed and epoch; what depends on the seed depends on the epoch, too."""
     by_seed = by_epoch = False
@@ -157,7 +152,6 @@ def check_repeatable(subject: AugmentationSubject) -> None:
         raise CheckFailed("two late epochs differ, but not two seeds: draw from clip_generator(step.seed, ...)")
 
 
-@check()
 def check_clip_order(subject: AugmentationSubject) -> None:
     """The result for a clip does not depend on the order of its batch, unless the augmentation chose that order."""
     for scene in subject.scenes():
@@ -169,7 +163,6 @@ def check_clip_order(subject: AugmentationSubject) -> None:
             )
 
 
-@check()
 def check_passes_apart(subject: AugmentationSubject) -> None:
     """A pass goes on as it began, even where a pass over another batch begins before it ends."""
     for scene in subject.scenes():

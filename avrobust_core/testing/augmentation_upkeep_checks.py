@@ -19,11 +19,10 @@ from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.augmentation_subjects import CLASSES, CLIPS, IDS, AugmentationSubject, Course, difference
 from avrobust_core.testing.independence_checks import global_state
 from avrobust_core.testing.models import stateful_model
-from avrobust_core.testing.running import CheckFailed, NotApplicable, check
+from avrobust_core.testing.running import CheckFailed, NotApplicable
 from avrobust_core.training.costs import Cost, counting
 
 
-@check()
 def check_global_random_state(subject: AugmentationSubject) -> None:
     """Global random states and global settings are as they were."""
 
@@ -41,7 +40,6 @@ def check_global_random_state(subject: AugmentationSubject) -> None:
         list(Course(subject.make(), scene, watch=watch).two_epochs())
 
 
-@check()
 def check_cost(subject: AugmentationSubject) -> None:
     """It adds to step.cost all passes through the model's head beside training's own."""
     for scene in subject.scenes():
@@ -62,7 +60,6 @@ def _honest(spent: Cost, counted: Cost) -> None:
             )
 
 
-@check()
 def check_model_unchanged(subject: AugmentationSubject) -> None:
     """Weights, buffers, gradients, requires_grad and training flags are as they were after each of its methods.
 
@@ -99,7 +96,6 @@ def _state(model: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-@check()
 def check_order(subject: AugmentationSubject) -> None:
     """The order of an epoch's clips is as many positions as there are clips, the same twice, without the model."""
     chosen = False
@@ -126,7 +122,6 @@ def check_order(subject: AugmentationSubject) -> None:
         raise NotApplicable("it leaves the order of the clips as it is")
 
 
-@check()
 def check_resumed(subject: AugmentationSubject) -> None:
     """Resumed from its state, after an epoch or amid one, it goes on as if it had not been interrupted."""
     for scene in subject.scenes():
@@ -159,7 +154,6 @@ def _through_a_file(state: Any) -> Any:
         ) from error
 
 
-@check()
 def check_processes(subject: AugmentationSubject) -> None:
     """Two processes that each train on a part of every batch end an epoch in the same state and order."""
     kept = False

@@ -18,10 +18,9 @@ from avrobust_core.registry.discovery import Offer, PluginRecord
 from avrobust_core.registry.kinds import KINDS, named
 from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.component_subjects import MEDIA, OfferSubject
-from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, check, run_check
+from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, run_check
 
 
-@check()
 def check_imports_without_torch(plugin: PluginRecord) -> None:
     """Importing the plugin's module does not import torch."""
     code = (
@@ -39,7 +38,6 @@ def check_imports_without_torch(plugin: PluginRecord) -> None:
         )
 
 
-@check()
 def check_described_fields(subject: OfferSubject) -> None:
     """Every field of the configuration is described."""
     if bare := list(_undescribed(subject.offer.component.config, ())):
@@ -48,7 +46,6 @@ def check_described_fields(subject: OfferSubject) -> None:
         )
 
 
-@check()
 def check_example(subject: OfferSubject) -> None:
     """The example is a valid configuration, and what of it decides results is JSON data."""
     try:
@@ -63,20 +60,19 @@ def check_example(subject: OfferSubject) -> None:
         raise CheckFailed(f"identity() is not JSON data, so that no result can be kept under it: {error}") from error
 
 
-@check()
 def check_build(subject: OfferSubject) -> None:
     """Building the example gives what the component's kind should be."""
     subject.build()
 
 
-_OF_ALL: tuple[Check[OfferSubject], ...] = (check_described_fields, check_example, check_build)
+_OF_ALL: tuple[Check[OfferSubject], ...] = tuple(map(Check, (check_described_fields, check_example, check_build)))
 
 COMPONENT_CHECKS: Mapping[str, tuple[Check[OfferSubject], ...]] = {
     kind.name: (*_OF_ALL, *(() if kind.subject else named(kind.checks))) for kind in KINDS.values()
 }
 """The checks of each kind of component; attacks have `ATTACK_CHECKS` besides, augmentations `AUGMENTATION_CHECKS`."""
 
-PLUGIN_CHECKS: tuple[Check[PluginRecord], ...] = (check_imports_without_torch,)
+PLUGIN_CHECKS: tuple[Check[PluginRecord], ...] = (Check(check_imports_without_torch),)
 """The checks of a plugin as a whole."""
 
 

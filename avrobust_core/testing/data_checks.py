@@ -11,10 +11,9 @@ from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import ClipError
 from avrobust_core.testing.component_subjects import OfferSubject
-from avrobust_core.testing.running import Check, CheckFailed, check
+from avrobust_core.testing.running import CheckFailed
 
 
-@check()
 def check_ids(subject: OfferSubject) -> None:
     """There are splits "train" and "test", and every clip's id is unique over all splits."""
     dataset: Dataset = subject.build()
@@ -32,7 +31,6 @@ def check_ids(subject: OfferSubject) -> None:
             seen[clip_id] = split
 
 
-@check()
 def check_clips(subject: OfferSubject) -> None:
     """A clip read twice, and by a copy as worker processes get it, is the same, and is what its MediaSpec says."""
     dataset: Dataset = subject.build()
@@ -75,6 +73,3 @@ def _as_stated(dataset: Dataset, clip: Clip) -> None:
     shape, kind = ((), torch.int64) if single else ((classes,), torch.float32)
     if tuple(target.shape) != shape or target.dtype != kind or (single and not 0 <= int(target) < classes):
         raise CheckFailed(f"the target of clip {clip.id!r} is {target!r}, which a {dataset.task} clip cannot have")
-
-
-DATASET_CHECKS: tuple[Check[OfferSubject], ...] = (check_ids, check_clips)

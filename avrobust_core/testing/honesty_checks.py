@@ -80,7 +80,6 @@ def check_failed_clips(subject: AttackSubject) -> None:
         )
 
 
-@check()
 def check_no_radius(subject: AttackSubject) -> None:
     """A radius of 0 leaves every clip as it is, bit for bit."""
     subject.require_bounded()
@@ -132,7 +131,6 @@ def check_only_what_is_attacked(subject: AttackSubject) -> None:
         raise NotApplicable("it breaks no clip through one modality at twice the radius that breaks them all")
 
 
-@check()
 def check_low_precision(subject: AttackSubject) -> None:
     """Its finds in bfloat16 are confirmed in float32 before it is claimed."""
     problem = make_problem(seed=48, clips=24)
@@ -140,7 +138,6 @@ def check_low_precision(subject: AttackSubject) -> None:
     subject.run(Case.of(problem, threat, partial(Rescored, after=_coarse), precision="bf16-mixed"))
 
 
-@check()
 def check_lucky_looks(subject: AttackSubject) -> None:
     """On a model with randomness of its own, no lucky look passes for a success, and none ends an attack by gradients.
 
@@ -166,7 +163,6 @@ def check_lucky_looks(subject: AttackSubject) -> None:
         )
 
 
-@check()
 def check_several_labels(subject: AttackSubject) -> None:
     """With several labels per clip it returns what its threat allows, and breaks some if it breaks most with one."""
     problem = make_problem(seed=49, classes=4)
@@ -181,7 +177,6 @@ def check_several_labels(subject: AttackSubject) -> None:
         )
 
 
-@check()
 def check_warm_start(subject: AttackSubject) -> None:
     """From a start anywhere inside its region it works about as well as from the clean clip."""
     subject.require_bounded()

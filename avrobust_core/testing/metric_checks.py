@@ -18,7 +18,7 @@ from avrobust_core.metrics.metric import Measurement, Metric, Subject
 from avrobust_core.metrics.probe import Probe, layers_of
 from avrobust_core.testing.component_subjects import OfferSubject
 from avrobust_core.testing.oracles import SHAPES, LinearOracle
-from avrobust_core.testing.running import Check, CheckFailed, NotApplicable, check
+from avrobust_core.testing.running import CheckFailed, NotApplicable
 
 CLIPS = 60
 """In each split."""
@@ -76,7 +76,6 @@ class _World:
         )
 
 
-@check()
 def check_measurement(subject: OfferSubject) -> None:
     """It measures each of its tasks, the same twice; what it returns has the shapes that it should have."""
     metric: Metric = subject.build()
@@ -89,7 +88,6 @@ def check_measurement(subject: OfferSubject) -> None:
         _well_formed(first, given)
 
 
-@check()
 def check_clip_order(subject: OfferSubject) -> None:
     """Its findings do not depend on the order of the clips."""
     metric: Metric = subject.build()
@@ -106,7 +104,6 @@ def check_clip_order(subject: OfferSubject) -> None:
                 raise CheckFailed(f"{name} of a clip is another where the clips are in another order")
 
 
-@check()
 def check_groups(subject: OfferSubject) -> None:
     """Its intervals are over groups, and are marked so, if clips were drawn in groups; its numbers stay as they are."""
     metric: Metric = subject.build()
@@ -125,7 +122,6 @@ def check_groups(subject: OfferSubject) -> None:
                 )
 
 
-@check()
 def check_model_unchanged(subject: OfferSubject) -> None:
     """A model that it probes is as it was: weights, buffers, training flags."""
     metric: Metric = subject.build()
@@ -140,7 +136,6 @@ def check_model_unchanged(subject: OfferSubject) -> None:
         raise CheckFailed("it left the model in training mode")
 
 
-@check()
 def check_bare_embeddings(subject: OfferSubject) -> None:
     """A metric that reads no predictions measures bare embeddings: no logits, no model, any layer's name."""
     metric: Metric = subject.build()
@@ -170,12 +165,3 @@ def _well_formed(found: Measurement, given: Subject) -> None:
         json.dumps(found.details, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CheckFailed(f"details are not JSON data: {error}") from error
-
-
-METRIC_CHECKS: tuple[Check[OfferSubject], ...] = (
-    check_measurement,
-    check_clip_order,
-    check_groups,
-    check_model_unchanged,
-    check_bare_embeddings,
-)

@@ -99,8 +99,9 @@ def check(*faults: int) -> Callable[[Callable[[S], None]], Check[S]]:
 
 
 def checks_in(*modules: ModuleType) -> tuple[Check[Any], ...]:
-    """Every check that the modules define, in their order."""
-    return tuple(value for module in modules for value in vars(module).values() if isinstance(value, Check))
+    """Every check that the modules define, in their order; a plain function `check_...` is one of no known fault."""
+    found = [value for module in modules for name, value in vars(module).items() if name.startswith("check_")]
+    return tuple(value if isinstance(value, Check) else Check(value) for value in found)
 
 
 @dataclass(frozen=True, slots=True)

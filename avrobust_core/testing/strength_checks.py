@@ -35,7 +35,6 @@ NOISE = 0.05
 """Standard deviation of a noisy model's errors, in logits of about 1."""
 
 
-@check()
 def check_easy_clips_fall(subject: AttackSubject) -> None:
     """It breaks at least one clip in ten of a linear model under a radius six times the smallest that works."""
     problem = make_problem(seed=11)
@@ -161,7 +160,6 @@ def check_nearest_projection(subject: AttackSubject) -> None:
             )
 
 
-@check()
 def check_one_step(subject: AttackSubject) -> None:
     """On a linear model, an attack by gradients breaks every clip that one step from the clean clip breaks."""
     subject.require_bounded()
