@@ -158,15 +158,14 @@ def check_processes(subject: AugmentationSubject) -> None:
     """Two processes that each train on a part of every batch end an epoch in the same state and order."""
     kept = False
     for scene in subject.scenes():
-        augmentations = [subject.make(), subject.make()]
-        courses = [Course(a, scene, share=(rank, 2)) for rank, a in enumerate(augmentations)]
+        courses = [Course(subject.make(), scene, share=(rank, 2)) for rank in range(2)]
         for epoch in range(2):
             for course in courses:
                 list(course.epoch(epoch, stop=CLIPS))
             _end_together(courses, epoch)
-            states = [augmentation.state_dict() for augmentation in augmentations]
+            states = [course.augmentation.state_dict() for course in courses]
             kept |= bool(states[0])
-            orders = [a.order(IDS, c.where(epoch + 1)) for a, c in zip(augmentations, courses, strict=True)]
+            orders = [course.augmentation.order(IDS, course.where(epoch + 1)) for course in courses]
             if not _alike(*states) or not _alike(*orders):
                 raise CheckFailed("after end_epoch two processes have other states: share what each has seen by gather")
     if not kept:
@@ -176,9 +175,7 @@ def check_processes(subject: AugmentationSubject) -> None:
 def _end_together(courses: Sequence[Course], epoch: int) -> None:
     """End an epoch in several processes, played by threads that exchange copies, as processes do."""
     ranks = range(len(courses))
-    said: dict[tuple[int, int], SimpleQueue[bytes | None]] = {
-        (sender, receiver): SimpleQueue() for sender in ranks for receiver in ranks
-    }
+    said: dict[tuple[int, int], SimpleQueue[Any]] = {pair: SimpleQueue() for pair in itertools.product(ranks, ranks)}
     errors: list[Exception] = []
 
     def gather(rank: int, mine: Any) -> list[Any]:
@@ -187,7 +184,7 @@ def _end_together(courses: Sequence[Course], epoch: int) -> None:
         found = [said[sender, rank].get() for sender in ranks]
         if None in found:
             raise CheckFailed("one process called gather more often than the other: a run would wait for ever")
-        return [pickle.loads(one) for one in found if one is not None]
+        return [pickle.loads(one) for one in found]
 
     def end(rank: int) -> None:
         try:

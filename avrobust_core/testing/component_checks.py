@@ -7,12 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import cast
 
 from pydantic import BaseModel
 
 from avrobust_core.config.errors import nested_models
-from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.media import MediaSpec
 from avrobust_core.registry.discovery import Offer, PluginRecord
 from avrobust_core.registry.kinds import KINDS, named
@@ -23,12 +21,9 @@ from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, run_
 
 def check_imports_without_torch(plugin: PluginRecord) -> None:
     """Importing the plugin's module does not import torch."""
-    code = (
-        "import importlib, sys; importlib.import_module(sys.argv[1].partition(':')[0]); print('torch' in sys.modules)"
-    )
-    path = "import sys; sys.path[:0] = " + repr([entry for entry in sys.path if entry]) + "; "
-    command = [sys.executable, "-c", path + code, plugin.module]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    code = "import importlib, sys; sys.path[:0] = {!r}; importlib.import_module({!r}); print('torch' in sys.modules)"
+    code = code.format([entry for entry in sys.path if entry], plugin.module.partition(":")[0])
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     if found.returncode:
         raise CheckFailed(f"importing {plugin.module} in a process of its own failed: {found.stderr.strip()[-300:]}")
     if found.stdout.strip().endswith("True"):
@@ -96,12 +91,11 @@ def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[Che
 
 
 def media_of(offers: tuple[Offer, ...]) -> tuple[MediaSpec, ...]:
-    """The media of the data sets among these components; those that cannot be built here are left out."""
+    """The media of these data sets; those that cannot be built here are left out."""
     found: list[MediaSpec] = []
     for offer in offers:
-        if offer.kind == "dataset":
-            with suppress(Exception):  # its own checks say what is wrong with it
-                found.extend(cast(Dataset, OfferSubject(offer).build()).media.values())
+        with suppress(Exception):  # its own checks say what is wrong with it
+            found.extend(OfferSubject(offer).build().media.values())
     return tuple(found)
 
 

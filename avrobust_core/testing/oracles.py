@@ -23,6 +23,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 SHAPES: Shapes = {"audio": (1, 12), "video": (2, 2, 2, 2)}
 """Two modalities of different rank."""
 
+WIDTH = 4
+"""Of the embeddings of a random oracle."""
+
 
 class RowwiseLinear(nn.Module):
     """x W' + b, summed row by row: unlike a matrix product, a row's last bits do not depend on how many rows there are.
@@ -98,14 +101,12 @@ class LinearOracle(AVModel):
         super().__init__({name: LinearEncoder(encoders[name]) for name in names}, fusion, len(bias))
 
     @classmethod
-    def random(
-        cls, shapes: Shapes = SHAPES, *, classes: int = 3, seed: int = 0, bias: float = 0.1, width: int = 4
-    ) -> "LinearOracle":
+    def random(cls, shapes: Shapes = SHAPES, *, classes: int = 3, seed: int = 0, bias: float = 0.1) -> "LinearOracle":
         """An oracle with normal weights, each modality's of the same size whatever the number of its samples."""
         generator = torch.Generator().manual_seed(seed)
         sizes = {name: torch.Size(shape).numel() for name, shape in sorted(shapes.items())}
-        encoders = {name: torch.randn(width, n, generator=generator) / n**0.5 for name, n in sizes.items()}
-        heads = {name: torch.randn(classes, width, generator=generator) for name in sizes}
+        encoders = {name: torch.randn(WIDTH, n, generator=generator) / n**0.5 for name, n in sizes.items()}
+        heads = {name: torch.randn(classes, WIDTH, generator=generator) for name in sizes}
         return cls(encoders, heads, torch.randn(classes, generator=generator) * bias)
 
     def weight(self, modality: str) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Generic, Literal, Self, TypeVar, cast
 
-from avrobust_core.registry.components import Component, Config
+from avrobust_core.registry.components import Component
 from avrobust_core.registry.loading import one_line
 
 S = TypeVar("S")
@@ -54,7 +54,7 @@ class Renewable(Generic[T]):
         Raises:
             ValidationError: if the configuration is not valid.
         """
-        config: Config = component.config.model_validate(dict(component.example if given is None else given))
+        config = component.config.model_validate(dict(component.example if given is None else given))
         return cls(name or component.name, lambda: component.make(config))
 
 

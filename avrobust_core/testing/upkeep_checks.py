@@ -6,13 +6,13 @@ import gc
 import pickle
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.attacks.attack import Attack
 from avrobust_core.models.model import AVModel
 from avrobust_core.testing.counting import counted
 from avrobust_core.testing.models import stateful_model
@@ -49,13 +49,12 @@ def check_parameter_gradients(subject: AttackSubject) -> None:
     model.eval()
     computed: set[str] = set()
     given = {name: torch.full_like(p, 0.5) for name, p in list(model.named_parameters())[::2]}
+    model.requires_grad_(True)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(True)
         parameter.grad = given.get(name)
         parameter.register_hook(partial(_note, computed, name))  # type: ignore[no-untyped-call]
     with subject.engaged(case, attack) as (attack, bound):
-        for parameter in model.parameters():  # as an attack finds them that is called without the core
-            parameter.requires_grad_(True)
+        model.requires_grad_(True)  # as an attack finds it that is called without the core
         attack(bound)
     touched = [
         name
@@ -139,7 +138,10 @@ def check_cost_per_batch(subject: AttackSubject) -> None:
             with counted(1 << 30, calls=True) as work:
                 attack(bound)
         work["forward passes"] = int(bound.queries.sum())
-        work["tensors kept"], work["bytes kept by the attack"] = _kept(attack)
+        gc.collect()
+        work["tensors kept"] = sum(1 for kept in gc.get_objects() if type(kept) is Tensor)
+        with suppress(Exception):  # an attack need not be one that can be pickled
+            work["bytes kept by the attack"] = len(pickle.dumps(attack))
         found.append(work)
     second, last = found
     for what, growth in ALLOWED_GROWTH.items():
@@ -176,17 +178,6 @@ def _measured(subject: AttackSubject, clips: int) -> tuple[Counter[str], int, Co
         with counted(large) as allowed:
             bound.region.project(x)
             bound.region.size(x)
-        bound.queries.zero_()
         with counted(large) as work:
             attack(bound)
     return work, max(len(passes), 1), allowed
-
-
-def _kept(attack: Attack) -> tuple[int, int]:
-    """The number of tensors alive, and the size of the pickled attack; 0 if it cannot be pickled."""
-    gc.collect()
-    tensors = sum(1 for found in gc.get_objects() if type(found) is Tensor)
-    try:
-        return tensors, len(pickle.dumps(attack))
-    except Exception:  # noqa: BLE001 - an attack need not be one that can be pickled
-        return tensors, 0
