@@ -155,8 +155,8 @@ def check_repeatable(subject: AugmentationSubject) -> None:
 def check_clip_order(subject: AugmentationSubject) -> None:
     """The result for a clip does not depend on the order of its batch, unless the augmentation chose that order."""
     for scene in subject.scenes():
-        plain, turned = (list(Course(subject.make(), scene, turned=turned).two_epochs()) for turned in (False, True))
-        if where := difference(plain, turned):
+        plain, moved = (list(Course(subject.make(), scene, reverse=reverse).two_epochs()) for reverse in (False, True))
+        if where := difference(plain, moved):
             raise CheckFailed(
                 f"{where} of a clip are others where its batch is in another order: draw from the clip's own "
                 "generator, and choose partners by their ids"

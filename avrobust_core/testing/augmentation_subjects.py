@@ -52,6 +52,7 @@ class AugmentationSubject(Renewable[Augmentation]):
         for scene in SCENES:
             try:
                 list(Course(self.make(), scene).epoch(0, stop=1))
+                found.append(scene)
             except AvrobustError as error:
                 refusals.append(str(error))
             except Exception as error:
@@ -59,8 +60,6 @@ class AugmentationSubject(Renewable[Augmentation]):
                     f"it raised {one_line(error)} for {scene.name}: refuse what it cannot take with an AvrobustError "
                     "that says why"
                 ) from error
-            else:
-                found.append(scene)
         if not found:
             raise NotApplicable(f"it refuses all clips that it is tried with: {'; '.join(dict.fromkeys(refusals))}")
         return found
@@ -163,10 +162,10 @@ class Course:
         seed: of the fit.
         model: None for the scene's linear one.
         epochs: of the fit, as the augmentation is told.
-        turned: reverse the clips of each batch, unless the augmentation has chosen the order.
+        reverse: put the clips of each batch the other way round, unless the augmentation has chosen the order.
         share: the rank of this process, and the number of processes.
         watch: looks at the augmentation's methods.
-        device: where the training is.
+        device: of the training.
         ordered: let the augmentation choose the order of the clips.
         learner: the model and the augmentation.
     """
@@ -176,7 +175,7 @@ class Course:
     seed: int = 0
     model: InitVar[AVModel | None] = None
     epochs: int = 3
-    turned: bool = False
+    reverse: bool = False
     share: tuple[int, int] = (0, 1)
     watch: Watch | None = None
     device: str = "cpu"
@@ -207,12 +206,12 @@ class Course:
         positions: Sequence[int] = range(CLIPS)
         if self.ordered:
             positions = self.learner.order(positions, IDS, self.where(epoch))
-        turned = self.turned and list(positions) == list(range(CLIPS))
+        reverse = self.reverse and list(positions) == list(range(CLIPS))
         batches = [positions[i : i + BATCH_SIZE] for i in range(0, CLIPS, BATCH_SIZE)]
         rank, world = self.share
         for i, batch in list(enumerate(batches))[start:stop]:
             mine = share_of(batch, rank, world)
-            read = self.scene.read(mine[::-1] if turned else mine).to(self.device)
+            read = self.scene.read(mine[::-1] if reverse else mine).to(self.device)
             learned: Learned | None = None
             for replay in range(self.learner.replays):
                 with torch.random.fork_rng(devices=[]):

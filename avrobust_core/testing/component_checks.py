@@ -76,7 +76,7 @@ def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[Che
 
     Args:
         offer: the component.
-        media: what an encoder, or a whole model, is tried with before `MEDIA`.
+        media: tried before `MEDIA` with an encoder or a whole model.
     """
     kind = KINDS[offer.kind]
     subject = OfferSubject(offer, (*media, *MEDIA))

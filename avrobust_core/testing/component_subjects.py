@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from avrobust_core.data.media import MediaSpec
@@ -44,12 +44,12 @@ class OfferSubject:
     """A component that is checked.
 
     Attributes:
-        offer: what is offered, by whom.
-        media: what encoders, and whole models, are tried with, in this order; the first that one accepts is used.
+        offer: the component, and who offers it.
+        media: tried in this order with encoders and whole models; the first that one accepts is used.
     """
 
     offer: Offer
-    media: tuple[MediaSpec, ...] = field(default=MEDIA)
+    media: tuple[MediaSpec, ...] = MEDIA
 
     def config(self) -> Config:
         """The configuration of the component's example."""

@@ -62,10 +62,10 @@ class Look:
     """One forward pass that an attack asked for.
 
     Attributes:
-        clips: (b,) int64, which clips it showed.
+        clips: (b,) int64, the positions of the clips shown.
         inputs: the attacked modalities.
         logits: (b, K).
-        gradient: whether a gradient was taken through it.
+        gradient: True once a gradient was taken through it.
     """
 
     clips: Tensor

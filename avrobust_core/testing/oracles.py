@@ -218,7 +218,7 @@ class LinearProblem:
             names: the attacked modalities, all with the same radius.
             norm: of all of them.
             share: of the clips, in (0, 1], on which an attack exists.
-            slack: what the smallest such radius is multiplied by.
+            slack: a factor on the smallest such radius.
             kind: separate balls, or one shared.
         """
         sizes = _sorted_sizes(self, tuple(names), norm, kind)
@@ -287,7 +287,7 @@ def make_problem(
 
     Args:
         shapes: of the modalities.
-        clips: how many.
+        clips: their number.
         classes: K.
         bounds: of all modalities; without any, clips are as within (-1, 1).
         inside: the share of the bounds' half width, around their middle, that clips keep to.

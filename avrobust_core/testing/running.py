@@ -110,7 +110,7 @@ class CheckOutcome:
 
     Attributes:
         check: its name.
-        summary: what it looks for.
+        summary: the fault that it looks for.
         faults: the numbers of the known faults that it catches.
         status: passed, failed, or not applicable.
         reason: why it failed and what to do, or why it does not apply; empty if it passed.

@@ -36,8 +36,8 @@ class Case:
     Attributes:
         model: an `AVModel`, or any module from a dict of modalities to logits.
         batch: the clips.
-        media: what each modality is.
-        threat: what may be changed.
+        media: of each modality.
+        threat: the limits of the attack.
         task, goal, samples, precision: see `Victim` and its `bind`.
     """
 
@@ -82,9 +82,9 @@ class Trial:
     """The outcome of an attack on a case.
 
     Attributes:
-        result: what the attack returned.
-        bound: what it attacked.
-        verdict: what the core found.
+        result: the attack's own.
+        bound: the victim that it attacked.
+        verdict: the core's.
     """
 
     result: AttackResult
@@ -178,8 +178,7 @@ class AttackSubject(Renewable[Attack]):
     def engaged(self, case: Case, attack: Attack | None = None) -> Iterator[tuple[Attack, BoundVictim]]:
         """The attack, prepared, and the victim that it is about to be called with, frozen inside the block.
 
-        What is raised in the block becomes `CheckFailed`, or, where the attack refuses in so many words,
-        `NotApplicable`.
+        A refusal (any `AvrobustError`) raised in the block becomes `NotApplicable`, every other error `CheckFailed`.
         """
         if attack is None:
             attack = self.prepared(case)
@@ -191,7 +190,7 @@ class AttackSubject(Renewable[Attack]):
         """Attack a case as the core does, and verify the result.
 
         Args:
-            case: what is attacked.
+            case: the model, clips and threat.
             attack: one that is prepared already.
 
         Raises:
