@@ -42,6 +42,7 @@ def check_batch_unchanged(subject: AugmentationSubject) -> None:
 
 
 def _watched_form(method: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a method of an augmentation; refuse one that changes its arguments, or the form of what it is to return."""
     given: Any = arguments[0] if arguments else None
     if method.__name__ in ("begin", "again"):
         before = _copies(_contents(given))
@@ -53,8 +54,7 @@ def _watched_form(method: Callable[..., Any], *arguments: Any) -> Any:
                 raise CheckFailed("it returned other clips than it was given: `order` is where clips are chosen")
             _of_same_form("clips", given.inputs, found.batch.inputs)
     elif method.__name__ == "encodings":
-        before = _copies({**_flat(given), "targets": arguments[1]})
-        targets = before.pop("targets")
+        before, targets = _copies(_flat(given)), arguments[1].clone()
         found = method(*arguments)
         if not _equal(_flat(given), before):
             raise CheckFailed("it changed the encodings that it was given, in place: return new ones")

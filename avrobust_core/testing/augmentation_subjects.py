@@ -253,7 +253,7 @@ class Course:
 def _watch(of: object, watch: Watch, *names: str) -> None:
     """Have methods of an object called through `watch`, and those of an augmentation's part in a pass that they return.
 
-    In the object itself: one that passes calls on would have to know every method.
+    The object itself is changed: a wrapper around it would have to pass on every method.
     """
 
     def called(method: Callable[..., Any], *arguments: Any) -> Any:

@@ -73,6 +73,7 @@ def check_model_unchanged(subject: AugmentationSubject) -> None:
 
 
 def _watched_model(model: nn.Module, method: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a method of an augmentation; refuse one that changes the model."""
     before = _state(model)
     found = method(*arguments)
     for what, now in _state(model).items():
@@ -191,8 +192,9 @@ def _end_together(courses: Sequence[Course], epoch: int) -> None:
             courses[rank].end_epoch(epoch, partial(gather, rank))
         except Exception as error:  # noqa: BLE001 - raised again in the main thread
             errors.append(error)
-        for receiver in ranks:
-            said[rank, receiver].put(None)  # it calls no more
+        finally:
+            for receiver in ranks:
+                said[rank, receiver].put(None)  # it calls no more
 
     with ThreadPoolExecutor(len(courses)) as threads:
         threads.map(end, ranks)

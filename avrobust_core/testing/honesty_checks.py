@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from avrobust_core.attacks.verification import verify
-from avrobust_core.randomness import clip_generator
 from avrobust_core.testing.models import Rescored, watched
 from avrobust_core.testing.oracles import LinearProblem, make_problem, make_threat
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
@@ -100,14 +99,12 @@ def check_budgets(subject: AttackSubject) -> None:
     problem = make_problem(seed=45, inside=0.9)
     for norm in subject.norms:
         for names in (("audio",), ("video",), BOTH) if norm == subject.norm else (BOTH,):
-            threat = problem.threat(names, norm, share=0.5)
-            _show(subject, problem, Case.of(problem, threat), f"{norm} on {' and '.join(names)}")
-        threat = problem.threat(BOTH, norm, share=0.5, slack=0.4)
-        _show(subject, problem, Case.of(problem, threat), f"{norm}, a radius that breaks few clips")
+            _show(subject, problem, problem.threat(names, norm, share=0.5), f"{norm} on {' and '.join(names)}")
+        few = problem.threat(BOTH, norm, share=0.5, slack=0.4)
+        _show(subject, problem, few, f"{norm}, a radius that breaks few clips")
     if "l2" in subject.norms:
         problem = make_problem(seed=46, inside=0.9)
-        threat = problem.threat(BOTH, "l2", share=0.5, kind="shared")
-        _show(subject, problem, Case.of(problem, threat), "one shared l2 ball")
+        _show(subject, problem, problem.threat(BOTH, "l2", share=0.5, kind="shared"), "one shared l2 ball")
 
 
 @check(17)
@@ -123,9 +120,8 @@ def check_only_what_is_attacked(subject: AttackSubject) -> None:
     for name, other in (BOTH, BOTH[::-1]):
         if alone[name].broken == 0 and alone[other].broken >= 0.25 * len(problem.batch):
             raise CheckFailed(
-                f"attacking {other} it broke {alone[other].broken} of {len(problem.batch)} clips, attacking {name} "
-                "none, at twice the radius that breaks them all: it does not attack what the threat names "
-                "(victim.balls)"
+                f"attacking {other} it broke {alone[other]}, attacking {name} none, at twice the radius that breaks "
+                "them all: it does not attack what the threat names (victim.balls)"
             )
     if not any(trial.broken for trial in alone.values()):
         raise NotApplicable("it breaks no clip through one modality at twice the radius that breaks them all")
@@ -185,7 +181,7 @@ def check_warm_start(subject: AttackSubject) -> None:
     cold = subject.run(case)
     cold.require_some()
     with subject.engaged(case) as (attack, bound):
-        bound.start = bound.region.sample(lambda name: [clip_generator(0, i, f"kit/{name}") for i in bound.ids])
+        bound.start = bound.sample("kit")
         verdict = verify(subject.name, case.batch, case.batch.inputs, bound, attack(bound))
     broken = int(verdict.success.sum())
     if broken < 0.7 * cold.broken - 1:
@@ -250,11 +246,11 @@ def _hopeless(problem: LinearProblem, subject: AttackSubject) -> ThreatModel:
     return problem.unbreakable(subject.norm)
 
 
-def _show(subject: AttackSubject, problem: LinearProblem, case: Case, what: str) -> None:
+def _show(subject: AttackSubject, problem: LinearProblem, threat: ThreatModel, what: str) -> None:
     try:
-        trial = subject.run(case)
+        trial = subject.run(Case.of(problem, threat))
     except CheckFailed as error:
         raise CheckFailed(f"{what}: {error}") from error
-    impossible = trial.success & (problem.smallest_margin(case.threat) > 1e-4)
+    impossible = trial.success & (problem.smallest_margin(threat) > 1e-4)
     if impossible.any():
         raise CheckFailed(f"{what}: it broke {int(impossible.sum())} clips that no perturbation of this size breaks")
