@@ -63,14 +63,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ),
             Kind(
                 name="encoder",
-                base="avrobust_core.models.parts:Encoder",
+                base="avrobust_core.models.base_classes:Encoder",
                 arguments={"media": "MediaSpec"},
                 checks="avrobust_core.testing.checklists:ENCODER_CHECKS",
                 written=(("encoders:", "  {name}:"), "    ", "the entry is named after its modality, or sets it"),
             ),
             Kind(
                 name="fusion",
-                base="avrobust_core.models.parts:Fusion",
+                base="avrobust_core.models.base_classes:Fusion",
                 arguments={"inputs": "Mapping[str, EncodedDims]"},
                 checks="avrobust_core.testing.checklists:FUSION_CHECKS",
                 written=(("fusion:",), "  ", "inside an entry of models"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from avrobust_core.data.media import MediaSpec
 from avrobust_core.errors import AvrobustError, ComponentError
-from avrobust_core.models.parts import EncodedDims
+from avrobust_core.models.base_classes import EncodedDims
 from avrobust_core.models.whole import Raw, RawDims
 from avrobust_core.registry.components import Config
 from avrobust_core.registry.discovery import Offer

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from avrobust_core.data.batches import Encoded
-from avrobust_core.models.parts import Encoder
+from avrobust_core.models.base_classes import Encoder
 from avrobust_core.testing.component_subjects import OfferSubject
 from avrobust_core.testing.running import CheckFailed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from avrobust_core.data.batches import Encoded
-from avrobust_core.models.parts import Fusion
+from avrobust_core.models.base_classes import Fusion
 from avrobust_core.testing.component_subjects import OfferSubject
 from avrobust_core.testing.encoder_checks import CLIPS, same_alone
 from avrobust_core.testing.running import CheckFailed

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.data.batches import Batch, Encoded
+from avrobust_core.models.base_classes import EncodedDims, Encoder, Fusion
 from avrobust_core.models.model import AVModel
-from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
 from avrobust_core.testing.subjects import Case
 
 TAG = "tag"

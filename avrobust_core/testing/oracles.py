@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.data.media import MediaSpec
+from avrobust_core.models.base_classes import EncodedDims, Encoder, Fusion
 from avrobust_core.models.model import AVModel
-from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
 from avrobust_core.testing.closed_forms import FALLS, fall_l2, smallest_size
 from avrobust_core.threats.balls import Bounds
 from avrobust_core.threats.budgets import Budget, NormName, ThreatKind, ThreatModel
