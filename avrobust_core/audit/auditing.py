@@ -51,7 +51,6 @@ def audit(case: Case, clips: int, share: float) -> dict[str, Any]:
             for check in threat_checks(look):
                 checks += [replace(check, threat=name) for name in ([check.threat] if check.threat else standing.names)]
             contradictions += _contradicted(case, standing, look.drops)
-            meter.take(part)
     checks = _by_threat(case, checks)
     return {
         "verdict": "failed" if any(check.status == "failed" for check in checks) else "passed",

@@ -12,6 +12,7 @@ from avrobust_core.attacks.victim import Victim
 from avrobust_core.data.batches import Batch
 from avrobust_core.evaluation.outcomes import Intervals, Outcome
 from avrobust_core.evaluation.predictions import Predictions
+from avrobust_core.models.model import AVModel
 from avrobust_core.randomness import derive_seed
 from avrobust_core.threats.budgets import ThreatModel
 
@@ -52,8 +53,15 @@ class Case:
         """The number of clips that are not read, since they are of other shapes."""
         return len(self.clean.ids) - len(self.order)
 
-    def first(self, suited: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-        """The positions of the first `count` clips, in the order of the hash, that are suited."""
+    @cached_property
+    def modalities(self) -> list[str]:
+        """The modalities that the model reads, sorted: those of the clips, of a model that does not say it."""
+        model = self.victim.model
+        given = model.modalities if isinstance(model, AVModel) else self.read(self.ids(self.order[:1])).inputs
+        return sorted(given)
+
+    def first(self, suited: NDArray[np.bool_], count: int | None = None) -> NDArray[np.int64]:
+        """The positions of the first `count` clips, in the order of the hash, that are suited; of all for None."""
         return self.order[suited[self.order]][:count]
 
     def chunks(self, positions: Sequence[int] | NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.audit.exact import Exact, opened, rise
 from avrobust_core.audit.meter import Meter
+from avrobust_core.audit.probes import drawn
 from avrobust_core.data.batches import select_inputs
 
 FIRST_LENGTH, TOLERANCE = 5e-2, 0.05
@@ -107,7 +108,7 @@ def untrue_gradients(found: Derivatives, meter: Meter) -> dict[str, tuple[Tensor
             reach = len(attempts) - number if attempt.last else 1  # only a clip that agrees at none of them is untrue
             doubtful = doubtful[: meter.affords(2 * reach, len(doubtful))]
             if len(doubtful):
-                meter.spent += 2 * len(doubtful)
+                meter.spend(2 * len(doubtful))
                 seen = _difference(found, name, direction, doubtful, attempt)
                 agrees = _agrees(*seen, told[doubtful], usual[doubtful], attempt)
                 agreed, doubtful = torch.cat([agreed, doubtful[agrees]]), doubtful[~agrees]
@@ -128,11 +129,8 @@ def _attempts(found: Derivatives) -> list[_Attempt]:
 def _direction(found: Derivatives, name: str) -> Tensor:
     """A step of one radius in a random direction of one modality, (n, ...) float64."""
     ball = found.bound.balls[name]
-    generators = found.bound.generators(f"audit/direction/{name}")
-    signs = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in generators]).sign().to(ball.center)
-    signs = ball.confined(signs)
-    moved = ball.step(torch.zeros_like(signs), signs, 1.0)
-    return moved.double()
+    signs = ball.confined(drawn(ball.center, found.bound.generators(f"audit/direction/{name}")).sign())
+    return ball.step(torch.zeros_like(signs), signs, 1.0).double()
 
 
 def _difference(

@@ -73,7 +73,7 @@ def _watched(look: Look, outcome: Outcome) -> str | None:
     watch = _Watch(bound)
     bound.gradients = watch
     result = run.attack(bound)
-    look.meter.spent += int(bound.queries.sum()) + int(watch.passes.sum())
+    look.meter.count(bound)
     if not watch.moved.any():
         return "it asks the model about the clean clips alone"
     kept = torch.stack([(x == bound.clean[name]).flatten(1).all(dim=1) for name, x in result.inputs.items()])

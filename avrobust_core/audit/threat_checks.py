@@ -6,7 +6,7 @@ from avrobust_core.audit.checks import Check, not_applicable
 from avrobust_core.audit.climbing import FEWEST_CLIMBED, climb_checks
 from avrobust_core.audit.formats import rounding
 from avrobust_core.audit.inertia import inert
-from avrobust_core.audit.look import Look, note
+from avrobust_core.audit.look import Flags, Look
 from avrobust_core.audit.probes import search
 from avrobust_core.audit.unlimited import unbounded
 
@@ -37,15 +37,12 @@ def threat_checks(look: Look) -> Iterator[Check]:
 
 def searched(look: Look) -> Iterator[Check]:
     """Search without gradients, with all that is left of the budget."""
-    samples, found = look.case.victim.samples, look.found
-    left = look.meter.left // samples
+    left = look.meter.left // look.case.victim.samples
     count = min(len(look.survivors), max(FEWEST_CLIMBED // 2, left // SEARCH_QUERIES))
-    found.queries = min(left // max(count, 1), SEARCH_MOST)
-    if found.queries < SEARCH_LEAST:
+    queries = min(left // max(count, 1), SEARCH_MOST)
+    if queries < SEARCH_LEAST:
         yield not_applicable("black-box", f"the budget of {look.meter.limit} passes does not reach for a search")
         return
-    for positions in look.case.chunks(look.survivors[:count]):
-        bound = look.bound(positions)
-        note(found.searched, positions, search(bound, found.queries))
-        look.meter.count(bound)
-    yield look.drop("black-box", found.searched, f"a random search of {found.queries} queries breaks")
+    broken: Flags = {}
+    look.probe(broken, look.survivors[:count], lambda bound: search(bound, queries))
+    yield look.drop("black-box", broken, f"a random search of {queries} queries breaks")

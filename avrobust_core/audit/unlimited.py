@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from avrobust_core.audit.checks import Check, judged, not_applicable
-from avrobust_core.audit.look import Look, asker, note
+from avrobust_core.audit.look import Flags, Look
 from avrobust_core.audit.probes import climb
 from avrobust_core.naming import first_of
 from avrobust_core.threats.budgets import Budget, ThreatModel
@@ -24,20 +24,16 @@ def unbounded(look: Look) -> Iterator[Check]:
         )
         yield not_applicable("unbounded", why)
         return
-    meter = look.meter.part(0.2)
     samples = look.case.victim.samples
+    meter = look.meter.part(0.2)
     count = meter.affords(5 * samples, min(FREE_CLIPS, len(flips)))
     if count < FREE_FEWEST:
         yield not_applicable("unbounded", f"the budget of {look.meter.limit} passes does not reach for it")
         return
     steps = min(len(FREE_LENGTHS), (meter.left // (count * samples) - 1) // 2)
-    for positions in look.case.chunks(flips[:count]):
-        bound = look.bound(positions, threat)
-        climbed = climb(bound.region, bound.goal, asker(bound), dict(bound.clean), FREE_LENGTHS[:steps])
-        note(look.found.free, positions, climbed.broken)
-        meter.count(bound)
-    look.meter.take(meter)
-    ids = look.case.ids(i for i, broken in look.found.free.items() if not broken)
+    free: Flags = {}
+    look.probe(free, flips[:count], lambda bound: climb(bound, dict(bound.clean), FREE_LENGTHS[:steps]).broken, threat)
+    ids = look.case.ids(i for i, broken in free.items() if not broken)
     yield judged(
         "unbounded",
         len(ids) > count / 2,
@@ -66,16 +62,9 @@ def _free_threat(look: Look) -> ThreatModel | None:
 def _breakable(look: Look) -> list[int]:
     """Clips for which a change of the attacked modalities alone is known to change the class."""
     if not look.known.flips:  # of a model of one modality: any other clip changes it
-        one = len(look.standing.threat.modalities) == 1 and _modalities(look) == 1
+        one = len(look.standing.threat.modalities) == 1 and len(look.case.modalities) == 1
         return [int(i) for i in look.case.first(look.case.clean.correct, FREE_CLIPS)] if one else []
     attacked = [look.known.flips[name] for name in look.standing.threat.modalities if name in look.known.flips]
     if len(attacked) == len(look.known.flips):  # all of them: another clip's whole inputs
         return list(attacked[0])
     return [i for i in attacked[0] if any(flips.get(i, False) for flips in attacked)] if attacked else []
-
-
-def _modalities(look: Look) -> int:
-    encoders = getattr(look.case.victim.model, "encoders", None)
-    if encoders is not None:
-        return len(encoders)
-    return len(look.case.read(look.case.ids(look.case.order[:1])).inputs)
