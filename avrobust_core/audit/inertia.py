@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from avrobust_core.attacks.bound import BoundVictim
-from avrobust_core.attacks.gradients import GradientRecord
 from avrobust_core.audit.case import passes
 from avrobust_core.audit.checks import Check, judged, not_applicable
 from avrobust_core.audit.look import Look
@@ -69,21 +68,19 @@ def _watched(look: Look, outcome: Outcome) -> str | None:
     """The fault of an attack at work on a few clips; None if it moves them, and returns what it finds."""
     run = look.case.runs[outcome.attack, outcome.threat]
     batch = look.case.read(look.case.ids(look.survivors[:WATCHED_CLIPS]))
-    bound = look.case.victim.bind(batch, run.threat, run.goal)
-    watch = _Watch(bound)
-    bound.gradients = watch
+    bound = _Watched(look.case.victim.bind(batch, run.threat, run.goal))
     result = run.attack(bound)
     look.meter.count(bound)
-    if not watch.moved.any():
+    if not bound.moved.any():
         return "it asks the model about the clean clips alone"
-    kept = torch.stack([(x == bound.clean[name]).flatten(1).all(dim=1) for name, x in result.inputs.items()])
-    if bool((watch.won & kept.all(dim=0)).any()):
+    kept = ~_apart(result.inputs, bound.clean)
+    if bool((bound.won & kept).any()):
         return "it finds perturbations that break clips, and returns the clean ones"
     return None
 
 
-class _Watch(GradientRecord):
-    """A record of the queries of a bound victim and their success.
+class _Watched(BoundVictim):
+    """A bound victim that notes what it is asked; shared with selections, as the counts of queries are.
 
     Attributes:
         moved: (B,) bool: the model was asked about another clip than the clean one.
@@ -91,20 +88,18 @@ class _Watch(GradientRecord):
     """
 
     def __init__(self, bound: BoundVictim) -> None:
-        super().__init__(bound.balls, len(bound), bound.device)
-        self._clean, self._goal = bound.clean, bound.goal
-        self.moved = torch.zeros_like(self.passes, dtype=torch.bool)
-        self.won = self.moved.clone()
-        self._now = self.moved
+        vars(self).update(vars(bound))
+        self.moved, self.won = torch.zeros_like(self.unanswered), torch.zeros_like(self.unanswered)
 
-    def watch(self, perturbed: Mapping[str, Tensor], positions: Tensor) -> dict[str, Tensor]:
-        """As of `GradientRecord`; notes which clips were moved."""
-        apart = [(x.detach() != self._clean[name][positions]).flatten(1).any(dim=1) for name, x in perturbed.items()]
-        self._now = torch.stack(apart).any(dim=0)
-        self.moved[positions] |= self._now
-        return super().watch(perturbed, positions)
+    def __call__(self, perturbed: Mapping[str, Tensor]) -> Tensor:
+        """As of `BoundVictim`."""
+        logits = super().__call__(perturbed)
+        apart = _apart(perturbed, self.clean)
+        self.moved[self._positions] |= apart
+        self.won[self._positions] |= apart & self.fooled(logits.detach())
+        return logits
 
-    def expect(self, logits: Tensor, positions: Tensor, samples: int) -> None:
-        """As of `GradientRecord`; notes which of the moved clips reached the goal."""
-        self.won[positions] |= self._now & self._goal.select(positions).reached(logits.detach())
-        super().expect(logits, positions, samples)
+
+def _apart(x: Mapping[str, Tensor], clean: Mapping[str, Tensor]) -> Tensor:
+    """Flag the clips that differ from the clean ones in any modality: (B,) bool."""
+    return torch.stack([(each.detach() != clean[name]).flatten(1).any(dim=1) for name, each in x.items()]).any(dim=0)
