@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.audit.checks import Check, judged, not_applicable
-from avrobust_core.audit.derivatives import Derivatives, untrue_gradients
+from avrobust_core.audit.derivatives import Derivatives
 from avrobust_core.audit.look import Flags, Look, note
 from avrobust_core.audit.meter import Meter
 from avrobust_core.audit.probes import Ask, Climbed, asker, climb, corner, falling, halfway
@@ -105,10 +105,8 @@ class _Climb:
         self._hide(positions, bound, climbed)
         self.meter.count(bound)
         if exact > 0:
-            few = torch.arange(min(exact, len(positions)), device=bound.device)
-            inputs, start, gradients = (select_inputs(x, few) for x in (batch.inputs, climbed.start, climbed.gradients))
-            derivatives = Derivatives(bound.select(few), inputs, start, gradients, self.look.exact)
-            for name, (index, untrue) in untrue_gradients(derivatives, self.meter).items():
+            derivatives = Derivatives(bound, batch.inputs, climbed, self.look.exact)
+            for name, (index, untrue) in derivatives.untrue(min(exact, len(positions)), self.meter).items():
                 note(self.untrue.setdefault(name, {}), positions[index.cpu().numpy()], untrue)
         self._reopen(positions, batch, bound, climbed)
 

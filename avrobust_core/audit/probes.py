@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -157,14 +158,9 @@ def search(bound: BoundVictim, queries: int) -> Tensor:
         if len(alive) < len(part):
             part = bound.select(alive)
         share = FIRST_SHARE * (LAST_SHARE / FIRST_SHARE) ** (query / max(queries - 1, 1))
-        chosen = names if query == 0 else [names[query % len(names)]]
+        chosen, draw = ([names[query % len(names)]], partial(_block, share=share)) if query else (names, _stripes)
         directions = {
-            name: torch.stack(
-                [
-                    _stripes(x.shape[1:], generators[i]) if query == 0 else _block(x.shape[1:], share, generators[i])
-                    for i in alive.tolist()
-                ]
-            ).to(x)
+            name: torch.stack([draw(x.shape[1:], generators[i]) for i in alive.tolist()]).to(x)
             if name in chosen
             else torch.zeros_like(x)
             for name, x in part.clean.items()
@@ -190,13 +186,17 @@ def _scaled(gradient: Tensor, like: Tensor) -> Tensor:
 
 def _stripes(shape: torch.Size, generator: torch.Generator) -> Tensor:
     """Random signs along the last axis, of each channel."""
-    signs = torch.randint(0, 2, (shape[0], *[1] * (len(shape) - 2), shape[-1]), generator=generator) * 2.0 - 1
+    signs = _signs((shape[0], *[1] * (len(shape) - 2), shape[-1]), generator)
     return (signs if len(shape) > 1 else signs[:, 0]).expand(shape)
 
 
-def _block(shape: torch.Size, share: float, generator: torch.Generator) -> Tensor:
+def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
+
+
+def _block(shape: torch.Size, generator: torch.Generator, share: float) -> Tensor:
     """A block over a share of a clip, zero elsewhere: of one sign for each channel, or a wave on a single axis."""
-    axes = shape[1:] if len(shape) > 1 else shape
+    axes = shape[1:] or shape
     side = share ** (1 / len(axes))
     where = torch.zeros(axes)
     window = []
@@ -207,10 +207,7 @@ def _block(shape: torch.Size, share: float, generator: torch.Generator) -> Tenso
     where[tuple(window)] = 1
     if len(axes) == 1:
         where = where * _wave(axes[0], generator)
-    if len(shape) == 1:
-        return where * (int(torch.randint(0, 2, (), generator=generator)) * 2 - 1)
-    signs = torch.randint(0, 2, (shape[0], *[1] * len(axes)), generator=generator) * 2.0 - 1
-    return signs * where
+    return where * _signs((shape[0], *[1] * len(axes)) if len(shape) > 1 else (1,), generator)
 
 
 def _wave(length: int, generator: torch.Generator) -> Tensor:

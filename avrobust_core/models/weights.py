@@ -15,7 +15,7 @@ from avrobust_core.models.checkpoints import listed
 from avrobust_core.models.checkpoints import read_checkpoint as read_checkpoint
 from avrobust_core.models.layouts import CheckpointLayout, State
 from avrobust_core.models.model import AVModel
-from avrobust_core.models.module_state import EXTRA, is_packed, take_state, tied
+from avrobust_core.models.module_state import is_packed, take_state, tied
 
 HEAD: Final = "head."
 """The prefix of the keys of a checkpoint's own classifier, once converted."""
@@ -96,9 +96,9 @@ def load_strictly(module: nn.Module, state: State, source: str) -> None:
     groups = tied(module)
     twins = {key: [twin for twin in keys if twin in state] for keys in groups for key in keys}
     missing = [key for key in own if key not in state and not key.endswith(_COUNTER) and not twins.get(key)]
-    fitting = {key: (state[key], value) for key, value in own.items() if key in state and isinstance(value, Tensor)}
-    shapes = [key for key, (given, value) in fitting.items() if given.shape != value.shape and not _extra(key, given)]
-    kinds = [key for key, (given, value) in fitting.items() if key not in shapes and not _same_kind(key, given, value)]
+    fitting = {key: (state[key], here) for key, here in own.items() if key in state and isinstance(here, Tensor)}
+    shapes = [key for key, (given, here) in fitting.items() if given.shape != here.shape and not is_packed(key, given)]
+    kinds = [key for key, (given, here) in fitting.items() if key not in shapes and not _same_kind(key, given, here)]
     problems = [
         ("missing", missing),
         ("unexpected", [key for key in state if key not in own]),
@@ -164,13 +164,9 @@ def _refuse(source: str, module: nn.Module, *problems: tuple[str, Sequence[str]]
         raise WeightsError(f"weights {source} do not fit {type(module).__name__}: " + "; ".join(found))
 
 
-def _extra(key: str, given: Tensor) -> bool:
-    return key.rpartition(".")[2] == EXTRA and is_packed(given)
-
-
 def _same_kind(key: str, given: Tensor, own: Tensor) -> bool:
     """True if both are floats, whole numbers or complex ones: a cast between those would make other numbers."""
-    if key.endswith(_COUNTER) or _extra(key, given):
+    if key.endswith(_COUNTER) or is_packed(key, given):
         return True
     return given.is_floating_point() == own.is_floating_point() and given.is_complex() == own.is_complex()
 
