@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from avrobust_core.audit.case import Case, Standing
+from avrobust_core.audit.case import Case, Standing, passes
 from avrobust_core.audit.checks import Check
 from avrobust_core.audit.drops import Drop
 from avrobust_core.audit.exact import Exact
@@ -41,7 +41,7 @@ def audit(case: Case, clips: int, share: float) -> dict[str, Any]:
     contradictions: list[dict[str, Any]] = []
     exact = Exact(case.victim.model)
     standings = [standing for standing in case.standings if not standing.void]
-    costs = [standing.passes for standing in standings]
+    costs = [passes(standing.outcomes) for standing in standings]
     with case.victim.frozen():
         known = behaviour(case, meter)
         checks += [each for check in known.checks for each in _by_threat(case, check)]
@@ -56,7 +56,7 @@ def audit(case: Case, clips: int, share: float) -> dict[str, Any]:
         "passes": meter.spent,
         "attack_passes": case.attack_passes,
         "share": meter.spent / case.attack_passes if case.attack_passes else 0.0,
-        "left_out": case.left_out,
+        "left_out": len(case.clean.ids) - len(case.order),
         "checks": [check.to_json() for check in checks],
         "contradictions": contradictions,
     }

@@ -48,11 +48,6 @@ class Case:
         found = np.array(order, dtype=np.int64)
         return found if self.alike is None else found[self.alike[found]]
 
-    @property
-    def left_out(self) -> int:
-        """The number of clips that are not read, since they are of other shapes."""
-        return len(self.clean.ids) - len(self.order)
-
     @cached_property
     def modalities(self) -> list[str]:
         """The modalities that the model reads, sorted: those of the clips, of a model that does not say it."""
@@ -97,7 +92,7 @@ class Case:
 
 
 class Standing:
-    """The clips that all attacks under one threat have left of a model, and their cost.
+    """The clips that all attacks under one threat have left of a model.
 
     Args:
         case: the model with its results.
@@ -120,16 +115,6 @@ class Standing:
         for outcome in self.worst:
             self.survived &= outcome.predictions.correct
         self.survived &= np.isfinite(case.clean.margins)  # a clip that has every class cannot be broken
-
-    @property
-    def passes(self) -> int:
-        """The cost of its attacks."""
-        return passes(self.outcomes)
-
-    @property
-    def robust(self) -> float:
-        """The share of the clips that all attacks have left."""
-        return float(self.survived.mean())
 
     @property
     def void(self) -> bool:

@@ -15,20 +15,18 @@ class Exact:
     """A copy of a model in float64, or the model itself where it cannot be run in float64.
 
     Attributes:
-        double: whether it is in float64.
+        double: whether it is in float64; known after `prepare`, or the first call of `logits`.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self.double = False
         self._model = model
-        self._copy: nn.Module | None = None
         self._tried = False
 
     def logits(self, inputs: Mapping[str, Tensor], features: Collection[str]) -> Tensor:
         """Logits (B, K), in float64 where the model can do it; differentiable."""
         self.prepare(inputs, features)
-        if self._copy is None:
-            return _logits(self._model, inputs, features, torch.float32)
-        return _logits(self._copy, inputs, features, torch.float64)
+        return _logits(self._model, inputs, features, torch.float64 if self.double else torch.float32)
 
     def prepare(self, inputs: Mapping[str, Tensor], features: Collection[str]) -> None:
         """Make the copy, if that has not been tried, and see on one clip whether it answers as the model does."""
@@ -45,12 +43,7 @@ class Exact:
             return
         close = torch.allclose(found.float(), same.float(), rtol=1e-2, atol=1e-2 * float(same.abs().max()))
         if found.dtype == torch.float64 and close:
-            self._copy = copied
-
-    @property
-    def double(self) -> bool:
-        """True if the outputs are in float64; known after `prepare`, or the first call of `logits`."""
-        return self._copy is not None
+            self._model, self.double = copied, True
 
 
 def _logits(model: nn.Module, inputs: Mapping[str, Tensor], features: Collection[str], dtype: torch.dtype) -> Tensor:

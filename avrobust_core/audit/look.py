@@ -89,7 +89,7 @@ class Look:
     def tally(self, seen: Flags) -> Drop:
         survivors = int(self.standing.survived.sum())
         unseen = survivors - int(self.standing.survived[self.case.order].sum())
-        return Drop(self.standing.robust, survivors - unseen, len(seen), sum(seen.values()), unseen)
+        return Drop(float(self.standing.survived.mean()), survivors - unseen, len(seen), sum(seen.values()), unseen)
 
     def drop(self, check: str, seen: Flags, what: str) -> Check:
         drop = self.tally(seen)

@@ -74,7 +74,7 @@ def _repeated(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
     # Several draws are asked for of random models, even if they move less than rounding does.
     found.random = moves or samples > 1
     ids = case.ids(positions[differing.cpu().numpy()])
-    only_company = moves and not bool((later > tolerance).any())
+    only_company = not bool((later > tolerance).any())
     failed = moves and samples == 1
     yield judged(
         "randomness",
@@ -95,7 +95,7 @@ def _loader(case: Case, positions: NDArray[np.int64], targets: Tensor, logits: T
     recorded = torch.from_numpy(case.clean.logits[positions]).to(logits)
     other = _move(logits, recorded) > 10 * case.victim.rounding(logits.device)
     labels = torch.from_numpy(case.clean.targets[positions]).to(targets)
-    wrong = (labels != targets).flatten(1).any(dim=1) if targets.dim() > 1 else labels != targets
+    wrong = (labels != targets).reshape(len(positions), -1).any(dim=1)
     differing = wrong if random else wrong | other
     ids = case.ids(positions[differing.cpu().numpy()])
     return judged(
