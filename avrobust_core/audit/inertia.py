@@ -1,6 +1,7 @@
 """A check that an attack moves its inputs: one that returned no moved clip is watched at work."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.audit.case import passes
 from avrobust_core.audit.checks import Check, judged, not_applicable
 from avrobust_core.audit.look import Look
+from avrobust_core.audit.recorded import broken
 from avrobust_core.evaluation.outcomes import Outcome
 
 WATCHED_CLIPS = 2
@@ -16,52 +18,44 @@ WATCHED_CLIPS = 2
 
 def inert(look: Look) -> Iterator[Check]:
     """One check for each attack; `inert-switch` if it moves clips under other threats."""
-    correct = look.case.clean.correct
     for outcome in look.standing.outcomes:
-        predictions = outcome.predictions
         elsewhere = any(
             _moved(other)
             for other in look.case.attacked
             if other.attack == outcome.attack and other.threat not in look.standing.names
         )
-        check = "inert-switch" if elsewhere else "inert-attack"
-        if _moved(outcome) or (correct & ~predictions.correct).any():
-            if not elsewhere:  # else `inert-switch` has been answered from the clips that it broke
-                yield Check(check=check, status="passed", message="the attack moves clips", **outcome.where)
-            continue
-        if correct.any() and (predictions.queries[correct] <= look.case.victim.samples).all():
-            found: str | None = "it asked the model no more than once for each clip"
-        else:
-            reason = _unwatchable(look, outcome)
-            if reason is not None:
-                yield not_applicable(check, reason, **outcome.where)
-                continue
-            found = _watched(look, outcome)
-        yield judged(
-            check,
-            found is not None,
-            f"the attack returned no clip that it had moved{' under this threat' if elsewhere else ''}, and "
-            f"{found}: what is called robust was not attacked",
-            "the attack moves clips, and breaks none",
-            **outcome.where,
-        )
+        if not _moved(outcome) and not broken(look.case, outcome.predictions).any():
+            yield replace(_doubted(look, outcome, elsewhere), **outcome.where)
+        elif not elsewhere:  # else `inert-switch` has been answered from the clips that it broke
+            yield Check(check="inert-attack", status="passed", message="the attack moves clips", **outcome.where)
 
 
 def _moved(outcome: Outcome) -> bool:
     return any(bool(norms.any()) for norms in outcome.predictions.norms.values())
 
 
-def _unwatchable(look: Look, outcome: Outcome) -> str | None:
-    """The reason why an attack cannot be watched; None if it can."""
-    run = look.case.runs[outcome.attack, outcome.threat]
-    if run.attack.preparation is not None:
-        return "the attack is prepared for a whole set of clips"
-    if not len(look.survivors):
-        return "no clip is left"
-    cost = WATCHED_CLIPS * -(-passes([outcome]) // max(int(look.case.clean.correct.sum()), 1))
-    if cost > look.meter.left:
-        return f"to watch the attack once more takes {cost} passes, and {look.meter.left} are left"
-    return None
+def _doubted(look: Look, outcome: Outcome, elsewhere: bool) -> Check:
+    """The check of an attack that has moved no clip under this threat."""
+    check = "inert-switch" if elsewhere else "inert-attack"
+    correct = look.case.clean.correct
+    found: str | None = "it asked the model no more than once for each clip"
+    if not correct.any() or (outcome.predictions.queries[correct] > look.case.victim.samples).any():
+        if look.case.runs[outcome.attack, outcome.threat].attack.preparation is not None:
+            return not_applicable(check, "the attack is prepared for a whole set of clips")
+        if not len(look.survivors):
+            return not_applicable(check, "no clip is left")
+        cost = WATCHED_CLIPS * -(-passes([outcome]) // max(int(correct.sum()), 1))
+        if cost > look.meter.left:
+            why = f"to watch the attack once more takes {cost} passes, and {look.meter.left} are left"
+            return not_applicable(check, why)
+        found = _watched(look, outcome)
+    return judged(
+        check,
+        found is not None,
+        f"the attack returned no clip that it had moved{' under this threat' if elsewhere else ''}, and "
+        f"{found}: what is called robust was not attacked",
+        "the attack moves clips, and breaks none",
+    )
 
 
 def _watched(look: Look, outcome: Outcome) -> str | None:

@@ -28,7 +28,7 @@ def threat_checks(look: Look) -> Iterator[Check]:
         yield not_applicable("convergence", "no attack claims a worst case: all are targeted or without a limit")
         return
     yield from inert(look)
-    yield from unbounded(look)
+    yield unbounded(look)
     if not len(look.survivors):
         yield not_applicable("convergence", "no clip is left that could still be broken")
     elif look.meter.left < 8 * look.case.victim.samples:
@@ -36,45 +36,40 @@ def threat_checks(look: Look) -> Iterator[Check]:
     else:
         yield from climb_checks(look)
         yield from rounding(look)
-        yield from searched(look)
+        yield searched(look)
 
 
-def searched(look: Look) -> Iterator[Check]:
+def searched(look: Look) -> Check:
     """Search without gradients, with all that is left of the budget."""
     left = look.meter.left // look.case.victim.samples
     count = min(len(look.survivors), max(FEWEST_CLIMBED // 2, left // SEARCH_QUERIES))
     queries = min(left // max(count, 1), SEARCH_MOST)
     if queries < SEARCH_LEAST:
-        yield not_applicable("black-box", f"the budget of {look.meter.limit} passes does not reach for a search")
-        return
+        return not_applicable("black-box", f"the budget of {look.meter.limit} passes does not reach for a search")
     broken: Flags = {}
     look.probe(broken, look.survivors[:count], lambda bound: search(bound, queries))
-    yield look.drop("black-box", broken, f"a random search of {queries} queries breaks")
+    return look.drop("black-box", broken, f"a random search of {queries} queries breaks")
 
 
-def unbounded(look: Look) -> Iterator[Check]:
+def unbounded(look: Look) -> Check:
     """Climb clips that another clip's inputs are known to break, over the whole range of the attacked modalities."""
     threat = _free_threat(look)
+    if threat is None:
+        return not_applicable("unbounded", "the radius of features has no natural limit")
     flips = _breakable(look)
-    if threat is None or len(flips) < FREE_FEWEST:
-        why = (
-            "the radius of features has no natural limit"
-            if threat is None
-            else f"only {len(flips)} clips are known to change their class with another clip's inputs"
-        )
-        yield not_applicable("unbounded", why)
-        return
+    if len(flips) < FREE_FEWEST:
+        why = f"only {len(flips)} clips are known to change their class with another clip's inputs"
+        return not_applicable("unbounded", why)
     samples = look.case.victim.samples
     meter = look.meter.part(0.2)
     count = meter.affords(5 * samples, min(FREE_CLIPS, len(flips)))
     if count < FREE_FEWEST:
-        yield not_applicable("unbounded", f"the budget of {look.meter.limit} passes does not reach for it")
-        return
+        return not_applicable("unbounded", f"the budget of {look.meter.limit} passes does not reach for it")
     steps = min(len(FREE_LENGTHS), (meter.left // (count * samples) - 1) // 2)
     free: Flags = {}
     look.probe(free, flips[:count], lambda bound: climb(bound, dict(bound.clean), FREE_LENGTHS[:steps]).broken, threat)
     ids = look.case.ids(i for i, broken in free.items() if not broken)
-    yield judged(
+    return judged(
         "unbounded",
         len(ids) > count / 2,
         f"without any limit but the bounds, {steps} gradient steps leave {len(ids)} of {count} clips as "
