@@ -44,13 +44,11 @@ def climb_checks(look: Look) -> Iterator[Check]:
     """
     samples = look.case.victim.samples
     meter = look.meter.part(0.55)
-    modalities = len(look.standing.threat.modalities)
-    each = 2 * GOOD_STEPS + 2
-    count = min(len(look.survivors), max(FEWEST_CLIMBED, meter.left // (each * samples)))
+    count = min(len(look.survivors), max(FEWEST_CLIMBED, meter.left // ((2 * GOOD_STEPS + 2) * samples)))
     count = max(1, min(count, meter.left // (4 * samples)))
     most = max(2 * look.standing.steps, 2 * GOOD_STEPS)
     exact = 0 if look.known.random else min(count, FEWEST_CLIMBED)
-    spared = min((2 * modalities + 1) * exact, int(0.3 * meter.left))
+    spared = min((2 * len(look.standing.threat.modalities) + 1) * exact, int(0.3 * meter.left))
     steps = max(1, min(((meter.left - spared) // (count * samples) - 2) // 2, most, MOST_STEPS))
     found = _Climb(look, meter, steps)
     for positions in look.case.chunks(look.survivors[:count]):
@@ -142,13 +140,12 @@ class _Climb:
         again = climb(part, select_inputs(climbed.start, index), falling(steps), ask)
         seen = ~torch.stack(list(again.zero.values())).all(dim=0)
         note(self.flat, positions[index.cpu().numpy()], seen)
-        if again.broken.any():
-            won = again.broken.nonzero().squeeze(1)
+        won = again.broken.nonzero().squeeze(1)
+        if len(won):
             chosen = part.select(won)
-            confirmed = torch.zeros_like(again.broken)
-            confirmed[won] = chosen.fooled(chosen.confirm(select_inputs(again.points, won)))
+            confirmed = chosen.fooled(chosen.confirm(select_inputs(again.points, won)))
             self.meter.spend(len(won) * self.look.case.victim.samples)
-            note(self.reopened, positions[index.cpu().numpy()], confirmed)
+            note(self.reopened, positions[index[won].cpu().numpy()], confirmed)
 
     def stand_in(self) -> None:
         """Climb again, with a stand-in for what passes no gradient on, the clips that it hides."""
@@ -214,13 +211,10 @@ class _Climb:
 
     def _truth(self) -> Iterator[Check]:
         if not self.untrue:
-            why = (
-                "the model's outputs change by themselves"
-                if self.look.known.random
-                else f"the budget of {self.look.meter.limit} passes does not reach for it"
-            )
+            why = f"the budget of {self.look.meter.limit} passes does not reach for it"
+            if self.look.known.random:
+                why = "the model's outputs change by themselves"
             yield not_applicable("gradient-truth", why)
-            return
         how = "float64" if self.look.exact.double else "float32, in which alone the model runs"
         for name, untrue in self.untrue.items():
             # What is flat in float32 alone is `saturation`.
