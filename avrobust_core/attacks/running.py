@@ -79,7 +79,7 @@ def attack_batch(victim: Victim, batch: Batch, run: AttackRun) -> Attacked:
         AttackViolation: if the attack broke its threat model.
         ModelError: if the model returned what is not finite wherever the attack looked.
     """
-    pristine, batch = batch.inputs, batch.to(batch.targets.device, copy=True)  # its own tensors may be the caller's
+    pristine, batch = batch.inputs, batch.copied(batch.targets.device)  # the batch's own tensors may be the caller's
     bound = victim.bind(batch, run.threat, run.goal)
     found = _search(victim, batch, pristine, bound, run) if run.attack.minimal else _sweep(batch, pristine, bound, run)
     refuse_unanswered(victim.model, bound.unanswered, batch.ids, f" where attack {run.name!r} looked")

@@ -68,12 +68,16 @@ class Batch:
             ids=(*self.ids, *other.ids),
         )
 
+    def copied(self, device: torch.device | str) -> "Batch":
+        """A copy of this batch on a device, even if it is there already: changes to either leave the other alone."""
+        return self.to(device, copy=True)
+
     def to(self, device: torch.device | str, *, copy: bool = False) -> "Batch":
         """The same batch on a device; the copy overlaps with computation where memory is pinned.
 
         Args:
             device: the target; a batch that is there already is returned with its own tensors.
-            copy: whether to copy even then: changes to either batch leave the other alone.
+            copy: whether to copy even then.
         """
         return Batch(
             inputs={name: x.to(device, non_blocking=True, copy=copy) for name, x in self.inputs.items()},
