@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from avrobust_core import AvrobustError, Measurement, Metric, Subject, share
 from avrobust_metrics.configs import AccuracyConfig
-from avrobust_metrics.predictions import own_classes, require_finite
+from avrobust_metrics.predictions import own_classes
 
 
 class Accuracy(Metric):
@@ -31,9 +31,8 @@ class Accuracy(Metric):
         """Measure one subject.
 
         Raises:
-            AvrobustError: if a logit is not finite, or every k is left out.
+            AvrobustError: if every k is left out.
         """
-        require_finite("accuracy", subject)
         own = own_classes(subject)
         rank = _rank(subject.logits, own)
         if subject.task == "multi-label":

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from avrobust_core import Estimate, Measurement, Metric, Subject, bootstrap
 from avrobust_metrics.configs import MapConfig
-from avrobust_metrics.predictions import own_classes, require_finite
+from avrobust_metrics.predictions import own_classes
 from avrobust_metrics.ranking import ClassRanking
 
 
@@ -43,12 +43,7 @@ class MeanAveragePrecision(Metric):
         """There is nothing to choose."""
 
     def measure(self, subject: Subject) -> Measurement:
-        """Measure one subject.
-
-        Raises:
-            AvrobustError: if a logit is not finite.
-        """
-        require_finite("map", subject)
+        """Measure one subject."""
         scores = subject.logits if subject.task == "multi-label" else log_odds(subject.logits)
         own = own_classes(subject)
         measurable = np.flatnonzero(own.any(axis=0) & ~own.all(axis=0)) if len(own) else np.array([], dtype=np.int64)

@@ -12,10 +12,10 @@ from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
 from avrobust_geometry.configs import Exact
-from avrobust_geometry.convexity.intervals import Pairwise
-from avrobust_geometry.convexity.pairs import Identities, Ints, Segments, draw_segments
-from avrobust_geometry.convexity.summary import Summary
+from avrobust_geometry.convexity.pairs import Identities, Segments, draw_segments
+from avrobust_geometry.convexity.summary import Summary, joined
 from avrobust_geometry.density.summaries import Labels, members_of
+from avrobust_geometry.inputs import Ints
 from avrobust_geometry.knn import nearest
 
 ELEMENTS = 1 << 22
@@ -29,9 +29,9 @@ def measure_graph(
     labels: Labels,
     identities: Identities,
     *,
-    k: int = 10,
-    pairs: int = 5000,
-    exact: Exact = "auto",
+    k: int,
+    pairs: int,
+    exact: Exact,
 ) -> None:
     """Add "graph" and "graph-permuted" for one layer.
 
@@ -61,12 +61,8 @@ def measure_graph(
     for name, given in (("graph", labels), ("graph-permuted", labels[_permutation(identities)])):
         chosen = draw_segments(members_of(given, len(summary.classes)), summary.classes, identities, pairs)
         shares, counts[name] = path_shares(edges, chosen, given)
-        pairwise = Pairwise(chosen.first, chosen.second, chosen.cls, shares)
-        summary.add((name, layer), pairwise, per_clip=name == "graph")
-    summary.details[f"graph/{layer}" if layer else "graph"] = {
-        **counts["graph"],
-        "neighbours": dict(found.report),
-    }
+        summary.add((name, layer), chosen, shares, per_clip=name == "graph")
+    summary.details[joined(("graph", layer))] = {**counts["graph"], "neighbours": dict(found.report)}
 
 
 def path_shares(edges: csr_matrix, pairs: Segments, labels: Labels) -> tuple[NDArray[np.float64], dict[str, Any]]:

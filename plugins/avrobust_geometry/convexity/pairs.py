@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avrobust_core import derive_seed
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from avrobust_geometry.inputs import Floats, Ints
 
 
 class Identities:
@@ -68,6 +67,10 @@ class Segments:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    def at(self, rows: NDArray[Any]) -> "Segments":
+        """Some of them, by their places or a mask."""
+        return Segments(self.first[rows], self.second[rows], self.cls[rows], self.ratio[rows])
 
 
 def draw_segments(

@@ -11,9 +11,8 @@ from torch import Tensor
 from avrobust_core import Measurement
 from avrobust_geometry.configs import DensityConfig, Exact
 from avrobust_geometry.density.choices import Choices
-from avrobust_geometry.density.identity import own_rows
 from avrobust_geometry.density.space import ESTIMATORS, Space, check_estimators
-from avrobust_geometry.inputs import as_array, averaged, check_length, with_classes
+from avrobust_geometry.inputs import as_array, averaged, check_exact, check_length, own_rows, with_classes
 
 
 def density(
@@ -96,6 +95,7 @@ def density(
     """
     if k < 1:
         raise ValueError(f"k is {k}: ask for at least one neighbour")
+    check_exact(exact)
     points = averaged(embeddings, "embeddings")
     among = None if reference is None else averaged(reference, "reference")
     if len(points if among is None else among) < 2:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
+from typing import Any
 
 import torch
 
@@ -21,3 +23,13 @@ class Choices:
     seed: int
     groups: Sequence[str] | None = None
     device: str | torch.device = "cpu"
+
+    @property
+    def affordable(self) -> float:
+        """How many distances may be computed where no graph will do."""
+        return inf if self.exact is True else self.most
+
+    @property
+    def interval(self) -> dict[str, Any]:
+        """How intervals are made, for `bootstrap`."""
+        return {name: getattr(self, name) for name in ("confidence", "resamples", "seed", "groups")}

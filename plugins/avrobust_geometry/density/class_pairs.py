@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_geometry.density.choices import Choices
+from avrobust_geometry.inputs import Array, Ints
 from avrobust_geometry.knn import NearestByClass, nearest_by_class
-
-Array = NDArray[Any] | Tensor
 
 
 def class_pairs(
@@ -23,7 +22,7 @@ def class_pairs(
     *,
     reference: Array | None,
     reference_labels: NDArray[Any] | None,
-    own: NDArray[np.int64] | None,
+    own: Ints | None,
 ) -> NearestByClass:
     """The k-th neighbours inside and outside the classes of each clip.
 
