@@ -12,6 +12,8 @@ from avrobust_geometry.configs import Exact
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Array = NDArray[Any] | Tensor
+Labels = Ints | NDArray[np.bool_]
+"""(N,) classes, or (N, K) for several per clip."""
 
 BLOCK = 1 << 14
 """Clips whose positions are averaged at once."""

@@ -6,16 +6,15 @@ Source: Tetkova et al. 2025, "On convex decision regions in deep network represe
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
-from torch import Tensor
 
 from avrobust_geometry.configs import Exact
 from avrobust_geometry.convexity.pairs import Identities, Segments, draw_segments
 from avrobust_geometry.convexity.summary import Summary, joined
-from avrobust_geometry.density.summaries import Labels, members_of
-from avrobust_geometry.inputs import Ints
+from avrobust_geometry.density.summaries import members_of
+from avrobust_geometry.inputs import Array, Floats, Ints, Labels
 from avrobust_geometry.knn import nearest
 
 ELEMENTS = 1 << 22
@@ -25,7 +24,7 @@ ELEMENTS = 1 << 22
 def measure_graph(
     summary: Summary,
     layer: str,
-    points: ArrayLike | Tensor,
+    points: Array,
     labels: Labels,
     identities: Identities,
     *,
@@ -65,7 +64,7 @@ def measure_graph(
     summary.details[joined(("graph", layer))] = {**counts["graph"], "neighbours": dict(found.report)}
 
 
-def path_shares(edges: csr_matrix, pairs: Segments, labels: Labels) -> tuple[NDArray[np.float64], dict[str, Any]]:
+def path_shares(edges: csr_matrix, pairs: Segments, labels: Labels) -> tuple[Floats, dict[str, Any]]:
     """The share of each shortest path's inner clips that have the pair's class, and what kinds of paths there were.
 
     Args:
@@ -95,7 +94,7 @@ def path_shares(edges: csr_matrix, pairs: Segments, labels: Labels) -> tuple[NDA
 
 def _walk(
     before: NDArray[np.int32], row: Ints, target: Ints, source: Ints, cls: Ints, labels: Labels
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[Floats, Floats]:
     """How many inner clips each path has, and how many of them have the class: all paths back step by step."""
     inner, own = np.zeros(len(row)), np.zeros(len(row))
     going = np.arange(len(row))

@@ -12,7 +12,7 @@ from avrobust_core import Measurement
 from avrobust_geometry.configs import DensityConfig, Exact
 from avrobust_geometry.density.choices import Choices
 from avrobust_geometry.density.space import ESTIMATORS, Space, check_estimators
-from avrobust_geometry.inputs import as_array, averaged, check_exact, check_length, own_rows, with_classes
+from avrobust_geometry.inputs import Ints, as_array, averaged, check_exact, check_length, own_rows, with_classes
 
 
 def density(
@@ -117,7 +117,7 @@ def density(
         reference=among,
         reference_labels=known,
         own=_own_rows(ids, reference_ids, len(points), None if among is None else len(among)),
-        predicted=None if scores is None else predicted_classes(scores, len(points), len(names)),
+        predicted=None if scores is None else _predicted_classes(scores, len(points), len(names)),
         classes=names,
         choices=Choices(
             k=k,
@@ -135,7 +135,7 @@ def density(
 
 def _own_rows(
     ids: Sequence[str] | None, reference_ids: Sequence[str] | None, points: int, among: int | None
-) -> NDArray[np.int64] | None:
+) -> Ints | None:
     """The row of each clip among `among` reference clips; None where no ids tell."""
     if ids is not None:
         check_length("ids", ids, points)
@@ -147,7 +147,7 @@ def _own_rows(
     return own_rows(ids, reference_ids)
 
 
-def predicted_classes(logits: NDArray[Any], clips: int, classes: int) -> NDArray[np.int64]:
+def _predicted_classes(logits: NDArray[Any], clips: int, classes: int) -> Ints:
     """The class with the highest logit, (N,).
 
     Raises:

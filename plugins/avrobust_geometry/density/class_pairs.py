@@ -39,7 +39,7 @@ def class_pairs(
         own: (N,) the row of the reference that is the clip itself, -1 for none; None for none at all, or where the
             points are the reference.
     """
-    search = partial(nearest_by_class, exact=choices.exact, most=choices.most, seed=choices.seed, device=choices.device)
+    search = partial(nearest_by_class, most=choices.affordable, seed=choices.seed, device=choices.device)
     found = search(points, labels, k, reference=reference, reference_labels=reference_labels, exclude=own)
     same, other = found.same.copy(), found.other.copy()
     n_same, n_other = found.n_same.copy(), found.n_other.copy()

@@ -5,7 +5,6 @@ from typing import cast, get_args
 
 from avrobust_core import AvrobustError, LatentRequest, Latents, LayerKind, Measurement, Metric, Subject
 from avrobust_geometry.configs import DensityConfig
-from avrobust_geometry.density.arrays import predicted_classes
 from avrobust_geometry.density.choices import Choices
 from avrobust_geometry.density.space import Space
 from avrobust_geometry.density.summaries import Findings, labels_of
@@ -46,12 +45,8 @@ class Density(Metric):
                 "there are no neighbours; name another as its reference"
             )
         itself = evaluated.ids == reference.ids
-        try:
-            own = None if itself else own_rows(subject.ids, reference.ids)
-            scores = subject.logits
-            predicted = predicted_classes(scores, len(subject.ids), len(subject.classes)) if scores.shape[1] else None
-        except ValueError as error:
-            raise AvrobustError(f"metric 'density': {error}") from error
+        own = None if itself else own_rows(subject.ids, reference.ids)
+        predicted = subject.logits.argmax(axis=1) if subject.logits.shape[1] else None
         layers = self._layers(evaluated)
         findings = Findings()
         findings.details = {

@@ -14,8 +14,8 @@ from avrobust_geometry.density.balls import Balls
 from avrobust_geometry.density.choices import Choices
 from avrobust_geometry.density.class_pairs import class_pairs
 from avrobust_geometry.density.neighbourhood import Neighbourhood, search_report
-from avrobust_geometry.density.summaries import Findings, Labels, class_medians, mean_of_finite, members_of, not_finite
-from avrobust_geometry.inputs import Array, Floats, Ints
+from avrobust_geometry.density.summaries import Findings, class_medians, mean_of_finite, members_of, not_finite
+from avrobust_geometry.inputs import Array, Floats, Ints, Labels
 from avrobust_geometry.knn import NearestByClass
 
 DOMINANCE = 0.5

@@ -7,10 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avrobust_core import Estimate, Measurement, Task, bootstrap
-from avrobust_geometry.inputs import Floats, Ints
-
-Labels = Ints | NDArray[np.bool_]
-"""(N,) classes, or (N, K) for several per clip."""
+from avrobust_geometry.inputs import Floats, Ints, Labels
 
 
 class Findings:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avrobust_geometry.inputs import Floats, Ints
 from avrobust_geometry.knn.rows import FAR, Frame, Rows
 
 CHUNK = 1 << 18
@@ -28,9 +29,7 @@ def candidates_for(k: int) -> int:
     return k + max(6, k // 2)
 
 
-def rerank(
-    points: Rows, reference: Rows, candidates: Tensor, k: int, owners: Tensor
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def rerank(points: Rows, reference: Rows, candidates: Tensor, k: int, owners: Tensor) -> tuple[Ints, Floats]:
     """Sort candidates by their true distances.
 
     Args:
@@ -57,11 +56,8 @@ def rerank(
         ends = reference.gather(chosen.clamp(min=0).flatten()).view(*chosen.shape, -1)
         if between is None:
             between = torch.empty(size, *ends.shape[1:], dtype=torch.float64, device=ends.device)
-        part = (
-            between[: len(chosen)]
-            .copy_(ends)
-            .sub_(points.gather(owners[start : start + size]).to(ends.device)[:, None])
-        )
+        asked = points.gather(owners[start : start + size]).to(ends.device)
+        part = between[: len(chosen)].copy_(ends).sub_(asked[:, None])
         if scale != 1:
             part.mul_(scale)
         squares = part.square_().sum(dim=2).cpu()
@@ -73,13 +69,7 @@ def rerank(
 
 
 def doubtful(
-    points: Rows,
-    frame: Frame,
-    distances: NDArray[np.float64],
-    scores: Tensor,
-    owners: Tensor,
-    *,
-    far: bool,
+    points: Rows, frame: Frame, distances: Floats, scores: Tensor, owners: Tensor, *, far: bool
 ) -> NDArray[np.bool_]:
     """Lines whose k-th neighbour is not certain: a nearer row may have been scored below the last candidate.
 

@@ -166,6 +166,12 @@ def test_the_interval_is_over_groups_where_clips_have_them():
         assert width["g"] > 2 * width["c"], "ten copies of a clip are one"
 
 
+def test_one_group_has_no_interval():
+    found = MAP.measure(replace(several(n=50), groups=("speaker",) * 50)).values
+    assert {each.method for each in found.values()} == {"none"}
+    assert np.isnan([end for each in found.values() for end in (each.low, each.high)]).all()
+
+
 def test_without_a_class_to_measure_there_is_no_number():
     found = MAP.measure(subject(np.zeros((3, 2)), np.ones((3, 2)), "multi-label"))
     assert found.values["map"].method == "none"
