@@ -101,10 +101,8 @@ class Balls:
         """Take in a tile of minus half of squared distances."""
         rows, columns = scores.shape
         squares = self._squares[column : column + columns].to(scores.device)
-        near, far = (
-            sizes[start : start + count].to(scores.device)
-            for sizes, start, count in zip(self._sizes, (row, column), (rows, columns), strict=True)
-        )
+        near = self._sizes[0][row : row + rows].to(scores.device)
+        far = self._sizes[1][column : column + columns].to(scores.device)
         excess = scores * -2 - squares
         slack = self._unit * (near[:, None] + far) ** 2
         sure = excess < -slack - TIE * squares

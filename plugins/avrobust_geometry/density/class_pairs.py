@@ -41,10 +41,8 @@ def class_pairs(
     """
     search = partial(nearest_by_class, most=choices.affordable, seed=choices.seed, device=choices.device)
     found = search(points, labels, k, reference=reference, reference_labels=reference_labels, exclude=own)
-    same, other = found.same.copy(), found.other.copy()
-    n_same, n_other = found.n_same.copy(), found.n_other.copy()
-    held = np.minimum(np.minimum(n_same, n_other), k)
-    same[held == 0] = other[held == 0] = np.nan
+    held = np.minimum(np.minimum(found.n_same, found.n_other), k)
+    found.same[held == 0] = found.other[held == 0] = np.nan
     for fewer in np.unique(held[(held > 0) & (held < k)]):
         pairs = np.flatnonzero(held == fewer)
         clips, place = np.unique(found.clip[pairs], return_inverse=True)
@@ -60,6 +58,6 @@ def class_pairs(
             reference_labels=labels if reference is None else reference_labels,
             exclude=clips if reference is None else None if own is None else own[clips],
         )
-        same[pairs], other[pairs] = again.same, again.other
-        n_same[pairs], n_other[pairs] = again.n_same, again.n_other
-    return replace(found, same=same, other=other, n_same=n_same, n_other=n_other, k=held)
+        for name in ("same", "other", "n_same", "n_other"):
+            getattr(found, name)[pairs] = getattr(again, name)
+    return replace(found, k=held)

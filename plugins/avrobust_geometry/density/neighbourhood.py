@@ -83,11 +83,9 @@ class Neighbourhood:
 
     def reports(self) -> Mapping[str, Any]:
         """How the searches went that were made; of a set in itself there is one only."""
-        return {
-            name: search_report(found.report)
-            for name, key in (("clips", "toward"), ("reference", "within"))
-            if (found := self.__dict__.get(key)) is not None and not (key == "toward" and self.reference is None)
-        }
+        names = {"reference": "within"} if self.reference is None else {"clips": "toward", "reference": "within"}
+        made = self.__dict__  # of cached properties
+        return {name: search_report(made[key].report) for name, key in names.items() if key in made}
 
     @property
     def _search(self) -> Callable[..., Nearest]:

@@ -8,8 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_geometry.knn.answers import Nearest
-from avrobust_geometry.knn.exact import exact_neighbours
+from avrobust_geometry.knn.exact import Nearest, exact_neighbours
 from avrobust_geometry.knn.rows import Rows
 from avrobust_geometry.knn.settling import candidates_for, rerank
 

@@ -1,7 +1,7 @@
 """`nearest_by_class`: how far each point's k-th neighbour is among those of its class, and among the others."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Self
@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avrobust_geometry.inputs import Array, Ints, Labels
-from avrobust_geometry.knn.answers import NearestByClass
+from avrobust_geometry.inputs import Array, Floats, Ints, Labels
 from avrobust_geometry.knn.exact import Question
 from avrobust_geometry.knn.membership import MultiLabel, SingleLabel
 from avrobust_geometry.knn.rows import Rows, read_sets
@@ -20,6 +19,35 @@ from avrobust_geometry.knn.tiles import Offer, full_precision
 
 PAIRS = 4096
 """Pairs of a tile that are looked at together, which bounds the memory of points with many labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class NearestByClass:
+    """Distances to the k-th neighbour inside and outside a class, for P pairs of a point and a class that it has.
+
+    With one label per point there is one pair per point, in the points' order. With several, pairs are ordered by
+    point, then by class, as `numpy.argwhere(labels)` has them.
+
+    Attributes:
+        clip: (P,) row of the point.
+        cls: (P,) the class.
+        same: (P,) distance to the k-th nearest reference row that has the class, the point itself left out; NaN where
+            there are fewer than k.
+        other: (P,) the same among the reference rows that do not have the class.
+        n_same: (P,) how many reference rows have the class, the point itself left out.
+        n_other: (P,) how many do not.
+        k: (P,) the k of each pair.
+        report: JSON data: how they were found; see `nearest_by_class`.
+    """
+
+    clip: Ints
+    cls: Ints
+    same: Floats
+    other: Floats
+    n_same: Ints
+    n_other: Ints
+    k: Ints
+    report: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

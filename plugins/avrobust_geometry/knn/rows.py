@@ -100,9 +100,7 @@ class Rows:
     @property
     def double(self) -> bool:
         """True if the data are float64."""
-        return self._values.dtype == torch.float64 or (
-            isinstance(self._values, np.ndarray) and self._values.dtype.itemsize == 8
-        )
+        return self._values.dtype.itemsize == 8
 
     def block(self, start: int, stop: int) -> Tensor:
         """Rows start to stop as they are stored."""

@@ -10,10 +10,9 @@ import torch
 from avrobust_core import AvrobustError
 from avrobust_geometry.configs import Exact
 from avrobust_geometry.inputs import Array, Ints
-from avrobust_geometry.knn.answers import Nearest
 from avrobust_geometry.knn.approximate import LEAST, approximate_neighbours, compiled, neighbours_asked
 from avrobust_geometry.knn.cost import approximate_seconds, exact_seconds
-from avrobust_geometry.knn.exact import exact_neighbours
+from avrobust_geometry.knn.exact import Nearest, exact_neighbours
 from avrobust_geometry.knn.rows import Rows, read_sets
 from avrobust_geometry.knn.tiles import full_precision
 
