@@ -62,7 +62,7 @@ class Accuracy(Metric):
 
 
 def _rank(logits: NDArray[np.float32], own: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many other classes are at least as high as the best of the clip's own: (N,); K where it has none."""
+    """The number of other classes at least as high as the best of the clip's own: (N,); K where it has none."""
     best = np.where(own, logits, -np.inf).max(axis=1)
     rank = ((logits >= best[:, None]) & ~own).sum(axis=1)
     return np.asarray(np.where(own.any(axis=1), rank, logits.shape[1]))

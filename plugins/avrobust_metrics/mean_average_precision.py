@@ -82,7 +82,7 @@ class MeanAveragePrecision(Metric):
             aucs.append(means[1])
             return np.asarray(means[0])
 
-        replay = iter(aucs)  # the same seed draws the same weights in the same chunks: both come of one pass
+        replay = iter(aucs)  # the same seed draws the same weights in the same chunks: one pass serves both
         estimate = partial(
             bootstrap,
             n=n,
@@ -96,7 +96,7 @@ class MeanAveragePrecision(Metric):
 
 
 def _measurable(classes: Sequence[str], own: NDArray[np.bool_]) -> dict[str, Any]:
-    """Which classes can be measured, as details; said below a table where not all can."""
+    """The classes that can and cannot be measured, as details; a note stands below the table where some cannot."""
     missing = {
         "positive": [name for name, has in zip(classes, own.T, strict=True) if not has.any()],
         "negative": [name for name, has in zip(classes, own.T, strict=True) if len(own) and has.all()],

@@ -7,7 +7,7 @@ from avrobust_core import Subject
 
 
 def own_classes(subject: Subject) -> NDArray[np.bool_]:
-    """Which classes each clip has: (N, K) bool, one per clip where the task is single-label."""
+    """The classes that each clip has: (N, K) bool, one per clip where the task is single-label."""
     if subject.task == "multi-label":
         return np.asarray(subject.targets > 0.5)
     return np.asarray(subject.targets[:, None] == np.arange(subject.logits.shape[1]))

@@ -21,7 +21,7 @@ from avrobust_geometry.density.summaries import members_of
 from avrobust_geometry.inputs import as_array, averaged, check_exact, check_length, with_classes
 
 FLOATS = ("float16", "float32", "float64")
-"""What embeddings may be of, in either order of bytes."""
+"""The types that embeddings may have, in either order of bytes."""
 
 
 def convexity(
@@ -41,7 +41,7 @@ def convexity(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Measurement:
-    """How often a point between two clips of a class is taken for that class, too.
+    """The share of points between two clips of a class that are taken for that class, too.
 
     The values are those of the metric `convexity` without a level: "recall"; "conditional", "conditional-micro" and
     "margin" by `interpolation`; "euclidean" and "reference", each with "-micro". See
@@ -117,7 +117,7 @@ def graph_convexity(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Measurement:
-    """How far shortest paths between clips of a class, in the graph of nearest neighbours, keep to the class.
+    """The share of shortest paths between clips of a class, in the graph of nearest neighbours, that is of the class.
 
     Values: "graph" (mean over classes), "graph-micro" (over paths), and both for permuted labels, "graph-permuted".
     Source: Tetkova et al. 2025 (arXiv 2305.17154). Theirs is the mean over paths; and clips at distance 0 of each other

@@ -43,7 +43,7 @@ class Classified:
         ]
 
     def margins(self, clips: Ints, classes: Ints) -> Floats:
-        """How far inside these classes the clips lie, (P,)."""
+        """The clips' margins inside these classes, (P,)."""
         if not len(clips):
             return np.zeros(0)
         rows = torch.from_numpy(np.ascontiguousarray(self.logits[clips]))

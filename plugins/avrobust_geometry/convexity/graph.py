@@ -95,7 +95,7 @@ def path_shares(edges: csr_matrix, pairs: Segments, labels: Labels) -> tuple[Flo
 def _walk(
     before: NDArray[np.int32], row: Ints, target: Ints, source: Ints, cls: Ints, labels: Labels
 ) -> tuple[Floats, Floats]:
-    """How many inner clips each path has, and how many of them have the class: all paths back step by step."""
+    """The numbers of each path's inner clips and of those with the class: all paths are walked back step by step."""
     inner, own = np.zeros(len(row)), np.zeros(len(row))
     going = np.arange(len(row))
     at = before[row, target].astype(np.int64)

@@ -20,7 +20,7 @@ MOST = 4096
 """Segments put through at once at most."""
 
 Values = dict[str, Tensor]
-"""What is interpolated, by name: (B, ...) each."""
+"""The tensors that are interpolated, by name: (B, ...) each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Level:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What may be moved by itself, the rest being held."""
+        """The parts that may be moved by themselves, the rest being held."""
         return tuple(dict.fromkeys(self.part_of.values()))
 
     def ends(self, first: Ints, second: Ints) -> tuple[Values, Values]:
@@ -69,7 +69,7 @@ def input_level(probe: Probe, split: str) -> Level:
 
 
 def tokens_level(probe: Probe, layers: Mapping[str, NDArray[Any]]) -> Level:
-    """What the encoders return, tokens and pooled embedding alike, through fusion and head.
+    """The encoders' output, tokens and pooled embedding alike, through fusion and head.
 
     Args:
         probe: the model.
@@ -87,7 +87,7 @@ def tokens_level(probe: Probe, layers: Mapping[str, NDArray[Any]]) -> Level:
 
 
 def fused_level(probe: Probe, layers: Mapping[str, NDArray[Any]]) -> Level:
-    """What the head reads, the layer "fused", through the head alone."""
+    """The layer "fused", which the head reads, through the head alone."""
     own = {"fused": layers["fused"]}
     return _of_arrays("fused", own, lambda values: probe.head(values["fused"]), probe.device, probe.batch_size)
 

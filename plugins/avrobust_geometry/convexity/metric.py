@@ -27,7 +27,7 @@ _KINDS: dict[str, frozenset[LayerKind]] = {
 
 
 class Convexity(Metric):
-    """How often a point between two clips of a class is of that class, too.
+    """The share of points between two clips of a class that are of that class, too.
 
     A model takes a point for a class if its logit exceeds all others (single-label; a tie does not), or reaches the
     class's threshold (several labels): the one with the best F1 on the split `calibration`.

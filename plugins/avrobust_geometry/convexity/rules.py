@@ -12,13 +12,13 @@ class Highest:
     """Single-label: the class's logit exceeds all others; a tie is outside."""
 
     def margins(self, logits: Tensor, cls: Tensor) -> Tensor:
-        """How far inside its class each point lies, in logits: (B,), from (B, K) and the classes (B,) int64."""
+        """The margins in logits by which points lie inside their classes: (B,), from (B, K) and (B,) int64."""
         column = cls.unsqueeze(1)
         own = logits.gather(1, column).squeeze(1)
         return own - logits.scatter(1, column, -torch.inf).amax(dim=1)
 
     def holds(self, margins: Floats) -> NDArray[np.bool_]:
-        """Whether points with these margins are of their class."""
+        """True for points with these margins that are of their class."""
         return np.asarray(margins > 0)
 
 

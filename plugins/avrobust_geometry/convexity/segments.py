@@ -21,7 +21,7 @@ REFERENCE_PAIRS = 2000
 """Ordered pairs per class of `reference`."""
 
 REFERENCE_PROBABILITY = 0.1
-"""What the class's probability must reach for `reference`."""
+"""The probability that the class must reach for `reference`."""
 
 NEARNESS = 5
 """Bins, from 0 to 1/2, of how far from the nearer end points lie."""
@@ -159,7 +159,7 @@ def _note(summary: Summary, level: Level, method: str, margins: Floats) -> None:
 
 
 def _by_nearness(ratio: Floats, inside: NDArray[np.bool_]) -> dict[str, list[Any]]:
-    """How many points lie how far from their nearer end, and how many of them are not of the class."""
+    """The numbers of points by their distance from the nearer end, and of those among them not of the class."""
     near = np.minimum(ratio, 1 - ratio)
     edges = np.linspace(0, 0.5, NEARNESS + 1)
     return {

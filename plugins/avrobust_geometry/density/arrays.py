@@ -34,7 +34,7 @@ def density(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Measurement:
-    """How densely clips lie among those of a reference, and how much more densely among those of their own classes.
+    """The density of clips among those of a reference, and how much denser those of their own classes lie.
 
     r_k is the Euclidean distance to the k-th nearest reference clip, the clip itself left out; m is one intrinsic
     dimension, of the reference. There is one number per clip, the median per class, and the mean over clips with an

@@ -19,7 +19,7 @@ TIE = 1e-12
 """Squared distances that differ by less, as a share, are equal: a ball does not hold the neighbour on its rim."""
 
 ROUNDING = 6 * 2.0**-53
-"""How far a product in float64 may be off, in units of the root of its terms and the size of the square."""
+"""The error that a product in float64 may have, in units of the root of its terms and the size of the square."""
 
 CHUNK = 1 << 22
 """Coordinates whose differences are computed at once, and entries of resamples that are looked at together."""
@@ -117,7 +117,7 @@ class Balls:
         self._keep(points + row, balls + column)
 
     def _settled(self, points: Tensor, balls: Tensor) -> NDArray[np.bool_]:
-        """Which of some pairs are inside, by differences in float64."""
+        """Decide by differences in float64 which of some pairs are inside."""
         held = []
         step = max(1, CHUNK // self._reference.width)
         for start in range(0, len(points), step):

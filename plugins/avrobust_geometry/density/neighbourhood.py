@@ -82,7 +82,7 @@ class Neighbourhood:
         return intrinsic_dimension(self._search(self.reference[at], reference=self.reference, exclude=drawn).distances)
 
     def reports(self) -> Mapping[str, Any]:
-        """How the searches went that were made; of a set in itself there is one only."""
+        """The reports of the searches that were made; of a set in itself there is only one."""
         names = {"reference": "within"} if self.reference is None else {"clips": "toward", "reference": "within"}
         made = self.__dict__  # of cached properties
         return {name: search_report(made[key].report) for name, key in names.items() if key in made}

@@ -108,7 +108,7 @@ class Space:
         return [name for name, taken in zip(self.classes, chosen, strict=True) if taken]
 
     def _tell_dominated(self, found: Findings, name: str, values: Floats) -> None:
-        """Tell of a mean that rests on one clip, which says nothing of the others."""
+        """Name the clip on which alone a mean rests: such a mean says nothing of the others."""
         sizes = np.where(np.isfinite(values), np.abs(values), 0)
         clip = int(sizes.argmax())
         if sizes[clip] > DOMINANCE * sizes.sum() and np.count_nonzero(sizes) >= MANY:
@@ -172,11 +172,11 @@ class Space:
         self._distances(found)
         k, within, toward = self.near.k, self.near.within, self.near.toward
         radii = within.distances[:, k - 1]
-        reachable = [
+        reference, clips = (
             estimators.reachability_density(each.distances[:, :k], each.indices[:, :k], radii)
             for each in (within, toward)
-        ]
-        self._add(found, "lof", estimators.outlier_factor(reachable[1], reachable[0], toward.indices[:, :k]))
+        )
+        self._add(found, "lof", estimators.outlier_factor(clips, reference, toward.indices[:, :k]))
 
     def _coverage_density(self, found: Findings) -> None:
         choices, k = self.choices, self.near.k
@@ -206,9 +206,7 @@ class Space:
             return
         predicted: Labels = self.predicted
         if self.labels.ndim == 2:
-            hot = np.zeros(self.labels.shape, dtype=np.bool_)
-            hot[np.arange(len(hot)), self.predicted] = True
-            predicted = hot
+            predicted = predicted[:, None] == np.arange(len(self.classes))
         pairs = self._pairs(predicted, 1)
         found.details.setdefault("searches", {})["predicted"] = search_report(pairs.report)
         self._add(found, "trust", estimators.distance_ratio(pairs.same, pairs.other))

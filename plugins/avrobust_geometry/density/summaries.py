@@ -11,7 +11,7 @@ from avrobust_geometry.inputs import Floats, Ints, Labels
 
 
 class Findings:
-    """What has been found so far, under its names: a `Measurement` in the making."""
+    """A `Measurement` in the making: everything found so far, under its name."""
 
     def __init__(self) -> None:
         self.values: dict[str, Estimate] = {}
@@ -72,7 +72,7 @@ def class_medians(values: Floats, members: Sequence[Ints], classes: Sequence[str
 
 
 def not_finite(values: Mapping[str, Floats]) -> dict[str, dict[str, int]]:
-    """How many clips have no value or an infinite one, by name, where there are any."""
+    """The numbers of clips without a value and with an infinite one, by name, where there are any."""
     found = {}
     for name, each in values.items():
         counts = {"none": int(np.isnan(each).sum()), "infinite": int(np.isinf(each).sum())}

@@ -99,6 +99,6 @@ def doubtful(
         slack = SPREAD * unit * math.sqrt(points.width + 2) * reach**2 / 2 + least * (points.width + 2) * (1 + reach)
         certain = last <= -(radius**2) / 2 - slack
     if far:
-        # What was not scored lies beyond FAR: farther than any candidate of a point that reaches half as far.
+        # Rows that were not scored lie beyond FAR: farther than any candidate of a point that reaches half as far.
         return np.asarray(~((certain & ~np.isneginf(last) | (distances == 0)) & (reach < FAR / 2)))
     return np.asarray(~(certain | (distances == 0) | np.isneginf(last)))
