@@ -41,6 +41,9 @@ from avrobust_core.metrics.metric import Metric as Metric
 from avrobust_core.metrics.metric import Subject as Subject
 from avrobust_core.metrics.probe import Probe as Probe
 from avrobust_core.models.answers import logits_of as logits_of
+from avrobust_core.models.base_classes import EncodedDims as EncodedDims
+from avrobust_core.models.base_classes import Encoder as Encoder
+from avrobust_core.models.base_classes import Fusion as Fusion
 from avrobust_core.models.frontends import KaldiFbank as KaldiFbank
 from avrobust_core.models.frontends import PixelNormalisation as PixelNormalisation
 from avrobust_core.models.layers import AttentionPooling as AttentionPooling
@@ -58,9 +61,6 @@ from avrobust_core.models.model import AVModel as AVModel
 from avrobust_core.models.objectives import classification_loss as classification_loss
 from avrobust_core.models.objectives import correct as correct
 from avrobust_core.models.objectives import margin as margin
-from avrobust_core.models.parts import EncodedDims as EncodedDims
-from avrobust_core.models.parts import Encoder as Encoder
-from avrobust_core.models.parts import Fusion as Fusion
 from avrobust_core.models.whole import Raw as Raw
 from avrobust_core.models.whole import RawDims as RawDims
 from avrobust_core.models.whole import WholeModel as WholeModel

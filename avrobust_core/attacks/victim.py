@@ -10,8 +10,8 @@ from avrobust_core.attacks.goals import Goal, batch_goal
 from avrobust_core.attacks.model import AttackedModel
 from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.errors import DataError
+from avrobust_core.models.base_classes import Encoder
 from avrobust_core.models.model import AVModel
-from avrobust_core.models.parts import Encoder
 from avrobust_core.naming import first_of
 from avrobust_core.threats.balls import Ball
 from avrobust_core.threats.budgets import ThreatModel

@@ -1,12 +1,12 @@
 """An audit of one model: of its recorded results, of the model by itself, and of the clips left under each threat."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from avrobust_core.audit.case import Case, Standing
+from avrobust_core.audit.case import Case, Standing, passes
 from avrobust_core.audit.checks import Check
 from avrobust_core.audit.drops import Drop
 from avrobust_core.audit.exact import Exact
@@ -41,24 +41,22 @@ def audit(case: Case, clips: int, share: float) -> dict[str, Any]:
     contradictions: list[dict[str, Any]] = []
     exact = Exact(case.victim.model)
     standings = [standing for standing in case.standings if not standing.void]
-    costs = [standing.passes for standing in standings]
+    costs = [passes(standing.outcomes) for standing in standings]
     with case.victim.frozen():
         known = behaviour(case, meter)
-        checks += known.checks
+        checks += [each for check in known.checks for each in _by_threat(case, check)]
         for number, standing in enumerate(standings):
             part = meter.part(costs[number] / max(sum(costs[number:]), 1))
             look = Look(case, standing, known, exact, part, clips)
             for check in threat_checks(look):
                 checks += [replace(check, threat=name) for name in ([check.threat] if check.threat else standing.names)]
             contradictions += _contradicted(case, standing, look.drops)
-            meter.take(part)
-    checks = _by_threat(case, checks)
     return {
         "verdict": "failed" if any(check.status == "failed" for check in checks) else "passed",
         "passes": meter.spent,
         "attack_passes": case.attack_passes,
         "share": meter.spent / case.attack_passes if case.attack_passes else 0.0,
-        "left_out": case.left_out,
+        "left_out": len(case.clean.ids) - len(case.order),
         "checks": [check.to_json() for check in checks],
         "contradictions": contradictions,
     }
@@ -99,21 +97,13 @@ def _contradicted(case: Case, standing: Standing, drops: Mapping[str, Drop]) -> 
     return [{"threat": name, "probe": probe, "low": low} | drop.figures() for name in standing.names]
 
 
-def _by_threat(case: Case, checks: Iterable[Check]) -> list[Check]:
+def _by_threat(case: Case, check: Check) -> list[Check]:
     """Attach the finding that the model ignores a modality to the threats that attack it, and to no other number."""
-    found = []
-    for check in checks:
-        if check.check != "modality-use" or check.status != "failed":
-            found.append(check)
-            continue
-        names = dict.fromkeys(
-            name
-            for standing in case.standings
-            for name in standing.names
-            if check.modality in standing.threat.modalities
-        )
-        found += [replace(check, threat=name) for name in names] or [check]
-    return found
+    if check.check != "modality-use" or check.status != "failed":
+        return [check]
+    attacking = [standing for standing in case.standings if check.modality in standing.threat.modalities]
+    names = dict.fromkeys(name for standing in attacking for name in standing.names)
+    return [replace(check, threat=name) for name in names] or [check]
 
 
 def caveats_of(found: Mapping[str, Any]) -> list[Caveat]:

@@ -12,6 +12,7 @@ from avrobust_core.attacks.victim import Victim
 from avrobust_core.data.batches import Batch
 from avrobust_core.evaluation.outcomes import Intervals, Outcome
 from avrobust_core.evaluation.predictions import Predictions
+from avrobust_core.models.model import AVModel
 from avrobust_core.randomness import derive_seed
 from avrobust_core.threats.budgets import ThreatModel
 
@@ -47,13 +48,15 @@ class Case:
         found = np.array(order, dtype=np.int64)
         return found if self.alike is None else found[self.alike[found]]
 
-    @property
-    def left_out(self) -> int:
-        """The number of clips that are not read, since they are of other shapes."""
-        return len(self.clean.ids) - len(self.order)
+    @cached_property
+    def modalities(self) -> list[str]:
+        """The modalities that the model reads, sorted: those of the clips, of a model that does not say it."""
+        model = self.victim.model
+        given = model.modalities if isinstance(model, AVModel) else self.read(self.ids(self.order[:1])).inputs
+        return sorted(given)
 
-    def first(self, suited: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-        """The positions of the first `count` clips, in the order of the hash, that are suited."""
+    def first(self, suited: NDArray[np.bool_], count: int | None = None) -> NDArray[np.int64]:
+        """The positions of the first `count` clips, in the order of the hash, that are suited; of all for None."""
         return self.order[suited[self.order]][:count]
 
     def chunks(self, positions: Sequence[int] | NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -89,7 +92,7 @@ class Case:
 
 
 class Standing:
-    """The clips that all attacks under one threat have left of a model, and their cost.
+    """The clips that all attacks under one threat have left of a model.
 
     Args:
         case: the model with its results.
@@ -112,16 +115,6 @@ class Standing:
         for outcome in self.worst:
             self.survived &= outcome.predictions.correct
         self.survived &= np.isfinite(case.clean.margins)  # a clip that has every class cannot be broken
-
-    @property
-    def passes(self) -> int:
-        """The cost of its attacks."""
-        return passes(self.outcomes)
-
-    @property
-    def robust(self) -> float:
-        """The share of the clips that all attacks have left."""
-        return float(self.survived.mean())
 
     @property
     def void(self) -> bool:

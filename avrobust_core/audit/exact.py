@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from avrobust_core.attacks.goals import BatchGoal
-from avrobust_core.models import answers
+from avrobust_core.models.answers import logits_of
 from avrobust_core.models.model import AVModel
 
 
@@ -15,49 +15,41 @@ class Exact:
     """A copy of a model in float64, or the model itself where it cannot be run in float64.
 
     Attributes:
-        double: whether it is in float64.
+        double: whether it is in float64; known after `prepare`, or the first call of `logits`.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self.double = False
         self._model = model
-        self._copy: nn.Module | None = None
         self._tried = False
 
     def logits(self, inputs: Mapping[str, Tensor], features: Collection[str]) -> Tensor:
         """Logits (B, K), in float64 where the model can do it; differentiable."""
         self.prepare(inputs, features)
-        if self._copy is None:
-            return logits_of(self._model, {name: x.float() for name, x in inputs.items()}, features)
-        return logits_of(self._copy, _double(inputs), features)
+        return _logits(self._model, inputs, features, torch.float64 if self.double else torch.float32)
 
     def prepare(self, inputs: Mapping[str, Tensor], features: Collection[str]) -> None:
         """Make the copy, if that has not been tried, and see on one clip whether it answers as the model does."""
-        if not self._tried:
-            self._tried = True
-            self._copy = self._doubled(inputs, features)
-
-    @property
-    def double(self) -> bool:
-        """True if the outputs are in float64; known after `prepare`, or the first call of `logits`."""
-        return self._copy is not None
-
-    def _doubled(self, inputs: Mapping[str, Tensor], features: Collection[str]) -> nn.Module | None:
+        if self._tried:
+            return
+        self._tried = True
+        first = {name: x[:1] for name, x in inputs.items()}
         try:
             copied = deepcopy(self._model).double()
-            first = {name: x[:1] for name, x in inputs.items()}
             with torch.no_grad():
-                found = logits_of(copied, _double(first), features)
-                same = logits_of(self._model, {name: x.float() for name, x in first.items()}, features)
+                found = _logits(copied, first, features, torch.float64)
+                same = _logits(self._model, first, features, torch.float32)
         except Exception:  # noqa: BLE001  # any reason will do: a constant in float32, a device without float64, memory
-            return None
+            return
         close = torch.allclose(found.float(), same.float(), rtol=1e-2, atol=1e-2 * float(same.abs().max()))
-        return copied if found.dtype == torch.float64 and close else None
+        if found.dtype == torch.float64 and close:
+            self._model, self.double = copied, True
 
 
-def logits_of(model: nn.Module, inputs: Mapping[str, Tensor], features: Collection[str]) -> Tensor:
+def _logits(model: nn.Module, inputs: Mapping[str, Tensor], features: Collection[str], dtype: torch.dtype) -> Tensor:
     """Logits (B, K) of the whole model; `features` names the modalities that are given behind the frontend."""
-    answer = model.classify(model.encode(inputs, features)) if isinstance(model, AVModel) else model(dict(inputs))
-    return answers.logits_of(answer)
+    given = {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs.items()}
+    return logits_of(model.classify(model.encode(given, features)) if isinstance(model, AVModel) else model(given))
 
 
 def opened(outputs: Tensor) -> Tensor:
@@ -78,7 +70,3 @@ def rise(logits: Tensor, goal: BatchGoal) -> Tensor:
     """
     own = goal.own(logits)
     return logits.masked_fill(own, -torch.inf).logsumexp(dim=1) - logits.masked_fill(~own, -torch.inf).logsumexp(dim=1)
-
-
-def _double(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}

@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from avrobust_core.attacks.running import AttackRun, attack_batch
+from avrobust_core.attacks.goals import BatchGoal
+from avrobust_core.attacks.running import attack_batch
 from avrobust_core.audit.checks import Check, not_applicable
 from avrobust_core.audit.look import Look
-from avrobust_core.audit.meter import Meter
+from avrobust_core.audit.recorded import broken
+from avrobust_core.evaluation.outcomes import Outcome
+from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.naming import first_of
 
 ROUNDED_CLIPS, ROUNDED_FEWEST = 6, 4
@@ -23,54 +25,30 @@ def rounding(look: Look) -> Iterator[Check]:
     """Attack a few broken clips again, round them, and ask the model once more: one check for each attack."""
     levels = _levels(look)
     for outcome in look.standing.worst:
-        run = look.case.runs[outcome.attack, outcome.threat]
-        predictions = outcome.predictions
-        won = look.case.clean.correct & ~predictions.correct
-        reason = None
-        if not levels:
-            reason = "no attacked modality has known bounds"
-        elif run.attack.preparation is not None or outcome.minimal or look.known.random:
-            reason = "the attack is prepared for a whole set, ends at the boundary itself, or faces a random model"
-        meter = look.meter.part(0.25)
-        backwards = predictions.backwards if predictions.backwards is not None else predictions.queries
-        cost = predictions.queries + backwards + 2
-        order = [i for i in look.case.order if won[i]]
-        cheap = sorted(order, key=lambda i: int(cost[i]))[: len(order) // 2 + ROUNDED_FEWEST]
-        chosen: list[int] = []
-        for i in sorted(cheap, key=order.index):
-            if len(chosen) < ROUNDED_CLIPS and meter.spent + int(cost[i]) <= meter.limit:
-                chosen.append(int(i))
-                meter.spent += int(cost[i])
-        if reason is None and len(chosen) < ROUNDED_FEWEST:
-            reason = f"fewer than {ROUNDED_FEWEST} broken clips can be attacked again within the budget"
-        if reason is not None:
-            yield not_applicable("rounding", reason, **outcome.where)
-            continue
-        positions = np.array(chosen[: look.case.batch_size])
-        meter.spent = 0
-        check = _rounded(look, positions, replace(run, factors=(1.0,)), levels, meter)
-        yield replace(check, **outcome.where)
-        look.meter.take(meter)
+        yield replace(_rounded(look, outcome, levels), **outcome.where)
 
 
-def _rounded(
-    look: Look,
-    positions: NDArray[np.int64],
-    run: AttackRun,
-    levels: Mapping[str, float],
-    meter: Meter,
-) -> Check:
+def _rounded(look: Look, outcome: Outcome, levels: Mapping[str, float]) -> Check:
+    run, victim = look.case.runs[outcome.attack, outcome.threat], look.case.victim
+    if not levels:
+        return not_applicable("rounding", "no attacked modality has known bounds")
+    if run.attack.preparation is not None or outcome.minimal or look.known.random:
+        why = "the attack is prepared for a whole set, ends at the boundary itself, or faces a random model"
+        return not_applicable("rounding", why)
+    chosen = _affordable(look, outcome.predictions)
+    if len(chosen) < ROUNDED_FEWEST:
+        why = f"fewer than {ROUNDED_FEWEST} broken clips can be attacked again within the budget"
+        return not_applicable("rounding", why)
+    positions = np.array(chosen[: look.case.batch_size])
     batch = look.case.read(look.case.ids(positions))
-    attacked = attack_batch(look.case.victim, batch, run)
-    meter.spent += int(attacked.queries.sum() + attacked.backwards.sum()) + len(batch)
+    attacked = attack_batch(victim, batch, replace(run, factors=(1.0,)))
     rounded = {
         name: (x / levels[name]).round() * levels[name] if name in levels else x for name, x in attacked.inputs.items()
     }
-    again = look.case.victim.logits({**batch.inputs, **rounded})
-    meter.spent += len(batch)
-    goal = look.case.victim.bind(batch, run.threat).goal
-    lost = attacked.success & ~goal.reached(again)
-    ids = tuple(clip_id for clip_id, flag in zip(batch.ids, lost.tolist(), strict=True) if flag)
+    again = victim.logits({**batch.inputs, **rounded})
+    look.meter.spend(int(attacked.queries.sum() + attacked.backwards.sum()) + 2 * len(batch))
+    lost = attacked.success & ~BatchGoal(batch.targets, victim.task).reached(again)
+    ids = look.case.ids(positions[lost.cpu().numpy()])
     total = int(attacked.success.sum())
     failed = len(ids) > total / 2
     formats = "16-bit signals and 8-bit pictures"
@@ -83,6 +61,21 @@ def _rounded(
         clips=ids,
         figures={"clips": total, "lost": len(ids)},
     )
+
+
+def _affordable(look: Look, predictions: Predictions) -> list[int]:
+    """Broken clips, of the cheaper half, that can be attacked again for a quarter of what the meter has left."""
+    backwards = predictions.backwards if predictions.backwards is not None else predictions.queries
+    cost = predictions.queries + backwards + 2
+    order = look.case.first(broken(look.case, predictions))
+    cheap = np.argsort(cost[order], kind="stable")[: len(order) // 2 + ROUNDED_FEWEST]
+    chosen: list[int] = []
+    left = int(0.25 * look.meter.left)
+    for i in order[np.sort(cheap)].tolist():
+        if len(chosen) < ROUNDED_CLIPS and cost[i] <= left:
+            chosen.append(i)
+            left -= int(cost[i])
+    return chosen
 
 
 def _levels(look: Look) -> dict[str, float]:

@@ -1,7 +1,6 @@
-"""The clips looked at under one threat, the findings of its probes, and their summary."""
+"""The clips looked at under one threat, and the summary of what probes find of them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,6 @@ from avrobust_core.audit.drops import Drop
 from avrobust_core.audit.exact import Exact
 from avrobust_core.audit.meter import Meter
 from avrobust_core.audit.model_checks import Behaviour
-from avrobust_core.audit.probes import Ask
 from avrobust_core.naming import first_of
 from avrobust_core.threats.budgets import ThreatModel
 
@@ -23,43 +21,12 @@ FEWEST_CLIPS = 2
 
 FAULTY_SHARE = 0.1
 
-
-@dataclass(slots=True)
-class Probed:
-    """The findings of the probes of one threat, by position of the clip.
-
-    Attributes:
-        noise: broken by a random corner of the region.
-        single: broken by the first step of the climb.
-        climbed: broken by the climb.
-        finite: loss and gradient are finite.
-        hidden: by modality: no gradient reaches it, though moving it moves the outputs.
-        untrue: by modality: its gradient is not the derivative.
-        flat: no modality has a gradient in float32, and one has in float64.
-        reopened: of those, broken by a climb in float64.
-        behind: of the hidden, broken by a climb with a stand-in for what hides the gradient.
-        searched: broken by the random search.
-        free: broken by the climb without a limit.
-        steps, queries: of the climb, and of the search.
-    """
-
-    noise: dict[int, bool] = field(default_factory=dict)
-    single: dict[int, bool] = field(default_factory=dict)
-    climbed: dict[int, bool] = field(default_factory=dict)
-    finite: dict[int, bool] = field(default_factory=dict)
-    hidden: dict[str, dict[int, bool]] = field(default_factory=dict)
-    untrue: dict[str, dict[int, bool]] = field(default_factory=dict)
-    flat: dict[int, bool] = field(default_factory=dict)
-    reopened: dict[int, bool] = field(default_factory=dict)
-    behind: dict[int, bool] = field(default_factory=dict)
-    searched: dict[int, bool] = field(default_factory=dict)
-    free: dict[int, bool] = field(default_factory=dict)
-    steps: int = 0
-    queries: int = 0
+Flags = dict[int, bool]
+"""A finding by the position of the clip."""
 
 
 class Look:
-    """The clips that all attacks under one threat have left, and the findings of the audit's probes.
+    """The clips that all attacks under one threat have left, put to the audit's probes.
 
     Args:
         case: the model with its results.
@@ -71,7 +38,6 @@ class Look:
 
     Attributes:
         survivors: positions of the clips that no attack broke, at most `clips`, in the order of their hash.
-        found: what the probes have seen.
         drops: by probe, what it has taken off the robust accuracy.
     """
 
@@ -84,7 +50,6 @@ class Look:
         self.exact = exact
         self.meter = meter
         self.survivors = case.first(standing.survived, clips)
-        self.found = Probed()
         self.drops: dict[str, Drop] = {}
 
     def bound(self, positions: NDArray[np.int64], threat: ThreatModel | None = None) -> BoundVictim:
@@ -92,19 +57,41 @@ class Look:
         batch = self.case.read(self.case.ids(positions))
         return self.case.victim.bind(batch, self.standing.threat if threat is None else threat)
 
-    def ids(self, seen: Mapping[int, bool]) -> tuple[str, ...]:
+    def probe(
+        self,
+        into: Flags,
+        positions: NDArray[np.int64] | Sequence[int],
+        broken: Callable[[BoundVictim], Tensor],
+        threat: ThreatModel | None = None,
+    ) -> None:
+        """Put a probe to clips, batch by batch and at the meter's cost.
+
+        Args:
+            into: by position, filled with whether the probe breaks the clip.
+            positions: of the clips.
+            broken: the probe, from bound clips to (B,) bool.
+            threat: as of `bound`.
+        """
+        for chunk in self.case.chunks(positions):
+            bound = self.bound(chunk, threat)
+            try:
+                note(into, chunk, broken(bound))
+            finally:
+                self.meter.count(bound)
+
+    def ids(self, seen: Flags) -> tuple[str, ...]:
         return self.case.ids(i for i, flag in seen.items() if flag)
 
-    def many(self, seen: Mapping[int, bool], share: float = FAULTY_SHARE) -> bool:
+    def many(self, seen: Flags, share: float = FAULTY_SHARE) -> bool:
         count = sum(seen.values())
         return count >= max(min(FEWEST_CLIPS, len(self.survivors)), share * len(seen)) and count > 0
 
-    def tally(self, seen: Mapping[int, bool]) -> Drop:
+    def tally(self, seen: Flags) -> Drop:
         survivors = int(self.standing.survived.sum())
         unseen = survivors - int(self.standing.survived[self.case.order].sum())
-        return Drop(self.standing.robust, survivors - unseen, len(seen), sum(seen.values()), unseen)
+        return Drop(float(self.standing.survived.mean()), survivors - unseen, len(seen), sum(seen.values()), unseen)
 
-    def drop(self, check: str, seen: Mapping[int, bool], what: str) -> Check:
+    def drop(self, check: str, seen: Flags, what: str) -> Check:
         drop = self.tally(seen)
         self.drops[check] = drop
         ids = self.ids(seen)
@@ -124,15 +111,6 @@ class Look:
         )
 
 
-def asker(bound: BoundVictim) -> Ask:
-    """The model as a probe asks it: some of the clips of a bound victim."""
-
-    def ask(alive: Tensor, x: Mapping[str, Tensor]) -> Tensor:
-        return (bound if len(alive) == len(bound) else bound.select(alive))(x)
-
-    return ask
-
-
-def note(into: dict[int, bool], positions: NDArray[np.int64], flags: Tensor) -> None:
+def note(into: Flags, positions: NDArray[np.int64], flags: Tensor) -> None:
     """Keep what was seen of clips, by position."""
     into.update(zip(positions.tolist(), flags.tolist(), strict=True))

@@ -8,11 +8,13 @@ class Meter:
 
     Args:
         limit: how many may be spent.
+        whole: the meter that this one is a part of, which counts the same passes.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, whole: "Meter | None" = None) -> None:
         self.limit = limit
         self.spent = 0
+        self._whole = whole
 
     @property
     def left(self) -> int:
@@ -20,17 +22,19 @@ class Meter:
         return max(self.limit - self.spent, 0)
 
     def part(self, share: float) -> "Meter":
-        """A share of the rest, metered by itself; `take` adds what it has spent."""
-        return Meter(int(share * self.left))
-
-    def take(self, part: "Meter") -> None:
-        """Note what a part has spent."""
-        self.spent += part.spent
+        """A share of the rest, with a limit of its own."""
+        return Meter(int(share * self.left), self)
 
     def affords(self, cost: int, most: int) -> int:
         """For how many clips of so many passes each there is enough left, at most `most`."""
         return min(most, self.left // max(cost, 1))
 
+    def spend(self, passes: int) -> None:
+        """Note passes that were made."""
+        self.spent += passes
+        if self._whole is not None:
+            self._whole.spend(passes)
+
     def count(self, bound: BoundVictim) -> None:
         """Note what a bound victim, used here alone, has cost."""
-        self.spent += int(bound.queries.sum()) + int(bound.gradients.passes.sum())
+        self.spend(int(bound.queries.sum()) + int(bound.gradients.passes.sum()))

@@ -11,7 +11,6 @@ from torch import Tensor
 from avrobust_core.audit.case import Case
 from avrobust_core.audit.checks import Check, judged, not_applicable
 from avrobust_core.audit.meter import Meter
-from avrobust_core.models.model import AVModel
 from avrobust_core.naming import first_of
 
 REPEATED_CLIPS = 8
@@ -47,9 +46,7 @@ def behaviour(case: Case, meter: Meter) -> Behaviour:
     """Look at a model on clean clips, at the cost of at most a third of what the meter has left."""
     found = Behaviour()
     for share, look in ((0.12, _repeated), (0.2, _swapped)):
-        part = meter.part(share)
-        found.checks += look(case, part, found)
-        meter.take(part)
+        found.checks += look(case, meter.part(share), found)
     return found
 
 
@@ -68,16 +65,16 @@ def _repeated(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
     again = case.victim.logits(batch.inputs)
     # The same clips, in other company and in another order.
     turned = torch.cat([case.victim.logits(batch.select(part).inputs) for part in torch.split(backwards, half)])
-    turned = turned[backwards]
-    meter.spent += 3 * count * samples
+    meter.spend(3 * count * samples)
     tolerance = case.victim.rounding(first.device)
-    apart = torch.maximum((first - again).abs(), (first - turned).abs()).amax(dim=1) / _scale(first)
+    later = _move(first, again)
+    apart = torch.maximum(later, _move(first, turned[backwards]))
     differing = apart > tolerance
     moves = bool(differing.any())
     # Several draws are asked for of random models, even if they move less than rounding does.
     found.random = moves or samples > 1
     ids = case.ids(positions[differing.cpu().numpy()])
-    only_company = moves and not bool(((first - again).abs().amax(dim=1) / _scale(first) > tolerance).any())
+    only_company = not bool((later > tolerance).any())
     failed = moves and samples == 1
     yield judged(
         "randomness",
@@ -96,9 +93,9 @@ def _repeated(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
 
 def _loader(case: Case, positions: NDArray[np.int64], targets: Tensor, logits: Tensor, random: bool) -> Check:
     recorded = torch.from_numpy(case.clean.logits[positions]).to(logits)
-    other = (logits - recorded).abs().amax(dim=1) / _scale(logits) > 10 * case.victim.rounding(logits.device)
+    other = _move(logits, recorded) > 10 * case.victim.rounding(logits.device)
     labels = torch.from_numpy(case.clean.targets[positions]).to(targets)
-    wrong = (labels != targets).flatten(1).any(dim=1) if targets.dim() > 1 else labels != targets
+    wrong = (labels != targets).reshape(len(positions), -1).any(dim=1)
     differing = wrong if random else wrong | other
     ids = case.ids(positions[differing.cpu().numpy()])
     return judged(
@@ -112,8 +109,6 @@ def _loader(case: Case, positions: NDArray[np.int64], targets: Tensor, logits: T
 
 
 def _swapped(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
-    model = case.victim.model
-    names = sorted(model.encoders) if isinstance(model, AVModel) else None
     samples = case.victim.samples
     positions = case.first(case.clean.correct, SWAPPED_CLIPS)
     predicted = case.clean.logits.argmax(axis=1)
@@ -122,29 +117,27 @@ def _swapped(case: Case, meter: Meter, found: Behaviour) -> Iterator[Check]:
     if meter.affords(2 * samples, len(pairs)) < FEWEST_IGNORED:
         yield not_applicable("modality-use", few)
         return
-    modalities = names or sorted(case.read(case.ids(case.order[:1])).inputs)
-    count = meter.affords(samples * len(modalities), len(pairs))
+    count = meter.affords(samples * len(case.modalities), len(pairs))
     for hindered, why in (
-        (len(modalities) < 2, "the model reads one modality alone"),
+        (len(case.modalities) < 2, "the model reads one modality alone"),
         (found.random and samples == 1, "the model's outputs change by themselves"),
         (count < FEWEST_IGNORED, few),
     ):
         if hindered:
             yield not_applicable("modality-use", why)
             return
-    moved: dict[str, list[float]] = {name: [] for name in modalities}
-    found.flips = {name: {} for name in modalities}
+    moved: dict[str, list[float]] = {name: [] for name in case.modalities}
+    found.flips = {name: {} for name in case.modalities}
     for own, donors in zip(case.chunks(pairs[:count, 0]), case.chunks(pairs[:count, 1]), strict=True):
         batch, others = case.read(case.ids(own)), case.read(case.ids(donors))
-        for name in modalities:
+        for name in case.modalities:
             logits = case.victim.logits({**batch.inputs, name: others.inputs[name]})
-            meter.spent += len(own) * samples
+            meter.spend(len(own) * samples)
             clean = torch.from_numpy(case.clean.logits[own]).to(logits)
-            change = (logits - clean).abs().amax(dim=1) / _scale(clean)
-            moved[name] += change.tolist()
+            moved[name] += _move(clean, logits).tolist()
             flipped = (logits.argmax(dim=1) != clean.argmax(dim=1)).tolist()
             found.flips[name].update(zip(own.tolist(), flipped, strict=True))
-    yield from (_use(case, name, moved[name], found.flips[name]) for name in modalities)
+    yield from (_use(case, name, moved[name], found.flips[name]) for name in case.modalities)
 
 
 def _use(case: Case, name: str, moved: list[float], flips: dict[int, bool]) -> Check:
@@ -179,5 +172,6 @@ def _pairs(positions: NDArray[np.int64], predicted: NDArray[np.int64]) -> NDArra
     return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
-def _scale(logits: Tensor) -> Tensor:
-    return logits.abs().amax(dim=1).clamp(min=1e-12)
+def _move(logits: Tensor, others: Tensor) -> Tensor:
+    """The largest difference of each clip's outputs (B, K), as a share of the largest of its `logits`: (B,)."""
+    return (logits - others).abs().amax(dim=1) / logits.abs().amax(dim=1).clamp(min=1e-12)

@@ -2,17 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from avrobust_core.attacks.bound import BoundVictim
-from avrobust_core.attacks.goals import BatchGoal
 from avrobust_core.attacks.gradients import joint_gradient, not_finite
 from avrobust_core.audit.exact import opened, rise
 from avrobust_core.data.batches import select_inputs
 from avrobust_core.threats.clips import per_clip, where_clips
-from avrobust_core.threats.regions import Region
 
 Ask = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 """From positions (b,) among the clips and their inputs by attacked modality (b, ...) to logits (b, K)."""
@@ -47,31 +46,31 @@ class Climbed:
     points: dict[str, Tensor] = field(default_factory=dict)
 
 
-def climb(region: Region, goal: BatchGoal, ask: Ask, start: dict[str, Tensor], lengths: Sequence[float]) -> Climbed:
+def climb(bound: BoundVictim, start: dict[str, Tensor], lengths: Sequence[float], ask: Ask | None = None) -> Climbed:
     """Climb the log-odds against each clip's classes by projected steepest ascent; clips that are broken rest.
 
     Args:
-        region: of the clips.
-        goal: untargeted.
-        ask: the model; n forward and n backward passes for each step, and n forward passes at the end.
+        bound: the clips, with an untargeted goal.
         start: by modality, (n, ...), inside the region.
         lengths: of the steps, in radii.
+        ask: the model, if not as it is bound; n forward and n backward passes for each step, and n forward passes at
+            the end.
     """
-    count, device = len(goal.labels), goal.labels.device
-    none = torch.zeros(count, dtype=torch.bool, device=device)
+    ask = ask or asker(bound)
+    none = torch.zeros(len(bound), dtype=torch.bool, device=bound.device)
     found = Climbed(none.clone(), none.clone(), {name: none.clone() for name in start}, ~none, start)
     found.points = {name: x.clone() for name, x in start.items()}
-    alive = torch.arange(count, device=device)
+    alive = torch.arange(len(bound), device=bound.device)
     x = start
     for number, length in enumerate([*lengths, None]):
         if not len(alive):
             break
-        part = goal.select(alive)
+        goal = bound.goal.select(alive)
         leaves = {name: each.detach().requires_grad_(length is not None) for name, each in x.items()}
         with torch.set_grad_enabled(length is not None):
             logits = ask(alive, leaves)
-            loss = rise(opened(logits), part)
-        done = part.reached(logits.detach()) if number else none
+            loss = rise(opened(logits), goal)
+        done = goal.reached(logits.detach()) if number else none
         if number == 1:
             found.single[alive] = done
         found.broken[alive] |= done
@@ -92,11 +91,20 @@ def climb(region: Region, goal: BatchGoal, ask: Ask, start: dict[str, Tensor], l
         alive = alive[kept]
         here = {name: each.detach()[kept] for name, each in leaves.items()}
         directions = {name: _scaled(g[kept], here[name]) for name, g in gradients.items()}
-        inner = region.select(alive)
+        inner = bound.region.select(alive)
         x = inner.project(inner.step(here, directions, length))
         for name, each in x.items():
             found.points[name][alive] = each
     return found
+
+
+def asker(bound: BoundVictim) -> Ask:
+    """The model as a probe asks it: some of the clips of a bound victim."""
+
+    def ask(alive: Tensor, x: Mapping[str, Tensor]) -> Tensor:
+        return (bound if len(alive) == len(bound) else bound.select(alive))(x)
+
+    return ask
 
 
 def falling(steps: int) -> list[float]:
@@ -115,12 +123,15 @@ def halfway(bound: BoundVictim) -> dict[str, Tensor]:
 def corner(bound: BoundVictim, purpose: str, only: str | None = None) -> dict[str, Tensor]:
     """A random point at the region's edge: a step of one radius in a random direction, of one modality or of all."""
     directions = {
-        name: torch.stack([torch.randn(x.shape[1:], generator=g) for g in bound.generators(f"{purpose}/{name}")]).to(x)
-        if only in (None, name)
-        else torch.zeros_like(x)
+        name: drawn(x, bound.generators(f"{purpose}/{name}")) if only in (None, name) else torch.zeros_like(x)
         for name, x in bound.clean.items()
     }
     return bound.region.project(bound.region.step(bound.clean, directions, 1.0))
+
+
+def drawn(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Normal numbers of the shape of clips (n, ...), from one generator per clip."""
+    return torch.stack([torch.randn(like.shape[1:], generator=g) for g in generators]).to(like)
 
 
 @torch.no_grad()
@@ -147,14 +158,9 @@ def search(bound: BoundVictim, queries: int) -> Tensor:
         if len(alive) < len(part):
             part = bound.select(alive)
         share = FIRST_SHARE * (LAST_SHARE / FIRST_SHARE) ** (query / max(queries - 1, 1))
-        chosen = names if query == 0 else [names[query % len(names)]]
+        chosen, draw = ([names[query % len(names)]], partial(_block, share=share)) if query else (names, _stripes)
         directions = {
-            name: torch.stack(
-                [
-                    _stripes(x.shape[1:], generators[i]) if query == 0 else _block(x.shape[1:], share, generators[i])
-                    for i in alive.tolist()
-                ]
-            ).to(x)
+            name: torch.stack([draw(x.shape[1:], generators[i]) for i in alive.tolist()]).to(x)
             if name in chosen
             else torch.zeros_like(x)
             for name, x in part.clean.items()
@@ -180,13 +186,17 @@ def _scaled(gradient: Tensor, like: Tensor) -> Tensor:
 
 def _stripes(shape: torch.Size, generator: torch.Generator) -> Tensor:
     """Random signs along the last axis, of each channel."""
-    signs = torch.randint(0, 2, (shape[0], *[1] * (len(shape) - 2), shape[-1]), generator=generator) * 2.0 - 1
+    signs = _signs((shape[0], *[1] * (len(shape) - 2), shape[-1]), generator)
     return (signs if len(shape) > 1 else signs[:, 0]).expand(shape)
 
 
-def _block(shape: torch.Size, share: float, generator: torch.Generator) -> Tensor:
+def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
+
+
+def _block(shape: torch.Size, generator: torch.Generator, share: float) -> Tensor:
     """A block over a share of a clip, zero elsewhere: of one sign for each channel, or a wave on a single axis."""
-    axes = shape[1:] if len(shape) > 1 else shape
+    axes = shape[1:] or shape
     side = share ** (1 / len(axes))
     where = torch.zeros(axes)
     window = []
@@ -197,10 +207,7 @@ def _block(shape: torch.Size, share: float, generator: torch.Generator) -> Tenso
     where[tuple(window)] = 1
     if len(axes) == 1:
         where = where * _wave(axes[0], generator)
-    if len(shape) == 1:
-        return where * (int(torch.randint(0, 2, (), generator=generator)) * 2 - 1)
-    signs = torch.randint(0, 2, (shape[0], *[1] * len(axes)), generator=generator) * 2.0 - 1
-    return signs * where
+    return where * _signs((shape[0], *[1] * len(axes)) if len(shape) > 1 else (1,), generator)
 
 
 def _wave(length: int, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,8 @@
 """Checks of recorded results, clip by clip: they cost no pass."""
 
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,31 +113,31 @@ def budget(case: Case, standing: Standing) -> Iterator[Check]:
 
 def comparisons(case: Case, standing: Standing) -> Iterator[Check]:
     """Check that attacks under one threat are as strong as weaker ones: steps as one step, gradients as none."""
-    kinds: dict[str, list[Outcome]] = {"single": [], "iterative": [], "black": []}
+    kinds: defaultdict[str | None, list[Outcome]] = defaultdict(list)
     for outcome in standing.worst:
-        kind = kind_of(outcome.predictions, case)
-        if kind is not None:
-            kinds[kind].append(outcome)
-    for check, weaker, stronger, wording in (
-        ("single-step", "single", "iterative", "a single step"),
-        ("black-box", "black", "iterative", "an attack without gradients"),
+        kinds[kind_of(outcome.predictions, case)].append(outcome)
+    for check, weaker, wording in (
+        ("single-step", "single", "a single step"),
+        ("black-box", "black", "an attack without gradients"),
     ):
-        for strong in kinds[stronger]:
-            for weak in kinds[weaker]:
-                alone = broken(case, weak.predictions) & ~broken(case, strong.predictions)
-                reverse = broken(case, strong.predictions) & ~broken(case, weak.predictions)
-                count = int(alone.sum()) - (int(reverse.sum()) if check == "black-box" else 0)
-                failed = count > max(TOLERATED_CLIPS, TOLERATED_SHARE * len(alone))
-                ids = case.ids(np.flatnonzero(alone))
-                yield Check(
-                    check=check,
-                    status="failed" if failed else "passed",
-                    message=f"{weak.attack}, {wording}, breaks {len(ids)} of {len(alone)} clips that {strong.attack} "
-                    f"leaves{f' ({first_of(ids)})' if ids else ''}, and the reverse holds for {int(reverse.sum())}",
-                    **strong.where,
-                    clips=ids if failed else (),
-                    figures={"clips": len(ids), "reverse": int(reverse.sum())},
-                )
+        for strong, weak in product(kinds["iterative"], kinds[weaker]):
+            by_strong, by_weak = broken(case, strong.predictions), broken(case, weak.predictions)
+            ids = case.ids(np.flatnonzero(by_weak & ~by_strong))
+            reverse = int((by_strong & ~by_weak).sum())
+            failed = _too_many(case, len(ids) - (reverse if check == "black-box" else 0))
+            yield Check(
+                check=check,
+                status="failed" if failed else "passed",
+                message=f"{weak.attack}, {wording}, breaks {len(ids)} of {len(by_weak)} clips that {strong.attack} "
+                f"leaves{f' ({first_of(ids)})' if ids else ''}, and the reverse holds for {reverse}",
+                **strong.where,
+                clips=ids if failed else (),
+                figures={"clips": len(ids), "reverse": reverse},
+            )
+
+
+def _too_many(case: Case, clips: int) -> bool:
+    return clips > max(TOLERATED_CLIPS, TOLERATED_SHARE * len(case.clean.ids))
 
 
 def kind_of(predictions: Predictions, case: Case) -> str | None:
@@ -182,10 +184,10 @@ def switches(case: Case, outcome: Outcome) -> Iterator[Check]:
 
 def nestings(case: Case) -> Iterator[Check]:
     """Check that a larger threat, of the same modalities or more, breaks what a smaller one breaks."""
-    by_attack: dict[str, list[Outcome]] = {}
+    by_attack: defaultdict[str, list[Outcome]] = defaultdict(list)
     for outcome in case.attacked:
         if outcome.bounded and not outcome.goal.targeted and not _a_baseline(case, outcome):
-            by_attack.setdefault(outcome.attack, []).append(outcome)
+            by_attack[outcome.attack].append(outcome)
     for outcomes in by_attack.values():
         for large in outcomes:
             threat = case.threat(large)
@@ -215,7 +217,7 @@ def _nested(case: Case, check: str, large: Outcome, smaller: list[Outcome]) -> C
     names = ", ".join(outcome.threat for outcome in smaller)
     return Check(
         check=check,
-        status="failed" if len(ids) > max(TOLERATED_CLIPS, TOLERATED_SHARE * len(missed)) else "passed",
+        status="failed" if _too_many(case, len(ids)) else "passed",
         message=f"{len(ids)} of {len(missed)} clips are broken under {names}"
         f"{f' ({first_of(ids)})' if ids else ''} and not under the larger {large.threat}: counted there too, "
         f"{100 * corrected:.1f} % are robust, not {100 * robust:.1f}",

@@ -1,5 +1,6 @@
 """An audit's verdict in words, for what a person reads."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,13 +14,12 @@ def verdict_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"audit: {found['verdict']}{': ' + found['reason'] if found.get('reason') else ''}"
         return
     checks = found["checks"]
-    count = {status: sum(check["status"] == status for check in checks) for status in ("passed", "failed")}
+    count = Counter(check["status"] for check in checks)
     names = dict.fromkeys(check["check"] for check in checks if check["status"] == "failed")
-    left = len(checks) - count["passed"] - count["failed"]
     clock = f", {found['seconds']:.1f} s beside their {found['attack_seconds']:.1f}" if "seconds" in found else ""
     yield (
         f"audit: {found['verdict']}: {count['passed']} checks passed, {count['failed']} failed"
-        f"{' (' + ', '.join(names) + ')' if names else ''}, {left} not applicable; "
+        f"{' (' + ', '.join(names) + ')' if names else ''}, {count['not applicable']} not applicable; "
         f"{found['passes']} passes, {100 * found['share']:.1f} % of the attacks' {found['attack_passes']}{clock}"
     )
     if found.get("left_out"):

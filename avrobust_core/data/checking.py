@@ -24,17 +24,40 @@ def as_batch(item: Any, number: int, position: int, task: Task) -> Batch:
     Raises:
         DataError: if it is none of these, or its parts are not all of the same number of clips.
     """
+    ids: tuple[Any, ...] | range | None
     if isinstance(item, Batch):
-        return _batch(dict(item.inputs), item.targets, item.ids, number, task)
-    if not isinstance(item, (tuple, list)) or len(item) not in (2, 3) or not isinstance(item[0], Mapping):
+        inputs, targets, ids = dict(item.inputs), item.targets, item.ids
+    elif isinstance(item, (tuple, list)) and len(item) in (2, 3) and isinstance(item[0], Mapping):
+        inputs, targets, ids = dict(item[0]), item[1], _ids(item[2], number) if len(item) == 3 else None
+    else:
         raise DataError(
             f"the loader gives {_kind(item)}, not a Batch, (inputs, targets) or (inputs, targets, ids); inputs are a "
             'map from modalities to tensors, {"audio": (B, 1, T), "video": (B, 3, T, H, W)}'
         )
-    ids = None if len(item) == 2 else _ids(item[2], number)
-    targets = item[1]
-    clips = range(position, position + (len(targets) if isinstance(targets, Tensor) and targets.dim() else 0))
-    return _batch(dict(item[0]), targets, tuple(map(str, clips)) if ids is None else ids, number, task)
+    where = f"batch {number} of the loader"
+    if not inputs:
+        raise DataError(f"{where} has no modality")
+    for name, x in inputs.items():
+        if not isinstance(x, Tensor):
+            raise DataError(f"{where}: {name} is {type(x).__name__}, not a tensor (B, ...)")
+    if not isinstance(targets, Tensor):
+        raise DataError(f"{where}: the targets are {type(targets).__name__}, not a tensor")
+    parts = {**inputs, "targets": targets}
+    single = [str(name) for name, x in parts.items() if not x.dim()]
+    if single:
+        raise DataError(
+            f"{where}: {', '.join(single)} is a single number, without a first dimension for the clips; a data set of "
+            "single clips becomes batches by torch.utils.data.DataLoader(dataset, batch_size=...)"
+        )
+    ids = range(position, position + len(targets)) if ids is None else ids
+    sizes = {str(name): len(x) for name, x in {**parts, "ids": ids}.items()}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise DataError(f"{where}: its parts are of different numbers of clips: {found}")
+    if not ids:
+        raise DataError(f"{where} is empty: it has 0 clips")
+    detached = {str(name): x.detach() for name, x in inputs.items()}
+    return Batch(detached, _cast(targets.detach(), task), tuple(map(str, ids)))
 
 
 def check_targets(targets: Tensor, ids: Sequence[str], classes: int, task: Task) -> None:
@@ -105,33 +128,6 @@ def refuse_other_modalities(batch: Batch, first: Batch) -> None:
         )
 
 
-def _batch(inputs: dict[Any, Any], targets: Any, ids: tuple[str, ...], number: int, task: Task) -> Batch:
-    where = f"batch {number} of the loader"
-    if not inputs:
-        raise DataError(f"{where} has no modality")
-    for name, x in inputs.items():
-        if not isinstance(x, Tensor):
-            raise DataError(f"{where}: {name} is {type(x).__name__}, not a tensor (B, ...)")
-    if not isinstance(targets, Tensor):
-        raise DataError(f"{where}: the targets are {type(targets).__name__}, not a tensor")
-    sizes = {str(name): len(x) if x.dim() else None for name, x in inputs.items()}
-    sizes["targets"] = len(targets) if targets.dim() else None
-    if None in sizes.values():
-        single = [name for name, size in sizes.items() if size is None]
-        raise DataError(
-            f"{where}: {', '.join(single)} is a single number, without a first dimension for the clips; a data set of "
-            "single clips becomes batches by torch.utils.data.DataLoader(dataset, batch_size=...)"
-        )
-    sizes["ids"] = len(ids)
-    if len(set(sizes.values())) > 1:
-        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise DataError(f"{where}: its parts are of different numbers of clips: {found}")
-    if not ids:
-        raise DataError(f"{where} is empty: it has 0 clips")
-    detached = {str(name): x.detach() for name, x in inputs.items()}
-    return Batch(detached, _cast(targets.detach(), task), tuple(map(str, ids)))
-
-
 def _cast(targets: Tensor, task: Task) -> Tensor:
     if task == "multi-label":
         return targets if targets.is_complex() else targets.float()
@@ -139,12 +135,12 @@ def _cast(targets: Tensor, task: Task) -> Tensor:
     return targets.long() if whole else targets
 
 
-def _ids(given: Any, number: int) -> tuple[str, ...]:
+def _ids(given: Any, number: int) -> tuple[Any, ...]:
     if isinstance(given, Tensor):
         given = given.tolist()
     if isinstance(given, (str, bytes)) or not hasattr(given, "__iter__"):
         raise DataError(f"batch {number} of the loader: its ids are {_kind(given)}, not one for each clip")
-    return tuple(map(str, given))
+    return tuple(given)
 
 
 def _kind(item: object) -> str:

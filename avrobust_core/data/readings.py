@@ -137,13 +137,11 @@ class Readings:
         found = {name: values.numpy() for name, values in checksums(batch).items()}
         for position, clip in enumerate(batch.ids):
             now = {name: int(values[position]) for name, values in found.items()}
-            before = self._known.get(clip)
-            if before is None and self._complete:
+            if self._complete and clip not in self._known:
                 raise DataError(
                     f"the loader gives clip {clip}, which it did not give when it was first read: {_REMEDY}"
                 )
-            if before is None:
-                self._known[clip] = before = now
+            before = self._known.setdefault(clip, now)
             if before.keys() != now.keys():
                 raise DataError(
                     f"clip {clip} has {_modalities(now)}, where it had {_modalities(before)} when it was first read"

@@ -30,8 +30,8 @@ class Latents:
     Attributes:
         ids: N clips.
         targets: (N,) int64, or (N, K) float32 multi-hot.
-        logits: (N, K) float32; (N, 0) where only embeddings are known.
-        layers: by name, float32, perhaps memory-mapped and then read-only: "pooled/<modality>" (N, E),
+        logits: (N, K) float32, finite; (N, 0) where only embeddings are known.
+        layers: by name, float32 and finite, perhaps memory-mapped and then read-only: "pooled/<modality>" (N, E),
             "tokens/<modality>" (N, T, D), "fused" (N, F), or (N, L, F) where the head pools it.
     """
 

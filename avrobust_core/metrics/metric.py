@@ -20,7 +20,8 @@ class Subject:
 
     Attributes:
         ids: the clips.
-        logits: (N, K) float32; (N, 0) where only embeddings are known: `Metric.predictions` says whether it minds.
+        logits: (N, K) float32, finite; (N, 0) where only embeddings are known: `Metric.predictions` says whether it
+            minds.
         targets: (N,) int64, or (N, K) float32 multi-hot.
         classes: K names.
         task: decides what `targets` is.

@@ -91,12 +91,10 @@ def layers_of(
     model: AVModel, encoded: Mapping[str, Encoded], fused: Tensor, kinds: Collection[LayerKind]
 ) -> dict[str, Tensor]:
     """The layers of these kinds by their names in `Latents.layers`."""
-    found: dict[str, Tensor] = {}
-    for name in model.modalities:
-        if "pooled" in kinds:
-            found[f"pooled/{name}"] = encoded[name].pooled
-        if "tokens" in kinds:
-            found[f"tokens/{name}"] = encoded[name].tokens
-    if "fused" in kinds:
-        found["fused"] = fused
-    return found
+    found: dict[str, Tensor] = {
+        f"{kind}/{name}": getattr(encoded[name], kind)
+        for name in model.modalities
+        for kind in ("pooled", "tokens")
+        if kind in kinds
+    }
+    return found | ({"fused": fused} if "fused" in kinds else {})

@@ -5,6 +5,8 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from avrobust_core.models.layouts import State
+
 _INSERTED: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts that torch.compile, FSDP and activation checkpointing put into keys, at any place."""
 
@@ -23,10 +25,8 @@ _AVERAGES: Final = "n_averaged"
 _DEPTH: Final = 8
 """Prefixes before one another that are taken away at most."""
 
-Named = Mapping[str, Tensor]
 
-
-def agreeing(state: Named, own: Mapping[str, Any], recognised: Callable[[Named], bool] = lambda _: False) -> Named:
+def agreeing(state: State, own: Mapping[str, Any], recognised: Callable[[State], bool] = lambda _: False) -> State:
     """A checkpoint by the keys that agree with a module's, without what wrappers put before and into them.
 
     Prefixes ("module.", "model.", "_orig_mod.", whatever all keys have in common) are taken away only where that makes
@@ -51,7 +51,7 @@ def agreeing(state: Named, own: Mapping[str, Any], recognised: Callable[[Named],
     return best
 
 
-def _forms(state: Named, own: Mapping[str, Any]) -> Iterator[Named]:
+def _forms(state: State, own: Mapping[str, Any]) -> Iterator[State]:
     """The state as it is, and with more and more taken away."""
     yield state
     bare = {_without(key, _INSERTED): key for key in own}  # the module itself may be compiled, too
@@ -66,7 +66,7 @@ def _forms(state: Named, own: Mapping[str, Any]) -> Iterator[Named]:
         state = shorter
 
 
-def _without_first(state: Named) -> Named | None:
+def _without_first(state: State) -> State | None:
     """Without the first part of the keys: what all of them share, or a known prefix of some; None if there is none."""
     firsts = [key.partition(".")[0] for key in state if "." in key]
     shared = len(firsts) == len(state) and len(set(firsts)) == 1
@@ -77,7 +77,7 @@ def _without_first(state: Named) -> Named | None:
     return _keyed(state, lambda key: key.removeprefix(prefix))
 
 
-def _plain(state: Named, own: Mapping[str, Any]) -> Named:
+def _plain(state: State, own: Mapping[str, Any]) -> State:
     """Without averaged weights beside plain ones, and without the counter of an average."""
     firsts = {key.partition(".")[0] for key in own}
     averaged = {key for key in state if key.partition(".")[0] in _AVERAGED and key.partition(".")[0] not in firsts}
@@ -86,7 +86,7 @@ def _plain(state: Named, own: Mapping[str, Any]) -> Named:
     return {key: value for key, value in state.items() if key not in averaged and (key != _AVERAGES or key in own)}
 
 
-def _keyed(state: Named, rename: Callable[[str], str]) -> Named | None:
+def _keyed(state: State, rename: Callable[[str], str]) -> State | None:
     """The same under other keys; None if two would have one."""
     renamed = {rename(key): value for key, value in state.items()}
     return renamed if len(renamed) == len(state) else None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from avrobust_core.errors import WeightsError
 from avrobust_core.models.inert import HARMLESS, Inert
-from avrobust_core.models.module_state import EXTRA, pack_extra
+from avrobust_core.models.module_state import is_extra, pack_extra
 from avrobust_core.plain_text import plain_text
 
 _WRAPPERS: Final = ("model", "model_state", "state_dict", "model_state_dict", "net", "network", "weights", "params")
@@ -64,7 +64,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     for key, value in content.items():
         if isinstance(value, Tensor):
             state[str(key)] = value
-        elif str(key).rpartition(".")[2] == EXTRA:
+        elif is_extra(str(key)):
             state[str(key)] = pack_extra(str(key), value)
     if not any(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"weights {path}: there are no tensors in it, only {listed(content) or 'nothing'}")
@@ -132,10 +132,8 @@ def _holds_tensors(content: Mapping[Any, Any]) -> bool:
     for _ in range(_DEPTH):
         if any(isinstance(value, Tensor) for value in content.values()):
             return True
-        inside = [content[name] for name in (*_WRAPPERS, *_AVERAGED) if isinstance(content.get(name), Mapping)]
-        if not inside:
-            return False
-        content = inside[0]
+        inside = (content.get(name) for name in (*_WRAPPERS, *_AVERAGED))
+        content = next((value for value in inside if isinstance(value, Mapping)), {})
     return False
 
 

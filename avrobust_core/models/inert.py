@@ -45,49 +45,45 @@ _MAPS: Final = (
     "lightning.fabric.utilities.data.AttributeDict",
 )
 
-_LISTS: Final = ("collections.deque",)
+_PATHS: Final = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
 
-_BESIDE: Final[Mapping[str, tuple[str, ...]]] = {
-    "builtins": (
-        *("bool", "bytes", "dict", "float", "frozenset", "int", "list", "object", "range", "slice", "str", "tuple"),
-    ),
-    "argparse": ("Namespace",),
-    "types": ("SimpleNamespace",),
-    "typing": ("Any",),
-    "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
-    "decimal": ("Decimal",),
-    "fractions": ("Fraction",),
-    "uuid": ("UUID",),
-    "pathlib": ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"),
-    "pathlib._local": ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"),
-    "numpy": (
-        *("ndarray", "dtype", "bool_", "bool", "str_", "bytes_", "longlong", "ulonglong", "longdouble"),
-        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-        *("float16", "float32", "float64", "complex64", "complex128"),
-    ),
-    "numpy.core.multiarray": ("_reconstruct", "scalar"),
-    "numpy._core.multiarray": ("_reconstruct", "scalar"),
-    "numpy.core.numeric": ("_frombuffer",),
-    "numpy._core.numeric": ("_frombuffer",),
-    "numpy.random._pickle": ("__randomstate_ctor", "__bit_generator_ctor", "__generator_ctor"),
-    "numpy.random.bit_generator": ("SeedSequence", "__pyx_unpickle_SeedSequence"),
-    "numpy.random._mt19937": ("MT19937",),
-    "numpy.random._pcg64": ("PCG64",),
-    "torch.torch_version": ("TorchVersion",),
-    "omegaconf.dictconfig": ("DictConfig",),
-    "omegaconf.listconfig": ("ListConfig",),
-    "omegaconf.base": ("ContainerMetadata", "Metadata"),
-    "omegaconf.nodes": ("AnyNode", "BooleanNode", "FloatNode", "IntegerNode", "StringNode"),
-    "pytorch_lightning.callbacks.model_checkpoint": ("ModelCheckpoint",),
-    "pytorch_lightning.callbacks.early_stopping": ("EarlyStopping",),
-    "lightning.pytorch.callbacks.model_checkpoint": ("ModelCheckpoint",),
-    "lightning.pytorch.callbacks.early_stopping": ("EarlyStopping",),
+_BESIDE: Final[Mapping[str, str]] = {
+    "builtins": "bool bytes dict float frozenset int list object range slice str tuple",
+    "argparse": "Namespace",
+    "types": "SimpleNamespace",
+    "typing": "Any",
+    "datetime": "date datetime time timedelta timezone",
+    "decimal": "Decimal",
+    "fractions": "Fraction",
+    "uuid": "UUID",
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,
+    "numpy": "ndarray dtype bool_ bool str_ bytes_ longlong ulonglong longdouble int8 int16 int32 int64 "
+    "uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128",
+    "numpy.core.multiarray": "_reconstruct scalar",
+    "numpy._core.multiarray": "_reconstruct scalar",
+    "numpy.core.numeric": "_frombuffer",
+    "numpy._core.numeric": "_frombuffer",
+    "numpy.random._pickle": "__randomstate_ctor __bit_generator_ctor __generator_ctor",
+    "numpy.random.bit_generator": "SeedSequence __pyx_unpickle_SeedSequence",
+    "numpy.random._mt19937": "MT19937",
+    "numpy.random._pcg64": "PCG64",
+    "torch.torch_version": "TorchVersion",
+    "omegaconf.dictconfig": "DictConfig",
+    "omegaconf.listconfig": "ListConfig",
+    "omegaconf.base": "ContainerMetadata Metadata",
+    "omegaconf.nodes": "AnyNode BooleanNode FloatNode IntegerNode StringNode",
+    "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping": "EarlyStopping",
+    "lightning.pytorch.callbacks.model_checkpoint": "ModelCheckpoint",
+    "lightning.pytorch.callbacks.early_stopping": "EarlyStopping",
 }
+"""Names by module, with blanks between them."""
 
 HARMLESS: Final[tuple[tuple[Any, str], ...]] = (
     *((InertMap, name) for name in _MAPS),
-    *((InertList, name) for name in _LISTS),
-    *((Inert, f"{module}.{name}") for module, names in _BESIDE.items() for name in names),
+    (InertList, "collections.deque"),
+    *((Inert, f"{module}.{name}") for module, names in _BESIDE.items() for name in names.split()),
 )
 """The names that may stand in a checkpoint beside tensors and plain data, each with what stands for it.
 

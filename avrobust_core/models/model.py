@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from avrobust_core.data.batches import Encoded
 from avrobust_core.models.answers import check_logits, logits_of
-from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
+from avrobust_core.models.base_classes import EncodedDims, Encoder, Fusion
 
 
 class Single(Fusion):

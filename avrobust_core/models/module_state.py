@@ -54,10 +54,7 @@ def take_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         if any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True)):
             # An expanded tensor has one place in memory for several values, and cannot be written to.
             tensor.data = tensor.data.contiguous()
-    content: dict[str, Any] = dict(state)
-    for key, value in state.items():
-        if key.rpartition(".")[2] == EXTRA and is_packed(value):
-            content[key] = unpack_extra(key, value)
+    content = {key: unpack_extra(key, value) if is_packed(key, value) else value for key, value in state.items()}
     module.load_state_dict(content, strict=False)
 
 
@@ -87,11 +84,15 @@ def pack_extra(key: str, value: object) -> Tensor:
     return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
 
 
-def is_packed(value: Tensor) -> bool:
-    """True if a tensor is what `pack_extra` made."""
-    if value.dtype != torch.uint8 or value.dim() != 1:
-        return False
-    return bytes(value[: len(_ARCHIVE)].tolist()) == _ARCHIVE
+def is_extra(key: str) -> bool:
+    """True if extra state is kept under a key."""
+    return key.rpartition(".")[2] == EXTRA
+
+
+def is_packed(key: str, value: Tensor) -> bool:
+    """True if a tensor is extra state that `pack_extra` packed."""
+    flat = is_extra(key) and value.dtype == torch.uint8 and value.dim() == 1
+    return flat and bytes(value[: len(_ARCHIVE)].tolist()) == _ARCHIVE
 
 
 def unpack_extra(key: str, packed: Tensor) -> object:

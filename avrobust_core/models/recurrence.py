@@ -22,18 +22,17 @@ def differentiable_recurrence(model: nn.Module, device: str = "cuda") -> Iterato
         model: in evaluation mode.
         device: the kind of device on which layers are looked for.
     """
-    layers = [
-        module
+    before = [
+        (module, module.training, module.dropout)
         for module in model.modules()
         if isinstance(module, nn.RNNBase)
         and type(module).forward in _FORWARDS
         and any(parameter.device.type == device for parameter in module.parameters())
     ]
-    before = [(layer.training, layer.dropout) for layer in layers]
     try:
-        for layer in layers:
+        for layer, _, _ in before:
             layer.training, layer.dropout = True, 0.0
         yield
     finally:
-        for layer, (training, dropout) in zip(layers, before, strict=True):
+        for layer, training, dropout in before:
             layer.training, layer.dropout = training, dropout

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from avrobust_core.models.checkpoints import listed
 from avrobust_core.models.checkpoints import read_checkpoint as read_checkpoint
 from avrobust_core.models.layouts import CheckpointLayout, State
 from avrobust_core.models.model import AVModel
-from avrobust_core.models.module_state import EXTRA, is_packed, take_state, tied
+from avrobust_core.models.module_state import is_packed, take_state, tied
 
 HEAD: Final = "head."
 """The prefix of the keys of a checkpoint's own classifier, once converted."""
@@ -95,9 +96,9 @@ def load_strictly(module: nn.Module, state: State, source: str) -> None:
     groups = tied(module)
     twins = {key: [twin for twin in keys if twin in state] for keys in groups for key in keys}
     missing = [key for key in own if key not in state and not key.endswith(_COUNTER) and not twins.get(key)]
-    fitting = {key: (state[key], value) for key, value in own.items() if key in state and isinstance(value, Tensor)}
-    shapes = [key for key, (given, value) in fitting.items() if given.shape != value.shape and not _extra(key, given)]
-    kinds = [key for key, (given, value) in fitting.items() if key not in shapes and not _same_kind(key, given, value)]
+    fitting = {key: (state[key], here) for key, here in own.items() if key in state and isinstance(here, Tensor)}
+    shapes = [key for key, (given, here) in fitting.items() if given.shape != here.shape and not is_packed(key, given)]
+    kinds = [key for key, (given, here) in fitting.items() if key not in shapes and not _same_kind(key, given, here)]
     problems = [
         ("missing", missing),
         ("unexpected", [key for key in state if key not in own]),
@@ -105,13 +106,17 @@ def load_strictly(module: nn.Module, state: State, source: str) -> None:
         ("of other kinds of numbers", [f"{key} {state[key].dtype} instead of {own[key].dtype}" for key in kinds]),
     ]
     _refuse(source, module, *problems)
-    together = [keys for keys in groups if not _agree([state[key] for key in keys if key in state])]
+    together = [
+        " and ".join(keys)
+        for keys in groups
+        if not all(torch.equal(state[one], state[other]) for one, other in pairwise(twins[keys[0]]))
+    ]
     _refuse(
         source,
         module,
         _not_finite(state, own),
-        ("below 0, which variances cannot be", [key for key in state if _negative_variance(key, state[key])]),
-        ("one tensor in the model, but different in the file", [" and ".join(keys) for keys in together]),
+        ("below 0, which variances cannot be", [key for key, given in state.items() if _negative_variance(key, given)]),
+        ("one tensor in the model, but different in the file", together),
     )
     take_state(module, state)
 
@@ -131,20 +136,20 @@ def fingerprint(path: Path) -> str:
 def _converted(
     module: nn.Module, state: State, layouts: Sequence[CheckpointLayout], source: str, prefix: str
 ) -> tuple[str, State]:
-    own = module.state_dict()
-
-    def recognised(names: State) -> bool:
-        return any(layout.recognises(names) for layout in layouts)
-
     ours = {key.removeprefix(prefix): value for key, value in state.items() if prefix and key.startswith(prefix)}
     if ours:
         return "avrobust", ours
-    state = agreeing(state, own, recognised)
-    if any(key in own for key in state) and not recognised(state):
+
+    def published(names: State) -> CheckpointLayout | None:
+        return next((layout for layout in layouts if layout.recognises(names)), None)
+
+    own = module.state_dict()
+    state = agreeing(state, own, lambda names: published(names) is not None)
+    layout = published(state)
+    if layout is not None:
+        return layout.name, layout.convert(state)
+    if any(key in own for key in state):
         return "its own", state
-    for layout in layouts:
-        if layout.recognises(state):
-            return layout.name, layout.convert(state)
     known = ", ".join(["its own", *(layout.name for layout in layouts)])
     raise WeightsError(
         f"weights {source}: {type(module).__name__} does not know their layout; it reads: {known}; the file's keys are "
@@ -159,13 +164,9 @@ def _refuse(source: str, module: nn.Module, *problems: tuple[str, Sequence[str]]
         raise WeightsError(f"weights {source} do not fit {type(module).__name__}: " + "; ".join(found))
 
 
-def _extra(key: str, given: Tensor) -> bool:
-    return key.rpartition(".")[2] == EXTRA and is_packed(given)
-
-
 def _same_kind(key: str, given: Tensor, own: Tensor) -> bool:
     """True if both are floats, whole numbers or complex ones: a cast between those would make other numbers."""
-    if key.endswith(_COUNTER) or _extra(key, given):
+    if key.endswith(_COUNTER) or is_packed(key, given):
         return True
     return given.is_floating_point() == own.is_floating_point() and given.is_complex() == own.is_complex()
 
@@ -188,7 +189,3 @@ def _not_finite(state: State, own: State) -> tuple[str, list[str]]:
 
 def _negative_variance(key: str, given: Tensor) -> bool:
     return key.rpartition(".")[2] == "running_var" and given.is_floating_point() and bool((given.float() < 0).any())
-
-
-def _agree(given: Sequence[Tensor]) -> bool:
-    return all(torch.equal(given[0], other) for other in given[1:])

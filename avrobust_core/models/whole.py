@@ -14,8 +14,8 @@ from avrobust_core.data.batches import Encoded
 from avrobust_core.data.media import MediaSpec
 from avrobust_core.errors import ComponentError
 from avrobust_core.models.answers import check_logits, logits_of
+from avrobust_core.models.base_classes import EncodedDims, Encoder, Fusion
 from avrobust_core.models.layouts import CheckpointLayout, State
-from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
 
 
 @dataclass(frozen=True, slots=True)

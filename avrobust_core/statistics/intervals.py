@@ -143,6 +143,7 @@ def bootstrap(
     resamples: int = 1000,
     seed: int = 0,
     groups: Groups = None,
+    recentred: bool = False,
 ) -> Estimate:
     """Any statistic that can be computed from weights over clips, with a percentile bootstrap interval.
 
@@ -159,6 +160,7 @@ def bootstrap(
         resamples: number of resamples.
         seed: of the resampling.
         groups: of the clips.
+        recentred: the percentiles are moved by the bootstrap's own estimate of its bias, and kept within [0, 1].
     """
     draws = Draws.of(groups, n)
     if n == 0:
@@ -173,6 +175,9 @@ def bootstrap(
     finite = bool(np.isfinite(samples[~np.isnan(samples)]).all())
     tail = _tail(confidence, draws.effective)
     low, high = np.nanquantile(samples, [tail, 1 - tail], method="linear" if finite else "nearest")
+    if recentred:
+        bias = float(np.nanmean(samples)) - value
+        low, high = max(0.0, low - bias), min(1.0, high - bias)
     return Estimate(value, float(low), float(high), n, "bootstrap", draws.label)
 
 

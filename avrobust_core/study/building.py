@@ -10,9 +10,9 @@ from avrobust_core.config.suggest import closest
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.loading import check_ids, refuse_split
 from avrobust_core.errors import AvrobustWarning, ComponentError
+from avrobust_core.models.base_classes import Encoder
 from avrobust_core.models.layouts import State
 from avrobust_core.models.model import AVModel, channels_last
-from avrobust_core.models.parts import Encoder
 from avrobust_core.models.weights import fingerprint, load_checkpoint, load_fitting_head, load_model, read_checkpoint
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.registry.choices import ComponentChoice, Configured

@@ -4,14 +4,19 @@ One list of plain functions drives pytest (`parametrize_with_checks`), the comma
 avrobust's own tests. On linear models (`LinearOracle`) the best attack is known exactly.
 """
 
-from avrobust_core.testing.attack_checks import ATTACK_CHECKS, run_checks
-from avrobust_core.testing.augmentation_checks import AUGMENTATION_CHECKS, run_augmentation_checks
 from avrobust_core.testing.augmentation_subjects import AugmentationSubject
+from avrobust_core.testing.checklists import (
+    ATTACK_CHECKS,
+    AUGMENTATION_CHECKS,
+    parametrize_augmentations_with_checks,
+    parametrize_with_checks,
+    run_augmentation_checks,
+    run_checks,
+)
 from avrobust_core.testing.component_checks import COMPONENT_CHECKS, PLUGIN_CHECKS, check_offer
+from avrobust_core.testing.component_subjects import OfferSubject
 from avrobust_core.testing.models import Noisy, Rescored, Witness, stateful_model, watched
-from avrobust_core.testing.offer_subjects import OfferSubject
 from avrobust_core.testing.oracles import LinearOracle, LinearProblem, make_problem, make_threat
-from avrobust_core.testing.parametrizing import parametrize_augmentations_with_checks, parametrize_with_checks
 from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, NotApplicable, check
 from avrobust_core.testing.subjects import AttackSubject, Case, Trial
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from avrobust_core.data.batches import Batch, Encoded
-from avrobust_core.testing import augmentation_upkeep_checks
 from avrobust_core.testing.augmentation_subjects import (
     BATCH_SIZE,
     CLASSES,
@@ -20,88 +19,74 @@ from avrobust_core.testing.augmentation_subjects import (
     Seen,
     difference,
 )
-from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, NotApplicable, check, run_each
+from avrobust_core.testing.running import CheckFailed, NotApplicable
 
 LATE = 1000
 """An epoch by which what changes with the epochs, such as a radius that grows, has changed."""
 
 
-def _devices() -> tuple[str, ...]:
-    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-
-
-def _nothing(found: Any) -> None:
-    del found
-
-
-@check()
 def check_both_tasks(subject: AugmentationSubject) -> None:
     """It takes clips with one label and clips with several, or refuses them in so many words."""
-    tasks = {scene.task for scene in subject.scenes()}
-    missing = {scene.task for scene in SCENES} - tasks
-    if missing:
+    if missing := {scene.task for scene in SCENES} - {scene.task for scene in subject.scenes()}:
         raise NotApplicable(f"it refuses {missing.pop()} clips")
 
 
-@check()
 def check_batch_unchanged(subject: AugmentationSubject) -> None:
     """The batch that it is given is not changed, and what it returns is of the same clips, shapes, dtypes and device.
 
     The same holds for encodings.
     """
     for scene in subject.scenes():
-        for device in _devices():
-            course = Course(subject.make(), scene, watch=_watch_form, device=device)
-            list(course.two_epochs())
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            list(Course(subject.make(), scene, watch=_watched_form, device=device).two_epochs())
 
 
-def _watch_form(method: str, arguments: tuple[Any, ...]) -> Callable[[Any], None]:
-    if method in ("begin", "again"):
-        batch: Batch = arguments[0]
-        before = _contents(batch)
-        return lambda found: None if found is None else _same_form(batch, before, found.batch)
-    if method == "encodings":
-        encoded, targets = arguments
-        tokens, given = _flat(encoded), targets.clone()
-        kept = {name: x.detach().clone() for name, x in tokens.items()}
-
-        def after(found: tuple[Mapping[str, Encoded], Tensor]) -> None:
-            if _flat(encoded).keys() != kept.keys() or any(not torch.equal(tokens[n], x) for n, x in kept.items()):
-                raise CheckFailed("it changed the encodings that it was given, in place: return new ones")
-            _of_same_form("encodings", tokens, _flat(found[0]))
-            if not torch.equal(targets, given):
-                raise CheckFailed("it changed the targets that it was given, in place: return new ones")
-
-        return after
-    if method == "loss":
-        losses: Tensor = arguments[0]
-
-        def sound(found: Tensor) -> None:
-            if found.shape != losses.shape or not found.requires_grad or not bool(found.isfinite().all()):
-                raise CheckFailed(
-                    f"loss gave {tuple(found.shape)} of {tuple(losses.shape)}, or what is not finite, or has no "
-                    "gradient: return one loss per clip"
-                )
-
-        return sound
-    return _nothing
+def _watched_form(method: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a method of an augmentation; refuse one that changes its arguments, or the form of what it is to return."""
+    given: Any = arguments[0] if arguments else None
+    if method.__name__ in ("begin", "again"):
+        before = _copies(_contents(given))
+        found = method(*arguments)
+        if found is not None:
+            if not _equal(_contents(given), before):
+                raise CheckFailed("it changed the batch that it was given, in place: return a new one")
+            if found.batch.ids != given.ids:
+                raise CheckFailed("it returned other clips than it was given: `order` is where clips are chosen")
+            _of_same_form("clips", given.inputs, found.batch.inputs)
+    elif method.__name__ == "encodings":
+        before, targets = _copies(_flat(given)), arguments[1].clone()
+        found = method(*arguments)
+        if not _equal(_flat(given), before):
+            raise CheckFailed("it changed the encodings that it was given, in place: return new ones")
+        _of_same_form("encodings", before, _flat(found[0]))
+        if not torch.equal(arguments[1], targets):
+            raise CheckFailed("it changed the targets that it was given, in place: return new ones")
+    else:
+        found = method(*arguments)
+        if method.__name__ == "loss" and not (
+            found.shape == given.shape and found.requires_grad and bool(found.isfinite().all())
+        ):
+            raise CheckFailed(
+                f"loss gave {tuple(found.shape)} of {tuple(given.shape)}, or what is not finite, or has no gradient: "
+                "return one loss per clip"
+            )
+    return found
 
 
 def _contents(batch: Batch) -> dict[str, Tensor]:
-    return {**{f"input {name}": x.clone() for name, x in batch.inputs.items()}, "targets": batch.targets.clone()}
+    return {**{f"input {name}": x for name, x in batch.inputs.items()}, "targets": batch.targets}
 
 
 def _flat(encoded: Mapping[str, Encoded]) -> dict[str, Tensor]:
     return {f"{name} {part}": getattr(found, part) for name, found in encoded.items() for part in ("tokens", "pooled")}
 
 
-def _same_form(batch: Batch, before: Mapping[str, Tensor], found: Batch) -> None:
-    now = _contents(batch)
-    if now.keys() != before.keys() or any(not torch.equal(now[name], x) for name, x in before.items()):
-        raise CheckFailed("it changed the batch that it was given, in place: return a new one")
-    if found.ids != batch.ids:
-        raise CheckFailed("it returned other clips than it was given: `order` is where clips are chosen")
-    _of_same_form("clips", batch.inputs, found.inputs)
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x.detach().clone() for name, x in tensors.items()}
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(x, other[name]) for name, x in one.items())
 
 
 def _of_same_form(what: str, given: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -114,12 +99,10 @@ def _of_same_form(what: str, given: Mapping[str, Tensor], found: Mapping[str, Te
             )
 
 
-@check()
 def check_targets(subject: AugmentationSubject) -> None:
     """Targets of the loss are classes, or lie in [0, 1]; soft ones of a single label sum to 1."""
     for scene in subject.scenes():
-        course = Course(subject.make(), scene)
-        for seen in course.two_epochs():
+        for seen in Course(subject.make(), scene).two_epochs():
             targets = seen.targets
             if not targets.is_floating_point():
                 if scene.task == "multi-label" or targets.min() < 0 or targets.max() >= CLASSES:
@@ -133,7 +116,6 @@ def check_targets(subject: AugmentationSubject) -> None:
                 raise CheckFailed("soft targets of clips with one label do not sum to 1")
 
 
-@check()
 def check_bounds(subject: AugmentationSubject) -> None:
     """Clips that went through the model lie within the bounds of their media, and are finite."""
     for scene in subject.scenes():
@@ -147,14 +129,12 @@ def check_bounds(subject: AugmentationSubject) -> None:
                     )
 
 
-@check()
 def check_repeatable(subject: AugmentationSubject) -> None:
     """It does the same for the same seed and epoch; what depends on the seed depends on the epoch, too."""
     by_seed = by_epoch = False
     for scene in subject.scenes():
         first, again = (list(Course(subject.make(), scene).two_epochs()) for _ in range(2))
-        where = difference(first, again)
-        if where:
+        if where := difference(first, again):
             raise CheckFailed(
                 f"the same clips, seed and epochs gave other {where}: draw from clip_generator(seed, ...)"
             )
@@ -172,26 +152,22 @@ def check_repeatable(subject: AugmentationSubject) -> None:
         raise CheckFailed("two late epochs differ, but not two seeds: draw from clip_generator(step.seed, ...)")
 
 
-@check()
 def check_clip_order(subject: AugmentationSubject) -> None:
     """The result for a clip does not depend on the order of its batch, unless the augmentation chose that order."""
     for scene in subject.scenes():
-        plain, turned = (list(Course(subject.make(), scene, turned=turned).two_epochs()) for turned in (False, True))
-        where = difference(plain, turned)
-        if where:
+        plain, moved = (list(Course(subject.make(), scene, reverse=reverse).two_epochs()) for reverse in (False, True))
+        if where := difference(plain, moved):
             raise CheckFailed(
                 f"{where} of a clip are others where its batch is in another order: draw from the clip's own "
                 "generator, and choose partners by their ids"
             )
 
 
-@check()
 def check_passes_apart(subject: AugmentationSubject) -> None:
     """A pass goes on as it began, even where a pass over another batch begins before it ends."""
     for scene in subject.scenes():
         alone, crossed = (_second_epoch(subject, scene, crossed) for crossed in (False, True))
-        where = difference(alone, crossed)
-        if where:
+        if where := difference(alone, crossed):
             raise CheckFailed(
                 f"a pass gave other {where} where another one began before it ended: keep what belongs to one pass in "
                 "the AugmentedStep that begin returns"
@@ -200,40 +176,13 @@ def check_passes_apart(subject: AugmentationSubject) -> None:
 
 def _second_epoch(subject: AugmentationSubject, scene: Scene, crossed: bool) -> list[Seen]:
     """The passes over the second epoch's first batch, each crossed by one over another batch that is not finished."""
-    augmentation = subject.make()
 
-    def watch(method: str, arguments: tuple[Any, ...]) -> Callable[[Any], None]:
-        def after(found: Any) -> None:
-            if crossed and method == "begin" and arguments[1].epoch == 1:
-                augmentation.begin(scene.read(range(BATCH_SIZE, 2 * BATCH_SIZE)), arguments[1])
+    def watch(method: Callable[..., Any], *arguments: Any) -> Any:
+        found = method(*arguments)
+        if crossed and method.__name__ == "begin" and arguments[1].epoch == 1:
+            method(scene.read(range(BATCH_SIZE, 2 * BATCH_SIZE)), arguments[1])
+        return found
 
-        return after
-
-    course = Course(augmentation, scene, watch=watch)
+    course = Course(subject.make(), scene, watch=watch)
     list(course.epoch(0))
     return list(course.epoch(1, stop=1))
-
-
-AUGMENTATION_CHECKS: tuple[Check[AugmentationSubject], ...] = (
-    check_both_tasks,
-    check_batch_unchanged,
-    check_targets,
-    check_bounds,
-    check_repeatable,
-    check_clip_order,
-    check_passes_apart,
-    augmentation_upkeep_checks.check_global_random_state,
-    augmentation_upkeep_checks.check_cost,
-    augmentation_upkeep_checks.check_model_unchanged,
-    augmentation_upkeep_checks.check_order,
-    augmentation_upkeep_checks.check_resumed,
-    augmentation_upkeep_checks.check_processes,
-)
-"""All of them; tests/contract/test_planted_augmentation_faults.py has a fault for each."""
-
-
-def run_augmentation_checks(
-    subject: AugmentationSubject, checks: Sequence[Check[AugmentationSubject]] = AUGMENTATION_CHECKS
-) -> list[CheckOutcome]:
-    """Run checks of an augmentation, all of them by default; none keeps the others from running."""
-    return run_each(subject, checks)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, TypeVar
+from dataclasses import InitVar, dataclass, field
+from functools import cache, partial
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.data.media import MediaSpec, Task
@@ -20,13 +19,11 @@ from avrobust_core.randomness import clip_generator, derive_seed
 from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.oracles import LinearOracle
 from avrobust_core.testing.running import CheckFailed, NotApplicable, Renewable
-from avrobust_core.training.augmentations import Augmentation, AugmentedStep, ForwardPass, Gather, TrainingStep
+from avrobust_core.training.augmentations import Augmentation, AugmentedStep, Gather, TrainingStep
 from avrobust_core.training.costs import Cost, counting
 from avrobust_core.training.learner import Learned, Learner
 from avrobust_core.training.mixing import soft_targets
 from avrobust_core.training.processes import share_of
-
-R = TypeVar("R")
 
 CLIPS = 26
 IDS = tuple(f"clip-{i:02d}" for i in range(CLIPS))
@@ -34,9 +31,10 @@ CLASSES = 4
 BATCH_SIZE = 8
 """The last batch of an epoch has two clips."""
 
-Watch = Callable[[str, tuple[Any, ...]], Callable[[Any], None]]
-"""Called before a method of an augmentation, or of its part in a pass, with the method's name and arguments; returns
-what is called with its result."""
+
+Watch = Callable[..., Any]
+"""Called in place of a method of an augmentation, or of its part in a pass, with the method and its arguments: it calls
+the method, looks before and after, and returns what the method returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +52,7 @@ class AugmentationSubject(Renewable[Augmentation]):
         for scene in SCENES:
             try:
                 list(Course(self.make(), scene).epoch(0, stop=1))
+                found.append(scene)
             except AvrobustError as error:
                 refusals.append(str(error))
             except Exception as error:
@@ -61,8 +60,6 @@ class AugmentationSubject(Renewable[Augmentation]):
                     f"it raised {one_line(error)} for {scene.name}: refuse what it cannot take with an AvrobustError "
                     "that says why"
                 ) from error
-            else:
-                found.append(scene)
         if not found:
             raise NotApplicable(f"it refuses all clips that it is tried with: {'; '.join(dict.fromkeys(refusals))}")
         return found
@@ -90,10 +87,10 @@ class Scene:
     def read(self, positions: Sequence[int]) -> Batch:
         """The clips at these positions, stacked: a fifth of their values lies at the bounds."""
         inputs = {name: torch.stack([_values(spec, IDS[i]) for i in positions]) for name, spec in self.media.items()}
-        if self.task == "single-label":
-            targets = torch.tensor([i % CLASSES for i in positions])
-        else:
-            targets = torch.stack([_several(i) for i in positions])
+        rows = torch.tensor(positions)
+        targets = rows % CLASSES
+        if self.task == "multi-label":
+            targets = (one_hot(targets, CLASSES) | one_hot(rows // 3 % CLASSES, CLASSES)).float()
         return Batch(inputs, targets, tuple(IDS[i] for i in positions))
 
 
@@ -121,12 +118,6 @@ SCENES: tuple[Scene, ...] = (
     Scene("features of several labels", _FEATURES, "multi-label"),
 )
 """Waveforms and pictures; features without bounds, and features whose bounds leave out zero."""
-
-
-def _several(i: int) -> Tensor:
-    found = torch.zeros(CLASSES)
-    found[[i % CLASSES, i // 3 % CLASSES]] = 1
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,41 +162,37 @@ class Course:
         seed: of the fit.
         model: None for the scene's linear one.
         epochs: of the fit, as the augmentation is told.
-        turned: reverse the clips of each batch, unless the augmentation has chosen the order.
+        reverse: put the clips of each batch the other way round, unless the augmentation has chosen the order.
         share: the rank of this process, and the number of processes.
         watch: looks at the augmentation's methods.
-        device: where the training is.
+        device: of the training.
         ordered: let the augmentation choose the order of the clips.
-        ended: of the last epoch's end: what the augmentation says it has spent, and what was counted.
+        learner: the model and the augmentation.
     """
 
     augmentation: Augmentation
     scene: Scene
     seed: int = 0
-    model: AVModel | None = None
+    model: InitVar[AVModel | None] = None
     epochs: int = 3
-    turned: bool = False
+    reverse: bool = False
     share: tuple[int, int] = (0, 1)
     watch: Watch | None = None
     device: str = "cpu"
     ordered: bool = True
-    ended: tuple[Cost, Cost] = field(init=False, default_factory=lambda: (Cost(), Cost()))
-    _learner: Learner = field(init=False)
+    learner: Learner = field(init=False)
 
-    def __post_init__(self) -> None:
-        if self.model is None:
-            self.model = self.scene.model()
-        self.model.to(self.device)
-        watched = self.augmentation if self.watch is None else Watched(self.augmentation, self.watch)
-        self._learner = Learner(self.model, [watched])
+    def __post_init__(self, model: AVModel | None) -> None:
+        if self.watch is not None:
+            _watch(self.augmentation, self.watch, "order", "begin", "end_epoch")
+        self.learner = Learner((model or self.scene.model()).to(self.device), [self.augmentation])
 
     def where(self, epoch: int, cost: Cost | None = None, replay: int = 0) -> TrainingStep:
         """The step that the augmentation is told."""
-        assert self.model is not None
         return TrainingStep(
             epoch=epoch,
             seed=self.seed,
-            model=self.model,
+            model=self.learner.model,
             classes=CLASSES,
             task=self.scene.task,
             epochs=self.epochs,
@@ -218,48 +205,38 @@ class Course:
         """The passes of an epoch's batches from `start` to before `stop`; without `stop`, the epoch is ended, too."""
         positions: Sequence[int] = range(CLIPS)
         if self.ordered:
-            positions = self._learner.order(positions, IDS, self.where(epoch))
-        turned = self.turned and list(positions) == list(range(CLIPS))
+            positions = self.learner.order(positions, IDS, self.where(epoch))
+        reverse = self.reverse and list(positions) == list(range(CLIPS))
         batches = [positions[i : i + BATCH_SIZE] for i in range(0, CLIPS, BATCH_SIZE)]
         rank, world = self.share
         for i, batch in list(enumerate(batches))[start:stop]:
             mine = share_of(batch, rank, world)
-            read = self.scene.read(mine[::-1] if turned else mine).to(self.device)
+            read = self.scene.read(mine[::-1] if reverse else mine).to(self.device)
             learned: Learned | None = None
-            for replay in range(self._learner.replays):
+            for replay in range(self.learner.replays):
                 with torch.random.fork_rng(devices=[]):
                     torch.default_generator.manual_seed(derive_seed(self.seed, epoch, i, replay))
                     seen, learned = self._pass(read, epoch, replay, learned)
                 yield seen
         if stop is None:
-            self.end_epoch(epoch, lambda mine: [mine])
+            self.end_epoch(epoch)
 
     def two_epochs(self) -> Iterator[Seen]:
         """The passes of the first two."""
         for epoch in range(2):
             yield from self.epoch(epoch)
 
-    def end_epoch(self, epoch: int, gather: Gather) -> None:
-        """End the epoch."""
-        assert self.model is not None
+    def end_epoch(self, epoch: int, gather: Gather = lambda mine: [mine]) -> tuple[Cost, Cost]:
+        """End the epoch; what the augmentation says it has spent on that, and what was counted."""
         spent, counted = Cost(), Cost()
-        with counting(self.model, counted):
-            self._learner.end_epoch(self.where(epoch, spent), gather)
-        self.ended = (spent, counted)
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        """The states that a checkpoint would hold."""
-        return self._learner.state_dict()
-
-    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from a checkpoint."""
-        self._learner.load_state_dict(states)
+        with counting(self.learner.model, counted):
+            self.learner.end_epoch(self.where(epoch, spent), gather)
+        return spent, counted
 
     def _pass(self, read: Batch, epoch: int, replay: int, earlier: Learned | None) -> tuple[Seen, Learned]:
-        assert self.model is not None
         spent, counted = Cost(), Cost(forwards=-len(read), backwards=-len(read))
-        with counting(self.model, counted):
-            learned = self._learner.learn(read, self.where(epoch, spent, replay), earlier)
+        with counting(self.learner.model, counted):
+            learned = self.learner.learn(read, self.where(epoch, spent, replay), earlier)
             forward = learned.forward
             inputs = {name: x.detach().clone() for name, x in forward.batch.inputs.items()}
             encoded = {
@@ -268,65 +245,25 @@ class Course:
             }
             torch.autograd.backward(learned.losses.mean())
             learned.after_backward()
-        self.model.zero_grad(set_to_none=True)
+        self.learner.model.zero_grad(set_to_none=True)
         losses, targets = learned.losses.detach().clone(), forward.batch.targets.detach().clone()
         return Seen(read, inputs, encoded, targets, losses, spent, counted), learned
 
 
-class Watched(Augmentation):
-    """An augmentation whose methods, and those of its part in each pass, are looked at before and after.
+def _watch(of: object, watch: Watch, *names: str) -> None:
+    """Have methods of an object called through `watch`, and those of an augmentation's part in a pass that they return.
 
-    Args:
-        inner: the augmentation.
-        watch: looks.
+    The object itself is changed: a wrapper around it would have to pass on every method.
     """
 
-    def __init__(self, inner: Augmentation, watch: Watch) -> None:
-        self.inner = inner
-        self.watch = watch
-        self.replays = inner.replays
-
-    def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
-        return self.watched(self.inner.order, clips, step)
-
-    def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
-        begun = self.watched(self.inner.begin, batch, step)
-        return _WatchedStep(begun.batch, begun, self)
-
-    def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
-        self.watched(self.inner.end_epoch, step, gather)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.inner.load_state_dict(state)
-
-    def watched(self, method: Callable[..., R], *arguments: Any) -> R:
-        """Call a method between two looks."""
-        after = self.watch(method.__name__, arguments)
-        found = method(*arguments)
-        after(found)
+    def called(method: Callable[..., Any], *arguments: Any) -> Any:
+        found = watch(method, *arguments)
+        if isinstance(found, AugmentedStep):
+            _watch(found, watch, "encodings", "loss", "after_backward", "again")
         return found
 
-
-@dataclass(eq=False)
-class _WatchedStep(AugmentedStep):
-    inner: AugmentedStep
-    by: Watched
-
-    def encodings(self, encoded: Mapping[str, Encoded], targets: Tensor) -> tuple[Mapping[str, Encoded], Tensor]:
-        return self.by.watched(self.inner.encodings, encoded, targets)
-
-    def loss(self, losses: Tensor, forward: ForwardPass) -> Tensor:
-        return self.by.watched(self.inner.loss, losses, forward)
-
-    def after_backward(self) -> None:
-        self.by.watched(self.inner.after_backward)
-
-    def again(self, batch: Batch, step: TrainingStep) -> AugmentedStep | None:
-        again = self.by.watched(self.inner.again, batch, step)
-        return None if again is None else _WatchedStep(again.batch, again, self.by)
+    for name in names:
+        vars(of).setdefault(name, partial(called, getattr(of, name)))
 
 
 def difference(first: Iterable[Seen], second: Iterable[Seen]) -> str:

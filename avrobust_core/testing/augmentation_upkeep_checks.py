@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import itertools
 import pickle
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -18,40 +19,35 @@ from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.augmentation_subjects import CLASSES, CLIPS, IDS, AugmentationSubject, Course, difference
 from avrobust_core.testing.independence_checks import global_state
 from avrobust_core.testing.models import stateful_model
-from avrobust_core.testing.running import CheckFailed, NotApplicable, check
-from avrobust_core.training.augmentations import Gather
+from avrobust_core.testing.running import CheckFailed, NotApplicable
 from avrobust_core.training.costs import Cost, counting
 
 
-@check()
 def check_global_random_state(subject: AugmentationSubject) -> None:
     """Global random states and global settings are as they were."""
 
-    def watch(method: str, arguments: tuple[Any, ...]) -> Callable[[Any], None]:
+    def watch(method: Callable[..., Any], *arguments: Any) -> Any:
         before = global_state()
-
-        def after(found: Any) -> None:
-            changed = [name for name, value in global_state().items() if value != before[name]]
-            if changed:
-                raise CheckFailed(
-                    f"{method} changed {', '.join(changed)}: draw from clip_generator, and restore what you must set"
-                )
-
-        return after
+        found = method(*arguments)
+        if changed := [name for name, value in global_state().items() if value != before[name]]:
+            raise CheckFailed(
+                f"{method.__name__} changed {', '.join(changed)}: draw from clip_generator, and restore what you must "
+                "set"
+            )
+        return found
 
     for scene in subject.scenes():
         list(Course(subject.make(), scene, watch=watch).two_epochs())
 
 
-@check()
 def check_cost(subject: AugmentationSubject) -> None:
     """It adds to step.cost all passes through the model's head beside training's own."""
     for scene in subject.scenes():
         course = Course(subject.make(), scene)
         for epoch in range(2):
-            for seen in course.epoch(epoch):
+            for seen in course.epoch(epoch, stop=CLIPS):
                 _honest(seen.spent, seen.counted)
-            _honest(*course.ended)
+            _honest(*course.end_epoch(epoch))
 
 
 def _honest(spent: Cost, counted: Cost) -> None:
@@ -64,7 +60,6 @@ def _honest(spent: Cost, counted: Cost) -> None:
             )
 
 
-@check()
 def check_model_unchanged(subject: AugmentationSubject) -> None:
     """Weights, buffers, gradients, requires_grad and training flags are as they were after each of its methods.
 
@@ -74,66 +69,53 @@ def check_model_unchanged(subject: AugmentationSubject) -> None:
         shapes = {name: spec.shape for name, spec in scene.media.items()}
         model = stateful_model(shapes, CLASSES).train()
         next(iter(model.parameters())).requires_grad_(False)  # a frozen one must not be thawed
-        list(Course(subject.make(), scene, model=model, watch=_watch_model(model)).two_epochs())
+        list(Course(subject.make(), scene, model=model, watch=partial(_watched_model, model)).two_epochs())
 
 
-def _watch_model(model: nn.Module) -> Callable[[str, tuple[Any, ...]], Callable[[Any], None]]:
-    def watch(method: str, arguments: tuple[Any, ...]) -> Callable[[Any], None]:
-        before = _Kept.of(model)
-
-        def after(found: Any) -> None:
-            now = _Kept.of(model)
-            for what in _Kept.__slots__:
-                if (method, what) != ("loss", "buffers") and not _alike(getattr(before, what), getattr(now, what)):
-                    raise CheckFailed(
-                        f"{method} changed the model's {what.replace('_', ' ')}: take gradients with "
-                        "torch.autograd.grad, and put back what you set"
-                    )
-
-        return after
-
-    return watch
+def _watched_model(model: nn.Module, method: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a method of an augmentation; refuse one that changes the model."""
+    before = _state(model)
+    found = method(*arguments)
+    for what, now in _state(model).items():
+        if (method.__name__, what) != ("loss", "buffers") and not _alike(before[what], now):
+            raise CheckFailed(
+                f"{method.__name__} changed the model's {what}: take gradients with torch.autograd.grad, and put back "
+                "what you set"
+            )
+    return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """The parts of a model that must not be changed."""
-
-    weights: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-    gradients: dict[str, Tensor | None]
-    requires_grad: dict[str, bool]
-    training_flags: dict[str, bool]
-
-    @classmethod
-    def of(cls, model: nn.Module) -> _Kept:
-        parameters = dict(model.named_parameters())
-        return cls(
-            {name: p.detach().clone() for name, p in parameters.items()},
-            {name: b.detach().clone() for name, b in model.named_buffers()},
-            {name: None if p.grad is None else p.grad.clone() for name, p in parameters.items()},
-            {name: p.requires_grad for name, p in parameters.items()},
-            {name: module.training for name, module in model.named_modules()},
-        )
+def _state(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The parts of a model that must not be changed, copied."""
+    parameters = dict(model.named_parameters())
+    return {
+        "weights": {name: p.detach().clone() for name, p in parameters.items()},
+        "buffers": {name: b.detach().clone() for name, b in model.named_buffers()},
+        "gradients": {name: None if p.grad is None else p.grad.clone() for name, p in parameters.items()},
+        "requires grad": {name: p.requires_grad for name, p in parameters.items()},
+        "training flags": {name: module.training for name, module in model.named_modules()},
+    }
 
 
-@check()
 def check_order(subject: AugmentationSubject) -> None:
     """The order of an epoch's clips is as many positions as there are clips, the same twice, without the model."""
     chosen = False
     for scene in subject.scenes():
         augmentation = subject.make()
         course = Course(augmentation, scene, ordered=False)
-        assert course.model is not None
         for epoch in range(3):
             spent = Cost()
-            with counting(course.model, spent):
+            with counting(course.learner.model, spent):
                 first, second = (augmentation.order(IDS, course.where(epoch)) for _ in range(2))
             if spent.forwards:
                 raise CheckFailed("order put clips through the model: it must be a function of the state and the step")
             if first is not None:
                 chosen = True
-                _positions(np.asarray(first))
+                found = np.asarray(first)
+                if not np.issubdtype(found.dtype, np.integer) or found.shape != (CLIPS,):
+                    raise CheckFailed(f"order gave {found.dtype} of shape {found.shape}, not ({CLIPS},) positions")
+                if found.min() < 0 or found.max() >= CLIPS:
+                    raise CheckFailed(f"order gave positions from {found.min()} to {found.max()} of {CLIPS} clips")
             if not _alike(first, second):
                 raise CheckFailed("order gave other positions when it was asked again: it must not change the state")
             list(course.epoch(epoch))
@@ -141,14 +123,6 @@ def check_order(subject: AugmentationSubject) -> None:
         raise NotApplicable("it leaves the order of the clips as it is")
 
 
-def _positions(found: np.ndarray[Any, Any]) -> None:
-    if not np.issubdtype(found.dtype, np.integer) or found.shape != (CLIPS,):
-        raise CheckFailed(f"order gave {found.dtype} of shape {found.shape}, not ({CLIPS},) positions")
-    if found.min() < 0 or found.max() >= CLIPS:
-        raise CheckFailed(f"order gave positions from {found.min()} to {found.max()} of {CLIPS} clips")
-
-
-@check()
 def check_resumed(subject: AugmentationSubject) -> None:
     """Resumed from its state, after an epoch or amid one, it goes on as if it had not been interrupted."""
     for scene in subject.scenes():
@@ -158,11 +132,10 @@ def check_resumed(subject: AugmentationSubject) -> None:
             passes = course.epoch(1)
             list(itertools.islice(passes, done * course.augmentation.replays))
             resumed = Course(subject.make(), scene)
-            resumed.load_state_dict(_through_a_file(course.state_dict()))
+            resumed.learner.load_state_dict(_through_a_file(course.learner.state_dict()))
             plain = [*passes, *course.epoch(2)]
             other = [*resumed.epoch(1, start=done), *resumed.epoch(2)]
-            where = difference(plain, other)
-            if where:
+            if where := difference(plain, other):
                 raise CheckFailed(
                     f"resumed from its state, it gave other {where} than the one that went on: state_dict must hold "
                     "all that is kept from batch to batch"
@@ -182,77 +155,49 @@ def _through_a_file(state: Any) -> Any:
         ) from error
 
 
-@check()
 def check_processes(subject: AugmentationSubject) -> None:
     """Two processes that each train on a part of every batch end an epoch in the same state and order."""
     kept = False
     for scene in subject.scenes():
-        augmentations = [subject.make(), subject.make()]
-        courses = [Course(a, scene, share=(rank, 2)) for rank, a in enumerate(augmentations)]
+        courses = [Course(subject.make(), scene, share=(rank, 2)) for rank in range(2)]
         for epoch in range(2):
             for course in courses:
                 list(course.epoch(epoch, stop=CLIPS))
             _end_together(courses, epoch)
-            states = [augmentation.state_dict() for augmentation in augmentations]
+            states = [course.augmentation.state_dict() for course in courses]
             kept |= bool(states[0])
-            orders = [a.order(IDS, c.where(epoch + 1)) for a, c in zip(augmentations, courses, strict=True)]
+            orders = [course.augmentation.order(IDS, course.where(epoch + 1)) for course in courses]
             if not _alike(*states) or not _alike(*orders):
                 raise CheckFailed("after end_epoch two processes have other states: share what each has seen by gather")
     if not kept:
         raise NotApplicable("it keeps nothing from one epoch to the next")
 
 
-class _Exchange:
-    """The exchange between several processes, played by threads: of copies, as between real ones."""
-
-    def __init__(self, processes: int) -> None:
-        self.processes = processes
-        self._said: dict[int, dict[int, bytes]] = {}
-        self._calls = [0] * processes
-        self._left: set[int] = set()
-        self._changed = threading.Condition()
-
-    def gather_of(self, rank: int) -> Gather:
-        """One process's `gather`."""
-
-        def gather(mine: Any) -> list[Any]:
-            with self._changed:
-                said = self._said.setdefault(self._calls[rank], {})
-                self._calls[rank] += 1
-                said[rank] = pickle.dumps(mine)
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: len(said) == self.processes or self._left - said.keys(), timeout=60)
-            if len(said) < self.processes:
-                raise CheckFailed("one process called gather more often than the other: a run would wait for ever")
-            return [pickle.loads(said[other]) for other in range(self.processes)]
-
-        return gather
-
-    def leave(self, rank: int) -> None:
-        """One process calls no more."""
-        with self._changed:
-            self._left.add(rank)
-            self._changed.notify_all()
-
-
 def _end_together(courses: Sequence[Course], epoch: int) -> None:
-    """End an epoch in each of several processes."""
-    exchange = _Exchange(len(courses))
+    """End an epoch in several processes, played by threads that exchange copies, as processes do."""
+    ranks = range(len(courses))
+    said: dict[tuple[int, int], SimpleQueue[Any]] = {pair: SimpleQueue() for pair in itertools.product(ranks, ranks)}
     errors: list[Exception] = []
 
-    def run(rank: int) -> None:
+    def gather(rank: int, mine: Any) -> list[Any]:
+        for receiver in ranks:
+            said[rank, receiver].put(pickle.dumps(mine))
+        found = [said[sender, rank].get() for sender in ranks]
+        if None in found:
+            raise CheckFailed("one process called gather more often than the other: a run would wait for ever")
+        return [pickle.loads(one) for one in found]
+
+    def end(rank: int) -> None:
         try:
-            courses[rank].end_epoch(epoch, exchange.gather_of(rank))
+            courses[rank].end_epoch(epoch, partial(gather, rank))
         except Exception as error:  # noqa: BLE001 - raised again in the main thread
             errors.append(error)
         finally:
-            exchange.leave(rank)
+            for receiver in ranks:
+                said[rank, receiver].put(None)  # it calls no more
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(courses))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(courses)) as threads:
+        threads.map(end, ranks)
     if errors:
         raise errors[0]
 

@@ -6,29 +6,24 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from typing import cast
+from contextlib import suppress
 
 from pydantic import BaseModel
 
 from avrobust_core.config.errors import nested_models
-from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.media import MediaSpec
 from avrobust_core.registry.discovery import Offer, PluginRecord
 from avrobust_core.registry.kinds import KINDS, named
 from avrobust_core.registry.loading import one_line
-from avrobust_core.testing.offer_subjects import MEDIA, OfferSubject
-from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, check, run_check
+from avrobust_core.testing.component_subjects import MEDIA, OfferSubject
+from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, run_check
 
 
-@check()
 def check_imports_without_torch(plugin: PluginRecord) -> None:
     """Importing the plugin's module does not import torch."""
-    code = (
-        "import importlib, sys; importlib.import_module(sys.argv[1].partition(':')[0]); print('torch' in sys.modules)"
-    )
-    path = "import sys; sys.path[:0] = " + repr([entry for entry in sys.path if entry]) + "; "
-    command = [sys.executable, "-c", path + code, plugin.module]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    code = "import importlib, sys; sys.path[:0] = {!r}; importlib.import_module({!r}); print('torch' in sys.modules)"
+    code = code.format([entry for entry in sys.path if entry], plugin.module.partition(":")[0])
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     if found.returncode:
         raise CheckFailed(f"importing {plugin.module} in a process of its own failed: {found.stderr.strip()[-300:]}")
     if found.stdout.strip().endswith("True"):
@@ -38,17 +33,14 @@ def check_imports_without_torch(plugin: PluginRecord) -> None:
         )
 
 
-@check()
 def check_described_fields(subject: OfferSubject) -> None:
     """Every field of the configuration is described."""
-    bare = list(_undescribed(subject.offer.component.config, ()))
-    if bare:
+    if bare := list(_undescribed(subject.offer.component.config, ())):
         raise CheckFailed(
             f"no description of {', '.join(bare)}: put a docstring below each field, `avrobust show` prints it"
         )
 
 
-@check()
 def check_example(subject: OfferSubject) -> None:
     """The example is a valid configuration, and what of it decides results is JSON data."""
     try:
@@ -63,20 +55,19 @@ def check_example(subject: OfferSubject) -> None:
         raise CheckFailed(f"identity() is not JSON data, so that no result can be kept under it: {error}") from error
 
 
-@check()
 def check_build(subject: OfferSubject) -> None:
     """Building the example gives what the component's kind should be."""
     subject.build()
 
 
-_OF_ALL: tuple[Check[OfferSubject], ...] = (check_described_fields, check_example, check_build)
+_OF_ALL: tuple[Check[OfferSubject], ...] = tuple(map(Check, (check_described_fields, check_example, check_build)))
 
 COMPONENT_CHECKS: Mapping[str, tuple[Check[OfferSubject], ...]] = {
     kind.name: (*_OF_ALL, *(() if kind.subject else named(kind.checks))) for kind in KINDS.values()
 }
 """The checks of each kind of component; attacks have `ATTACK_CHECKS` besides, augmentations `AUGMENTATION_CHECKS`."""
 
-PLUGIN_CHECKS: tuple[Check[PluginRecord], ...] = (check_imports_without_torch,)
+PLUGIN_CHECKS: tuple[Check[PluginRecord], ...] = (Check(check_imports_without_torch),)
 """The checks of a plugin as a whole."""
 
 
@@ -85,7 +76,7 @@ def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[Che
 
     Args:
         offer: the component.
-        media: what an encoder, or a whole model, is tried with before `MEDIA`.
+        media: tried before `MEDIA` with an encoder or a whole model.
     """
     kind = KINDS[offer.kind]
     subject = OfferSubject(offer, (*media, *MEDIA))
@@ -100,14 +91,11 @@ def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[Che
 
 
 def media_of(offers: tuple[Offer, ...]) -> tuple[MediaSpec, ...]:
-    """The media of the data sets among these components; those that cannot be built here are left out."""
+    """The media of these data sets; those that cannot be built here are left out."""
     found: list[MediaSpec] = []
     for offer in offers:
-        if offer.kind == "dataset":
-            try:
-                found.extend(cast(Dataset, OfferSubject(offer).build()).media.values())
-            except Exception:  # noqa: BLE001 - its own checks say what is wrong with it
-                continue
+        with suppress(Exception):  # its own checks say what is wrong with it
+            found.extend(OfferSubject(offer).build().media.values())
     return tuple(found)
 
 

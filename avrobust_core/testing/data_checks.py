@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from typing import cast
 
 import torch
 
@@ -11,16 +10,14 @@ from avrobust_core.data.batches import Clip
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import ClipError
-from avrobust_core.testing.offer_subjects import OfferSubject
-from avrobust_core.testing.running import Check, CheckFailed, check
+from avrobust_core.testing.component_subjects import OfferSubject
+from avrobust_core.testing.running import CheckFailed
 
 
-@check()
 def check_ids(subject: OfferSubject) -> None:
     """There are splits "train" and "test", and every clip's id is unique over all splits."""
-    dataset = cast(Dataset, subject.build())
-    missing = {"train", "test"} - set(dataset.splits)
-    if missing:
+    dataset: Dataset = subject.build()
+    if missing := {"train", "test"} - set(dataset.splits):
         raise CheckFailed(
             f"there is no split {', '.join(sorted(missing))}; a study trains on one and attacks the other"
         )
@@ -34,12 +31,11 @@ def check_ids(subject: OfferSubject) -> None:
             seen[clip_id] = split
 
 
-@check()
 def check_clips(subject: OfferSubject) -> None:
     """A clip read twice, and by a copy as worker processes get it, is the same, and is what its MediaSpec says."""
-    dataset = cast(Dataset, subject.build())
-    copy = cast(Dataset, pickle.loads(pickle.dumps(dataset)))
-    other = cast(Dataset, subject.build())
+    dataset: Dataset = subject.build()
+    copy: Dataset = pickle.loads(pickle.dumps(dataset))
+    other: Dataset = subject.build()
     if not dataset.fingerprint() == copy.fingerprint() == other.fingerprint():
         raise CheckFailed("fingerprint() differs between two data sets of one configuration: no result could be reused")
     for split in dataset.splits:
@@ -77,6 +73,3 @@ def _as_stated(dataset: Dataset, clip: Clip) -> None:
     shape, kind = ((), torch.int64) if single else ((classes,), torch.float32)
     if tuple(target.shape) != shape or target.dtype != kind or (single and not 0 <= int(target) < classes):
         raise CheckFailed(f"the target of clip {clip.id!r} is {target!r}, which a {dataset.task} clip cannot have")
-
-
-DATASET_CHECKS: tuple[Check[OfferSubject], ...] = (check_ids, check_clips)

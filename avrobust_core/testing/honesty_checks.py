@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from avrobust_core.attacks.verification import verify
-from avrobust_core.data.batches import Batch
-from avrobust_core.randomness import clip_generator
 from avrobust_core.testing.models import Rescored, watched
 from avrobust_core.testing.oracles import LinearProblem, make_problem, make_threat
 from avrobust_core.testing.running import CheckFailed, NotApplicable, check
@@ -71,7 +70,7 @@ def check_failed_clips(subject: AttackSubject) -> None:
             )
     if not subject.bounded:
         return  # a corruption does not search: it may leave a misclassified clip better off, and say so
-    wrong = LinearProblem(problem.oracle, _mislabelled(problem), problem.bounds)
+    wrong = replace(problem, batch=replace(problem.batch, targets=(problem.batch.targets + 1) % problem.oracle.classes))
     outset = subject.run(Case.of(wrong, _hopeless(problem, subject)))
     if not bool(outset.result.success.all()):
         raise CheckFailed(
@@ -80,7 +79,6 @@ def check_failed_clips(subject: AttackSubject) -> None:
         )
 
 
-@check()
 def check_no_radius(subject: AttackSubject) -> None:
     """A radius of 0 leaves every clip as it is, bit for bit."""
     subject.require_bounded()
@@ -101,14 +99,12 @@ def check_budgets(subject: AttackSubject) -> None:
     problem = make_problem(seed=45, inside=0.9)
     for norm in subject.norms:
         for names in (("audio",), ("video",), BOTH) if norm == subject.norm else (BOTH,):
-            threat = problem.threat(names, norm, share=0.5)
-            _show(subject, problem, Case.of(problem, threat), f"{norm} on {' and '.join(names)}")
-        threat = problem.threat(BOTH, norm, share=0.5, slack=0.4)
-        _show(subject, problem, Case.of(problem, threat), f"{norm}, a radius that breaks few clips")
+            _show(subject, problem, problem.threat(names, norm, share=0.5), f"{norm} on {' and '.join(names)}")
+        few = problem.threat(BOTH, norm, share=0.5, slack=0.4)
+        _show(subject, problem, few, f"{norm}, a radius that breaks few clips")
     if "l2" in subject.norms:
         problem = make_problem(seed=46, inside=0.9)
-        threat = problem.threat(BOTH, "l2", share=0.5, kind="shared")
-        _show(subject, problem, Case.of(problem, threat), "one shared l2 ball")
+        _show(subject, problem, problem.threat(BOTH, "l2", share=0.5, kind="shared"), "one shared l2 ball")
 
 
 @check(17)
@@ -124,15 +120,13 @@ def check_only_what_is_attacked(subject: AttackSubject) -> None:
     for name, other in (BOTH, BOTH[::-1]):
         if alone[name].broken == 0 and alone[other].broken >= 0.25 * len(problem.batch):
             raise CheckFailed(
-                f"attacking {other} it broke {alone[other].broken} of {len(problem.batch)} clips, attacking {name} "
-                "none, at twice the radius that breaks them all: it does not attack what the threat names "
-                "(victim.balls)"
+                f"attacking {other} it broke {alone[other]}, attacking {name} none, at twice the radius that breaks "
+                "them all: it does not attack what the threat names (victim.balls)"
             )
     if not any(trial.broken for trial in alone.values()):
         raise NotApplicable("it breaks no clip through one modality at twice the radius that breaks them all")
 
 
-@check()
 def check_low_precision(subject: AttackSubject) -> None:
     """Its finds in bfloat16 are confirmed in float32 before it is claimed."""
     problem = make_problem(seed=48, clips=24)
@@ -140,7 +134,6 @@ def check_low_precision(subject: AttackSubject) -> None:
     subject.run(Case.of(problem, threat, partial(Rescored, after=_coarse), precision="bf16-mixed"))
 
 
-@check()
 def check_lucky_looks(subject: AttackSubject) -> None:
     """On a model with randomness of its own, no lucky look passes for a success, and none ends an attack by gradients.
 
@@ -155,17 +148,17 @@ def check_lucky_looks(subject: AttackSubject) -> None:
             f"looks find about {expected:.0f}: one success among many looks is luck; unless victim.repeatable, tell "
             "success by looks that chose nothing"
         )
-    free = subject.run(Case.of(problem, problem.threat(BOTH, subject.norm, slack=_wide(subject))))
-    trial, odds = _shaken(subject, problem, slack=_wide(subject), share=1.0)
+    wide = 1.0 if subject.norm == "l0" else 2.0
+    free = subject.run(Case.of(problem, problem.threat(BOTH, subject.norm, slack=wide)))
+    trial, odds = _shaken(subject, problem, slack=wide, share=1.0)
     if bool((trial.bound.gradients.passes > 0).all()) and float(odds.sum()) < 0.75 * free.broken - 1:
         raise CheckFailed(
-            f"it broke {free.broken} of {len(odds)} clips; with noise in the logits as large as the margins, fresh "
-            f"looks find about {float(odds.sum()):.0f} of what it returned broken: it stops at the first lucky look; "
-            "unless victim.repeatable, go on to the end and return what is best in expectation"
+            f"it broke {free}; with noise in the logits as large as the margins, fresh looks find about "
+            f"{float(odds.sum()):.0f} of what it returned broken: it stops at the first lucky look; unless "
+            "victim.repeatable, go on to the end and return what is best in expectation"
         )
 
 
-@check()
 def check_several_labels(subject: AttackSubject) -> None:
     """With several labels per clip it returns what its threat allows, and breaks some if it breaks most with one."""
     problem = make_problem(seed=49, classes=4)
@@ -175,12 +168,11 @@ def check_several_labels(subject: AttackSubject) -> None:
     several = subject.run(single.with_several_labels(4))
     if several.broken == 0 and one.broken >= 0.5 * len(one.success):
         raise CheckFailed(
-            f"it broke {one.broken} of {len(one.success)} clips as single-label clips, but none with the same labels "
-            "as multi-hot targets: use victim.goal, which knows the task"
+            f"it broke {one} as single-label clips, but none with the same labels as multi-hot targets: use "
+            "victim.goal, which knows the task"
         )
 
 
-@check()
 def check_warm_start(subject: AttackSubject) -> None:
     """From a start anywhere inside its region it works about as well as from the clean clip."""
     subject.require_bounded()
@@ -189,18 +181,14 @@ def check_warm_start(subject: AttackSubject) -> None:
     cold = subject.run(case)
     cold.require_some()
     with subject.engaged(case) as (attack, bound):
-        bound.start = bound.region.sample(lambda name: [clip_generator(0, i, f"kit/{name}") for i in bound.ids])
+        bound.start = bound.sample("kit")
         verdict = verify(subject.name, case.batch, case.batch.inputs, bound, attack(bound))
     broken = int(verdict.success.sum())
     if broken < 0.7 * cold.broken - 1:
         raise CheckFailed(
-            f"it broke {cold.broken} of {len(cold.success)} clips from the clean ones, and {broken} from another point "
-            "of the region (victim.start): curves begin each budget where the last one ended"
+            f"it broke {cold} from the clean ones, and {broken} from another point of the region (victim.start): "
+            "curves begin each budget where the last one ended"
         )
-
-
-def _wide(subject: AttackSubject) -> float:
-    return 1.0 if subject.norm == "l0" else 2.0
 
 
 def _shaken(subject: AttackSubject, problem: LinearProblem, slack: float, share: float) -> tuple[Trial, Tensor]:
@@ -255,21 +243,14 @@ def _hopeless(problem: LinearProblem, subject: AttackSubject) -> ThreatModel:
         raise NotApplicable(
             "it attacks in l0 only, where the smallest radius, one sample, may break a clip of the oracle"
         )
-    return make_threat(
-        BOTH, subject.norm, 0.3 * float(problem.smallest_size(make_threat(BOTH, subject.norm, 1.0)).min())
-    )
+    return problem.unbreakable(subject.norm)
 
 
-def _mislabelled(problem: LinearProblem) -> Batch:
-    batch = problem.batch
-    return Batch(batch.inputs, (batch.targets + 1) % len(problem.oracle.bias), batch.ids)
-
-
-def _show(subject: AttackSubject, problem: LinearProblem, case: Case, what: str) -> None:
+def _show(subject: AttackSubject, problem: LinearProblem, threat: ThreatModel, what: str) -> None:
     try:
-        trial = subject.run(case)
+        trial = subject.run(Case.of(problem, threat))
     except CheckFailed as error:
         raise CheckFailed(f"{what}: {error}") from error
-    impossible = trial.success & (problem.smallest_margin(case.threat) > 1e-4)
+    impossible = trial.success & (problem.smallest_margin(threat) > 1e-4)
     if impossible.any():
         raise CheckFailed(f"{what}: it broke {int(impossible.sum())} clips that no perturbation of this size breaks")

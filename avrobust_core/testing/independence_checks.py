@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,8 +36,7 @@ def check_batch_mates(subject: AttackSubject) -> None:
     ):
         for index in parts:
             part = subject.run(replace(case, batch=case.batch.select(index)), attack)
-            different = _different(whole, part, index)
-            if different:
+            if different := _different(whole, part, index):
                 raise CheckFailed(
                     f"clip {different} of a batch of {clips} comes out differently {what}: robust accuracy would "
                     "depend on the batch size. Look for sums, means, maxima or early stops over the batch, for random "
@@ -52,8 +50,7 @@ def check_radius_of_batch_mates(subject: AttackSubject) -> None:
     norms = [norm for norm in subject.norms if norm != "l0"]
     if not norms:
         raise NotApplicable("it attacks in l0 only, where a radius counts samples and is the same for all clips")
-    if not subject.bounded:
-        raise NotApplicable("it takes no notice of the radius (bounded = False)")
+    subject.require_bounded()
     problem = make_problem(seed=62, clips=8, bounds=None)
     quiet = problem.batch
     inputs = {name: torch.cat((x, 40 * x[:1])) for name, x in quiet.inputs.items()}
@@ -64,8 +61,7 @@ def check_radius_of_batch_mates(subject: AttackSubject) -> None:
         attack = subject.prepared(case)
         without = subject.run(case, attack)
         everyone = subject.run(replace(case, batch=loud), attack)
-        different = _different(everyone, without, torch.arange(len(quiet)))
-        if different:
+        if different := _different(everyone, without, torch.arange(len(quiet))):
             raise CheckFailed(
                 f"in {norm}, clip {different} comes out differently beside a clip 40 times as loud, whose radius is 40 "
                 "times as large: a projection takes its maximum, or its radius, over the batch; each clip has its own"
@@ -78,7 +74,7 @@ def check_global_random_state(subject: AttackSubject) -> None:
     problem = make_problem(seed=63)
     case = Case.of(problem, problem.threat(BOTH, subject.norm, share=0.6))
     trials = []
-    kept = global_state(), torch.get_rng_state(), np.random.get_state(), random.getstate()
+    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         for seed in (1, 2):
             torch.manual_seed(seed)
@@ -86,18 +82,16 @@ def check_global_random_state(subject: AttackSubject) -> None:
             random.seed(seed)
             before = global_state()
             trials.append(subject.run(case))
-            changed = [name for name, value in global_state().items() if value != before[name]]
-            if changed:
+            if changed := [name for name, value in global_state().items() if value != before[name]]:
                 raise CheckFailed(
                     f"it changed {', '.join(changed)}: whatever else is random in the study, training and the other "
                     "attacks, changes with it. Draw from victim.generators(purpose), and restore what you must set"
                 )
     finally:
-        torch.set_rng_state(kept[1])
-        np.random.set_state(kept[2])
-        random.setstate(kept[3])
-    different = _different(trials[0], trials[1], torch.arange(len(problem.batch)))
-    if different:
+        torch.set_rng_state(kept[0])
+        np.random.set_state(kept[1])
+        random.setstate(kept[2])
+    if different := _different(trials[0], trials[1], torch.arange(len(problem.batch))):
         raise CheckFailed(
             f"clip {different} comes out differently when the global random state does: a run cannot be repeated or "
             "resumed. Draw from victim.generators(purpose)"
@@ -121,12 +115,10 @@ def _different(whole: Trial, part: Trial, index: Tensor) -> str | None:
 def global_state() -> dict[str, object]:
     """All that is random or set for the whole process, by what it is called."""
     numpys: Any = np.random.get_state(legacy=False)
-    cuda: Sequence[bytes] = ()
-    if torch.cuda.is_available():
-        cuda = [bytes(state.numpy().tobytes()) for state in torch.cuda.get_rng_state_all()]
+    devices = tuple(state.numpy().tobytes() for state in torch.cuda.get_rng_state_all())
     return {
         "torch's global random state": torch.get_rng_state().numpy().tobytes(),
-        "the accelerators' global random state": tuple(cuda),
+        "the accelerators' global random state": devices,
         "numpy's global random state": (numpys["state"]["key"].tobytes(), numpys["state"]["pos"]),
         "Python's global random state": random.getstate(),
         "whether gradients are recorded": torch.is_grad_enabled(),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from avrobust_core.data.media import Task
 from avrobust_core.metrics.latents import Latents
 from avrobust_core.metrics.metric import Measurement, Metric, Subject
 from avrobust_core.metrics.probe import Probe, layers_of
-from avrobust_core.testing.offer_subjects import OfferSubject
+from avrobust_core.testing.component_subjects import OfferSubject
 from avrobust_core.testing.oracles import SHAPES, LinearOracle
-from avrobust_core.testing.running import Check, CheckFailed, NotApplicable, check
+from avrobust_core.testing.running import CheckFailed, NotApplicable
 
 CLIPS = 60
 """In each split."""
@@ -31,12 +31,11 @@ class _World:
     def __init__(self, task: Task) -> None:
         self.task: Task = task
         self.model = LinearOracle.random(classes=len(CLASSES)).eval()
-        self._inputs: dict[str, dict[str, Tensor]] = {}
 
-    def subject(self, metric: Metric, order: Sequence[int] | None = None) -> Subject:
+    def subject(self, metric: Metric, order: Sequence[int] = range(CLIPS)) -> Subject:
         """The subject that the core would give this metric, the evaluated clips in some order."""
         evaluated = self.latents("test", order)
-        asked = {wanted.split or "test": wanted for wanted in metric.latents}
+        asked = dict.fromkeys(wanted.split or "test" for wanted in metric.latents)
         return Subject(
             ids=evaluated.ids,
             logits=evaluated.logits,
@@ -45,31 +44,21 @@ class _World:
             task=self.task,
             resamples=100,
             latents={split: evaluated if split == "test" else self.latents(split) for split in asked},
-            probe=Probe(self.model, self._read(order), batch_size=16) if metric.probes else None,
+            probe=Probe(self.model, partial(self._read, order), batch_size=16) if metric.probes else None,
         )
 
-    def _clips(self, split: str) -> dict[str, Tensor]:
-        if split not in self._inputs:
-            generator = torch.Generator().manual_seed(len(split))
-            self._inputs[split] = {
-                name: torch.rand(CLIPS, *shape, generator=generator) for name, shape in sorted(SHAPES.items())
-            }
-        return self._inputs[split]
-
-    def _read(self, order: Sequence[int] | None) -> Callable[[str, Sequence[int]], dict[str, Tensor]]:
-        def read(split: str, positions: Sequence[int]) -> dict[str, Tensor]:
-            rows = positions if order is None or split != "test" else [order[i] for i in positions]
-            return {name: x[torch.as_tensor(rows)] for name, x in self._clips(split).items()}
-
-        return read
+    def _read(self, order: Sequence[int], split: str, positions: Sequence[int]) -> dict[str, Tensor]:
+        rows = [order[i] for i in positions] if split == "test" else positions
+        generator = torch.Generator().manual_seed(len(split))
+        whole = {name: torch.rand(CLIPS, *shape, generator=generator) for name, shape in sorted(SHAPES.items())}
+        return {name: x[torch.as_tensor(rows)] for name, x in whole.items()}
 
     @torch.no_grad()
-    def latents(self, split: str, order: Sequence[int] | None = None) -> Latents:
-        rows = torch.arange(CLIPS) if order is None else torch.as_tensor(order)
-        encoded = self.model.encode({name: x[rows] for name, x in self._clips(split).items()})
+    def latents(self, split: str, order: Sequence[int] = range(CLIPS)) -> Latents:
+        encoded = self.model.encode(self._read(range(CLIPS), split, order))
         fused = self.model.fusion(encoded)
         logits = self.model.head(fused)
-        noise = torch.randn(CLIPS, len(CLASSES), generator=torch.Generator().manual_seed(7))[rows]
+        noise = torch.randn(CLIPS, len(CLASSES), generator=torch.Generator().manual_seed(7))[torch.as_tensor(order)]
         scores = logits + 0.3 * logits.std() * noise
         if self.task == "single-label":
             targets = scores.argmax(dim=1)
@@ -80,17 +69,16 @@ class _World:
         for array in arrays.values():
             array.flags.writeable = False  # as memory-mapped ones are
         return Latents(
-            ids=tuple(f"{split}-{int(row)}" for row in rows),
+            ids=tuple(f"{split}-{row}" for row in order),
             targets=targets.numpy(),
             logits=logits.numpy(),
             layers=arrays,
         )
 
 
-@check()
 def check_measurement(subject: OfferSubject) -> None:
     """It measures each of its tasks, the same twice; what it returns has the shapes that it should have."""
-    metric = cast(Metric, subject.build())
+    metric: Metric = subject.build()
     for task in sorted(metric.tasks):
         world = _World(task)
         given = world.subject(metric)
@@ -100,14 +88,13 @@ def check_measurement(subject: OfferSubject) -> None:
         _well_formed(first, given)
 
 
-@check()
 def check_clip_order(subject: OfferSubject) -> None:
     """Its findings do not depend on the order of the clips."""
-    metric = cast(Metric, subject.build())
+    metric: Metric = subject.build()
     order = torch.randperm(CLIPS, generator=torch.Generator().manual_seed(3)).tolist()
     for task in sorted(metric.tasks):
         world = _World(task)
-        plain, moved = (metric.measure(world.subject(metric, rows)) for rows in (None, order))
+        plain, moved = (metric.measure(world.subject(metric, rows)) for rows in (range(CLIPS), order))
         for name, estimate in plain.values.items():
             other = moved.values[name].value
             if not math.isclose(estimate.value, other, rel_tol=1e-4, abs_tol=1e-6) and estimate.value == estimate.value:
@@ -117,10 +104,9 @@ def check_clip_order(subject: OfferSubject) -> None:
                 raise CheckFailed(f"{name} of a clip is another where the clips are in another order")
 
 
-@check()
 def check_groups(subject: OfferSubject) -> None:
     """Its intervals are over groups, and are marked so, if clips were drawn in groups; its numbers stay as they are."""
-    metric = cast(Metric, subject.build())
+    metric: Metric = subject.build()
     for task in sorted(metric.tasks):
         given = _World(task).subject(metric)
         plain = metric.measure(given)
@@ -136,10 +122,9 @@ def check_groups(subject: OfferSubject) -> None:
                 )
 
 
-@check()
 def check_model_unchanged(subject: OfferSubject) -> None:
     """A model that it probes is as it was: weights, buffers, training flags."""
-    metric = cast(Metric, subject.build())
+    metric: Metric = subject.build()
     if not metric.probes:
         raise NotApplicable("it does not probe the model")
     world = _World(sorted(metric.tasks)[0])
@@ -151,10 +136,9 @@ def check_model_unchanged(subject: OfferSubject) -> None:
         raise CheckFailed("it left the model in training mode")
 
 
-@check()
 def check_bare_embeddings(subject: OfferSubject) -> None:
     """A metric that reads no predictions measures bare embeddings: no logits, no model, any layer's name."""
-    metric = cast(Metric, subject.build())
+    metric: Metric = subject.build()
     if metric.predictions:
         raise NotApplicable("it reads predictions")
     for task in sorted(metric.tasks):
@@ -172,8 +156,7 @@ def check_bare_embeddings(subject: OfferSubject) -> None:
 
 def _well_formed(found: Measurement, given: Subject) -> None:
     for name, classes in found.per_class.items():
-        unknown = set(classes) - set(given.classes)
-        if unknown:
+        if unknown := set(classes) - set(given.classes):
             raise CheckFailed(f"per_class[{name!r}] has unknown classes: {', '.join(sorted(map(str, unknown)))}")
     for name, values in found.per_clip.items():
         if np.shape(values) != (len(given.ids),):
@@ -182,12 +165,3 @@ def _well_formed(found: Measurement, given: Subject) -> None:
         json.dumps(found.details, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CheckFailed(f"details are not JSON data: {error}") from error
-
-
-METRIC_CHECKS: tuple[Check[OfferSubject], ...] = (
-    check_measurement,
-    check_clip_order,
-    check_groups,
-    check_model_unchanged,
-    check_bare_embeddings,
-)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.data.batches import Batch, Encoded
+from avrobust_core.models.base_classes import EncodedDims, Encoder, Fusion
 from avrobust_core.models.model import AVModel
-from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
 from avrobust_core.testing.subjects import Case
 
 TAG = "tag"
@@ -37,7 +36,7 @@ class Rescored(nn.Module):
         return self._after(self.model(inputs))
 
 
-class Noisy(nn.Module):
+class Noisy(Rescored):
     """A model with smooth randomness of its own: each logit is off by a normal error, anew at each forward pass.
 
     The error also tilts the logits as functions of the input, so that a single gradient is wrong and their mean right.
@@ -49,17 +48,13 @@ class Noisy(nn.Module):
     """
 
     def __init__(self, model: nn.Module, sigma: float, seed: int = 0) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, self._off)
         self._sigma = sigma
         self._generator = torch.Generator().manual_seed(seed)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """(B, K)."""
-        logits: Tensor = self.model(inputs)
-        tilt, shift = torch.randn(2, *logits.shape, generator=self._generator) * self._sigma
-        found: Tensor = logits * (1 + tilt) + shift
-        return found
+    def _off(self, logits: Tensor) -> Tensor:
+        tilt, shift = torch.randn(2, *logits.shape, generator=self._generator).mul(self._sigma).unbind()
+        return logits * (1 + tilt) + shift
 
 
 @dataclass(slots=True)
@@ -67,10 +62,10 @@ class Look:
     """One forward pass that an attack asked for.
 
     Attributes:
-        clips: (b,) int64, which clips it showed.
+        clips: (b,) int64, the positions of the clips shown.
         inputs: the attacked modalities.
         logits: (b, K).
-        gradient: whether a gradient was taken through it.
+        gradient: True once a gradient was taken through it.
     """
 
     clips: Tensor
@@ -78,12 +73,16 @@ class Look:
     logits: Tensor
     gradient: bool = False
 
+    def note(self, _: Tensor) -> None:
+        """Note that a gradient was taken, as a hook is told it."""
+        self.gradient = True
+
 
 class Witness(nn.Module):
     """A model that remembers what it was asked.
 
     Args:
-        model: from a dict of modalities to logits; with `clips=True` in `score`, from (inputs, positions of clips).
+        model: from a dict of modalities to logits.
         score: from logits (b, K) and the clips' positions (b,) to the logits that the attack gets to see.
     """
 
@@ -104,7 +103,7 @@ class Witness(nn.Module):
         self.looks.append(look)
         for x in shown.values():
             if x.requires_grad:
-                x.register_hook(partial(_note_gradient, look))  # type: ignore[no-untyped-call]
+                x.register_hook(look.note)  # type: ignore[no-untyped-call]
         return logits
 
     def reached(self, bound: BoundVictim) -> Tensor:
@@ -121,25 +120,12 @@ class Witness(nn.Module):
             found[look.clips] |= inside & goal.reached(look.logits)
         return found
 
-    def gradients(self, clips: int) -> Tensor:
-        """The number of gradients taken of each of so many clips: (B,) int64."""
-        counts = torch.zeros(clips, dtype=torch.int64)
-        for look in self.looks:
-            if look.gradient:
-                counts[look.clips] += 1
-        return counts
-
     def ends_in_gradient(self, clips: int) -> Tensor:
         """Flag clips through whose last look a gradient was taken: (B,) bool."""
         last = torch.zeros(clips, dtype=torch.bool)
         for look in self.looks:
             last[look.clips] = look.gradient
         return last
-
-
-def _note_gradient(look: Look, gradient: Tensor) -> None:
-    del gradient
-    look.gradient = True
 
 
 def watched(case: Case, score: Callable[[Tensor, Tensor], Tensor] | None = None) -> tuple[Witness, Case]:

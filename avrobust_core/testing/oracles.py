@@ -1,7 +1,7 @@
 """Audio-visual models on which the best attack is known exactly: linear encoders, linear fusion, linear head."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import cast
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.data.media import MediaSpec
+from avrobust_core.models.base_classes import EncodedDims, Encoder, Fusion
 from avrobust_core.models.model import AVModel
-from avrobust_core.models.parts import EncodedDims, Encoder, Fusion
 from avrobust_core.testing.closed_forms import FALLS, fall_l2, smallest_size
 from avrobust_core.threats.balls import Bounds
 from avrobust_core.threats.budgets import Budget, NormName, ThreatKind, ThreatModel
@@ -22,6 +22,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 SHAPES: Shapes = {"audio": (1, 12), "video": (2, 2, 2, 2)}
 """Two modalities of different rank."""
+
+WIDTH = 4
+"""Of the embeddings of a random oracle."""
 
 
 class RowwiseLinear(nn.Module):
@@ -98,26 +101,21 @@ class LinearOracle(AVModel):
         super().__init__({name: LinearEncoder(encoders[name]) for name in names}, fusion, len(bias))
 
     @classmethod
-    def random(
-        cls, shapes: Shapes = SHAPES, *, classes: int = 3, seed: int = 0, bias: float = 0.1, width: int = 4
-    ) -> "LinearOracle":
+    def random(cls, shapes: Shapes = SHAPES, *, classes: int = 3, seed: int = 0, bias: float = 0.1) -> "LinearOracle":
         """An oracle with normal weights, each modality's of the same size whatever the number of its samples."""
         generator = torch.Generator().manual_seed(seed)
         sizes = {name: torch.Size(shape).numel() for name, shape in sorted(shapes.items())}
-        encoders = {name: torch.randn(width, n, generator=generator) / n**0.5 for name, n in sizes.items()}
-        heads = {name: torch.randn(classes, width, generator=generator) for name in sizes}
+        encoders = {name: torch.randn(WIDTH, n, generator=generator) / n**0.5 for name, n in sizes.items()}
+        heads = {name: torch.randn(classes, WIDTH, generator=generator) for name in sizes}
         return cls(encoders, heads, torch.randn(classes, generator=generator) * bias)
 
     def weight(self, modality: str) -> Tensor:
         """The matrix from one modality, laid flat, to the logits: (K, n) float64."""
-        encoder = cast(LinearEncoder, self.encoders[modality]).linear.weight.detach().double()
-        first = 0
-        for name in self.modalities:
-            if name == modality:
-                break
-            first += cast(LinearEncoder, self.encoders[name]).dims.embed
-        head = cast(RowwiseLinear, self.head).weight.detach().double()
-        return head[:, first : first + len(encoder)] @ encoder
+        encoders = [cast(LinearEncoder, encoder).linear.weight.detach().double() for encoder in self.encoders.values()]
+        whole = cast(RowwiseLinear, self.head).weight.detach().double()
+        heads = torch.split(whole, [len(weight) for weight in encoders], dim=1)
+        i = self.modalities.index(modality)
+        return heads[i] @ encoders[i]
 
     @property
     def bias(self) -> Tensor:
@@ -126,19 +124,17 @@ class LinearOracle(AVModel):
 
     def alone(self, modality: str) -> "LinearOracle":
         """The uni-modal model that has this modality's weights, without the bias."""
-        identity = torch.eye(len(self.bias))
-        return LinearOracle(
-            {modality: self.weight(modality).float()}, {modality: identity}, torch.zeros_like(self.bias).float()
-        )
+        return self._of({modality: self.weight(modality)}, torch.zeros_like(self.bias))
 
     def moved(self, scale: float, shift: float) -> "LinearOracle":
         """The oracle that says of scale * x + shift what this one says of x."""
-        identity = torch.eye(len(self.bias))
         weights = {name: self.weight(name) / scale for name in self.modalities}
-        bias = self.bias - sum(w.sum(dim=1) * shift for w in weights.values())
-        return LinearOracle(
-            {name: w.float() for name, w in weights.items()}, dict.fromkeys(weights, identity), bias.float()
-        )
+        return self._of(weights, self.bias - sum(w.sum(dim=1) * shift for w in weights.values()))
+
+    @classmethod
+    def _of(cls, weights: Mapping[str, Tensor], bias: Tensor) -> "LinearOracle":
+        identity = torch.eye(len(bias))
+        return cls({name: w.float() for name, w in weights.items()}, dict.fromkeys(weights, identity), bias.float())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,21 +163,19 @@ class LinearProblem:
 
     def select(self, index: Tensor) -> "LinearProblem":
         """The problem of the clips at `index` (int64 positions)."""
-        return LinearProblem(self.oracle, self.batch.select(index), self.bounds)
+        return replace(self, batch=self.batch.select(index))
 
     def reshaped(self, shapes: Shapes) -> "LinearProblem":
         """The same problem, with clips of other shapes and as many samples."""
-        inputs = {name: x.reshape(len(x), *shapes[name]) for name, x in self.batch.inputs.items()}
-        return LinearProblem(self.oracle, Batch(inputs, self.batch.targets, self.batch.ids), self.bounds)
+        return self._showing({name: x.reshape(len(x), *shapes[name]) for name, x in self.batch.inputs.items()})
 
     def moved(self, scale: float, shift: float, *, bounded: bool = True) -> "LinearProblem":
         """The same problem, with x and the bounds replaced by scale * x + shift; a radius becomes scale times it."""
-        inputs = {name: x * scale + shift for name, x in self.batch.inputs.items()}
         bounds = None
         if bounded and self.bounds is not None:
             bounds = (self.bounds[0] * scale + shift, self.bounds[1] * scale + shift)
-        batch = Batch(inputs, self.batch.targets, self.batch.ids)
-        return LinearProblem(self.oracle.moved(scale, shift), batch, bounds)
+        shown = self._showing({name: x * scale + shift for name, x in self.batch.inputs.items()})
+        return replace(shown, oracle=self.oracle.moved(scale, shift), bounds=bounds)
 
     def margins(self) -> Tensor:
         """The excess of each clip's own logit over each other: (B, K) float64, infinite for its own."""
@@ -192,8 +186,7 @@ class LinearProblem:
 
     def margins_of(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Each clip's smallest margin, (B,) float64, with some of its modalities replaced."""
-        moved = Batch({**self.batch.inputs, **inputs}, self.batch.targets, self.batch.ids)
-        return LinearProblem(self.oracle, moved, self.bounds).margins().amin(dim=1)
+        return self._showing({**self.batch.inputs, **inputs}).margins().amin(dim=1)
 
     def smallest_margin(self, threat: ThreatModel) -> Tensor:
         """The smallest margin that any point of the threat has: (B,) float64; an attack exists where it is <= 0."""
@@ -225,7 +218,7 @@ class LinearProblem:
             names: the attacked modalities, all with the same radius.
             norm: of all of them.
             share: of the clips, in (0, 1], on which an attack exists.
-            slack: what the smallest such radius is multiplied by.
+            slack: a factor on the smallest such radius.
             kind: separate balls, or one shared.
         """
         sizes = _sorted_sizes(self, tuple(names), norm, kind)
@@ -234,28 +227,30 @@ class LinearProblem:
             eps = float(max(round(eps), 1))
         return make_threat(names, norm, eps, kind)
 
+    def unbreakable(self, norm: NormName) -> ThreatModel:
+        """A threat under which no clip can be broken; in l0 the smallest there is, one sample, which may break some."""
+        smallest = float(self.smallest_size(make_threat(self.oracle.modalities, norm, 1.0)).min())
+        return make_threat(self.oracle.modalities, norm, 1.0 if norm == "l0" else 0.3 * smallest)
+
+    def _showing(self, inputs: dict[str, Tensor]) -> "LinearProblem":
+        return replace(self, batch=replace(self.batch, inputs=inputs))
+
     def _falls(self, threat: ThreatModel) -> Callable[[Tensor], Tensor]:
         """From sizes (B * K,) to how far each clip's margin over each class can fall under the scaled threat."""
-        classes = len(self.oracle.bias)
-        slopes: dict[str, Tensor] = {}
-        rooms: dict[str, Tensor] = {}
-        radius: dict[str, Tensor] = {}
-        for name, budget in threat.items():
-            slopes[name], rooms[name] = self._downhill(name, budget)
-            radius[name] = radii(self.batch.inputs[name], budget).repeat_interleave(classes)
+        ways = [(FALLS[budget.norm], *self._downhill(name, budget)) for name, budget in threat.items()]
         if threat.kind == "shared":
-            slope = torch.cat([slopes[name] * radius[name].unsqueeze(1) for name in slopes], dim=1)
-            room = torch.cat([rooms[name] / radius[name].unsqueeze(1) for name in rooms], dim=1)
-            return lambda size: fall_l2(slope, room, size)
-        norms = {name: FALLS[budget.norm] for name, budget in threat.items()}
-        return lambda size: torch.stack(
-            [norms[name](slopes[name], rooms[name], size * radius[name]) for name in norms]
-        ).sum(dim=0)
+            slopes = torch.cat([slope * radius.unsqueeze(1) for _, slope, _, radius in ways], dim=1)
+            rooms = torch.cat([room / radius.unsqueeze(1) for _, _, room, radius in ways], dim=1)
+            return lambda size: fall_l2(slopes, rooms, size)
+        return lambda size: torch.stack([fall(slope, room, size * radius) for fall, slope, room, radius in ways]).sum(
+            dim=0
+        )
 
-    def _downhill(self, name: str, budget: Budget) -> tuple[Tensor, Tensor]:
-        """Each margin's slope in each sample, and how far that sample may move downhill: (B * K, n) both."""
+    def _downhill(self, name: str, budget: Budget) -> tuple[Tensor, Tensor, Tensor]:
+        """Each margin's slope in each sample, and that sample's way downhill: (B * K, n) both; the radii (B * K,)."""
         if budget.needs_time or budget.space != "input":
             raise ValueError("closed forms are of budgets on the whole raw input, without regard to time")
+        radius = radii(self.batch.inputs[name], budget).repeat_interleave(len(self.oracle.bias))
         x = self.batch.inputs[name].double().flatten(1).unsqueeze(1)
         slope = torch.zeros(len(x), len(self.oracle.bias), x.shape[2], dtype=torch.float64)
         if name in self.oracle.modalities:
@@ -264,7 +259,7 @@ class LinearProblem:
         low, high = budget.bounds or self.bounds or (-torch.inf, torch.inf)
         room = torch.where(slope > 0, x - low, high - x)
         room = room if budget.cap is None else room.clamp(max=budget.cap)
-        return slope.abs().flatten(0, 1), room.flatten(0, 1)
+        return slope.abs().flatten(0, 1), room.flatten(0, 1), radius
 
 
 @lru_cache(maxsize=1024)
@@ -287,34 +282,25 @@ def make_problem(
     bounds: Bounds = (-1.0, 1.0),
     inside: float = 0.6,
     seed: int = 0,
-    bias: float = 0.1,
 ) -> LinearProblem:
     """A random oracle and random clips that it classifies correctly, none of them by a hair.
 
     Args:
         shapes: of the modalities.
-        clips: how many.
+        clips: their number.
         classes: K.
         bounds: of all modalities; without any, clips are as within (-1, 1).
         inside: the share of the bounds' half width, around their middle, that clips keep to.
         seed: another seed, another problem.
-        bias: size of the oracle's bias.
     """
-    key = tuple(sorted(shapes.items()))
-    return _made(key, clips, classes, bounds, inside, seed, bias)
+    return _made(tuple(sorted(shapes.items())), clips, classes, bounds, inside, seed)
 
 
 @lru_cache(maxsize=256)
 def _made(
-    shapes: tuple[tuple[str, tuple[int, ...]], ...],
-    clips: int,
-    classes: int,
-    bounds: Bounds,
-    inside: float,
-    seed: int,
-    bias: float,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...], clips: int, classes: int, bounds: Bounds, inside: float, seed: int
 ) -> LinearProblem:
-    oracle = LinearOracle.random(dict(shapes), classes=classes, seed=seed, bias=bias)
+    oracle = LinearOracle.random(dict(shapes), classes=classes, seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     low, high = bounds or (-1.0, 1.0)
     middle, half = (low + high) / 2, (high - low) / 2 * inside

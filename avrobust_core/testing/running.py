@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import unittest
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Generic, Literal, Self, TypeVar, cast
 
-from avrobust_core.registry.components import Component, Config
+from avrobust_core.registry.components import Component
 from avrobust_core.registry.loading import one_line
 
 S = TypeVar("S")
@@ -54,7 +54,7 @@ class Renewable(Generic[T]):
         Raises:
             ValidationError: if the configuration is not valid.
         """
-        config: Config = component.config.model_validate(dict(component.example if given is None else given))
+        config = component.config.model_validate(dict(component.example if given is None else given))
         return cls(name or component.name, lambda: component.make(config))
 
 
@@ -99,8 +99,9 @@ def check(*faults: int) -> Callable[[Callable[[S], None]], Check[S]]:
 
 
 def checks_in(*modules: ModuleType) -> tuple[Check[Any], ...]:
-    """Every check that the modules define, in their order."""
-    return tuple(value for module in modules for value in vars(module).values() if isinstance(value, Check))
+    """Every check that the modules define, in their order; a plain function `check_...` is one of no known fault."""
+    found = [value for module in modules for name, value in vars(module).items() if name.startswith("check_")]
+    return tuple(value if isinstance(value, Check) else Check(value) for value in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class CheckOutcome:
 
     Attributes:
         check: its name.
-        summary: what it looks for.
+        summary: the fault that it looks for.
         faults: the numbers of the known faults that it catches.
         status: passed, failed, or not applicable.
         reason: why it failed and what to do, or why it does not apply; empty if it passed.
@@ -135,8 +136,3 @@ def run_check(subject: S, check: Check[S]) -> CheckOutcome:
     except Exception as error:  # noqa: BLE001 - what the subject raises is its failure, not the command's
         status, reason = "failed", f"raised {one_line(error)}"
     return CheckOutcome(check.name, check.summary, check.faults, status, reason)
-
-
-def run_each(subject: S, checks: Sequence[Check[S]]) -> list[CheckOutcome]:
-    """Run checks one after the other; none keeps the others from running."""
-    return [run_check(subject, check) for check in checks]

@@ -36,9 +36,9 @@ class Case:
     Attributes:
         model: an `AVModel`, or any module from a dict of modalities to logits.
         batch: the clips.
-        media: what each modality is.
-        threat: what may be changed.
-        task, goal, seed, samples, precision: see `Victim` and its `bind`.
+        media: of each modality.
+        threat: the limits of the attack.
+        task, goal, samples, precision: see `Victim` and its `bind`.
     """
 
     model: nn.Module
@@ -47,7 +47,6 @@ class Case:
     threat: ThreatModel
     task: Task = "single-label"
     goal: Goal = field(default_factory=Goal)
-    seed: int = 0
     samples: int = 1
     precision: AttackPrecision = "32-true"
 
@@ -60,11 +59,9 @@ class Case:
         **more: Any,
     ) -> Case:
         """The case of a linear problem: a copy of its clips, and of its oracle, wrapped into another model if asked."""
-        batch = problem.batch
-        inputs = {name: x.clone() for name, x in batch.inputs.items()}
         return cls(
             model=wrap(copy.deepcopy(problem.oracle)),
-            batch=Batch(inputs, batch.targets.clone(), batch.ids),
+            batch=problem.batch.copied("cpu"),
             media=problem.media,
             threat=threat,
             **more,
@@ -77,14 +74,7 @@ class Case:
 
     def victim(self) -> Victim:
         """The model under attack."""
-        return Victim(
-            self.model,
-            media=self.media,
-            task=self.task,
-            seed=self.seed,
-            samples=self.samples,
-            precision=self.precision,
-        )
+        return Victim(self.model, media=self.media, task=self.task, samples=self.samples, precision=self.precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +82,9 @@ class Trial:
     """The outcome of an attack on a case.
 
     Attributes:
-        result: what the attack returned.
-        bound: what it attacked.
-        verdict: what the core found.
+        result: the attack's own.
+        bound: the victim that it attacked.
+        verdict: the core's.
     """
 
     result: AttackResult
@@ -110,6 +100,9 @@ class Trial:
     def broken(self) -> int:
         """The number of clips that the attack broke."""
         return int(self.verdict.success.sum())
+
+    def __str__(self) -> str:
+        return f"{self.broken} of {len(self.success)} clips"
 
     def require_some(self, what: str = "clips") -> None:
         """Refuse a trial that broke no clip, where a check needs some for a comparison.
@@ -185,8 +178,7 @@ class AttackSubject(Renewable[Attack]):
     def engaged(self, case: Case, attack: Attack | None = None) -> Iterator[tuple[Attack, BoundVictim]]:
         """The attack, prepared, and the victim that it is about to be called with, frozen inside the block.
 
-        What is raised in the block becomes `CheckFailed`, or, where the attack refuses in so many words,
-        `NotApplicable`.
+        A refusal (any `AvrobustError`) raised in the block becomes `NotApplicable`, every other error `CheckFailed`.
         """
         if attack is None:
             attack = self.prepared(case)
@@ -198,7 +190,7 @@ class AttackSubject(Renewable[Attack]):
         """Attack a case as the core does, and verify the result.
 
         Args:
-            case: what is attacked.
+            case: the model, clips and threat.
             attack: one that is prepared already.
 
         Raises:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import gc
 import pickle
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from avrobust_core.attacks.attack import Attack
 from avrobust_core.models.model import AVModel
-from avrobust_core.testing.counting import Work, counted
+from avrobust_core.testing.counting import counted
 from avrobust_core.testing.models import stateful_model
-from avrobust_core.testing.oracles import SHAPES, LinearProblem, make_problem, make_threat
+from avrobust_core.testing.oracles import SHAPES, make_problem, make_threat
 from avrobust_core.testing.running import CheckFailed, check
 from avrobust_core.testing.strength_checks import BOTH
 from avrobust_core.testing.subjects import AttackSubject, Case
-from avrobust_core.threats.budgets import ThreatModel
 
 BATCHES = 5
 """Batches attacked one after the other to see whether the cost of one grows."""
@@ -49,17 +49,13 @@ def check_parameter_gradients(subject: AttackSubject) -> None:
     model.eval()
     computed: set[str] = set()
     given = {name: torch.full_like(p, 0.5) for name, p in list(model.named_parameters())[::2]}
-    handles = []
+    model.requires_grad_(True)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(True)
         parameter.grad = given.get(name)
-        handles.append(parameter.register_hook(partial(_note, computed, name)))  # type: ignore[no-untyped-call]
+        parameter.register_hook(partial(_note, computed, name))  # type: ignore[no-untyped-call]
     with subject.engaged(case, attack) as (attack, bound):
-        for parameter in model.parameters():  # as an attack finds them that is called without the core
-            parameter.requires_grad_(True)
+        model.requires_grad_(True)  # as an attack finds it that is called without the core
         attack(bound)
-    for handle in handles:
-        handle.remove()
     touched = [
         name
         for name, p in model.named_parameters()
@@ -103,27 +99,27 @@ def check_waits_and_copies(subject: AttackSubject) -> None:
     """No wait for the device per clip, no whole batch handed to numpy, no float64 copies of it from step to step."""
     few, many = (_measured(subject, clips) for clips in (4, 16))
     work, passes, allowed = many
-    if work.waits > 1.5 * few[0].waits + 8 * len(BOTH):
+    waits, copies, float64 = work["waits"], work["large copies"], work["large float64"]
+    if waits > 1.5 * few[0]["waits"] + 8 * len(BOTH):
         raise CheckFailed(
-            f"it would wait for the device {few[0].waits} times with 4 clips and {work.waits} times with 16: a loop "
-            "over clips asks for values (item, bool, float) one by one. Keep per-clip decisions in tensors "
-            "(torch.where)"
+            f"it would wait for the device {few[0]['waits']} times with 4 clips and {waits} times with 16: a loop over "
+            "clips asks for values (item, bool, float) one by one. Keep per-clip decisions in tensors (torch.where)"
         )
-    if work.large_copies:
+    if copies:
         raise CheckFailed(
-            f"it handed the whole batch to numpy or to Python lists {work.large_copies} times: on a device each is a "
-            "wait and a copy. torch has what is needed"
+            f"it handed the whole batch to numpy or to Python lists {copies} times: on a device each is a wait and a "
+            "copy. torch has what is needed"
         )
-    if work.large_float64 > 2 * allowed.large_float64 * passes + 16:
+    if float64 > 2 * allowed["large float64"] * passes + 16:
         raise CheckFailed(
-            f"in {passes} forward passes it made {work.large_float64} float64 tensors as large as the batch, where "
-            f"{allowed.large_float64} per pass would do to project and to measure: twice the memory, and on a device "
-            "up to 32 times the time. Only victim.region measures in float64"
+            f"in {passes} forward passes it made {float64} float64 tensors as large as the batch, where "
+            f"{allowed['large float64']} per pass would do to project and to measure: twice the memory, and on a "
+            "device up to 32 times the time. Only victim.region measures in float64"
         )
-    if work.waits > (allowed.waits + WAITS) * passes + 16:
+    if waits > (allowed["waits"] + WAITS) * passes + 16:
         raise CheckFailed(
-            f"it would wait for the device {work.waits} times in {passes} forward passes: ask it for values once per "
-            "step at most"
+            f"it would wait for the device {waits} times in {passes} forward passes: ask it for values once per step "
+            "at most"
         )
 
 
@@ -133,7 +129,7 @@ def check_cost_per_batch(subject: AttackSubject) -> None:
     problem = make_problem(seed=74, clips=4)
     case = Case.of(problem, problem.threat(BOTH, subject.norm, slack=2.0))
     attack = subject.prepared(case)
-    found: list[dict[str, int]] = []
+    found: list[Counter[str]] = []
     for number in range(BATCHES):
         with subject.engaged(case, attack) as (_, bound):
             if number not in (1, BATCHES - 1):  # the first makes what is made once
@@ -141,24 +137,19 @@ def check_cost_per_batch(subject: AttackSubject) -> None:
                 continue
             with counted(1 << 30, calls=True) as work:
                 attack(bound)
-        tensors, size = _kept(attack)
-        found.append(
-            {
-                "forward passes": int(bound.queries.sum()),
-                "tensor operations": work.operations,
-                "values written": work.elements,
-                "function calls": work.calls,
-                "tensors kept": tensors,
-                "bytes kept by the attack": size,
-            }
-        )
+        work["forward passes"] = int(bound.queries.sum())
+        gc.collect()
+        work["tensors kept"] = sum(1 for kept in gc.get_objects() if type(kept) is Tensor)
+        with suppress(Exception):  # an attack need not be one that can be pickled
+            work["bytes kept by the attack"] = len(pickle.dumps(attack))
+        found.append(work)
     second, last = found
-    for what, count in last.items():
-        if count > second[what] + ALLOWED_GROWTH[what]:
+    for what, growth in ALLOWED_GROWTH.items():
+        if last[what] > second[what] + growth:
             raise CheckFailed(
-                f"{what} grow from batch to batch: {second[what]} at the second, {count} at the {BATCHES}th batch of "
-                "the same clips. Whatever is kept or written of earlier batches makes a long evaluation quadratic: the "
-                "core keeps the results"
+                f"{what} grow from batch to batch: {second[what]} at the second, {last[what]} at the {BATCHES}th batch "
+                "of the same clips. Whatever is kept or written of earlier batches makes a long evaluation quadratic: "
+                "the core keeps the results"
             )
 
 
@@ -174,44 +165,19 @@ def _flags(model: nn.Module) -> Mapping[str, object]:
     }
 
 
-def _measured(subject: AttackSubject, clips: int) -> tuple[Work, int, Work]:
+def _measured(subject: AttackSubject, clips: int) -> tuple[Counter[str], int, Counter[str]]:
     """The work on so many clips that cannot be broken, its forward passes, and what one of them may cost besides."""
     problem = make_problem({"audio": (1, 64), "video": (2, 2, 4, 4)}, seed=73, clips=clips)
-    case = Case.of(problem, _tiny(problem, subject))
+    case = Case.of(problem, problem.unbreakable(subject.norm))
     attack = subject.prepared(case)
     large = min(x.numel() for x in problem.batch.inputs.values())
-    passes = 0
-
-    def count(*_: object) -> None:
-        nonlocal passes
-        passes += 1
-
-    handle = cast(AVModel, case.model).head.register_forward_hook(count)
+    passes: list[None] = []
+    cast(AVModel, case.model).head.register_forward_hook(lambda *_: passes.append(None))
     with subject.engaged(case, attack) as (_, bound):
         x = {name: ball.center + 0.01 for name, ball in bound.balls.items()}
         with counted(large) as allowed:
             bound.region.project(x)
             bound.region.size(x)
-        bound.queries.zero_()
         with counted(large) as work:
             attack(bound)
-    handle.remove()
-    return work, max(passes, 1), allowed
-
-
-def _tiny(problem: LinearProblem, subject: AttackSubject) -> ThreatModel:
-    if subject.norm == "l0":
-        return make_threat(BOTH, "l0", 1.0)
-    return make_threat(
-        BOTH, subject.norm, 0.3 * float(problem.smallest_size(make_threat(BOTH, subject.norm, 1.0)).min())
-    )
-
-
-def _kept(attack: Attack) -> tuple[int, int]:
-    """The number of tensors alive, and the size of the pickled attack; 0 if it cannot be pickled."""
-    gc.collect()
-    tensors = sum(1 for found in gc.get_objects() if type(found) is Tensor)
-    try:
-        return tensors, len(pickle.dumps(attack))
-    except Exception:  # noqa: BLE001 - an attack need not be one that can be pickled
-        return tensors, 0
+    return work, max(len(passes), 1), allowed

@@ -9,17 +9,9 @@ if TYPE_CHECKING:
     from avrobust_geometry.convexity.arrays import convexity, graph_convexity
     from avrobust_geometry.density.arrays import density
 
-_HOME = {
-    "convexity": "convexity.arrays",
-    "graph_convexity": "convexity.arrays",
-    "density": "density.arrays",
-}
+_HOME = {"convexity": "convexity.arrays", "graph_convexity": "convexity.arrays", "density": "density.arrays"}
 
-__all__ = [
-    "convexity",
-    "density",
-    "graph_convexity",
-]
+__all__ = ["convexity", "density", "graph_convexity"]
 
 
 class _Package(ModuleType):

@@ -7,7 +7,7 @@ from pydantic import Field
 from avrobust_core import Config
 
 Exact = Literal["auto"] | bool
-"""Whether nearest neighbours are exact: auto takes what the cost model says is faster."""
+"""Exact nearest neighbours or not: auto takes what the cost model says is faster."""
 
 
 class DensityConfig(Config):
@@ -16,7 +16,7 @@ class DensityConfig(Config):
     estimators: Annotated[
         tuple[Literal["class-ratio", "log-knn", "lof", "lid", "coverage-density", "trust"], ...], Field(min_length=1)
     ] = ("class-ratio", "log-knn", "lof", "lid", "coverage-density", "trust")
-    """What to compute. trust needs predictions, and is left out for bare embeddings."""
+    """The densities to compute. trust needs predictions, and is left out for bare embeddings."""
     k: int = Field(default=10, ge=1)
     """Neighbours: r_k is the distance to the k-th. Beyond what a set or a class holds it is clipped, and said so."""
     reference: str | None = "train"
@@ -36,14 +36,14 @@ class ConvexityConfig(Config):
     """Configuration of `convexity`."""
 
     levels: Annotated[tuple[Literal["input", "tokens", "fused", "graph"], ...], Field(min_length=1)] = ("tokens",)
-    """Where clips are interpolated; graph follows the neighbourhood graph of each embedding instead."""
+    """The places where clips are interpolated; graph follows the neighbourhood graph of each embedding instead."""
     methods: Annotated[tuple[Literal["interpolation", "reference", "euclidean"], ...], Field(min_length=1)] = (
         "interpolation",
     )
-    """How segments are looked at: one drawn point between clips that the model gets right; as the reference's notebook
-    did; or ten equidistant points between any clips of a class."""
+    """The ways to look at segments: one drawn point between clips that the model gets right; as the reference's
+    notebook did; or ten equidistant points between any clips of a class."""
     apart: bool = True
-    """Whether to move each modality by itself, too, the others being held at each end in turn."""
+    """Move each modality by itself, too, the others being held at each end in turn."""
     pairs: int = Field(default=1000, ge=1)
     """Segments per class, drawn uniformly from all pairs of its clips; a class with fewer pairs gives all of them."""
     euclidean_pairs: int = Field(default=5000, ge=1)

@@ -1,4 +1,4 @@
-"""Arrays as callers give them: as numpy, averaged over positions, and labels with the classes that they name."""
+"""Arguments as callers give them: arrays as numpy, averaged over positions, labels, and the reference's own rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from avrobust_geometry.configs import Exact
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Array = NDArray[Any] | Tensor
+Labels = Ints | NDArray[np.bool_]
+"""(N,) classes, or (N, K) for several per clip."""
 
 BLOCK = 1 << 14
 """Clips whose positions are averaged at once."""
@@ -16,7 +24,7 @@ def as_array(values: ArrayLike | Tensor) -> NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def averaged(values: ArrayLike | Tensor, name: str) -> NDArray[Any] | Tensor:
+def averaged(values: ArrayLike | Tensor, name: str) -> Array:
     """Embeddings as (N, D) floats: what has positions (N, L, D) is averaged over them, a block at a time.
 
     Raises:
@@ -42,6 +50,26 @@ def check_length(name: str, values: Sequence[str] | NDArray[Any], clips: int) ->
     """Raise a ValueError unless there is one value for each clip."""
     if len(values) != clips:
         raise ValueError(f"{name} are {len(values)}, but the clips are {clips}: give one for each")
+
+
+def own_rows(ids: Sequence[str], reference_ids: Sequence[str]) -> Ints | None:
+    """The row of the reference that has each clip's id: (N,), -1 for none; None if no clip is in the reference.
+
+    Raises:
+        ValueError: if an id occurs twice in the reference, where it would leave out one of both only.
+    """
+    place = {name: row for row, name in enumerate(reference_ids)}
+    if len(place) < len(reference_ids):
+        twice = next(name for row, name in enumerate(reference_ids) if place[name] != row)
+        raise ValueError(f"the id {twice!r} occurs twice in the reference: give each clip an id of its own")
+    own = np.fromiter((place.get(name, -1) for name in ids), dtype=np.int64, count=len(ids))
+    return own if (own >= 0).any() else None
+
+
+def check_exact(exact: Exact) -> None:
+    """Raise a ValueError unless `exact` is "auto" or a truth value."""
+    if exact != "auto" and not isinstance(exact, bool):
+        raise ValueError(f"exact is {exact!r}: give 'auto', True or False")
 
 
 def with_classes(

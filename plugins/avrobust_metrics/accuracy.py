@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from avrobust_core import AvrobustError, Measurement, Metric, Subject, share
 from avrobust_metrics.configs import AccuracyConfig
-from avrobust_metrics.predictions import own_classes, require_finite
+from avrobust_metrics.predictions import own_classes
 
 
 class Accuracy(Metric):
@@ -31,9 +31,8 @@ class Accuracy(Metric):
         """Measure one subject.
 
         Raises:
-            AvrobustError: if a logit is not finite, or every k is left out.
+            AvrobustError: if every k is left out.
         """
-        require_finite("accuracy", subject)
         own = own_classes(subject)
         rank = _rank(subject.logits, own)
         if subject.task == "multi-label":
@@ -63,7 +62,7 @@ class Accuracy(Metric):
 
 
 def _rank(logits: NDArray[np.float32], own: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many other classes are at least as high as the best of the clip's own: (N,); K where it has none."""
+    """The number of other classes at least as high as the best of the clip's own: (N,); K where it has none."""
     best = np.where(own, logits, -np.inf).max(axis=1)
     rank = ((logits >= best[:, None]) & ~own).sum(axis=1)
     return np.asarray(np.where(own.any(axis=1), rank, logits.shape[1]))

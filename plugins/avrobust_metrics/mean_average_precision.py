@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from avrobust_core import Estimate, Measurement, Metric, Subject, bootstrap
 from avrobust_metrics.configs import MapConfig
-from avrobust_metrics.predictions import own_classes, require_finite
+from avrobust_metrics.predictions import own_classes
 from avrobust_metrics.ranking import ClassRanking
 
 
@@ -43,12 +43,7 @@ class MeanAveragePrecision(Metric):
         """There is nothing to choose."""
 
     def measure(self, subject: Subject) -> Measurement:
-        """Measure one subject.
-
-        Raises:
-            AvrobustError: if a logit is not finite.
-        """
-        require_finite("map", subject)
+        """Measure one subject."""
         scores = subject.logits if subject.task == "multi-label" else log_odds(subject.logits)
         own = own_classes(subject)
         measurable = np.flatnonzero(own.any(axis=0) & ~own.all(axis=0)) if len(own) else np.array([], dtype=np.int64)
@@ -59,8 +54,8 @@ class MeanAveragePrecision(Metric):
         map_, auc_ = self._estimates(
             subject,
             [ClassRanking(scores[:, c], own[:, c]) for c in measurable],
-            float(ap[measurable].mean()) if len(measurable) else float("nan"),
-            float(auc[measurable].mean()) if len(measurable) else float("nan"),
+            ap[measurable],
+            auc[measurable],
         )
         return Measurement(
             values={"map": map_, "auc": auc_, "d-prime": _d_prime_estimate(auc_)},
@@ -72,12 +67,11 @@ class MeanAveragePrecision(Metric):
         )
 
     def _estimates(
-        self, subject: Subject, rankings: list[ClassRanking], ap: float, auc: float
+        self, subject: Subject, rankings: list[ClassRanking], ap: NDArray[np.float64], auc: NDArray[np.float64]
     ) -> tuple[Estimate, Estimate]:
         n = len(subject.ids)
         if not rankings:
             return (Estimate(float("nan"), float("nan"), float("nan"), n, "none"),) * 2
-        aps: list[NDArray[np.float64]] = []
         aucs: list[NDArray[np.float64]] = []
 
         def mean_ap(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -85,11 +79,10 @@ class MeanAveragePrecision(Metric):
             found = np.array([ranking.evaluate(counts) for ranking in rankings])  # (classes, 2, R)
             measured = (~np.isnan(found)).sum(axis=0)
             means = np.nansum(found, axis=0) / np.where(measured > 0, measured, np.nan)
-            aps.append(means[0])
             aucs.append(means[1])
-            return aps[-1]
+            return np.asarray(means[0])
 
-        replay = iter(aucs)  # the same seed draws the same weights in the same chunks: both come of one pass
+        replay = iter(aucs)  # the same seed draws the same weights in the same chunks: one pass serves both
         estimate = partial(
             bootstrap,
             n=n,
@@ -97,37 +90,27 @@ class MeanAveragePrecision(Metric):
             resamples=subject.resamples,
             seed=subject.seed,
             groups=subject.groups,
+            recentred=True,
         )
-        found_ap = estimate(mean_ap, value=ap)
-        found_auc = estimate(lambda _: next(replay), value=auc)
-        return _recentred(found_ap, np.concatenate(aps)), _recentred(found_auc, np.concatenate(aucs))
+        return estimate(mean_ap, value=float(ap.mean())), estimate(lambda _: next(replay), value=float(auc.mean()))
 
 
 def _measurable(classes: Sequence[str], own: NDArray[np.bool_]) -> dict[str, Any]:
-    """Which classes can be measured, as details; said below a table where not all can."""
+    """The classes that can and cannot be measured, as details; a note stands below the table where some cannot."""
     missing = {
-        "no positive": [name for name, there in zip(classes, np.atleast_1d(own.any(axis=0)), strict=True) if not there],
-        "no negative": [
-            name for name, every in zip(classes, np.atleast_1d(own.all(axis=0)), strict=True) if every and len(own)
-        ],
+        "positive": [name for name, has in zip(classes, own.T, strict=True) if not has.any()],
+        "negative": [name for name, has in zip(classes, own.T, strict=True) if len(own) and has.all()],
     }
     left_out = sum(map(len, missing.values()))
     details: dict[str, Any] = {
         "classes": len(classes),
         "classes_measured": len(classes) - left_out,
-        "classes_without_positives": missing["no positive"],
-        "classes_without_negatives": missing["no negative"],
+        **{f"classes_without_{what}s": names for what, names in missing.items()},
     }
     if left_out:
-        reasons = [f"{len(names)} with {what} among the clips" for what, names in missing.items() if names]
+        reasons = [f"{len(names)} with no {what} among the clips" for what, names in missing.items() if names]
         details["notes"] = [f"{left_out} of {len(classes)} classes are left out of the means: {', '.join(reasons)}"]
     return details
-
-
-def _recentred(estimate: Estimate, resampled: NDArray[np.float64]) -> Estimate:
-    """The interval moved by the bootstrap's own estimate of the bias, kept within [0, 1]."""
-    bias = float(np.nanmean(resampled)) - estimate.value
-    return replace(estimate, low=max(0.0, estimate.low - bias), high=min(1.0, estimate.high - bias))
 
 
 def log_odds(logits: NDArray[np.float32]) -> NDArray[np.float64]:

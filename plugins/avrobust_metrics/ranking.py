@@ -25,7 +25,7 @@ class ClassRanking:
     def __init__(self, scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> None:
         thresholds = np.unique(scores[positive])  # ascending
         groups = len(thresholds)
-        # How many thresholds are above each score: a clip at a threshold belongs to it, one between to the lower one.
+        # The number of thresholds above each score: a clip at a threshold belongs to it, one between to the lower one.
         above = groups - np.searchsorted(thresholds, scores, side="right")
         tied = np.isin(scores, thresholds) & ~positive
         self._positives = _gather(above, positive, groups)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from avrobust_core import Registry
-from avrobust_core.testing.augmentation_checks import AUGMENTATION_CHECKS
 from avrobust_core.testing.augmentation_subjects import AugmentationSubject
+from avrobust_core.testing.checklists import AUGMENTATION_CHECKS
 
 COMPONENTS = {
     offer.component.name: offer.component

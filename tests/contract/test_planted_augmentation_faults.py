@@ -19,8 +19,8 @@ from avrobust_core import (
     clip_generator,
     soft_targets,
 )
-from avrobust_core.testing.augmentation_checks import AUGMENTATION_CHECKS
 from avrobust_core.testing.augmentation_subjects import AugmentationSubject
+from avrobust_core.testing.checklists import AUGMENTATION_CHECKS
 from avrobust_core.testing.running import CheckFailed, NotApplicable
 
 CHECKS = {check.name: check for check in AUGMENTATION_CHECKS}

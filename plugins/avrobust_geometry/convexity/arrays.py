@@ -1,25 +1,27 @@
 """`convexity` and `graph_convexity`: of arrays, without a study."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from avrobust_core import Measurement
 from avrobust_geometry.configs import Exact
-from avrobust_geometry.convexity.classified import METHODS, Amounts, Classified, measure_segments
+from avrobust_geometry.convexity.classified import METHODS, Classified, measure_segments
 from avrobust_geometry.convexity.graph import measure_graph
-from avrobust_geometry.convexity.levels import ArrayLevel
+from avrobust_geometry.convexity.levels import Level, array_level
 from avrobust_geometry.convexity.pairs import Identities
 from avrobust_geometry.convexity.rules import AtLeast, Highest, Rule, best_thresholds
 from avrobust_geometry.convexity.summary import Summary
 from avrobust_geometry.density.summaries import members_of
-from avrobust_geometry.inputs import as_array, averaged, check_length, with_classes
+from avrobust_geometry.inputs import as_array, averaged, check_exact, check_length, with_classes
 
 FLOATS = ("float16", "float32", "float64")
-"""What embeddings may be of, in either order of bytes."""
+"""The types that embeddings may have, in either order of bytes."""
 
 
 def convexity(
@@ -39,7 +41,7 @@ def convexity(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Measurement:
-    """How often a point between two clips of a class is taken for that class, too.
+    """The share of points between two clips of a class that are taken for that class, too.
 
     The values are those of the metric `convexity` without a level: "recall"; "conditional", "conditional-micro" and
     "margin" by `interpolation`; "euclidean" and "reference", each with "-micro". See
@@ -79,8 +81,9 @@ def convexity(
     floats = points.is_floating_point() if isinstance(points, Tensor) else points.dtype.name in FLOATS
     if points.ndim < 2 or not len(points) or not floats:
         raise ValueError(f"embeddings are {points.dtype} of shape {tuple(points.shape)}: give floats (N, ...)")
-    level = ArrayLevel(points, classify, batch_size)
-    scores = level.logits() if logits is None else as_array(logits)
+    level = array_level(points, classify)
+    level = level if batch_size is None else replace(level, batch=batch_size)
+    scores = _own_logits(level, len(points)) if logits is None else as_array(logits)
     scores = scores if scores.dtype.kind == "f" else scores.astype(np.float64)
     if scores.ndim != 2 or len(scores) != len(points):
         raise ValueError(f"logits have shape {scores.shape}: give ({len(points)}, K)")
@@ -98,7 +101,7 @@ def convexity(
     members = members_of(own, len(names))
     clips = Classified(_identities(ids, len(points), seed), scores, members, rule)
     summary.add_recall(members, clips.inside, resamples=resamples, seed=seed)
-    measure_segments(summary, [level], methods, clips, Amounts(pairs, euclidean_pairs), softmax=own.ndim == 1)
+    measure_segments(summary, [level], methods, clips, pairs=pairs, euclidean_pairs=euclidean_pairs)
     return summary.measurement()
 
 
@@ -114,7 +117,7 @@ def graph_convexity(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Measurement:
-    """How far shortest paths between clips of a class, in the graph of nearest neighbours, keep to the class.
+    """The share of shortest paths between clips of a class, in the graph of nearest neighbours, that is of the class.
 
     Values: "graph" (mean over classes), "graph-micro" (over paths), and both for permuted labels, "graph-permuted".
     Source: Tetkova et al. 2025 (arXiv 2305.17154). Theirs is the mean over paths; and clips at distance 0 of each other
@@ -140,11 +143,19 @@ def graph_convexity(
     """
     if min(k, pairs) < 1:
         raise ValueError(f"k is {k} and pairs is {pairs}: both must be at least 1")
+    check_exact(exact)
     points = averaged(embeddings, "embeddings")
     own, names = _labels(as_array(labels), len(points), classes, None)
     summary = Summary(len(points), names, confidence)
     measure_graph(summary, "", points, own, _identities(ids, len(points), seed), k=k, pairs=pairs, exact=exact)
     return summary.measurement()
+
+
+def _own_logits(level: Level, clips: int) -> NDArray[np.float64]:
+    """Those of the clips themselves, (N, K)."""
+    starts = range(0, clips, level.batch)
+    parts = [level.classify(level.fetch(np.arange(start, min(start + level.batch, clips)))) for start in starts]
+    return torch.cat(parts).double().cpu().numpy()
 
 
 def _identities(ids: Sequence[str] | None, clips: int, seed: int) -> Identities:

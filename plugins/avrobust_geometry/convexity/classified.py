@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from avrobust_geometry.convexity.levels import Level
-from avrobust_geometry.convexity.pairs import Floats, Identities, Ints, draw_segments
-from avrobust_geometry.convexity.rules import Rule
+from avrobust_geometry.convexity.pairs import Identities, draw_segments
+from avrobust_geometry.convexity.rules import Highest, Rule
 from avrobust_geometry.convexity.segments import REFERENCE_PAIRS, equidistant, interpolate, reference_score
 from avrobust_geometry.convexity.summary import Summary
+from avrobust_geometry.inputs import Floats, Ints
 
 METHODS = ("interpolation", "reference", "euclidean")
 """The ways to look at straight segments."""
@@ -42,26 +43,11 @@ class Classified:
         ]
 
     def margins(self, clips: Ints, classes: Ints) -> Floats:
-        """How far inside these classes the clips lie, (P,)."""
+        """The clips' margins inside these classes, (P,)."""
         if not len(clips):
             return np.zeros(0)
         rows = torch.from_numpy(np.ascontiguousarray(self.logits[clips]))
         return self.rule.margins(rows, torch.from_numpy(classes)).double().numpy()
-
-
-@dataclass(frozen=True, slots=True)
-class Amounts:
-    """How much to do.
-
-    Attributes:
-        pairs: segments per class of `interpolation`.
-        euclidean_pairs: segments per class of `euclidean`.
-        apart: whether to move modalities one at a time, too.
-    """
-
-    pairs: int = 1000
-    euclidean_pairs: int = 5000
-    apart: bool = True
 
 
 def measure_segments(
@@ -69,9 +55,10 @@ def measure_segments(
     levels: Sequence[Level],
     methods: Collection[str],
     clips: Classified,
-    amounts: Amounts,
     *,
-    softmax: bool,
+    pairs: int,
+    euclidean_pairs: int,
+    apart: bool = True,
 ) -> None:
     """Add what the methods find at the levels. The same segments, and the same points on them, serve all levels.
 
@@ -80,23 +67,24 @@ def measure_segments(
         levels: where.
         methods: some of `METHODS`.
         clips: between which points lie.
-        amounts: how much to do.
-        softmax: whether probabilities are the softmax's (single-label).
+        pairs: segments per class of `interpolation`.
+        euclidean_pairs: segments per class of `euclidean`.
+        apart: whether to move modalities one at a time, too.
     """
     names, who = summary.classes, clips.identities
     if "interpolation" in methods:
-        drawn = draw_segments(clips.inside, names, who, amounts.pairs)
+        drawn = draw_segments(clips.inside, names, who, pairs)
         ends = clips.margins(drawn.first, drawn.cls), clips.margins(drawn.second, drawn.cls)
         for level in levels:
-            interpolate(summary, level, drawn, clips.rule, ends, apart=amounts.apart)
+            interpolate(summary, level, drawn, clips.rule, ends, apart=apart)
         if levels:
             counts = np.bincount(drawn.cls, minlength=len(names))
             summary.details["classes_without_segments"] = [names[c] for c in np.flatnonzero(counts == 0)]
     if "euclidean" in methods:
-        everyone = draw_segments(clips.members, names, who, amounts.euclidean_pairs)
+        everyone = draw_segments(clips.members, names, who, euclidean_pairs)
         for level in levels:
             equidistant(summary, level, everyone, clips.rule)
     if "reference" in methods:
         truncated = draw_segments(clips.members, names, who, REFERENCE_PAIRS, truncated=True)
         for level in levels:
-            reference_score(summary, level, truncated, softmax=softmax)
+            reference_score(summary, level, truncated, softmax=isinstance(clips.rule, Highest))

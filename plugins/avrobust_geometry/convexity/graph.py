@@ -6,16 +6,15 @@ Source: Tetkova et al. 2025, "On convex decision regions in deep network represe
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
-from torch import Tensor
 
 from avrobust_geometry.configs import Exact
-from avrobust_geometry.convexity.intervals import Pairwise
-from avrobust_geometry.convexity.pairs import Identities, Ints, Segments, draw_segments
-from avrobust_geometry.convexity.summary import Summary
-from avrobust_geometry.density.summaries import Labels, members_of
+from avrobust_geometry.convexity.pairs import Identities, Segments, draw_segments
+from avrobust_geometry.convexity.summary import Summary, joined
+from avrobust_geometry.density.summaries import members_of
+from avrobust_geometry.inputs import Array, Floats, Ints, Labels
 from avrobust_geometry.knn import nearest
 
 ELEMENTS = 1 << 22
@@ -25,13 +24,13 @@ ELEMENTS = 1 << 22
 def measure_graph(
     summary: Summary,
     layer: str,
-    points: ArrayLike | Tensor,
+    points: Array,
     labels: Labels,
     identities: Identities,
     *,
-    k: int = 10,
-    pairs: int = 5000,
-    exact: Exact = "auto",
+    k: int,
+    pairs: int,
+    exact: Exact,
 ) -> None:
     """Add "graph" and "graph-permuted" for one layer.
 
@@ -61,15 +60,11 @@ def measure_graph(
     for name, given in (("graph", labels), ("graph-permuted", labels[_permutation(identities)])):
         chosen = draw_segments(members_of(given, len(summary.classes)), summary.classes, identities, pairs)
         shares, counts[name] = path_shares(edges, chosen, given)
-        pairwise = Pairwise(chosen.first, chosen.second, chosen.cls, shares)
-        summary.add((name, layer), pairwise, per_clip=name == "graph")
-    summary.details[f"graph/{layer}" if layer else "graph"] = {
-        **counts["graph"],
-        "neighbours": dict(found.report),
-    }
+        summary.add((name, layer), chosen, shares, per_clip=name == "graph")
+    summary.details[joined(("graph", layer))] = {**counts["graph"], "neighbours": dict(found.report)}
 
 
-def path_shares(edges: csr_matrix, pairs: Segments, labels: Labels) -> tuple[NDArray[np.float64], dict[str, Any]]:
+def path_shares(edges: csr_matrix, pairs: Segments, labels: Labels) -> tuple[Floats, dict[str, Any]]:
     """The share of each shortest path's inner clips that have the pair's class, and what kinds of paths there were.
 
     Args:
@@ -99,8 +94,8 @@ def path_shares(edges: csr_matrix, pairs: Segments, labels: Labels) -> tuple[NDA
 
 def _walk(
     before: NDArray[np.int32], row: Ints, target: Ints, source: Ints, cls: Ints, labels: Labels
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How many inner clips each path has, and how many of them have the class: all paths back step by step."""
+) -> tuple[Floats, Floats]:
+    """The numbers of each path's inner clips and of those with the class: all paths are walked back step by step."""
     inner, own = np.zeros(len(row)), np.zeros(len(row))
     going = np.arange(len(row))
     at = before[row, target].astype(np.int64)

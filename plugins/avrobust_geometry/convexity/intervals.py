@@ -14,44 +14,27 @@ where failures come from rare clips of which the set may hold none (.87 at 20 cl
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from math import isfinite, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from avrobust_core import Estimate
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from avrobust_geometry.convexity.pairs import Segments
+from avrobust_geometry.inputs import Floats, Ints
 
 FEWEST = 6
 """Clips of a class below which its own mean tells too little of its variance: there the mean over classes stands in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pairwise:
-    """Numbers that were found for pairs of clips.
-
-    Attributes:
-        first: (P,) one clip.
-        second: (P,) the other.
-        cls: (P,) the class that they were found for.
-        value: (P,) what was found.
-    """
-
-    first: Ints
-    second: Ints
-    cls: Ints
-    value: Floats
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-
 def mean_over_pairs(
-    found: Pairwise, *, macro: bool, share: bool, confidence: float = 0.95, groups: Sequence[Hashable] | None = None
+    pairs: Segments,
+    values: Floats,
+    *,
+    macro: bool,
+    share: bool,
+    confidence: float = 0.95,
+    groups: Sequence[Hashable] | None = None,
 ) -> Estimate:
     """The mean over pairs, or over classes of their means over pairs, with an interval over clips, or groups of them.
 
@@ -60,7 +43,8 @@ def mean_over_pairs(
     they make. With groups, these stand where clips do: pairs are independent that have no group in common.
 
     Args:
-        found: any number of values for a pair and a class.
+        pairs: of clips, any number for a pair and a class.
+        values: (P,) what was found for them.
         macro: whether each class counts the same, and not each pair.
         share: whether values are in [0, 1]; the interval then stays there, too.
         confidence: e.g. 0.95.
@@ -70,13 +54,13 @@ def mean_over_pairs(
         The estimate, n being the number of clips; NaN without pairs, and no interval where values are not finite, or
         give no variance to make one of.
     """
-    if not len(found):
+    if not len(pairs):
         return Estimate(float("nan"), float("nan"), float("nan"), 0, "none")
-    _, cls = np.unique(found.cls, return_inverse=True)
+    _, cls = np.unique(pairs.cls, return_inverse=True)
     counts = np.bincount(cls)
-    means = np.bincount(cls, found.value) / counts
-    value = float(means.mean() if macro else found.value.mean())
-    clips, ends = np.unique(np.stack([found.first, found.second]), return_inverse=True)
+    means = np.bincount(cls, values) / counts
+    value = float(means.mean() if macro else values.mean())
+    clips, ends = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
     count, ends = len(clips), ends.reshape(2, -1)
     if groups is None:
         n, label = count, None
@@ -86,10 +70,10 @@ def mean_over_pairs(
         n, label, ends = len(numbers), len(numbers), group[ends]
     if not isfinite(value) or (groups is not None and n < 2):
         return Estimate(value, float("nan"), float("nan"), count, "none", label)
-    if share and found.value.min() == found.value.max() and found.value[0] in (0.0, 1.0):
+    if share and values.min() == values.max() and values[0] in (0.0, 1.0):
         return Estimate(value, *_wilson(value, n / 2, _quantile(confidence, n - 1)), count, "dyadic", label)
-    weight = 1 / (counts[cls] * len(counts)) if macro else np.full(len(found), 1 / len(found))
-    variance, df = _variance(found.value, weight, cls, means, value, ends, n)
+    weight = 1 / (counts[cls] * len(counts)) if macro else np.full(len(pairs), 1 / len(pairs))
+    variance, df = _variance(values, weight, cls, means, value, ends, n)
     if variance == 0 and not share:
         return Estimate(value, float("nan"), float("nan"), count, "none", label)
     if variance == 0:  # one pair, or values that agree within each class, and differ between them

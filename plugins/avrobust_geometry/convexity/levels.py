@@ -1,7 +1,7 @@
 """Levels at which clips are interpolated: raw inputs, what encoders return, what the head reads, or any array."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_core import AVModel, AvrobustError, Encoded, Probe
+from avrobust_core import AVModel, Encoded, Probe
+from avrobust_geometry.inputs import Array, Ints
 
 ELEMENTS = 1 << 22
 """Numbers of one end's latents that are held at once: 16 MiB."""
@@ -18,187 +19,112 @@ ELEMENTS = 1 << 22
 MOST = 4096
 """Segments put through at once at most."""
 
-Ints = NDArray[np.int64]
-Shares = Mapping[str, Tensor | float]
-"""By part, the first clip's share in a point: (B,), or 1 or 0 for a whole clip."""
-Between = Callable[[Shares], Tensor]
-"""From shares to the logits (B, K) of the points there."""
+Values = dict[str, Tensor]
+"""The tensors that are interpolated, by name: (B, ...) each."""
 
 
-class Level(ABC):
+@dataclass(frozen=True, slots=True)
+class Level:
     """A place in a model where clips can be interpolated.
 
     Attributes:
         name: "input", "tokens", "fused"; empty for arrays.
-        parts: what may be moved by itself, the rest being held: the modalities; one name if there is only one.
+        part_of: what is interpolated, and the part that it belongs to: a modality, or "all".
         batch: segments to put through at once.
-        device: where ratios and logits lie.
-        passed: clips that were put through so far.
+        device: where values and logits lie.
+        fetch: from clips, (B,) positions, to their values.
+        classify: from values to logits (B, K).
     """
 
     name: str
-    parts: tuple[str, ...] = ("all",)
+    part_of: Mapping[str, str]
     batch: int
     device: torch.device
-    passed: int = 0
+    fetch: Callable[[Ints], Values]
+    classify: Callable[[Values], Tensor]
 
-    def between(self, first: Ints, second: Ints) -> Between:
-        """Fetch both ends of B segments, positions of clips, and return what puts points between them through."""
-        clips, ends = np.unique(np.concatenate([first, second]), return_inverse=True)
-        index = torch.from_numpy(ends.reshape(-1)).to(self.device)
-        a, b = index[: len(first)], index[len(first) :]
-        ends_of = {name: (part, x[a], x[b]) for name, (part, x) in self._fetch(clips).items()}
-        mixed: dict[str, tuple[Tensor, Tensor]] = {}
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that may be moved by themselves, the rest being held."""
+        return tuple(dict.fromkeys(self.part_of.values()))
 
-        def point(name: str, shares: Shares) -> Tensor:
-            part, one, other = ends_of[name]
-            share = shares[part]
-            if isinstance(share, float):
-                return one if share else other
-            # Points that differ in another part only have this one in common.
-            if name not in mixed or mixed[name][0] is not share:
-                ratio = share.to(one.dtype).reshape(-1, *[1] * (one.ndim - 1))
-                mixed[name] = share, one * ratio + other * (1 - ratio)
-            return mixed[name][1]
-
-        def put_through(shares: Shares) -> Tensor:
-            self.passed += len(first)
-            logits = self._logits({name: point(name, shares) for name in ends_of})
-            if not torch.isfinite(logits).all():
-                raise AvrobustError(
-                    f"metric 'convexity': logits are not finite at points between clips (level {self.name!r}); look at "
-                    "the model's training (did its loss become NaN?)"
-                )
-            return logits
-
-        return put_through
-
-    @abstractmethod
-    def _fetch(self, clips: Ints) -> dict[str, tuple[str, Tensor]]:
-        """The values to mix, by name: the part that it belongs to, and its values (n, ...) for these clips."""
-
-    @abstractmethod
-    def _logits(self, mixed: Mapping[str, Tensor]) -> Tensor:
-        """(B, K) from what was mixed, by the same names."""
+    def ends(self, first: Ints, second: Ints) -> tuple[Values, Values]:
+        """The values of both ends of B segments, positions of clips, each clip fetched once."""
+        clips, places = np.unique(np.concatenate([first, second]), return_inverse=True)
+        index, values = torch.from_numpy(places.reshape(2, -1)).to(self.device), self.fetch(clips)
+        one, other = ({name: x[end] for name, x in values.items()} for end in index)
+        return one, other
 
 
-class InputLevel(Level):
-    """Raw clips, through the whole model.
+def input_level(probe: Probe, split: str) -> Level:
+    """Raw clips of a split, through the whole model."""
+    model = probe.model
+    parts = model.modalities if isinstance(model, AVModel) else tuple(probe.read(split, [0]))
 
-    Args:
-        probe: the model.
-        split: whose clips.
-    """
+    def fetch(clips: Ints) -> Values:
+        inputs = probe.read(split, clips.tolist())
+        return {name: inputs[name] for name in parts}
 
-    name = "input"
-
-    def __init__(self, probe: Probe, split: str) -> None:
-        self._probe, self._split = probe, split
-        self.device, self.batch = probe.device, probe.batch_size
-        if isinstance(probe.model, AVModel):
-            self.parts = probe.model.modalities
-        else:
-            self.parts = tuple(probe.read(split, [0]))
-
-    def _fetch(self, clips: Ints) -> dict[str, tuple[str, Tensor]]:
-        inputs = self._probe.read(self._split, clips.tolist())
-        return {name: (name, inputs[name]) for name in self.parts}
-
-    def _logits(self, mixed: Mapping[str, Tensor]) -> Tensor:
-        return self._probe.forward(mixed)
+    return Level("input", {name: name for name in parts}, probe.batch_size, probe.device, fetch, probe.forward)
 
 
-class TokensLevel(Level):
-    """What the encoders return, tokens and pooled embedding alike, through fusion and head.
+def tokens_level(probe: Probe, layers: Mapping[str, NDArray[Any]]) -> Level:
+    """The encoders' output, tokens and pooled embedding alike, through fusion and head.
 
     Args:
         probe: the model.
         layers: of the clips, "tokens/<modality>" and "pooled/<modality>".
     """
+    own = {name: x for name, x in layers.items() if name.split("/")[0] in ("tokens", "pooled")}
+    modalities = [name.removeprefix("tokens/") for name in own if name.startswith("tokens/")]
 
-    name = "tokens"
-
-    def __init__(self, probe: Probe, layers: Mapping[str, NDArray[Any]]) -> None:
-        self._probe, self.device = probe, probe.device
-        self._layers = {name: x for name, x in layers.items() if name.split("/")[0] in ("tokens", "pooled")}
-        self.parts = tuple(name.removeprefix("tokens/") for name in layers if name.startswith("tokens/"))
-        self.batch = _batch(self._layers.values(), probe.batch_size)
-
-    def _fetch(self, clips: Ints) -> dict[str, tuple[str, Tensor]]:
-        return {name: (name.split("/", 1)[1], _rows(x, clips, self.device)) for name, x in self._layers.items()}
-
-    def _logits(self, mixed: Mapping[str, Tensor]) -> Tensor:
-        return self._probe.classify(
-            {part: Encoded(mixed[f"tokens/{part}"], mixed[f"pooled/{part}"]) for part in self.parts}
+    def classify(values: Values) -> Tensor:
+        return probe.classify(
+            {part: Encoded(values[f"tokens/{part}"], values[f"pooled/{part}"]) for part in modalities}
         )
 
-
-class FusedLevel(Level):
-    """What the head reads, through the head alone.
-
-    Args:
-        probe: the model.
-        layers: of the clips, "fused".
-    """
-
-    name = "fused"
-
-    def __init__(self, probe: Probe, layers: Mapping[str, NDArray[Any]]) -> None:
-        self._probe, self._fused, self.device = probe, layers["fused"], probe.device
-        self.batch = _batch([self._fused], probe.batch_size)
-
-    def _fetch(self, clips: Ints) -> dict[str, tuple[str, Tensor]]:
-        return {"fused": ("all", _rows(self._fused, clips, self.device))}
-
-    def _logits(self, mixed: Mapping[str, Tensor]) -> Tensor:
-        return self._probe.head(mixed["fused"])
+    return _of_arrays("tokens", own, classify, probe.device, probe.batch_size)
 
 
-class ArrayLevel(Level):
+def fused_level(probe: Probe, layers: Mapping[str, NDArray[Any]]) -> Level:
+    """The layer "fused", which the head reads, through the head alone."""
+    own = {"fused": layers["fused"]}
+    return _of_arrays("fused", own, lambda values: probe.head(values["fused"]), probe.device, probe.batch_size)
+
+
+def array_level(embeddings: Array, classify: Callable[[Any], Any]) -> Level:
     """Rows of one array, through a function of it.
 
     Args:
         embeddings: (N, ...) of floats, a numpy array or a torch tensor.
         classify: from (B, ...) of the same kind to logits (B, K), numpy or torch.
-        batch: rows per call; by default as many as a few MiB hold.
     """
+    device = embeddings.device if isinstance(embeddings, Tensor) else torch.device("cpu")
 
-    name = ""
-
-    def __init__(
-        self, embeddings: NDArray[Any] | Tensor, classify: Callable[[Any], Any], batch: int | None = None
-    ) -> None:
-        self._embeddings, self._classify = embeddings, classify
-        self.device = embeddings.device if isinstance(embeddings, Tensor) else torch.device("cpu")
-        self.batch = batch or _batch([embeddings], 1)
-
-    def logits(self) -> NDArray[np.float64]:
-        """Those of the rows themselves, (N, K)."""
-        parts = [
-            self._logits({"": self._fetch(np.arange(start, min(start + self.batch, len(self._embeddings))))[""][1]})
-            for start in range(0, len(self._embeddings), self.batch)
-        ]
-        return torch.cat(parts).double().cpu().numpy()
-
-    def _fetch(self, clips: Ints) -> dict[str, tuple[str, Tensor]]:
-        if isinstance(self._embeddings, Tensor):
-            return {"": ("all", self._embeddings[torch.from_numpy(clips).to(self.device)])}
-        return {"": ("all", _rows(self._embeddings, clips, self.device))}
-
-    def _logits(self, mixed: Mapping[str, Tensor]) -> Tensor:
-        x = mixed[""]
+    def logits_of(values: Values) -> Tensor:
+        x = values[""]
         with torch.no_grad():
-            found = self._classify(x if isinstance(self._embeddings, Tensor) else x.numpy())
+            found = classify(x if isinstance(embeddings, Tensor) else x.numpy())
         logits = found if isinstance(found, Tensor) else torch.from_numpy(np.asarray(found))
         if logits.ndim != 2 or len(logits) != len(x):
             raise ValueError(f"classify returned shape {tuple(logits.shape)} for {len(x)} rows: give logits (B, K)")
-        return (logits if logits.is_floating_point() else logits.double()).to(self.device)
+        return (logits if logits.is_floating_point() else logits.double()).to(device)
+
+    return _of_arrays("", {"": embeddings}, logits_of, device, 1)
 
 
-def _rows(values: NDArray[Any], clips: Ints, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values[clips], dtype=values.dtype.newbyteorder("="))).to(device)
+def _of_arrays(
+    name: str, arrays: Mapping[str, Array], classify: Callable[[Values], Tensor], device: torch.device, least: int
+) -> Level:
+    def fetch(clips: Ints) -> Values:
+        return {each: _rows(x, clips).to(device) for each, x in arrays.items()}
+
+    width = sum(prod(x.shape[1:]) for x in arrays.values())
+    batch = max(least, min(MOST, ELEMENTS // max(1, width)))
+    return Level(name, {each: each.partition("/")[2] or "all" for each in arrays}, batch, device, fetch, classify)
 
 
-def _batch(arrays: Iterable[NDArray[Any] | Tensor], least: int) -> int:
-    width = sum(prod(x.shape[1:]) for x in arrays)
-    return max(least, min(MOST, ELEMENTS // max(1, width)))
+def _rows(values: Array, clips: Ints) -> Tensor:
+    if isinstance(values, Tensor):
+        return values[torch.from_numpy(clips).to(values.device)]
+    return torch.from_numpy(np.ascontiguousarray(values[clips], dtype=values.dtype.newbyteorder("=")))

@@ -1,16 +1,16 @@
 """Convexity as a metric of a study: of a model's regions at several places, and of its embeddings' graphs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avrobust_core import AvrobustError, LatentRequest, Latents, LayerKind, Measurement, Metric, Subject, first_of
+from avrobust_core import AvrobustError, LatentRequest, LayerKind, Measurement, Metric, Probe, Subject
 from avrobust_geometry.configs import ConvexityConfig
-from avrobust_geometry.convexity.classified import Amounts, Classified, measure_segments
+from avrobust_geometry.convexity.classified import Classified, measure_segments
 from avrobust_geometry.convexity.graph import measure_graph
-from avrobust_geometry.convexity.levels import FusedLevel, InputLevel, Level, TokensLevel
+from avrobust_geometry.convexity.levels import Level, fused_level, input_level, tokens_level
 from avrobust_geometry.convexity.pairs import Identities
 from avrobust_geometry.convexity.rules import AtLeast, Highest, Rule, best_thresholds
 from avrobust_geometry.convexity.summary import Summary
@@ -27,7 +27,7 @@ _KINDS: dict[str, frozenset[LayerKind]] = {
 
 
 class Convexity(Metric):
-    """How often a point between two clips of a class is of that class, too.
+    """The share of points between two clips of a class that are of that class, too.
 
     A model takes a point for a class if its logit exceeds all others (single-label; a tie does not), or reaches the
     class's threshold (several labels): the one with the best F1 on the split `calibration`.
@@ -80,7 +80,7 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
         """Measure one subject.
 
         Raises:
-            AvrobustError: if logits or embeddings are not finite.
+            AvrobustError: if logits between clips are not finite, or embeddings cannot be compared.
         """
         config = self.config
         summary = Summary(len(subject.ids), subject.classes, subject.confidence, subject.groups)
@@ -88,18 +88,17 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
         own = labels_of(subject.task, subject.targets)
         members = members_of(own, len(subject.classes))
         latents = subject.latents.get(subject.split)
-        levels = list(self._probed(subject, latents))
+        levels = [] if subject.probe is None else list(_probed(self._levels, subject.probe, subject))
         if subject.probe is None and self.probes:
             summary.details["left_out"] = {
                 level: "there is no model to put points through" for level in self._levels if level != "graph"
             }
         if subject.logits.shape[1] and self.probes:
-            _require_finite(subject)
             rule = self._rule(subject, own, summary)
             clips = Classified(identities, subject.logits, members, rule)
             summary.add_recall(members, clips.inside, resamples=subject.resamples, seed=subject.seed)
-            amounts = Amounts(config.pairs, config.euclidean_pairs, config.apart)
-            measure_segments(summary, levels, config.methods, clips, amounts, softmax=subject.task == "single-label")
+            drawn = {"pairs": config.pairs, "euclidean_pairs": config.euclidean_pairs}
+            measure_segments(summary, levels, config.methods, clips, **drawn, apart=config.apart)
         if latents is not None and ("graph" in self._levels or subject.probe is None):
             for layer, values in latents.layers.items():
                 if layer.split("/")[0] == "tokens":
@@ -110,18 +109,6 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
                 except ValueError as error:
                     raise AvrobustError(f"metric 'convexity': graph of {layer}: {error}") from error
         return summary.measurement()
-
-    def _probed(self, subject: Subject, latents: Latents | None) -> Iterator[Level]:
-        if subject.probe is None:
-            return
-        layers = {} if latents is None else latents.layers
-        for name in self._levels:
-            if name == "input":
-                yield InputLevel(subject.probe, subject.split)
-            elif name == "tokens":
-                yield TokensLevel(subject.probe, layers)
-            elif name == "fused":
-                yield FusedLevel(subject.probe, layers)
 
     def _rule(self, subject: Subject, own: NDArray[Any], summary: Summary) -> Rule:
         """When a point is of a class; the details say where thresholds come from."""
@@ -139,11 +126,14 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
         return AtLeast(thresholds)
 
 
-def _require_finite(subject: Subject) -> None:
-    broken = np.flatnonzero(~np.isfinite(subject.logits).all(axis=1))
-    if len(broken):
-        names = first_of(subject.ids[i] for i in broken)
-        raise AvrobustError(
-            f"metric 'convexity': the model's logits are not finite for {names}; "
-            "look at the model's training (did its loss become NaN?) or at these clips"
-        )
+def _probed(names: Iterable[str], probe: Probe, subject: Subject) -> Iterator[Level]:
+    latents = subject.latents.get(subject.split)
+    layers = {} if latents is None else latents.layers
+    for name in names:
+        match name:
+            case "input":
+                yield input_level(probe, subject.split)
+            case "tokens":
+                yield tokens_level(probe, layers)
+            case "fused":
+                yield fused_level(probe, layers)

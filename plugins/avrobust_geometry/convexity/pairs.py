@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avrobust_core import derive_seed
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from avrobust_geometry.inputs import Floats, Ints
 
 
 class Identities:
@@ -69,6 +68,10 @@ class Segments:
     def __len__(self) -> int:
         return len(self.first)
 
+    def at(self, rows: NDArray[Any]) -> "Segments":
+        """Some of them, by their places or a mask."""
+        return Segments(self.first[rows], self.second[rows], self.cls[rows], self.ratio[rows])
+
 
 def draw_segments(
     members: Sequence[Ints], classes: Sequence[str], identities: Identities, count: int, *, truncated: bool = False
@@ -84,7 +87,8 @@ def draw_segments(
         truncated: instead the first `count` ordered pairs in the order of the ids, (1, 2), (1, 3), ...: nearly all
             begin at the first few clips, as the reference's did.
     """
-    parts: list[tuple[Ints, Ints, Ints, Floats]] = []
+    none = np.zeros(0, dtype=np.int64)
+    parts: list[tuple[Ints, Ints, Ints, Floats]] = [(none, none, none, np.zeros(0))]
     for c, (name, unsorted) in enumerate(zip(classes, members, strict=True)):
         clips = identities.sort(unsorted)
         n = len(clips)
@@ -95,17 +99,13 @@ def draw_segments(
             b = rest + (rest >= a)
         else:
             total = n * (n - 1) // 2
-            drawn = (
-                np.arange(total)
-                if total <= count
-                else np.sort(identities.generator("pairs", name).choice(total, count, replace=False, shuffle=False))
-            )
+            drawn = np.arange(total)
+            if total > count:
+                generator = identities.generator("pairs", name)
+                drawn = np.sort(generator.choice(total, count, replace=False, shuffle=False))
             a, b = unrank_pairs(drawn, n)
         first, second = clips[a], clips[b]
         parts.append((first, second, np.full(len(a), c), identities.ratios(first, second, name)))
-    if not parts:
-        none = np.zeros(0, dtype=np.int64)
-        return Segments(none, none, none, np.zeros(0))
     first, second, cls, ratio = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Segments(first, second, cls, ratio)
 

@@ -1,40 +1,28 @@
 """Rules for when a point is of a class: the highest logit, or a logit above the class's own threshold."""
 
-from abc import ABC, abstractmethod
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Floats = NDArray[np.float64]
+from avrobust_geometry.inputs import Floats
 
 
-class Rule(ABC):
-    """A rule that tells from logits if points are of a class."""
-
-    @abstractmethod
-    def margins(self, logits: Tensor, cls: Tensor) -> Tensor:
-        """How far inside its class each point lies, in logits: (B,), from (B, K) and the classes (B,) int64."""
-
-    @abstractmethod
-    def holds(self, margins: Floats) -> NDArray[np.bool_]:
-        """Whether points with these margins are of their class."""
-
-
-class Highest(Rule):
+class Highest:
     """Single-label: the class's logit exceeds all others; a tie is outside."""
 
     def margins(self, logits: Tensor, cls: Tensor) -> Tensor:
+        """The margins in logits by which points lie inside their classes: (B,), from (B, K) and (B,) int64."""
         column = cls.unsqueeze(1)
         own = logits.gather(1, column).squeeze(1)
         return own - logits.scatter(1, column, -torch.inf).amax(dim=1)
 
     def holds(self, margins: Floats) -> NDArray[np.bool_]:
+        """True for points with these margins that are of their class."""
         return np.asarray(margins > 0)
 
 
-class AtLeast(Rule):
+class AtLeast:
     """A score reaches the class's own threshold: the logit, or the class's log-odds under the softmax.
 
     Args:
@@ -47,6 +35,7 @@ class AtLeast(Rule):
         self._softmax = softmax
 
     def margins(self, logits: Tensor, cls: Tensor) -> Tensor:
+        """As those of `Highest`."""
         column = cls.unsqueeze(1)
         score = logits.gather(1, column).squeeze(1).double()
         if self._softmax:
@@ -54,7 +43,12 @@ class AtLeast(Rule):
         return score - self.thresholds.to(cls.device)[cls]
 
     def holds(self, margins: Floats) -> NDArray[np.bool_]:
+        """As `Highest`'s."""
         return np.asarray(margins >= 0)
+
+
+Rule = Highest | AtLeast
+"""Tells from logits if points are of a class."""
 
 
 def best_thresholds(logits: NDArray[np.floating], own: NDArray[np.bool_]) -> Floats:

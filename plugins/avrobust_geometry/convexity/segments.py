@@ -1,18 +1,18 @@
 """The three ways to look at straight segments: at one drawn point, at ten, and as the reference did."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avrobust_geometry.convexity.intervals import Pairwise
-from avrobust_geometry.convexity.levels import Between, Level, Shares
-from avrobust_geometry.convexity.pairs import Floats, Segments
+from avrobust_core import AvrobustError
+from avrobust_geometry.convexity.levels import Level
+from avrobust_geometry.convexity.pairs import Segments
 from avrobust_geometry.convexity.rules import AtLeast, Rule
-from avrobust_geometry.convexity.summary import Summary
+from avrobust_geometry.convexity.summary import Summary, joined
+from avrobust_geometry.inputs import Floats
 
 POINTS = 10
 """Interior points of `euclidean`, equidistant: Tetkova et al. 2025."""
@@ -21,71 +21,48 @@ REFERENCE_PAIRS = 2000
 """Ordered pairs per class of `reference`."""
 
 REFERENCE_PROBABILITY = 0.1
-"""What the class's probability must reach for `reference`."""
+"""The probability that the class must reach for `reference`."""
 
 NEARNESS = 5
 """Bins, from 0 to 1/2, of how far from the nearer end points lie."""
 
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Segments along which one part moves, and the rest is that of the clip at one end.
-
-    Attributes:
-        crossed: (P,) margin at the far end, where the part alone is of the other clip.
-        drawn: (P,) margin at the point that is looked at.
-    """
-
-    crossed: Floats
-    drawn: Floats
+Held = Mapping[str, int]
+"""The parts that are those of a whole clip, the first (1) or the second (0); all others lie between both."""
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """The margins found along segments.
-
-    Attributes:
-        drawn: (P,) at the point that is looked at, all parts together.
-        held: by part, where there are several, with the rest held at the first clip and at the second.
-    """
-
-    drawn: Floats
-    held: Mapping[str, tuple[Held, Held]]
-
-
-def look_along(level: Level, segments: Segments, rule: Rule, *, apart: bool = True) -> Looked:
-    """The margins at one point of each segment, and with one part moved at a time.
+def margins_along(
+    level: Level, segments: Segments, rule: Rule, ratios: Sequence[Floats], points: Sequence[Held]
+) -> Floats:
+    """The margins at points of each segment, (R, H, P).
 
     Args:
         level: where.
-        segments: between clips.
+        segments: P, between clips.
         rule: when a point is of a class.
-        apart: whether to move parts one at a time, too.
+        ratios: R times (P,), the first clip's share in the parts that lie between both.
+        points: H times the parts that are held.
+
+    Raises:
+        AvrobustError: if the model's logits are not finite at a point.
     """
-    parts = level.parts if apart and len(level.parts) > 1 else ()
-    joint: list[Floats] = []
-    held: dict[str, list[list[Floats]]] = {part: [] for part in parts}
-    for rows, between in _chunks(level, segments):
+    found = np.empty((len(ratios), len(points), len(segments)))
+    for start in range(0, len(segments), level.batch):
+        rows = slice(start, start + level.batch)
+        firsts, seconds = level.ends(segments.first[rows], segments.second[rows])
         cls = torch.from_numpy(segments.cls[rows]).to(level.device)
-        ratio = torch.from_numpy(segments.ratio[rows]).to(level.device)
-        crossings: dict[tuple[float, ...], Floats] = {}
-
-        def margins(shares: Shares, between: Between = between, cls: torch.Tensor = cls) -> Floats:
-            return rule.margins(between(shares), cls).double().cpu().numpy()
-
-        joint.append(margins(dict.fromkeys(level.parts, ratio)))
-        for part in parts:
-            columns: list[Floats] = []
-            for end in (1.0, 0.0):  # of which the first clip has this share
-                rest: dict[str, torch.Tensor | float] = dict.fromkeys(level.parts, end)
-                # With two parts, the far end for one is that for the other, held at the other clip.
-                corner = tuple(1 - end if name == part else end for name in level.parts)
-                if corner not in crossings:
-                    crossings[corner] = margins(rest | {part: 1 - end})
-                columns += [crossings[corner], margins(rest | {part: ratio})]
-            held[part].append(columns)
-    merged = {part: [_joined(column[i] for column in each) for i in range(4)] for part, each in held.items()}
-    return Looked(_joined(joint), {part: (Held(*columns[:2]), Held(*columns[2:])) for part, columns in merged.items()})
+        for i, ratio in enumerate(ratios):
+            share = torch.from_numpy(ratio[rows]).to(level.device)
+            mixed = {name: _between(one, seconds[name], share) for name, one in firsts.items()}
+            for j, held in enumerate(points):
+                values = {1: firsts, 0: seconds, None: mixed}
+                logits = level.classify({name: values[held.get(part)][name] for name, part in level.part_of.items()})
+                if not torch.isfinite(logits).all():
+                    raise AvrobustError(
+                        f"metric 'convexity': logits are not finite at points between clips (level {level.name!r}); "
+                        "look at the model's training (did its loss become NaN?)"
+                    )
+                found[i, j, rows] = rule.margins(logits, cls).double().cpu().numpy()
+    return found
 
 
 def interpolate(
@@ -101,24 +78,31 @@ def interpolate(
         ends: margins of the first and of the second clips, (P,) each.
         apart: whether to move modalities one at a time, too.
     """
-    before = level.passed
-    looked = look_along(level, segments, rule, apart=apart)
-    inside = rule.holds(looked.drawn)
-    everyone = np.arange(len(segments))
-    summary.add(("conditional", level.name), _pairwise(segments, everyone, inside))
-    lowest = np.minimum(np.minimum(*ends), looked.drawn)
-    summary.add(("margin", level.name), _pairwise(segments, everyone, lowest), share=False)
-    for part, both in looked.held.items():
-        there = np.concatenate([rule.holds(side.crossed) for side in both])
-        rows = np.tile(everyone, 2)[there]
-        drawn = np.concatenate([side.drawn for side in both])[there]
-        crossed = np.concatenate([side.crossed for side in both])[there]
-        lows = np.minimum(np.minimum(np.concatenate(ends)[there], crossed), drawn)
-        summary.add(("conditional", level.name, part), _pairwise(segments, rows, rule.holds(drawn)))
-        summary.add(("margin", level.name, part), _pairwise(segments, rows, lows), share=False)
-        summary.add(("swapped", level.name, part), _pairwise(segments, np.tile(everyone, 2), there))
-    _note(summary, level, "", segments, before)
-    summary.details[level.name or "segments"]["failures_by_nearness"] = _by_nearness(segments.ratio, inside)
+    parts = level.parts if apart and len(level.parts) > 1 else ()
+    points: list[Held] = [{}]
+    for part in parts:
+        for held in (*_ways(parts, part), *_far_ends(parts, part)):
+            if held not in points:  # with two parts, the far end of one is that of the other, held at the other clip
+                points.append(held)
+    (found,) = margins_along(level, segments, rule, [segments.ratio], points)
+
+    def add(part: Sequence[str], along: Segments, *margins: Floats) -> None:
+        """The last margins are those of the points that are looked at."""
+        summary.add(("conditional", level.name, *part), along, rule.holds(margins[-1]))
+        summary.add(("margin", level.name, *part), along, np.minimum.reduce(margins), share=False)
+
+    add((), segments, *ends, found[0])
+    both = segments.at(np.tile(np.arange(len(segments)), 2))
+    for part in parts:
+        moved, far = (
+            np.concatenate([found[points.index(held)] for held in each(parts, part)]) for each in (_ways, _far_ends)
+        )
+        there = rule.holds(far)
+        add((part,), both.at(there), np.concatenate(ends)[there], far[there], moved[there])
+        summary.add(("swapped", level.name, part), both, there)
+    _note(summary, level, "", found)
+    nearness = _by_nearness(segments.ratio, rule.holds(found[0]))
+    summary.details[level.name or "segments"]["failures_by_nearness"] = nearness
 
 
 def equidistant(summary: Summary, level: Level, segments: Segments, rule: Rule) -> None:
@@ -130,19 +114,10 @@ def equidistant(summary: Summary, level: Level, segments: Segments, rule: Rule) 
         segments: between clips of a class, whatever the model takes them for; their ratios are not used.
         rule: when a point is of a class.
     """
-    before = level.passed
-    shares: list[Floats] = []
-    for rows, between in _chunks(level, segments):
-        cls = torch.from_numpy(segments.cls[rows]).to(level.device)
-        found = []
-        for step in range(1, POINTS + 1):
-            ratio = torch.full((len(cls),), step / (POINTS + 1), dtype=torch.float64, device=level.device)
-            margins = rule.margins(between(dict.fromkeys(level.parts, ratio)), cls).double().cpu().numpy()
-            found.append(rule.holds(margins))
-        shares.append(np.mean(found, axis=0))
-    whole = _joined(shares)
-    summary.add(("euclidean", level.name), _pairwise(segments, np.arange(len(segments)), whole))
-    _note(summary, level, "euclidean", segments, before)
+    ratios = [np.full(len(segments), step / (POINTS + 1)) for step in range(1, POINTS + 1)]
+    found = margins_along(level, segments, rule, ratios, [{}])
+    summary.add(("euclidean", level.name), segments, rule.holds(found[:, 0]).mean(axis=0))
+    _note(summary, level, "euclidean", found)
 
 
 def reference_score(summary: Summary, level: Level, segments: Segments, *, softmax: bool) -> None:
@@ -154,39 +129,37 @@ def reference_score(summary: Summary, level: Level, segments: Segments, *, softm
         segments: truncated ordered pairs of clips of a class, whatever the model takes them for.
         softmax: whether probabilities are the softmax's (single-label), or each class's own sigmoid.
     """
-    before = level.passed
     odds = np.log(REFERENCE_PROBABILITY / (1 - REFERENCE_PROBABILITY))
     rule = AtLeast(np.full(len(summary.classes), odds), softmax=softmax)
-    inside = rule.holds(look_along(level, segments, rule, apart=False).drawn)
-    summary.add(("reference", level.name), _pairwise(segments, np.arange(len(segments)), inside))
-    _note(summary, level, "reference", segments, before)
+    found = margins_along(level, segments, rule, [segments.ratio], [{}])
+    summary.add(("reference", level.name), segments, rule.holds(found[0, 0]))
+    _note(summary, level, "reference", found)
 
 
-def _note(summary: Summary, level: Level, method: str, segments: Segments, before: int) -> None:
-    summary.details["/".join(filter(None, (method, level.name))) or "segments"] = {
-        "segments": len(segments),
-        "clips_put_through": level.passed - before,
+def _between(one: torch.Tensor, other: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    ratio = share.to(one.dtype).reshape(-1, *[1] * (one.ndim - 1))
+    return one * ratio + other * (1 - ratio)
+
+
+def _ways(parts: Sequence[str], part: str) -> list[Held]:
+    """One part between both clips, and the rest that of the first clip; then that of the second."""
+    return [{name: end for name in parts if name != part} for end in (1, 0)]
+
+
+def _far_ends(parts: Sequence[str], part: str) -> list[Held]:
+    """The same with the part that of the other clip."""
+    return [{name: end if name != part else 1 - end for name in parts} for end in (1, 0)]
+
+
+def _note(summary: Summary, level: Level, method: str, margins: Floats) -> None:
+    summary.details[joined((method, level.name)) or "segments"] = {
+        "segments": margins.shape[-1],
+        "clips_put_through": margins.size,
     }
 
 
-def _chunks(level: Level, segments: Segments) -> Iterator[tuple[slice, Between]]:
-    for start in range(0, len(segments), level.batch):
-        rows = slice(start, start + level.batch)
-        yield rows, level.between(segments.first[rows], segments.second[rows])
-
-
-def _joined(chunks: Iterable[Floats]) -> Floats:
-    return np.concatenate([np.zeros(0), *chunks])
-
-
-def _pairwise(segments: Segments, rows: NDArray[np.int64], values: NDArray[Any]) -> Pairwise:
-    return Pairwise(
-        segments.first[rows], segments.second[rows], segments.cls[rows], np.asarray(values, dtype=np.float64)
-    )
-
-
 def _by_nearness(ratio: Floats, inside: NDArray[np.bool_]) -> dict[str, list[Any]]:
-    """How many points lie how far from their nearer end, and how many of them are not of the class."""
+    """The numbers of points by their distance from the nearer end, and of those among them not of the class."""
     near = np.minimum(ratio, 1 - ratio)
     edges = np.linspace(0, 0.5, NEARNESS + 1)
     return {

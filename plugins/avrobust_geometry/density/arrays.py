@@ -11,9 +11,8 @@ from torch import Tensor
 from avrobust_core import Measurement
 from avrobust_geometry.configs import DensityConfig, Exact
 from avrobust_geometry.density.choices import Choices
-from avrobust_geometry.density.identity import own_rows
 from avrobust_geometry.density.space import ESTIMATORS, Space, check_estimators
-from avrobust_geometry.inputs import as_array, averaged, check_length, with_classes
+from avrobust_geometry.inputs import Ints, as_array, averaged, check_exact, check_length, own_rows, with_classes
 
 
 def density(
@@ -35,7 +34,7 @@ def density(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Measurement:
-    """How densely clips lie among those of a reference, and how much more densely among those of their own classes.
+    """The density of clips among those of a reference, and how much denser those of their own classes lie.
 
     r_k is the Euclidean distance to the k-th nearest reference clip, the clip itself left out; m is one intrinsic
     dimension, of the reference. There is one number per clip, the median per class, and the mean over clips with an
@@ -96,6 +95,7 @@ def density(
     """
     if k < 1:
         raise ValueError(f"k is {k}: ask for at least one neighbour")
+    check_exact(exact)
     points = averaged(embeddings, "embeddings")
     among = None if reference is None else averaged(reference, "reference")
     if len(points if among is None else among) < 2:
@@ -117,7 +117,7 @@ def density(
         reference=among,
         reference_labels=known,
         own=_own_rows(ids, reference_ids, len(points), None if among is None else len(among)),
-        predicted=None if scores is None else predicted_classes(scores, len(points), len(names)),
+        predicted=None if scores is None else _predicted_classes(scores, len(points), len(names)),
         classes=names,
         choices=Choices(
             k=k,
@@ -135,7 +135,7 @@ def density(
 
 def _own_rows(
     ids: Sequence[str] | None, reference_ids: Sequence[str] | None, points: int, among: int | None
-) -> NDArray[np.int64] | None:
+) -> Ints | None:
     """The row of each clip among `among` reference clips; None where no ids tell."""
     if ids is not None:
         check_length("ids", ids, points)
@@ -147,7 +147,7 @@ def _own_rows(
     return own_rows(ids, reference_ids)
 
 
-def predicted_classes(logits: NDArray[Any], clips: int, classes: int) -> NDArray[np.int64]:
+def _predicted_classes(logits: NDArray[Any], clips: int, classes: int) -> Ints:
     """The class with the highest logit, (N,).
 
     Raises:

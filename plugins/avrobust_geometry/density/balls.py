@@ -1,15 +1,15 @@
 """The clips that lie in the balls that reach from reference clips to their k-th neighbours: density and coverage."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core import Estimate, bootstrap
-from avrobust_geometry.knn.rows import Frame, Rows
+from avrobust_geometry.inputs import Array, Floats, Ints
+from avrobust_geometry.knn.rows import Frame, Rows, read_sets
 from avrobust_geometry.knn.tiles import full_precision, scan
 
 KEPT = 16
@@ -19,7 +19,7 @@ TIE = 1e-12
 """Squared distances that differ by less, as a share, are equal: a ball does not hold the neighbour on its rim."""
 
 ROUNDING = 6 * 2.0**-53
-"""How far a product in float64 may be off, in units of the root of its terms and the size of the square."""
+"""The error that a product in float64 may have, in units of the root of its terms and the size of the square."""
 
 CHUNK = 1 << 22
 """Coordinates whose differences are computed at once, and entries of resamples that are looked at together."""
@@ -45,47 +45,41 @@ class Balls:
 
     def __init__(
         self,
-        points: ArrayLike | Tensor,
-        radii: NDArray[np.float64],
+        points: Array,
+        radii: Floats,
         *,
-        reference: ArrayLike | Tensor | None = None,
-        own: NDArray[np.int64] | None = None,
+        reference: Array | None = None,
+        own: Ints | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        where = torch.device(device)
-        self._points = Rows(points, "points")
-        self._reference = self._points if reference is None else Rows(reference, "reference")
+        self._points, self._reference, own_rows = read_sets(points, reference, own)
         self.counts = np.zeros(self._points.n, dtype=np.int64)
         self.inside = np.full((self._reference.n, KEPT), -1, dtype=np.int64)
         self._filled = np.zeros(self._reference.n, dtype=np.int64)
         frame = self._reference.frame
-        if self._points.double:
-            self._points.refuse_too_far(frame, "points")
         self._scale = frame.scale
         self._squares = torch.from_numpy((radii * self._scale) ** 2)
         self._unit = ROUNDING * (self._reference.width + 2) ** 0.5
         self._sizes = [_sizes(self._points, frame), _sizes(self._reference, frame)]
         with full_precision(None):
-            own_rows = None if own is None else torch.from_numpy(own)
-            scan(self._points, self._reference, where, torch.float64, self._offer, own_rows)
+            scan(self._points, self._reference, torch.device(device), torch.float64, self._offer, own_rows)
 
     @property
     def covered(self) -> NDArray[np.bool_]:
         """(M,) whether there is a point in each ball."""
         return np.asarray(self.inside[:, 0] >= 0)
 
-    def coverage(
-        self, *, confidence: float, resamples: int, seed: int, groups: Sequence[str] | None = None
-    ) -> Estimate:
+    def coverage(self, **interval: Any) -> Estimate:
         """The share of balls with a point in them, with an interval by bootstrap over the points, or groups of them.
 
         A resample holds fewer different points, and covers less: its percentiles are moved by the bootstrap's own
         estimate of that bias.
-        """
-        value = float(self.covered.mean())
-        shares: list[NDArray[np.float64]] = []
 
-        def share(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        Args:
+            interval: how it is made, for `bootstrap`: confidence, resamples, seed, groups.
+        """
+
+        def share(weights: Floats) -> Floats:
             # One column more, always absent, for places that hold nobody.
             there = np.pad(weights > 0, ((0, 0), (0, 1))).T
             total = np.zeros(len(weights))
@@ -99,22 +93,16 @@ class Balls:
                         break
                     hit[used] |= there[block[used, column]]
                 total += hit.sum(axis=0)
-            shares.append(total / len(self.inside))
-            return shares[-1]
+            return total / len(self.inside)
 
-        n = self._points.n
-        found = bootstrap(share, n, value=value, confidence=confidence, resamples=resamples, seed=seed, groups=groups)
-        bias = float(np.concatenate(shares).mean()) - value
-        return replace(found, low=max(0.0, found.low - bias), high=min(1.0, found.high - bias))
+        return bootstrap(share, self._points.n, value=float(self.covered.mean()), recentred=True, **interval)
 
     def _offer(self, scores: Tensor, row: int, column: int) -> None:
         """Take in a tile of minus half of squared distances."""
         rows, columns = scores.shape
         squares = self._squares[column : column + columns].to(scores.device)
-        near, far = (
-            sizes[start : start + count].to(scores.device)
-            for sizes, start, count in zip(self._sizes, (row, column), (rows, columns), strict=True)
-        )
+        near = self._sizes[0][row : row + rows].to(scores.device)
+        far = self._sizes[1][column : column + columns].to(scores.device)
         excess = scores * -2 - squares
         slack = self._unit * (near[:, None] + far) ** 2
         sure = excess < -slack - TIE * squares
@@ -129,7 +117,7 @@ class Balls:
         self._keep(points + row, balls + column)
 
     def _settled(self, points: Tensor, balls: Tensor) -> NDArray[np.bool_]:
-        """Which of some pairs are inside, by differences in float64."""
+        """Decide by differences in float64 which of some pairs are inside."""
         held = []
         step = max(1, CHUNK // self._reference.width)
         for start in range(0, len(points), step):
@@ -140,7 +128,7 @@ class Balls:
             held.append((apart < self._squares[right] * (1 - TIE)).numpy())
         return np.concatenate(held)
 
-    def _keep(self, points: NDArray[np.int64], balls: NDArray[np.int64]) -> None:
+    def _keep(self, points: Ints, balls: Ints) -> None:
         open_ = self._filled[balls] < KEPT
         points, balls = points[open_], balls[open_]
         order = np.argsort(balls, kind="stable")

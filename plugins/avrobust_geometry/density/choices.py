@@ -1,7 +1,9 @@
-"""How densities are measured: what all searches and estimators of one layer share."""
+"""The choices that all searches and estimators of one layer share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
+from typing import Any
 
 import torch
 
@@ -10,7 +12,7 @@ from avrobust_geometry.configs import Exact
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """How to measure; see `density`."""
+    """The way to measure; see `density`."""
 
     k: int
     estimators: tuple[str, ...]
@@ -21,3 +23,13 @@ class Choices:
     seed: int
     groups: Sequence[str] | None = None
     device: str | torch.device = "cpu"
+
+    @property
+    def affordable(self) -> float:
+        """The most distances that may be computed where no graph will do."""
+        return inf if self.exact is True else self.most
+
+    @property
+    def interval(self) -> dict[str, Any]:
+        """The arguments of `bootstrap` that say how intervals are made."""
+        return {name: getattr(self, name) for name in ("confidence", "resamples", "seed", "groups")}

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_geometry.density.choices import Choices
+from avrobust_geometry.inputs import Array, Ints
 from avrobust_geometry.knn import NearestByClass, nearest_by_class
-
-Array = NDArray[Any] | Tensor
 
 
 def class_pairs(
@@ -23,7 +22,7 @@ def class_pairs(
     *,
     reference: Array | None,
     reference_labels: NDArray[Any] | None,
-    own: NDArray[np.int64] | None,
+    own: Ints | None,
 ) -> NearestByClass:
     """The k-th neighbours inside and outside the classes of each clip.
 
@@ -40,12 +39,10 @@ def class_pairs(
         own: (N,) the row of the reference that is the clip itself, -1 for none; None for none at all, or where the
             points are the reference.
     """
-    search = partial(nearest_by_class, exact=choices.exact, most=choices.most, seed=choices.seed, device=choices.device)
+    search = partial(nearest_by_class, most=choices.affordable, seed=choices.seed, device=choices.device)
     found = search(points, labels, k, reference=reference, reference_labels=reference_labels, exclude=own)
-    same, other = found.same.copy(), found.other.copy()
-    n_same, n_other = found.n_same.copy(), found.n_other.copy()
-    held = np.minimum(np.minimum(n_same, n_other), k)
-    same[held == 0] = other[held == 0] = np.nan
+    held = np.minimum(np.minimum(found.n_same, found.n_other), k)
+    found.same[held == 0] = found.other[held == 0] = np.nan
     for fewer in np.unique(held[(held > 0) & (held < k)]):
         pairs = np.flatnonzero(held == fewer)
         clips, place = np.unique(found.clip[pairs], return_inverse=True)
@@ -61,6 +58,6 @@ def class_pairs(
             reference_labels=labels if reference is None else reference_labels,
             exclude=clips if reference is None else None if own is None else own[clips],
         )
-        same[pairs], other[pairs] = again.same, again.other
-        n_same[pairs], n_other[pairs] = again.n_same, again.n_other
-    return replace(found, same=same, other=other, n_same=n_same, n_other=n_other, k=held)
+        for name in ("same", "other", "n_same", "n_other"):
+            getattr(found, name)[pairs] = getattr(again, name)
+    return replace(found, k=held)

@@ -5,11 +5,10 @@ it says 0 / 0.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import digamma, gammaln
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from avrobust_geometry.density.summaries import group_means
+from avrobust_geometry.inputs import Floats, Ints
 
 
 def intrinsic_dimension(distances: Floats) -> float:
@@ -35,7 +34,7 @@ def intrinsic_dimension(distances: Floats) -> float:
     return inverses.size / total if total > 0 else float("nan")
 
 
-def log_density(radius: Floats, k: int, others: Integers | int, m: float) -> Floats:
+def log_density(radius: Floats, k: int, others: Ints | int, m: float) -> Floats:
     """The logarithm of the density at each point, from its k-th neighbour's distance.
 
     digamma(k) - digamma(n) - log V_m - m log r_k, with V_m the volume of the unit ball in m dimensions, which need not
@@ -73,7 +72,7 @@ def local_dimension(distances: Floats) -> Floats:
         return np.asarray(-1 / np.log(distances / distances[:, -1:]).mean(axis=1))
 
 
-def reachability_density(distances: Floats, indices: Integers, radii: Floats) -> Floats:
+def reachability_density(distances: Floats, indices: Ints, radii: Floats) -> Floats:
     """One over the mean distance at which each point is reached from its neighbours.
 
     A neighbour with the radius r_k reaches no point in less than r_k. Breunig et al. 2000, "LOF: identifying
@@ -91,7 +90,7 @@ def reachability_density(distances: Floats, indices: Integers, radii: Floats) ->
         return np.asarray(1 / np.maximum(distances, radii[indices]).mean(axis=1))
 
 
-def outlier_factor(density: Floats, reference_density: Floats, indices: Integers) -> Floats:
+def outlier_factor(density: Floats, reference_density: Floats, indices: Ints) -> Floats:
     """The local outlier factor: the mean reachability density of a point's neighbours over its own; about 1 inside.
 
     Breunig et al. 2000, definition 7.
@@ -122,7 +121,7 @@ def log_distance_ratio(same: Floats, other: Floats) -> Floats:
         return np.asarray(np.log(other) - np.log(same))
 
 
-def class_log_odds(ratio: Floats, n_same: Integers, n_other: Integers, m: float) -> Floats:
+def class_log_odds(ratio: Floats, n_same: Ints, n_other: Ints, m: float) -> Floats:
     """The log-odds of the class against all others, each side's density estimated from its k-th neighbour.
 
     m log(r_k other / r_k same) + log(n_other / n_same). Each side's density is k / (n V_m r_k^m): with the same k, this
@@ -157,7 +156,7 @@ def distance_ratio(same: Floats, other: Floats) -> Floats:
         return np.asarray(other / same)
 
 
-def mean_by_clip(values: Floats, clip: Integers, n: int) -> Floats:
+def mean_by_clip(values: Floats, clip: Ints, n: int) -> Floats:
     """The mean of each clip's pairs that have a value.
 
     Args:
@@ -169,6 +168,4 @@ def mean_by_clip(values: Floats, clip: Integers, n: int) -> Floats:
         (n,); NaN for a clip without any, or with infinities of both signs.
     """
     there = ~np.isnan(values)
-    counts = np.bincount(clip[there], minlength=n)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.bincount(clip[there], weights=values[there], minlength=n) / counts)
+    return group_means(values[there], clip[there], n)

@@ -1,22 +1,14 @@
 """Density as a metric of a study: each modality before fusion, and what the head reads."""
 
 from collections.abc import Sequence
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from avrobust_core import AvrobustError, Estimate, LatentRequest, Latents, LayerKind, Measurement, Metric, Subject
+from avrobust_core import AvrobustError, LatentRequest, Latents, LayerKind, Measurement, Metric, Subject
 from avrobust_geometry.configs import DensityConfig
-from avrobust_geometry.density.arrays import predicted_classes
 from avrobust_geometry.density.choices import Choices
-from avrobust_geometry.density.identity import own_rows
 from avrobust_geometry.density.space import Space
-from avrobust_geometry.density.summaries import labels_of
-from avrobust_geometry.inputs import averaged
-
-BLOCK = 1 << 14
-"""Clips whose embeddings are checked at once."""
+from avrobust_geometry.density.summaries import Findings, labels_of
+from avrobust_geometry.inputs import averaged, own_rows
 
 
 class Density(Metric):
@@ -42,8 +34,7 @@ class Density(Metric):
         """Measure one subject.
 
         Raises:
-            AvrobustError: if a layer is not there, an embedding is not finite or a logit NaN, or the reference has
-                fewer than two clips.
+            AvrobustError: if a layer is not there, or the reference has fewer than two clips.
         """
         config = self.config
         evaluated = subject.latents[subject.split]
@@ -54,20 +45,13 @@ class Density(Metric):
                 "there are no neighbours; name another as its reference"
             )
         itself = evaluated.ids == reference.ids
-        try:
-            own = None if itself else own_rows(subject.ids, reference.ids)
-            scores = subject.logits
-            predicted = predicted_classes(scores, len(subject.ids), len(subject.classes)) if scores.shape[1] else None
-        except ValueError as error:
-            raise AvrobustError(f"metric 'density': {error}") from error
-        values: dict[str, Estimate] = {}
-        per_class: dict[str, Any] = {}
-        per_clip: dict[str, NDArray[Any]] = {}
-        details: dict[str, Any] = {
+        own = None if itself else own_rows(subject.ids, reference.ids)
+        predicted = subject.logits.argmax(axis=1) if subject.logits.shape[1] else None
+        layers = self._layers(evaluated)
+        findings = Findings()
+        findings.details = {
             "reference": config.reference or subject.split,
-            "averaged_over_positions": [
-                layer for layer in self._layers(evaluated) if evaluated.layers[layer].ndim == 3
-            ],
+            "averaged_over_positions": [layer for layer in layers if evaluated.layers[layer].ndim == 3],
         }
         choices = Choices(
             k=config.k,
@@ -79,22 +63,22 @@ class Density(Metric):
             seed=subject.seed,
             groups=subject.groups,
         )
-        for layer in self._layers(evaluated):
+        for layer in layers:
             found = Space(
-                _read(evaluated, layer, subject.split),
+                averaged(evaluated.layers[layer], layer),
                 labels_of(subject.task, subject.targets),
-                reference=None if itself else _read(reference, layer, details["reference"]),
+                reference=None if itself else averaged(reference.layers[layer], layer),
                 reference_labels=None if itself else labels_of(subject.task, reference.targets),
                 own=own,
                 predicted=predicted,
                 classes=subject.classes,
                 choices=choices,
             ).measure()
-            values |= {f"{name}/{layer}": value for name, value in found.values.items()}
-            per_class |= {f"{name}/{layer}": value for name, value in found.per_class.items()}
-            per_clip |= {f"{name}/{layer}": value for name, value in found.per_clip.items()}
-            details[layer] = found.details
-        return Measurement(values, per_class, per_clip, details)
+            findings.values |= {f"{name}/{layer}": value for name, value in found.values.items()}
+            findings.per_class |= {f"{name}/{layer}": value for name, value in found.per_class.items()}
+            findings.per_clip |= {f"{name}/{layer}": value for name, value in found.per_clip.items()}
+            findings.details[layer] = found.details
+        return findings.measurement()
 
     def _layers(self, latents: Latents) -> Sequence[str]:
         """The layers to measure: those asked for, or all but tokens, which another metric may have asked for."""
@@ -112,19 +96,3 @@ def _kinds(layers: Sequence[str] | None) -> frozenset[LayerKind]:
     """The kinds of layers to ask for; of layers that are none of the model's, as bare embeddings have, the default."""
     named = {name.split("/")[0] for name in layers or ()} & set(get_args(LayerKind))
     return frozenset(cast(set[LayerKind], named)) or frozenset({"pooled", "fused"})
-
-
-def _read(latents: Latents, layer: str, split: str) -> NDArray[Any]:
-    """A layer as (N, D), all of it finite."""
-    values = averaged(latents.layers[layer], layer)
-    assert isinstance(values, np.ndarray)
-    for start in range(0, len(values), BLOCK):
-        broken = np.flatnonzero(~np.isfinite(values[start : start + BLOCK]).all(axis=1))
-        if len(broken):
-            names = ", ".join(latents.ids[start + row] for row in broken[:5])
-            more = " and others" if len(broken) > 5 else ""
-            raise AvrobustError(
-                f"metric 'density': the embeddings {layer} of split {split!r} are not finite for {names}{more}; look "
-                "at the model's training (did its loss become NaN?) or at these clips"
-            )
-    return values

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_geometry.density.choices import Choices
 from avrobust_geometry.density.estimators import intrinsic_dimension
+from avrobust_geometry.inputs import Array, Ints
 from avrobust_geometry.knn import Nearest, nearest
 
 DIMENSION_CLIPS = 10_000
@@ -19,8 +19,6 @@ DIMENSION_CLIPS = 10_000
 
 DIMENSION_NEIGHBOURS = 10
 """Neighbours for the intrinsic dimension at least: with one there is none, with two it is of one ratio a clip."""
-
-Array = NDArray[Any] | Tensor
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Neighbourhood:
 
     points: Array
     reference: Array | None
-    own: NDArray[np.int64] | None
+    own: Ints | None
     choices: Choices
 
     @property
@@ -51,7 +49,7 @@ class Neighbourhood:
         return min(self.choices.k, self.rows - 1)
 
     @property
-    def others(self) -> NDArray[np.int64]:
+    def others(self) -> Ints:
         """(N,) the reference clips among which each clip's neighbours are."""
         if self.reference is None:
             return np.full(len(self.points), self.rows - 1)
@@ -84,12 +82,10 @@ class Neighbourhood:
         return intrinsic_dimension(self._search(self.reference[at], reference=self.reference, exclude=drawn).distances)
 
     def reports(self) -> Mapping[str, Any]:
-        """How the searches went that were made; of a set in itself there is one only."""
-        return {
-            name: search_report(found.report)
-            for name, key in (("clips", "toward"), ("reference", "within"))
-            if (found := self.__dict__.get(key)) is not None and not (key == "toward" and self.reference is None)
-        }
+        """The reports of the searches that were made; of a set in itself there is only one."""
+        names = {"reference": "within"} if self.reference is None else {"clips": "toward", "reference": "within"}
+        made = self.__dict__  # of cached properties
+        return {name: search_report(made[key].report) for name, key in names.items() if key in made}
 
     @property
     def _search(self) -> Callable[..., Nearest]:

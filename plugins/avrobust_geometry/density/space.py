@@ -1,26 +1,22 @@
 """Density of one layer: which estimators there are, and what each of them finds of clips, classes and the whole."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
-from avrobust_core import Estimate, Measurement
+from avrobust_core import Measurement
 from avrobust_geometry.configs import DensityConfig
 from avrobust_geometry.density import estimators
 from avrobust_geometry.density.balls import Balls
 from avrobust_geometry.density.choices import Choices
 from avrobust_geometry.density.class_pairs import class_pairs
 from avrobust_geometry.density.neighbourhood import Neighbourhood, search_report
-from avrobust_geometry.density.summaries import Labels, class_medians, mean_of_finite, members_of, not_finite
+from avrobust_geometry.density.summaries import Findings, class_medians, mean_of_finite, members_of, not_finite
+from avrobust_geometry.inputs import Array, Floats, Ints, Labels
 from avrobust_geometry.knn import NearestByClass
-
-Array = NDArray[Any] | Tensor
-Floats = NDArray[np.float64]
 
 DOMINANCE = 0.5
 """Share of the sum of all clips' sizes from which on one clip makes the mean."""
@@ -30,16 +26,6 @@ MANY = 10
 
 ESTIMATORS: tuple[str, ...] = DensityConfig().estimators
 """All there are."""
-
-
-@dataclass(slots=True)
-class _Found:
-    """What has been found so far; `Measurement` without the arguments."""
-
-    values: dict[str, Estimate] = field(default_factory=dict)
-    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
-    per_clip: dict[str, Floats] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,13 +49,13 @@ class Space:
     _: KW_ONLY
     reference: Array | None
     reference_labels: Labels | None
-    own: NDArray[np.int64] | None
-    predicted: NDArray[np.int64] | None
+    own: Ints | None
+    predicted: Ints | None
     classes: Sequence[str]
     choices: Choices
 
     @cached_property
-    def members(self) -> list[NDArray[np.int64]]:
+    def members(self) -> list[Ints]:
         """For each class, its clips."""
         return members_of(self.labels, len(self.classes))
 
@@ -80,7 +66,8 @@ class Space:
 
     def measure(self) -> Measurement:
         """Compute all estimators; the names of values are those of `density`."""
-        found = _Found(details=self._setting())
+        found = Findings()
+        found.details = self._setting()
         steps = {
             "class-ratio": self._class_ratio,
             "log-knn": self._log_knn,
@@ -98,11 +85,7 @@ class Space:
         found.details["searches"] = {**self.near.reports(), **found.details.pop("searches", {})}
         if counts := not_finite(found.per_clip):
             found.details["not_finite"] = counts
-        return Measurement(found.values, found.per_class, found.per_clip, found.details)
-
-    @property
-    def _interval(self) -> dict[str, Any]:
-        return {name: getattr(self.choices, name) for name in ("confidence", "resamples", "seed", "groups")}
+        return found.measurement()
 
     def _setting(self) -> dict[str, Any]:
         known = 0 if self.own is None else int((self.own >= 0).sum())
@@ -124,8 +107,8 @@ class Space:
     def _names(self, chosen: Iterable[bool]) -> list[str]:
         return [name for name, taken in zip(self.classes, chosen, strict=True) if taken]
 
-    def _tell_dominated(self, found: _Found, name: str, values: Floats) -> None:
-        """Tell of a mean that rests on one clip, which says nothing of the others."""
+    def _tell_dominated(self, found: Findings, name: str, values: Floats) -> None:
+        """Name the clip on which alone a mean rests: such a mean says nothing of the others."""
         sizes = np.where(np.isfinite(values), np.abs(values), 0)
         clip = int(sizes.argmax())
         if sizes[clip] > DOMINANCE * sizes.sum() and np.count_nonzero(sizes) >= MANY:
@@ -133,23 +116,23 @@ class Space:
             found.details.setdefault("dominated", {})[name] = {"clip": clip, "share": round(share, 4)}
 
     def _add(
-        self, found: _Found, name: str, values: Floats, pairs: tuple[Floats, NearestByClass] | None = None
+        self, found: Findings, name: str, values: Floats, pairs: tuple[Floats, NearestByClass] | None = None
     ) -> None:
         """Add one number per clip; per class from pairs of clip and class where those differ."""
         found.per_clip[name] = values
         self._tell_dominated(found, name, values)
-        found.values[name] = mean_of_finite(values, **self._interval)
+        found.values[name] = mean_of_finite(values, **self.choices.interval)
         each, members = values, self.members
         if pairs is not None:
             each, members = pairs[0], members_of(pairs[1].cls, len(self.classes))
         found.per_class[name] = class_medians(each, members, self.classes)
 
-    def _dimension(self, found: _Found) -> float:
+    def _dimension(self, found: Findings) -> float:
         m = self.near.dimension
         found.details["m"] = m if np.isfinite(m) else None
         return m
 
-    def _distances(self, found: _Found) -> Floats:
+    def _distances(self, found: Findings) -> Floats:
         """To each clip's neighbours, (N, k), with duplicates counted."""
         distances = self.near.toward.distances[:, : self.near.k]
         found.details["duplicates"] = {
@@ -158,7 +141,7 @@ class Space:
         }
         return distances
 
-    def _class_ratio(self, found: _Found) -> None:
+    def _class_ratio(self, found: Findings) -> None:
         pairs = self._pairs(self.labels, self.choices.k)
         found.details.setdefault("searches", {})["classes"] = search_report(pairs.report)
         ratio = estimators.log_distance_ratio(pairs.same, pairs.other)
@@ -176,28 +159,28 @@ class Space:
         }
         found.details["classes_without_ratio"] = self._names(least == 0)
 
-    def _log_knn(self, found: _Found) -> None:
+    def _log_knn(self, found: Findings) -> None:
         radius, k = self._distances(found)[:, -1], self.near.k
         self._add(found, "log-knn", estimators.log_density(radius, k, self.near.others, self._dimension(found)))
         mean = found.values["log-knn"]
         found.values["entropy"] = replace(mean, value=-mean.value, low=-mean.high, high=-mean.low)
 
-    def _lid(self, found: _Found) -> None:
+    def _lid(self, found: Findings) -> None:
         self._add(found, "lid", estimators.local_dimension(self._distances(found)))
 
-    def _lof(self, found: _Found) -> None:
+    def _lof(self, found: Findings) -> None:
         self._distances(found)
         k, within, toward = self.near.k, self.near.within, self.near.toward
         radii = within.distances[:, k - 1]
-        reachable = [
+        reference, clips = (
             estimators.reachability_density(each.distances[:, :k], each.indices[:, :k], radii)
             for each in (within, toward)
-        ]
-        self._add(found, "lof", estimators.outlier_factor(reachable[1], reachable[0], toward.indices[:, :k]))
+        )
+        self._add(found, "lof", estimators.outlier_factor(clips, reference, toward.indices[:, :k]))
 
-    def _coverage_density(self, found: _Found) -> None:
+    def _coverage_density(self, found: Findings) -> None:
         choices, k = self.choices, self.near.k
-        if choices.exact is not True and len(self.points) * self.near.rows > choices.most:
+        if len(self.points) * self.near.rows > choices.affordable:
             found.details.setdefault("left_out", {})["coverage-density"] = (
                 f"{len(self.points)} x {self.near.rows} distances are more than most = {choices.most}"
             )
@@ -210,22 +193,20 @@ class Space:
                 "of a set by itself it says nothing: the nearest neighbour lies in every ball"
             )
             return
-        found.values["coverage"] = balls.coverage(**self._interval)
+        found.values["coverage"] = balls.coverage(**self.choices.interval)
         labels = self.labels if self.reference_labels is None else self.reference_labels
         found.per_class["coverage"] = {
             name: float(balls.covered[rows].mean()) if len(rows) else float("nan")
             for name, rows in zip(self.classes, members_of(labels, len(self.classes)), strict=True)
         }
 
-    def _trust(self, found: _Found) -> None:
+    def _trust(self, found: Findings) -> None:
         if self.predicted is None:
             found.details.setdefault("left_out", {})["trust"] = "there are no predictions"
             return
         predicted: Labels = self.predicted
         if self.labels.ndim == 2:
-            hot = np.zeros(self.labels.shape, dtype=np.bool_)
-            hot[np.arange(len(hot)), self.predicted] = True
-            predicted = hot
+            predicted = predicted[:, None] == np.arange(len(self.classes))
         pairs = self._pairs(predicted, 1)
         found.details.setdefault("searches", {})["predicted"] = search_report(pairs.report)
         self._add(found, "trust", estimators.distance_ratio(pairs.same, pairs.other))

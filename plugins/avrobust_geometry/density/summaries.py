@@ -6,11 +6,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avrobust_core import Estimate, Task, bootstrap
+from avrobust_core import Estimate, Measurement, Task, bootstrap
+from avrobust_geometry.inputs import Floats, Ints, Labels
 
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64] | NDArray[np.bool_]
-"""(N,) classes, or (N, K) for several per clip."""
+
+class Findings:
+    """A `Measurement` in the making: everything found so far, under its name."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Estimate] = {}
+        self.per_class: dict[str, Mapping[str, float]] = {}
+        self.per_clip: dict[str, NDArray[Any]] = {}
+        self.details: dict[str, Any] = {}
+
+    def add_class_values(self, name: str, classes: Sequence[str], values: Floats) -> None:
+        """Add one value per class, (K,)."""
+        self.per_class[name] = dict(zip(classes, values.tolist(), strict=True))
+
+    def measurement(self) -> Measurement:
+        """All of it."""
+        return Measurement(self.values, self.per_class, self.per_clip, self.details)
 
 
 def mean_of_finite(
@@ -35,7 +50,7 @@ def mean_of_finite(
     return bootstrap(mean, finite.size, confidence=confidence, resamples=resamples, seed=seed, groups=among)
 
 
-def class_medians(values: Floats, members: Sequence[NDArray[np.int64]], classes: Sequence[str]) -> dict[str, float]:
+def class_medians(values: Floats, members: Sequence[Ints], classes: Sequence[str]) -> dict[str, float]:
     """The median of each class's values, NaN ones left out; infinite ones count, as they have a place in the order.
 
     Args:
@@ -57,7 +72,7 @@ def class_medians(values: Floats, members: Sequence[NDArray[np.int64]], classes:
 
 
 def not_finite(values: Mapping[str, Floats]) -> dict[str, dict[str, int]]:
-    """How many clips have no value or an infinite one, by name, where there are any."""
+    """The numbers of clips without a value and with an infinite one, by name, where there are any."""
     found = {}
     for name, each in values.items():
         counts = {"none": int(np.isnan(each).sum()), "infinite": int(np.isinf(each).sum())}
@@ -71,7 +86,7 @@ def labels_of(task: Task, targets: NDArray[Any]) -> Labels:
     return np.asarray(targets > 0.5) if task == "multi-label" else np.asarray(targets, dtype=np.int64)
 
 
-def members_of(labels: Labels, classes: int) -> list[NDArray[np.int64]]:
+def members_of(labels: Labels, classes: int) -> list[Ints]:
     """For each class, the rows that have it.
 
     Args:
@@ -83,3 +98,22 @@ def members_of(labels: Labels, classes: int) -> list[NDArray[np.int64]]:
     order = np.argsort(labels, kind="stable")
     ends = np.searchsorted(labels[order], np.arange(classes + 1))
     return [order[ends[c] : ends[c + 1]] for c in range(classes)]
+
+
+def group_means(values: Floats, group: Ints, count: int) -> Floats:
+    """The mean of each group's values, (count,); NaN for a group without any, or with infinities of both signs.
+
+    Args:
+        values: (P,), not NaN.
+        group: (P,) the group of each.
+        count: of groups.
+    """
+    with np.errstate(invalid="ignore"):
+        return ratio(np.bincount(group, values, count), np.bincount(group, minlength=count))
+
+
+def ratio(sums: NDArray[Any], counts: NDArray[Any]) -> Floats:
+    """The quotients; NaN where there is nothing to divide by."""
+    undefined: Floats = np.full(np.shape(sums), np.nan)
+    np.divide(sums, counts, out=undefined, where=np.asarray(counts) > 0)
+    return undefined

@@ -8,8 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_geometry.knn.answers import Nearest
-from avrobust_geometry.knn.exact import exact_neighbours
+from avrobust_geometry.knn.exact import Nearest, exact_neighbours
 from avrobust_geometry.knn.rows import Rows
 from avrobust_geometry.knn.settling import candidates_for, rerank
 
@@ -49,7 +48,7 @@ def approximate_neighbours(rows: Rows, k: int, asked: int, seed: int, threads: i
         less 1; `radius_change_max`.
     """
     data, whole = rows.centred(rows.frame)
-    # What the copy may have lost is looked up where it is; else, of a file, the copy serves, which lies in memory.
+    # Data that the copy may have rounded are read where they lie; else the copy of a file serves: it lies in memory.
     copied = rows.mapped and whole and not rows.double
     source = Rows(data, "centred points") if copied else rows
     candidates = _drop_self(_graph(data, asked, seed, threads))[:, : candidates_for(k)]

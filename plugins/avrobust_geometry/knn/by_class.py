@@ -1,30 +1,53 @@
 """`nearest_by_class`: how far each point's k-th neighbour is among those of its class, and among the others."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from avrobust_geometry.configs import Exact
-from avrobust_geometry.inputs import as_array
-from avrobust_geometry.knn.answers import NearestByClass
-from avrobust_geometry.knn.arguments import check_choices, read_sets, whole_numbers
+from avrobust_geometry.inputs import Array, Floats, Ints, Labels
 from avrobust_geometry.knn.exact import Question
 from avrobust_geometry.knn.membership import MultiLabel, SingleLabel
-from avrobust_geometry.knn.rows import Rows
+from avrobust_geometry.knn.rows import Rows, read_sets
 from avrobust_geometry.knn.selection import Best
 from avrobust_geometry.knn.tiles import Offer, full_precision
 
-MOST = 400_000_000_000
-"""Distances that are computed at most before a subsample stands in: about an hour at 512 features on two cores."""
-
 PAIRS = 4096
 """Pairs of a tile that are looked at together, which bounds the memory of points with many labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class NearestByClass:
+    """Distances to the k-th neighbour inside and outside a class, for P pairs of a point and a class that it has.
+
+    With one label per point there is one pair per point, in the points' order. With several, pairs are ordered by
+    point, then by class, as `numpy.argwhere(labels)` has them.
+
+    Attributes:
+        clip: (P,) row of the point.
+        cls: (P,) the class.
+        same: (P,) distance to the k-th nearest reference row that has the class, the point itself left out; NaN where
+            there are fewer than k.
+        other: (P,) the same among the reference rows that do not have the class.
+        n_same: (P,) how many reference rows have the class, the point itself left out.
+        n_other: (P,) how many do not.
+        k: (P,) the k of each pair.
+        report: JSON data: how they were found; see `nearest_by_class`.
+    """
+
+    clip: Ints
+    cls: Ints
+    same: Floats
+    other: Floats
+    n_same: Ints
+    n_other: Ints
+    k: Ints
+    report: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,18 +100,16 @@ class _ByClass(Question):
 
 
 def nearest_by_class(
-    points: ArrayLike | Tensor,
-    labels: ArrayLike | Tensor,
+    points: Array,
+    labels: Labels,
     k: int,
     *,
-    reference: ArrayLike | Tensor | None = None,
-    reference_labels: ArrayLike | Tensor | None = None,
-    exclude: ArrayLike | Tensor | None = None,
-    exact: Exact = "auto",
-    most: int | None = None,
+    reference: Array | None = None,
+    reference_labels: Labels | None = None,
+    exclude: Ints | None = None,
+    most: float = inf,
     seed: int = 0,
     device: str | torch.device = "cpu",
-    threads: int | None = None,
 ) -> NearestByClass:
     """The distance to the k-th neighbour inside and outside each of the classes that a point has.
 
@@ -97,17 +118,15 @@ def nearest_by_class(
 
     Args:
         points: (N, D) of floats: a numpy array, perhaps memory-mapped, or a torch tensor.
-        labels: (N,) whole numbers, or (N, K) bool for several per point; a point without any is in no pair.
+        labels: (N,) int64, or (N, K) bool for several per point; a point without any is in no pair.
         k: neighbours.
         reference: (M, D) where neighbours are looked for; None for the points, each of which is then left out by its
             row.
-        reference_labels: (M,) or (M, K), as `labels`.
+        reference_labels: (M,) or (M, K), as `labels`; None for the points'.
         exclude: (N,) the row of the reference that is the point itself, -1 for none.
-        exact: True takes the whole reference, whatever that costs; "auto" and False take a subsample beyond `most`.
-        most: how many distances, N times M, are affordable; by default 4e11.
+        most: how many distances, N times M, are affordable.
         seed: of the subsample.
         device: where products are computed.
-        threads: of the processor; by default torch's number.
 
     Returns:
         the distances. The report has `k`, `points`, `reference`: rows that were looked at; `subsampled`: those of
@@ -116,16 +135,15 @@ def nearest_by_class(
         in their class; `short_same`, `short_other`: pairs with fewer than k; `n_jobs`, `seconds`.
 
     Raises:
-        ValueError: for wrong shapes, widths, types or k, and values that are not finite.
+        ValueError: for points or a reference of wrong shapes, widths or types, and values that are not finite.
     """
     began = time.perf_counter()
-    where = check_choices(k, exact, device, threads)
     asked, among, own = read_sets(points, reference, exclude)
-    has, known = _read_labels(labels, reference_labels, asked, among)
-    whole, limit = among.n, MOST if most is None else most
-    among, known, own = _sampled(asked, among, known, own, whole if exact is True else max(1, limit // asked.n), seed)
-    with full_precision(threads) as jobs:
-        question = _arranged(asked, has, among, known, own, k, where)
+    known, whole = labels if reference_labels is None else reference_labels, among.n
+    if most < asked.n * whole:
+        among, known, own = _sampled(asked, among, known, own, max(1, int(most) // asked.n), seed)
+    with full_precision(None) as jobs:
+        question = _arranged(asked, labels, among, known, own, k, torch.device(device))
         answers, again, apart = question.search(2, slice(-1, None))
         counts = question.counts()
     clip, cls = question.order[question.owner].numpy(), question.cls.numpy()
@@ -149,41 +167,11 @@ def nearest_by_class(
     return NearestByClass(clip[back], cls[back], same, other, n_same, n_other, np.full(len(back), k), report)
 
 
-def _read_labels(
-    labels: ArrayLike | Tensor, reference_labels: ArrayLike | Tensor | None, points: Rows, reference: Rows
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Both sets' labels, each (N,) int64 or (N, K) bool."""
-    has = _labels_of(labels, points.n, "labels")
-    if points is reference:
-        if reference_labels is not None:
-            raise ValueError("reference_labels go with a reference: without one the labels are those of the points")
-        return has, has
-    if reference_labels is None:
-        raise ValueError("a reference needs reference_labels")
-    known = _labels_of(reference_labels, reference.n, "reference_labels")
-    if has.shape[1:] != known.shape[1:]:
-        raise ValueError(f"labels have shape {has.shape}, reference_labels {known.shape}: give both in one form")
-    return has, known
-
-
-def _labels_of(values: ArrayLike | Tensor, n: int, name: str) -> NDArray[Any]:
-    array = as_array(values)
-    if array.ndim == 2 and array.dtype == bool and len(array) == n:
-        return array
-    if array.ndim == 1 and len(array) == n:
-        return whole_numbers(array, name)
-    raise ValueError(
-        f"{name} of shape {array.shape} and type {array.dtype}: give ({n},) whole numbers, or ({n}, classes) bool"
-    )
-
-
 def _sampled(
-    points: Rows, reference: Rows, known: NDArray[Any], own: Tensor | None, limit: int, seed: int
-) -> tuple[Rows, NDArray[Any], Tensor | None]:
-    """The reference, its labels and each point's own row there, of a uniform subsample of at most so many rows."""
-    if limit >= reference.n:
-        return reference, known, own
-    kept = np.sort(np.random.default_rng(seed).choice(reference.n, limit, replace=False))
+    points: Rows, reference: Rows, known: Labels, own: Tensor | None, count: int, seed: int
+) -> tuple[Rows, Labels, Tensor | None]:
+    """The reference, its labels and each point's own row there, of a uniform subsample of so many rows."""
+    kept = np.sort(np.random.default_rng(seed).choice(reference.n, count, replace=False))
     own = torch.arange(points.n) if points is reference else own
     rows = torch.from_numpy(kept)
     return reference.taken(rows), known[kept], None if own is None else _places(rows, reference.n)[own]
@@ -197,13 +185,7 @@ def _places(rows: Tensor, whole: int) -> Tensor:
 
 
 def _arranged(
-    points: Rows,
-    has: NDArray[Any],
-    reference: Rows,
-    known: NDArray[Any],
-    own: Tensor | None,
-    k: int,
-    device: torch.device,
+    points: Rows, has: Labels, reference: Rows, known: Labels, own: Tensor | None, k: int, device: torch.device
 ) -> _ByClass:
     """Everything in the order of the search: with one label per row, by label."""
     if has.ndim == 2:

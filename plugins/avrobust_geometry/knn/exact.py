@@ -1,20 +1,34 @@
 """Exact nearest neighbours: products in float32, ranked again in float64, and searched anew where those may err."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from avrobust_geometry.knn.answers import Nearest
+from avrobust_geometry.inputs import Floats, Ints
 from avrobust_geometry.knn.rows import Rows
 from avrobust_geometry.knn.selection import Best
 from avrobust_geometry.knn.settling import candidates_for, doubtful, rerank
 from avrobust_geometry.knn.tiles import Offer, scan
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """The nearest neighbours of N points.
+
+    Attributes:
+        indices: (N, k) rows of the reference, nearest first; of equally distant ones, the lower row first.
+        distances: (N, k) Euclidean, ascending; exactly 0 for a duplicate.
+        report: JSON data: how and why; see `nearest`.
+    """
+
+    indices: Ints
+    distances: Floats
+    report: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,9 +61,7 @@ class Question:
         own = owner if self.points is self.reference else None if self.own is None else self.own[owner]
         return replace(self, points=self.points.taken(owner), owner=torch.arange(len(chosen)), own=own)
 
-    def search(
-        self, answers: int = 1, kept: slice = slice(None)
-    ) -> tuple[list[tuple[NDArray[np.int64], NDArray[np.float64]]], int, int]:
+    def search(self, answers: int = 1, kept: slice = slice(None)) -> tuple[list[tuple[Ints, Floats]], int, int]:
         """Find the neighbours: by products in float32, in float64 for doubtful lines, and by differences for the rest.
 
         Args:
@@ -61,7 +73,7 @@ class Question:
             how many lines were searched a second time; and how many of these a third time.
         """
         asked, lines = self, np.arange(len(self.owner))
-        found: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+        found: list[tuple[Ints, Floats]] = []
         again: list[int] = []
         for dtype in (torch.float32, torch.float64, None):
             keep = min(candidates_for(self.k), self.reference.n)

@@ -17,7 +17,7 @@ class SingleLabel:
         self._labels = labels.to(device)
 
     def same(self, cls: Tensor, start: int, stop: int) -> Tensor | bool:
-        """Whether reference rows start to stop have each of the classes.
+        """Tell which of the reference rows start to stop have each of the classes.
 
         Args:
             cls: (P,) classes.
@@ -36,11 +36,11 @@ class SingleLabel:
         return cls.to(self._labels.device)[:, None] == self._labels[None, start:stop]
 
     def has(self, rows: Tensor, cls: Tensor) -> Tensor:
-        """Whether each of these reference rows has the class beside it, (P,) bool."""
+        """True for each of these reference rows that has the class beside it, (P,) bool."""
         return self._sorted[rows] == cls
 
     def counts(self, cls: Tensor) -> Tensor:
-        """How many reference rows have each class, (P,) int64."""
+        """The number of reference rows that have each class, (P,) int64."""
         return torch.searchsorted(self._sorted, cls, right=True) - torch.searchsorted(self._sorted, cls)
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core import first_of
+from avrobust_geometry.inputs import Array, Ints
 
 BLOCK_BYTES = 1 << 26
 """Bytes read of a memory map at once: 64 MiB."""
@@ -70,7 +71,7 @@ class Rows:
             are named.
     """
 
-    def __init__(self, data: ArrayLike | Tensor, name: str) -> None:
+    def __init__(self, data: Array, name: str) -> None:
         values = data.detach() if isinstance(data, Tensor) else np.asarray(data)
         if values.ndim != 2 or 0 in values.shape:
             raise ValueError(
@@ -99,9 +100,7 @@ class Rows:
     @property
     def double(self) -> bool:
         """True if the data are float64."""
-        return self._values.dtype == torch.float64 or (
-            isinstance(self._values, np.ndarray) and self._values.dtype.itemsize == 8
-        )
+        return self._values.dtype.itemsize == 8
 
     def block(self, start: int, stop: int) -> Tensor:
         """Rows start to stop as they are stored."""
@@ -206,6 +205,27 @@ class Rows:
                     )
             total += part
         return total / self.n
+
+
+def read_sets(points: Array, reference: Array | None, exclude: Ints | None) -> tuple[Rows, Rows, Tensor | None]:
+    """The points, the reference (the same object if there is none), and each point's own row of it.
+
+    Args:
+        points: (N, D).
+        reference: (M, D); None for the points.
+        exclude: (N,) the row of the reference that is the point itself, -1 for none; None without a reference.
+
+    Raises:
+        ValueError: as for `Rows`; if the sets differ in width, or points lie too far from the reference to be squared.
+    """
+    asked = Rows(points, "points")
+    among = asked if reference is None else Rows(reference, "reference")
+    if asked.width != among.width:
+        raise ValueError(f"points have {asked.width} features, the reference {among.width}: give both from one layer")
+    if asked.double and asked is not among:
+        asked.refuse_too_far(among.frame, "points")
+    own = None if exclude is None else torch.as_tensor(exclude)
+    return asked, among, own if own is not None and bool((own >= 0).any()) else None
 
 
 class Prepared:

@@ -6,22 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from numpy.typing import ArrayLike
-from torch import Tensor
 
 from avrobust_core import AvrobustError
 from avrobust_geometry.configs import Exact
-from avrobust_geometry.knn.answers import Nearest
-from avrobust_geometry.knn.approximate import (
-    LEAST,
-    approximate_neighbours,
-    compiled,
-    neighbours_asked,
-)
-from avrobust_geometry.knn.arguments import check_choices, read_sets
+from avrobust_geometry.inputs import Array, Ints
+from avrobust_geometry.knn.approximate import LEAST, approximate_neighbours, compiled, neighbours_asked
 from avrobust_geometry.knn.cost import approximate_seconds, exact_seconds
-from avrobust_geometry.knn.exact import exact_neighbours
-from avrobust_geometry.knn.rows import Rows
+from avrobust_geometry.knn.exact import Nearest, exact_neighbours
+from avrobust_geometry.knn.rows import Rows, read_sets
 from avrobust_geometry.knn.tiles import full_precision
 
 RECALL = 0.95
@@ -35,11 +27,11 @@ AFFORDABLE_SECONDS = 3600.0
 
 
 def nearest(
-    points: ArrayLike | Tensor,
+    points: Array,
     k: int,
     *,
-    reference: ArrayLike | Tensor | None = None,
-    exclude: ArrayLike | Tensor | None = None,
+    reference: Array | None = None,
+    exclude: Ints | None = None,
     exact: Exact = "auto",
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -55,7 +47,7 @@ def nearest(
 
     Args:
         points: (N, D) of floats: a numpy array, perhaps memory-mapped, or a torch tensor; maps are read in blocks.
-        k: neighbours; clipped to what there is, which the report says.
+        k: neighbours, at least 1; clipped to what there is, at least 1 too, which the report says.
         reference: (M, D) where neighbours are looked for; None for the points, each of which is then left out by its
             row. Search in a reference is always exact.
         exclude: (N,) the row of the reference that is the point itself, -1 for none.
@@ -73,18 +65,15 @@ def nearest(
         for each its `neighbours`, `unfinished` rows, `audit`; `audit`: that of the last attempt, else None.
 
     Raises:
-        ValueError: for wrong shapes, widths, types or k, values that are not finite or too large to be squared beside
+        ValueError: for wrong shapes, widths or types, values that are not finite or too large to be squared beside
             the others, and sets for which nothing but differences of millions of rows would do.
         AvrobustError: if pynndescent is demanded outside the main thread.
     """
     began = time.perf_counter()
-    where = check_choices(k, exact, device, threads)
+    where = torch.device(device)
     asked, among, own = read_sets(points, reference, exclude)
     itself = asked is among
-    there = among.n - (1 if itself or own is not None else 0)
-    if there < 1:
-        raise ValueError("the reference holds nothing but the point itself: give at least two rows")
-    wanted = min(k, there)
+    wanted = min(k, among.n - (1 if itself or own is not None else 0))
     found: Nearest | None = None
     tried: list[dict[str, Any]] = []
     with full_precision(threads) as jobs:

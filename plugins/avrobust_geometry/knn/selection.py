@@ -89,7 +89,7 @@ class Best:
             self._scores[rows[now], place] = values[now]
             self._columns[rows[now], place] = columns[now].int()
             self._filled[owners] += wanted
-            # What was left for a next pass faces a bound that may have risen meanwhile.
+            # Scores left for the next pass face a bound that may have risen meanwhile.
             later = ~now
             rows, columns, values = rows[later], columns[later], values[later]
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avrobust_geometry.inputs import Floats, Ints
 from avrobust_geometry.knn.rows import FAR, Frame, Rows
 
 CHUNK = 1 << 18
@@ -28,9 +29,7 @@ def candidates_for(k: int) -> int:
     return k + max(6, k // 2)
 
 
-def rerank(
-    points: Rows, reference: Rows, candidates: Tensor, k: int, owners: Tensor
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def rerank(points: Rows, reference: Rows, candidates: Tensor, k: int, owners: Tensor) -> tuple[Ints, Floats]:
     """Sort candidates by their true distances.
 
     Args:
@@ -57,11 +56,8 @@ def rerank(
         ends = reference.gather(chosen.clamp(min=0).flatten()).view(*chosen.shape, -1)
         if between is None:
             between = torch.empty(size, *ends.shape[1:], dtype=torch.float64, device=ends.device)
-        part = (
-            between[: len(chosen)]
-            .copy_(ends)
-            .sub_(points.gather(owners[start : start + size]).to(ends.device)[:, None])
-        )
+        asked = points.gather(owners[start : start + size]).to(ends.device)
+        part = between[: len(chosen)].copy_(ends).sub_(asked[:, None])
         if scale != 1:
             part.mul_(scale)
         squares = part.square_().sum(dim=2).cpu()
@@ -73,13 +69,7 @@ def rerank(
 
 
 def doubtful(
-    points: Rows,
-    frame: Frame,
-    distances: NDArray[np.float64],
-    scores: Tensor,
-    owners: Tensor,
-    *,
-    far: bool,
+    points: Rows, frame: Frame, distances: Floats, scores: Tensor, owners: Tensor, *, far: bool
 ) -> NDArray[np.bool_]:
     """Lines whose k-th neighbour is not certain: a nearer row may have been scored below the last candidate.
 
@@ -109,6 +99,6 @@ def doubtful(
         slack = SPREAD * unit * math.sqrt(points.width + 2) * reach**2 / 2 + least * (points.width + 2) * (1 + reach)
         certain = last <= -(radius**2) / 2 - slack
     if far:
-        # What was not scored lies beyond FAR: farther than any candidate of a point that reaches half as far.
+        # Rows that were not scored lie beyond FAR: farther than any candidate of a point that reaches half as far.
         return np.asarray(~((certain & ~np.isneginf(last) | (distances == 0)) & (reach < FAR / 2)))
     return np.asarray(~(certain | (distances == 0) | np.isneginf(last)))

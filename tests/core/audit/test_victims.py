@@ -343,6 +343,20 @@ def test_a_model_that_runs_in_float32_alone_is_judged_in_float32(sound: Sound) -
     assert "differences in float32, in which alone the model runs" in caveat["message"]
 
 
+def test_a_model_that_runs_in_float32_alone_is_given_whole_numbers_as_they_are() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(5, 3), nn.Linear(4, 3)
+
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            return self.out(inputs["audio"]).float() + self.words(inputs["words"]).float()
+
+    exact = Exact(Words())
+    assert exact.logits({"audio": torch.rand(2, 4), "words": torch.tensor([1, 4])}, ()).dtype == torch.float32
+    assert not exact.double
+
+
 def test_a_random_model_that_stands_as_a_mean_of_draws_raises_no_alarm(sound: Sound) -> None:
     generator = torch.Generator().manual_seed(0)
     noisy = Around(sound, lambda _, x: x + 0.02 * torch.randn(x.shape, generator=generator))

@@ -292,3 +292,15 @@ def test_means_of_one_seed_are_those_of_one_outcome() -> None:
 def test_clips_that_agree_on_a_share_between_0_and_1_leave_no_certainty() -> None:
     (found,) = mean_shares(np.full((40, 1), 0.5))
     assert found == share([0, 1] * 20)
+
+
+def test_recentred_percentiles_are_moved_by_the_bias_and_stay_in_the_unit_interval():
+    def drawn(weights):
+        return (weights > 0).mean(axis=1)  # of all clips at once; a resample draws about 63 % of them
+
+    plain = bootstrap(drawn, 50)
+    moved = bootstrap(drawn, 50, recentred=True)
+    assert (plain.value, moved.value, moved.high) == (1, 1, 1)
+    assert plain.high < 0.8
+    assert moved.low - plain.low == pytest.approx(1 - (1 - (1 - 1 / 50) ** 50), abs=0.01)
+    assert np.isnan(bootstrap(drawn, 50, groups=["a"] * 50, recentred=True).high)

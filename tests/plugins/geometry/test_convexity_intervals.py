@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
-from avrobust_geometry.convexity.intervals import Pairwise, mean_over_pairs
+from avrobust_geometry.convexity.intervals import mean_over_pairs
+from avrobust_geometry.convexity.pairs import Segments
 from scipy.special import expit
 
 
 def pairwise(first, second, value, cls=None):
     cls = np.zeros(len(value), dtype=np.int64) if cls is None else np.asarray(cls)
-    return Pairwise(np.asarray(first), np.asarray(second), cls, np.asarray(value, dtype=np.float64))
+    values = np.asarray(value, dtype=np.float64)
+    return Segments(np.asarray(first), np.asarray(second), cls, np.full(len(values), 0.5)), values
 
 
 def some_pairs(n, most, rng):
@@ -19,7 +21,7 @@ def some_pairs(n, most, rng):
 
 def coverage(truth, draw, runs, *, share=True, macro=False):
     """The share of intervals that hold the truth, and their mean width."""
-    found = [mean_over_pairs(draw(np.random.default_rng(seed)), macro=macro, share=share) for seed in range(runs)]
+    found = [mean_over_pairs(*draw(np.random.default_rng(seed)), macro=macro, share=share) for seed in range(runs)]
     return np.mean([each.low <= truth <= each.high for each in found]), np.mean([x.high - x.low for x in found])
 
 
@@ -101,7 +103,7 @@ def test_real_numbers_have_the_interval_of_their_variance():
     rng = np.random.default_rng(0)
     effect = rng.normal(size=60)
     first, second = np.triu_indices(60, 1)
-    found = mean_over_pairs(pairwise(first, second, effect[first] + effect[second]), macro=False, share=False)
+    found = mean_over_pairs(*pairwise(first, second, effect[first] + effect[second]), macro=False, share=False)
     assert found.value == pytest.approx(2 * effect.mean())
     half = 2.0 * 2.001 * effect.std(ddof=1) / 60**0.5
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.04)
@@ -114,7 +116,7 @@ def test_more_pairs_of_the_same_clips_do_not_make_certain_what_depends_on_the_cl
     widths = []
     for most in (60, 435):
         first, second = some_pairs(30, most, rng)
-        found = mean_over_pairs(pairwise(first, second, ~(bad[first] | bad[second])), macro=False, share=True)
+        found = mean_over_pairs(*pairwise(first, second, ~(bad[first] | bad[second])), macro=False, share=True)
         widths.append(found.high - found.low)
     assert widths[1] > 0.6 * widths[0]  # Wilson's over pairs would shrink it to 0.37
 
@@ -122,7 +124,7 @@ def test_more_pairs_of_the_same_clips_do_not_make_certain_what_depends_on_the_cl
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_where_all_agree_the_interval_is_that_of_the_disjoint_pairs(value):
     first, second = np.triu_indices(30, 1)
-    found = mean_over_pairs(pairwise(first, second, np.full(len(first), value)), macro=True, share=True)
+    found = mean_over_pairs(*pairwise(first, second, np.full(len(first), value)), macro=True, share=True)
     assert found.value == value
     assert value in (found.low, found.high)
     z = 2.0452  # Student's, 29 degrees of freedom
@@ -131,16 +133,16 @@ def test_where_all_agree_the_interval_is_that_of_the_disjoint_pairs(value):
 
 
 def test_one_pair_and_none():
-    one = mean_over_pairs(pairwise([0], [1], [0.5]), macro=True, share=True)
+    one = mean_over_pairs(*pairwise([0], [1], [0.5]), macro=True, share=True)
     assert one.value == 0.5
     assert (one.low, one.high) == pytest.approx((0.0, 1.0), abs=0.01)
-    real = mean_over_pairs(pairwise([0], [1], [3.0]), macro=True, share=False)
+    real = mean_over_pairs(*pairwise([0], [1], [3.0]), macro=True, share=False)
     assert real.value == 3.0
     assert np.isnan([real.low, real.high]).all()
-    none = mean_over_pairs(pairwise([], [], []), macro=True, share=True)
+    none = mean_over_pairs(*pairwise([], [], []), macro=True, share=True)
     assert np.isnan([none.value, none.low, none.high]).all()
     assert none.n == 0
-    infinite = mean_over_pairs(pairwise([0, 1], [1, 2], [1.0, np.inf]), macro=True, share=False)
+    infinite = mean_over_pairs(*pairwise([0, 1], [1, 2], [1.0, np.inf]), macro=True, share=False)
     assert infinite.value == np.inf
     assert np.isnan([infinite.low, infinite.high]).all()
 
@@ -150,17 +152,17 @@ def test_the_same_pair_for_two_classes_is_one_observation():
     rng = np.random.default_rng(2)
     first, second = some_pairs(40, 300, rng)
     value = rng.random(300) < 0.7
-    one = mean_over_pairs(pairwise(first, second, value), macro=True, share=True)
+    one = mean_over_pairs(*pairwise(first, second, value), macro=True, share=True)
     twice = pairwise(np.tile(first, 2), np.tile(second, 2), np.tile(value, 2), cls=np.repeat([0, 1], 300))
     for macro in (True, False):
-        both = mean_over_pairs(twice, macro=macro, share=True)
+        both = mean_over_pairs(*twice, macro=macro, share=True)
         assert (both.value, both.low, both.high) == pytest.approx((one.value, one.low, one.high), abs=2e-4)
 
 
 def test_classes_count_the_same_in_the_one_mean_and_pairs_in_the_other():
     found = pairwise([0, 0, 1, 3], [1, 2, 2, 4], [1, 1, 1, 0], cls=[0, 0, 0, 5])
-    assert mean_over_pairs(found, macro=True, share=True).value == 0.5
-    assert mean_over_pairs(found, macro=False, share=True).value == 0.75
+    assert mean_over_pairs(*found, macro=True, share=True).value == 0.5
+    assert mean_over_pairs(*found, macro=False, share=True).value == 0.75
 
 
 def test_what_tells_classes_apart_is_no_uncertainty():
@@ -169,8 +171,8 @@ def test_what_tells_classes_apart_is_no_uncertainty():
     cls, effect = np.repeat([0, 1], 150), rng.normal(size=40)
     value = effect[first] + effect[second]
     for macro in (True, False):
-        plain = mean_over_pairs(pairwise(first, second, value, cls), macro=macro, share=False)
-        apart = mean_over_pairs(pairwise(first, second, value + 10 * cls, cls), macro=macro, share=False)
+        plain = mean_over_pairs(*pairwise(first, second, value, cls), macro=macro, share=False)
+        apart = mean_over_pairs(*pairwise(first, second, value + 10 * cls, cls), macro=macro, share=False)
         assert apart.value == pytest.approx(plain.value + 5)
         assert (apart.low, apart.high) == pytest.approx((plain.low + 5, plain.high + 5))
 
@@ -179,17 +181,17 @@ def test_order_of_pairs_and_of_their_ends_changes_nothing():
     rng = np.random.default_rng(3)
     first, second = some_pairs(25, 200, rng)
     value, cls = rng.random(200), first % 3
-    plain = mean_over_pairs(pairwise(first, second, value, cls), macro=True, share=True)
+    plain = mean_over_pairs(*pairwise(first, second, value, cls), macro=True, share=True)
     order = rng.permutation(200)
-    moved = mean_over_pairs(pairwise(second[order], first[order], value[order], cls[order]), macro=True, share=True)
+    moved = mean_over_pairs(*pairwise(second[order], first[order], value[order], cls[order]), macro=True, share=True)
     assert (plain.value, plain.low, plain.high) == pytest.approx((moved.value, moved.low, moved.high))
 
 
 def test_groups_of_one_clip_each_are_clips_by_themselves():
     _, draw = logistic(30, 0.5, 1.0)
     found = draw(np.random.default_rng(0))
-    alone = mean_over_pairs(found, macro=False, share=True)
-    named = mean_over_pairs(found, macro=False, share=True, groups=[f"g{i}" for i in range(30)])
+    alone = mean_over_pairs(*found, macro=False, share=True)
+    named = mean_over_pairs(*found, macro=False, share=True, groups=[f"g{i}" for i in range(30)])
     assert (named.low, named.high) == pytest.approx((alone.low, alone.high))
     assert (alone.groups, named.groups, named.n) == (None, 30, alone.n)
 
@@ -197,11 +199,11 @@ def test_groups_of_one_clip_each_are_clips_by_themselves():
 def test_one_group_has_no_interval_and_where_all_pairs_hold_groups_stand_for_clips():
     first, second = np.triu_indices(40, 1)
     holds = pairwise(first, second, np.ones(len(first)))
-    one = mean_over_pairs(holds, macro=False, share=True, groups=["a"] * 40)
+    one = mean_over_pairs(*holds, macro=False, share=True, groups=["a"] * 40)
     assert np.isnan(one.low)
-    grouped = mean_over_pairs(holds, macro=False, share=True, groups=[i // 4 for i in range(40)])
+    grouped = mean_over_pairs(*holds, macro=False, share=True, groups=[i // 4 for i in range(40)])
     ten = pairwise(*np.triu_indices(10, 1), np.ones(45))
-    assert grouped.low == pytest.approx(mean_over_pairs(ten, macro=False, share=True).low)
+    assert grouped.low == pytest.approx(mean_over_pairs(*ten, macro=False, share=True).low)
 
 
 def test_pairs_over_groups_cover_where_clips_of_a_group_are_alike():
@@ -216,7 +218,7 @@ def test_pairs_over_groups_cover_where_clips_of_a_group_are_alike():
         chance = expit(0.5 + 1.2 * (effect[first] + effect[second]))
         found = pairwise(first, second, rng.random(len(first)) < chance)
         for i, own in enumerate((None, groups)):
-            each = mean_over_pairs(found, macro=False, share=True, groups=own)
+            each = mean_over_pairs(*found, macro=False, share=True, groups=own)
             hits[i] += each.low <= truth <= each.high
     assert hits[0] / 150 < 0.7
     assert hits[1] / 150 >= 0.91

@@ -372,10 +372,6 @@ def test_bare_embeddings_have_a_graph_and_the_rest_is_left_out(levels):
 
 def test_what_is_not_finite_is_an_error_that_names_it():
     subject = World().subject()
-    logits = subject.logits.copy()
-    logits[3, 1] = np.nan
-    with pytest.raises(AvrobustError, match="logits are not finite for test-3"):
-        measure(replace(subject, logits=logits))
     test = subject.latents["test"]
     broken = test.layers["fused"].copy()
     broken[5] = np.inf

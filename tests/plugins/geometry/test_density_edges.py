@@ -237,6 +237,7 @@ def test_medians_of_classes_keep_infinite_values_in_their_place():
     ("wrong", "message"),
     [
         ({"k": 0}, "k is 0"),
+        ({"exact": "yes"}, "'auto', True or False"),
         ({"labels": [0, 1]}, "labels are 2, but the clips are 10"),
         ({"embeddings": np.zeros(10)}, r"embeddings have shape \(10,\)"),
         ({"estimators": ["lof", "kde"]}, "estimators: kde: choose from class-ratio, "),

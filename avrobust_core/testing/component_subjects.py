@@ -1,15 +1,15 @@
-"""Subjects of the checks of components: what a plugin offers, and how it is built for a check."""
+"""The subject of the checks that every component must pass: as a plugin offers it, built from its example."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from avrobust_core.data.media import MediaSpec
 from avrobust_core.errors import AvrobustError, ComponentError
-from avrobust_core.models.parts import EncodedDims
+from avrobust_core.models.base_classes import EncodedDims
 from avrobust_core.models.whole import Raw, RawDims
 from avrobust_core.registry.components import Config
 from avrobust_core.registry.discovery import Offer
@@ -44,18 +44,16 @@ class OfferSubject:
     """A component that is checked.
 
     Attributes:
-        offer: what is offered, by whom.
-        media: what encoders, and whole models, are tried with, in this order; the first that one accepts is used.
+        offer: the component, and who offers it.
+        media: tried in this order with encoders and whole models; the first that one accepts is used.
     """
 
     offer: Offer
-    media: tuple[MediaSpec, ...] = field(default=MEDIA)
+    media: tuple[MediaSpec, ...] = MEDIA
 
     def config(self) -> Config:
         """The configuration of the component's example."""
-        component = self.offer.component
-        config: Config = component.config.model_validate(dict(component.example))
-        return config
+        return self.offer.component.config.model_validate(dict(self.offer.component.example))
 
     def build(self) -> Any:
         """The component, made from its example."""

@@ -1,4 +1,4 @@
-"""The parts of a model: the base classes of encoders and fusions that plugins subclass."""
+"""The base classes of encoders and fusions, for plugins to subclass."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
