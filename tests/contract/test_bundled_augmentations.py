@@ -22,6 +22,12 @@ OTHERS = {
     "cutmix": ({"axis": "space"}, {"axis": "time-frequency"}),
     "noise": ({"scale": {"video": 0.5}, "distribution": "uniform"},),
     "modality-dropout": ({"probability": {"audio": 0.5, "video": 0.5}, "fill": "clip"},),
+    "free-at": ({"threat": {"audio": {"eps": 0.002}}, "memory": True, "replays": 1},),
+    "vertex-mixup": (
+        {"threat": {"audio": {"eps": 0.002}, "video": {"norm": "l2", "eps": 0.5}}, "together": False, "bits": 2},
+        {"threats": [{"audio": {"eps": 0.002}}, {"video": {"eps": "4/255"}}], "steps": 1, "warmup": 1},
+    ),
+    "guided-weights": ({"guide": ["balance"], "warmup": 1}, {"score": "log-knn", "warmup": 1, "control": "permuted"}),
     "specaugment": ({"fill": "mean", "together": False, "modalities": ["audio"]},),
 }
 """Other configurations than the examples."""

@@ -28,6 +28,7 @@ REGIMES = {
     "any-attack": f"[{{use: adversarial, with: {{attack: {{use: apgd, with: {{steps: 2}}}}, threat: {SEPARATE}}}}}]",
     "fast-at": f"[{{use: fast-at, with: {{threat: {SEPARATE}}}}}]",
     "free-at": f"[{{use: free-at, with: {{replays: 1, memory: true, threat: {SEPARATE}}}}}, mixup]",
+    "vertex": f"[{{use: vertex-mixup, with: {{threat: {SEPARATE}}}}}, {{use: guided-weights, with: {{warmup: 1}}}}]",
     "trades": f"[{{use: trades, with: {{steps: 2, threat: {SEPARATE}}}}}]",
 }
 ATTACKS = """

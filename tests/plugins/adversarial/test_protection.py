@@ -30,6 +30,7 @@ REGIMES = {
     "adversarial-in-turn": (12, [("adversarial", {"threats": [THREAT, {"video": THREAT["video"]}]})]),
     "fast-at": (12, [("fast-at", {"threat": THREAT})]),
     "free-at": (3, [("free-at", {"threat": THREAT, "replays": 4})]),
+    "vertex-mixup": (12, [("vertex-mixup", {"threat": {"audio": {"eps": 0.45}, "video": {"eps": 0.6}}})]),
     "trades": (12, [("trades", {"threat": THREAT})]),
 }
 
@@ -111,7 +112,9 @@ def test_it_protects_beyond_noise(robust, regime):
     gained = found - standard
     assert gained.mean() > 0.2
     assert gained.mean() - 3 * gained.std() / len(gained) ** 0.5 > 0
-    each = {"adversarial": 8, "adversarial-in-turn": 8, "fast-at": 2, "free-at": 1, "trades": 13}[regime]
+    each = {"adversarial": 8, "adversarial-in-turn": 8, "fast-at": 2, "free-at": 1, "vertex-mixup": 1, "trades": 13}[
+        regime
+    ]
     steps = REGIMES[regime][0] * 320 * {"free-at": 4}.get(regime, 1)
     assert record["clip_forwards"] == each * steps
     assert record["clip_backwards"] == (each - (regime == "trades")) * steps
