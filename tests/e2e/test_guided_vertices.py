@@ -17,8 +17,8 @@ from avrobust_core.training.fit import SCRATCH, Fit
 THREAT = {"audio": {"eps": 0.01}, "video": {"eps": "10/255"}}
 STEPS = 3 * 3
 VERTICES = (
-    "training={guided: {epochs: 2, batch_size: 16, select: last, augment: [{use: vertex-mixup, with: {threat: {audio: {eps: 0.01}, "
-    "video: {eps: 10/255}}}}, {use: guided-weights, with: {warmup: 1}}]}}"
+    "training={guided: {epochs: 2, batch_size: 16, select: last, augment: [{use: vertex-mixup, with: {threat: "
+    "{audio: {eps: 0.01}, video: {eps: 10/255}}}}, {use: guided-weights, with: {warmup: 1}}]}}"
 )
 
 
