@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from avrobust_core.cli.layout import wrapped
 from avrobust_core.config.errors import nested_models
 from avrobust_core.errors import ComponentError
-from avrobust_core.registry.discovery import Offer
+from avrobust_core.registry.discovery import RegistryEntry
 from avrobust_core.registry.kinds import KINDS
 
 # How a bound in a field's metadata is written, by the attribute that holds it.
@@ -30,60 +30,60 @@ _BOUNDS: Mapping[str, str] = {
 }
 
 
-def as_object(offer: Offer) -> dict[str, Any]:
+def as_object(entry: RegistryEntry) -> dict[str, Any]:
     """Everything known about a component, with its configuration's JSON Schema, as JSON data.
 
     Raises:
         ComponentError: if the configuration has no JSON Schema.
     """
-    component = offer.component
+    component = entry.component
     try:
         schema = component.config.model_json_schema()
     except PydanticUserError as error:
         raise ComponentError(
-            f"the configuration of {offer.kind} {offer.full_name!r} has no JSON Schema: {error}"
+            f"the configuration of {entry.kind} {entry.full_name!r} has no JSON Schema: {error}"
         ) from error
-    return {**offer.to_json(), "example": dict(component.example), "schema": schema}
+    return {**entry.to_json(), "example": dict(component.example), "schema": schema}
 
 
-def described(offer: Offer, use: str, width: int) -> list[str]:
+def described(entry: RegistryEntry, use: str, width: int) -> list[str]:
     """A component's description as lines.
 
     Args:
-        offer: the component.
+        entry: the component.
         use: the name by which a spec asks for it.
         width: columns of the terminal.
     """
-    component = offer.component
-    lines = [f"{offer.kind} {offer.full_name}", *wrapped(component.summary, width, indent=2), ""]
-    lines.append(f"  distribution  {offer.distribution} {offer.distribution_version} (plugin {offer.plugin})")
+    component = entry.component
+    lines = [f"{entry.kind} {entry.full_name}", *wrapped(component.summary, width, indent=2), ""]
+    lines.append(f"  distribution  {entry.distribution} {entry.distribution_version} (plugin {entry.plugin})")
     lines.append(f"  version       {component.version}")
     if component.extras:
         extras = ",".join(component.extras)
-        lines.append(f"  needs         pip install '{offer.distribution}[{extras}]'")
+        lines.append(f"  needs         pip install '{entry.distribution}[{extras}]'")
     if component.references:
         lines.append("  references")
         lines.extend(line for reference in component.references for line in wrapped(reference, width, indent=4))
     lines += ["", "  configuration"]
     lines.extend(_fields_text(component.config, width, 4, ()) or ["    (no fields)"])
     lines += ["", "  in a spec"]
-    lines.extend("    " + line for line in snippet(offer, use))
+    lines.extend("    " + line for line in snippet(entry, use))
     return lines
 
 
-def snippet(offer: Offer, use: str) -> list[str]:
+def snippet(entry: RegistryEntry, use: str) -> list[str]:
     """The lines of YAML that use a component with its example configuration."""
-    above, before, remark = KINDS[offer.kind].written
+    above, before, remark = KINDS[entry.kind].written
     lines = [f"# {remark}"] if remark else []
-    lines.extend(line.format(name=offer.component.name) for line in above)
-    if not offer.component.example and not before.endswith("- "):
+    lines.extend(line.format(name=entry.component.name) for line in above)
+    if not entry.component.example and not before.endswith("- "):
         lines[-1] += f" {yaml_scalar(use)}"
         return lines
-    if not offer.component.example:
+    if not entry.component.example:
         return [*lines, f"{before}{yaml_scalar(use)}"]
     blank = " " * len(before)
     lines += [f"{before}use: {yaml_scalar(use)}", f"{blank}with:"]
-    lines.extend(f"{blank}  {line}" for line in _yaml_mapping(offer.component.example))
+    lines.extend(f"{blank}  {line}" for line in _yaml_mapping(entry.component.example))
     return lines
 
 

@@ -126,7 +126,7 @@ def _metrics(
     """The metrics that were asked for, or all that have something to say of embeddings."""
     from avrobust_core.registry.choices import configure
 
-    for name in names or [offer.component.name for offer in registry.offers("metric")]:
+    for name in names or [entry.component.name for entry in registry.entries("metric")]:
         metric: Metric = configure(registry, "metric", name, settings.get(name, {})).build()
         if names is None and not metric.latents:
             continue

@@ -78,6 +78,16 @@ class Component:
             raise TypeError(f"component {self.name!r}: config must be a subclass of avrobust_core.Config")
         if not (isinstance(self.build, str) or callable(self.build)):
             raise TypeError(f"component {self.name!r}: build must be 'package.module:Class', or callable")
+        for name in ("references", "extras"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+                raise TypeError(f"component {self.name!r}: {name} must be a tuple of strings, not {shown(value)}")
+        example: object = self.example  # what the annotations promise, a plugin's author may not have checked
+        if not isinstance(example, Mapping):
+            raise TypeError(f"component {self.name!r}: example must be a mapping, not {shown(example)}")
+        version: object = self.version
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise TypeError(f"component {self.name!r}: version must be a whole number from 1, not {shown(version)}")
 
     def builder(self) -> Callable[..., Any]:
         """The class or function that makes the component: `build`, imported if it is a name.
@@ -117,3 +127,9 @@ class Component:
             ComponentError: if `build` names nothing that can be imported and called.
         """
         return self.builder()(config, *arguments)
+
+
+def shown(value: object) -> str:
+    """A value's type and, where it is short, the value."""
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else f'{text[:57]}...'}"

@@ -20,6 +20,7 @@ class Kind:
         checks: its conformance checks beside those of all components, "package.module:NAME".
         subject: what these are run on where it is more than the component as offered, "package.module:Class".
         written: how a spec names it, for `avrobust show`: the lines above, what stands before `use`, and what to mind.
+        replaced: methods of an earlier interface, which nothing calls any more, and what to define in their place.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Kind:
     checks: str
     written: tuple[tuple[str, ...], str, str]
     subject: str = ""
+    replaced: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hook(self) -> str:
@@ -43,6 +45,14 @@ class Kind:
         """The base class, imported."""
         found: type[Any] = named(self.base)
         return found
+
+    def outdated(self, made: type) -> str | None:
+        """The fault of a class of this kind that still defines a replaced method; None if there is none."""
+        own = {name for cls in made.__mro__ if issubclass(cls, self.base_class()) for name in vars(cls)}
+        for old, new in self.replaced.items():
+            if old in own:
+                return f"{made.__name__} defines {old}, which is not called: define {new} in its place"
+        return None
 
 
 def named(name: str) -> Any:
@@ -94,6 +104,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 checks="avrobust_core.testing.checklists:AUGMENTATION_CHECKS",
                 subject="avrobust_core.testing.augmentation_subjects:AugmentationSubject",
                 written=(("augment:",), "  - ", "inside an entry of training"),
+                replaced={"__call__": "begin(batch, step)"},
             ),
         )
     }

@@ -15,8 +15,8 @@ import pluggy
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry import hookspecs
-from avrobust_core.registry.components import Component
-from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.components import Component, shown
+from avrobust_core.registry.discovery import PluginRecord, RegistryEntry
 from avrobust_core.registry.kinds import KINDS, Kind
 
 # More components than any plugin offers: a hook that yields without end is broken, and must not hang the command.
@@ -40,14 +40,14 @@ def load(plugin: PluginRecord, taken: Mapping[tuple[str, str], str], *, strict: 
             its components are built from, too.
 
     Returns:
-        The record, "ok" with the offers or "broken" with the error, and the time that it took.
+        The record, "ok" with the entries or "broken" with the error, and the time that it took.
     """
     started = perf_counter()
     try:
-        loaded = replace(plugin, offers=tuple(_collect(plugin, taken)))
+        loaded = replace(plugin, entries=tuple(_collect(plugin, taken)))
         if strict:
-            for offer in loaded.offers:
-                fitting_builder(offer)
+            for entry in loaded.entries:
+                fitting_builder(entry)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -62,7 +62,7 @@ def load(plugin: PluginRecord, taken: Mapping[tuple[str, str], str], *, strict: 
     return replace(loaded, milliseconds=(perf_counter() - started) * 1e3)
 
 
-def _collect(plugin: PluginRecord, taken: Mapping[tuple[str, str], str]) -> Iterator[Offer]:
+def _collect(plugin: PluginRecord, taken: Mapping[tuple[str, str], str]) -> Iterator[RegistryEntry]:
     """Yield what a plugin offers, by kind; raises whatever the plugin raises, and `PluginFault`."""
     module = metadata.EntryPoint(plugin.name, plugin.module, plugin.group).load()
     mine: set[tuple[str, str]] = set()
@@ -76,7 +76,7 @@ def _collect(plugin: PluginRecord, taken: Mapping[tuple[str, str], str]) -> Iter
                 f"both offer the {kind} {component.name!r}"
             )
         mine.add(key)
-        yield Offer(
+        yield RegistryEntry(
             kind=kind,
             component=component,
             distribution=plugin.distribution,
@@ -133,45 +133,32 @@ def _checked(kind: Kind, result: object) -> Iterator[Component]:
     if isinstance(result, Component):
         raise PluginFault(f"{hook} returned one Component, not an iterable of them: use 'yield', or return a list")
     if isinstance(result, str | bytes) or not hasattr(result, "__iter__"):
-        raise PluginFault(f"{hook} returned {_shown(result)}, not an iterable of components")
+        raise PluginFault(f"{hook} returned {shown(result)}, not an iterable of components")
     for position, item in enumerate(islice(iter(result), _MOST_COMPONENTS + 1), start=1):
         if position > _MOST_COMPONENTS:
             raise PluginFault(f"{hook} yields more than {_MOST_COMPONENTS} components")
         if not isinstance(item, Component):
-            raise PluginFault(f"{hook}: item {position} is {_shown(item)}, not a Component")
-        misfit = _misfit(kind, item)
+            raise PluginFault(f"{hook}: item {position} is {shown(item)}, not a Component")
+        misfit = None if isinstance(item.build, str) else _misbuilt(kind, item.build)
         if misfit is not None:
             raise PluginFault(f"{hook}: component {item.name!r}: {misfit}")
         yield item
 
 
-def _misfit(kind: Kind, component: Component) -> str | None:
-    """The fault by which a component does not fit its kind, as far as can be seen without building it."""
-    for name in ("references", "extras"):
-        value = getattr(component, name)
-        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-            return f"{name} must be a tuple of strings, not {_shown(value)}"
-    example: object = component.example  # what the annotations promise, a plugin's author may not have checked
-    if not isinstance(example, Mapping):
-        return f"example must be a mapping, not {_shown(example)}"
-    version: object = component.version
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        return f"version must be a whole number from 1, not {_shown(version)}"
-    return None if isinstance(component.build, str) else _misbuilt(kind, component.build)
-
-
-def fitting_builder(offer: Offer) -> Callable[..., Any]:
+def fitting_builder(entry: RegistryEntry) -> Callable[..., Any]:
     """The class or function that makes a component, imported and checked to fit its kind.
 
     Raises:
         ComponentError: if it cannot be imported, or does not fit; names the component and its plugin.
     """
-    kind, build = KINDS[offer.kind], offer.builder()
+    kind, build = KINDS[entry.kind], entry.builder()
     misfit = _misbuilt(kind, build)
-    if misfit is None and isinstance(build, type) and not issubclass(build, kind.base_class()):
-        misfit = f"{offer.component.build!r} is a class, but not of avrobust_core.{kind.base_name}"
+    if misfit is None and isinstance(build, type):
+        misfit = kind.outdated(build)
+        if not issubclass(build, kind.base_class()):
+            misfit = f"{entry.component.build!r} is a class, but not of avrobust_core.{kind.base_name}"
     if misfit is not None:
-        raise PluginFault(f"{offer.described}: {misfit}")
+        raise PluginFault(f"{entry.described}: {misfit}")
     return build
 
 
@@ -202,12 +189,6 @@ def _returned_kind(build: Callable[..., object], annotation: object) -> str | No
     kinds = {kind.base: kind.name for kind in KINDS.values()}
     bases = [f"{base.__module__}:{base.__name__}" for base in getattr(annotation, "__mro__", ())]
     return next((kinds[base] for base in bases if base in kinds), None)
-
-
-def _shown(value: object) -> str:
-    """A value's type and, where it is short, the value."""
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else f'{text[:57]}...'}"
 
 
 def one_line(error: BaseException) -> str:

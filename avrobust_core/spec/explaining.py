@@ -120,8 +120,8 @@ def _slot(path: Path, component: tuple[Path, Configured] | None) -> Slot | None:
 
 def _description(path: Path, slot: Slot | None, component: tuple[Path, Configured] | None) -> str:
     if component is not None and path in (component[0], (*component[0], "use")):
-        offer = component[1].offer
-        return f"{offer.full_name}: {offer.component.summary}"
+        entry = component[1].entry
+        return f"{entry.full_name}: {entry.component.summary}"
     return slot.description if slot is not None else ""
 
 
@@ -134,9 +134,9 @@ def _default(slot: Slot | None) -> Any:
 
 def _choices(loaded: LoadedSpec, path: Path, slot: Slot | None, registry: Registry) -> Iterator[str]:
     entry = path[:-1] if path[-1:] == ("use",) else path
-    kind = loaded.components[entry].offer.kind if entry in loaded.components else kind_at(entry)
+    kind = loaded.components[entry].entry.kind if entry in loaded.components else kind_at(entry)
     if kind is not None:
-        yield from map(registry.short_name, registry.offers(kind))
+        yield from map(registry.short_name, registry.entries(kind))
     elif section := _NAMED.get((*path[:1], *path[2:3])):
         yield from getattr(loaded.spec, section)
     elif slot is not None and all(choices(arm) or arm is type(None) for arm in arms(slot.annotation)):
@@ -149,7 +149,7 @@ def _origin(loaded: LoadedSpec, path: Path) -> str:
         return _said(loaded, node.place)
     component = _component(loaded, path)
     if component is not None and path[len(component[0]) :][:1] == ("with",):
-        return f"default of {component[1].offer.full_name}"
+        return f"default of {component[1].entry.full_name}"
     if len(path) >= 3 and (path[0], path[2]) in _DERIVED:
         return _DERIVED[str(path[0]), str(path[2])]
     return "default"

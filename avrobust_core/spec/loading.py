@@ -31,7 +31,7 @@ class LoadedSpec:
         text: its text.
         tree: what the file, the files that it extends and the overrides say together, with places.
         overrides: the `--set` arguments, in the order in which they were applied.
-        components: by path in the tree, each component's offer and its configuration with all defaults.
+        components: by path in the tree, each component's entry in the registry and its configuration with all defaults.
     """
 
     spec: Spec
@@ -51,7 +51,7 @@ class LoadedSpec:
             entry: Any = data
             for key in path:
                 entry = entry[key]
-            entry["use"] = component.offer.full_name
+            entry["use"] = component.entry.full_name
             entry["with"] = component.config.model_dump(mode="json", by_alias=True)
         for name, encoder in data["encoders"].items():
             encoder["modality"] = modality_of(self.spec, name)

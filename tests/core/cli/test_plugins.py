@@ -398,8 +398,8 @@ import sys
 from avrobust_core.cli import main
 from avrobust_core.registry.registry import Registry
 seen = []
-offers = Registry.offers
-Registry.offers = lambda self, kind=None: (found := offers(self, kind), seen.extend(found))[0]
+offers = Registry.entries
+Registry.entries = lambda self, kind=None: (found := offers(self, kind), seen.extend(found))[0]
 status = main(["plugins"])
 heavy = {"torch", "numpy", "yaml", "rich", "av", "pyarrow", "sklearn", "lightning_fabric"} & set(sys.modules)
 assert not heavy, heavy

@@ -117,10 +117,10 @@ def test_what_is_inside_is_found_where_the_outer_component_was(load: Load, regis
     """Not among all that is installed: a plugin that is disabled must not come in by the back door."""
     spec_ = load(spec("fgsm", "{members: [fgsm]}")).spec
     config = Builder(spec_, registry).component(spec_.training["hard"].augment[0]).config
-    offer = config.attack.configured().offer  # type: ignore[attr-defined]
-    assert offer in registry.offers("attack")
+    offer = config.attack.configured().entry  # type: ignore[attr-defined]
+    assert offer in registry.entries("attack")
     without = Registry(
-        replace(record, offers=tuple(o for o in record.offers if o.component.name != "fgsm"))
+        replace(record, entries=tuple(o for o in record.entries if o.component.name != "fgsm"))
         for record in registry.plugins
     )
     with pytest.raises(ComponentError, match="members\\[0\\]: no attack is named 'fgsm'"):
