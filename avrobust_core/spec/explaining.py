@@ -90,14 +90,14 @@ def _value(data: Any, where: str) -> tuple[Any, Path]:
     """The value at a path of the resolved spec, and the path with its indices as integers."""
     names = split_path(where)
     if where and not names:
-        raise SpecError([Problem(f"{where!r} is not a path", "explain", hint="as in training.standard.epochs")])
+        raise SpecError([Problem(Place("explain"), f"{where!r} is not a path", "as in training.standard.epochs")])
     path: Path = ()
     for name in names:
         known = {str(key): key for key in _entries(data)}
         if name not in known:
             holder = dotted(path) or "the spec"
             hint = suggestion(name, known) if known else f"{holder} is a single value"
-            raise SpecError([Problem(f"there is no '{name}' in {holder}", where, hint=hint)])
+            raise SpecError([Problem(Place(where), f"there is no '{name}' in {holder}", hint)])
         data, path = data[known[name]], (*path, known[name])
     return data, path
 

@@ -98,9 +98,9 @@ def validated(
     for path, slot, _ in silent_conversions(model, data):
         scalar, _ = follow(root, (*base, *path))
         message = f"{dotted((*base, *path))}: expected {slot.phrase}, found {shown(scalar)}"
-        mistyped.append(Problem.at(scalar.place, message, _unquoted(scalar)))
-    told = {_position(problem) for problem in mistyped}
-    return valid, [problem for problem in problems if _position(problem) not in told] + mistyped
+        mistyped.append(Problem(scalar.place, message, _unquoted(scalar)))
+    told = {problem.place for problem in mistyped}
+    return valid, [problem for problem in problems if problem.place not in told] + mistyped
 
 
 def _unquoted(node: Node) -> str:
@@ -125,10 +125,6 @@ def shown(node: Node | None) -> str:
         case ScalarNode():
             text = json.dumps(node.value, ensure_ascii=False)
             return text if len(text) <= 60 else f"{text[:56]}..."
-
-
-def _position(problem: Problem) -> tuple[str, int, int]:
-    return problem.source, problem.line, problem.column
 
 
 def _locate(error: ErrorDetails, root: Node, base: Path) -> _Located:
@@ -208,12 +204,12 @@ class _Teller:
             name = str(item.error["loc"][-1])
             holder = item.path[:-1] if item.path[-1:] == (name,) else item.path  # a validator may rename keys
             hint = suggestion(name, self._fields(holder), "allowed")
-            return Problem.at(key_place(self._root, item.path), f"unknown field '{name}'{self._of(holder)}", hint)
+            return Problem(key_place(self._root, item.path), f"unknown field '{name}'{self._of(holder)}", hint)
         if item.error["loc"][-1:] == ("[key]",):
-            return Problem.at(key_place(self._root, item.path), f"{self._where(item.path[:-1])}{_own_words(item)}")
+            return Problem(key_place(self._root, item.path), f"{self._where(item.path[:-1])}{_own_words(item)}")
         node = follow(self._root, item.path)[0]
         message, hint = self._value(item, node)
-        return Problem.at(self._value_place(item, node), f"{self._where(item.path)}{message}", hint)
+        return Problem(self._value_place(item, node), f"{self._where(item.path)}{message}", hint)
 
     def _missing(self, item: _Located) -> Problem:
         node = follow(self._root, item.path)[0]
@@ -221,11 +217,11 @@ class _Teller:
             slot = self._slot(item.path)
             expected = slot.phrase if slot is not None else "more items"
             message = f"{self._where(item.path)}expected {expected}, found {shown(node)}"
-            return Problem.at(self._value_place(item, node), message)
+            return Problem(self._value_place(item, node), message)
         slot = self._slot((*item.path, str(item.missing)), extra=item.error["loc"])
         hint = f"{item.missing}: {slot.description}" if slot is not None and slot.description else ""
         holder = max(item.path, self._base, key=len)  # the map that would hold the field need not be written
-        return Problem.at(node.place, f"'{item.missing}' is missing{self._of(holder)}", hint)
+        return Problem(node.place, f"'{item.missing}' is missing{self._of(holder)}", hint)
 
     def _value(self, item: _Located, node: Node) -> tuple[str, str]:
         """Message and hint for a value that does not fit."""

@@ -17,13 +17,13 @@ class Place:
     Attributes:
         source: the file as the user named it, or the `--set` argument.
         line: from 1; 0 means the source as a whole.
-        column: from 1, in characters.
+        column: from 1, in characters; 0 means the source as a whole.
         text: the whole source line.
     """
 
     source: str
-    line: int
-    column: int
+    line: int = 0
+    column: int = 0
     text: str = ""
 
 

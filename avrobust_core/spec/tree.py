@@ -85,13 +85,13 @@ def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]
     place = Place(source, 1, 1, _first_line(argument))
     steps = _steps(written, place)
     if not equals or not steps:
-        return root, [Problem.at(place, "not of the form path=value", "as in --set training.standard.epochs=3")]
+        return root, [Problem(place, "not of the form path=value", "as in --set training.standard.epochs=3")]
     if len(steps) > MAX_DEPTH:
-        return root, [Problem.at(place, f"a path of {len(steps)} keys: nested more than {MAX_DEPTH} deep")]
+        return root, [Problem(place, f"a path of {len(steps)} keys: nested more than {MAX_DEPTH} deep")]
     if steps[0][0] in (EXTENDS, DROP):
-        return root, [Problem.at(place, f"`{steps[0][0]}` cannot be set", "write it into the file")]
+        return root, [Problem(place, f"`{steps[0][0]}` cannot be set", "write it into the file")]
     if not value.strip():
-        return root, [Problem.at(place, "there is no value", "write null to leave it empty")]
+        return root, [Problem(place, "there is no value", "write null to leave it empty")]
     reading = read_yaml(value, source, f"{written}=", comments=False)
     if reading.root is None:
         return root, list(reading.problems)
@@ -118,16 +118,16 @@ def _read(path: FilePath, reading: TreeReading, chain: tuple[FilePath, ...], nam
         identity = resolved(path)
         if identity in chain:
             names = [str(item.name) for item in (*chain[chain.index(identity) :], identity)]
-            raise unreadable(f"extends itself: {' -> '.join(names)}", source)
+            raise unreadable(source, f"extends itself: {' -> '.join(names)}")
         if identity in reading.trees:
             return reading.trees[identity]
         if len(reading.trees) + len(chain) >= MAX_FILES:
-            raise unreadable(f"extends more than {MAX_FILES - 1} files", source)
+            raise unreadable(source, f"extends more than {MAX_FILES - 1} files")
         text = read_text(path)
     except SpecError as error:
         (problem,) = error.problems
-        if named_at is not None and not problem.line:
-            problem = Problem.at(named_at, f"{source}: {problem.message}", problem.hint)
+        if named_at is not None and not problem.place.line:
+            problem = Problem(named_at, f"{source}: {problem.message}", problem.hint)
         reading.problems.append(problem)
         return None
     if not chain:
@@ -145,13 +145,13 @@ def _extended(text: str, path: FilePath, reading: TreeReading, chain: tuple[File
     if root is None:
         return None
     if not isinstance(root, MapNode):
-        reading.problems.append(Problem.at(root.place, "a spec is a map, with `version`, `name`, `data` and so on"))
+        reading.problems.append(Problem(root.place, "a spec is a map, with `version`, `name`, `data` and so on"))
         return None
     own = MapNode(_without(root.children), _without(root.keys), root.place)
     dropped = _texts(root.children.get(DROP), "drop: expected a list of paths, as in [training.mixup]", reading)
     if EXTENDS not in root.children:
         if DROP in root.children:
-            reading.problems.append(Problem.at(root.keys[DROP], "drop: there is no `extends` to leave anything out of"))
+            reading.problems.append(Problem(root.keys[DROP], "drop: there is no `extends` to leave anything out of"))
         return own
     bases = _texts(root.children[EXTENDS], "extends: expected the path of a file, or a list of them", reading)
     if bases is None:
@@ -178,7 +178,7 @@ def _texts(node: Node | None, message: str, reading: TreeReading) -> list[Scalar
         if isinstance(item, ScalarNode) and text_of(item):
             texts.append(item)
         else:
-            reading.problems.append(Problem.at(item.place, message))
+            reading.problems.append(Problem(item.place, message))
     return texts if len(texts) == len(items) else None
 
 
@@ -186,7 +186,7 @@ def _dropped(root: Node, entry: ScalarNode, reading: TreeReading) -> Node:
     """A copy of the tree without the entry of a map that `entry` names by its path."""
     steps = split_path(str(entry.value))
     if not steps:
-        reading.problems.append(Problem.at(entry.place, f"drop: '{entry.value}' is not a path", "as in training.mixup"))
+        reading.problems.append(Problem(entry.place, f"drop: '{entry.value}' is not a path", "as in training.mixup"))
         return root
 
     def without(node: Node, path: Path) -> Node:
@@ -195,7 +195,7 @@ def _dropped(root: Node, entry: ScalarNode, reading: TreeReading) -> Node:
             where = dotted(path) or "the files that are extended"
             known = node.children if isinstance(node, MapNode) else ()
             hint = suggestion(name, known) if known else f"{where} is not a map: write it anew"
-            reading.problems.append(Problem.at(entry.place, f"drop: there is no '{name}' in {where}", hint))
+            reading.problems.append(Problem(entry.place, f"drop: there is no '{name}' in {where}", hint))
             return node
         children, keys = dict(node.children), dict(node.keys)
         if len(path) + 1 < len(steps):
@@ -260,12 +260,12 @@ def _set(node: Node, steps: Sequence[tuple[str, Place]], value: Node, path: Path
             if item is None or not isinstance(index, int):
                 there = f"0 to {len(node.items) - 1}" if node.items else "none: the list is empty"
                 message = f"{dotted(path)} is a list, and has no item '{name}'"
-                raise SpecError([Problem.at(place, message, f"items: {there}")])
+                raise SpecError([Problem(place, message, f"items: {there}")])
             changed = _set(item, rest, value, (*path, index))
             return ListNode((*node.items[:index], changed, *node.items[index + 1 :]), node.place)
         case _:
             message = f"{dotted(path)} is a single value, and has no '{name}'"
-            raise SpecError([Problem.at(place, message, f"set {dotted(path)} itself")])
+            raise SpecError([Problem(place, message, f"set {dotted(path)} itself")])
 
 
 def _first_line(text: str) -> str:

@@ -266,7 +266,7 @@ class _Composer:
         return Place(self._source, line + 1, column + 1, text)
 
     def _note(self, place: Place, message: str, hint: str = "") -> None:
-        self._problems.append(Problem.at(place, message, hint))
+        self._problems.append(Problem(place, message, hint))
 
     def _fatal(self, place: Place, message: str, hint: str = "") -> _FatalError:
         self._note(place, message, hint)

@@ -65,7 +65,7 @@ def test_a_mistake_inside_is_told_at_its_place(hard: str, group: str, parts: lis
     marked = spec(hard, group)
     before = marked[: marked.index("‸")].split("\n")
     problems = [p for p in problems_of(marked.replace("‸", "")) if "is a fault of the plugin" not in p.hint]
-    assert [(problem.line, problem.column) for problem in problems] == [(len(before), len(before[-1]) + 1)]
+    assert [(problem.place.line, problem.place.column) for problem in problems] == [(len(before), len(before[-1]) + 1)]
     told = problems[0].render()
     for part in parts:
         assert part in told
@@ -75,7 +75,7 @@ def test_mistakes_inside_and_outside_are_told_together(problems_of: Check) -> No
     problems = problems_of(
         spec("{use: pgd, with: {steps: 0}}", "{members: [pgdd, {use: pgd, with: {x: 1}}], colour: red}")
     )
-    assert [problem.line for problem in problems] == [8, 10, 10, 10]
+    assert [problem.place.line for problem in problems] == [8, 10, 10, 10]
 
 
 def test_what_is_inside_is_resolved_with_all_its_defaults_and_reads_back_the_same(load: Load) -> None:
@@ -169,4 +169,4 @@ attacks: {e: {use: ensemble, with: {members: [pgd, {use: fgsm, with: {x: 1}}]}}}
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(SpecError) as raised:
         load_spec(tmp_path / "s.yaml", Registry.discover())
-    assert [(problem.line, problem.column) for problem in raised.value.problems] == [(7, 97), (9, 71)]
+    assert [(problem.place.line, problem.place.column) for problem in raised.value.problems] == [(7, 97), (9, 71)]
