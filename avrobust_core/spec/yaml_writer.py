@@ -36,6 +36,11 @@ for _tag, _pattern in (
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern.pattern})\Z"), None)
 
 
-def write_yaml(data: Any) -> str:
-    """The YAML text of dicts with text keys, lists, text, numbers, booleans and None; keys keep their order."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+def write_yaml(data: Any, *, flow: bool | None = None) -> str:
+    """The YAML text of dicts with text keys, lists, text, numbers, booleans and None; keys keep their order.
+
+    Args:
+        data: what to write.
+        flow: write lists and maps on one line, as [1, 2]; by default only those that hold no others.
+    """
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=120)
