@@ -13,12 +13,12 @@ from avrobust_core.registry.choices import Configured
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.spec.model import Spec
-from avrobust_core.spec.nodes import Key, Node, Path, Place, ScalarNode, dotted, find
+from avrobust_core.spec.nodes import Key, Node, Path, Place, ScalarNode, dotted, find, written
 from avrobust_core.spec.problems import Problem, SpecError, suggestion
 from avrobust_core.spec.references import kind_at
 from avrobust_core.spec.tree import split_path
 
-_DERIVED: Final = {
+_DERIVED: Final[Mapping[Path, str]] = {
     ("encoders", "modality"): "default: the entry's own name",
     ("attacks", "threats"): "default: all of threats",
 }
@@ -65,14 +65,19 @@ def explain(loaded: LoadedSpec, where: str, registry: Registry) -> Explanation:
         SpecError: if there is no such place in the resolved spec.
     """
     value, path = _value(loaded.resolved(), where)
-    component = _component(loaded, path)
-    slot = _slot(path, component)
+    configured, inside = _component(loaded, path)
+    slot = slot_at(Spec, path)
+    if configured is not None and inside[:1] == ("with",):
+        slot = slot_at(type(configured.config), inside[1:])
+    description = slot.description if slot is not None else ""
+    if configured is not None and inside in ((), ("use",)):
+        description = f"{configured.entry.full_name}: {configured.entry.component.summary}"
     return Explanation(
         path=path,
         value=value,
         origin=_origin(loaded, path),
         takes=slot.phrase if slot is not None else "",
-        description=_description(path, slot, component),
+        description=description,
         default=_default(slot),
         choices=tuple(_choices(loaded, path, slot, registry)),
         children=tuple((str(key), item, _origin(loaded, (*path, key))) for key, item in _entries(value).items()),
@@ -102,27 +107,12 @@ def _value(data: Any, where: str) -> tuple[Any, Path]:
     return data, path
 
 
-def _component(loaded: LoadedSpec, path: Path) -> tuple[Path, Configured] | None:
-    """The innermost component in whose entry `path` lies, and where the entry is."""
+def _component(loaded: LoadedSpec, path: Path) -> tuple[Configured | None, Path]:
+    """The innermost component in which `path` lies, and the path from there; None outside components."""
     for length in range(len(path), 0, -1):
         if path[:length] in loaded.components:
-            return path[:length], loaded.components[path[:length]]
-    return None
-
-
-def _slot(path: Path, component: tuple[Path, Configured] | None) -> Slot | None:
-    if component is not None:
-        entry, configured = component
-        if path[: len(entry) + 1] == (*entry, "with"):
-            return slot_at(type(configured.config), path[len(entry) + 1 :])
-    return slot_at(Spec, path)
-
-
-def _description(path: Path, slot: Slot | None, component: tuple[Path, Configured] | None) -> str:
-    if component is not None and path in (component[0], (*component[0], "use")):
-        entry = component[1].entry
-        return f"{entry.full_name}: {entry.component.summary}"
-    return slot.description if slot is not None else ""
+            return loaded.components[path[:length]], path[length:]
+    return None, path
 
 
 def _default(slot: Slot | None) -> Any:
@@ -133,8 +123,8 @@ def _default(slot: Slot | None) -> Any:
 
 
 def _choices(loaded: LoadedSpec, path: Path, slot: Slot | None, registry: Registry) -> Iterator[str]:
-    entry = path[:-1] if path[-1:] == ("use",) else path
-    kind = loaded.components[entry].entry.kind if entry in loaded.components else kind_at(entry)
+    place = path[:-1] if path[-1:] == ("use",) else path
+    kind = loaded.components[place].entry.kind if place in loaded.components else kind_at(place)
     if kind is not None:
         yield from map(registry.short_name, registry.entries(kind))
     elif section := _NAMED.get((*path[:1], *path[2:3])):
@@ -147,12 +137,10 @@ def _origin(loaded: LoadedSpec, path: Path) -> str:
     node = _written(loaded, path)
     if node is not None:
         return _said(loaded, node.place)
-    component = _component(loaded, path)
-    if component is not None and path[len(component[0]) :][:1] == ("with",):
-        return f"default of {component[1].entry.full_name}"
-    if len(path) >= 3 and (path[0], path[2]) in _DERIVED:
-        return _DERIVED[str(path[0]), str(path[2])]
-    return "default"
+    configured, inside = _component(loaded, path)
+    if configured is not None and inside[:1] == ("with",):
+        return f"default of {configured.entry.full_name}"
+    return _DERIVED.get(path[::2][:2], "default")
 
 
 def _written(loaded: LoadedSpec, path: Path) -> Node | None:
@@ -164,10 +152,7 @@ def _written(loaded: LoadedSpec, path: Path) -> Node | None:
     if node is None and path[-1:] == ("use",):
         holder = find(loaded.tree, *path[:-1])
         return holder if isinstance(holder, ScalarNode) else None
-    derived = len(path) == 3 and (path[0], path[2]) in _DERIVED
-    if derived and isinstance(node, ScalarNode) and node.value is None:
-        return None
-    return node
+    return written(loaded.tree, *path) if len(path) == 3 and path[::2] in _DERIVED else node
 
 
 def _said(loaded: LoadedSpec, place: Place) -> str:

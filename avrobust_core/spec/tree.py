@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path as FilePath
-from typing import Final, TypeVar
+from typing import Final
 
 from avrobust_core.spec.files import read_text, resolved, unreadable
 from avrobust_core.spec.nodes import Key, ListNode, MapNode, Node, Path, Place, ScalarNode, child, dotted, text_of
@@ -23,8 +23,6 @@ DROP: Final = "drop"
 
 MAX_FILES: Final = 100
 """Most files that a spec is made of."""
-
-T = TypeVar("T")
 
 _INDEX = re.compile(r"\[([0-9]+)\]")
 
@@ -66,9 +64,9 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
     base = _opened(base, path)
     if not isinstance(base, MapNode):
         return over
-    children = dict(base.children)
     if kind_at(path) is not None and _other_component(base, over):
-        children.pop("with", None)
+        base = _without(base, "with")
+    children = dict(base.children)
     for key, value in over.children.items():
         children[key] = merge(children[key], value, (*path, key)) if key in children else value
     return MapNode(children, {**base.keys, **over.keys}, over.place)
@@ -147,7 +145,7 @@ def _extended(text: str, path: FilePath, reading: TreeReading, chain: tuple[File
     if not isinstance(root, MapNode):
         reading.problems.append(Problem(root.place, "a spec is a map, with `version`, `name`, `data` and so on"))
         return None
-    own = MapNode(_without(root.children), _without(root.keys), root.place)
+    own = _without(root, EXTENDS, DROP)
     dropped = _texts(root.children.get(DROP), "drop: expected a list of paths, as in [training.mixup]", reading)
     if EXTENDS not in root.children:
         if DROP in root.children:
@@ -197,18 +195,17 @@ def _dropped(root: Node, entry: ScalarNode, reading: TreeReading) -> Node:
             hint = suggestion(name, known) if known else f"{where} is not a map: write it anew"
             reading.problems.append(Problem(entry.place, f"drop: there is no '{name}' in {where}", hint))
             return node
-        children, keys = dict(node.children), dict(node.keys)
-        if len(path) + 1 < len(steps):
-            children[name] = without(children[name], (*path, name))
-        else:
-            del children[name], keys[name]
-        return MapNode(children, keys, node.place)
+        if len(path) + 1 == len(steps):
+            return _without(node, name)
+        return replace(node, children={**node.children, name: without(node.children[name], (*path, name))})
 
     return without(root, ())
 
 
-def _without(entries: Mapping[str, T]) -> dict[str, T]:
-    return {key: value for key, value in entries.items() if key not in (EXTENDS, DROP)}
+def _without(node: MapNode, *names: str) -> MapNode:
+    """A copy of a map without these entries."""
+    kept = [name for name in node.children if name not in names]
+    return MapNode({name: node.children[name] for name in kept}, {name: node.keys[name] for name in kept}, node.place)
 
 
 def _opened(node: Node, path: Path) -> Node:
@@ -251,8 +248,7 @@ def _set(node: Node, steps: Sequence[tuple[str, Place]], value: Node, path: Path
     node = _opened(node, path)
     match node:
         case MapNode():
-            empty = MapNode({}, {}, place)
-            below = _set(node.children.get(name, empty), rest, value, (*path, name))
+            below = _set(node.children.get(name, MapNode({}, {}, place)), rest, value, (*path, name))
             return MapNode({**node.children, name: below}, {**node.keys, name: place}, node.place)
         case ListNode():
             index: Key = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else name
