@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 
 from avrobust_core.cli.layout import wrapped
 from avrobust_core.config.errors import nested_models
+from avrobust_core.config.fields import limits
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry.discovery import RegistryEntry
 from avrobust_core.registry.kinds import KINDS
@@ -92,10 +93,10 @@ def _fields_text(model: type[BaseModel], width: int, indent: int, above: tuple[t
     lines: list[str] = []
     model.model_rebuild()  # a deferred schema has no descriptions yet
     for name, field in model.model_fields.items():
-        kind = type_text(field.annotation)
-        bounds = _bounds_text(field)
+        bounds = limits(field.metadata, _BOUNDS)
+        kind = type_text(field.annotation) + (f" ({', '.join(bounds)})" if bounds else "")
         default = "required" if field.is_required() else f"default {_default_text(field)}"
-        head = f"{field.alias or name}: {kind}{f' ({bounds})' if bounds else ''}, {default}"
+        head = f"{field.alias or name}: {kind}, {default}"
         lines.extend(wrapped(head, width, indent=indent))
         if field.description:
             lines.extend(wrapped(field.description, width, indent=indent + 4))
@@ -103,16 +104,6 @@ def _fields_text(model: type[BaseModel], width: int, indent: int, above: tuple[t
             if nested not in (*above, model):
                 lines.extend(_fields_text(nested, width, indent + 8, (*above, model)))
     return lines
-
-
-def _bounds_text(field: FieldInfo) -> str:
-    written = [
-        text.format(value)
-        for item in field.metadata
-        for attribute, text in _BOUNDS.items()
-        if (value := getattr(item, attribute, None)) is not None
-    ]
-    return ", ".join(dict.fromkeys(written))
 
 
 def _default_text(field: FieldInfo) -> str:

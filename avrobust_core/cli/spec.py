@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from avrobust_core.cli.layout import say, table, wrapped
 from avrobust_core.cli.options import add_spec_arguments, installed, loaded_spec
+from avrobust_core.plain_text import shortened
 
 if TYPE_CHECKING:
     from avrobust_core.spec.explaining import Explanation
     from avrobust_core.spec.loading import LoadedSpec
 
-_LONGEST_VALUE = 48
+_LONGEST = 48
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -105,15 +106,12 @@ def _explained(explanation: "Explanation") -> list[str]:
     if explanation.description:
         lines += wrapped(explanation.description, width, indent=2)
     if explanation.children:
-        cells = [(f"  {key}", _short(value), origin) for key, value, origin in explanation.children]
+        cells = [
+            (f"  {key}", shortened(_shown(value), _LONGEST), origin) for key, value, origin in explanation.children
+        ]
         lines += ["", *table(cells)]
     return lines
 
 
 def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _short(value: Any) -> str:
-    text = _shown(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."

@@ -31,12 +31,12 @@ _WORDS: Final[Mapping[Any, str]] = {
     type(None): "null",
 }
 
-_LIMITS: Final[Mapping[str, str]] = {
-    "gt": "above",
-    "ge": "at least",
-    "lt": "below",
-    "le": "at most",
-    "multiple_of": "a multiple of",
+LIMITS: Final[Mapping[str, str]] = {
+    "gt": "above {}",
+    "ge": "at least {}",
+    "lt": "below {}",
+    "le": "at most {}",
+    "multiple_of": "a multiple of {}",
 }
 """Words for a limit in a field's metadata, by the attribute that holds it."""
 
@@ -117,11 +117,11 @@ def phrase(annotation: Any) -> str:
             return item.text
     if get_origin(bare) in (Union, types.UnionType):
         said = list(dict.fromkeys(phrase(member) for member in get_args(bare)))
-        return _joined(said) + _limits(metadata)
+        return " ".join([_joined(said), *_limited(metadata)])
     if values := choices(bare):
         return _joined([_quoted(value) for value in values])
     origin = get_origin(bare) or bare
-    return _collection(origin, bare, metadata) or _WORDS.get(origin, "a value") + _limits(metadata)
+    return _collection(origin, bare, metadata) or " ".join([_WORDS.get(origin, "a value"), *_limited(metadata)])
 
 
 def silently_converted(slot: Slot, value: Any) -> bool:
@@ -279,14 +279,20 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [arm for arm in arms(annotation) if isinstance(arm, type) and issubclass(arm, BaseModel)]
 
 
-def _limits(metadata: Iterable[Any]) -> str:
-    words = [
-        f"{word} {short(limit)}"
-        for item in metadata
-        for name, word in _LIMITS.items()
-        if (limit := getattr(item, name, None)) is not None
-    ]
-    return f" {' and '.join(words)}" if words else ""
+def limits(metadata: Iterable[Any], words: Mapping[str, str] = LIMITS) -> list[str]:
+    """The limits in a field's metadata in words, each once.
+
+    Args:
+        metadata: of the field.
+        words: for a limit, by the attribute that holds it.
+    """
+    found = [(text, getattr(item, name, None)) for item in metadata for name, text in words.items()]
+    return list(dict.fromkeys(text.format(short(limit)) for text, limit in found if limit is not None))
+
+
+def _limited(metadata: Iterable[Any]) -> Iterator[str]:
+    if said := limits(metadata):
+        yield " and ".join(said)
 
 
 def _joined(parts: Sequence[str]) -> str:

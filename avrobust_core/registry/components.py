@@ -10,6 +10,7 @@ from typing import Any
 from avrobust_core.config.field_docs import Described
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.errors import ComponentError
+from avrobust_core.plain_text import shortened
 
 KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -107,13 +108,11 @@ class Component:
         except BaseException as error:
             from avrobust_core.blame import place_of, sentence  # only where something is broken
 
+            said = f"build {self.build!r}: importing {module} failed: {sentence(error)}"
             # An import that fails says what is missing; of anything else the place is worth having.
-            place = (
-                f" ({place_of(error)})" if isinstance(error, Exception) and not isinstance(error, ImportError) else ""
-            )
-            raise ComponentError(
-                f"build {self.build!r}: importing {module} failed: {sentence(error)}{place}"
-            ) from error
+            if isinstance(error, Exception) and not isinstance(error, ImportError):
+                said += f" ({place_of(error)})"
+            raise ComponentError(said) from error
         named: Callable[..., Any] | None = getattr(found, name, None)
         if not callable(named):
             hint = did_you_mean(name, [known for known, value in vars(found).items() if callable(value)])
@@ -131,5 +130,4 @@ class Component:
 
 def shown(value: object) -> str:
     """A value's type and, where it is short, the value."""
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else f'{text[:57]}...'}"
+    return f"{type(value).__name__} {shortened(repr(value), 60)}"

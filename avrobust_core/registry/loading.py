@@ -76,13 +76,8 @@ def _collect(plugin: PluginRecord, taken: Mapping[tuple[str, str], str]) -> Iter
                 f"both offer the {kind} {component.name!r}"
             )
         mine.add(key)
-        yield RegistryEntry(
-            kind=kind,
-            component=component,
-            distribution=plugin.distribution,
-            distribution_version=plugin.distribution_version,
-            plugin=plugin.name,
-        )
+        about = {"distribution": plugin.distribution, "distribution_version": plugin.distribution_version}
+        yield RegistryEntry(kind=kind, component=component, plugin=plugin.name, **about)
 
 
 def _components(module: object, full_name: str) -> Iterator[tuple[str, Component]]:
@@ -92,18 +87,16 @@ def _components(module: object, full_name: str) -> Iterator[tuple[str, Component
     callers = {caller.name: caller for caller in manager.get_hookcallers(module) or ()}
     _check_hooks(manager, module, callers)
     for kind in KINDS.values():
-        hook = kind.hook
-        if hook not in callers:
+        if (caller := callers.get(kind.hook)) is None:
             continue
-        implementations = callers[hook].get_hookimpls()
+        hook, implementations = kind.hook, caller.get_hookimpls()
         if any(implementation.wrapper or implementation.hookwrapper for implementation in implementations):
             raise PluginFault(f"{hook} is a hook wrapper: there is nothing to wrap, each plugin is called by itself")
-        results = callers[hook]()
+        results = caller()
         if len(results) < len(implementations):  # pluggy drops None
             raise PluginFault(f"{hook} returned None, not an iterable of components: is a 'return' or 'yield' missing?")
         for result in results:
-            for component in _checked(kind, result):
-                yield kind.name, component
+            yield from ((kind.name, component) for component in _checked(kind, result))
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: object, callers: Mapping[str, pluggy.HookCaller]) -> None:
@@ -121,8 +114,7 @@ def _check_hooks(manager: pluggy.PluginManager, module: object, callers: Mapping
         if name in hooks or not callers
     )
     if unmarked:
-        names = ", ".join(unmarked)
-        raise PluginFault(f"not marked with @avrobust_core.hookimpl, so never called: {names}")
+        raise PluginFault(f"not marked with @avrobust_core.hookimpl, so never called: {', '.join(unmarked)}")
     if not hooks & callers.keys():
         raise PluginFault(f"it implements no hook; there are: {', '.join(sorted(hooks))} (marked with @hookimpl)")
 

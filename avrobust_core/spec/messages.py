@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from avrobust_core.config.fields import Slot, choices, field_names, short, silent_conversions, slot_at
+from avrobust_core.config.fields import LIMITS, Slot, choices, field_names, short, silent_conversions, slot_at
 from avrobust_core.config.suggest import closest
 from avrobust_core.spec.nodes import (
     ListNode,
@@ -45,11 +45,6 @@ _OTHER_TYPE: Final = (
 """Ends of the error types that say: this member of a union was not meant."""
 
 _LIMITS: Final[Mapping[str, str]] = {
-    "greater_than": "must be above {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be below {lt}",
-    "less_than_equal": "must be at most {le}",
-    "multiple_of": "must be a multiple of {multiple_of}",
     "finite_number": "must be a finite number",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
@@ -226,9 +221,9 @@ class _Teller:
     def _value(self, item: _Located, node: Node) -> tuple[str, str]:
         """Message and hint for a value that does not fit."""
         kind, context = item.error["type"], item.error.get("ctx", {})
-        if kind in _LIMITS:
-            limits = {key: short(limit) for key, limit in context.items()}
-            return f"{_LIMITS[kind].format(**limits)}, found {shown(node)}", ""
+        limits = [f"must be {words.format(short(context[key]))}" for key, words in LIMITS.items() if key in context]
+        if limits or kind in _LIMITS:
+            return f"{limits[0] if limits else _LIMITS[kind].format(**context)}, found {shown(node)}", ""
         if kind in ("too_short", "too_long"):
             limit = context.get("min_length", context.get("max_length"))
             noun = ("entry", "entries") if isinstance(node, MapNode) else ("item", "items")

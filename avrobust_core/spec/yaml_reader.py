@@ -25,9 +25,7 @@ MAX_NODES: Final = 20_000
 NULL = re.compile(r"null|Null|NULL|~|")
 BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-INFINITY = re.compile(r"[-+]?\.(inf|Inf|INF)")
-NAN = re.compile(r"\.(nan|NaN|NAN)")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -86,9 +84,7 @@ def scalar_value(text: str) -> str | int | float | bool | None:
     if INT.fullmatch(text):
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if FLOAT.fullmatch(text):
-        return float(text)
-    if INFINITY.fullmatch(text) or NAN.fullmatch(text):
-        return float(text.replace(".", "").lower())
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     return text
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from avrobust_core.spec.yaml_reader import BOOL, FLOAT, INFINITY, INT, NAN, NULL
+from avrobust_core.spec.yaml_reader import BOOL, FLOAT, INT, NULL
 
 
 class _Dumper(yaml.SafeDumper):
@@ -24,14 +24,7 @@ def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
-for _tag, _pattern in (
-    ("null", NULL),
-    ("bool", BOOL),
-    ("int", INT),
-    ("float", FLOAT),
-    ("float", INFINITY),
-    ("float", NAN),
-):
+for _tag, _pattern in {"null": NULL, "bool": BOOL, "int": INT, "float": FLOAT}.items():
     # Tried after PyYAML's own rules, and for any first character: text such as 1e-3 or 0o17, plain in YAML 1.1.
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern.pattern})\Z"), None)
 
