@@ -17,7 +17,6 @@ from avrobust_core.spec.nodes import (
     MapNode,
     Node,
     Path,
-    Place,
     ScalarNode,
     child,
     dotted,
@@ -192,35 +191,29 @@ class _Teller:
         return any(closest(name, self._fields(item.path), 1) == [item.missing] for name in written)
 
     def _problem(self, item: _Located) -> Problem:
-        kind = item.error["type"]
-        if item.missing is not None:
-            return self._missing(item)
+        node, kind, location = follow(self._root, item.path)[0], item.error["type"], item.error["loc"]
+        if isinstance(item.missing, str):
+            slot = self._slot((*item.path, item.missing)) or slot_at(self._model, location)
+            hint = f"{item.missing}: {slot.description}" if slot is not None and slot.description else ""
+            holder = max(item.path, self._base, key=len)  # the map that would hold the field need not be written
+            return Problem(node.place, f"'{item.missing}' is missing{self._of(holder)}", hint)
+        key = key_place(self._root, item.path)
         if kind == "extra_forbidden":
-            name = str(item.error["loc"][-1])
+            name = str(location[-1])
             holder = item.path[:-1] if item.path[-1:] == (name,) else item.path  # a validator may rename keys
             hint = suggestion(name, self._fields(holder), "allowed")
-            return Problem(key_place(self._root, item.path), f"unknown field '{name}'{self._of(holder)}", hint)
-        if item.error["loc"][-1:] == ("[key]",):
-            return Problem(key_place(self._root, item.path), f"{self._where(item.path[:-1])}{_own_words(item)}")
-        node = follow(self._root, item.path)[0]
+            return Problem(key, f"unknown field '{name}'{self._of(holder)}", hint)
+        if location[-1:] == ("[key]",):
+            return Problem(key, f"{self._where(item.path[:-1])}{_own_words(item)}")
         message, hint = self._value(item, node)
-        return Problem(self._value_place(item, node), f"{self._where(item.path)}{message}", hint)
-
-    def _missing(self, item: _Located) -> Problem:
-        node = follow(self._root, item.path)[0]
-        if isinstance(item.missing, int):
-            slot = self._slot(item.path)
-            expected = slot.phrase if slot is not None else "more items"
-            message = f"{self._where(item.path)}expected {expected}, found {shown(node)}"
-            return Problem(self._value_place(item, node), message)
-        slot = self._slot((*item.path, str(item.missing)), extra=item.error["loc"])
-        hint = f"{item.missing}: {slot.description}" if slot is not None and slot.description else ""
-        holder = max(item.path, self._base, key=len)  # the map that would hold the field need not be written
-        return Problem(node.place, f"'{item.missing}' is missing{self._of(holder)}", hint)
+        on_one_line = (key.source, key.line) == (node.place.source, node.place.line)
+        return Problem(node.place if on_one_line else key, f"{self._where(item.path)}{message}", hint)
 
     def _value(self, item: _Located, node: Node) -> tuple[str, str]:
         """Message and hint for a value that does not fit."""
-        kind, context = item.error["type"], item.error.get("ctx", {})
+        kind, context, slot = item.error["type"], item.error.get("ctx", {}), self._slot(item.path)
+        if item.missing is not None:
+            return f"expected {slot.phrase if slot is not None else 'more items'}, found {shown(node)}", ""
         limits = [f"must be {words.format(short(context[key]))}" for key, words in LIMITS.items() if key in context]
         if limits or kind in _LIMITS:
             return f"{limits[0] if limits else _LIMITS[kind].format(**context)}, found {shown(node)}", ""
@@ -231,7 +224,6 @@ class _Teller:
             return f"needs at {bound} {limit} {noun[limit != 1]}, found {shown(node)}", ""
         if kind in ("value_error", "assertion_error"):
             return _own_words(item), ""
-        slot = self._slot(item.path)
         if slot is not None and kind.endswith(_OTHER_TYPE):
             known = [str(choice) for choice in choices(slot.annotation)]
             near = isinstance(node, ScalarNode) and closest(str(node.value), known, 1)
@@ -240,14 +232,8 @@ class _Teller:
         said = item.error["msg"]
         return f"{said[:1].lower()}{said[1:]}, found {shown(node)}", ""
 
-    def _value_place(self, item: _Located, node: Node) -> Place:
-        """The value itself; the key that holds it, where the value starts on a later line."""
-        key = key_place(self._root, item.path)
-        return key if (key.source, key.line) != (node.place.source, node.place.line) else node.place
-
-    def _slot(self, path: Path, extra: tuple[int | str, ...] = ()) -> Slot | None:
-        slot = slot_at(self._model, path[len(self._base) :]) if path[: len(self._base)] == self._base else None
-        return slot or (slot_at(self._model, extra) if extra else None)
+    def _slot(self, path: Path) -> Slot | None:
+        return slot_at(self._model, path[len(self._base) :]) if path[: len(self._base)] == self._base else None
 
     def _fields(self, path: Path) -> list[str]:
         slot = self._slot(path)
