@@ -210,10 +210,11 @@ def _array(path: Path, what: str) -> "NDArray[Any]":
     try:
         with path.open("rb") as file:
             start = file.read(6)
-        found: NDArray[Any] | None = None
-        if start == b"\x93NUMPY":
-            # Mapped, so that the file's size is compared with what its header states before memory is asked for.
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if start != b"\x93NUMPY":
+            archive = "is an archive, .npz perhaps, and " if start.startswith(b"PK") else ""
+            _refuse(f"{path}: {archive}is no .npy file of {what}; write one array with numpy.save")
+        # Mapped, so that the file's size is compared with what its header states before memory is asked for.
+        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         _refuse(f"{path}: cannot be read: {plain_text(error.strerror or error, 200)}")
     except HEADER_ERRORS as error:
@@ -222,9 +223,6 @@ def _array(path: Path, what: str) -> "NDArray[Any]":
             _refuse(f"{path}: holds Python objects, which are not read; write {what} as an array of numbers or strings")
         reason = reason.partition(". ")[0] if "allow_pickle" not in reason else "its header is too long"
         _refuse(f"{path}: cannot be read as a .npy file of {what}, it is damaged or cut short ({reason})")
-    if found is None:
-        archive = "is an archive, .npz perhaps, and " if start.startswith(b"PK") else ""
-        _refuse(f"{path}: {archive}is no .npy file of {what}; write one array with numpy.save")
     if found.ndim == 0:
         _refuse(f"{path}: is no .npy file of one array of {what}")
     return found if found.dtype.isnative else np.asarray(found, dtype=found.dtype.newbyteorder("="))

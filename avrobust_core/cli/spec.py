@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from avrobust_core.cli.layout import say, table, wrapped
 from avrobust_core.cli.options import add_spec_arguments, installed, loaded_spec
@@ -86,32 +86,19 @@ def _number(count: int, noun: str) -> str:
 
 
 def _explained(explanation: "Explanation") -> list[str]:
-    from pydantic_core import PydanticUndefined
-
+    from avrobust_core.spec.explaining import as_json
     from avrobust_core.spec.nodes import dotted
 
     width = shutil.get_terminal_size((100, 24)).columns
     name = dotted(explanation.path) or "the spec"
-    title = name if explanation.children else f"{name} = {_shown(explanation.value)}"
-    rows = [("from", explanation.origin)]
-    if explanation.takes:
-        rows.append(("takes", explanation.takes))
-    if explanation.default is not PydanticUndefined and not explanation.children:
-        rows.append(("default", _shown(explanation.default)))
-    if explanation.choices:
-        rows.append(("choices", ", ".join(explanation.choices)))
-    lines = [title]
-    for label, text in rows:
+    lines = [name if explanation.children else f"{name} = {as_json(explanation.value)}"]
+    for label, text in explanation.facts.items():
         lines += wrapped(text, width, indent=11, first=f"  {label:<9}")
     if explanation.description:
         lines += wrapped(explanation.description, width, indent=2)
     if explanation.children:
         cells = [
-            (f"  {key}", shortened(_shown(value), _LONGEST), origin) for key, value, origin in explanation.children
+            (f"  {key}", shortened(as_json(value), _LONGEST), origin) for key, value, origin in explanation.children
         ]
         lines += ["", *table(cells)]
     return lines
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)

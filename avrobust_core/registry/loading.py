@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib import metadata
 from itertools import islice
@@ -30,12 +30,12 @@ class PluginFault(ComponentError):
     """A plugin does not keep to the contract of its hooks; the message says how, and is written for its author."""
 
 
-def load(plugin: PluginRecord, taken: Mapping[tuple[str, str], str], *, strict: bool) -> PluginRecord:
+def load(plugin: PluginRecord, earlier: Iterable[PluginRecord], *, strict: bool) -> PluginRecord:
     """Import a plugin and collect what it offers; its failure is its own.
 
     Args:
         plugin: a record of `declared` with status "ok".
-        taken: by kind and name, the entry point of the same distribution that already offers that component.
+        earlier: what was loaded before of the same distribution, which offers a component once.
         strict: raise what the plugin raised, with a note of which plugin it was, instead of recording it; import what
             its components are built from, too.
 
@@ -44,7 +44,7 @@ def load(plugin: PluginRecord, taken: Mapping[tuple[str, str], str], *, strict: 
     """
     started = perf_counter()
     try:
-        loaded = replace(plugin, entries=tuple(_collect(plugin, taken)))
+        loaded = replace(plugin, entries=tuple(_collect(plugin, earlier)))
         if strict:
             for entry in loaded.entries:
                 fitting_builder(entry)
@@ -62,20 +62,19 @@ def load(plugin: PluginRecord, taken: Mapping[tuple[str, str], str], *, strict: 
     return replace(loaded, milliseconds=(perf_counter() - started) * 1e3)
 
 
-def _collect(plugin: PluginRecord, taken: Mapping[tuple[str, str], str]) -> Iterator[RegistryEntry]:
+def _collect(plugin: PluginRecord, earlier: Iterable[PluginRecord]) -> Iterator[RegistryEntry]:
     """Yield what a plugin offers, by kind; raises whatever the plugin raises, and `PluginFault`."""
     module = metadata.EntryPoint(plugin.name, plugin.module, plugin.group).load()
-    mine: set[tuple[str, str]] = set()
+    taken = {(entry.kind, entry.component.name): entry.plugin for before in earlier for entry in before.entries}
     for kind, component in _components(module, plugin.full_name):
-        key = (kind, component.name)
-        if key in mine:
-            raise PluginFault(f"it offers the {kind} {component.name!r} twice")
-        if key in taken:
-            raise PluginFault(
-                f"the entry points {taken[key]!r} and {plugin.name!r} of {plugin.distribution} "
-                f"both offer the {kind} {component.name!r}"
-            )
-        mine.add(key)
+        what = f"{kind} {component.name!r}"
+        other = taken.get((kind, component.name))
+        if other == plugin.name:
+            raise PluginFault(f"it offers the {what} twice")
+        if other is not None:
+            both = f"the entry points {other!r} and {plugin.name!r} of {plugin.distribution}"
+            raise PluginFault(f"{both} both offer the {what}")
+        taken[kind, component.name] = plugin.name
         about = {"distribution": plugin.distribution, "distribution_version": plugin.distribution_version}
         yield RegistryEntry(kind=kind, component=component, plugin=plugin.name, **about)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 
-from avrobust_core.config.suggest import closest, did_you_mean
+from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry.discovery import PluginRecord, RegistryEntry, Status, declared, normalised
 from avrobust_core.registry.kinds import KINDS
@@ -56,19 +56,17 @@ class Registry:
         strict = _strict_from_environment() if strict is None else strict
         found = declared()
         left_out = _disabled(found, disabled)
-        taken: dict[str, dict[tuple[str, str], str]] = {}
         plugins: list[PluginRecord] = []
         for position, plugin in enumerate(found):
-            if position in left_out:
-                plugins.append(replace(plugin, status="disabled", error=None))
-                continue
-            if plugin.status == "broken" and strict:
-                raise PluginFault(f"plugin {plugin.full_name}: {plugin.error}")
             loaded = plugin
-            if plugin.status == "ok":
-                names = taken.setdefault(normalised(plugin.distribution), {})
-                loaded = load(plugin, names, strict=strict)
-                names.update({(entry.kind, entry.component.name): entry.plugin for entry in loaded.entries})
+            if position in left_out:
+                loaded = replace(plugin, status="disabled", error=None)
+            elif plugin.status == "ok":
+                loaded = load(
+                    plugin, [earlier for earlier in plugins if earlier.is_of(plugin.distribution)], strict=strict
+                )
+            elif plugin.status == "broken" and strict:
+                raise PluginFault(f"plugin {plugin.full_name}: {plugin.error}")
             plugins.append(loaded)
         return cls(plugins)
 
@@ -128,10 +126,9 @@ class Registry:
             dists = {normalised(plugin.distribution) for plugin in self.plugins}
             text += f": no distribution {distribution!r} has plugins"
             text += did_you_mean(distribution, dists) or did_you_mean(name, known)
-        elif closest(name, known):
-            text += did_you_mean(name, known)
-        elif known and kind is not None:
-            text += f"; there are: {', '.join(sorted(known))}"
+        else:
+            there_are = f"; there are: {', '.join(sorted(known))}" if known and kind is not None else ""
+            text += did_you_mean(name, known) or there_are
         elsewhere = [entry for entry in self._entries if entry.kind != kind and entry.is_named(name)]
         sentences = [text, *(f"{entry.full_name} is of another kind: {entry.kind}" for entry in elsewhere)]
         sentences += self._left_out(distribution, bare)

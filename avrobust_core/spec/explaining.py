@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-
-from pydantic_core import PydanticUndefined
 
 from avrobust_core.config.fields import Slot, arms, choices, slot_at
 from avrobust_core.registry.choices import Configured
@@ -40,21 +39,16 @@ class Explanation:
     Attributes:
         path: the place.
         value: the resolved value, as plain data.
-        origin: `file:line:column`, the `--set` argument, or `default` and whose.
-        takes: what may stand there, in plain words; may be empty.
+        facts: in words, by name: "from", `file:line:column`, the `--set` argument, or `default` and whose; where it is
+            known, what it "takes", its "default" as JSON, and the "choices" of names or values if they are few.
         description: the field's docstring; may be empty.
-        default: the default as plain data; `PydanticUndefined` if the field must be given, or there is none.
-        choices: the names or values that may stand there, if they are few and known.
         children: for a map or a list, what is in it: key, value and origin of each.
     """
 
     path: Path
     value: Any
-    origin: str
-    takes: str
+    facts: Mapping[str, str]
     description: str
-    default: Any
-    choices: tuple[str, ...]
     children: tuple[tuple[str, Any, str], ...]
 
 
@@ -72,16 +66,14 @@ def explain(loaded: LoadedSpec, where: str, registry: Registry) -> Explanation:
     description = slot.description if slot is not None else ""
     if configured is not None and inside in ((), ("use",)):
         description = f"{configured.entry.full_name}: {configured.entry.component.summary}"
-    return Explanation(
-        path=path,
-        value=value,
-        origin=_origin(loaded, path),
-        takes=slot.phrase if slot is not None else "",
-        description=description,
-        default=_default(slot),
-        choices=tuple(_choices(loaded, path, slot, registry)),
-        children=tuple((str(key), item, _origin(loaded, (*path, key))) for key, item in _entries(value).items()),
-    )
+    children = tuple((str(key), item, _origin(loaded, (*path, key))) for key, item in _entries(value).items())
+    facts = {
+        "from": _origin(loaded, path),
+        "takes": slot.phrase if slot is not None else "",
+        "default": "" if children else _default(slot),
+        "choices": ", ".join(_choices(loaded, path, slot, registry)),
+    }
+    return Explanation(path, value, {name: fact for name, fact in facts.items() if fact}, description, children)
 
 
 def _entries(value: Any) -> dict[Key, Any]:
@@ -115,11 +107,16 @@ def _component(loaded: LoadedSpec, path: Path) -> tuple[Configured | None, Path]
     return None, path
 
 
-def _default(slot: Slot | None) -> Any:
+def _default(slot: Slot | None) -> str:
     if slot is None or slot.field is None or slot.field.is_required():
-        return PydanticUndefined
+        return ""
     default = slot.field.get_default(call_default_factory=True, validated_data={})
-    return default.model_dump(mode="json", by_alias=True) if hasattr(default, "model_dump") else default
+    return as_json(default.model_dump(mode="json", by_alias=True) if hasattr(default, "model_dump") else default)
+
+
+def as_json(value: Any) -> str:
+    """Plain data as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _choices(loaded: LoadedSpec, path: Path, slot: Slot | None, registry: Registry) -> Iterator[str]:

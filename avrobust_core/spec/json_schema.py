@@ -22,10 +22,7 @@ _EXTENDING: Final = {
         "description": "A file, or several, to start from, relative to this one. Maps merge, anything else replaces.",
         "anyOf": _TEXTS,
     },
-    "drop": {
-        "description": "Entries of those files to leave out, by path, as in training.mixup.",
-        "anyOf": _TEXTS,
-    },
+    "drop": {"description": "Entries of those files to leave out, by path, as in training.mixup.", "anyOf": _TEXTS},
 }
 """Fields of a file that extends others."""
 

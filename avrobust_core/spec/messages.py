@@ -153,11 +153,12 @@ def _without_other_arms(located: list[_Located]) -> list[_Located]:
         if meant:
             fewest: list[_Located] = min(meant, key=len)
             kept += fewest
-        else:
-            first = next(iter(members.values()))[0]
-            same = [item for errors in members.values() for item in errors if item.error["type"] == "value_error"]
-            only = same[0] if len(same) == 1 and len(members) == 1 else None
-            kept.append(only or _Located({**first.error, "type": "union_type"}, union, None, union, ""))
+            continue
+        errors = next(iter(members.values()))
+        said = [item for item in errors if item.error["type"] == "value_error"]
+        if len(members) > 1 or len(said) != 1:
+            said = [_Located({**errors[0].error, "type": "union_type"}, union, None, union, "")]
+        kept += said
     return kept
 
 

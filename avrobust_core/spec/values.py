@@ -26,21 +26,17 @@ def unusable_values(root: MapNode) -> list[Problem]:
 
 
 def _faults(path: Path, node: Node) -> Iterator[Problem]:
-    if isinstance(node, MapNode):
-        for key, place in node.keys.items():
-            if fault := _text_fault(key):
-                yield Problem(place, f"a key with {fault}" + (f" in {dotted(path)}" if path else ""))
-    if not isinstance(node, ScalarNode):
-        return
-    match node.value:
-        case bool():
-            pass
-        case int() if abs(node.value) > _LARGEST:
+    match node:
+        case MapNode():
+            for key, place in node.keys.items():
+                if fault := _text_fault(key):
+                    yield Problem(place, f"a key with {fault}" + (f" in {dotted(path)}" if path else ""))
+        case ScalarNode(value=int() as number) if abs(number) > _LARGEST:
             yield Problem(node.place, f"{dotted(path)}: a whole number of more than 64 bits")
-        case float() if not math.isfinite(node.value):
-            message = f"{dotted(path)}: must be a finite number, found {node.value}"
+        case ScalarNode(value=float() as number) if not math.isfinite(number):
+            message = f"{dotted(path)}: must be a finite number, found {number}"
             yield Problem(node.place, message, "numbers beyond 1.8e308 are not read either")
-        case str() if fault := _text_fault(node.value):
+        case ScalarNode(value=str() as text) if fault := _text_fault(text):
             yield Problem(node.place, f"{dotted(path)}: text with {fault}")
 
 

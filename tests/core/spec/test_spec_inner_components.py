@@ -138,9 +138,11 @@ def test_explain_knows_what_is_inside(load: Load, registry: Registry) -> None:
     loaded = load(spec("pgd"))
     said = explain(loaded, "training.hard.augment.0.with.attack", registry)
     assert said.description.startswith("avrobust:pgd: ")
-    assert {"fgsm", "pgd"} <= set(said.choices)
+    assert {"fgsm", "pgd"} <= set(said.facts["choices"].split(", "))
     steps = explain(loaded, "training.hard.augment.0.with.attack.with.steps", registry)
-    assert (steps.value, steps.origin, steps.takes) == (10, "default of avrobust:pgd", "a whole number at least 1")
+    assert steps.value == 10
+    assert steps.facts["from"] == "default of avrobust:pgd"
+    assert steps.facts["takes"] == "a whole number at least 1"
 
 
 @pytest.mark.parametrize(
