@@ -97,8 +97,6 @@ def _explained(explanation: "Explanation") -> list[str]:
     if explanation.description:
         lines += wrapped(explanation.description, width, indent=2)
     if explanation.children:
-        cells = [
-            (f"  {key}", shortened(as_json(value), _LONGEST), origin) for key, value, origin in explanation.children
-        ]
-        lines += ["", *table(cells)]
+        rows = [(f"  {key}", shortened(as_json(item), _LONGEST), where) for key, item, where in explanation.children]
+        lines += ["", *table(rows)]
     return lines

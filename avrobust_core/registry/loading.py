@@ -35,7 +35,7 @@ def load(plugin: PluginRecord, earlier: Iterable[PluginRecord], *, strict: bool)
 
     Args:
         plugin: a record of `declared` with status "ok".
-        earlier: what was loaded before of the same distribution, which offers a component once.
+        earlier: the plugins that were loaded before; a distribution offers a component once.
         strict: raise what the plugin raised, with a note of which plugin it was, instead of recording it; import what
             its components are built from, too.
 
@@ -65,7 +65,8 @@ def load(plugin: PluginRecord, earlier: Iterable[PluginRecord], *, strict: bool)
 def _collect(plugin: PluginRecord, earlier: Iterable[PluginRecord]) -> Iterator[RegistryEntry]:
     """Yield what a plugin offers, by kind; raises whatever the plugin raises, and `PluginFault`."""
     module = metadata.EntryPoint(plugin.name, plugin.module, plugin.group).load()
-    taken = {(entry.kind, entry.component.name): entry.plugin for before in earlier for entry in before.entries}
+    others = (other for other in earlier if other.is_of(plugin.distribution))
+    taken = {(entry.kind, entry.component.name): other.name for other in others for entry in other.entries}
     for kind, component in _components(module, plugin.full_name):
         what = f"{kind} {component.name!r}"
         other = taken.get((kind, component.name))
@@ -186,20 +187,15 @@ def one_line(error: BaseException) -> str:
     """An exception's type and message on one line, with the place in the plugin's code where it was raised."""
     import traceback  # only where something is broken
 
+    from avrobust_core.blame import place_of
+
     if isinstance(error, PluginFault):
         return " ".join(str(error).split())
     if isinstance(error, SyntaxError):
-        place: str | None = f"{error.filename}:{error.lineno}" if error.filename else None
+        place = f"{error.filename}:{error.lineno}" if error.filename else None
         text = f"{type(error).__name__}: {error.msg}"
     else:
-        place = next(
-            (
-                f"{frame.f_code.co_filename}:{line}"
-                for frame, line in reversed(list(traceback.walk_tb(error.__traceback__)))
-                if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _MACHINERY
-            ),
-            None,
-        )
+        place = place_of(error, _MACHINERY)
         # A broken `__str__` of the exception is dealt with by the traceback module.
         text = " ".join("".join(traceback.TracebackException.from_exception(error).format_exception_only()).split())
     return f"{text} ({place})" if place else text

@@ -62,9 +62,7 @@ class Registry:
             if position in left_out:
                 loaded = replace(plugin, status="disabled", error=None)
             elif plugin.status == "ok":
-                loaded = load(
-                    plugin, [earlier for earlier in plugins if earlier.is_of(plugin.distribution)], strict=strict
-                )
+                loaded = load(plugin, plugins, strict=strict)
             elif plugin.status == "broken" and strict:
                 raise PluginFault(f"plugin {plugin.full_name}: {plugin.error}")
             plugins.append(loaded)

@@ -152,8 +152,7 @@ def _size(root: MapNode) -> list[Problem]:
     cells = len(_section(root, "models")) * len(_section(root, "training"))
     threats = list(_section(root, "threats"))
     runs = 1 + sum(len(_threats_of(attack, threats)) for attack in _section(root, "attacks").values())
-    seeds = root.children.get("seed")
-    several = len(seeds.items) if isinstance(seeds, ListNode) else 1
+    several = len(items_of(find(root, "seed"))) or 1
     patterns = 1 + sum(len(items_of(find(root, side))) for side in ("include", "exclude"))
     if cells * runs * several <= MAX_RUNS and cells * runs * patterns <= MAX_RUNS:
         return []

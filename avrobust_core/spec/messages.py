@@ -90,7 +90,7 @@ def validated(
         problems = _Teller(root, model, base).problems(error)
     mistyped = []
     for path, slot, _ in silent_conversions(model, data):
-        scalar, _ = follow(root, (*base, *path))
+        scalar = follow(root, (*base, *path))
         message = f"{dotted((*base, *path))}: expected {slot.phrase}, found {shown(scalar)}"
         mistyped.append(Problem(scalar.place, message, _unquoted(scalar)))
     told = {problem.place for problem in mistyped}
@@ -122,9 +122,8 @@ def shown(node: Node | None) -> str:
 
 
 def _locate(error: ErrorDetails, root: Node, base: Path) -> _Located:
-    node, depth = follow(root, base)
-    exists = depth == len(base)
-    path, union, arm, missing = base[:depth], None, "", None
+    node, exists = follow(root, base), find(root, *base) is not None
+    path, union, arm, missing = base if exists else base[:-1], None, "", None
     location = error["loc"]
     for index, key in enumerate(location):
         below = child(node, key) if exists else None
@@ -192,7 +191,7 @@ class _Teller:
         return any(closest(name, self._fields(item.path), 1) == [item.missing] for name in written)
 
     def _problem(self, item: _Located) -> Problem:
-        node, kind, location = follow(self._root, item.path)[0], item.error["type"], item.error["loc"]
+        node, kind, location = follow(self._root, item.path), item.error["type"], item.error["loc"]
         if isinstance(item.missing, str):
             slot = self._slot((*item.path, item.missing)) or slot_at(self._model, location)
             hint = f"{item.missing}: {slot.description}" if slot is not None and slot.description else ""

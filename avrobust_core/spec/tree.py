@@ -66,10 +66,9 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
         return over
     if kind_at(path) is not None and _other_component(base, over):
         base = _without(base, "with")
-    children = dict(base.children)
-    for key, value in over.children.items():
-        children[key] = merge(children[key], value, (*path, key)) if key in children else value
-    return MapNode(children, {**base.keys, **over.keys}, over.place)
+    below = base.children
+    laid = {key: merge(below[key], node, (*path, key)) if key in below else node for key, node in over.children.items()}
+    return MapNode({**below, **laid}, {**base.keys, **over.keys}, over.place)
 
 
 def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]]:
