@@ -13,7 +13,6 @@ from avrobust_core.cli.layout import say, terminal_width, wrapped
 from avrobust_core.cli.options import installed
 
 if TYPE_CHECKING:
-    from avrobust_core.data.media import MediaSpec
     from avrobust_core.registry.registry import PluginRecord, Registry, RegistryEntry
     from avrobust_core.testing.running import CheckOutcome
 
@@ -103,9 +102,8 @@ def _checked(
         else:
             yield "plugin", plugin.full_name, (run_check(plugin, check) for check in PLUGIN_CHECKS)
     for entry in entries:
-        media: tuple[MediaSpec, ...] = ()
-        if entry.kind in ("encoder", "fusion"):
-            media = media_of(tuple(o for o in registry.entries("dataset") if o.distribution == entry.distribution))
+        datasets = registry.entries("dataset") if entry.kind in ("encoder", "fusion") else ()
+        media = media_of(tuple(data for data in datasets if data.distribution == entry.distribution))
         yield entry.kind, entry.full_name, check_offer(entry, media)
 
 

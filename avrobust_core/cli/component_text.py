@@ -19,7 +19,7 @@ from avrobust_core.registry.discovery import RegistryEntry
 from avrobust_core.registry.kinds import KINDS
 from avrobust_core.spec.yaml_writer import write_yaml
 
-# How a bound in a field's metadata is written, by the attribute that holds it.
+# The words for a bound in a field's metadata, by the attribute that holds it.
 _BOUNDS: Mapping[str, str] = {
     "ge": ">= {}",
     "gt": "> {}",

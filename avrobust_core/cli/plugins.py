@@ -10,6 +10,7 @@ import gc
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from avrobust_core.cli.layout import GAP, say, table, terminal_width, wrapped
@@ -155,14 +156,10 @@ def _plugins_text(
         yield line
         if plugin.error is not None:
             yield from wrapped(plugin.error, width, indent=4)
-    kinds = dict.fromkeys(entry.kind for entry in entries)
     several = len({plugin.distribution for plugin in plugins}) > 1
-    for kind in kinds:
-        yield ""
-        yield kind
-        yield from _components_text(
-            registry, [entry for entry in entries if entry.kind == kind], width, several=several
-        )
+    for kind, of_kind in groupby(entries, key=lambda entry: entry.kind):
+        yield from ("", kind)
+        yield from _components_text(registry, list(of_kind), width, several=several)
 
 
 def _components_text(

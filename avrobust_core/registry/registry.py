@@ -137,20 +137,17 @@ class Registry:
         out = [plugin for plugin in self.plugins if plugin.status != "ok"]
         meant = [plugin for plugin in out if (plugin.is_of(distribution) if distribution else plugin.is_named(bare))]
         if meant:
-            return [f"Plugin {plugin.full_name} is {_why_out(plugin)}" for plugin in meant]
+            why = {
+                "disabled": f"disabled (by --no-plugin or {DISABLE_VARIABLE})",
+                "other-api": "",
+                "broken": "broken: ",
+            }
+            return [f"Plugin {plugin.full_name} is {why[plugin.status]}{plugin.error or ''}" for plugin in meant]
         broken = [plugin.full_name for plugin in out if plugin.status == "broken"]
         if broken and not distribution:
             plural = "plugin is" if len(broken) == 1 else "plugins are"
             return [f"{len(broken)} {plural} broken: {', '.join(broken)} (see avrobust plugins --broken)"]
         return []
-
-
-def _why_out(plugin: PluginRecord) -> str:
-    if plugin.status == "disabled":
-        return f"disabled (by --no-plugin or {DISABLE_VARIABLE})"
-    if plugin.status == "other-api":
-        return str(plugin.error)
-    return f"broken: {plugin.error}"
 
 
 def _strict_from_environment() -> bool:

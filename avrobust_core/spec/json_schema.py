@@ -106,8 +106,7 @@ def _configuration(entry: RegistryEntry, key: str, definitions: dict[str, Schema
         schema: Schema = entry.component.config.model_json_schema(by_alias=True, ref_template=template)
     except PydanticUserError as error:  # a configuration with a type that JSON Schema cannot say
         return {"type": "object", "description": f"No schema: {str(error).splitlines()[0]}"}
-    for name, definition in schema.pop("$defs", {}).items():
-        definitions[f"{key}.{name}"] = definition
+    definitions |= {f"{key}.{name}": definition for name, definition in schema.pop("$defs", {}).items()}
     if list(schema) == ["$ref"]:  # a configuration that holds itself
         target = str(schema["$ref"]).rpartition(".")[2]
         schema = definitions[f"{key}.{target}"]

@@ -185,9 +185,7 @@ class _Teller:
 
     def _explained(self, item: _Located, misspelled: Mapping[Path, Sequence[str]]) -> bool:
         """True if a missing field is only misspelled, which another problem says already."""
-        if not isinstance(item.missing, str):
-            return False
-        written = misspelled.get(item.path, ())
+        written = misspelled.get(item.path, ()) if isinstance(item.missing, str) else ()
         return any(closest(name, self._fields(item.path), 1) == [item.missing] for name in written)
 
     def _problem(self, item: _Located) -> Problem:
@@ -196,18 +194,18 @@ class _Teller:
             slot = self._slot((*item.path, item.missing)) or slot_at(self._model, location)
             hint = f"{item.missing}: {slot.description}" if slot is not None and slot.description else ""
             holder = max(item.path, self._base, key=len)  # the map that would hold the field need not be written
-            return Problem(node.place, f"'{item.missing}' is missing{self._of(holder)}", hint)
+            return Problem(node.place, f"'{item.missing}' is missing{_of(holder)}", hint)
         key = key_place(self._root, item.path)
         if kind == "extra_forbidden":
             name = str(location[-1])
             holder = item.path[:-1] if item.path[-1:] == (name,) else item.path  # a validator may rename keys
             hint = suggestion(name, self._fields(holder), "allowed")
-            return Problem(key, f"unknown field '{name}'{self._of(holder)}", hint)
+            return Problem(key, f"unknown field '{name}'{_of(holder)}", hint)
         if location[-1:] == ("[key]",):
-            return Problem(key, f"{self._where(item.path[:-1])}{_own_words(item)}")
+            return Problem(key, f"{_where(item.path[:-1])}{_own_words(item)}")
         message, hint = self._value(item, node)
         on_one_line = (key.source, key.line) == (node.place.source, node.place.line)
-        return Problem(node.place if on_one_line else key, f"{self._where(item.path)}{message}", hint)
+        return Problem(node.place if on_one_line else key, f"{_where(item.path)}{message}", hint)
 
     def _value(self, item: _Located, node: Node) -> tuple[str, str]:
         """Message and hint for a value that does not fit."""
@@ -239,13 +237,13 @@ class _Teller:
         slot = self._slot(path)
         return field_names(slot.annotation) if slot is not None else []
 
-    @staticmethod
-    def _of(path: Path) -> str:
-        return f" in {dotted(path)}" if path else ""
 
-    @staticmethod
-    def _where(path: Path) -> str:
-        return f"{dotted(path)}: " if path else ""
+def _of(path: Path) -> str:
+    return f" in {dotted(path)}" if path else ""
+
+
+def _where(path: Path) -> str:
+    return f"{dotted(path)}: " if path else ""
 
 
 def _own_words(item: _Located) -> str:

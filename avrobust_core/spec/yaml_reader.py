@@ -157,9 +157,8 @@ class _Composer:
         if tag is not None:
             shown = tag.replace("tag:yaml.org,2002:", "!!")
             self._note(place, f"the tag {shown} is not allowed", "a spec is plain data: remove the tag")
-        node: Node
         if isinstance(event, yaml.SequenceStartEvent):
-            node = self._list(place, depth)
+            node: Node = self._list(place, depth)
         elif isinstance(event, yaml.MappingStartEvent):
             node = self._map(place, depth)
         else:
