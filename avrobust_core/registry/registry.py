@@ -137,11 +137,8 @@ class Registry:
         out = [plugin for plugin in self.plugins if plugin.status != "ok"]
         meant = [plugin for plugin in out if (plugin.is_of(distribution) if distribution else plugin.is_named(bare))]
         if meant:
-            why = {
-                "disabled": f"disabled (by --no-plugin or {DISABLE_VARIABLE})",
-                "other-api": "",
-                "broken": "broken: ",
-            }
+            disabled = f"disabled (by --no-plugin or {DISABLE_VARIABLE})"
+            why = {"disabled": disabled, "other-api": "", "broken": "broken: "}
             return [f"Plugin {plugin.full_name} is {why[plugin.status]}{plugin.error or ''}" for plugin in meant]
         broken = [plugin.full_name for plugin in out if plugin.status == "broken"]
         if broken and not distribution:

@@ -225,7 +225,6 @@ def test_set_replaces_values_after_the_files_are_merged(good: str, load: Load) -
     assert loaded.spec.encoders["audio"].settings["channels"] == [8, 32]
     assert loaded.spec.threats["a"]["audio"].model_dump()["eps"] == {"snr_db": 10.0}
     assert loaded.spec.evaluation.clips == 7
-    assert loaded.overrides[0] == "seed=2"
     assert origin(loaded, "training", "standard", "epochs") == ("--set training.standard.epochs=0x10", 1, 26)
 
 
