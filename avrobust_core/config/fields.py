@@ -115,11 +115,11 @@ def phrase(annotation: Any) -> str:
             return item.text
     if get_origin(bare) in (Union, types.UnionType):
         said = list(dict.fromkeys(phrase(member) for member in get_args(bare)))
-        return " ".join([_joined(said), *_limited(metadata)])
+        return _joined(said) + _limited(metadata)
     if values := choices(bare):
         return _joined([_quoted(value) for value in values])
     origin = get_origin(bare) or bare
-    return _collection(origin, bare, metadata) or " ".join([_WORDS.get(origin, "a value"), *_limited(metadata)])
+    return _collection(origin, bare, metadata) or _WORDS.get(origin, "a value") + _limited(metadata)
 
 
 def silently_converted(slot: Slot, value: Any) -> bool:
@@ -281,9 +281,9 @@ def limits(metadata: Iterable[Any], words: Mapping[str, str] = LIMITS) -> list[s
     return list(dict.fromkeys(text.format(short(limit)) for text, limit in found if limit is not None))
 
 
-def _limited(metadata: Iterable[Any]) -> Iterator[str]:
-    if said := limits(metadata):
-        yield " and ".join(said)
+def _limited(metadata: Iterable[Any]) -> str:
+    said = limits(metadata)
+    return f" {' and '.join(said)}" if said else ""
 
 
 def _joined(parts: Sequence[str]) -> str:

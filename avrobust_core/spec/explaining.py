@@ -39,8 +39,8 @@ class Explanation:
     Attributes:
         path: the place.
         value: the resolved value, as plain data.
-        facts: in words, by name: "from", `file:line:column`, the `--set` argument, or `default` and whose; where it is
-            known, what it "takes", its "default" as JSON, and the "choices" of names or values if they are few.
+        facts: in words, by name: "from" (`file:line:column`, the `--set` argument, or `default` and whose); and, if
+            known, "takes", "default" (as JSON) and "choices" (names or values, if they are few).
         description: the field's docstring; may be empty.
         children: for a map or a list, what is in it: key, value and origin of each.
     """

@@ -43,7 +43,7 @@ _OTHER_TYPE: Final = (
 )
 """Ends of the error types that say: this member of a union was not meant."""
 
-_LIMITS: Final[Mapping[str, str]] = {
+_FURTHER_LIMITS: Final[Mapping[str, str]] = {
     "finite_number": "must be a finite number",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
@@ -213,8 +213,8 @@ class _Teller:
         if item.missing is not None:
             return f"expected {slot.phrase if slot is not None else 'more items'}, found {shown(node)}", ""
         limits = [f"must be {words.format(short(context[key]))}" for key, words in LIMITS.items() if key in context]
-        if limits or kind in _LIMITS:
-            return f"{limits[0] if limits else _LIMITS[kind].format(**context)}, found {shown(node)}", ""
+        if limits or kind in _FURTHER_LIMITS:
+            return f"{limits[0] if limits else _FURTHER_LIMITS[kind].format(**context)}, found {shown(node)}", ""
         if kind in ("too_short", "too_long"):
             limit = context.get("min_length", context.get("max_length"))
             noun = ("entry", "entries") if isinstance(node, MapNode) else ("item", "items")
