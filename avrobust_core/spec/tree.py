@@ -79,7 +79,7 @@ def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]
     """
     source = override_source(argument)
     written, equals, value = argument.partition("=")
-    place = Place(source, 1, 1, _first_line(argument))
+    place = Place(source, 1, 1, source.removeprefix("--set "))
     steps = _steps(written, place)
     if not equals or not steps:
         return root, [Problem(place, "not of the form path=value", "as in --set training.standard.epochs=3")]
@@ -102,7 +102,7 @@ def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]
 
 def override_source(argument: str) -> str:
     """The name of a `--set` argument in problems and explanations."""
-    return f"--set {_first_line(argument)}"
+    return f"--set {next(iter(argument.splitlines()), '')}"
 
 
 def _read(path: FilePath, reading: TreeReading, chain: tuple[FilePath, ...], named_at: Place | None) -> MapNode | None:
@@ -110,7 +110,6 @@ def _read(path: FilePath, reading: TreeReading, chain: tuple[FilePath, ...], nam
     source = str(path)
     if source not in reading.sources:
         reading.sources.append(source)
-
     try:
         identity = resolved(path)
         if identity in chain:
@@ -261,7 +260,3 @@ def _set(node: Node, steps: Sequence[tuple[str, Place]], value: Node, path: Path
         case _:
             message = f"{dotted(path)} is a single value, and has no '{name}'"
             raise SpecError([Problem(place, message, f"set {dotted(path)} itself")])
-
-
-def _first_line(text: str) -> str:
-    return next(iter(text.splitlines()), "")
