@@ -17,8 +17,7 @@ class Kind:
         name: "attack", ...
         base: the class that every such component is an instance of, "package.module:Class".
         arguments: what `Component.build` takes after the configuration, by name and type.
-        checks: its conformance checks beside those of all components, "package.module:NAME".
-        subject: what these are run on where it is more than the component as offered, "package.module:Class".
+        subject: what its checks are run on where it is more than the component as offered, "package.module:Class".
         written: where a spec names it, for `avrobust show`: the keys above, "-" for a list's item, and what to mind.
         replaced: methods of an earlier interface, which nothing calls any more, and what to define in their place.
     """
@@ -26,7 +25,6 @@ class Kind:
     name: str
     base: str
     arguments: Mapping[str, str] = field(default_factory=dict)
-    checks: str
     written: tuple[tuple[str, ...], str]
     subject: str = ""
     replaced: Mapping[str, str] = field(default_factory=dict)
@@ -35,6 +33,11 @@ class Kind:
     def hook(self) -> str:
         """The hook by which plugins offer it."""
         return f"avrobust_{self.name}s"
+
+    @property
+    def checks(self) -> str:
+        """Its conformance checks beside those of all components, "package.module:NAME"."""
+        return f"avrobust_core.testing.checklists:{self.name.upper()}_CHECKS"
 
     @property
     def base_name(self) -> str:
@@ -68,40 +71,34 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             Kind(
                 name="dataset",
                 base="avrobust_core.data.dataset:Dataset",
-                checks="avrobust_core.testing.checklists:DATASET_CHECKS",
                 written=(("data",), ""),
             ),
             Kind(
                 name="encoder",
                 base="avrobust_core.models.base_classes:Encoder",
                 arguments={"media": "MediaSpec"},
-                checks="avrobust_core.testing.checklists:ENCODER_CHECKS",
                 written=(("encoders", "{name}"), "the entry is named after its modality, or sets it"),
             ),
             Kind(
                 name="fusion",
                 base="avrobust_core.models.base_classes:Fusion",
                 arguments={"inputs": "Mapping[str, EncodedDims]"},
-                checks="avrobust_core.testing.checklists:FUSION_CHECKS",
                 written=(("fusion",), "inside an entry of models"),
             ),
             Kind(
                 name="attack",
                 base="avrobust_core.attacks.attack:Attack",
-                checks="avrobust_core.testing.checklists:ATTACK_CHECKS",
                 subject="avrobust_core.testing.subjects:AttackSubject",
                 written=(("attacks", "{name}"), ""),
             ),
             Kind(
                 name="metric",
                 base="avrobust_core.metrics.metric:Metric",
-                checks="avrobust_core.testing.checklists:METRIC_CHECKS",
                 written=(("metrics", "-"), ""),
             ),
             Kind(
                 name="augmentation",
                 base="avrobust_core.training.augmentations:Augmentation",
-                checks="avrobust_core.testing.checklists:AUGMENTATION_CHECKS",
                 subject="avrobust_core.testing.augmentation_subjects:AugmentationSubject",
                 written=(("augment", "-"), "inside an entry of training"),
                 replaced={"__call__": "begin(batch, step)"},
