@@ -3,7 +3,7 @@
 import errno
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -55,10 +55,17 @@ def sentence(error: BaseException) -> str:
     return f"{text} ({place})" if place else text
 
 
-def place_of(error: BaseException) -> str | None:
-    """The place where an exception was raised: "file:line"; None if that is not known."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
+def place_of(error: BaseException, without: Container[str] = ()) -> str | None:
+    """The place where an exception was raised: "file:line"; None if that is not known.
+
+    Args:
+        error: the exception.
+        without: packages in which nobody looks for the fault: the last place outside them counts.
+    """
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in without:
+            return f"{frame.f_code.co_filename}:{line}"
+    return None
 
 
 def _of_the_system(error: OSError) -> str:

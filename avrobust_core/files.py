@@ -159,11 +159,9 @@ def remove_leftovers(run: Path) -> None:
 
     Those places are the run's folder itself and all below its `cells`; a link is not followed.
     """
-    unfinished = [run.glob(f"{TEMPORARY}*")]
     cells = run / "cells"
-    if not cells.is_symlink():
-        unfinished.append(cells.rglob(f"{TEMPORARY}*"))
-    for path in (path for found in unfinished for path in found):
+    below = () if cells.is_symlink() else cells.rglob(f"{TEMPORARY}*")
+    for path in (*run.glob(f"{TEMPORARY}*"), *below):
         if path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 SHOWN: Final = 5
-"""So many are named."""
+"""Names that are shown."""
 
 
 def first_of(names: Iterable[object], separator: str = ", ") -> str:

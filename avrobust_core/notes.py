@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any
 
 from avrobust_core.errors import AvrobustWarning
 from avrobust_core.plain_text import plain_text
@@ -24,16 +24,9 @@ def collected(say: Callable[[str], object]) -> Iterator[Sequence[str]]:
         warnings.simplefilter("always", AvrobustWarning)
         show = warnings.showwarning
 
-        def take(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
+        def take(message: Warning | str, category: type[Warning], *place: Any, **where: Any) -> None:
             if not issubclass(category, AvrobustWarning):
-                show(message, category, filename, lineno, file, line)
+                show(message, category, *place, **where)
             elif (note := plain_text(message)) not in notes:
                 notes.append(note)
                 say(note)

@@ -32,15 +32,18 @@ def plain_text(text: object, limit: int = LIMIT) -> str:
         the text without terminal escapes, control characters and marks of direction, its white space single blanks;
         lone surrogates, which no terminal can print, as "\udc80".
     """
-    line = " ".join(_visible(str(text)).split())
-    return line if len(line) <= limit else line[: max(limit - 3, 0)] + "..."
+    return shortened(" ".join(_visible(str(text)).split()), limit)
 
 
 def plain_lines(text: object, limit: int = LIMIT) -> str:
     """The same for text of several lines, each of which is cut by itself; indentation stays."""
     lines = _BREAKS.split(_ESCAPES.sub("", str(text)))
-    kept = (_visible(line).replace("\t", "    ").rstrip() for line in lines)
-    return "\n".join(line if len(line) <= limit else line[: max(limit - 3, 0)] + "..." for line in kept)
+    return "\n".join(shortened(_visible(line).replace("\t", "    ").rstrip(), limit) for line in lines)
+
+
+def shortened(line: str, limit: int) -> str:
+    """A line of at most so many characters, of which the last three say that it was cut."""
+    return line if len(line) <= limit else line[: max(limit - 3, 0)] + "..."
 
 
 def _visible(text: str) -> str:

@@ -13,8 +13,7 @@ from avrobust_core.cli.layout import say, terminal_width, wrapped
 from avrobust_core.cli.options import installed
 
 if TYPE_CHECKING:
-    from avrobust_core.data.media import MediaSpec
-    from avrobust_core.registry.registry import Offer, PluginRecord, Registry
+    from avrobust_core.registry.registry import PluginRecord, Registry, RegistryEntry
     from avrobust_core.testing.running import CheckOutcome
 
 _WIDTH = len("not applicable")
@@ -47,22 +46,20 @@ def run_check_plugin(args: argparse.Namespace) -> int:
         ComponentError: if nothing has this name.
     """
     registry = installed(args)
-    plugins, offers = _meant(registry, args.name)
+    plugins, entries = _meant(registry, args.name)
     reports: list[dict[str, Any]] = []
     counts = dict.fromkeys(("passed", "failed", "not applicable"), 0)
-    for kind, name, outcomes in _checked(registry, plugins, offers):
-        if not args.json:
-            say(f"{kind} {name}")
+    tell = _keep_quiet if args.json else say
+    for kind, name, outcomes in _checked(registry, plugins, entries):
+        tell(f"{kind} {name}")
         found = []
         for outcome in outcomes:
             found.append(asdict(outcome))
             counts[outcome.status] += 1
-            if not args.json:
-                say("\n".join(_lines(outcome)))
-                sys.stdout.flush()
+            tell("\n".join(_lines(outcome)))
+            sys.stdout.flush()
         reports.append({"kind": kind, "name": name, "checks": found})
-        if not args.json:
-            say()
+        tell()
     if args.json:
         print(json.dumps({"subjects": reports, "counts": counts}, indent=2))
     else:
@@ -70,29 +67,28 @@ def run_check_plugin(args: argparse.Namespace) -> int:
     return 1 if counts["failed"] else 0
 
 
-def _meant(registry: Registry, name: str) -> tuple[list[PluginRecord], list[Offer]]:
+def _keep_quiet(text: object = "") -> None:
+    """Say nothing, where only the JSON at the end is wanted."""
+
+
+def _meant(registry: Registry, name: str) -> tuple[list[PluginRecord], list[RegistryEntry]]:
     """The plugins and components that a name means: a component's name first, then a plugin's or a distribution's."""
     from avrobust_core.errors import ComponentError
-    from avrobust_core.registry.discovery import normalised
 
     try:
         return [], list(registry.find(name))
     except ComponentError as error:
-        plugins = [
-            p
-            for p in registry.plugins
-            if name in (p.name, p.full_name) or normalised(name) == normalised(p.distribution)
-        ]
+        plugins = [plugin for plugin in registry.plugins if plugin.is_named(name)]
         if not plugins:
             known = ", ".join(sorted({p.full_name for p in registry.plugins})) or "none"
             raise ComponentError(
                 f"{error}. No plugin or distribution has this name either; there are: {known}"
             ) from error
-        return plugins, [offer for plugin in plugins for offer in plugin.offers]
+        return plugins, [entry for plugin in plugins for entry in plugin.entries]
 
 
 def _checked(
-    registry: Registry, plugins: list[PluginRecord], offers: list[Offer]
+    registry: Registry, plugins: list[PluginRecord], entries: list[RegistryEntry]
 ) -> Iterator[tuple[str, str, Iterator[CheckOutcome]]]:
     """Yield (kind, name, outcomes): of each plugin, then of each component."""
     from avrobust_core.testing.component_checks import PLUGIN_CHECKS, check_offer, media_of
@@ -105,11 +101,10 @@ def _checked(
             yield "plugin", plugin.full_name, iter([loads])
         else:
             yield "plugin", plugin.full_name, (run_check(plugin, check) for check in PLUGIN_CHECKS)
-    for offer in offers:
-        media: tuple[MediaSpec, ...] = ()
-        if offer.kind in ("encoder", "fusion"):
-            media = media_of(tuple(o for o in registry.offers("dataset") if o.distribution == offer.distribution))
-        yield offer.kind, offer.full_name, check_offer(offer, media)
+    for entry in entries:
+        datasets = registry.entries("dataset") if entry.kind in ("encoder", "fusion") else ()
+        media = media_of(tuple(data for data in datasets if data.distribution == entry.distribution))
+        yield entry.kind, entry.full_name, check_offer(entry, media)
 
 
 def _lines(outcome: CheckOutcome) -> list[str]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from avrobust_core.cli.layout import wrapped
 from avrobust_core.config.errors import nested_models
+from avrobust_core.config.fields import limits
 from avrobust_core.errors import ComponentError
-from avrobust_core.registry.discovery import Offer
+from avrobust_core.registry.discovery import RegistryEntry
 from avrobust_core.registry.kinds import KINDS
+from avrobust_core.spec.yaml_writer import write_yaml
 
-# How a bound in a field's metadata is written, by the attribute that holds it.
+# The words for a bound in a field's metadata, by the attribute that holds it.
 _BOUNDS: Mapping[str, str] = {
     "ge": ">= {}",
     "gt": "> {}",
@@ -30,101 +32,60 @@ _BOUNDS: Mapping[str, str] = {
 }
 
 
-def as_object(offer: Offer) -> dict[str, Any]:
+def as_object(entry: RegistryEntry) -> dict[str, Any]:
     """Everything known about a component, with its configuration's JSON Schema, as JSON data.
 
     Raises:
         ComponentError: if the configuration has no JSON Schema.
     """
-    component = offer.component
+    component = entry.component
     try:
         schema = component.config.model_json_schema()
     except PydanticUserError as error:
         raise ComponentError(
-            f"the configuration of {offer.kind} {offer.full_name!r} has no JSON Schema: {error}"
+            f"the configuration of {entry.kind} {entry.full_name!r} has no JSON Schema: {error}"
         ) from error
-    return {**offer.to_json(), "example": dict(component.example), "schema": schema}
+    return {**entry.to_json(), "example": dict(component.example), "schema": schema}
 
 
-def described(offer: Offer, use: str, width: int) -> list[str]:
+def described(entry: RegistryEntry, use: str, width: int) -> list[str]:
     """A component's description as lines.
 
     Args:
-        offer: the component.
+        entry: the component.
         use: the name by which a spec asks for it.
         width: columns of the terminal.
     """
-    component = offer.component
-    lines = [f"{offer.kind} {offer.full_name}", *wrapped(component.summary, width, indent=2), ""]
-    lines.append(f"  distribution  {offer.distribution} {offer.distribution_version} (plugin {offer.plugin})")
+    component = entry.component
+    lines = [f"{entry.kind} {entry.full_name}", *wrapped(component.summary, width, indent=2), ""]
+    lines.append(f"  distribution  {entry.distribution} {entry.distribution_version} (plugin {entry.plugin})")
     lines.append(f"  version       {component.version}")
     if component.extras:
         extras = ",".join(component.extras)
-        lines.append(f"  needs         pip install '{offer.distribution}[{extras}]'")
+        lines.append(f"  needs         pip install '{entry.distribution}[{extras}]'")
     if component.references:
         lines.append("  references")
         lines.extend(line for reference in component.references for line in wrapped(reference, width, indent=4))
     lines += ["", "  configuration"]
     lines.extend(_fields_text(component.config, width, 4, ()) or ["    (no fields)"])
     lines += ["", "  in a spec"]
-    lines.extend("    " + line for line in snippet(offer, use))
+    lines.extend("    " + line for line in snippet(entry, use))
     return lines
 
 
-def snippet(offer: Offer, use: str) -> list[str]:
+def snippet(entry: RegistryEntry, use: str) -> list[str]:
     """The lines of YAML that use a component with its example configuration."""
-    above, before, remark = KINDS[offer.kind].written
-    lines = [f"# {remark}"] if remark else []
-    lines.extend(line.format(name=offer.component.name) for line in above)
-    if not offer.component.example and not before.endswith("- "):
-        lines[-1] += f" {yaml_scalar(use)}"
-        return lines
-    if not offer.component.example:
-        return [*lines, f"{before}{yaml_scalar(use)}"]
-    blank = " " * len(before)
-    lines += [f"{before}use: {yaml_scalar(use)}", f"{blank}with:"]
-    lines.extend(f"{blank}  {line}" for line in _yaml_mapping(offer.component.example))
-    return lines
+    keys, remark = KINDS[entry.kind].written
+    example = to_jsonable_python(dict(entry.component.example))
+    data: Any = {"use": use, "with": example} if example else use
+    for key in reversed(keys):
+        data = [data] if key == "-" else {key.format(name=entry.component.name): data}
+    return [*([f"# {remark}"] if remark else []), *write_yaml(data, flow=False).splitlines()]
 
 
-def _yaml_mapping(values: Mapping[str, object]) -> Iterator[str]:
-    for key, value in values.items():
-        if isinstance(value, BaseModel):
-            value = value.model_dump(mode="json")
-        if isinstance(value, Mapping) and value:
-            yield f"{yaml_scalar(str(key))}:"
-            yield from ("  " + line for line in _yaml_mapping(value))
-        else:
-            yield f"{yaml_scalar(str(key))}: {yaml_scalar(value)}"
-
-
-def yaml_scalar(value: object) -> str:
-    """A value as YAML 1.2 on one line; lists and empty mappings in flow style.
-
-    A string stands bare only where it cannot be read as anything else.
-    """
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    if isinstance(value, float) and value != value:
-        return ".nan"
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        return ".inf" if value > 0 else "-.inf"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{yaml_scalar(str(key))}: {yaml_scalar(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes):
-        items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
-        return "[" + ", ".join(yaml_scalar(item) for item in items) + "]"
-    if value is None or isinstance(value, bool | int | float):
-        return json.dumps(value)
-    text = str(value)
-    return text if _is_plain(text) else json.dumps(text, ensure_ascii=False)
-
-
-def _is_plain(text: str) -> bool:
-    """True if YAML reads the bare text as this string, in version 1.1 and in 1.2."""
-    if not text[:1].isalpha() or text.lower() in {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}:
-        return False
-    return all(character.isalnum() or character in "-_./" or character == ":" for character in text) and text[-1] != ":"
+def yaml_value(value: object) -> str:
+    """A value as YAML on one line, as it stands in a list."""
+    return write_yaml([to_jsonable_python(value)], flow=True).strip()[1:-1]
 
 
 def _fields_text(model: type[BaseModel], width: int, indent: int, above: tuple[type[BaseModel], ...]) -> list[str]:
@@ -132,10 +93,10 @@ def _fields_text(model: type[BaseModel], width: int, indent: int, above: tuple[t
     lines: list[str] = []
     model.model_rebuild()  # a deferred schema has no descriptions yet
     for name, field in model.model_fields.items():
-        kind = type_text(field.annotation)
-        bounds = _bounds_text(field)
+        bounds = limits(field.metadata, _BOUNDS)
+        kind = type_text(field.annotation) + (f" ({', '.join(bounds)})" if bounds else "")
         default = "required" if field.is_required() else f"default {_default_text(field)}"
-        head = f"{field.alias or name}: {kind}{f' ({bounds})' if bounds else ''}, {default}"
+        head = f"{field.alias or name}: {kind}, {default}"
         lines.extend(wrapped(head, width, indent=indent))
         if field.description:
             lines.extend(wrapped(field.description, width, indent=indent + 4))
@@ -145,27 +106,17 @@ def _fields_text(model: type[BaseModel], width: int, indent: int, above: tuple[t
     return lines
 
 
-def _bounds_text(field: FieldInfo) -> str:
-    written = [
-        text.format(value)
-        for item in field.metadata
-        for attribute, text in _BOUNDS.items()
-        if (value := getattr(item, attribute, None)) is not None
-    ]
-    return ", ".join(dict.fromkeys(written))
-
-
 def _default_text(field: FieldInfo) -> str:
     if field.default_factory is not None and field.default_factory_takes_validated_data:
         return "computed from the other fields"
-    return yaml_scalar(field.get_default(call_default_factory=True))
+    return yaml_value(field.get_default(call_default_factory=True))
 
 
 def type_text(annotation: Any) -> str:
     """A field's type in words: `int`, `list of int`, `"linf" or "l2"`, `float or null`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return " or ".join(yaml_scalar(value) for value in arguments)
+        return " or ".join(yaml_value(value) for value in arguments)
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(type_text(argument) for argument in arguments))
     if annotation in (None, NoneType):

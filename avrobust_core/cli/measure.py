@@ -126,7 +126,7 @@ def _metrics(
     """The metrics that were asked for, or all that have something to say of embeddings."""
     from avrobust_core.registry.choices import configure
 
-    for name in names or [offer.component.name for offer in registry.offers("metric")]:
+    for name in names or [entry.component.name for entry in registry.entries("metric")]:
         metric: Metric = configure(registry, "metric", name, settings.get(name, {})).build()
         if names is None and not metric.latents:
             continue
@@ -145,8 +145,9 @@ def _subject(options: argparse.Namespace, splits: Collection[str]) -> "Subject":
     from avrobust_core.metrics.metric import Subject
 
     embeddings, labels = _pair(options.embeddings, options.labels)
-    reference = None if options.reference is None else _pair(*options.reference)
-    targets, others, classes = _targets(labels, None if reference is None else reference[1], options.labels)
+    alone = options.reference is None
+    reference, other_labels = (embeddings[:0], labels[:0]) if alone else _pair(*options.reference)
+    targets, others, classes = _targets(labels, other_labels, options.labels)
     ids = tuple(map(str, range(len(embeddings))))
     logits = np.zeros((len(ids), 0), dtype=np.float32)
     if options.logits is not None:
@@ -157,11 +158,11 @@ def _subject(options: argparse.Namespace, splits: Collection[str]) -> "Subject":
     groups = None if options.groups is None else _groups(options.groups, options.embeddings, len(ids))
     own = Latents(ids, targets, logits, {LAYER: embeddings})
     against = own
-    if reference is not None and others is not None:
-        names = tuple(f"reference/{i}" for i in range(len(reference[0])))
-        against = Latents(names, others, np.zeros((len(names), 0), dtype=np.float32), {LAYER: reference[0]})
-        if reference[0].shape[1:] != embeddings.shape[1:]:
-            widths = f"{reference[0].shape[1]} features, {options.embeddings} has {embeddings.shape[1]}"
+    if not alone:
+        names = tuple(f"reference/{i}" for i in range(len(reference)))
+        against = Latents(names, others, np.zeros((len(names), 0), dtype=np.float32), {LAYER: reference})
+        if reference.shape[1:] != embeddings.shape[1:]:
+            widths = f"{reference.shape[1]} features, {options.embeddings} has {embeddings.shape[1]}"
             _refuse(f"{options.reference[0]} has {widths}")
     return Subject(
         ids=ids,
@@ -209,10 +210,11 @@ def _array(path: Path, what: str) -> "NDArray[Any]":
     try:
         with path.open("rb") as file:
             start = file.read(6)
-        found: NDArray[Any] | None = None
-        if start == b"\x93NUMPY":
-            # Mapped, so that the file's size is compared with what its header states before memory is asked for.
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if start != b"\x93NUMPY":
+            archive = "is an archive, .npz perhaps, and " if start.startswith(b"PK") else ""
+            _refuse(f"{path}: {archive}is no .npy file of {what}; write one array with numpy.save")
+        # Mapped, so that the file's size is compared with what its header states before memory is asked for.
+        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         _refuse(f"{path}: cannot be read: {plain_text(error.strerror or error, 200)}")
     except HEADER_ERRORS as error:
@@ -221,9 +223,6 @@ def _array(path: Path, what: str) -> "NDArray[Any]":
             _refuse(f"{path}: holds Python objects, which are not read; write {what} as an array of numbers or strings")
         reason = reason.partition(". ")[0] if "allow_pickle" not in reason else "its header is too long"
         _refuse(f"{path}: cannot be read as a .npy file of {what}, it is damaged or cut short ({reason})")
-    if found is None:
-        archive = "is an archive, .npz perhaps, and " if start.startswith(b"PK") else ""
-        _refuse(f"{path}: {archive}is no .npy file of {what}; write one array with numpy.save")
     if found.ndim == 0:
         _refuse(f"{path}: is no .npy file of one array of {what}")
     return found if found.dtype.isnative else np.asarray(found, dtype=found.dtype.newbyteorder("="))
@@ -255,30 +254,28 @@ def _refuse_not_finite(values: "NDArray[Any]", path: Path, what: str) -> None:
 
 
 def _targets(
-    labels: "NDArray[Any]", others: "NDArray[Any] | None", path: Path
-) -> "tuple[NDArray[Any], NDArray[Any] | None, tuple[str, ...]]":
+    labels: "NDArray[Any]", others: "NDArray[Any]", path: Path
+) -> "tuple[NDArray[Any], NDArray[Any], tuple[str, ...]]":
     """Targets as metrics read them, of the evaluated clips and of the reference, and the classes' names."""
     import numpy as np
 
-    if others is not None and (others.ndim != labels.ndim or others.shape[1:] != labels.shape[1:]):
+    if others.ndim != labels.ndim or others.shape[1:] != labels.shape[1:]:
         _refuse(f"{path}: labels are of shape {labels.shape}, those of the reference of shape {others.shape}")
     if labels.ndim == 2 and labels.shape[1] and labels.dtype.kind in "iubf":
-        if not np.isin(labels, (0, 1)).all() or (others is not None and not np.isin(others, (0, 1)).all()):
+        if not (np.isin(labels, (0, 1)).all() and np.isin(others, (0, 1)).all()):
             _refuse(f"{path}: labels (N, K) must be zeros and ones; give (N,) for one class per clip")
-        names = tuple(map(str, range(labels.shape[1])))
-        return labels.astype(np.float32), None if others is None else others.astype(np.float32), names
+        return labels.astype(np.float32), others.astype(np.float32), tuple(map(str, range(labels.shape[1])))
     if labels.ndim != 1 or labels.dtype.kind not in "iubUS":
         _refuse(f"{path}: labels are {_form(labels)}; write (N,) whole numbers or strings, or (N, K) zeros and ones")
-    if others is not None and (labels.dtype.kind in "US") != (others.dtype.kind in "US"):
+    if (labels.dtype.kind in "US") != (others.dtype.kind in "US"):
         _refuse(f"{path}: labels are {labels.dtype.name}, those of the reference {others.dtype.name}; write both alike")
-    if others is not None and others.dtype.kind not in "iubUS":
+    if others.dtype.kind not in "iubUS":
         _refuse(f"{path}: the labels of the reference are {_form(others)}; write (N,) whole numbers or strings")
-    together = labels if others is None else np.concatenate([labels, others])
+    together = np.concatenate([labels, others])
     if together.dtype.kind == "f":  # of int64 and uint64 numpy makes floats, among which large numbers are one
         _refuse(f"{path}: labels and those of the reference are of types that have no common one; write both as int64")
     values, indices = np.unique(together, return_inverse=True)
-    names = tuple(str(value) for value in values.tolist())
-    return indices[: len(labels)], None if others is None else indices[len(labels) :], names
+    return indices[: len(labels)], indices[len(labels) :], tuple(map(str, values.tolist()))
 
 
 def _refuse(message: str) -> NoReturn:

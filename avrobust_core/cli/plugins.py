@@ -10,13 +10,14 @@ import gc
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from avrobust_core.cli.layout import GAP, say, table, terminal_width, wrapped
 from avrobust_core.cli.options import installed
 
 if TYPE_CHECKING:
-    from avrobust_core.registry.registry import Offer, PluginRecord, Registry
+    from avrobust_core.registry.registry import PluginRecord, Registry, RegistryEntry
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,18 +58,18 @@ def run_plugins(args: argparse.Namespace) -> int:
         ComponentError: if `--kind` or `--no-plugin` names what there is not.
     """
     registry = _discover(args)
-    offers = registry.offers(args.kind)
+    entries = registry.entries(args.kind)
     plugins = registry.plugins
     if args.broken:
-        plugins, offers = tuple(plugin for plugin in plugins if plugin.status == "broken"), ()
+        plugins, entries = tuple(plugin for plugin in plugins if plugin.status == "broken"), ()
     elif args.kind is not None:
         plugins = tuple(
-            plugin for plugin in plugins if plugin.status != "ok" or {args.kind} & {o.kind for o in plugin.offers}
+            plugin for plugin in plugins if plugin.status != "ok" or {args.kind} & {o.kind for o in plugin.entries}
         )
     if args.json:
-        print(json.dumps(_plugins_object(plugins, offers), indent=2))
+        print(json.dumps(_plugins_object(plugins, entries), indent=2))
     else:
-        say("\n".join(_plugins_text(registry, plugins, offers, broken_only=args.broken)))
+        say("\n".join(_plugins_text(registry, plugins, entries, broken_only=args.broken)))
     return 1 if args.broken and plugins else 0
 
 
@@ -84,11 +85,11 @@ def run_show(args: argparse.Namespace) -> int:
     from avrobust_core.cli import component_text
 
     registry = _discover(args)
-    offers = registry.find(args.name)
+    entries = registry.find(args.name)
     if args.json:
-        print(json.dumps({"components": [component_text.as_object(offer) for offer in offers]}, indent=2, default=str))
+        print(json.dumps({"components": [component_text.as_object(entry) for entry in entries]}, indent=2, default=str))
     else:
-        blocks = [component_text.described(offer, registry.short_name(offer), terminal_width()) for offer in offers]
+        blocks = [component_text.described(entry, registry.short_name(entry), terminal_width()) for entry in entries]
         say("\n\n\n".join("\n".join(block) for block in blocks))
     return 0
 
@@ -114,29 +115,25 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _plugins_object(plugins: Sequence[PluginRecord], offers: Sequence[Offer]) -> dict[str, Any]:
+_TOLD = ("name", "full_name", "distribution", "distribution_version", "module", "group", "status", "error")
+
+
+def _plugins_object(plugins: Sequence[PluginRecord], entries: Sequence[RegistryEntry]) -> dict[str, Any]:
     return {
         "plugins": [
             {
-                "name": plugin.name,
-                "full_name": plugin.full_name,
-                "distribution": plugin.distribution,
-                "distribution_version": plugin.distribution_version,
-                "module": plugin.module,
-                "group": plugin.group,
-                "status": plugin.status,
-                "error": plugin.error,
+                **{name: getattr(plugin, name) for name in _TOLD},
                 "milliseconds": round(plugin.milliseconds, 3),
-                "components": [{"kind": offer.kind, "name": offer.full_name} for offer in plugin.offers],
+                "components": [{"kind": entry.kind, "name": entry.full_name} for entry in plugin.entries],
             }
             for plugin in plugins
         ],
-        "components": [offer.to_json() for offer in offers],
+        "components": [entry.to_json() for entry in entries],
     }
 
 
 def _plugins_text(
-    registry: Registry, plugins: Sequence[PluginRecord], offers: Sequence[Offer], *, broken_only: bool
+    registry: Registry, plugins: Sequence[PluginRecord], entries: Sequence[RegistryEntry], *, broken_only: bool
 ) -> Iterator[str]:
     if not plugins:
         yield "No plugin is broken." if broken_only else "No plugins are installed."
@@ -149,7 +146,7 @@ def _plugins_text(
             plugin.distribution_version,
             plugin.status,
             f"{plugin.milliseconds:.1f}" if plugin.status in {"ok", "broken"} else "-",
-            str(len(plugin.offers)),
+            str(len(plugin.entries)),
         )
         for plugin in plugins
     ]
@@ -159,16 +156,16 @@ def _plugins_text(
         yield line
         if plugin.error is not None:
             yield from wrapped(plugin.error, width, indent=4)
-    kinds = dict.fromkeys(offer.kind for offer in offers)
     several = len({plugin.distribution for plugin in plugins}) > 1
-    for kind in kinds:
-        yield ""
-        yield kind
-        yield from _components_text(registry, [offer for offer in offers if offer.kind == kind], width, several=several)
+    for kind, of_kind in groupby(entries, key=lambda entry: entry.kind):
+        yield from ("", kind)
+        yield from _components_text(registry, list(of_kind), width, several=several)
 
 
-def _components_text(registry: Registry, offers: Sequence[Offer], width: int, *, several: bool) -> Iterator[str]:
+def _components_text(
+    registry: Registry, entries: Sequence[RegistryEntry], width: int, *, several: bool
+) -> Iterator[str]:
     """Yield a line or more per component: the name that a spec may use, the distribution if it matters, the summary."""
-    columns = [(GAP + registry.short_name(offer), *((offer.distribution,) if several else ())) for offer in offers]
-    for line, offer in zip(table(columns, pad_last=True), offers, strict=True):
-        yield from wrapped(offer.component.summary, width, indent=len(line) + len(GAP), first=line + GAP)
+    columns = [(GAP + registry.short_name(entry), *((entry.distribution,) if several else ())) for entry in entries]
+    for line, entry in zip(table(columns, pad_last=True), entries, strict=True):
+        yield from wrapped(entry.component.summary, width, indent=len(line) + len(GAP), first=line + GAP)

@@ -5,16 +5,17 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from avrobust_core.cli.layout import say, table, wrapped
 from avrobust_core.cli.options import add_spec_arguments, installed, loaded_spec
+from avrobust_core.plain_text import shortened
 
 if TYPE_CHECKING:
     from avrobust_core.spec.explaining import Explanation
     from avrobust_core.spec.loading import LoadedSpec
 
-_LONGEST_VALUE = 48
+_LONGEST = 48
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -85,35 +86,17 @@ def _number(count: int, noun: str) -> str:
 
 
 def _explained(explanation: "Explanation") -> list[str]:
-    from pydantic_core import PydanticUndefined
-
+    from avrobust_core.spec.explaining import as_json
     from avrobust_core.spec.nodes import dotted
 
     width = shutil.get_terminal_size((100, 24)).columns
     name = dotted(explanation.path) or "the spec"
-    title = name if explanation.children else f"{name} = {_shown(explanation.value)}"
-    rows = [("from", explanation.origin)]
-    if explanation.takes:
-        rows.append(("takes", explanation.takes))
-    if explanation.default is not PydanticUndefined and not explanation.children:
-        rows.append(("default", _shown(explanation.default)))
-    if explanation.choices:
-        rows.append(("choices", ", ".join(explanation.choices)))
-    lines = [title]
-    for label, text in rows:
+    lines = [name if explanation.children else f"{name} = {as_json(explanation.value)}"]
+    for label, text in explanation.facts.items():
         lines += wrapped(text, width, indent=11, first=f"  {label:<9}")
     if explanation.description:
         lines += wrapped(explanation.description, width, indent=2)
     if explanation.children:
-        cells = [(f"  {key}", _short(value), origin) for key, value, origin in explanation.children]
-        lines += ["", *table(cells)]
+        rows = [(f"  {key}", shortened(as_json(item), _LONGEST), where) for key, item, where in explanation.children]
+        lines += ["", *table(rows)]
     return lines
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _short(value: Any) -> str:
-    text = _shown(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."

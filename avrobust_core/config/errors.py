@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from avrobust_core.config.suggest import closest, did_you_mean
+from avrobust_core.config.suggest import did_you_mean
+from avrobust_core.plain_text import shortened
 
 Location = tuple[int | str, ...]
 
@@ -27,11 +28,13 @@ def configuration_errors(config: type[BaseModel], error: ValidationError) -> lis
     for detail in error.errors(include_url=False, include_context=False):
         location = detail["loc"]
         if detail["type"] == "extra_forbidden":
-            message = f"no such field{_instead(str(location[-1]), _fields_at(config, location[:-1]))}"
+            name, known = str(location[-1]), _fields_at(config, location[:-1])
+            there_are = f"; there are: {', '.join(known)}" if known else "; it has no fields"
+            message = f"no such field{did_you_mean(name, known) or there_are}"
         elif detail["type"] == "missing":
             message = "required, but not given"
         else:
-            message = f"{_sentence(detail['msg'])}, not {_shown(detail['input'])}"
+            message = f"{_sentence(detail['msg'])}, not {shortened(repr(detail['input']), _LONGEST_INPUT)}"
         found.append((location, message))
     return found
 
@@ -47,21 +50,10 @@ def location_text(location: Location) -> str:
     return text or "(as a whole)"
 
 
-def _instead(name: str, known: list[str]) -> str:
-    if closest(name, known):
-        return did_you_mean(name, known)
-    return f"; there are: {', '.join(known)}" if known else "; it has no fields"
-
-
 def _sentence(message: str) -> str:
     """The message without the capital and without pydantic's prefix for errors raised by a validator."""
     text = message.removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_INPUT else f"{text[: _LONGEST_INPUT - 3]}..."
 
 
 def _fields_at(config: type[BaseModel], location: Location) -> list[str]:

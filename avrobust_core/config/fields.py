@@ -31,12 +31,12 @@ _WORDS: Final[Mapping[Any, str]] = {
     type(None): "null",
 }
 
-_LIMITS: Final[Mapping[str, str]] = {
-    "gt": "above",
-    "ge": "at least",
-    "lt": "below",
-    "le": "at most",
-    "multiple_of": "a multiple of",
+LIMITS: Final[Mapping[str, str]] = {
+    "gt": "above {}",
+    "ge": "at least {}",
+    "lt": "below {}",
+    "le": "at most {}",
+    "multiple_of": "a multiple of {}",
 }
 """Words for a limit in a field's metadata, by the attribute that holds it."""
 
@@ -74,9 +74,7 @@ def slot_at(model: type[BaseModel], path: Path) -> Slot | None:
     """The slot that `path` leads to, through maps, lists, unions and models; None where there is none."""
     slot: Slot | None = Slot(model)
     for key in path:
-        if slot is None:
-            return None
-        slot = below(slot.annotation, key)
+        slot = below(slot.annotation, key) if slot is not None else None
     return slot
 
 
@@ -95,7 +93,7 @@ def key_of(name: str, info: FieldInfo) -> str:
 
 def arms(annotation: Any) -> list[Any]:
     """The members of a union, without metadata; a type alone is its only member."""
-    return [_strip(member)[0] for member in _members(annotation)]
+    return [member for member, _ in _members(annotation)]
 
 
 def choices(annotation: Any) -> list[Any]:
@@ -117,11 +115,11 @@ def phrase(annotation: Any) -> str:
             return item.text
     if get_origin(bare) in (Union, types.UnionType):
         said = list(dict.fromkeys(phrase(member) for member in get_args(bare)))
-        return _joined(said) + _limits(metadata)
+        return _joined(said) + _limited(metadata)
     if values := choices(bare):
         return _joined([_quoted(value) for value in values])
     origin = get_origin(bare) or bare
-    return _collection(origin, bare, metadata) or _WORDS.get(origin, "a value") + _limits(metadata)
+    return _collection(origin, bare, metadata) or _WORDS.get(origin, "a value") + _limited(metadata)
 
 
 def silently_converted(slot: Slot, value: Any) -> bool:
@@ -162,20 +160,18 @@ def _reads_text(slot: Slot) -> bool:
             named = [slot.owner.model_fields.get(name) for name in validator.info.fields]
             if validator.info.mode != "after" and any(field is slot.field for field in named):
                 return True
-    return any(map(_takes_text, _members(slot.annotation)))
+    return any(_takes_text(member, metadata) for member, metadata in _members(slot.annotation))
 
 
-def _members(annotation: Any) -> list[Any]:
+def _members(annotation: Any) -> list[tuple[Any, list[Any]]]:
     """As `arms`, each with its metadata."""
     bare, metadata = _strip(annotation)
     if get_origin(bare) in (Union, types.UnionType):
-        inner = [member for arm in get_args(bare) for member in _members(arm)]
-        return [Annotated[member, *metadata] if metadata else member for member in inner]
-    return [annotation]
+        return [(member, inner + metadata) for arm in get_args(bare) for member, inner in _members(arm)]
+    return [(bare, metadata)]
 
 
-def _takes_text(member: Any) -> bool:
-    bare, metadata = _strip(member)
+def _takes_text(bare: Any, metadata: Sequence[Any]) -> bool:
     if any(isinstance(item, BeforeValidator | PlainValidator | WrapValidator) for item in metadata):
         return True
     origin = get_origin(bare) or bare
@@ -220,21 +216,16 @@ def _strip(annotation: Any) -> tuple[Any, list[Any]]:
             annotation = annotation.__value__
         elif get_origin(annotation) is Annotated:
             annotation, *more = get_args(annotation)
-            metadata += _flat(more)
+            metadata += [item for part in more for item in _flat(part)]
         else:
             return annotation, metadata
 
 
-def _flat(metadata: Iterable[Any]) -> list[Any]:
-    flat: list[Any] = []
-    for item in metadata:
-        if isinstance(item, FieldInfo):
-            flat += item.metadata
-        elif isinstance(item, annotated_types.GroupedMetadata):
-            flat += list(item)
-        else:
-            flat.append(item)
-    return flat
+def _flat(metadata: Any) -> Iterable[Any]:
+    """The single constraints in a part of an annotation's metadata."""
+    if isinstance(metadata, FieldInfo):
+        return metadata.metadata
+    return metadata if isinstance(metadata, annotated_types.GroupedMetadata) else [metadata]
 
 
 def below(annotation: Any, key: Key) -> Slot | None:
@@ -279,14 +270,20 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [arm for arm in arms(annotation) if isinstance(arm, type) and issubclass(arm, BaseModel)]
 
 
-def _limits(metadata: Iterable[Any]) -> str:
-    words = [
-        f"{word} {short(limit)}"
-        for item in metadata
-        for name, word in _LIMITS.items()
-        if (limit := getattr(item, name, None)) is not None
-    ]
-    return f" {' and '.join(words)}" if words else ""
+def limits(metadata: Iterable[Any], words: Mapping[str, str] = LIMITS) -> list[str]:
+    """The limits in a field's metadata in words, each once.
+
+    Args:
+        metadata: of the field.
+        words: for a limit, by the attribute that holds it.
+    """
+    found = [(text, getattr(item, name, None)) for item in metadata for name, text in words.items()]
+    return list(dict.fromkeys(text.format(short(limit)) for text, limit in found if limit is not None))
+
+
+def _limited(metadata: Iterable[Any]) -> str:
+    said = limits(metadata)
+    return f" {' and '.join(said)}" if said else ""
 
 
 def _joined(parts: Sequence[str]) -> str:

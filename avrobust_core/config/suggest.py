@@ -10,8 +10,8 @@ from collections.abc import Iterable
 _CUTOFF = 0.6
 # No slip of the pen is as long, and comparing takes the square of it.
 _LONGEST = 200
-# How far behind the nearest name another may be and still be worth a mention: names that share a long prefix, such as
-# the hooks, are all near one another.
+# A name this far behind the nearest is still worth a mention: names that share a long prefix, such as the hooks, are
+# all near one another.
 _BEHIND = 0.15
 
 

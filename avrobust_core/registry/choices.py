@@ -23,7 +23,7 @@ from avrobust_core.blame import as_plugins_fault
 from avrobust_core.config.errors import Location, configuration_errors, location_text
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry.components import FOR_IDENTITY, Config
-from avrobust_core.registry.discovery import Offer
+from avrobust_core.registry.discovery import RegistryEntry
 from avrobust_core.registry.kinds import KINDS
 from avrobust_core.registry.registry import Registry
 
@@ -38,14 +38,14 @@ EXTRA_MARK = "x-avrobust-extra"
 class Configured:
     """A component that was looked up, and its validated configuration."""
 
-    offer: Offer
+    entry: RegistryEntry
     config: Config
 
     def identity(self) -> dict[str, Any]:
         """Its full name, its version, and what of its configuration changes results, as JSON data."""
         return {
-            "component": self.offer.full_name,
-            "version": self.offer.component.version,
+            "component": self.entry.full_name,
+            "version": self.entry.component.version,
             "config": self.config.identity(),
         }
 
@@ -58,12 +58,14 @@ class Configured:
         Raises:
             ComponentError: if that fails, or it is not what its kind should be; names the component and its plugin.
         """
-        who = f"{self.offer.kind} {self.offer.full_name} (plugin {self.offer.plugin!r})"
+        who = f"{self.entry.kind} {self.entry.full_name} (plugin {self.entry.plugin!r})"
         with as_plugins_fault(f"building {who}"):
-            made = self.offer.builder()(self.config, *arguments)
-        base = KINDS[self.offer.kind].base_class()
-        if not isinstance(made, base):
-            raise ComponentError(f"{who} built a {type(made).__name__}, which is not an avrobust_core.{base.__name__}")
+            made = self.entry.builder()(self.config, *arguments)
+        kind = KINDS[self.entry.kind]
+        if not isinstance(made, kind.base_class()):
+            raise ComponentError(f"{who} built a {type(made).__name__}, which is not an avrobust_core.{kind.base_name}")
+        if fault := kind.outdated(type(made)):
+            raise ComponentError(f"{who}: {fault}")
         return made
 
 
@@ -209,18 +211,18 @@ def configure(registry: Registry, kind: str, name: str, given: Mapping[str, obje
     """
     from avrobust_core.config.fields import silent_conversions  # not for listing
 
-    offer = registry.resolve(kind, name)
-    config: type[Config] = offer.component.config
+    entry = registry.resolve(kind, name)
+    config: type[Config] = entry.component.config
     try:
         made = config.model_validate(dict(given), context={"registry": registry})
     except ValidationError as error:
-        raise _misconfigured(offer, configuration_errors(config, error)) from error
+        raise _misconfigured(entry, configuration_errors(config, error)) from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         # A plugin's validator that raises anything but ValueError or AssertionError, sys.exit too, is at fault.
         raise ComponentError(
-            f"{offer.described} failed to validate its configuration: {type(error).__name__}: {error}"
+            f"{entry.described} failed to validate its configuration: {type(error).__name__}: {error}"
         ) from error
     faults: list[tuple[Location, str]] = [
         (location, f"expected {slot.phrase}, not {value!r}")
@@ -232,11 +234,11 @@ def configure(registry: Registry, kind: str, name: str, given: Mapping[str, obje
         except ComponentError as error:
             faults.append((location, str(error)))
     if faults:
-        raise _misconfigured(offer, faults)
-    return Configured(offer, made)
+        raise _misconfigured(entry, faults)
+    return Configured(entry, made)
 
 
-def _misconfigured(offer: Offer, faults: Sequence[tuple[Location, str]]) -> ComponentError:
+def _misconfigured(entry: RegistryEntry, faults: Sequence[tuple[Location, str]]) -> ComponentError:
     lines = [f"  {location_text(location)}: {message}" for location, message in faults]
     what = "an error" if len(faults) == 1 else f"{len(faults)} errors"
-    return ComponentError("\n".join([f"{what} in the configuration of {offer.described}:", *lines]))
+    return ComponentError("\n".join([f"{what} in the configuration of {entry.described}:", *lines]))

@@ -10,6 +10,7 @@ from typing import Any
 from avrobust_core.config.field_docs import Described
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.errors import ComponentError
+from avrobust_core.plain_text import shortened
 
 KEBAB_CASE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -78,6 +79,16 @@ class Component:
             raise TypeError(f"component {self.name!r}: config must be a subclass of avrobust_core.Config")
         if not (isinstance(self.build, str) or callable(self.build)):
             raise TypeError(f"component {self.name!r}: build must be 'package.module:Class', or callable")
+        for name in ("references", "extras"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+                raise TypeError(f"component {self.name!r}: {name} must be a tuple of strings, not {shown(value)}")
+        example: object = self.example  # what the annotations promise, a plugin's author may not have checked
+        if not isinstance(example, Mapping):
+            raise TypeError(f"component {self.name!r}: example must be a mapping, not {shown(example)}")
+        version: object = self.version
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise TypeError(f"component {self.name!r}: version must be a whole number from 1, not {shown(version)}")
 
     def builder(self) -> Callable[..., Any]:
         """The class or function that makes the component: `build`, imported if it is a name.
@@ -97,13 +108,11 @@ class Component:
         except BaseException as error:
             from avrobust_core.blame import place_of, sentence  # only where something is broken
 
+            said = f"build {self.build!r}: importing {module} failed: {sentence(error)}"
             # An import that fails says what is missing; of anything else the place is worth having.
-            place = (
-                f" ({place_of(error)})" if isinstance(error, Exception) and not isinstance(error, ImportError) else ""
-            )
-            raise ComponentError(
-                f"build {self.build!r}: importing {module} failed: {sentence(error)}{place}"
-            ) from error
+            if isinstance(error, Exception) and not isinstance(error, ImportError):
+                said += f" ({place_of(error)})"
+            raise ComponentError(said) from error
         named: Callable[..., Any] | None = getattr(found, name, None)
         if not callable(named):
             hint = did_you_mean(name, [known for known, value in vars(found).items() if callable(value)])
@@ -117,3 +126,8 @@ class Component:
             ComponentError: if `build` names nothing that can be imported and called.
         """
         return self.builder()(config, *arguments)
+
+
+def shown(value: object) -> str:
+    """A value's type and, where it is short, the value."""
+    return f"{type(value).__name__} {shortened(repr(value), 60)}"

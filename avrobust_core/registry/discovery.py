@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from typing import Any, Literal
 
@@ -19,12 +20,12 @@ _GROUP_PREFIX = "avrobust_v"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """One component as offered by one distribution.
+class RegistryEntry:
+    """A component of an installed distribution.
 
     Attributes:
         kind: a key of `KINDS`.
-        component: what is offered.
+        component: what the plugin offers.
         distribution: the distribution's name as its metadata spells it.
         distribution_version: the distribution's version.
         plugin: the name of the entry point.
@@ -49,18 +50,10 @@ class Offer:
 
     def to_json(self) -> dict[str, Any]:
         """Everything that can be said of it without reading its configuration, as JSON data."""
-        component = self.component
-        return {
-            "kind": self.kind,
-            "name": component.name,
-            "full_name": self.full_name,
-            "summary": component.summary,
-            "distribution": self.distribution,
-            "distribution_version": self.distribution_version,
-            "plugin": self.plugin,
-            "version": component.version,
-            "references": list(component.references),
-            "extras": list(component.extras),
+        mine = ("kind", "full_name", "distribution", "distribution_version", "plugin")
+        of_the_component = ("name", "summary", "version", "references", "extras")
+        return {name: getattr(self, name) for name in mine} | {
+            name: getattr(self.component, name) for name in of_the_component
         }
 
     def builder(self) -> Callable[..., Any]:
@@ -73,6 +66,11 @@ class Offer:
             return self.component.builder()
         except ComponentError as error:
             raise ComponentError(f"{self.described}: {error}") from error
+
+    def is_named(self, name: str) -> bool:
+        """True if a bare or full name means this component."""
+        distribution, _, bare = name.rpartition(":")
+        return bare == self.component.name and normalised(distribution) in ("", normalised(self.distribution))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,7 @@ class PluginRecord:
         error: why it is not "ok", on one line; None if it is, or if it was disabled.
         milliseconds: what importing it and calling its hooks took. Modules that several plugins share are
             counted for the first that imports them.
-        offers: its components; empty unless "ok".
+        entries: its components; empty unless "ok".
     """
 
     name: str
@@ -100,12 +98,23 @@ class PluginRecord:
     status: Status
     error: str | None
     milliseconds: float = 0.0
-    offers: tuple[Offer, ...] = ()
+    entries: tuple[RegistryEntry, ...] = ()
 
     @property
     def full_name(self) -> str:
         """`dist:entry-point`, with the distribution's name normalised."""
         return f"{normalised(self.distribution)}:{self.name}"
+
+    def is_of(self, distribution: str) -> bool:
+        """True if this is the distribution of the plugin, however it is spelled."""
+        return normalised(distribution) == normalised(self.distribution)
+
+    def is_named(self, name: str) -> bool:
+        """True if a name means this plugin: the entry point's, `dist:entry-point`, or the distribution's."""
+        distribution, _, entry_point = name.rpartition(":")
+        if distribution:
+            return entry_point == self.name and self.is_of(distribution)
+        return name == self.name or self.is_of(name)
 
 
 def normalised(distribution: str) -> str:
@@ -158,25 +167,19 @@ def _first_of_its_name(distribution: metadata.Distribution, name: str) -> metada
 
 def _declared_by(distribution: metadata.Distribution, name: str) -> Iterator[PluginRecord]:
     version = str(distribution.metadata["Version"] or "unknown")  # parsed anew at each access
-
-    def record(entry_point: str, module: str, group: str, status: Status, error: str | None) -> PluginRecord:
-        return PluginRecord(entry_point, name or "unnamed", version, module, group, status, error)
-
+    record = partial(PluginRecord, distribution=name or "unnamed", distribution_version=version)
     try:
         entry_points = [point for point in distribution.entry_points if point.group.startswith(_GROUP_PREFIX)]
     except Exception as error:  # noqa: BLE001  the parser raises whatever the malformed line leads to
-        yield record(
-            "?", "?", ENTRY_POINT_GROUP, "broken", f"its entry_points.txt is malformed: {type(error).__name__}: {error}"
-        )
+        why = f"its entry_points.txt is malformed: {type(error).__name__}: {error}"
+        yield record(name="?", module="?", group=ENTRY_POINT_GROUP, status="broken", error=why)
         return
     for point in entry_points:
+        status: Status = "ok"
+        fault = None
         if point.group != ENTRY_POINT_GROUP:
-            error_line = (
-                f"written for {point.group}, but this version of avrobust has {ENTRY_POINT_GROUP}: not imported"
-            )
-            yield record(point.name, point.value, point.group, "other-api", error_line)
+            status = "other-api"
+            fault = f"written for {point.group}, but this version of avrobust has {ENTRY_POINT_GROUP}: not imported"
         elif not name:
-            error_line = "its distribution has no METADATA file with a Name: reinstall it"
-            yield record(point.name, point.value, point.group, "broken", error_line)
-        else:
-            yield record(point.name, point.value, point.group, "ok", None)
+            status, fault = "broken", "its distribution has no METADATA file with a Name: reinstall it"
+        yield record(name=point.name, module=point.value, group=point.group, status=status, error=fault)

@@ -17,22 +17,27 @@ class Kind:
         name: "attack", ...
         base: the class that every such component is an instance of, "package.module:Class".
         arguments: what `Component.build` takes after the configuration, by name and type.
-        checks: its conformance checks beside those of all components, "package.module:NAME".
-        subject: what these are run on where it is more than the component as offered, "package.module:Class".
-        written: how a spec names it, for `avrobust show`: the lines above, what stands before `use`, and what to mind.
+        subject: what its checks are run on where it is more than the component as offered, "package.module:Class".
+        written: where a spec names it, for `avrobust show`: the keys above, "-" for a list's item, and what to mind.
+        replaced: methods of an earlier interface, which nothing calls any more, and what to define in their place.
     """
 
     name: str
     base: str
     arguments: Mapping[str, str] = field(default_factory=dict)
-    checks: str
-    written: tuple[tuple[str, ...], str, str]
+    written: tuple[tuple[str, ...], str]
     subject: str = ""
+    replaced: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hook(self) -> str:
         """The hook by which plugins offer it."""
         return f"avrobust_{self.name}s"
+
+    @property
+    def checks(self) -> str:
+        """Its conformance checks beside those of all components, "package.module:NAME"."""
+        return f"avrobust_core.testing.checklists:{self.name.upper()}_CHECKS"
 
     @property
     def base_name(self) -> str:
@@ -43,6 +48,14 @@ class Kind:
         """The base class, imported."""
         found: type[Any] = named(self.base)
         return found
+
+    def outdated(self, made: type) -> str | None:
+        """The fault of a class of this kind that still defines a replaced method; None if there is none."""
+        own = {name for cls in made.__mro__ if issubclass(cls, self.base_class()) for name in vars(cls)}
+        for old, new in self.replaced.items():
+            if old in own:
+                return f"{made.__name__} defines {old}, which is not called: define {new} in its place"
+        return None
 
 
 def named(name: str) -> Any:
@@ -58,42 +71,37 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             Kind(
                 name="dataset",
                 base="avrobust_core.data.dataset:Dataset",
-                checks="avrobust_core.testing.checklists:DATASET_CHECKS",
-                written=(("data:",), "  ", ""),
+                written=(("data",), ""),
             ),
             Kind(
                 name="encoder",
                 base="avrobust_core.models.base_classes:Encoder",
                 arguments={"media": "MediaSpec"},
-                checks="avrobust_core.testing.checklists:ENCODER_CHECKS",
-                written=(("encoders:", "  {name}:"), "    ", "the entry is named after its modality, or sets it"),
+                written=(("encoders", "{name}"), "the entry is named after its modality, or sets it"),
             ),
             Kind(
                 name="fusion",
                 base="avrobust_core.models.base_classes:Fusion",
                 arguments={"inputs": "Mapping[str, EncodedDims]"},
-                checks="avrobust_core.testing.checklists:FUSION_CHECKS",
-                written=(("fusion:",), "  ", "inside an entry of models"),
+                written=(("fusion",), "inside an entry of models"),
             ),
             Kind(
                 name="attack",
                 base="avrobust_core.attacks.attack:Attack",
-                checks="avrobust_core.testing.checklists:ATTACK_CHECKS",
                 subject="avrobust_core.testing.subjects:AttackSubject",
-                written=(("attacks:", "  {name}:"), "    ", ""),
+                written=(("attacks", "{name}"), ""),
             ),
             Kind(
                 name="metric",
                 base="avrobust_core.metrics.metric:Metric",
-                checks="avrobust_core.testing.checklists:METRIC_CHECKS",
-                written=(("metrics:",), "  - ", ""),
+                written=(("metrics", "-"), ""),
             ),
             Kind(
                 name="augmentation",
                 base="avrobust_core.training.augmentations:Augmentation",
-                checks="avrobust_core.testing.checklists:AUGMENTATION_CHECKS",
                 subject="avrobust_core.testing.augmentation_subjects:AugmentationSubject",
-                written=(("augment:",), "  - ", "inside an entry of training"),
+                written=(("augment", "-"), "inside an entry of training"),
+                replaced={"__call__": "begin(batch, step)"},
             ),
         )
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib import metadata
 from itertools import islice
@@ -15,8 +15,8 @@ import pluggy
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry import hookspecs
-from avrobust_core.registry.components import Component
-from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.components import Component, shown
+from avrobust_core.registry.discovery import PluginRecord, RegistryEntry
 from avrobust_core.registry.kinds import KINDS, Kind
 
 # More components than any plugin offers: a hook that yields without end is broken, and must not hang the command.
@@ -30,24 +30,24 @@ class PluginFault(ComponentError):
     """A plugin does not keep to the contract of its hooks; the message says how, and is written for its author."""
 
 
-def load(plugin: PluginRecord, taken: Mapping[tuple[str, str], str], *, strict: bool) -> PluginRecord:
+def load(plugin: PluginRecord, earlier: Iterable[PluginRecord], *, strict: bool) -> PluginRecord:
     """Import a plugin and collect what it offers; its failure is its own.
 
     Args:
         plugin: a record of `declared` with status "ok".
-        taken: by kind and name, the entry point of the same distribution that already offers that component.
+        earlier: the plugins that were loaded before; a distribution offers a component once.
         strict: raise what the plugin raised, with a note of which plugin it was, instead of recording it; import what
             its components are built from, too.
 
     Returns:
-        The record, "ok" with the offers or "broken" with the error, and the time that it took.
+        The record, "ok" with the entries or "broken" with the error, and the time that it took.
     """
     started = perf_counter()
     try:
-        loaded = replace(plugin, offers=tuple(_collect(plugin, taken)))
+        loaded = replace(plugin, entries=tuple(_collect(plugin, earlier)))
         if strict:
-            for offer in loaded.offers:
-                fitting_builder(offer)
+            for entry in loaded.entries:
+                fitting_builder(entry)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -62,27 +62,22 @@ def load(plugin: PluginRecord, taken: Mapping[tuple[str, str], str], *, strict: 
     return replace(loaded, milliseconds=(perf_counter() - started) * 1e3)
 
 
-def _collect(plugin: PluginRecord, taken: Mapping[tuple[str, str], str]) -> Iterator[Offer]:
+def _collect(plugin: PluginRecord, earlier: Iterable[PluginRecord]) -> Iterator[RegistryEntry]:
     """Yield what a plugin offers, by kind; raises whatever the plugin raises, and `PluginFault`."""
     module = metadata.EntryPoint(plugin.name, plugin.module, plugin.group).load()
-    mine: set[tuple[str, str]] = set()
+    others = (other for other in earlier if other.is_of(plugin.distribution))
+    taken = {(entry.kind, entry.component.name): other.name for other in others for entry in other.entries}
     for kind, component in _components(module, plugin.full_name):
-        key = (kind, component.name)
-        if key in mine:
-            raise PluginFault(f"it offers the {kind} {component.name!r} twice")
-        if key in taken:
-            raise PluginFault(
-                f"the entry points {taken[key]!r} and {plugin.name!r} of {plugin.distribution} "
-                f"both offer the {kind} {component.name!r}"
-            )
-        mine.add(key)
-        yield Offer(
-            kind=kind,
-            component=component,
-            distribution=plugin.distribution,
-            distribution_version=plugin.distribution_version,
-            plugin=plugin.name,
-        )
+        what = f"{kind} {component.name!r}"
+        other = taken.get((kind, component.name))
+        if other == plugin.name:
+            raise PluginFault(f"it offers the {what} twice")
+        if other is not None:
+            both = f"the entry points {other!r} and {plugin.name!r} of {plugin.distribution}"
+            raise PluginFault(f"{both} both offer the {what}")
+        taken[kind, component.name] = plugin.name
+        about = {"distribution": plugin.distribution, "distribution_version": plugin.distribution_version}
+        yield RegistryEntry(kind=kind, component=component, plugin=plugin.name, **about)
 
 
 def _components(module: object, full_name: str) -> Iterator[tuple[str, Component]]:
@@ -92,18 +87,16 @@ def _components(module: object, full_name: str) -> Iterator[tuple[str, Component
     callers = {caller.name: caller for caller in manager.get_hookcallers(module) or ()}
     _check_hooks(manager, module, callers)
     for kind in KINDS.values():
-        hook = kind.hook
-        if hook not in callers:
+        if (caller := callers.get(kind.hook)) is None:
             continue
-        implementations = callers[hook].get_hookimpls()
+        hook, implementations = kind.hook, caller.get_hookimpls()
         if any(implementation.wrapper or implementation.hookwrapper for implementation in implementations):
             raise PluginFault(f"{hook} is a hook wrapper: there is nothing to wrap, each plugin is called by itself")
-        results = callers[hook]()
+        results = caller()
         if len(results) < len(implementations):  # pluggy drops None
             raise PluginFault(f"{hook} returned None, not an iterable of components: is a 'return' or 'yield' missing?")
         for result in results:
-            for component in _checked(kind, result):
-                yield kind.name, component
+            yield from ((kind.name, component) for component in _checked(kind, result))
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: object, callers: Mapping[str, pluggy.HookCaller]) -> None:
@@ -121,8 +114,7 @@ def _check_hooks(manager: pluggy.PluginManager, module: object, callers: Mapping
         if name in hooks or not callers
     )
     if unmarked:
-        names = ", ".join(unmarked)
-        raise PluginFault(f"not marked with @avrobust_core.hookimpl, so never called: {names}")
+        raise PluginFault(f"not marked with @avrobust_core.hookimpl, so never called: {', '.join(unmarked)}")
     if not hooks & callers.keys():
         raise PluginFault(f"it implements no hook; there are: {', '.join(sorted(hooks))} (marked with @hookimpl)")
 
@@ -133,45 +125,32 @@ def _checked(kind: Kind, result: object) -> Iterator[Component]:
     if isinstance(result, Component):
         raise PluginFault(f"{hook} returned one Component, not an iterable of them: use 'yield', or return a list")
     if isinstance(result, str | bytes) or not hasattr(result, "__iter__"):
-        raise PluginFault(f"{hook} returned {_shown(result)}, not an iterable of components")
+        raise PluginFault(f"{hook} returned {shown(result)}, not an iterable of components")
     for position, item in enumerate(islice(iter(result), _MOST_COMPONENTS + 1), start=1):
         if position > _MOST_COMPONENTS:
             raise PluginFault(f"{hook} yields more than {_MOST_COMPONENTS} components")
         if not isinstance(item, Component):
-            raise PluginFault(f"{hook}: item {position} is {_shown(item)}, not a Component")
-        misfit = _misfit(kind, item)
+            raise PluginFault(f"{hook}: item {position} is {shown(item)}, not a Component")
+        misfit = None if isinstance(item.build, str) else _misbuilt(kind, item.build)
         if misfit is not None:
             raise PluginFault(f"{hook}: component {item.name!r}: {misfit}")
         yield item
 
 
-def _misfit(kind: Kind, component: Component) -> str | None:
-    """The fault by which a component does not fit its kind, as far as can be seen without building it."""
-    for name in ("references", "extras"):
-        value = getattr(component, name)
-        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-            return f"{name} must be a tuple of strings, not {_shown(value)}"
-    example: object = component.example  # what the annotations promise, a plugin's author may not have checked
-    if not isinstance(example, Mapping):
-        return f"example must be a mapping, not {_shown(example)}"
-    version: object = component.version
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        return f"version must be a whole number from 1, not {_shown(version)}"
-    return None if isinstance(component.build, str) else _misbuilt(kind, component.build)
-
-
-def fitting_builder(offer: Offer) -> Callable[..., Any]:
+def fitting_builder(entry: RegistryEntry) -> Callable[..., Any]:
     """The class or function that makes a component, imported and checked to fit its kind.
 
     Raises:
         ComponentError: if it cannot be imported, or does not fit; names the component and its plugin.
     """
-    kind, build = KINDS[offer.kind], offer.builder()
+    kind, build = KINDS[entry.kind], entry.builder()
     misfit = _misbuilt(kind, build)
-    if misfit is None and isinstance(build, type) and not issubclass(build, kind.base_class()):
-        misfit = f"{offer.component.build!r} is a class, but not of avrobust_core.{kind.base_name}"
+    if misfit is None and isinstance(build, type):
+        misfit = kind.outdated(build)
+        if not issubclass(build, kind.base_class()):
+            misfit = f"{entry.component.build!r} is a class, but not of avrobust_core.{kind.base_name}"
     if misfit is not None:
-        raise PluginFault(f"{offer.described}: {misfit}")
+        raise PluginFault(f"{entry.described}: {misfit}")
     return build
 
 
@@ -204,30 +183,19 @@ def _returned_kind(build: Callable[..., object], annotation: object) -> str | No
     return next((kinds[base] for base in bases if base in kinds), None)
 
 
-def _shown(value: object) -> str:
-    """A value's type and, where it is short, the value."""
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else f'{text[:57]}...'}"
-
-
 def one_line(error: BaseException) -> str:
     """An exception's type and message on one line, with the place in the plugin's code where it was raised."""
     import traceback  # only where something is broken
 
+    from avrobust_core.blame import place_of
+
     if isinstance(error, PluginFault):
         return " ".join(str(error).split())
     if isinstance(error, SyntaxError):
-        place: str | None = f"{error.filename}:{error.lineno}" if error.filename else None
+        place = f"{error.filename}:{error.lineno}" if error.filename else None
         text = f"{type(error).__name__}: {error.msg}"
     else:
-        place = next(
-            (
-                f"{frame.f_code.co_filename}:{line}"
-                for frame, line in reversed(list(traceback.walk_tb(error.__traceback__)))
-                if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _MACHINERY
-            ),
-            None,
-        )
+        place = place_of(error, _MACHINERY)
         # A broken `__str__` of the exception is dealt with by the traceback module.
         text = " ".join("".join(traceback.TracebackException.from_exception(error).format_exception_only()).split())
     return f"{text} ({place})" if place else text

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 
-from avrobust_core.config.suggest import closest, did_you_mean
+from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.errors import ComponentError
-from avrobust_core.registry.discovery import Offer, PluginRecord, Status, declared, normalised
+from avrobust_core.registry.discovery import PluginRecord, RegistryEntry, Status, declared, normalised
 from avrobust_core.registry.kinds import KINDS
 from avrobust_core.registry.loading import PluginFault, load
 
-__all__ = ["Offer", "PluginFault", "PluginRecord", "Registry", "Status"]
+__all__ = ["PluginFault", "PluginRecord", "Registry", "RegistryEntry", "Status"]
 
 DISABLE_VARIABLE = "AVROBUST_DISABLE_PLUGINS"
 STRICT_VARIABLE = "AVROBUST_STRICT_PLUGINS"
@@ -34,9 +34,9 @@ class Registry:
     def __init__(self, plugins: Iterable[PluginRecord]) -> None:
         self.plugins: tuple[PluginRecord, ...] = tuple(plugins)
         """Every plugin that was found, whatever its status."""
-        offers = [offer for plugin in self.plugins for offer in plugin.offers]
+        entries = [entry for plugin in self.plugins for entry in plugin.entries]
         order = list(KINDS).index
-        self._offers = tuple(sorted(offers, key=lambda o: (order(o.kind), o.component.name, o.full_name)))
+        self._entries = tuple(sorted(entries, key=lambda o: (order(o.kind), o.component.name, o.full_name)))
 
     @classmethod
     def discover(cls, *, disabled: Iterable[str] = (), strict: bool | None = None) -> Registry:
@@ -56,120 +56,95 @@ class Registry:
         strict = _strict_from_environment() if strict is None else strict
         found = declared()
         left_out = _disabled(found, disabled)
-        taken: dict[str, dict[tuple[str, str], str]] = {}
         plugins: list[PluginRecord] = []
         for position, plugin in enumerate(found):
-            if position in left_out:
-                plugins.append(replace(plugin, status="disabled", error=None))
-                continue
-            if plugin.status == "broken" and strict:
-                raise PluginFault(f"plugin {plugin.full_name}: {plugin.error}")
             loaded = plugin
-            if plugin.status == "ok":
-                names = taken.setdefault(normalised(plugin.distribution), {})
-                loaded = load(plugin, names, strict=strict)
-                names.update({(offer.kind, offer.component.name): offer.plugin for offer in loaded.offers})
+            if position in left_out:
+                loaded = replace(plugin, status="disabled", error=None)
+            elif plugin.status == "ok":
+                loaded = load(plugin, plugins, strict=strict)
+            elif plugin.status == "broken" and strict:
+                raise PluginFault(f"plugin {plugin.full_name}: {plugin.error}")
             plugins.append(loaded)
         return cls(plugins)
 
-    def offers(self, kind: str | None = None) -> tuple[Offer, ...]:
+    def entries(self, kind: str | None = None) -> tuple[RegistryEntry, ...]:
         """The components of one kind or of all, in the order of the kinds and then of the names.
 
         Raises:
             ComponentError: if there is no such kind.
         """
         if kind is None:
-            return self._offers
+            return self._entries
         if kind not in KINDS:
             raise ComponentError(
                 f"no kind of component is named {kind!r}{did_you_mean(kind, KINDS)} (there are: {', '.join(KINDS)})"
             )
-        return tuple(offer for offer in self._offers if offer.kind == kind)
+        return tuple(entry for entry in self._entries if entry.kind == kind)
 
-    def find(self, name: str, kind: str | None = None) -> tuple[Offer, ...]:
-        """Every offer that a bare or full name fits, of one kind or of all.
+    def find(self, name: str, kind: str | None = None) -> tuple[RegistryEntry, ...]:
+        """Every component that a bare or full name fits, of one kind or of all.
 
         Raises:
             ComponentError: if there is none; the message says what may have been meant, and which plugins are out.
         """
-        offers = tuple(offer for offer in self.offers(kind) if _fits(name, offer))
-        if not offers:
+        entries = tuple(entry for entry in self.entries(kind) if entry.is_named(name))
+        if not entries:
             raise ComponentError(self._not_found(name, kind))
-        return offers
+        return entries
 
-    def resolve(self, kind: str, name: str) -> Offer:
+    def resolve(self, kind: str, name: str) -> RegistryEntry:
         """The one component of this kind with this name, bare or full.
 
         Raises:
             ComponentError: if there is none, or if the bare name is offered by several distributions.
         """
-        offers = self.find(name, kind)
-        if len(offers) > 1:
-            choices = " or ".join(repr(offer.full_name) for offer in offers)
-            raise ComponentError(f"{kind} {name!r} is offered by {len(offers)} distributions: write {choices}")
-        return offers[0]
+        entries = self.find(name, kind)
+        if len(entries) > 1:
+            choices = " or ".join(repr(entry.full_name) for entry in entries)
+            raise ComponentError(f"{kind} {name!r} is offered by {len(entries)} distributions: write {choices}")
+        return entries[0]
 
-    def short_name(self, offer: Offer) -> str:
+    def short_name(self, entry: RegistryEntry) -> str:
         """The shortest name by which a spec can ask for a component: bare if that is unambiguous."""
-        name = offer.component.name
-        return name if len(self.find(name, offer.kind)) == 1 else offer.full_name
+        name = entry.component.name
+        return name if len(self.find(name, entry.kind)) == 1 else entry.full_name
 
     def _not_found(self, name: str, kind: str | None) -> str:
         """The reason why a name fits nothing: a slip, another kind, or a plugin that was not loaded."""
         distribution, _, bare = name.rpartition(":")
         what = kind or "component"
-        candidates = self.offers(kind)
-        known = {offer.component.name for offer in candidates}
+        candidates = self.entries(kind)
+        known = {entry.component.name for entry in candidates}
         if distribution:
-            of_it = [offer for offer in candidates if normalised(offer.distribution) == normalised(distribution)]
-            known = {offer.full_name for offer in of_it or candidates}
+            of_it = [entry for entry in candidates if normalised(entry.distribution) == normalised(distribution)]
+            known = {entry.full_name for entry in of_it or candidates}
         text = f"no {what} is named {name!r}"
-        if distribution and not any(_is_of(plugin, distribution) for plugin in self.plugins):
+        if distribution and not any(plugin.is_of(distribution) for plugin in self.plugins):
             dists = {normalised(plugin.distribution) for plugin in self.plugins}
             text += f": no distribution {distribution!r} has plugins"
             text += did_you_mean(distribution, dists) or did_you_mean(name, known)
-        elif closest(name, known):
-            text += did_you_mean(name, known)
-        elif known and kind is not None:
-            text += f"; there are: {', '.join(sorted(known))}"
-        elsewhere = [offer for offer in self._offers if offer.kind != kind and _fits(name, offer)]
-        sentences = [text, *(f"{offer.full_name} is of another kind: {offer.kind}" for offer in elsewhere)]
+        else:
+            there_are = f"; there are: {', '.join(sorted(known))}" if known and kind is not None else ""
+            text += did_you_mean(name, known) or there_are
+        elsewhere = [entry for entry in self._entries if entry.kind != kind and entry.is_named(name)]
+        sentences = [text, *(f"{entry.full_name} is of another kind: {entry.kind}" for entry in elsewhere)]
         sentences += self._left_out(distribution, bare)
         return " ".join(f"{sentence}{'' if sentence.endswith('?') else '.'}" for sentence in sentences).rstrip(".")
 
     def _left_out(self, distribution: str, bare: str) -> list[str]:
         """Plugins that were not loaded and may have offered a name: those it points to, or the broken ones."""
         out = [plugin for plugin in self.plugins if plugin.status != "ok"]
-        if distribution:
-            meant = [plugin for plugin in out if _is_of(plugin, distribution)]
-        else:
-            meant = [plugin for plugin in out if _is_meant(bare, plugin)]
+        meant = [plugin for plugin in out if (plugin.is_of(distribution) if distribution else plugin.is_named(bare))]
         if meant:
-            return [f"Plugin {plugin.full_name} is {_why_out(plugin)}" for plugin in meant]
+            disabled = f"disabled (by --no-plugin or {DISABLE_VARIABLE})"
+            why = {"disabled": disabled, "other-api": "", "broken": "broken: "}
+            return [f"Plugin {plugin.full_name} is {why[plugin.status]}{plugin.error or ''}" for plugin in meant]
         broken = [plugin.full_name for plugin in out if plugin.status == "broken"]
         if broken and not distribution:
             plural = "plugin is" if len(broken) == 1 else "plugins are"
             return [f"{len(broken)} {plural} broken: {', '.join(broken)} (see avrobust plugins --broken)"]
         return []
-
-
-def _fits(name: str, offer: Offer) -> bool:
-    distribution, _, bare = name.rpartition(":")
-    if bare != offer.component.name:
-        return False
-    return not distribution or normalised(distribution) == normalised(offer.distribution)
-
-
-def _is_of(plugin: PluginRecord, distribution: str) -> bool:
-    return normalised(plugin.distribution) == normalised(distribution)
-
-
-def _why_out(plugin: PluginRecord) -> str:
-    if plugin.status == "disabled":
-        return f"disabled (by --no-plugin or {DISABLE_VARIABLE})"
-    if plugin.status == "other-api":
-        return str(plugin.error)
-    return f"broken: {plugin.error}"
 
 
 def _strict_from_environment() -> bool:
@@ -188,19 +163,10 @@ def _disabled(plugins: list[PluginRecord], names: Iterable[str]) -> set[int]:
         name = given.strip()
         if not name:
             continue
-        matching = {position for position, plugin in enumerate(plugins) if _is_meant(name, plugin)}
+        matching = {position for position, plugin in enumerate(plugins) if plugin.is_named(name)}
         if not matching:
-            known: set[str] = set()
-            for plugin in plugins:
-                known |= {plugin.name, plugin.full_name, normalised(plugin.distribution)}
+            known = {known for p in plugins for known in (p.name, p.full_name, normalised(p.distribution))}
             hint = did_you_mean(name, known) or f"; there are: {', '.join(p.full_name for p in plugins) or 'none'}"
             raise ComponentError(f"{source}: no plugin is named {name!r}{hint}")
         positions |= matching
     return positions
-
-
-def _is_meant(name: str, plugin: PluginRecord) -> bool:
-    distribution, _, entry_point = name.rpartition(":")
-    if distribution:
-        return entry_point == plugin.name and _is_of(plugin, distribution)
-    return name == plugin.name or _is_of(plugin, name)

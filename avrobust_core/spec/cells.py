@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import product
 
 from avrobust_core.spec.model import Pattern, Spec
 from avrobust_core.threats.budgets import ThreatModel
@@ -70,15 +71,11 @@ def trim(
     exclude: Sequence[Pattern],
 ) -> tuple[Cell, ...]:
     """The product of models and regimes that the patterns leave, each cell with the plans that they leave."""
-    regimes = list(training)
-    cells = []
-    for model in models:
-        for regime in regimes:
-            if not _kept(include, exclude, model, regime, None):
-                continue
-            attacks = tuple(plan for plan in plans if _kept(include, exclude, model, regime, plan))
-            cells.append(Cell(model, regime, attacks))
-    return tuple(cells)
+    return tuple(
+        Cell(model, regime, tuple(plan for plan in plans if _kept(include, exclude, model, regime, plan)))
+        for model, regime in product(models, training)
+        if _kept(include, exclude, model, regime, None)
+    )
 
 
 def matches(pattern: Pattern, model: str, training: str, plan: AttackPlan | None) -> bool:

@@ -19,6 +19,7 @@ from avrobust_core.spec.nodes import (
     ListNode,
     MapNode,
     Node,
+    Path,
     Place,
     ScalarNode,
     dotted,
@@ -61,9 +62,9 @@ def _twice(root: MapNode, path: tuple[str, ...], hint: str) -> Iterator[Problem]
     """Numbers that a list has more than once."""
     seen: set[int] = set()
     for item in items_of(find(root, *path)):
-        if isinstance(item, ScalarNode) and isinstance(item.value, int) and not isinstance(item.value, bool):
+        if isinstance(item, ScalarNode) and type(item.value) is int:
             if item.value in seen:
-                yield Problem.at(item.place, f"{dotted(path)}: {item.value} is listed twice", hint)
+                yield Problem(item.place, f"{dotted(path)}: {item.value} is listed twice", hint)
             seen.add(item.value)
 
 
@@ -71,35 +72,33 @@ def _models(root: MapNode) -> Iterator[Problem]:
     encoders = _section(root, "encoders")
     for name, model in _section(root, "models").items():
         listed = list(_names(find(model, "encoders")))
-        readers: dict[str, str] = {}
+        readers: dict[str | None, str] = {}
         for encoder, place in listed:
             if encoder not in encoders and not _malformed(root, "encoders"):
                 hint = suggestion(encoder, encoders, "the encoders are")
-                yield Problem.at(place, f"models.{name}.encoders: there is no '{encoder}' in encoders", hint)
-                continue
-            modality = _modality(encoders, encoder)
-            if modality is not None and modality in readers:
+                yield Problem(place, f"models.{name}.encoders: there is no '{encoder}' in encoders", hint)
+            elif (modality := _modality(encoders, encoder)) in readers:
                 other = readers[modality]
                 also = f"'{other}' reads it already" if other != encoder else "it is listed twice"
                 message = f"models.{name}.encoders: '{encoder}' reads the modality '{modality}', and {also}"
-                yield Problem.at(place, message, "a model has one encoder for each modality")
+                yield Problem(place, message, "a model has one encoder for each modality")
             elif modality is not None:
                 readers[modality] = encoder
         if isinstance(model, MapNode) and len(listed) > 1 and written(model, "fusion") is None:
             message = f"models.{name}: {len(listed)} encoders need a fusion"
-            yield Problem.at(key_place(root, ("models", name)), message, "add, for example, `fusion: concat`")
+            yield Problem(key_place(root, ("models", name)), message, "add, for example, `fusion: concat`")
 
 
 def _threats(root: MapNode) -> Iterator[Problem]:
     encoders = _section(root, "encoders")
-    read = [modality for name in encoders if (modality := _modality(encoders, name)) is not None]
-    if not read or len(read) != len(encoders):
+    read = dict.fromkeys(_modality(encoders, name) for name in encoders)
+    if not read or None in read:
         return  # what is read is not known
     for name, threat in _section(root, "threats").items():
         for modality, place in threat.keys.items() if isinstance(threat, MapNode) else ():
             if modality not in read and modality not in ThreatModel.model_fields:
-                hint = suggestion(modality, dict.fromkeys(read), "the encoders read")
-                yield Problem.at(place, f"threats.{name}: no encoder reads the modality '{modality}'", hint)
+                hint = suggestion(modality, map(str, read), "the encoders read")
+                yield Problem(place, f"threats.{name}: no encoder reads the modality '{modality}'", hint)
 
 
 def _attacks(root: MapNode) -> Iterator[Problem]:
@@ -108,63 +107,58 @@ def _attacks(root: MapNode) -> Iterator[Problem]:
         listed = written(attack, "threats")
         if listed is None and not threats and not _malformed(root, "threats"):
             message = f"attacks.{name}: there are no threats to attack under"
-            yield Problem.at(key_place(root, ("attacks", name)), message, "add `threats`, or remove the attack")
+            yield Problem(key_place(root, ("attacks", name)), message, "add `threats`, or remove the attack")
         if isinstance(listed, ListNode) and not listed.items:
-            yield Problem.at(listed.place, f"attacks.{name}.threats: an attack needs at least one threat")
-        yield from _listed(root, listed, f"attacks.{name}.threats", "threats", "the threats are")
+            yield Problem(listed.place, f"attacks.{name}.threats: an attack needs at least one threat")
+        yield from _names_of(root, ("attacks", name, "threats"), "threats", "the threats are")
 
 
 def _correlations(root: MapNode) -> Iterator[Problem]:
     if _malformed(root, "attacks") or _malformed(root, "threats"):
         return
-    runs = {f"{plan.attack}/{plan.threat}": None for plan in _plans(root)}
-    seen: set[str] = set()
-    for run, place in _names(root.children.get("correlate")):
-        if run in seen:
-            yield Problem.at(place, f"correlate: '{run}' is listed twice")
-        seen.add(run)
-        if run not in runs:
-            yield Problem.at(
-                place,
-                f"correlate: no attack runs as '{run}'",
-                suggestion(run, runs, "the attacks under their threats are") if runs else "add `attacks` and `threats`",
-            )
+    runs = dict.fromkeys(f"{plan.attack}/{plan.threat}" for plan in _plans(root))
+    label, otherwise = "the attacks under their threats are", "add `attacks` and `threats`"
+    yield from _listed(root, ("correlate",), runs, "no attack runs as '{}'", label, otherwise)
 
 
 def _comparisons(root: MapNode) -> Iterator[Problem]:
-    for index, entry in enumerate(items_of(find(root, "compare"))):
+    for index, _ in enumerate(items_of(find(root, "compare"))):
         for section, label in (("models", "the models are"), ("training", "the training regimes are")):
-            yield from _listed(root, find(entry, section), f"compare.{index}.{section}", section, label)
+            yield from _names_of(root, ("compare", index, section), section, label)
 
 
-def _listed(root: MapNode, listed: Node | None, where: str, section: str, label: str) -> Iterator[Problem]:
+def _names_of(root: MapNode, path: Path, section: str, label: str) -> Iterator[Problem]:
     """Names in a list that a section does not have, or that are listed twice."""
-    known = _section(root, section)
+    known = None if _malformed(root, section) else _section(root, section)
+    return _listed(root, path, known, f"there is no '{{}}' in {section}", label)
+
+
+def _listed(
+    root: MapNode, path: Path, known: Mapping[str, object] | None, unknown: str, label: str, otherwise: str = ""
+) -> Iterator[Problem]:
+    """Names in the list at a path that are not known, unless that cannot be told (None), or that are listed twice."""
     seen: set[str] = set()
-    for name, place in _names(listed):
-        if name not in known and not _malformed(root, section):
-            yield Problem.at(place, f"{where}: there is no '{name}' in {section}", suggestion(name, known, label))
+    for name, place in _names(find(root, *path)):
+        if known is not None and name not in known:
+            hint = suggestion(name, known, label) or otherwise
+            yield Problem(place, f"{dotted(path)}: {unknown.format(name)}", hint)
         elif name in seen:
-            yield Problem.at(place, f"{where}: '{name}' is listed twice")
+            yield Problem(place, f"{dotted(path)}: '{name}' is listed twice")
         seen.add(name)
 
 
 def _size(root: MapNode) -> list[Problem]:
     """A problem if the product of the sections is too large to look through, or to carry out."""
     cells = len(_section(root, "models")) * len(_section(root, "training"))
-    threats = len(_section(root, "threats"))
-    runs = 1
-    for attack in _section(root, "attacks").values():
-        listed = find(attack, "threats")
-        runs += len(listed.items) if isinstance(listed, ListNode) else threats
-    seeds = root.children.get("seed")
-    several = len(seeds.items) if isinstance(seeds, ListNode) else 1
+    threats = list(_section(root, "threats"))
+    runs = 1 + sum(len(_threats_of(attack, threats)) for attack in _section(root, "attacks").values())
+    several = len(items_of(find(root, "seed"))) or 1
     patterns = 1 + sum(len(items_of(find(root, side))) for side in ("include", "exclude"))
     if cells * runs * several <= MAX_RUNS and cells * runs * patterns <= MAX_RUNS:
         return []
     message = f"too large: {cells} models in training regimes, {runs} evaluations of each, {several} seeds"
     message += f", {patterns - 1} patterns to trim them"
-    return [Problem.at(root.place, message, f"at most {MAX_RUNS}, multiplied: make several studies of it")]
+    return [Problem(root.place, message, f"at most {MAX_RUNS}, multiplied: make several studies of it")]
 
 
 def _patterns(root: MapNode) -> Iterator[Problem]:
@@ -186,23 +180,22 @@ def _patterns(root: MapNode) -> Iterator[Problem]:
             if complete and not any(matches(pattern, m, t, run) for m in models for t in training for run in runs):
                 complete = False
                 message = f"{side}.{index}: the pattern matches nothing"
-                yield Problem.at(node.place, message, "each name exists, but no attack runs under that threat")
+                yield Problem(node.place, message, "each name exists, but no attack runs under that threat")
     if complete and not trim(models, training, plans, patterns["include"], patterns["exclude"]):
         side = "exclude" if patterns["exclude"] else "include"
-        yield Problem.at(root.keys[side], f"{side}: no cell is left", "trim less")
+        yield Problem(root.keys[side], f"{side}: no cell is left", "trim less")
 
 
 def _unknown_names(root: MapNode, pattern: Node, path: tuple[str, int]) -> Iterator[Problem]:
     """Fields of a pattern that match no name of their section."""
     for field, section in _PATTERN_NAMES.items():
-        wanted = find(pattern, field)
+        wanted, names = find(pattern, field), _section(root, section)
         pattern_text = text_of(wanted)
         if wanted is None or pattern_text is None or _malformed(root, section):
             continue
-        names = _section(root, section)
         if not any(fnmatchcase(name, pattern_text) for name in names):
             message = f"{dotted((*path, field))}: '{pattern_text}' matches no name in {section}"
-            yield Problem.at(wanted.place, message, suggestion(pattern_text, names, section))
+            yield Problem(wanted.place, message, suggestion(pattern_text, names, section))
 
 
 def _pattern(node: Node) -> Pattern | None:
@@ -214,12 +207,14 @@ def _pattern(node: Node) -> Pattern | None:
 
 def _plans(root: MapNode) -> list[AttackPlan]:
     threats = list(_section(root, "threats"))
-    plans = []
-    for name, attack in _section(root, "attacks").items():
-        listed = find(attack, "threats")
-        names = [threat for threat, _ in _names(listed)] if isinstance(listed, ListNode) else threats
-        plans += [AttackPlan(name, threat) for threat in names]
-    return plans
+    attacks = _section(root, "attacks").items()
+    return [AttackPlan(name, threat) for name, attack in attacks for threat in _threats_of(attack, threats)]
+
+
+def _threats_of(attack: Node, threats: list[str]) -> list[str]:
+    """The threats that an attack lists; by default all."""
+    listed = find(attack, "threats")
+    return [threat for threat, _ in _names(listed)] if isinstance(listed, ListNode) else threats
 
 
 def _section(root: MapNode, name: str) -> Mapping[str, Node]:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-
-from pydantic_core import PydanticUndefined
 
 from avrobust_core.config.fields import Slot, arms, choices, slot_at
 from avrobust_core.registry.choices import Configured
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.spec.model import Spec
-from avrobust_core.spec.nodes import Key, Node, Path, Place, ScalarNode, dotted, find
+from avrobust_core.spec.nodes import Key, Node, Path, Place, ScalarNode, dotted, find, written
 from avrobust_core.spec.problems import Problem, SpecError, suggestion
 from avrobust_core.spec.references import kind_at
 from avrobust_core.spec.tree import split_path
 
-_DERIVED: Final = {
+_DERIVED: Final[Mapping[Path, str]] = {
     ("encoders", "modality"): "default: the entry's own name",
     ("attacks", "threats"): "default: all of threats",
 }
@@ -40,21 +39,16 @@ class Explanation:
     Attributes:
         path: the place.
         value: the resolved value, as plain data.
-        origin: `file:line:column`, the `--set` argument, or `default` and whose.
-        takes: what may stand there, in plain words; may be empty.
+        facts: in words, by name: "from" (`file:line:column`, the `--set` argument, or `default` and whose); and, if
+            known, "takes", "default" (as JSON) and "choices" (names or values, if they are few).
         description: the field's docstring; may be empty.
-        default: the default as plain data; `PydanticUndefined` if the field must be given, or there is none.
-        choices: the names or values that may stand there, if they are few and known.
         children: for a map or a list, what is in it: key, value and origin of each.
     """
 
     path: Path
     value: Any
-    origin: str
-    takes: str
+    facts: Mapping[str, str]
     description: str
-    default: Any
-    choices: tuple[str, ...]
     children: tuple[tuple[str, Any, str], ...]
 
 
@@ -65,18 +59,21 @@ def explain(loaded: LoadedSpec, where: str, registry: Registry) -> Explanation:
         SpecError: if there is no such place in the resolved spec.
     """
     value, path = _value(loaded.resolved(), where)
-    component = _component(loaded, path)
-    slot = _slot(path, component)
-    return Explanation(
-        path=path,
-        value=value,
-        origin=_origin(loaded, path),
-        takes=slot.phrase if slot is not None else "",
-        description=_description(path, slot, component),
-        default=_default(slot),
-        choices=tuple(_choices(loaded, path, slot, registry)),
-        children=tuple((str(key), item, _origin(loaded, (*path, key))) for key, item in _entries(value).items()),
-    )
+    configured, inside = _component(loaded, path)
+    slot = slot_at(Spec, path)
+    if configured is not None and inside[:1] == ("with",):
+        slot = slot_at(type(configured.config), inside[1:])
+    description = slot.description if slot is not None else ""
+    if configured is not None and inside in ((), ("use",)):
+        description = f"{configured.entry.full_name}: {configured.entry.component.summary}"
+    children = tuple((str(key), item, _origin(loaded, (*path, key))) for key, item in _entries(value).items())
+    facts = {
+        "from": _origin(loaded, path),
+        "takes": slot.phrase if slot is not None else "",
+        "default": "" if children else _default(slot),
+        "choices": ", ".join(_choices(loaded, path, slot, registry)),
+    }
+    return Explanation(path, value, {name: fact for name, fact in facts.items() if fact}, description, children)
 
 
 def _entries(value: Any) -> dict[Key, Any]:
@@ -90,53 +87,43 @@ def _value(data: Any, where: str) -> tuple[Any, Path]:
     """The value at a path of the resolved spec, and the path with its indices as integers."""
     names = split_path(where)
     if where and not names:
-        raise SpecError([Problem(f"{where!r} is not a path", "explain", hint="as in training.standard.epochs")])
+        raise SpecError([Problem(Place("explain"), f"{where!r} is not a path", "as in training.standard.epochs")])
     path: Path = ()
     for name in names:
         known = {str(key): key for key in _entries(data)}
         if name not in known:
             holder = dotted(path) or "the spec"
             hint = suggestion(name, known) if known else f"{holder} is a single value"
-            raise SpecError([Problem(f"there is no '{name}' in {holder}", where, hint=hint)])
+            raise SpecError([Problem(Place(where), f"there is no '{name}' in {holder}", hint)])
         data, path = data[known[name]], (*path, known[name])
     return data, path
 
 
-def _component(loaded: LoadedSpec, path: Path) -> tuple[Path, Configured] | None:
-    """The innermost component in whose entry `path` lies, and where the entry is."""
+def _component(loaded: LoadedSpec, path: Path) -> tuple[Configured | None, Path]:
+    """The innermost component in which `path` lies, and the path from there; None outside components."""
     for length in range(len(path), 0, -1):
         if path[:length] in loaded.components:
-            return path[:length], loaded.components[path[:length]]
-    return None
+            return loaded.components[path[:length]], path[length:]
+    return None, path
 
 
-def _slot(path: Path, component: tuple[Path, Configured] | None) -> Slot | None:
-    if component is not None:
-        entry, configured = component
-        if path[: len(entry) + 1] == (*entry, "with"):
-            return slot_at(type(configured.config), path[len(entry) + 1 :])
-    return slot_at(Spec, path)
-
-
-def _description(path: Path, slot: Slot | None, component: tuple[Path, Configured] | None) -> str:
-    if component is not None and path in (component[0], (*component[0], "use")):
-        offer = component[1].offer
-        return f"{offer.full_name}: {offer.component.summary}"
-    return slot.description if slot is not None else ""
-
-
-def _default(slot: Slot | None) -> Any:
+def _default(slot: Slot | None) -> str:
     if slot is None or slot.field is None or slot.field.is_required():
-        return PydanticUndefined
+        return ""
     default = slot.field.get_default(call_default_factory=True, validated_data={})
-    return default.model_dump(mode="json", by_alias=True) if hasattr(default, "model_dump") else default
+    return as_json(default.model_dump(mode="json", by_alias=True) if hasattr(default, "model_dump") else default)
+
+
+def as_json(value: Any) -> str:
+    """Plain data as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _choices(loaded: LoadedSpec, path: Path, slot: Slot | None, registry: Registry) -> Iterator[str]:
-    entry = path[:-1] if path[-1:] == ("use",) else path
-    kind = loaded.components[entry].offer.kind if entry in loaded.components else kind_at(entry)
+    place = path[:-1] if path[-1:] == ("use",) else path
+    kind = loaded.components[place].entry.kind if place in loaded.components else kind_at(place)
     if kind is not None:
-        yield from map(registry.short_name, registry.offers(kind))
+        yield from map(registry.short_name, registry.entries(kind))
     elif section := _NAMED.get((*path[:1], *path[2:3])):
         yield from getattr(loaded.spec, section)
     elif slot is not None and all(choices(arm) or arm is type(None) for arm in arms(slot.annotation)):
@@ -147,12 +134,10 @@ def _origin(loaded: LoadedSpec, path: Path) -> str:
     node = _written(loaded, path)
     if node is not None:
         return _said(loaded, node.place)
-    component = _component(loaded, path)
-    if component is not None and path[len(component[0]) :][:1] == ("with",):
-        return f"default of {component[1].offer.full_name}"
-    if len(path) >= 3 and (path[0], path[2]) in _DERIVED:
-        return _DERIVED[str(path[0]), str(path[2])]
-    return "default"
+    configured, inside = _component(loaded, path)
+    if configured is not None and inside[:1] == ("with",):
+        return f"default of {configured.entry.full_name}"
+    return _DERIVED.get(path[::2][:2], "default")
 
 
 def _written(loaded: LoadedSpec, path: Path) -> Node | None:
@@ -164,10 +149,7 @@ def _written(loaded: LoadedSpec, path: Path) -> Node | None:
     if node is None and path[-1:] == ("use",):
         holder = find(loaded.tree, *path[:-1])
         return holder if isinstance(holder, ScalarNode) else None
-    derived = len(path) == 3 and (path[0], path[2]) in _DERIVED
-    if derived and isinstance(node, ScalarNode) and node.value is None:
-        return None
-    return node
+    return written(loaded.tree, *path) if len(path) == 3 and path[::2] in _DERIVED else node
 
 
 def _said(loaded: LoadedSpec, place: Place) -> str:

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path as FilePath
 from typing import Final
 
+from avrobust_core.spec.nodes import Place
 from avrobust_core.spec.problems import Problem, SpecError, suggestion
 
 MAX_BYTES: Final = 2**18
@@ -26,22 +27,20 @@ def read_text(path: FilePath) -> str:
     try:
         data = _content(path)
     except FileNotFoundError:
-        raise unreadable("there is no such file", source, hint=_beside(path)) from None
+        raise unreadable(source, "there is no such file", _beside(path)) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        said = getattr(error, "strerror", None) or error
-        raise unreadable(f"cannot be read: {said}", source) from None
+        raise unreadable(source, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_BYTES:
-        raise unreadable(f"has more than {MAX_BYTES // 1024} KiB", source, hint="a spec is text of a few pages")
+        raise unreadable(source, f"has more than {MAX_BYTES // 1024} KiB", "a spec is text of a few pages")
     if data.startswith(_OTHER_UNICODE) or b"\x00" in data[:4]:
-        raise unreadable("this is UTF-16 or UTF-32, or no text", source, 1, 1, hint="save it as UTF-8")
+        raise SpecError([Problem(Place(source, 1, 1), "this is UTF-16 or UTF-32, or no text", "save it as UTF-8")])
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8")
-        line = before.count("\n") + 1
-        column = len(before) - (before.rfind("\n") + 1) + 1
+        place = Place(source, before.count("\n") + 1, len(before) - before.rfind("\n"))
         shown = f"byte 0x{data[error.start]:02x} is not UTF-8"
-        raise unreadable(shown, source, line, column, hint="save the file as UTF-8") from None
+        raise SpecError([Problem(place, shown, "save the file as UTF-8")]) from None
 
 
 def resolved(path: FilePath) -> FilePath:
@@ -53,12 +52,12 @@ def resolved(path: FilePath) -> FilePath:
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise unreadable(f"cannot be read: {getattr(error, 'strerror', None) or error}", str(path)) from None
+        raise unreadable(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def unreadable(message: str, source: str, line: int = 0, column: int = 0, hint: str = "") -> SpecError:
-    """The error of a file that cannot be used, at a place in its text if a line is given."""
-    return SpecError([Problem(message, source, line, column, hint=hint)])
+def unreadable(source: str, message: str, hint: str = "") -> SpecError:
+    """The error of a file that cannot be used as a whole."""
+    return SpecError([Problem(Place(source), message, hint)])
 
 
 def _content(path: FilePath) -> bytes:
@@ -72,10 +71,10 @@ def _content(path: FilePath) -> bytes:
 
 def _refuse_special(path: FilePath, mode: int) -> None:
     if stat.S_ISDIR(mode):
-        raise unreadable("this is a folder, not a file", str(path))
+        raise unreadable(str(path), "this is a folder, not a file")
     if not stat.S_ISREG(mode):
         kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
-        raise unreadable(f"this is {kind}, not a file", str(path), hint="write the spec into a file")
+        raise unreadable(str(path), f"this is {kind}, not a file", "write the spec into a file")
 
 
 def _beside(path: FilePath) -> str:

@@ -9,7 +9,7 @@ from pydantic.errors import PydanticUserError
 
 from avrobust_core.registry.choices import EXTRA_MARK, KIND_MARK
 from avrobust_core.registry.kinds import KINDS
-from avrobust_core.registry.registry import Offer, Registry
+from avrobust_core.registry.registry import Registry, RegistryEntry
 from avrobust_core.spec.model import NAME_PATTERN, Spec
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -22,10 +22,7 @@ _EXTENDING: Final = {
         "description": "A file, or several, to start from, relative to this one. Maps merge, anything else replaces.",
         "anyOf": _TEXTS,
     },
-    "drop": {
-        "description": "Entries of those files to leave out, by path, as in training.mixup.",
-        "anyOf": _TEXTS,
-    },
+    "drop": {"description": "Entries of those files to leave out, by path, as in training.mixup.", "anyOf": _TEXTS},
 }
 """Fields of a file that extends others."""
 
@@ -64,12 +61,12 @@ def spec_schema(registry: Registry) -> Schema:
 def _reference(kind: str, extra: Schema, registry: Registry, definitions: dict[str, Schema]) -> Schema:
     """Any component of one kind, by name or with its configuration. Adds the configurations to `definitions`."""
     arms: list[Schema] = []
-    for offer in registry.offers(kind):
-        key = f"{kind}:{offer.full_name}"
+    for entry in registry.entries(kind):
+        key = f"{kind}:{entry.full_name}"
         if key not in definitions:
-            definitions[key] = _configuration(offer, key, definitions)
-        names = list(dict.fromkeys((registry.short_name(offer), offer.full_name)))
-        summary = offer.component.summary
+            definitions[key] = _configuration(entry, key, definitions)
+        names = list(dict.fromkeys((registry.short_name(entry), entry.full_name)))
+        summary = entry.component.summary
         required = ["use", "with"] if definitions[key].get("required") else ["use"]
         if required == ["use"]:
             arms += [{"const": name, "description": summary} for name in names]
@@ -77,7 +74,7 @@ def _reference(kind: str, extra: Schema, registry: Registry, definitions: dict[s
         arms.append(
             {
                 "type": "object",
-                "title": offer.full_name,
+                "title": entry.full_name,
                 "description": summary,
                 "properties": {
                     "use": {**uses, "description": summary},
@@ -102,15 +99,14 @@ def _partial_reference(name: str, choice: Schema) -> Schema:
     return {"anyOf": [{"$ref": f"#/$defs/{name}"}, changes]}
 
 
-def _configuration(offer: Offer, key: str, definitions: dict[str, Schema]) -> Schema:
+def _configuration(entry: RegistryEntry, key: str, definitions: dict[str, Schema]) -> Schema:
     """The schema of a component's `with`; its own definitions go to `definitions`, under names of their own."""
     template = f"#/$defs/{_escaped(key)}.{{model}}"
     try:
-        schema: Schema = offer.component.config.model_json_schema(by_alias=True, ref_template=template)
+        schema: Schema = entry.component.config.model_json_schema(by_alias=True, ref_template=template)
     except PydanticUserError as error:  # a configuration with a type that JSON Schema cannot say
         return {"type": "object", "description": f"No schema: {str(error).splitlines()[0]}"}
-    for name, definition in schema.pop("$defs", {}).items():
-        definitions[f"{key}.{name}"] = definition
+    definitions |= {f"{key}.{name}": definition for name, definition in schema.pop("$defs", {}).items()}
     if list(schema) == ["$ref"]:  # a configuration that holds itself
         target = str(schema["$ref"]).rpartition(".")[2]
         schema = definitions[f"{key}.{target}"]

@@ -30,15 +30,13 @@ class LoadedSpec:
         path: the file that was loaded.
         text: its text.
         tree: what the file, the files that it extends and the overrides say together, with places.
-        overrides: the `--set` arguments, in the order in which they were applied.
-        components: by path in the tree, each component's offer and its configuration with all defaults.
+        components: by path in the tree, each component's entry in the registry and its configuration with all defaults.
     """
 
     spec: Spec
     path: FilePath
     text: str
     tree: MapNode
-    overrides: tuple[str, ...]
     components: Mapping[Path, Configured]
 
     def resolved(self) -> dict[str, Any]:
@@ -51,7 +49,7 @@ class LoadedSpec:
             entry: Any = data
             for key in path:
                 entry = entry[key]
-            entry["use"] = component.offer.full_name
+            entry["use"] = component.entry.full_name
             entry["with"] = component.config.model_dump(mode="json", by_alias=True)
         for name, encoder in data["encoders"].items():
             encoder["modality"] = modality_of(self.spec, name)
@@ -99,4 +97,4 @@ def load_spec(path: str | FilePath, registry: Registry, overrides: Sequence[str]
     if problems or spec is None or root is None:
         raise SpecError(in_order(problems, [*reading.sources, *map(override_source, overrides)]))
     settle(spec, components)
-    return LoadedSpec(spec, file, reading.text, root, tuple(overrides), components)
+    return LoadedSpec(spec, file, reading.text, root, components)

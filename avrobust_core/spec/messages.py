@@ -10,14 +10,13 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from avrobust_core.config.fields import Slot, choices, field_names, short, silent_conversions, slot_at
+from avrobust_core.config.fields import LIMITS, Slot, choices, field_names, short, silent_conversions, slot_at
 from avrobust_core.config.suggest import closest
 from avrobust_core.spec.nodes import (
     ListNode,
     MapNode,
     Node,
     Path,
-    Place,
     ScalarNode,
     child,
     dotted,
@@ -44,12 +43,7 @@ _OTHER_TYPE: Final = (
 )
 """Ends of the error types that say: this member of a union was not meant."""
 
-_LIMITS: Final[Mapping[str, str]] = {
-    "greater_than": "must be above {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be below {lt}",
-    "less_than_equal": "must be at most {le}",
-    "multiple_of": "must be a multiple of {multiple_of}",
+_FURTHER_LIMITS: Final[Mapping[str, str]] = {
     "finite_number": "must be a finite number",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
@@ -96,11 +90,11 @@ def validated(
         problems = _Teller(root, model, base).problems(error)
     mistyped = []
     for path, slot, _ in silent_conversions(model, data):
-        scalar, _ = follow(root, (*base, *path))
+        scalar = follow(root, (*base, *path))
         message = f"{dotted((*base, *path))}: expected {slot.phrase}, found {shown(scalar)}"
-        mistyped.append(Problem.at(scalar.place, message, _unquoted(scalar)))
-    told = {_position(problem) for problem in mistyped}
-    return valid, [problem for problem in problems if _position(problem) not in told] + mistyped
+        mistyped.append(Problem(scalar.place, message, _unquoted(scalar)))
+    told = {problem.place for problem in mistyped}
+    return valid, [problem for problem in problems if problem.place not in told] + mistyped
 
 
 def _unquoted(node: Node) -> str:
@@ -127,14 +121,9 @@ def shown(node: Node | None) -> str:
             return text if len(text) <= 60 else f"{text[:56]}..."
 
 
-def _position(problem: Problem) -> tuple[str, int, int]:
-    return problem.source, problem.line, problem.column
-
-
 def _locate(error: ErrorDetails, root: Node, base: Path) -> _Located:
-    node, depth = follow(root, base)
-    exists = depth == len(base)
-    path, union, arm, missing = base[:depth], None, "", None
+    node, exists = follow(root, base), find(root, *base) is not None
+    path, union, arm, missing = base if exists else base[:-1], None, "", None
     location = error["loc"]
     for index, key in enumerate(location):
         below = child(node, key) if exists else None
@@ -163,11 +152,12 @@ def _without_other_arms(located: list[_Located]) -> list[_Located]:
         if meant:
             fewest: list[_Located] = min(meant, key=len)
             kept += fewest
-        else:
-            first = next(iter(members.values()))[0]
-            same = [item for errors in members.values() for item in errors if item.error["type"] == "value_error"]
-            only = same[0] if len(same) == 1 and len(members) == 1 else None
-            kept.append(only or _Located({**first.error, "type": "union_type"}, union, None, union, ""))
+            continue
+        errors = next(iter(members.values()))
+        said = [item for item in errors if item.error["type"] == "value_error"]
+        if len(members) > 1 or len(said) != 1:
+            said = [_Located({**errors[0].error, "type": "union_type"}, union, None, union, "")]
+        kept += said
     return kept
 
 
@@ -195,44 +185,36 @@ class _Teller:
 
     def _explained(self, item: _Located, misspelled: Mapping[Path, Sequence[str]]) -> bool:
         """True if a missing field is only misspelled, which another problem says already."""
-        if not isinstance(item.missing, str):
-            return False
-        written = misspelled.get(item.path, ())
+        written = misspelled.get(item.path, ()) if isinstance(item.missing, str) else ()
         return any(closest(name, self._fields(item.path), 1) == [item.missing] for name in written)
 
     def _problem(self, item: _Located) -> Problem:
-        kind = item.error["type"]
-        if item.missing is not None:
-            return self._missing(item)
+        node, kind, location = follow(self._root, item.path), item.error["type"], item.error["loc"]
+        if isinstance(item.missing, str):
+            slot = self._slot((*item.path, item.missing)) or slot_at(self._model, location)
+            hint = f"{item.missing}: {slot.description}" if slot is not None and slot.description else ""
+            holder = max(item.path, self._base, key=len)  # the map that would hold the field need not be written
+            return Problem(node.place, f"'{item.missing}' is missing{_of(holder)}", hint)
+        key = key_place(self._root, item.path)
         if kind == "extra_forbidden":
-            name = str(item.error["loc"][-1])
+            name = str(location[-1])
             holder = item.path[:-1] if item.path[-1:] == (name,) else item.path  # a validator may rename keys
             hint = suggestion(name, self._fields(holder), "allowed")
-            return Problem.at(key_place(self._root, item.path), f"unknown field '{name}'{self._of(holder)}", hint)
-        if item.error["loc"][-1:] == ("[key]",):
-            return Problem.at(key_place(self._root, item.path), f"{self._where(item.path[:-1])}{_own_words(item)}")
-        node = follow(self._root, item.path)[0]
+            return Problem(key, f"unknown field '{name}'{_of(holder)}", hint)
+        if location[-1:] == ("[key]",):
+            return Problem(key, f"{_where(item.path[:-1])}{_own_words(item)}")
         message, hint = self._value(item, node)
-        return Problem.at(self._value_place(item, node), f"{self._where(item.path)}{message}", hint)
-
-    def _missing(self, item: _Located) -> Problem:
-        node = follow(self._root, item.path)[0]
-        if isinstance(item.missing, int):
-            slot = self._slot(item.path)
-            expected = slot.phrase if slot is not None else "more items"
-            message = f"{self._where(item.path)}expected {expected}, found {shown(node)}"
-            return Problem.at(self._value_place(item, node), message)
-        slot = self._slot((*item.path, str(item.missing)), extra=item.error["loc"])
-        hint = f"{item.missing}: {slot.description}" if slot is not None and slot.description else ""
-        holder = max(item.path, self._base, key=len)  # the map that would hold the field need not be written
-        return Problem.at(node.place, f"'{item.missing}' is missing{self._of(holder)}", hint)
+        on_one_line = (key.source, key.line) == (node.place.source, node.place.line)
+        return Problem(node.place if on_one_line else key, f"{_where(item.path)}{message}", hint)
 
     def _value(self, item: _Located, node: Node) -> tuple[str, str]:
         """Message and hint for a value that does not fit."""
-        kind, context = item.error["type"], item.error.get("ctx", {})
-        if kind in _LIMITS:
-            limits = {key: short(limit) for key, limit in context.items()}
-            return f"{_LIMITS[kind].format(**limits)}, found {shown(node)}", ""
+        kind, context, slot = item.error["type"], item.error.get("ctx", {}), self._slot(item.path)
+        if item.missing is not None:
+            return f"expected {slot.phrase if slot is not None else 'more items'}, found {shown(node)}", ""
+        limits = [f"must be {words.format(short(context[key]))}" for key, words in LIMITS.items() if key in context]
+        if limits or kind in _FURTHER_LIMITS:
+            return f"{limits[0] if limits else _FURTHER_LIMITS[kind].format(**context)}, found {shown(node)}", ""
         if kind in ("too_short", "too_long"):
             limit = context.get("min_length", context.get("max_length"))
             noun = ("entry", "entries") if isinstance(node, MapNode) else ("item", "items")
@@ -240,7 +222,6 @@ class _Teller:
             return f"needs at {bound} {limit} {noun[limit != 1]}, found {shown(node)}", ""
         if kind in ("value_error", "assertion_error"):
             return _own_words(item), ""
-        slot = self._slot(item.path)
         if slot is not None and kind.endswith(_OTHER_TYPE):
             known = [str(choice) for choice in choices(slot.annotation)]
             near = isinstance(node, ScalarNode) and closest(str(node.value), known, 1)
@@ -249,26 +230,20 @@ class _Teller:
         said = item.error["msg"]
         return f"{said[:1].lower()}{said[1:]}, found {shown(node)}", ""
 
-    def _value_place(self, item: _Located, node: Node) -> Place:
-        """The value itself; the key that holds it, where the value starts on a later line."""
-        key = key_place(self._root, item.path)
-        return key if (key.source, key.line) != (node.place.source, node.place.line) else node.place
-
-    def _slot(self, path: Path, extra: tuple[int | str, ...] = ()) -> Slot | None:
-        slot = slot_at(self._model, path[len(self._base) :]) if path[: len(self._base)] == self._base else None
-        return slot or (slot_at(self._model, extra) if extra else None)
+    def _slot(self, path: Path) -> Slot | None:
+        return slot_at(self._model, path[len(self._base) :]) if path[: len(self._base)] == self._base else None
 
     def _fields(self, path: Path) -> list[str]:
         slot = self._slot(path)
         return field_names(slot.annotation) if slot is not None else []
 
-    @staticmethod
-    def _of(path: Path) -> str:
-        return f" in {dotted(path)}" if path else ""
 
-    @staticmethod
-    def _where(path: Path) -> str:
-        return f"{dotted(path)}: " if path else ""
+def _of(path: Path) -> str:
+    return f" in {dotted(path)}" if path else ""
+
+
+def _where(path: Path) -> str:
+    return f"{dotted(path)}: " if path else ""
 
 
 def _own_words(item: _Located) -> str:

@@ -17,13 +17,13 @@ class Place:
     Attributes:
         source: the file as the user named it, or the `--set` argument.
         line: from 1; 0 means the source as a whole.
-        column: from 1, in characters.
+        column: from 1, in characters; 0 means the source as a whole.
         text: the whole source line.
     """
 
     source: str
-    line: int
-    column: int
+    line: int = 0
+    column: int = 0
     text: str = ""
 
 
@@ -66,15 +66,14 @@ def child(node: Node | None, key: Key) -> Node | None:
             return None
 
 
-def follow(root: Node, path: Path) -> tuple[Node, int]:
-    """The deepest node that exists along `path`, and the number of steps to it."""
-    node = root
-    for depth, key in enumerate(path):
-        below = child(node, key)
+def follow(root: Node, path: Path) -> Node:
+    """The deepest node that exists along `path`."""
+    for key in path:
+        below = child(root, key)
         if below is None:
-            return node, depth
-        node = below
-    return node, len(path)
+            return root
+        root = below
+    return root
 
 
 def find(root: Node | None, *path: Key) -> Node | None:
@@ -106,7 +105,7 @@ def key_place(root: Node, path: Path) -> Place:
         holder = find(root, *path[:-1])
         if isinstance(holder, MapNode) and isinstance(path[-1], str) and path[-1] in holder.keys:
             return holder.keys[path[-1]]
-    return follow(root, path)[0].place
+    return follow(root, path).place
 
 
 def plain(node: Node) -> Any:

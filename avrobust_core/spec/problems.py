@@ -24,42 +24,29 @@ class Problem:
     """One mistake in a spec.
 
     Attributes:
+        place: the mistake's place; line 0 if the source as a whole is meant.
         message: what is wrong, in one line.
-        source: the file as the user named it, or the `--set` argument.
-        line: from 1; 0 if the source as a whole is meant.
-        column: from 1, in characters; 0 if the source as a whole is meant.
-        text: the source line.
         hint: what to do about it; may be empty.
     """
 
+    place: Place
     message: str
-    source: str
-    line: int = 0
-    column: int = 0
-    text: str = ""
     hint: str = ""
-
-    @classmethod
-    def at(cls, place: Place, message: str, hint: str = "") -> Problem:
-        """The problem at this place."""
-        return cls(message, place.source, place.line, place.column, place.text, hint)
 
     def render(self) -> str:
         """`file:line:column: message`, the source line with a caret under the column, and the hint.
 
         Long lines are cut, and what cannot be printed is written as an escape.
         """
-        source = _cut(self.source)
-        if not self.line:
-            return "\n".join([f"{source}: {_cut(self.message)}", *self._hint_lines()])
-        lines = [f"{source}:{self.line}:{self.column}: {_cut(self.message)}"]
-        if self.text.strip():
-            text, column = _window(self.text.rstrip(), self.column)
+        place, hint = self.place, [f"    {_cut(self.hint)}"] if self.hint else []
+        source = _cut(place.source)
+        if not place.line:
+            return "\n".join([f"{source}: {_cut(self.message)}", *hint])
+        lines = [f"{source}:{place.line}:{place.column}: {_cut(self.message)}"]
+        if place.text.strip():
+            text, column = _window(place.text.rstrip(), place.column)
             lines += [f"    {text}", f"    {_indent_to(text, column)}^"]
-        return "\n".join(lines + self._hint_lines())
-
-    def _hint_lines(self) -> list[str]:
-        return [f"    {_cut(self.hint)}"] if self.hint else []
+        return "\n".join(lines + hint)
 
 
 class SpecError(AvrobustError):
@@ -84,8 +71,11 @@ class SpecError(AvrobustError):
 def in_order(problems: Iterable[Problem], sources: Sequence[str]) -> tuple[Problem, ...]:
     """The problems without repetitions, by source in the order of `sources`, then by position."""
     rank = {source: index for index, source in enumerate(sources)}
-    unique = dict.fromkeys(problems)
-    return tuple(sorted(unique, key=lambda p: (rank.get(p.source, len(rank)), p.line, p.column)))
+
+    def position(problem: Problem) -> tuple[int, int, int]:
+        return rank.get(problem.place.source, len(rank)), problem.place.line, problem.place.column
+
+    return tuple(sorted(dict.fromkeys(problems), key=position))
 
 
 def suggestion(name: str, known: Iterable[str], label: str = "there is") -> str:
@@ -106,10 +96,9 @@ def _cut(text: str) -> str:
 
 def _window(text: str, column: int) -> tuple[str, int]:
     """The text around a column of a line, in characters that a terminal can show, and the column in it."""
-    start = column - _AROUND if column > 2 * _AROUND else 0
-    end = max(column, start) + _AROUND
-    shown = text[start:end] if len(text) > 2 * _AROUND else text
-    start = start if len(text) > 2 * _AROUND else 0
+    long = len(text) > 2 * _AROUND
+    start = column - _AROUND if long and column > 2 * _AROUND else 0
+    shown = text[start : max(column, start) + _AROUND] if long else text
     head, tail = "..." if start else "", "..." if start + len(shown) < len(text) else ""
     plain = "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in shown)
     return f"{head}{plain}{tail}", column - start + len(head)

@@ -52,23 +52,23 @@ def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Confi
         if named is None or name is None:
             continue
         try:
-            offer = registry.resolve(kind, name)
+            entry = registry.resolve(kind, name)
         except ComponentError as error:
             message, _, hint = str(error).partition("; ")
-            problems.append(Problem.at(named.place, f"{dotted(path)}: {message}", hint))
+            problems.append(Problem(named.place, f"{dotted(path)}: {message}", hint))
             continue
         if given is not None and not isinstance(given, MapNode):
             continue
-        waiting += _places(offer.component.config, given, inside)
+        waiting += _places(entry.component.config, given, inside)
         try:
-            config, found = validated(root, offer.component.config, inside, {"registry": registry})
+            config, found = validated(root, entry.component.config, inside, {"registry": registry})
         except Exception as error:  # noqa: BLE001 - a plugin's validator is foreign code: its fault hides no other
-            message = f"the configuration of {offer.full_name} could not be checked: {type(error).__name__}: {error}"
-            problems.append(Problem.at(key_place(root, path), message, "this is a fault of the plugin"))
+            message = f"the configuration of {entry.full_name} could not be checked: {type(error).__name__}: {error}"
+            problems.append(Problem(key_place(root, path), message, "this is a fault of the plugin"))
             continue
         problems += found
         if config is not None and not found:
-            resolved[path] = Configured(offer, config)
+            resolved[path] = Configured(entry, config)
     return resolved, problems
 
 
@@ -92,7 +92,7 @@ def repeated_metrics(root: Node, components: Mapping[Path, Configured]) -> Itera
     seen: list[Configured] = []
     for path, resolved in components.items():
         if path[:1] == ("metrics",) and len(path) == 2:
-            if any(resolved.offer is other.offer and resolved.config == other.config for other in seen):
+            if any(resolved.entry is other.entry and resolved.config == other.config for other in seen):
                 place = key_place(root, path)
-                yield Problem.at(place, f"{dotted(path)}: '{resolved.offer.component.name}' is listed twice")
+                yield Problem(place, f"{dotted(path)}: '{resolved.entry.component.name}' is listed twice")
             seen.append(resolved)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path as FilePath
-from typing import Final, TypeVar
+from typing import Final
 
 from avrobust_core.spec.files import read_text, resolved, unreadable
 from avrobust_core.spec.nodes import Key, ListNode, MapNode, Node, Path, Place, ScalarNode, child, dotted, text_of
@@ -23,8 +23,6 @@ DROP: Final = "drop"
 
 MAX_FILES: Final = 100
 """Most files that a spec is made of."""
-
-T = TypeVar("T")
 
 _INDEX = re.compile(r"\[([0-9]+)\]")
 
@@ -66,12 +64,11 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
     base = _opened(base, path)
     if not isinstance(base, MapNode):
         return over
-    children = dict(base.children)
     if kind_at(path) is not None and _other_component(base, over):
-        children.pop("with", None)
-    for key, value in over.children.items():
-        children[key] = merge(children[key], value, (*path, key)) if key in children else value
-    return MapNode(children, {**base.keys, **over.keys}, over.place)
+        base = _without(base, "with")
+    below = base.children
+    laid = {key: merge(below[key], node, (*path, key)) if key in below else node for key, node in over.children.items()}
+    return MapNode({**below, **laid}, {**base.keys, **over.keys}, over.place)
 
 
 def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]]:
@@ -82,16 +79,16 @@ def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]
     """
     source = override_source(argument)
     written, equals, value = argument.partition("=")
-    place = Place(source, 1, 1, _first_line(argument))
+    place = Place(source, 1, 1, source.removeprefix("--set "))
     steps = _steps(written, place)
     if not equals or not steps:
-        return root, [Problem.at(place, "not of the form path=value", "as in --set training.standard.epochs=3")]
+        return root, [Problem(place, "not of the form path=value", "as in --set training.standard.epochs=3")]
     if len(steps) > MAX_DEPTH:
-        return root, [Problem.at(place, f"a path of {len(steps)} keys: nested more than {MAX_DEPTH} deep")]
+        return root, [Problem(place, f"a path of {len(steps)} keys: nested more than {MAX_DEPTH} deep")]
     if steps[0][0] in (EXTENDS, DROP):
-        return root, [Problem.at(place, f"`{steps[0][0]}` cannot be set", "write it into the file")]
+        return root, [Problem(place, f"`{steps[0][0]}` cannot be set", "write it into the file")]
     if not value.strip():
-        return root, [Problem.at(place, "there is no value", "write null to leave it empty")]
+        return root, [Problem(place, "there is no value", "write null to leave it empty")]
     reading = read_yaml(value, source, f"{written}=", comments=False)
     if reading.root is None:
         return root, list(reading.problems)
@@ -105,7 +102,7 @@ def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]
 
 def override_source(argument: str) -> str:
     """The name of a `--set` argument in problems and explanations."""
-    return f"--set {_first_line(argument)}"
+    return f"--set {next(iter(argument.splitlines()), '')}"
 
 
 def _read(path: FilePath, reading: TreeReading, chain: tuple[FilePath, ...], named_at: Place | None) -> MapNode | None:
@@ -113,21 +110,20 @@ def _read(path: FilePath, reading: TreeReading, chain: tuple[FilePath, ...], nam
     source = str(path)
     if source not in reading.sources:
         reading.sources.append(source)
-
     try:
         identity = resolved(path)
         if identity in chain:
             names = [str(item.name) for item in (*chain[chain.index(identity) :], identity)]
-            raise unreadable(f"extends itself: {' -> '.join(names)}", source)
+            raise unreadable(source, f"extends itself: {' -> '.join(names)}")
         if identity in reading.trees:
             return reading.trees[identity]
         if len(reading.trees) + len(chain) >= MAX_FILES:
-            raise unreadable(f"extends more than {MAX_FILES - 1} files", source)
+            raise unreadable(source, f"extends more than {MAX_FILES - 1} files")
         text = read_text(path)
     except SpecError as error:
         (problem,) = error.problems
-        if named_at is not None and not problem.line:
-            problem = Problem.at(named_at, f"{source}: {problem.message}", problem.hint)
+        if named_at is not None and not problem.place.line:
+            problem = Problem(named_at, f"{source}: {problem.message}", problem.hint)
         reading.problems.append(problem)
         return None
     if not chain:
@@ -145,13 +141,13 @@ def _extended(text: str, path: FilePath, reading: TreeReading, chain: tuple[File
     if root is None:
         return None
     if not isinstance(root, MapNode):
-        reading.problems.append(Problem.at(root.place, "a spec is a map, with `version`, `name`, `data` and so on"))
+        reading.problems.append(Problem(root.place, "a spec is a map, with `version`, `name`, `data` and so on"))
         return None
-    own = MapNode(_without(root.children), _without(root.keys), root.place)
+    own = _without(root, EXTENDS, DROP)
     dropped = _texts(root.children.get(DROP), "drop: expected a list of paths, as in [training.mixup]", reading)
     if EXTENDS not in root.children:
         if DROP in root.children:
-            reading.problems.append(Problem.at(root.keys[DROP], "drop: there is no `extends` to leave anything out of"))
+            reading.problems.append(Problem(root.keys[DROP], "drop: there is no `extends` to leave anything out of"))
         return own
     bases = _texts(root.children[EXTENDS], "extends: expected the path of a file, or a list of them", reading)
     if bases is None:
@@ -178,7 +174,7 @@ def _texts(node: Node | None, message: str, reading: TreeReading) -> list[Scalar
         if isinstance(item, ScalarNode) and text_of(item):
             texts.append(item)
         else:
-            reading.problems.append(Problem.at(item.place, message))
+            reading.problems.append(Problem(item.place, message))
     return texts if len(texts) == len(items) else None
 
 
@@ -186,7 +182,7 @@ def _dropped(root: Node, entry: ScalarNode, reading: TreeReading) -> Node:
     """A copy of the tree without the entry of a map that `entry` names by its path."""
     steps = split_path(str(entry.value))
     if not steps:
-        reading.problems.append(Problem.at(entry.place, f"drop: '{entry.value}' is not a path", "as in training.mixup"))
+        reading.problems.append(Problem(entry.place, f"drop: '{entry.value}' is not a path", "as in training.mixup"))
         return root
 
     def without(node: Node, path: Path) -> Node:
@@ -195,20 +191,19 @@ def _dropped(root: Node, entry: ScalarNode, reading: TreeReading) -> Node:
             where = dotted(path) or "the files that are extended"
             known = node.children if isinstance(node, MapNode) else ()
             hint = suggestion(name, known) if known else f"{where} is not a map: write it anew"
-            reading.problems.append(Problem.at(entry.place, f"drop: there is no '{name}' in {where}", hint))
+            reading.problems.append(Problem(entry.place, f"drop: there is no '{name}' in {where}", hint))
             return node
-        children, keys = dict(node.children), dict(node.keys)
-        if len(path) + 1 < len(steps):
-            children[name] = without(children[name], (*path, name))
-        else:
-            del children[name], keys[name]
-        return MapNode(children, keys, node.place)
+        if len(path) + 1 == len(steps):
+            return _without(node, name)
+        return replace(node, children={**node.children, name: without(node.children[name], (*path, name))})
 
     return without(root, ())
 
 
-def _without(entries: Mapping[str, T]) -> dict[str, T]:
-    return {key: value for key, value in entries.items() if key not in (EXTENDS, DROP)}
+def _without(node: MapNode, *names: str) -> MapNode:
+    """A copy of a map without these entries."""
+    kept = [name for name in node.children if name not in names]
+    return MapNode({name: node.children[name] for name in kept}, {name: node.keys[name] for name in kept}, node.place)
 
 
 def _opened(node: Node, path: Path) -> Node:
@@ -251,8 +246,7 @@ def _set(node: Node, steps: Sequence[tuple[str, Place]], value: Node, path: Path
     node = _opened(node, path)
     match node:
         case MapNode():
-            empty = MapNode({}, {}, place)
-            below = _set(node.children.get(name, empty), rest, value, (*path, name))
+            below = _set(node.children.get(name, MapNode({}, {}, place)), rest, value, (*path, name))
             return MapNode({**node.children, name: below}, {**node.keys, name: place}, node.place)
         case ListNode():
             index: Key = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else name
@@ -260,13 +254,9 @@ def _set(node: Node, steps: Sequence[tuple[str, Place]], value: Node, path: Path
             if item is None or not isinstance(index, int):
                 there = f"0 to {len(node.items) - 1}" if node.items else "none: the list is empty"
                 message = f"{dotted(path)} is a list, and has no item '{name}'"
-                raise SpecError([Problem.at(place, message, f"items: {there}")])
+                raise SpecError([Problem(place, message, f"items: {there}")])
             changed = _set(item, rest, value, (*path, index))
             return ListNode((*node.items[:index], changed, *node.items[index + 1 :]), node.place)
         case _:
             message = f"{dotted(path)} is a single value, and has no '{name}'"
-            raise SpecError([Problem.at(place, message, f"set {dotted(path)} itself")])
-
-
-def _first_line(text: str) -> str:
-    return next(iter(text.splitlines()), "")
+            raise SpecError([Problem(place, message, f"set {dotted(path)} itself")])

@@ -21,27 +21,23 @@ def unusable_values(root: MapNode) -> list[Problem]:
     """Every value that cannot be used wherever it stands; or that there are too many."""
     if sum(1 for _ in islice(nodes(root), MAX_NODES + 1)) > MAX_NODES:
         message = f"more than {MAX_NODES} values, with all that is extended and set"
-        return [Problem.at(root.place, message)]
+        return [Problem(root.place, message)]
     return [problem for path, node in nodes(root) for problem in _faults(path, node)]
 
 
 def _faults(path: Path, node: Node) -> Iterator[Problem]:
-    if isinstance(node, MapNode):
-        for key, place in node.keys.items():
-            if fault := _text_fault(key):
-                yield Problem.at(place, f"a key with {fault}" + (f" in {dotted(path)}" if path else ""))
-    if not isinstance(node, ScalarNode):
-        return
-    match node.value:
-        case bool():
-            pass
-        case int() if abs(node.value) > _LARGEST:
-            yield Problem.at(node.place, f"{dotted(path)}: a whole number of more than 64 bits")
-        case float() if not math.isfinite(node.value):
-            message = f"{dotted(path)}: must be a finite number, found {node.value}"
-            yield Problem.at(node.place, message, "numbers beyond 1.8e308 are not read either")
-        case str() if fault := _text_fault(node.value):
-            yield Problem.at(node.place, f"{dotted(path)}: text with {fault}")
+    match node:
+        case MapNode():
+            for key, place in node.keys.items():
+                if fault := _text_fault(key):
+                    yield Problem(place, f"a key with {fault}" + (f" in {dotted(path)}" if path else ""))
+        case ScalarNode(value=int() as number) if abs(number) > _LARGEST:
+            yield Problem(node.place, f"{dotted(path)}: a whole number of more than 64 bits")
+        case ScalarNode(value=float() as number) if not math.isfinite(number):
+            message = f"{dotted(path)}: must be a finite number, found {number}"
+            yield Problem(node.place, message, "numbers beyond 1.8e308 are not read either")
+        case ScalarNode(value=str() as text) if fault := _text_fault(text):
+            yield Problem(node.place, f"{dotted(path)}: text with {fault}")
 
 
 def _text_fault(text: str) -> str:

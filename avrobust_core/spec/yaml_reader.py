@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import yaml
 
@@ -25,9 +25,7 @@ MAX_NODES: Final = 20_000
 NULL = re.compile(r"null|Null|NULL|~|")
 BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-INFINITY = re.compile(r"[-+]?\.(inf|Inf|INF)")
-NAN = re.compile(r"\.(nan|NaN|NAN)")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -65,7 +63,12 @@ def read_yaml(text: str, source: str, prefix: str = "", *, comments: bool = True
         prefix: what stands before the text in its first line, as in `--set path=value`: columns count it.
         comments: whether ` #` begins a comment, as it does in a file; if not, it stands for itself.
     """
-    return _Composer(text, source, prefix, comments=comments).read()
+    composer = _Composer(text, source, prefix, comments=comments)
+    try:
+        root = composer.document()
+    except _FatalError:
+        root = None
+    return Reading(root, tuple(composer.problems))
 
 
 def scalar_value(text: str) -> str | int | float | bool | None:
@@ -81,9 +84,7 @@ def scalar_value(text: str) -> str | int | float | bool | None:
     if INT.fullmatch(text):
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if FLOAT.fullmatch(text):
-        return float(text)
-    if INFINITY.fullmatch(text) or NAN.fullmatch(text):
-        return float(text.replace(".", "").lower())
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     return text
 
 
@@ -102,23 +103,18 @@ class _Composer:
         self._prefix = prefix
         self._lines = _LINE_BREAK.split(text)
         self._lines[0] = prefix + self._lines[0]  # here, once: every node's place holds on to its line
-        self._problems: list[Problem] = []
+        self.problems: list[Problem] = []
         self._anchors: dict[str, tuple[Node, int] | None] = {}  # None while the anchored node is being read
         self._count = 0
         self._loader: Any = None  # PyYAML's scanner and parser, of which types-PyYAML knows half
 
-    def read(self) -> Reading:
-        try:
-            root = self._document()
-        except _FatalError:
-            root = None
-        return Reading(root, tuple(self._problems))
-
-    def _document(self) -> Node | None:
+    def document(self) -> Node:
         try:
             self._loader = yaml.SafeLoader(self._text.replace("#", self._hash))
-        except yaml.reader.ReaderError as error:
-            self._unreadable(error)
+        except yaml.reader.ReaderError as error:  # it looks at every character before it begins
+            lines = _LINE_BREAK.split(self._text[: error.position])
+            message = f"the character U+{ord(self._text[error.position]):04X} is not allowed in YAML"
+            raise self._fatal(self._place_at(len(lines) - 1, len(lines[-1])), message) from None
         self._next()  # start of the stream
         event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
@@ -133,8 +129,6 @@ class _Composer:
     def _next(self) -> yaml.Event:
         try:
             event: yaml.Event = self._loader.get_event()
-        except yaml.reader.ReaderError as error:
-            self._unreadable(error)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             place = self._place(mark) if mark else self._place_at(0, 0)
@@ -163,9 +157,8 @@ class _Composer:
         if tag is not None:
             shown = tag.replace("tag:yaml.org,2002:", "!!")
             self._note(place, f"the tag {shown} is not allowed", "a spec is plain data: remove the tag")
-        node: Node
         if isinstance(event, yaml.SequenceStartEvent):
-            node = self._list(place, depth)
+            node: Node = self._list(place, depth)
         elif isinstance(event, yaml.MappingStartEvent):
             node = self._map(place, depth)
         else:
@@ -250,12 +243,6 @@ class _Composer:
         if self._count > MAX_NODES:
             raise self._fatal(place, f"more than {MAX_NODES} values, aliases expanded")
 
-    def _unreadable(self, error: yaml.reader.ReaderError) -> NoReturn:
-        before = self._text[: error.position]
-        lines = _LINE_BREAK.split(before)
-        place = self._place_at(len(lines) - 1, len(lines[-1]))
-        raise self._fatal(place, f"the character U+{ord(self._text[error.position]):04X} is not allowed in YAML")
-
     def _place(self, mark: Any) -> Place:
         return self._place_at(mark.line, mark.column)
 
@@ -266,7 +253,7 @@ class _Composer:
         return Place(self._source, line + 1, column + 1, text)
 
     def _note(self, place: Place, message: str, hint: str = "") -> None:
-        self._problems.append(Problem.at(place, message, hint))
+        self.problems.append(Problem(place, message, hint))
 
     def _fatal(self, place: Place, message: str, hint: str = "") -> _FatalError:
         self._note(place, message, hint)

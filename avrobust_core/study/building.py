@@ -162,8 +162,8 @@ class Builder:
         identity = {
             "seed": self.spec.seed,
             "data": {
-                "component": data.offer.full_name,
-                "version": data.offer.component.version,
+                "component": data.entry.full_name,
+                "version": data.entry.component.version,
                 "fingerprint": self.data_fingerprint(dataset),
             },
             "encoders": {modality: part.identity() for modality, part in encoders.items()},

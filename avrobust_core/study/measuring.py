@@ -47,7 +47,7 @@ class _Task:
     @property
     def name(self) -> str:
         """The metric's."""
-        return self.component.offer.component.name
+        return self.component.entry.component.name
 
 
 class Measuring:
@@ -75,7 +75,7 @@ class Measuring:
             for wanted in metric.latents if dataset.task in metric.tasks else ():
                 if wanted.split is not None and wanted.split not in dataset.splits:
                     raise ComponentError(
-                        f"metric {component.offer.component.name!r} asks for the split {wanted.split!r}, which the "
+                        f"metric {component.entry.component.name!r} asks for the split {wanted.split!r}, which the "
                         f"data set does not have; it has: {', '.join(dataset.splits)}"
                     )
 
@@ -164,7 +164,7 @@ class Measuring:
     ) -> tuple[dict[str, Any], _Task | None]:
         if evaluation.attack is not None and not metric.under_attack:
             return {}, None
-        where = {"metric": component.offer.component.name, "attack": evaluation.attack, "threat": evaluation.threat}
+        where = {"metric": component.entry.component.name, "attack": evaluation.attack, "threat": evaluation.threat}
         task = self.process.dataset.task
         if task not in metric.tasks:
             return where | {"left_out": f"not defined for {task} data"}, None

@@ -16,7 +16,7 @@ from avrobust_core._version import __version__
 from avrobust_core.errors import RunError
 from avrobust_core.files import read_json
 from avrobust_core.registry.choices import Configured, choices_in
-from avrobust_core.registry.registry import Offer, Registry
+from avrobust_core.registry.registry import Registry, RegistryEntry
 from avrobust_core.study.plan import PlannedCell
 
 DECIDING: Mapping[str, str] = MappingProxyType(
@@ -55,7 +55,7 @@ def made_with(device: str, components: Iterable[Configured]) -> dict[str, Any]:
         device: its type: cpu, cuda.
         components: the components whose work it is; those inside their configurations count, too.
     """
-    versions = {o.full_name: o.distribution_version for used in components for o in _offers(used)}
+    versions = {o.full_name: o.distribution_version for used in components for o in _all_entries(used)}
     unused = {name for name, module in DECIDING.items() if module not in sys.modules}
     libraries = {name: value for name, value in _versions().items() if name not in unused}
     return {**libraries, "device": device, "components": dict(sorted(versions.items()))}
@@ -66,11 +66,11 @@ def made_today(device: str, components: Iterable[Configured]) -> dict[str, Any]:
     return _versions() | made_with(device, components)
 
 
-def _offers(component: Configured) -> Iterator[Offer]:
-    """The offers of a component and of every one inside its configuration."""
-    yield component.offer
+def _all_entries(component: Configured) -> Iterator[RegistryEntry]:
+    """The registry's entries of a component and of every one inside its configuration."""
+    yield component.entry
     for _, choice in choices_in(component.config):
-        yield from _offers(choice.configured())
+        yield from _all_entries(choice.configured())
 
 
 @cache

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from avrobust_core.config.errors import nested_models
 from avrobust_core.data.media import MediaSpec
-from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.discovery import PluginRecord, RegistryEntry
 from avrobust_core.registry.kinds import KINDS, named
 from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.component_subjects import MEDIA, OfferSubject
@@ -35,7 +35,7 @@ def check_imports_without_torch(plugin: PluginRecord) -> None:
 
 def check_described_fields(subject: OfferSubject) -> None:
     """Every field of the configuration is described."""
-    if bare := list(_undescribed(subject.offer.component.config, ())):
+    if bare := list(_undescribed(subject.entry.component.config, ())):
         raise CheckFailed(
             f"no description of {', '.join(bare)}: put a docstring below each field, `avrobust show` prints it"
         )
@@ -47,7 +47,7 @@ def check_example(subject: OfferSubject) -> None:
         config = subject.config()
     except Exception as error:
         raise CheckFailed(
-            f"its example {dict(subject.offer.component.example)} is not valid: {one_line(error)}"
+            f"its example {dict(subject.entry.component.example)} is not valid: {one_line(error)}"
         ) from error
     try:
         json.dumps(config.identity())
@@ -71,7 +71,7 @@ PLUGIN_CHECKS: tuple[Check[PluginRecord], ...] = (Check(check_imports_without_to
 """The checks of a plugin as a whole."""
 
 
-def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[CheckOutcome]:
+def check_offer(offer: RegistryEntry, media: tuple[MediaSpec, ...] = ()) -> Iterator[CheckOutcome]:
     """Run every check of a component, as its example configures it, and yield the outcome of each.
 
     Args:
@@ -90,7 +90,7 @@ def check_offer(offer: Offer, media: tuple[MediaSpec, ...] = ()) -> Iterator[Che
             yield run_check(made, found)
 
 
-def media_of(offers: tuple[Offer, ...]) -> tuple[MediaSpec, ...]:
+def media_of(offers: tuple[RegistryEntry, ...]) -> tuple[MediaSpec, ...]:
     """The media of these data sets; those that cannot be built here are left out."""
     found: list[MediaSpec] = []
     for offer in offers:

@@ -12,7 +12,7 @@ from avrobust_core.errors import AvrobustError, ComponentError
 from avrobust_core.models.base_classes import EncodedDims
 from avrobust_core.models.whole import Raw, RawDims
 from avrobust_core.registry.components import Config
-from avrobust_core.registry.discovery import Offer
+from avrobust_core.registry.discovery import RegistryEntry
 from avrobust_core.registry.kinds import KINDS
 from avrobust_core.registry.loading import fitting_builder, one_line
 from avrobust_core.testing.running import CheckFailed, NotApplicable
@@ -44,16 +44,16 @@ class OfferSubject:
     """A component that is checked.
 
     Attributes:
-        offer: the component, and who offers it.
+        entry: the component, and who offers it.
         media: tried in this order with encoders and whole models; the first that one accepts is used.
     """
 
-    offer: Offer
+    entry: RegistryEntry
     media: tuple[MediaSpec, ...] = MEDIA
 
     def config(self) -> Config:
         """The configuration of the component's example."""
-        return self.offer.component.config.model_validate(dict(self.offer.component.example))
+        return self.entry.component.config.model_validate(dict(self.entry.component.example))
 
     def build(self) -> Any:
         """The component, made from its example."""
@@ -66,13 +66,13 @@ class OfferSubject:
             CheckFailed: if building raised, or gave something else than its kind should be.
             NotApplicable: if it refuses: its example needs files, or media, that are not here.
         """
-        kind = self.offer.kind
+        kind = self.entry.kind
         choices: tuple[tuple[Any, ...], ...] = {
             "encoder": tuple((media,) for media in self.media),
             "fusion": ((dict(DIMS),), *((dims,) for dims in raw_choices(self.media))),
         }.get(kind, ((),))
         try:
-            build = fitting_builder(self.offer)
+            build = fitting_builder(self.entry)
         except ComponentError as error:
             raise CheckFailed(str(error)) from error
         refusals: list[str] = []

@@ -6,7 +6,7 @@ from avrobust_core.testing import ATTACK_CHECKS, AttackSubject, parametrize_with
 SHORTER = {"steps": 20, "queries": 60, "draws": 8, "epochs": 3}
 """For attacks whose example takes more, but where accuracy is what is checked."""
 
-OFFERS = [offer.component for offer in Registry.discover().offers("attack") if offer.distribution == "avrobust"]
+OFFERS = [offer.component for offer in Registry.discover().entries("attack") if offer.distribution == "avrobust"]
 ACCURACY = [check for check in ATTACK_CHECKS if check.name == "smallest_perturbation"]
 FEW_STEPS = [check for check in ATTACK_CHECKS if check.name == "one_step"]
 BEHAVIOUR = [check for check in ATTACK_CHECKS if check not in ACCURACY]

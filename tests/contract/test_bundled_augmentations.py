@@ -12,7 +12,7 @@ from avrobust_core.testing.checklists import AUGMENTATION_CHECKS
 
 COMPONENTS = {
     offer.component.name: offer.component
-    for offer in Registry.discover().offers("augmentation")
+    for offer in Registry.discover().entries("augmentation")
     if offer.distribution == "avrobust"
 }
 OTHERS = {

@@ -24,7 +24,7 @@ import pytest
 
 from avrobust_core import Component, Config
 from avrobust_core.cli import command_parser
-from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.discovery import PluginRecord, RegistryEntry
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import load_spec
 
@@ -113,9 +113,11 @@ def test_yaml_is_a_spec_or_part_of_one(block: Block, tmp_path: Path) -> None:
 def with_the_readers_own() -> Registry:
     """What is installed, and the fusion `my-net` that the README shows how to offer."""
     component = Component(name="my-net", summary="My network.", config=Config, build=lambda *_: None)
-    offer = Offer(kind="fusion", component=component, distribution="mine", distribution_version="1", plugin="mine")
+    offer = RegistryEntry(
+        kind="fusion", component=component, distribution="mine", distribution_version="1", plugin="mine"
+    )
     about = {"distribution_version": "1", "module": PLACEHOLDER, "group": "avrobust_v1", "status": "ok"}
-    mine = PluginRecord(name="mine", distribution="mine", error=None, milliseconds=0.0, offers=(offer,), **about)
+    mine = PluginRecord(name="mine", distribution="mine", error=None, milliseconds=0.0, entries=(offer,), **about)
     return Registry([*Registry.discover().plugins, mine])
 
 

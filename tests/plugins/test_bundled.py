@@ -4,13 +4,13 @@ import pytest
 
 from avrobust_core import Registry
 from avrobust_core.registry.loading import fitting_builder
-from avrobust_core.registry.registry import Offer
+from avrobust_core.registry.registry import RegistryEntry
 
-OFFERS = [offer for offer in Registry.discover().offers() if offer.distribution == "avrobust"]
+OFFERS = [offer for offer in Registry.discover().entries() if offer.distribution == "avrobust"]
 
 
 @pytest.mark.parametrize("offer", OFFERS, ids=[f"{offer.kind}-{offer.component.name}" for offer in OFFERS])
-def test_each_is_built_from_the_name_of_a_class_or_function_that_fits_its_kind(offer: Offer) -> None:
+def test_each_is_built_from_the_name_of_a_class_or_function_that_fits_its_kind(offer: RegistryEntry) -> None:
     assert isinstance(offer.component.build, str)
     assert callable(fitting_builder(offer))
 

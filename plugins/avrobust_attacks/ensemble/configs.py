@@ -43,7 +43,7 @@ class EnsembleConfig(Config):
             own = {attack.name: attack for attack in SINGLE_ATTACKS}
             return [(name, own[name], own[name].config(**settings)) for name, settings in STANDARD]
         members = [(member.use, member.configured()) for member in self.members]
-        return [(name, found.offer.component, found.config) for name, found in members]
+        return [(name, found.entry.component, found.config) for name, found in members]
 
     def identity(self) -> dict[str, Any]:
         """With the members' own versions, the standard ones' too: when results of one change, the ensemble's do."""

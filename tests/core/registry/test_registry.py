@@ -187,9 +187,9 @@ def test_a_broken_plugin_is_reported_and_the_others_stay(case: str, install: Cal
     assert broken.error is not None
     assert expected in broken.error
     assert "\n" not in broken.error
-    assert broken.offers == ()
+    assert broken.entries == ()
     assert (broken.distribution, broken.distribution_version) == ("fake-broken", "1.0")
-    assert [offer.full_name for offer in registry.offers("attack")] == ["fake-other:healthy", "fake-broken:sound"]
+    assert [offer.full_name for offer in registry.entries("attack")] == ["fake-other:healthy", "fake-broken:sound"]
     assert registry.resolve("attack", "sound").plugin == "good"
 
 
@@ -224,8 +224,8 @@ def test_every_kind_is_offered_by_its_hook(install: Callable[..., Path]) -> None
     install("fake-a", all=source(body))
     registry = discover()
     assert record(registry, "fake-a:all").error is None
-    assert [offer.kind for offer in registry.offers()] == [hook.removesuffix("s") for hook in hooks]
-    assert {offer.full_name for offer in registry.offers()} == {"fake-a:fake-thing"}
+    assert [offer.kind for offer in registry.entries()] == [hook.removesuffix("s") for hook in hooks]
+    assert {offer.full_name for offer in registry.entries()} == {"fake-a:fake-thing"}
 
 
 def test_a_build_whose_signature_cannot_be_evaluated_is_left_to_be_called(install: Callable[..., Path]) -> None:
@@ -341,6 +341,54 @@ def test_a_name_of_what_does_not_fit_its_kind_is_told_at_strict_start_up(
     assert str(caught.value).startswith(f"attack 'named' (plugin 'p' of fake-a 1.0): {UNFIT_BUILDS[build]}")
 
 
+OUTDATED = """
+from torch import nn
+from avrobust_core import Augmentation
+
+
+class Old(Augmentation):
+    def __init__(self, config):
+        pass
+
+    def __call__(self, batch, step):
+        return batch
+
+
+class Heir(Old):
+    pass
+
+
+class Module(nn.Module, Augmentation):
+    def __init__(self, config):
+        super().__init__()
+
+
+def make(config):
+    return Old(config)
+"""
+
+
+@pytest.mark.parametrize("name", ["Old", "Heir", "make", "Module"])
+def test_an_augmentation_that_defines_call_is_refused_since_begin_took_its_place(
+    name: str, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = f"@hookimpl\ndef avrobust_augmentations():\n    yield offer('named', build='outdated_parts:{name}')\n"
+    (install("fake-a", p=source(hook)) / "outdated_parts.py").write_text(OUTDATED)
+    monkeypatch.delitem(sys.modules, "outdated_parts", raising=False)
+    choice = configure(discover(), "augmentation", "named", {})
+    if name == "Module":  # whose __call__ is torch's
+        assert type(choice.build()).__name__ == "Module"
+        return
+    refusal = r"defines __call__, which is not called: define begin\(batch, step\) in its place"
+    with pytest.raises(ComponentError, match=rf"^augmentation fake-a:named \(plugin 'p'\): (Old|Heir) {refusal}$"):
+        choice.build()
+    if name != "make":
+        with pytest.raises(
+            ComponentError, match=rf"^augmentation 'named' \(plugin 'p' of fake-a 1.0\): {name} {refusal}"
+        ):
+            discover(strict=True)
+
+
 # ---------------------------------------------------------------------------------------------------------- names
 
 
@@ -350,7 +398,7 @@ def test_the_same_name_twice_in_one_distribution_breaks_the_later_plugin(install
     assert record(registry, "fake-a:first").status == "ok"
     error = str(record(registry, "fake-a:second").error)
     assert "'first' and 'second' of fake-a both offer the attack 'same'" in error
-    assert [offer.component.name for offer in registry.offers("attack")] == ["same"]
+    assert [offer.component.name for offer in registry.entries("attack")] == ["same"]
 
 
 def test_one_name_may_be_used_for_two_kinds(install: Callable[..., Path]) -> None:
@@ -395,7 +443,7 @@ def test_a_distribution_that_is_found_twice_counts_once_and_the_first_counts(ins
     registry = discover()
     mine = [plugin for plugin in registry.plugins if plugin.distribution.startswith("fake")]
     assert [(plugin.name, plugin.distribution_version) for plugin in mine] == [("one", "2.0")]
-    assert [offer.component.name for offer in registry.offers("attack")] == ["new"]
+    assert [offer.component.name for offer in registry.entries("attack")] == ["new"]
 
 
 def test_leftovers_do_not_count_when_the_first_of_that_name_has_no_plugins(
@@ -420,7 +468,7 @@ def test_a_plugin_for_another_version_of_the_hooks_is_listed_and_not_imported(
     )
     registry = discover(strict=True)
     future = record(registry, "fake-a:future")
-    assert (future.status, future.group, future.offers) == ("other-api", "avrobust_v2", ())
+    assert (future.status, future.group, future.entries) == ("other-api", "avrobust_v2", ())
     assert "avrobust_v2" in str(future.error)
     assert GROUP in str(future.error)
     assert "fake_future" not in sys.modules
@@ -484,10 +532,10 @@ def test_a_disabled_plugin_is_listed_and_not_imported(
     if by == "environment":
         monkeypatch.setenv("AVROBUST_DISABLE_PLUGINS", f" {name} , ,fake-b")
         registry = discover(strict=True)
-        assert registry.offers() == ()
+        assert registry.entries() == ()
     else:
         registry = discover(disabled=[name], strict=True)
-        assert [offer.component.name for offer in registry.offers()] == ["some"]
+        assert [offer.component.name for offer in registry.entries()] == ["some"]
     disabled = record(registry, "fake-a:one")
     assert (disabled.status, disabled.error, disabled.milliseconds) == ("disabled", None, 0.0)
     assert "fake_a_one" not in sys.modules
@@ -560,7 +608,7 @@ def test_an_unknown_name_says_if_it_is_of_another_kind(install: Callable[..., Pa
 
 def test_an_unknown_kind_says_which_there_are() -> None:
     with pytest.raises(ComponentError, match=r"no kind of component is named 'atack'; did you mean 'attack'\?"):
-        Registry([]).offers("atack")
+        Registry([]).entries("atack")
 
 
 def test_an_unknown_name_says_if_the_plugin_is_broken_or_disabled(install: Callable[..., Path]) -> None:
@@ -612,7 +660,7 @@ def avrobust_attacks():
 def test_a_configuration_is_validated(install: Callable[..., Path]) -> None:
     install("fake-a", one=HEAD + CONFIGURED)
     found = configure(discover(), "attack", "fake-pgd", {"steps": 3})
-    offer, config = found.offer, found.config
+    offer, config = found.entry, found.config
     assert offer.full_name == "fake-a:fake-pgd"
     assert config.model_dump() == {"steps": 3, "norm": "linf", "stages": [], "explode": False}
 

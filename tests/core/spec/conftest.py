@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from avrobust_core.registry.choices import ComponentChoice
 from avrobust_core.registry.components import Component, Config
-from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.discovery import PluginRecord, RegistryEntry
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec, load_spec
 from avrobust_core.spec.problems import Problem, SpecError
@@ -160,15 +160,15 @@ class HardenedConfig(Config):
     """The attack."""
 
 
-def offer(kind: str, name: str, config: type[Config], distribution: str = "avrobust") -> Offer:
+def offer(kind: str, name: str, config: type[Config], distribution: str = "avrobust") -> RegistryEntry:
     """An offer whose component cannot be built."""
     component = Component(name=name, summary=f"The {kind} {name}.", config=config, build=lambda *_: None)
-    return Offer(
+    return RegistryEntry(
         kind=kind, component=component, distribution=distribution, distribution_version="1.0", plugin=distribution
     )
 
 
-def registry_of(*offers: Offer) -> Registry:
+def registry_of(*offers: RegistryEntry) -> Registry:
     """A registry that offers these."""
     record: dict[str, Any] = {"distribution_version": "1.0", "module": "none", "group": "avrobust_v1", "status": "ok"}
     names = dict.fromkeys(item.distribution for item in offers)
@@ -178,7 +178,7 @@ def registry_of(*offers: Offer) -> Registry:
             distribution=name,
             error=None,
             milliseconds=0.0,
-            offers=tuple(item for item in offers if item.distribution == name),
+            entries=tuple(item for item in offers if item.distribution == name),
             **record,
         )
         for name in names

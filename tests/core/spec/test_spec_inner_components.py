@@ -65,7 +65,7 @@ def test_a_mistake_inside_is_told_at_its_place(hard: str, group: str, parts: lis
     marked = spec(hard, group)
     before = marked[: marked.index("‸")].split("\n")
     problems = [p for p in problems_of(marked.replace("‸", "")) if "is a fault of the plugin" not in p.hint]
-    assert [(problem.line, problem.column) for problem in problems] == [(len(before), len(before[-1]) + 1)]
+    assert [(problem.place.line, problem.place.column) for problem in problems] == [(len(before), len(before[-1]) + 1)]
     told = problems[0].render()
     for part in parts:
         assert part in told
@@ -75,7 +75,7 @@ def test_mistakes_inside_and_outside_are_told_together(problems_of: Check) -> No
     problems = problems_of(
         spec("{use: pgd, with: {steps: 0}}", "{members: [pgdd, {use: pgd, with: {x: 1}}], colour: red}")
     )
-    assert [problem.line for problem in problems] == [8, 10, 10, 10]
+    assert [problem.place.line for problem in problems] == [8, 10, 10, 10]
 
 
 def test_what_is_inside_is_resolved_with_all_its_defaults_and_reads_back_the_same(load: Load) -> None:
@@ -117,10 +117,10 @@ def test_what_is_inside_is_found_where_the_outer_component_was(load: Load, regis
     """Not among all that is installed: a plugin that is disabled must not come in by the back door."""
     spec_ = load(spec("fgsm", "{members: [fgsm]}")).spec
     config = Builder(spec_, registry).component(spec_.training["hard"].augment[0]).config
-    offer = config.attack.configured().offer  # type: ignore[attr-defined]
-    assert offer in registry.offers("attack")
+    offer = config.attack.configured().entry  # type: ignore[attr-defined]
+    assert offer in registry.entries("attack")
     without = Registry(
-        replace(record, offers=tuple(o for o in record.offers if o.component.name != "fgsm"))
+        replace(record, entries=tuple(o for o in record.entries if o.component.name != "fgsm"))
         for record in registry.plugins
     )
     with pytest.raises(ComponentError, match="members\\[0\\]: no attack is named 'fgsm'"):
@@ -138,9 +138,11 @@ def test_explain_knows_what_is_inside(load: Load, registry: Registry) -> None:
     loaded = load(spec("pgd"))
     said = explain(loaded, "training.hard.augment.0.with.attack", registry)
     assert said.description.startswith("avrobust:pgd: ")
-    assert {"fgsm", "pgd"} <= set(said.choices)
+    assert {"fgsm", "pgd"} <= set(said.facts["choices"].split(", "))
     steps = explain(loaded, "training.hard.augment.0.with.attack.with.steps", registry)
-    assert (steps.value, steps.origin, steps.takes) == (10, "default of avrobust:pgd", "a whole number at least 1")
+    assert steps.value == 10
+    assert steps.facts["from"] == "default of avrobust:pgd"
+    assert steps.facts["takes"] == "a whole number at least 1"
 
 
 @pytest.mark.parametrize(
@@ -169,4 +171,4 @@ attacks: {e: {use: ensemble, with: {members: [pgd, {use: fgsm, with: {x: 1}}]}}}
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(SpecError) as raised:
         load_spec(tmp_path / "s.yaml", Registry.discover())
-    assert [(problem.line, problem.column) for problem in raised.value.problems] == [(7, 97), (9, 71)]
+    assert [(problem.place.line, problem.place.column) for problem in raised.value.problems] == [(7, 97), (9, 71)]

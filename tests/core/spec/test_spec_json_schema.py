@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ConfigDict, Field
 
 from avrobust_core.registry.components import Component, Config
-from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.discovery import PluginRecord, RegistryEntry
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.json_schema import spec_schema
 from avrobust_core.spec.loading import LoadedSpec
@@ -140,7 +140,7 @@ def test_editors_are_shown_what_the_docstrings_say(schema: dict[str, Any]) -> No
 
 def test_configurations_that_are_hard_to_say_do_not_stop_it() -> None:
     offers = tuple(
-        Offer(
+        RegistryEntry(
             kind=kind,
             component=Component(name=name, summary="Hard.", config=config, build=lambda *_: None),
             distribution="acme",
@@ -158,7 +158,7 @@ def test_configurations_that_are_hard_to_say_do_not_stop_it() -> None:
         status="ok",
         error=None,
         milliseconds=0.0,
-        offers=offers,
+        entries=offers,
     )
     made = spec_schema(Registry([record]))
     Draft202012Validator.check_schema(made)

@@ -14,6 +14,7 @@ from avrobust_core.registry.registry import Registry
 from avrobust_core.spec import tree
 from avrobust_core.spec.files import MAX_BYTES
 from avrobust_core.spec.loading import LoadedSpec, load_spec
+from avrobust_core.spec.nodes import Place
 from avrobust_core.spec.problems import Problem, SpecError
 
 Check = Callable[..., Sequence[Problem]]
@@ -82,7 +83,7 @@ def test_what_means_nothing_is_refused_once_where_it_is(
     marked = good.replace(old, new)
     before = marked[: marked.index("‸")].split("\n")
     problems = problems_of(marked.replace("‸", ""))
-    assert [(problem.line, problem.column) for problem in problems] == [(len(before), len(before[-1]) + 1)]
+    assert [(problem.place.line, problem.place.column) for problem in problems] == [(len(before), len(before[-1]) + 1)]
     told = problems[0].render()
     assert max(map(len, told.splitlines())) < 500
     for part in parts:
@@ -135,13 +136,13 @@ def test_only_a_regular_file_of_bounded_size_is_read(
     Path("s.yaml").write_text("extends: b.yaml\n")
     problem = refused(Path("s.yaml" if extended else "b.yaml"), registry)
     assert message in problem.message
-    assert (problem.source, problem.line) == (("s.yaml", 1) if extended else ("b.yaml", 0))
+    assert (problem.place.source, problem.place.line) == (("s.yaml", 1) if extended else ("b.yaml", 0))
 
 
 def test_a_base_with_a_name_that_no_file_can_have_is_refused(tmp_path: Path, registry: Registry) -> None:
     for name in ("x" * 300 + ".yaml", "'a/' ", "/"):
         (tmp_path / "s.yaml").write_text(f"extends: {name}\n")
-        assert refused(tmp_path / "s.yaml", registry).line == 1
+        assert refused(tmp_path / "s.yaml", registry).place.line == 1
 
 
 def test_each_base_is_read_once_however_often_it_is_named(
@@ -205,7 +206,7 @@ def test_many_mistakes_are_counted_and_the_first_are_shown(good: str, load: Load
 
 def test_a_long_line_is_shown_around_its_column_and_nothing_reaches_the_terminal_raw() -> None:
     line = f"{'a' * 1000}X{'b' * 1000}"
-    shown = Problem("wrong\x1b[31m", "f\x07", 1, 1001, line, "hint\x9b").render().split("\n")
+    shown = Problem(Place("f\x07", 1, 1001, line), "wrong\x1b[31m", "hint\x9b").render().split("\n")
     assert shown[0] == "f\\x07:1:1001: wrong\\x1b[31m"
     assert shown[1][shown[2].index("^")] == "X"
     assert len(shown[1]) < 250

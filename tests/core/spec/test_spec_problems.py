@@ -8,6 +8,7 @@ import pytest
 
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import load_spec
+from avrobust_core.spec.nodes import Place
 from avrobust_core.spec.problems import Problem, SpecError, in_order
 
 Check = Callable[..., Sequence[Problem]]
@@ -146,7 +147,7 @@ def test_a_mistake_is_reported_once_where_it_is(
     marked = good.replace(old, new)
     before = marked[: marked.index("‸")].split("\n")
     problems = problems_of(marked.replace("‸", ""))
-    assert [(problem.line, problem.column) for problem in problems] == [(len(before), len(before[-1]) + 1)]
+    assert [(problem.place.line, problem.place.column) for problem in problems] == [(len(before), len(before[-1]) + 1)]
     told = problems[0].render()
     assert told.startswith("s.yaml:")
     for part in parts:
@@ -167,14 +168,14 @@ def test_mistakes_of_all_sorts_are_reported_together_in_the_order_of_the_file(go
     ]:
         text = text.replace(old, new)
     problems = problems_of(text)
-    assert [problem.line for problem in problems] == [3, 4, 7, 9, 12, 15, 19, 21]
+    assert [problem.place.line for problem in problems] == [3, 4, 7, 9, 12, 15, 19, 21]
 
 
 def test_two_encoders_of_one_modality_cannot_stand_in_one_model(good: str, problems_of: Check) -> None:
     text = good.replace("  video: slowfast", "  video: slowfast\n  ear: {use: cnn, modality: audio}")
     assert not problems_of(text)
     (problem,) = problems_of(text.replace("[audio, video]", "[audio, video, ear]"))
-    assert (problem.line, problem.column) == (10, 35)
+    assert (problem.place.line, problem.place.column) == (10, 35)
     assert problem.message == "models.both.encoders: 'ear' reads the modality 'audio', and 'audio' reads it already"
 
 
@@ -213,7 +214,7 @@ def test_the_good_spec_has_no_problem(good: str, problems_of: Check) -> None:
 def test_a_section_of_any_shape_is_refused_or_read(section: str, value: str, good: str, problems_of: Check) -> None:
     problems = problems_of(good, f"{section}={value}")
     assert bool(problems) == ((section, value) != ("attacks", "{}"))
-    assert all(problem.line and problem.column for problem in problems)
+    assert all(problem.place.line and problem.place.column for problem in problems)
 
 
 def test_a_component_named_in_a_broken_section_is_still_checked(good: str, problems_of: Check) -> None:
@@ -231,18 +232,19 @@ def test_an_attack_without_any_threat_in_the_spec_is_refused(good: str, problems
 
 
 def test_a_problem_shows_its_line_a_caret_and_a_hint() -> None:
-    problem = Problem("wrong", "f.yaml", 3, 6, "a:\tb: c", "try harder")
+    problem = Problem(Place("f.yaml", 3, 6, "a:\tb: c"), "wrong", "try harder")
     assert problem.render() == "f.yaml:3:6: wrong\n    a:\tb: c\n      \t  ^\n    try harder"
-    assert Problem("wrong", "f.yaml").render() == "f.yaml: wrong"
+    assert Problem(Place("f.yaml"), "wrong").render() == "f.yaml: wrong"
 
 
 def test_the_caret_stands_below_its_column_after_wide_characters() -> None:
-    lines = Problem("wrong", "f", 1, 4, "音é: x").render().splitlines()
+    lines = Problem(Place("f", 1, 4, "音é: x"), "wrong").render().splitlines()
     assert lines[2] == "    " + " " * 4 + "^"
 
 
 def test_problems_are_sorted_by_source_and_position_and_not_repeated() -> None:
-    problems = [Problem("d", "--set x"), Problem("c", "b", 1, 1), Problem("b", "a", 10, 1), Problem("a", "a", 9, 5)]
+    places = {"d": Place("--set x"), "c": Place("b", 1, 1), "b": Place("a", 10, 1), "a": Place("a", 9, 5)}
+    problems = [Problem(place, message) for message, place in places.items()]
     assert [item.message for item in in_order([*problems, problems[1]], ["a", "b"])] == ["a", "b", "c", "d"]
 
 
@@ -264,7 +266,7 @@ def test_a_file_that_is_no_spec_is_refused(content: bytes, message: str, tmp_pat
         load_spec(file, registry)
     (problem,) = raised.value.problems
     assert message in problem.message
-    assert problem.line == 1
+    assert problem.place.line == 1
 
 
 def test_a_byte_that_is_not_utf_8_is_placed(tmp_path: Path, registry: Registry) -> None:
@@ -272,7 +274,7 @@ def test_a_byte_that_is_not_utf_8_is_placed(tmp_path: Path, registry: Registry) 
     file.write_bytes("a: é\nb: x".encode() + b"\xff")
     with pytest.raises(SpecError) as raised:
         load_spec(file, registry)
-    assert [(problem.line, problem.column) for problem in raised.value.problems] == [(2, 5)]
+    assert [(problem.place.line, problem.place.column) for problem in raised.value.problems] == [(2, 5)]
 
 
 def test_a_byte_order_mark_is_passed_over(good: str, tmp_path: Path, registry: Registry) -> None:

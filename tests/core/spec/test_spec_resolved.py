@@ -126,5 +126,4 @@ def test_the_spec_keeps_the_text_and_the_names_that_the_author_wrote(good: str, 
     assert loaded.text == good
     assert loaded.spec.data.use == "toy"
     assert loaded.path == Path("s.yaml")
-    assert loaded.overrides == ("seed=4",)
-    assert loaded.components["attacks", "strong"].offer.full_name == "avrobust:pgd"
+    assert loaded.components["attacks", "strong"].entry.full_name == "avrobust:pgd"

@@ -142,7 +142,7 @@ def test_text_that_looks_like_something_else_is_written_in_quotes(text: str) -> 
 def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
     reading = read_yaml(text, "t")
     assert (reading.root is None) <= bool(reading.problems)
-    assert all(problem.line >= 1 and problem.column >= 1 for problem in reading.problems)
+    assert all(problem.place.line >= 1 and problem.place.column >= 1 for problem in reading.problems)
 
 
 @pytest.mark.parametrize(
@@ -189,20 +189,20 @@ def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
 def test_a_fault_is_refused_at_its_place(text: str, place: tuple[int, int], message: str) -> None:
     (problem,) = read_yaml(text, "t").problems
     assert message in problem.message
-    assert (problem.source, problem.line, problem.column) == ("t", *place)
-    assert problem.text == text.splitlines()[problem.line - 1] if text else problem.text == ""
+    assert (problem.place.source, problem.place.line, problem.place.column) == ("t", *place)
+    assert problem.place.text == text.splitlines()[problem.place.line - 1] if text else problem.place.text == ""
 
 
 def test_faults_that_do_not_hide_one_another_are_reported_together() -> None:
     reading = read_yaml("a: 1\na: 2\nb: !t 3\n4: c\nd: {<<: 1}\n", "t")
-    assert [problem.line for problem in reading.problems] == [2, 3, 4, 5]
+    assert [problem.place.line for problem in reading.problems] == [2, 3, 4, 5]
     assert plain(reading.root) == {"a": 1, "b": 3, "d": {}}  # type: ignore[arg-type]
 
 
 def test_faults_before_a_syntax_error_are_reported_with_it() -> None:
     reading = read_yaml("a: 1\na: 2\nb: [", "t")
     assert reading.root is None
-    assert [problem.line for problem in reading.problems] == [2, 3]
+    assert [problem.place.line for problem in reading.problems] == [2, 3]
 
 
 def test_an_alias_repeats_the_value_and_keeps_the_anchors_place() -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from avrobust_core.errors import AvrobustError, ComponentError, DataError
 from avrobust_core.registry.components import Component, Config
-from avrobust_core.registry.discovery import Offer, PluginRecord
+from avrobust_core.registry.discovery import PluginRecord, RegistryEntry
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.building import Builder
@@ -67,9 +67,11 @@ def build(blobs: Callable[..., Any], tmp_path: Path) -> Callable[..., Builder]:
             ("attack", _component("push")),
         ]
         record: dict[str, Any] = {"distribution": "d", "distribution_version": "1"}
-        offered = tuple(Offer(kind=kind, component=component, plugin="p", **record) for kind, component in offers)
+        offered = tuple(
+            RegistryEntry(kind=kind, component=component, plugin="p", **record) for kind, component in offers
+        )
         state: dict[str, Any] = {"module": "m", "group": "g", "status": "ok", "error": None, "milliseconds": 0.0}
-        registry = Registry([PluginRecord(name="p", offers=offered, **record, **state)])
+        registry = Registry([PluginRecord(name="p", entries=offered, **record, **state)])
         (tmp_path / "s.yaml").write_text(text)
         return Builder(load_spec(tmp_path / "s.yaml", registry).spec, registry)
 

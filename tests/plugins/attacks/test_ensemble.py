@@ -214,6 +214,6 @@ def test_what_an_ensemble_is_includes_the_versions_of_its_members():
     assert [member["component"] for member in standard["members"]].count("apgd") == 3
     assert all(member["version"] >= 1 for member in standard["members"])
     named = EnsembleConfig.model_validate({"members": ["fgsm", {"use": "pgd", "with": {"steps": 10}}]}).identity()
-    versions = {offer.component.name: offer.component.version for offer in Registry.discover().offers("attack")}
+    versions = {offer.component.name: offer.component.version for offer in Registry.discover().entries("attack")}
     assert [member["version"] for member in named["members"]] == [versions["fgsm"], versions["pgd"]]
     assert named["members"][1]["config"]["steps"] == 10

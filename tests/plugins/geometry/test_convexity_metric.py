@@ -26,7 +26,7 @@ from avrobust_core import (
     Probe,
     Subject,
 )
-from avrobust_core.registry.discovery import Offer
+from avrobust_core.registry.discovery import RegistryEntry
 from avrobust_core.testing import LinearOracle, check_offer
 
 CLASSES = ("a", "b", "c")
@@ -139,7 +139,7 @@ def measure(subject, **config):
 
 def test_the_component_passes_the_checks_that_any_must_pass():
     (component,) = [each for each in avrobust_metrics() if each.name == "convexity"]
-    offer = Offer(
+    offer = RegistryEntry(
         kind="metric", component=component, distribution="avrobust", distribution_version="0", plugin="geometry"
     )
     outcomes = list(check_offer(offer))
