@@ -1,7 +1,7 @@
 """Published layouts of weights: recognised by their keys, converted to a module's own."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -30,15 +30,13 @@ class CheckpointLayout:
         return all(mark in state for mark in self.marks)
 
 
-def renamed(
-    state: State, *rules: tuple[str, str | Callable[[re.Match[str]], str]], without: str | None = None
-) -> dict[str, Tensor]:
+def renamed(rules: Iterable[tuple[str, str]], state: State, *, without: str | None = None) -> dict[str, Tensor]:
     """The tensors of a checkpoint under other keys.
 
     Args:
-        state: the checkpoint's tensors.
         rules: a regular expression and what it is replaced by, as `re.sub` takes them; each key goes through all of
             them in turn.
+        state: the checkpoint's tensors.
         without: a regular expression; keys that begin with it are left out.
     """
     found: dict[str, Tensor] = {}

@@ -90,12 +90,12 @@ def fit_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
 
 def _from_ast(rows: int, columns: int, state: State) -> State:
     """Without DeiT's own classifiers for ImageNet, which AST's checkpoints still hold."""
-    found = renamed(state, (r"^mlp_head\.", "head."), without=r"v\.head(_dist)?\.")
+    found = renamed([(r"^mlp_head\.", "head.")], state, without=r"v\.head(_dist)?\.")
     return found | {"v.pos_embed": fit_positions(found["v.pos_embed"], rows, columns)}
 
 
 def _from_transformers(rows: int, columns: int, state: State) -> State:
-    found = renamed(state, *FROM_TRANSFORMERS)
+    found = renamed(FROM_TRANSFORMERS, state)
     for query in [key for key in found if re.fullmatch(rf"{BLOCK}attn\.query\.(weight|bias)", key)]:
         parts = [query.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
         if all(part in found for part in parts):

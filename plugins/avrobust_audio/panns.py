@@ -153,4 +153,4 @@ def _convert(filters: Tensor, state: State) -> State:
             f"the PANNs checkpoint was trained with another front end: its mel filters {tuple(theirs.shape)} are not "
             f"those of this sample rate, {tuple(filters.shape)}; give it audio of the sample rate it was trained on"
         )
-    return renamed(state, (r"^fc_audioset\.", "head."), without=r"(spectrogram|logmel)_extractor\.")
+    return renamed([(r"^fc_audioset\.", "head.")], state, without=r"(spectrogram|logmel)_extractor\.")

@@ -1,5 +1,6 @@
 """The layouts in which weights of video networks were published, and how they become this plugin's own."""
 
+from functools import partial
 from typing import Final
 
 from avrobust_core import CheckpointLayout, renamed
@@ -35,13 +36,13 @@ def pytorchvideo(head: int, mark: str) -> CheckpointLayout:
     return CheckpointLayout(
         name="PyTorchVideo",
         marks=(f"blocks.{head}.proj.weight", mark),
-        convert=lambda state: renamed(state, (rf"blocks\.{head}\.proj\.", "head.")),
+        convert=partial(renamed, [(rf"blocks\.{head}\.proj\.", "head.")]),
     )
 
 
 PYSLOWFAST: Final = CheckpointLayout(
     name="PySlowFast",
     marks=("s1.pathway0_stem.conv.weight", "s1.pathway1_stem.conv.weight", "head.projection.weight"),
-    convert=lambda state: renamed(state, *FROM_PYSLOWFAST),
+    convert=partial(renamed, FROM_PYSLOWFAST),
 )
 """PySlowFast's SlowFast networks."""
