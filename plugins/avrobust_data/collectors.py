@@ -1,7 +1,7 @@
 """Collectors of decoded frames: sound as samples of one rate, pictures as squares at given times."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -26,41 +26,6 @@ _WIDEST_PIXEL = 20.0
 
 class MediaError(Exception):
     """A file cannot be used; the message is one clause that says why."""
-
-
-class Collector(Protocol):
-    """Takes the frames of one stream.
-
-    Attributes:
-        stream: the stream.
-        done: no later frame can change the result.
-        end: where the last frame ended, in the stream's time, in seconds.
-        step: the length of one frame in seconds, as far as it is known.
-    """
-
-    stream: Any
-    end: float
-    step: float
-
-    @property
-    def done(self) -> bool: ...
-
-    def add(self, frame: Any) -> None:
-        """Take the next frame in order of presentation.
-
-        Raises:
-            MediaError: if the timestamps begin anew, so that nothing says where it belongs.
-        """
-
-    def hold(self, until: float) -> None:
-        """Take note that there is nothing new up to a time of the stream, in seconds."""
-
-    def finish(self) -> NDArray[Any]:
-        """The result, after the last frame.
-
-        Raises:
-            MediaError: if the window has nothing in it.
-        """
 
 
 class SoundCollector:
@@ -99,7 +64,11 @@ class SoundCollector:
         return self._position is not None and self._position >= len(self._window)
 
     def add(self, frame: av.AudioFrame) -> None:
-        """Take the next frame; one without a timestamp follows the last."""
+        """Take the next frame in order of presentation; one without a timestamp follows the last.
+
+        Raises:
+            MediaError: if the timestamps begin anew, so that nothing says where the frame belongs.
+        """
         time = frame.time
         if self._position is None:
             self._move(_first(self.stream) if time is None else time)
@@ -192,7 +161,11 @@ class PictureCollector:
         return len(self._pictures) == len(self._times)
 
     def add(self, frame: av.VideoFrame) -> None:
-        """Take the next frame; one without a timestamp follows the last at the stream's average rate."""
+        """Take the next frame in order of presentation; without a timestamp, at the stream's average rate.
+
+        Raises:
+            MediaError: if the timestamps begin anew, so that nothing says where the frame belongs.
+        """
         time = frame.time if frame.time is not None else self.end
         if self._shown is None:  # what is wanted before the first picture gets the first
             self._shown = frame
@@ -248,6 +221,14 @@ class PictureCollector:
         if not 1 / _WIDEST_PIXEL <= aspect <= _WIDEST_PIXEL:
             raise MediaError(f"its pixels are said to be {aspect:.4g} times as wide as high")
         return aspect
+
+
+Collector = SoundCollector | PictureCollector
+"""Takes the frames of one stream.
+
+`done` says that no later frame can change the result, `end` where the last frame ended, in the stream's time in
+seconds, `step` how long one frame is in seconds, as far as it is known.
+"""
 
 
 def _first(stream: AudioStream | VideoStream) -> float:

@@ -1,6 +1,5 @@
 """The configurations of this plugin's data sets."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,13 +47,9 @@ class ToyAVConfig(Config):
     """Memory for keeping generated clips, in MiB per process; 0 generates them anew at each read."""
 
     @model_validator(mode="after")
-    def _labels_fit_classes(self) -> "ToyAVConfig":
+    def _can_be_made(self) -> "ToyAVConfig":
         if self.labels_per_clip > self.classes:
             raise ValueError(f"labels_per_clip is {self.labels_per_clip}, but there are only {self.classes} classes")
-        return self
-
-    @model_validator(mode="after")
-    def _has_samples(self) -> "ToyAVConfig":
         _check_samples(self.seconds, self.sample_rate)
         return self
 
@@ -103,10 +98,17 @@ class ClipsConfig(Config):
 
     @field_validator("classes", "splits", "modalities")
     @classmethod
-    def _names(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None:
-            _check_names(value)
-        return value
+    def _names(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        seen: set[str] = set()
+        for name in names or ():
+            if not name.strip():
+                raise ValueError("a name is empty")
+            if name != name.strip():
+                raise ValueError(f"{name!r} starts or ends with a space; the manifest's cells are stripped")
+            if name in seen:
+                raise ValueError(f"{name!r} is named twice")
+            seen.add(name)
+        return names
 
     @field_validator("classes")
     @classmethod
@@ -123,18 +125,6 @@ class ClipsConfig(Config):
     def identity(self) -> dict[str, Any]:
         """How files are decoded; the data set's fingerprint covers the manifest's content."""
         return self.model_dump(mode="json", exclude=_NOT_IDENTITY)
-
-
-def _check_names(names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if not name.strip():
-            raise ValueError("a name is empty")
-        if name != name.strip():
-            raise ValueError(f"{name!r} starts or ends with a space; the manifest's cells are stripped")
-        if name in seen:
-            raise ValueError(f"{name!r} is named twice")
-        seen.add(name)
 
 
 def _check_samples(seconds: float, sample_rate: int) -> None:

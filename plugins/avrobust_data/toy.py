@@ -42,9 +42,7 @@ class ToyAV(Dataset):
     def __init__(self, config: ToyAVConfig) -> None:
         self.config = config
         self.samples = round(config.seconds * config.sample_rate)
-        self.media: Mapping[str, MediaSpec] = media_specs(
-            seconds=config.seconds, sample_rate=config.sample_rate, frames=config.frames, size=config.size
-        )
+        self.media: Mapping[str, MediaSpec] = media_specs(config)
         pairs = [sound_and_pattern(label) for label in range(config.classes)]
         self.classes = tuple(f"{sound_name(sound)}+{pattern_name(pattern)}" for sound, pattern in pairs)
         self.task = "single-label" if config.labels_per_clip == 1 else "multi-label"
