@@ -15,10 +15,10 @@ _TIE_SECONDS = 1e-6
 """A picture whose time is this close to the wanted one is on show already: timestamps are rounded."""
 
 _SLIP_SECONDS = 0.015
-"""How far sound may be from its timestamps before it is placed anew: above rounding and jitter, below a lost packet."""
+"""Sound this far from its timestamps is placed anew: above rounding and jitter, below a lost packet."""
 
 _BACK_SECONDS = 1.0
-"""How far timestamps may go back, which some writers do by a frame or two; beyond, they have begun anew."""
+"""Timestamps may go back this far, as some writers do by a frame or two; beyond it, they have begun anew."""
 
 _WIDEST_PIXEL = 20.0
 """Pixels that are said to be longer than this in one direction are a damaged header's."""
@@ -54,13 +54,13 @@ class SoundCollector:
         self._form: tuple[str, str, int] | None = None  # of the frames that the resampler takes
         self._window = np.zeros(samples, np.float32)
         self._position: int | None = None  # of the next resampled sample, counted from the window's start
-        self._filled = 0  # where the window's part that is settled ends
+        self._filled = 0  # the end of the window's settled part
         self._next = 0.0  # when the next frame starts if it follows without a gap
         self._heard = False
 
     @property
     def done(self) -> bool:
-        """Whether the window is full."""
+        """True if the window is full."""
         return self._position is not None and self._position >= len(self._window)
 
     def add(self, frame: av.AudioFrame) -> None:
@@ -157,7 +157,7 @@ class PictureCollector:
 
     @property
     def done(self) -> bool:
-        """Whether there is a picture for each time."""
+        """True if there is a picture for each time."""
         return len(self._pictures) == len(self._times)
 
     def add(self, frame: av.VideoFrame) -> None:
@@ -167,7 +167,7 @@ class PictureCollector:
             MediaError: if the timestamps begin anew, so that nothing says where the frame belongs.
         """
         time = frame.time if frame.time is not None else self.end
-        if self._shown is None:  # what is wanted before the first picture gets the first
+        if self._shown is None:  # times before the first picture get the first
             self._shown = frame
         else:
             _refuse_restart(self.end, time, "picture")
@@ -232,7 +232,7 @@ seconds, `step` how long one frame is in seconds, as far as it is known.
 
 
 def _first(stream: AudioStream | VideoStream) -> float:
-    """When a stream starts, in seconds, for a first frame that does not say it."""
+    """The start of a stream, in seconds, for a first frame without a timestamp."""
     return float((stream.start_time or 0) * (stream.time_base or 0))
 
 

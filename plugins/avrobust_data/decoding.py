@@ -27,7 +27,7 @@ _ONE_LENGTH: Final = frozenset({"asf", "flv", "matroska", "webm"})
 """Formats whose header states one length for all streams."""
 
 _SLACK_SECONDS: Final = 0.1
-"""How much earlier than stated a stream may end: encoders' padding, at most about two AAC frames at 44.1 kHz."""
+"""A stream may end this much earlier than stated: encoders' padding, at most about two AAC frames at 44.1 kHz."""
 
 
 def decode(path: Path, config: ClipsConfig) -> Media:
@@ -50,7 +50,7 @@ def decode(path: Path, config: ClipsConfig) -> Media:
     except av.FFmpegError as error:
         raise MediaError(f"it cannot be decoded: {error.strerror} ({path})") from error
     except (OSError, ValueError, ArithmeticError, MemoryError) as error:
-        # what PyAV itself raises over streams that FFmpeg lets through: unknown formats, impossible sizes
+        # PyAV itself raises these over streams that FFmpeg lets through: unknown formats, impossible sizes
         raise MediaError(f"it cannot be decoded: {type(error).__name__}: {error} ({path})") from error
 
 

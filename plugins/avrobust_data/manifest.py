@@ -14,7 +14,7 @@ from avrobust_data.rows import Row, clashes, files_of, number_of, remarks
 from avrobust_data.table import read_rows
 
 SHOWN: Final = 5
-"""How many faulty rows an error shows; the others are counted."""
+"""Faulty rows that an error shows; the others are counted."""
 
 _LONGEST: Final = {"path": 4096, "labels": 4096}
 """Characters that a cell of a column may have, where it is not the usual limit."""
@@ -24,7 +24,7 @@ _USUAL_LONGEST: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a manifest says: its rows in order, the task, and the class names in the order of the targets."""
+    """The content of a manifest: its rows in order, the task, and the class names in the order of the targets."""
 
     rows: tuple[Row, ...]
     task: Task
@@ -98,7 +98,7 @@ def _composed(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _columns(file: Path, line: int, header: Sequence[str]) -> Mapping[str, int]:
-    """Where the columns stand that are read: by name."""
+    """The positions of the columns that are read, by name."""
     names = [name.strip().casefold() for name in header]
     shown = ", ".join(name.strip() if name.isprintable() else repr(name) for name in header)
     where = f"{file}:{line}: the header is {shown if len(shown) <= 200 else shown[:200] + '...'}"
@@ -153,7 +153,7 @@ def _row(
 
 
 def _fault(cell: str, limit: int) -> str | None:
-    """What is wrong with a cell as a text, whatever it is for; None if nothing is."""
+    """The fault of a cell as a text, whatever it is for; None if there is none."""
     if len(cell) > limit:
         return f"has {len(cell)} characters, more than {limit}; a quote or a delimiter may be missing"
     if not cell.isprintable() and any(unicodedata.category(character) == "Cc" for character in cell.strip()):

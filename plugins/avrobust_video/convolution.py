@@ -10,11 +10,7 @@ from avrobust_core import scale_and_shift
 
 
 def conv_norm(
-    inputs: int,
-    outputs: int,
-    kernel: tuple[int, int, int],
-    stride: tuple[int, int, int] = (1, 1, 1),
-    groups: int = 1,
+    inputs: int, outputs: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1), groups: int = 1
 ) -> tuple[nn.Conv3d, nn.BatchNorm3d]:
     """A 3-D convolution that keeps the size (but for its stride), without bias, and its batch normalisation."""
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)

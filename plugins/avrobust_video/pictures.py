@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from avrobust_core import DataError, MediaSpec
 
 PICTURES: Final = ("pictures", "video", (3, "frames", "height", "width"))
-"""What a modality of pictures looks like, for `MediaSpec.require`."""
+"""The kind and shape of a modality of pictures, for `MediaSpec.require`."""
 
 
 def check_side(media: MediaSpec, least: int) -> None:

@@ -46,7 +46,7 @@ class Size:
     @property
     def total_stride(self) -> int:
         """Input pixels per pixel of the last stage, along height and width."""
-        return int(2 ** (len(self.depths) + self.stem_pool))
+        return 1 << (len(self.depths) + self.stem_pool)
 
     @property
     def slow_out(self) -> int:
