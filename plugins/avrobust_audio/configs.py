@@ -30,7 +30,7 @@ class LogMelConfig(Config):
     f_max: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Highest frequency of the mel bands in Hz; null for 14000, or half the sample rate where that is lower."""
     floor: Floor = "added"
-    """Treatment of power below -100 dB: that floor is added to all power, which is smooth, or clamped to, as by PANNs."""
+    """Treatment of power below -100 dB: that floor is added to all power (smooth), or clamped to, as by PANNs."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "LogMelConfig":
