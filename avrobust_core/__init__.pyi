@@ -54,9 +54,11 @@ from avrobust_core.models.layers import TransformerLayer as TransformerLayer
 from avrobust_core.models.layers import VitLayer as VitLayer
 from avrobust_core.models.layers import attend as attend
 from avrobust_core.models.layers import linear as linear
+from avrobust_core.models.layers import scale_and_shift as scale_and_shift
 from avrobust_core.models.layers import sinusoids as sinusoids
 from avrobust_core.models.layouts import CheckpointLayout as CheckpointLayout
 from avrobust_core.models.layouts import State as State
+from avrobust_core.models.layouts import renamed as renamed
 from avrobust_core.models.model import AVModel as AVModel
 from avrobust_core.models.objectives import classification_loss as classification_loss
 from avrobust_core.models.objectives import correct as correct

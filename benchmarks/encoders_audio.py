@@ -1,38 +1,20 @@
-"""`cnn14` beside a plain PANNs built on torchlibrosa: agreement, speed and memory, side by side in one process.
+"""`cnn14` and its family beside a plain PANNs built on torchlibrosa, which is written out here."""
 
-    uv pip install -e '.[test,bench]'
-    python -m benchmarks.encoders_audio [--clips N] [--seconds S] [--turns N] [--threads N] [--cpu-time] [--variants]
-
-`forward` is a pass in evaluation mode without gradients; `attack` adds the gradient of the clips alone, with frozen
-parameters; `training` is a pass in training mode with the gradient of all parameters. Parties run in turn; ratios are
-medians over turns. Peak memory is that of a fresh process per party and pass, which imports the same modules.
-"""
-
-import argparse
-import copy
-import json
-import resource
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
-from avrobust_audio.plugin import avrobust_encoders
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import AVModel, MediaSpec
-from avrobust_core.models.weights import load_checkpoint, load_fitting_head
+from avrobust_core import MediaSpec
+from benchmarks.encoder_sides import Comparison, Ours
 
 CLASSES: Final = 527
 RATE: Final = 32_000
-PASSES: Final = ("forward", "attack", "training")
-VARIANTS: Final = ("channels-last", "compile")
+SECONDS: Final = 10
 
 WINDOWS: Final[Mapping[int, tuple[int, int, int]]] = {
     32_000: (1024, 320, 14_000),
@@ -121,34 +103,6 @@ class PlainPanns(nn.Module):
         return cast(Tensor, self.fc_audioset(self.embed(waveforms)))
 
 
-class OurPanns(nn.Module):
-    """Our model with this encoder alone, called as the plain one is.
-
-    Args:
-        name: of the component.
-        samples: of a clip.
-        rate: samples per second.
-        classes: of the head.
-    """
-
-    def __init__(self, name: str, samples: int, rate: int = RATE, classes: int = CLASSES) -> None:
-        super().__init__()
-        component = next(c for c in avrobust_encoders() if c.name == name)
-        media = MediaSpec(kind="audio", shape=(1, samples), rate=rate, bounds=(-1.0, 1.0), time_axis=1)
-        self.encoder = component.make(component.config.model_validate(dict(component.example)), media)
-        self.model = AVModel({"audio": self.encoder}, None, classes)
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Load a checkpoint of the published layout, with its head."""
-        _, head = load_checkpoint(self.encoder, state, self.encoder.layouts, "plain")
-        if not load_fitting_head(self.model.head, head):
-            raise ValueError(f"the checkpoint's head does not fit: {', '.join(head)}")
-
-    def forward(self, waveforms: Tensor) -> Tensor:
-        """From waveforms (B, T) to logits (B, classes)."""
-        return cast(Tensor, self.model({"audio": waveforms[:, None]}))
-
-
 def settle(plain: PlainPanns, clips: Tensor) -> None:
     """Give a network without weights the statistics of a trained one, so that signals neither vanish nor explode.
 
@@ -177,198 +131,32 @@ def make_clips(clips: int, samples: int, seed: int = 0) -> Tensor:
     return (0.3 * steps * torch.randn(clips, samples, generator=generator)).clamp(-1, 1)
 
 
-def make_pair(name: str, clips: Tensor, rate: int = RATE, classes: int = CLASSES) -> tuple[OurPanns, PlainPanns]:
+def our_panns(name: str, samples: int, rate: int = RATE, classes: int = CLASSES) -> Ours:
+    """Our model for clips of so many samples."""
+    media = MediaSpec(kind="audio", shape=(1, samples), rate=rate, bounds=(-1.0, 1.0), time_axis=1)
+    return Ours(name, {}, media, classes)
+
+
+def make_pair(name: str, clips: Tensor, rate: int = RATE, classes: int = CLASSES) -> tuple[Ours, PlainPanns]:
     """Both in evaluation mode, frozen, with the same weights."""
     torch.manual_seed(0)
     plain = PlainPanns(name, rate, classes)
     settle(plain, clips)
-    ours = OurPanns(name, clips.shape[1], rate, classes)
+    ours = our_panns(name, clips.shape[1], rate, classes)
     ours.load(plain.state_dict())
     return ours.eval().requires_grad_(False), plain.eval().requires_grad_(False)
 
 
-def errors(ours: nn.Module, plain: nn.Module, clips: Tensor) -> dict[str, float]:
-    """How far two models in evaluation mode are apart: largest differences over largest values.
-
-    In float32 a rounding error can turn a ReLU, or another step of time into the largest, and with it a gradient: of
-    one network computed in two orders, too. So whether the gradients are the same is asked in float64, and how much
-    of float32's is rounding is told for each.
-
-    Returns:
-        `logits_error` in float32, `gradient_error` of the clips' gradients in float64, and of `rounding_ours` and
-        `rounding_plain` each model's gradients in float32 against its own in float64.
-    """
-    our_logits, our_gradient = _logits_and_gradient(ours, clips)
-    logits, gradient = _logits_and_gradient(plain, clips)
-    _, our_exact = _logits_and_gradient(copy.deepcopy(ours).double(), clips.double())
-    _, exact = _logits_and_gradient(copy.deepcopy(plain).double(), clips.double())
-    return {
-        "logits_error": _apart(our_logits, logits),
-        "gradient_error": _apart(our_exact, exact),
-        "rounding_ours": _apart(our_gradient, our_exact),
-        "rounding_plain": _apart(gradient, exact),
-    }
+def make_side(name: str, side: str, clips: Tensor) -> nn.Module:
+    """One side, for these clips."""
+    return our_panns(name, clips.shape[1]) if side == "ours" else PlainPanns(name)
 
 
-def _logits_and_gradient(model: nn.Module, clips: Tensor) -> tuple[Tensor, Tensor]:
-    x = clips.clone().requires_grad_()
-    logits = model(x)
-    weights = torch.linspace(-1, 1, logits.shape[1], dtype=logits.dtype)
-    (gradient,) = torch.autograd.grad((logits * weights).sum(), x)
-    return logits.detach(), gradient
-
-
-def _apart(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max() / other.abs().max())
-
-
-def make_pass(model: nn.Module, name: str, clips: Tensor) -> Callable[[], None]:
-    """One of `PASSES` of a model, to be called again and again; sets the model's mode."""
-
-    def forward() -> None:
-        with torch.no_grad():
-            model(clips)
-
-    def attack() -> None:
-        x = clips.clone().requires_grad_()
-        torch.autograd.grad(model(x).sum(), x)
-
-    def training() -> None:
-        torch.autograd.grad(model(clips).sum(), [p for p in model.parameters() if p.requires_grad])
-
-    model.train(name == "training")
-    for key, parameter in model.named_parameters():
-        parameter.requires_grad_(name == "training" and "_extractor." not in key)
-    return {"forward": forward, "attack": attack, "training": training}[name]
-
-
-def throughput(
-    ours: nn.Module, plain: nn.Module, clips: Tensor, turns: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, dict[str, float]]:
-    """By pass: clips per second of both, and `ratio`, ours over the plain one's; medians over turns."""
-    found = {}
-    for name in PASSES:
-        seconds: dict[str, list[float]] = {"ours": [], "plain": []}
-        runs = {"ours": make_pass(ours, name, clips), "plain": make_pass(plain, name, clips)}
-        for turn in range(turns + 1):
-            for party in ("ours", "plain") if turn % 2 else ("plain", "ours"):
-                began = clock()
-                runs[party]()
-                if turn:  # the first turn warms caches and allocators
-                    seconds[party].append(clock() - began)
-        ratios = [p / o for o, p in zip(seconds["ours"], seconds["plain"], strict=True)]
-        found[name] = {party: len(clips) / statistics.median(of) for party, of in seconds.items()}
-        found[name]["ratio"] = statistics.median(ratios)
-    return found
-
-
-def memory(name: str, clips: int, samples: int, threads: int) -> dict[str, dict[str, float]]:
-    """By pass: the peak resident MiB of a fresh process of each party, and `ratio`, ours over the plain one's."""
-    found: dict[str, dict[str, float]] = {}
-    for step in PASSES:
-        found[step] = {}
-        for party in ("ours", "plain"):
-            task = json.dumps([party, name, step, clips, samples, threads])
-            command = [sys.executable, "-m", "benchmarks.encoders_audio", "--peak", task]
-            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            found[step][party] = float(out.splitlines()[-1])
-        found[step]["ratio"] = found[step]["ours"] / found[step]["plain"]
-    return found
-
-
-def peak(party: str, name: str, step: str, clips: int, samples: int, threads: int) -> float:
-    """This process's peak resident MiB after two passes of one party."""
-    torch.set_num_threads(threads)
-    import_module("torchlibrosa.stft")  # librosa's own memory is no party's
-    model = OurPanns(name, samples) if party == "ours" else PlainPanns(name)
-    run = make_pass(model, step, make_clips(clips, samples))
-    run(), run()
-    return peak_resident()
-
-
-def peak_resident() -> float:
-    """This process's peak resident MiB.
-
-    Not `ru_maxrss` where there is better: on Linux a process inherits that of the one that started it.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def compare(
-    name: str = "cnn14",
-    *,
-    clips: int = 2,
-    seconds: float = 10.0,
-    turns: int = 7,
-    threads: int = 2,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Any]:
-    """One encoder beside the plain one.
-
-    Returns:
-        `throughput_ratio` (the lowest of the passes), `memory_ratio` (the highest), what `errors` finds, and where the
-        ratios come from: `throughput` and `memory` by pass.
-    """
-    torch.set_num_threads(threads)
-    x = make_clips(clips, round(seconds * RATE))
-    ours, plain = make_pair(name, x)
-    agreement = errors(ours, plain, x)
-    speed = throughput(ours, plain, x, turns, clock)
-    peaks = memory(name, clips, x.shape[1], threads)
-    return {
-        "throughput_ratio": min(of["ratio"] for of in speed.values()),
-        "memory_ratio": max(of["ratio"] for of in peaks.values()),
-        **agreement,
-        "throughput": speed,
-        "memory": peaks,
-    }
-
-
-def variants(
-    name: str, clips: Tensor, turns: int, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, dict[str, float]]:
-    """By variant and pass: clips per second of our encoder so, over those of it as it is."""
-    found = {}
-    for variant in VARIANTS:
-        ours, _ = make_pair(name, clips)
-        other, _ = make_pair(name, clips)
-        if variant == "channels-last":
-            changed: nn.Module = other.to(memory_format=torch.channels_last)
-        else:
-            changed = cast(nn.Module, torch.compile(other))
-        speed = throughput(changed, ours, clips, turns, clock)
-        found[variant] = {step: of["ratio"] for step, of in speed.items()}
-    return found
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cpu-time", action="store_true", help="CPU seconds, where others use the machine too")
-    parser.add_argument("--variants", action="store_true", help="channels-last and torch.compile, too")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.peak:
-        print(peak(*json.loads(options.peak)))
-        return
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    found = compare(
-        clips=options.clips, seconds=options.seconds, turns=options.turns, threads=options.threads, clock=clock
+def comparison(name: str) -> Comparison:
+    """Of one network, on two clips of ten seconds."""
+    return Comparison(
+        clips=partial(make_clips, 2, SECONDS * RATE),
+        pair=partial(make_pair, name),
+        side=partial(make_side, name),
+        library="torchlibrosa.stft",
     )
-    if options.variants:
-        clips = make_clips(options.clips, round(options.seconds * RATE))
-        found["variants"] = variants("cnn14", clips, options.turns, clock)
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

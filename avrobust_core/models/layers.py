@@ -26,6 +26,14 @@ def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     return made
 
 
+def scale_and_shift(norm: nn.BatchNorm2d | nn.BatchNorm3d) -> tuple[Tensor, Tensor]:
+    """The scale and the shift (C,) that a batch normalisation with running statistics comes to in evaluation mode."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
 def sinusoids(positions: Tensor, width: int) -> Tensor:
     """Sines, then cosines, of falling frequency at each position: (n,) numbers to (n, width) in [-1, 1], float32."""
     half = (width + 1) // 2

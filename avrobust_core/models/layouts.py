@@ -1,6 +1,7 @@
 """Published layouts of weights: recognised by their keys, converted to a module's own."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,3 +28,22 @@ class CheckpointLayout:
     def recognises(self, state: State) -> bool:
         """True if a checkpoint has this layout."""
         return all(mark in state for mark in self.marks)
+
+
+def renamed(rules: Iterable[tuple[str, str]], state: State, *, without: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a checkpoint under other keys.
+
+    Args:
+        rules: a regular expression and what it is replaced by, as `re.sub` takes them; each key goes through all of
+            them in turn.
+        state: the checkpoint's tensors.
+        without: a regular expression; keys that begin with it are left out.
+    """
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if without is None or not re.match(without, key):
+            name = key
+            for pattern, ours in rules:
+                name = re.sub(pattern, ours, name)
+            found[name] = value
+    return found

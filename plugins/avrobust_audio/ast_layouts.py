@@ -8,38 +8,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avrobust_core import CheckpointLayout, State
+from avrobust_core import CheckpointLayout, State, renamed
 
-UNUSED: Final = ("v.head.", "v.head_dist.")
-"""DeiT's own classifiers for ImageNet, which AST's checkpoints still hold."""
+BLOCK: Final = r"^(v\.blocks\.\d+\.)"
 
-HUGGING_FACE: Final = (
-    (r"audio_spectrogram_transformer\.embeddings\.cls_token", "v.cls_token"),
-    (r"audio_spectrogram_transformer\.embeddings\.distillation_token", "v.dist_token"),
-    (r"audio_spectrogram_transformer\.embeddings\.position_embeddings", "v.pos_embed"),
-    (r"audio_spectrogram_transformer\.embeddings\.patch_embeddings\.projection\.", "v.patch_embed.proj."),
-    (r"audio_spectrogram_transformer\.layernorm\.", "v.norm."),
-    (r"audio_spectrogram_transformer\.(?:encoder\.layer|layers)\.(\d+)\.", r"v.blocks.\1."),
-    (r"classifier\.layernorm\.", "head.0."),
-    (r"classifier\.dense\.", "head.1."),
+FROM_TRANSFORMERS: Final = (
+    (r"^audio_spectrogram_transformer\.embeddings\.cls_token", "v.cls_token"),
+    (r"^audio_spectrogram_transformer\.embeddings\.distillation_token", "v.dist_token"),
+    (r"^audio_spectrogram_transformer\.embeddings\.position_embeddings", "v.pos_embed"),
+    (r"^audio_spectrogram_transformer\.embeddings\.patch_embeddings\.projection\.", "v.patch_embed.proj."),
+    (r"^audio_spectrogram_transformer\.layernorm\.", "v.norm."),
+    (r"^audio_spectrogram_transformer\.(?:encoder\.layer|layers)\.(\d+)\.", r"v.blocks.\1."),
+    (r"^classifier\.layernorm\.", "head.0."),
+    (r"^classifier\.dense\.", "head.1."),
+    (rf"{BLOCK}layernorm_before\.", r"\1norm1."),
+    (rf"{BLOCK}layernorm_after\.", r"\1norm2."),
+    (rf"{BLOCK}(?:attention\.output\.dense|attention\.o_proj)\.", r"\1attn.proj."),
+    (rf"{BLOCK}(?:intermediate\.dense|mlp\.fc1)\.", r"\1mlp.fc1."),
+    (rf"{BLOCK}(?:output\.dense|mlp\.fc2)\.", r"\1mlp.fc2."),
+    (rf"{BLOCK}attention\.attention\.(query|key|value)\.", r"\1attn.\2."),
+    (rf"{BLOCK}attention\.q_proj\.", r"\1attn.query."),
+    (rf"{BLOCK}attention\.k_proj\.", r"\1attn.key."),
+    (rf"{BLOCK}attention\.v_proj\.", r"\1attn.value."),
 )
-"""How the keys of transformers' ASTForAudioClassification begin, and ours."""
-
-HUGGING_FACE_BLOCK: Final = (
-    (r"layernorm_before\.", "norm1."),
-    (r"layernorm_after\.", "norm2."),
-    (r"attention\.output\.dense\.|attention\.o_proj\.", "attn.proj."),
-    (r"intermediate\.dense\.|mlp\.fc1\.", "mlp.fc1."),
-    (r"output\.dense\.|mlp\.fc2\.", "mlp.fc2."),
-    (r"attention\.attention\.(query|key|value)\.", r"attn.\1."),
-    (r"attention\.q_proj\.", "attn.query."),
-    (r"attention\.k_proj\.", "attn.key."),
-    (r"attention\.v_proj\.", "attn.value."),
-)
-"""The parts of a layer there, in its files and in the modules of its version 5, and ours."""
-
-BLOCK: Final = re.compile(r"(v\.blocks\.\d+\.)(.+)")
-QUERY: Final = re.compile(r"(v\.blocks\.\d+\.attn\.)query\.(weight|bias)")
+"""From the names of transformers' ASTForAudioClassification, in its files and in version 5's modules, to ours."""
 
 
 def ast_layouts(rows: int, columns: int) -> tuple[CheckpointLayout, ...]:
@@ -50,26 +42,23 @@ def ast_layouts(rows: int, columns: int) -> tuple[CheckpointLayout, ...]:
         columns: patches through time in it.
     """
     start = "audio_spectrogram_transformer."
-    return (
-        CheckpointLayout(
-            name="AST",
-            marks=("v.cls_token", "v.dist_token", "v.pos_embed", "mlp_head.1.weight"),
-            convert=partial(_from_ast, rows, columns),
-        ),
-        CheckpointLayout(
-            name="transformers",
-            marks=(
-                f"{start}embeddings.distillation_token",
-                f"{start}encoder.layer.0.attention.attention.query.weight",
-            ),
-            convert=partial(_from_transformers, rows, columns),
-        ),
-        CheckpointLayout(
-            name="transformers 5",
-            marks=(f"{start}embeddings.distillation_token", f"{start}layers.0.attention.q_proj.weight"),
-            convert=partial(_from_transformers, rows, columns),
-        ),
+    own = CheckpointLayout(
+        name="AST",
+        marks=("v.cls_token", "v.dist_token", "v.pos_embed", "mlp_head.1.weight"),
+        convert=partial(_from_ast, rows, columns),
     )
+    of_transformers = (
+        CheckpointLayout(
+            name=name,
+            marks=(f"{start}embeddings.distillation_token", f"{start}{query}.weight"),
+            convert=partial(_from_transformers, rows, columns),
+        )
+        for name, query in (
+            ("transformers", "encoder.layer.0.attention.attention.query"),
+            ("transformers 5", "layers.0.attention.q_proj"),
+        )
+    )
+    return own, *of_transformers
 
 
 def fit_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
@@ -100,36 +89,17 @@ def fit_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _from_ast(rows: int, columns: int, state: State) -> State:
-    found = {
-        f"head.{key.removeprefix('mlp_head.')}" if key.startswith("mlp_head.") else key: value
-        for key, value in state.items()
-        if not key.startswith(UNUSED)
-    }
+    """Without DeiT's own classifiers for ImageNet, which AST's checkpoints still hold."""
+    found = renamed([(r"^mlp_head\.", "head.")], state, without=r"v\.head(_dist)?\.")
     return found | {"v.pos_embed": fit_positions(found["v.pos_embed"], rows, columns)}
 
 
 def _from_transformers(rows: int, columns: int, state: State) -> State:
-    found = {_renamed(key): value for key, value in state.items()}
-    for key in list(found):
-        match = QUERY.fullmatch(key)
-        parts = [f"{match[1]}{part}.{match[2]}" for part in ("query", "key", "value")] if match else []
-        if match and all(part in found for part in parts):
-            found[f"{match[1]}qkv.{match[2]}"] = torch.cat([found.pop(part) for part in parts])
+    found = renamed(FROM_TRANSFORMERS, state)
+    for query in [key for key in found if re.fullmatch(rf"{BLOCK}attn\.query\.(weight|bias)", key)]:
+        parts = [query.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if all(part in found for part in parts):
+            found[query.replace(".query.", ".qkv.")] = torch.cat([found.pop(part) for part in parts])
     if "v.pos_embed" in found:
         found["v.pos_embed"] = fit_positions(found["v.pos_embed"], rows, columns)
     return found
-
-
-def _renamed(key: str) -> str:
-    for pattern, ours in HUGGING_FACE:
-        match = re.match(pattern, key)
-        if match:
-            key = match.expand(ours) + key[match.end() :]
-            break
-    inside = BLOCK.fullmatch(key)
-    if inside:
-        for pattern, ours in HUGGING_FACE_BLOCK:
-            match = re.match(pattern, inside[2])
-            if match:
-                return inside[1] + match.expand(ours) + inside[2][match.end() :]
-    return key

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avrobust_core import scale_and_shift
+
 
 class ConvBlock(nn.Module):
     """Convolutions that keep the size, each with batch normalisation and ReLU, named as in PANNs' checkpoints.
@@ -44,24 +46,13 @@ def conv_norm_relu(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     shift of each channel. Neither then needs its input for the backward pass, so that an attack keeps one map per
     convolution instead of two.
     """
-    if norm.training or _learns(conv, norm):
+    learns = torch.is_grad_enabled() and any(p.requires_grad for p in (*conv.parameters(), *norm.parameters()))
+    if norm.training or learns:
         return F.relu(norm(conv(x)), inplace=True)
-    scale, shift = constants(norm)
+    scale, shift = scale_and_shift(norm)
     # Into the kernels where they are smaller than a map; by the clip's size alone, so that batch mates decide nothing.
     if x.shape[2] * x.shape[3] > conv.weight[0].numel():
         weight = conv.weight * scale.view(-1, 1, 1, 1)
         return F.conv2d(x, weight, shift, padding=cast(tuple[int, int], conv.padding)).relu_()
     y: Tensor = conv(x)
     return y.mul_(scale.view(-1, 1, 1)).add_(shift.view(-1, 1, 1)).relu_()
-
-
-def constants(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The scale and the shift (C,) that a batch normalisation comes to in evaluation mode."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return scale, norm.bias - norm.running_mean * scale
-
-
-def _learns(*modules: nn.Module) -> bool:
-    return torch.is_grad_enabled() and any(p.requires_grad for module in modules for p in module.parameters())

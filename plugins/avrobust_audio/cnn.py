@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from avrobust_audio.blocks import ConvBlock
 from avrobust_audio.configs import CnnConfig
-from avrobust_audio.frontend import LogMel, make_log_mel
+from avrobust_audio.frontend import LogMel
 from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec, linear
 
 
@@ -34,7 +34,7 @@ class Cnn(Encoder):
         super().__init__()
         channels = config.channels
         self.dims = EncodedDims(token=channels[-1], embed=config.embed)
-        self.frontend = make_log_mel(config, media)
+        self.frontend = LogMel(config, media)
         self.blocks = len(channels)
         self._check_size("mel bands", config.n_mels, "raise n_mels")
         self._check_size("frames", self.frontend.frames(media.shape[1]), "use longer clips, or lower hop_ms")

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from avrobust_core import Config
 
 Floor = Literal["added", "clamped"]
-"""How the log-mel front end treats power below its floor."""
+"""The log-mel front end's treatment of power below its floor."""
 
 POOLS: Final = 5
 """Halvings of the mel bands in `tal-trans`."""
@@ -30,7 +30,7 @@ class LogMelConfig(Config):
     f_max: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Highest frequency of the mel bands in Hz; null for 14000, or half the sample rate where that is lower."""
     floor: Floor = "added"
-    """How -100 dB are kept the lowest: added to all power, which is smooth, or clamped, as PANNs does."""
+    """Treatment of power below -100 dB: that floor is added to all power (smooth), or clamped to, as by PANNs."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "LogMelConfig":
@@ -77,7 +77,7 @@ class TalTransConfig(LogMelConfig):
     embed: int = Field(default=1024, ge=1)
     """Width of the tokens: a multiple of half of n_mels, and of heads."""
     repeats: int = Field(default=2, ge=1)
-    """How often the one transformer layer is applied."""
+    """Number of times that the one transformer layer is applied."""
     heads: int = Field(default=8, ge=1)
     """Attention heads."""
     dropout: float = Field(default=0.0, ge=0, lt=1)

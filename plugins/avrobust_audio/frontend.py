@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchaudio.functional import spectrogram
 
-from avrobust_audio.configs import Floor, LogMelConfig
+from avrobust_audio.configs import LogMelConfig
 from avrobust_core import AvrobustError, DataError, MediaSpec
 
 POWER_FLOOR: Final = 1e-10
@@ -32,40 +32,48 @@ class LogMel(nn.Module):
     the weights.
 
     Args:
-        rate: samples per second.
-        window: samples in the analysis window; it is centred in the FFT, the next power of two.
-        hop: samples between frames.
-        n_mels: mel bands M.
-        f_min: lowest frequency in Hz.
-        f_max: highest frequency in Hz.
-        floor: what happens to power below 1e-10: that much is "added" to all power, or it is "clamped" there.
+        config: its sizes. The window is centred in the FFT, the next power of two.
+        media: a waveform.
 
     Raises:
-        AvrobustError: if a band has no FFT bin under it.
+        DataError: if the modality is not a waveform, has no sample rate, or its clips are too short for the window.
+        AvrobustError: if the configuration does not fit the sample rate, or a band has no FFT bin under it.
     """
 
     window: Tensor
     filters: Tensor
 
-    def __init__(
-        self, *, rate: int, window: int, hop: int, n_mels: int, f_min: float, f_max: float, floor: Floor = "added"
-    ) -> None:
+    def __init__(self, config: LogMelConfig, media: MediaSpec) -> None:
         super().__init__()
-        self.n_fft = 1 << (window - 1).bit_length()
-        self.hop = hop
-        self.n_mels = n_mels
-        self.floor = floor
-        filters = mel_filters(self.n_fft, rate, n_mels, f_min, f_max)
+        rate, f_min = sample_rate(media), config.f_min
+        f_max = min(HIGHEST_MEL_HZ, rate / 2) if config.f_max is None else config.f_max
+        if not f_min < f_max <= rate / 2:
+            raise AvrobustError(
+                f"mel bands from f_min {f_min:g} to f_max {f_max:g} Hz do not fit audio of {rate} Hz: "
+                f"f_max must be above f_min and at most half the sample rate, {rate / 2:g}"
+            )
+        window, self.hop = round(config.window_ms * rate / 1000), round(config.hop_ms * rate / 1000)
+        if self.hop < 1 or window < 2:
+            raise AvrobustError(
+                f"window_ms {config.window_ms:g} and hop_ms {config.hop_ms:g} are {window} and {self.hop} samples at "
+                f"{rate} Hz; at least 2 and 1 are needed"
+            )
+        self.n_fft, self.n_mels, self.floor = 1 << (window - 1).bit_length(), config.n_mels, config.floor
+        filters = mel_filters(self.n_fft, rate, self.n_mels, f_min, f_max)
         empty = count_empty(filters)
         if empty:
-            fitting = next(
-                n for n in range(n_mels, -1, -1) if not n or not _any_empty(self.n_fft, rate, n, f_min, f_max)
-            )
+            fewer = range(self.n_mels, 0, -1)
+            fitting = next((n for n in fewer if not count_empty(mel_filters(self.n_fft, rate, n, f_min, f_max))), 0)
             remedy = f"n_mels to at most {fitting}" if fitting else "f_min, or raise f_max"
             raise AvrobustError(
-                f"{empty} of {n_mels} mel bands from {f_min:g} to {f_max:g} Hz have no frequency under them: a "
+                f"{empty} of {self.n_mels} mel bands from {f_min:g} to {f_max:g} Hz have no frequency under them: a "
                 f"window of {window} samples at {rate} Hz resolves {rate / self.n_fft:.1f} Hz; raise window_ms, or "
                 f"lower {remedy}"
+            )
+        if media.shape[1] < self.shortest:
+            raise DataError(
+                f"clips of {media.shape[1]} samples are too short for this window: at least {self.shortest} are "
+                "needed; use longer clips, or lower window_ms"
             )
         self.register_buffer("window", torch.hann_window(window), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
@@ -133,12 +141,8 @@ def count_empty(filters: Tensor) -> int:
     return int((filters.amax(dim=0) <= 0).sum())
 
 
-def _any_empty(n_fft: int, rate: int, n_mels: int, f_min: float, f_max: float) -> bool:
-    return count_empty(mel_filters(n_fft, rate, n_mels, f_min, f_max)) > 0
-
-
-def check_waveform(media: MediaSpec) -> int:
-    """Return the sample rate of a waveform.
+def sample_rate(media: MediaSpec) -> int:
+    """The sample rate of a waveform.
 
     Raises:
         DataError: if the modality is not a waveform, or has no sample rate.
@@ -147,40 +151,3 @@ def check_waveform(media: MediaSpec) -> int:
     if media.rate is None or media.rate <= 0 or media.rate != int(media.rate):
         raise DataError(f"the data set must state the sample rate of its audio in whole Hz; it states {media.rate}")
     return int(media.rate)
-
-
-def make_log_mel(config: LogMelConfig, media: MediaSpec) -> LogMel:
-    """Make the front end for a waveform.
-
-    Raises:
-        DataError: if the modality is not a waveform, has no sample rate, or its clips are too short for the window.
-        AvrobustError: if the configuration does not fit its sample rate.
-    """
-    rate = check_waveform(media)
-    f_max = min(HIGHEST_MEL_HZ, rate / 2) if config.f_max is None else config.f_max
-    if not config.f_min < f_max <= rate / 2:
-        raise AvrobustError(
-            f"mel bands from f_min {config.f_min:g} to f_max {f_max:g} Hz do not fit audio of {rate} Hz: "
-            f"f_max must be above f_min and at most half the sample rate, {rate / 2:g}"
-        )
-    window, hop = round(config.window_ms * rate / 1000), round(config.hop_ms * rate / 1000)
-    if hop < 1 or window < 2:
-        raise AvrobustError(
-            f"window_ms {config.window_ms:g} and hop_ms {config.hop_ms:g} are {window} and {hop} samples at {rate} Hz; "
-            "at least 2 and 1 are needed"
-        )
-    made = LogMel(
-        rate=rate,
-        window=window,
-        hop=hop,
-        n_mels=config.n_mels,
-        f_min=config.f_min,
-        f_max=f_max,
-        floor=config.floor,
-    )
-    if media.shape[1] < made.shortest:
-        raise DataError(
-            f"clips of {media.shape[1]} samples are too short for this window: at least {made.shortest} are needed; "
-            "use longer clips, or lower window_ms"
-        )
-    return made

@@ -5,9 +5,7 @@ Recognition", 2020 (arXiv 1912.10211), section 3 and table 1, and its checkpoint
 augmentation of spectrograms in training is left out.
 """
 
-from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import ClassVar, Final
 
 import torch
@@ -15,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_audio.blocks import ConvBlock
-from avrobust_audio.configs import PannsConfig
-from avrobust_audio.frontend import LogMel, check_waveform
+from avrobust_audio.configs import LogMelConfig, PannsConfig
+from avrobust_audio.frontend import LogMel, sample_rate
 from avrobust_core import (
     CheckpointLayout,
     DataError,
@@ -27,21 +25,14 @@ from avrobust_core import (
     State,
     WeightsError,
     linear,
+    renamed,
 )
 
-N_MELS: Final = 64
-
-WINDOWS: Final[Mapping[int, tuple[int, int, float]]] = MappingProxyType(
-    {32_000: (1024, 320, 14_000.0), 16_000: (512, 160, 8_000.0), 8_000: (256, 80, 4_000.0)}
-)
-"""By sample rate: samples of the window and between frames, and the highest frequency in Hz."""
-
-FIXED: Final = ("spectrogram_extractor.", "logmel_extractor.")
-"""Prefixes of the keys of a checkpoint's front end, which is not learned."""
+RATES: Final = (32_000, 16_000, 8_000)
+"""Sample rates of the published networks. At each the window takes 32 ms, and a step 10."""
 
 MEL_FILTERS: Final = "logmel_extractor.melW"
-
-CLASSIFIER: Final = "fc_audioset."
+"""A key of a checkpoint's front end, which is not learned."""
 
 
 class Panns(Encoder):
@@ -52,7 +43,7 @@ class Panns(Encoder):
 
     Args:
         config: probabilities of dropout.
-        media: a waveform of one of the sample rates in `WINDOWS`.
+        media: a waveform of one of the sample rates in `RATES`.
 
     Attributes:
         widths: channels of each block.
@@ -75,10 +66,15 @@ class Panns(Encoder):
     def __init__(self, config: PannsConfig, media: MediaSpec) -> None:
         super().__init__()
         self.frontend = self._published_frontend(media)
-        self.layouts = (panns_layout(self.frontend),)
+        layout = CheckpointLayout(
+            name="PANNs",
+            marks=("bn0.weight", "conv_block1.conv1.weight", "fc1.weight", "fc_audioset.weight"),
+            convert=partial(_convert, self.frontend.filters),
+        )
+        self.layouts = (layout,)
         width = self.widths[-1]
         self.dims = EncodedDims(token=width, embed=width)
-        self.bn0 = nn.BatchNorm1d(N_MELS)
+        self.bn0 = nn.BatchNorm1d(self.frontend.n_mels)
         for i, (inputs, outputs) in enumerate(zip((1, *self.widths), self.widths, strict=False), start=1):
             self.add_module(f"conv_block{i}", ConvBlock(inputs, outputs, kernel=self.kernel, layers=self.layers))
         self.fc1 = linear(width, width)
@@ -112,23 +108,21 @@ class Panns(Encoder):
         return Encoded(tokens=x.transpose(1, 2), pooled=F.relu(self.fc1(pooled)))
 
     def _published_frontend(self, media: MediaSpec) -> LogMel:
-        rate = check_waveform(media)
-        if rate not in WINDOWS:
-            fitting = ", ".join(map(str, WINDOWS))
+        rate = sample_rate(media)
+        if rate not in RATES:
             raise DataError(
-                f"{type(self).__name__.lower()} reads audio of {fitting} Hz, the sample rates of the published "
-                f"networks, not of {rate} Hz; resample the data set to one of them"
+                f"{type(self).__name__.lower()} reads audio of {', '.join(map(str, RATES))} Hz, the sample rates of "
+                f"the published networks, not of {rate} Hz; resample the data set to one of them"
             )
-        window, hop, f_max = WINDOWS[rate]
-        made = LogMel(rate=rate, window=window, hop=hop, n_mels=N_MELS, f_min=50.0, f_max=f_max, floor="clamped")
-        least = max(made.shortest, (self.fewest_frames - 1) * hop)
+        config = LogMelConfig(floor="clamped")
+        least = (self.fewest_frames - 1) * round(config.hop_ms * rate / 1000)
         if media.shape[1] < least:
             raise DataError(
                 f"clips of {media.shape[1]} samples are too short: {self.pools} pools halve the spectrogram, "
                 f"so at least {least} samples ({self.fewest_frames} frames) are needed; use longer clips, or a network "
                 "with fewer pools"
             )
-        return made
+        return LogMel(config, media)
 
 
 class Cnn6(Panns):
@@ -152,30 +146,11 @@ class Cnn14(Panns):
     pools = 5
 
 
-def panns_layout(frontend: LogMel) -> CheckpointLayout:
-    """The layout of the published checkpoints that were trained with this front end."""
-    return CheckpointLayout(
-        name="PANNs",
-        marks=("bn0.weight", "conv_block1.conv1.weight", "fc1.weight", f"{CLASSIFIER}weight"),
-        convert=partial(_convert, frontend.filters),
-    )
-
-
 def _convert(filters: Tensor, state: State) -> State:
-    theirs = state.get(MEL_FILTERS)
-    if theirs is not None and not _alike(theirs, filters):
+    theirs = state.get(MEL_FILTERS, filters)
+    if theirs.shape != filters.shape or not torch.allclose(theirs.to(filters), filters, rtol=1e-3, atol=1e-6):
         raise WeightsError(
             f"the PANNs checkpoint was trained with another front end: its mel filters {tuple(theirs.shape)} are not "
             f"those of this sample rate, {tuple(filters.shape)}; give it audio of the sample rate it was trained on"
         )
-    return {
-        f"head.{key.removeprefix(CLASSIFIER)}" if key.startswith(CLASSIFIER) else key: value
-        for key, value in state.items()
-        if not key.startswith(FIXED)
-    }
-
-
-def _alike(theirs: Tensor, ours: Tensor) -> bool:
-    if theirs.shape != ours.shape:
-        return False
-    return torch.allclose(theirs.to(ours), ours, rtol=1e-3, atol=1e-6)
+    return renamed([(r"^fc_audioset\.", "head.")], state, without=r"(spectrogram|logmel)_extractor\.")

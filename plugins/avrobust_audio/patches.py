@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_audio.configs import PatchesConfig
-from avrobust_audio.frontend import LogMel, make_log_mel
+from avrobust_audio.frontend import LogMel
 from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec, sinusoids
 
 
@@ -34,7 +34,7 @@ class AudioPatches(Encoder):
     def __init__(self, config: PatchesConfig, media: MediaSpec) -> None:
         super().__init__()
         self.dims = EncodedDims(token=config.width, embed=config.width)
-        self.frontend = make_log_mel(config, media)
+        self.frontend = LogMel(config, media)
         self.patch = (config.patch_frames, config.patch_mels)
         self.bn0 = nn.BatchNorm1d(config.n_mels)
         self.proj = nn.Linear(config.patch_frames * config.patch_mels, config.width)

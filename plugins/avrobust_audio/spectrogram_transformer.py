@@ -12,16 +12,7 @@ from torch import Tensor, nn
 
 from avrobust_audio.ast_layouts import ast_layouts
 from avrobust_audio.configs import PATCH, AstConfig
-from avrobust_core import (
-    Encoded,
-    EncodedDims,
-    Encoder,
-    KaldiFbank,
-    MediaSpec,
-    PatchEmbed,
-    VitLayer,
-    linear,
-)
+from avrobust_core import Encoded, EncodedDims, Encoder, KaldiFbank, MediaSpec, PatchEmbed, VitLayer, linear
 
 NORM_EPS: Final = 1e-6
 """The eps of the norms in DeiT, from which AST takes its transformer; the classifier's has PyTorch's 1e-5."""
@@ -72,10 +63,8 @@ class TwoTokenHead(nn.Sequential):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """From tokens (B, T, D) to logits (B, K)."""
-        x = two_token_mean(tokens)
-        for part in self:
-            x = part(x)
-        return x
+        norm, classifier = self
+        return cast(Tensor, classifier(norm(two_token_mean(tokens))))
 
 
 class SpectrogramTransformer(Encoder):

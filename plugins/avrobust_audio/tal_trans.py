@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from avrobust_audio.blocks import ConvBlock
 from avrobust_audio.configs import POOLS, TalTransConfig
-from avrobust_audio.frontend import LogMel, make_log_mel
+from avrobust_audio.frontend import LogMel
 from avrobust_core import (
     AttentionPooling,
     DataError,
@@ -52,7 +52,7 @@ class TalTrans(Encoder):
     def __init__(self, config: TalTransConfig, media: MediaSpec) -> None:
         super().__init__()
         self.dims = EncodedDims(token=config.embed, embed=config.embed)
-        self.frontend = make_log_mel(config, media)
+        self.frontend = LogMel(config, media)
         _check_frames(self.frontend.frames(media.shape[1]))
         self.bn0 = nn.BatchNorm1d(config.n_mels)
         widths = [config.embed * 2**i // config.n_mels for i in range(1, POOLS + 1)]

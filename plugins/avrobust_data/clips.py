@@ -12,7 +12,7 @@ from avrobust_data.cache import ClipCache, to_tensors
 from avrobust_data.collectors import MediaError
 from avrobust_data.configs import ClipsConfig
 from avrobust_data.contents import default_store, digests
-from avrobust_data.decoding import DECODER_VERSION, Window, decode
+from avrobust_data.decoding import DECODER_VERSION, decode
 from avrobust_data.manifest import read_manifest
 from avrobust_data.media import media_specs, target_of
 from avrobust_data.rows import Row, copies
@@ -33,23 +33,11 @@ class Clips(Dataset):
         self.root = config.root if config.root is not None else config.manifest.parent
         if config.root is not None and not self.root.is_dir():
             raise DataError(f"data.with.root is {self.root}, which is not a folder")
-        manifest = read_manifest(
-            config.manifest, root=self.root, separator=config.separator, classes=config.classes, splits=config.splits
-        )
+        manifest = read_manifest(config)
         self.classes = manifest.classes
         self.task = manifest.task
         self.max_unreadable = config.max_unreadable
-        self.window = Window(
-            seconds=config.seconds,
-            centre=config.crop == "centre",
-            sample_rate=config.sample_rate if "audio" in config.modalities else None,
-            frames=config.frames if "video" in config.modalities else None,
-            size=config.size,
-            stretch=config.resize == "stretch",
-        )
-        specs = media_specs(
-            seconds=config.seconds, sample_rate=config.sample_rate, frames=config.frames, size=config.size
-        )
+        specs = media_specs(config)
         self.media: Mapping[str, MediaSpec] = {name: specs[name] for name in config.modalities}
         self._rows = {
             split: rows
@@ -87,7 +75,7 @@ class Clips(Dataset):
             raise IndexError(f"{split} has the clips 0 to {len(rows) - 1}; asked for {index}")
         row = rows[index]
         try:
-            media = self._cache.get((split, index), lambda: decode(self.root / row.path, self.window))
+            media = self._cache.get((split, index), lambda: decode(self.root / row.path, self.config))
         except MediaError as error:
             raise ClipError(row.id, str(error)) from error
         labels = [self.classes.index(label) for label in row.labels]

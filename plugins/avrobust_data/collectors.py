@@ -1,7 +1,7 @@
 """Collectors of decoded frames: sound as samples of one rate, pictures as squares at given times."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -15,10 +15,10 @@ _TIE_SECONDS = 1e-6
 """A picture whose time is this close to the wanted one is on show already: timestamps are rounded."""
 
 _SLIP_SECONDS = 0.015
-"""How far sound may be from its timestamps before it is placed anew: above rounding and jitter, below a lost packet."""
+"""Sound this far from its timestamps is placed anew: above rounding and jitter, below a lost packet."""
 
 _BACK_SECONDS = 1.0
-"""How far timestamps may go back, which some writers do by a frame or two; beyond, they have begun anew."""
+"""Timestamps may go back this far, as some writers do by a frame or two; beyond it, they have begun anew."""
 
 _WIDEST_PIXEL = 20.0
 """Pixels that are said to be longer than this in one direction are a damaged header's."""
@@ -26,41 +26,6 @@ _WIDEST_PIXEL = 20.0
 
 class MediaError(Exception):
     """A file cannot be used; the message is one clause that says why."""
-
-
-class Collector(Protocol):
-    """Takes the frames of one stream.
-
-    Attributes:
-        stream: the stream.
-        done: no later frame can change the result.
-        end: where the last frame ended, in the stream's time, in seconds.
-        step: the length of one frame in seconds, as far as it is known.
-    """
-
-    stream: Any
-    end: float
-    step: float
-
-    @property
-    def done(self) -> bool: ...
-
-    def add(self, frame: Any) -> None:
-        """Take the next frame in order of presentation.
-
-        Raises:
-            MediaError: if the timestamps begin anew, so that nothing says where it belongs.
-        """
-
-    def hold(self, until: float) -> None:
-        """Take note that there is nothing new up to a time of the stream, in seconds."""
-
-    def finish(self) -> NDArray[Any]:
-        """The result, after the last frame.
-
-        Raises:
-            MediaError: if the window has nothing in it.
-        """
 
 
 class SoundCollector:
@@ -89,17 +54,21 @@ class SoundCollector:
         self._form: tuple[str, str, int] | None = None  # of the frames that the resampler takes
         self._window = np.zeros(samples, np.float32)
         self._position: int | None = None  # of the next resampled sample, counted from the window's start
-        self._filled = 0  # where the window's part that is settled ends
+        self._filled = 0  # the end of the window's settled part
         self._next = 0.0  # when the next frame starts if it follows without a gap
         self._heard = False
 
     @property
     def done(self) -> bool:
-        """Whether the window is full."""
+        """True if the window is full."""
         return self._position is not None and self._position >= len(self._window)
 
     def add(self, frame: av.AudioFrame) -> None:
-        """Take the next frame; one without a timestamp follows the last."""
+        """Take the next frame in order of presentation; one without a timestamp follows the last.
+
+        Raises:
+            MediaError: if the timestamps begin anew, so that nothing says where the frame belongs.
+        """
         time = frame.time
         if self._position is None:
             self._move(_first(self.stream) if time is None else time)
@@ -188,13 +157,17 @@ class PictureCollector:
 
     @property
     def done(self) -> bool:
-        """Whether there is a picture for each time."""
+        """True if there is a picture for each time."""
         return len(self._pictures) == len(self._times)
 
     def add(self, frame: av.VideoFrame) -> None:
-        """Take the next frame; one without a timestamp follows the last at the stream's average rate."""
+        """Take the next frame in order of presentation; without a timestamp, at the stream's average rate.
+
+        Raises:
+            MediaError: if the timestamps begin anew, so that nothing says where the frame belongs.
+        """
         time = frame.time if frame.time is not None else self.end
-        if self._shown is None:  # what is wanted before the first picture gets the first
+        if self._shown is None:  # times before the first picture get the first
             self._shown = frame
         else:
             _refuse_restart(self.end, time, "picture")
@@ -250,8 +223,16 @@ class PictureCollector:
         return aspect
 
 
+Collector = SoundCollector | PictureCollector
+"""Takes the frames of one stream.
+
+`done` says that no later frame can change the result, `end` where the last frame ended, in the stream's time in
+seconds, `step` how long one frame is in seconds, as far as it is known.
+"""
+
+
 def _first(stream: AudioStream | VideoStream) -> float:
-    """When a stream starts, in seconds, for a first frame that does not say it."""
+    """The start of a stream, in seconds, for a first frame without a timestamp."""
     return float((stream.start_time or 0) * (stream.time_base or 0))
 
 

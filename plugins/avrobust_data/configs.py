@@ -1,6 +1,5 @@
 """The configurations of this plugin's data sets."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,7 @@ from avrobust_core import Config
 
 Modality = Literal["audio", "video"]
 _NOT_IDENTITY = {"manifest", "root", "separator", "classes", "splits", "max_unreadable", "cache_mib"}
-"""What of `ClipsConfig` changes nothing beyond the rows and classes that it leads to."""
+"""Fields of `ClipsConfig` that decide only which rows and classes there are, not how a file is decoded."""
 PositiveSeconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 
@@ -48,13 +47,9 @@ class ToyAVConfig(Config):
     """Memory for keeping generated clips, in MiB per process; 0 generates them anew at each read."""
 
     @model_validator(mode="after")
-    def _labels_fit_classes(self) -> "ToyAVConfig":
+    def _can_be_made(self) -> "ToyAVConfig":
         if self.labels_per_clip > self.classes:
             raise ValueError(f"labels_per_clip is {self.labels_per_clip}, but there are only {self.classes} classes")
-        return self
-
-    @model_validator(mode="after")
-    def _has_samples(self) -> "ToyAVConfig":
         _check_samples(self.seconds, self.sample_rate)
         return self
 
@@ -76,18 +71,18 @@ class ClipsConfig(Config):
     root: Path | None = None
     """The folder that the manifest's paths are relative to; by default the manifest's own."""
     separator: str = Field(default="|", min_length=1)
-    """What stands between the labels of one cell of the column `labels`; often "|" or ";"."""
+    """The separator between the labels of one cell of the column `labels`; often "|" or ";"."""
     classes: tuple[str, ...] | None = None
     """The class names in the order of the targets; by default all labels of the manifest, sorted: by number if all are
     whole numbers, else alphabetically."""
     splits: tuple[str, ...] = Field(default=("train", "val", "test"), min_length=1)
     """The names that the column `split` may hold."""
     modalities: tuple[Modality, ...] = Field(default=("audio", "video"), min_length=1)
-    """What is read of a file; leave one out for audio-only or video-only files."""
+    """The modalities read from each file; leave one out for audio-only or video-only files."""
     seconds: PositiveSeconds = 1.0
     """Length of a clip; longer files are cropped, shorter ones end in silence and a held last picture."""
     crop: Literal["centre", "start"] = "centre"
-    """Which part of a longer file is read, of sound and picture alike."""
+    """The part of a longer file that is read, of sound and picture alike."""
     sample_rate: int = Field(default=16_000, ge=1000, le=192_000)
     """Samples of sound per second, after resampling."""
     frames: int = Field(default=16, ge=1)
@@ -103,10 +98,17 @@ class ClipsConfig(Config):
 
     @field_validator("classes", "splits", "modalities")
     @classmethod
-    def _names(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None:
-            _check_names(value)
-        return value
+    def _names(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        seen: set[str] = set()
+        for name in names or ():
+            if not name.strip():
+                raise ValueError("a name is empty")
+            if name != name.strip():
+                raise ValueError(f"{name!r} starts or ends with a space; the manifest's cells are stripped")
+            if name in seen:
+                raise ValueError(f"{name!r} is named twice")
+            seen.add(name)
+        return names
 
     @field_validator("classes")
     @classmethod
@@ -121,20 +123,8 @@ class ClipsConfig(Config):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """How files are decoded; the data set's fingerprint covers the manifest's content."""
+        """The fields that decide how files are decoded; the fingerprint covers the manifest's content."""
         return self.model_dump(mode="json", exclude=_NOT_IDENTITY)
-
-
-def _check_names(names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if not name.strip():
-            raise ValueError("a name is empty")
-        if name != name.strip():
-            raise ValueError(f"{name!r} starts or ends with a space; the manifest's cells are stripped")
-        if name in seen:
-            raise ValueError(f"{name!r} is named twice")
-        seen.add(name)
 
 
 def _check_samples(seconds: float, sample_rate: int) -> None:

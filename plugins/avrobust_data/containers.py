@@ -41,7 +41,7 @@ def open_file(path: Path) -> InputContainer:
     """Open one file as media: no playlist, pattern or script that names others, no address and no device.
 
     Raises:
-        MediaError: if it is no regular file, empty, or a text.
+        MediaError: if it is not a regular file, is empty, or is a text.
         av.FFmpegError: if FFmpeg knows no format for it.
     """
     _check_file(path)
@@ -52,7 +52,7 @@ def open_file(path: Path) -> InputContainer:
 
 
 def start_of(container: InputContainer) -> float:
-    """When its first stream starts, in seconds."""
+    """The start of its first stream, in seconds."""
     return (container.start_time or 0) / _TICKS
 
 
@@ -66,7 +66,7 @@ def duration_of(container: InputContainer, path: Path) -> float:
 
 
 def end_of(part: InputContainer | AudioStream | VideoStream) -> float | None:
-    """When a container or one of its streams ends, in seconds, as it says; None where it does not."""
+    """The stated end of a container or of one of its streams, in seconds; None if it states none."""
     unit = Fraction(1, _TICKS) if isinstance(part, InputContainer) else part.time_base
     if part.duration is None or unit is None:
         return None
@@ -74,7 +74,7 @@ def end_of(part: InputContainer | AudioStream | VideoStream) -> float | None:
 
 
 def states_length(container: InputContainer, path: Path) -> bool:
-    """Whether the file itself says how long it is: in its header, or, of an MP3, in its first frame."""
+    """True if the file itself says how long it is: in its header, or, of an MP3, in its first frame."""
     names = container.format.name.split(",")
     return not _STATES_LENGTH.isdisjoint(names) or ("mp3" in names and _counts_frames(path))
 
@@ -86,7 +86,7 @@ def is_open_ended(path: Path) -> bool:
 
 
 def lacks_its_end(path: Path) -> bool:
-    """Whether a WAV is shorter than it says, or an Ogg file ends inside a page; False of all others."""
+    """True if a WAV is shorter than it says, or an Ogg file ends inside a page; False for all others."""
     stated, size = _sizes(path)
     if stated is not None:
         return size + 1 < stated < _ENDLESS
@@ -123,7 +123,7 @@ def _check_file(path: Path) -> None:
 
 
 def _is_text(start: bytes) -> bool:
-    """Whether a file's first bytes are printable characters alone."""
+    """True if a file's first bytes are all printable characters."""
     try:
         text = start.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -154,7 +154,7 @@ def _packet_ends(container: InputContainer) -> Iterator[float]:
 
 
 def _counts_frames(path: Path) -> bool:
-    """Whether an MP3 begins with a frame that counts all frames (Xing, Info or VBRI)."""
+    """True if an MP3 begins with a frame that counts all frames (Xing, Info or VBRI)."""
     with path.open("rb") as file:
         head = file.read(10)
         while head[:3] == b"ID3" and len(head) == 10:  # the tag's size: seven bits in each of four bytes

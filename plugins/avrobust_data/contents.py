@@ -1,4 +1,4 @@
-"""What is in files, as digests; kept on disk by size and times, so that a file that stays as it is is read once."""
+"""Digests of files' contents, kept on disk by size and times, so that a file that does not change is read once."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ _READERS: Final = 8
 _STATE: Final = ("size", "modified", "changed", "number")
 
 State = tuple[int, int, int, int]
-"""What changes with a file, as `_STATE` names it: its size, its times of modification and change in ns, its number."""
+"""A file's state, as `_STATE` names it: its size, its times of modification and change in ns, its number."""
 
 Look = tuple[State | None, str]
 """A file's state and the digest of its content; None and "" if it cannot be read."""
@@ -89,14 +89,14 @@ def _look_into(name: str) -> Look:
 
 
 def _starts(size: int) -> Iterable[int]:
-    """Where the blocks begin that are read of a file."""
+    """The offsets of the blocks that are read from a file."""
     if size <= BLOCK * BLOCKS:
         return range(0, size, BLOCK)
     return (round(i * (size - BLOCK) / (BLOCKS - 1)) for i in range(BLOCKS))
 
 
 def _load(store: Path) -> dict[str, Look]:
-    """What is kept, by file; nothing from a store that is not there or is damaged."""
+    """The looks that are kept, by file; none from a store that is missing or damaged."""
     try:
         columns = pq.read_table(store).to_pydict()
         states = zip(*(columns[name] for name in _STATE), strict=True)

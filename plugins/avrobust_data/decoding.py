@@ -1,17 +1,15 @@
 """From a media file to arrays: one window of time, sound and picture alike, decoded with PyAV (FFmpeg)."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 import av
-from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition
-from av.video.stream import VideoStream
 
 from avrobust_data.cache import Media
 from avrobust_data.collectors import Collector, MediaError, PictureCollector, SoundCollector
+from avrobust_data.configs import ClipsConfig
 from avrobust_data.containers import (
     duration_of,
     end_of,
@@ -29,37 +27,11 @@ _ONE_LENGTH: Final = frozenset({"asf", "flv", "matroska", "webm"})
 """Formats whose header states one length for all streams."""
 
 _SLACK_SECONDS: Final = 0.1
-"""How much earlier than stated a stream may end: encoders' padding, at most about two AAC frames at 44.1 kHz."""
+"""A stream may end this much earlier than stated: encoders' padding, at most about two AAC frames at 44.1 kHz."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """What is taken from a file.
-
-    Attributes:
-        seconds: its length; of a shorter file all is taken, from its start.
-        centre: of a longer file the centre is taken, else the start.
-        sample_rate: of the sound, in samples per second; None for no sound.
-        frames: how many pictures; None for none.
-        size: height and width of a picture in pixels.
-        stretch: resize without regard to the aspect ratio, else crop to the central square.
-    """
-
-    seconds: float
-    centre: bool = True
-    sample_rate: int | None = None
-    frames: int | None = None
-    size: int = 0
-    stretch: bool = False
-
-    @property
-    def samples(self) -> int:
-        """Samples of sound in the window."""
-        return round(self.seconds * (self.sample_rate or 0))
-
-
-def decode(path: Path, window: Window) -> Media:
-    """Decode the window of a file.
+def decode(path: Path, config: ClipsConfig) -> Media:
+    """Decode of a file what a configuration asks for: a window of its time, or all of a shorter file.
 
     Sound and pictures stand where their timestamps put them. Picture i of n is the one on show at (i + 1/2) / n of the
     window, upright and with square pixels. Where sound is missing, in a gap or after the end of a shorter file, there
@@ -72,34 +44,36 @@ def decode(path: Path, window: Window) -> Media:
         MediaError: if the file is missing, damaged, cut short, or lacks sound or picture; the message names it.
     """
     try:
-        return _decode(path, window)
+        return _decode(path, config)
     except MediaError as error:
         raise MediaError(f"{error} ({path})") from error.__cause__
     except av.FFmpegError as error:
         raise MediaError(f"it cannot be decoded: {error.strerror} ({path})") from error
     except (OSError, ValueError, ArithmeticError, MemoryError) as error:
-        # what PyAV itself raises over streams that FFmpeg lets through: unknown formats, impossible sizes
+        # PyAV itself raises these over streams that FFmpeg lets through: unknown formats, impossible sizes
         raise MediaError(f"it cannot be decoded: {type(error).__name__}: {error} ({path})") from error
 
 
-def _decode(path: Path, window: Window) -> Media:
+def _decode(path: Path, config: ClipsConfig) -> Media:
+    centre = config.crop == "centre"
     with open_file(path) as container:
         start = start_of(container)
-        if window.centre:
-            start += max(0.0, (duration_of(container, path) - window.seconds) / 2)
+        if centre:
+            start += max(0.0, (duration_of(container, path) - config.seconds) / 2)
         collectors: dict[str, Collector] = {}
-        if window.sample_rate is not None:
-            collectors["audio"] = SoundCollector(_sound_stream(container), start, window.samples, window.sample_rate)
-        if window.frames is not None:
-            stream = _picture_stream(container)
+        if "audio" in config.modalities:
+            samples = round(config.seconds * config.sample_rate)
+            collectors["audio"] = SoundCollector(_stream(container, "audio"), start, samples, config.sample_rate)
+        if "video" in config.modalities:
+            stream, stretch = _stream(container, "video"), config.resize == "stretch"
             collectors["video"] = PictureCollector(
-                stream, start, window.seconds, window.frames, size=window.size, stretch=window.stretch
+                stream, start, config.seconds, config.frames, size=config.size, stretch=stretch
             )
         _feed(container, list(collectors.values()), is_open_ended(path))
-        if (window.centre or not all(collector.done for collector in collectors.values())) and lacks_its_end(path):
+        if (centre or not all(collector.done for collector in collectors.values())) and lacks_its_end(path):
             raise MediaError("it is cut short: its last bytes are missing")
         if states_length(container, path):
-            _check_whole(container, list(collectors.values()), start + window.seconds)
+            _check_whole(container, list(collectors.values()), start + config.seconds)
         return {name: collector.finish() for name, collector in collectors.items()}
 
 
@@ -115,37 +89,29 @@ def _feed(container: InputContainer, collectors: list[Collector], open_ended: bo
             continue
         if packet.is_corrupt and not open_ended:
             raise MediaError("it is damaged or cut short: a packet is incomplete")
-        for frame in packet.decode():
-            if isinstance(frame, av.VideoFrame | av.AudioFrame) and frame.is_corrupt:
+        frames: list[Any] = packet.decode()
+        for frame in frames:
+            if frame.is_corrupt:
                 raise MediaError(f"it is damaged at {frame.time or 0:.2f} s")
             collector.add(frame)
         if all(collector.done for collector in collectors):
             return
 
 
-def _sound_stream(container: InputContainer) -> AudioStream:
-    stream = container.streams.best("audio")
-    if not isinstance(stream, AudioStream):
-        raise MediaError("it has no sound")
-    _use_one_thread(stream)
-    return stream
+def _stream(container: InputContainer, kind: Literal["audio", "video"]) -> Any:
+    """The stream that players choose, to be decoded in the calling thread.
 
-
-def _picture_stream(container: InputContainer) -> VideoStream:
-    stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream):
-        raise MediaError("it has no picture")
+    Clips are short, and the loader's processes share the cores already.
+    """
+    stream: Any = container.streams.best(kind)
+    if stream is None:
+        raise MediaError(f"it has no {'sound' if kind == 'audio' else 'picture'}")
     if stream.disposition & Disposition.attached_pic:
         raise MediaError("it has no moving picture, only cover art")
-    _use_one_thread(stream)
-    return stream
-
-
-def _use_one_thread(stream: AudioStream | VideoStream) -> None:
-    """Decode in the calling thread: clips are short, and the loader's processes share the cores already."""
     if stream.codec_context is None:
-        raise MediaError(f"this FFmpeg has no decoder for its {stream.type}")
+        raise MediaError(f"this FFmpeg has no decoder for its {kind}")
     stream.codec_context.thread_count = 1
+    return stream
 
 
 def _check_whole(container: InputContainer, collectors: list[Collector], stop: float) -> None:

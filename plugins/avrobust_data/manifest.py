@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from avrobust_core import AvrobustWarning, DataError, Task
+from avrobust_data.configs import ClipsConfig
 from avrobust_data.rows import Row, clashes, files_of, number_of, remarks
 from avrobust_data.table import read_rows
 
 SHOWN: Final = 5
-"""How many faulty rows an error shows; the others are counted."""
+"""Faulty rows that an error shows; the others are counted."""
 
 _LONGEST: Final = {"path": 4096, "labels": 4096}
 """Characters that a cell of a column may have, where it is not the usual limit."""
@@ -23,21 +24,14 @@ _USUAL_LONGEST: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a manifest says: its rows in order, the task, and the class names in the order of the targets."""
+    """The content of a manifest: its rows in order, the task, and the class names in the order of the targets."""
 
     rows: tuple[Row, ...]
     task: Task
     classes: tuple[str, ...]
 
 
-def read_manifest(
-    file: Path,
-    *,
-    root: Path | None = None,
-    separator: str = "|",
-    classes: Sequence[str] | None = None,
-    splits: Sequence[str] = ("train", "test"),
-) -> Manifest:
+def read_manifest(config: ClipsConfig) -> Manifest:
     """Read a CSV with the columns `path`, `label` or `labels`, `split`, and optionally `id` and `group`.
 
     The header's case does not matter. Cells are stripped of blanks; blank lines and other columns are ignored. What
@@ -45,22 +39,20 @@ def read_manifest(
     clip to learn from, files that count twice.
 
     Args:
-        file: as `read_rows` takes it.
-        root: what relative paths are relative to; None for the manifest's folder.
-        separator: between the labels of one cell of `labels`.
-        classes: the labels that may occur; None for those that do, in the order of `ordered`.
-        splits: the splits that may occur.
+        config: the file, the separator between labels, the classes and the splits that may occur. Without `classes`
+            they are those that do, in the order of `ordered`.
 
     Raises:
         DataError: if the file cannot be read, lacks a column, or has faulty rows; all of them are counted and the
             first few are shown as file:line. A file that is in two splits, or has different labels in two rows, is a
             fault of the later row, by whatever path it is named.
     """
+    file = config.manifest
     lines = read_rows(file)
     header_line, header = next(lines)
     columns = _columns(file, header_line, header)
     task: Task = "multi-label" if "labels" in columns else "single-label"
-    allowed = _composed(classes) if classes is not None else None
+    allowed = _composed(config.classes) if config.classes is not None else None
     faults: list[str] = []
     rows: list[Row] = []
     first_line: dict[str, int] = {}
@@ -68,14 +60,14 @@ def read_manifest(
         if len(cells) != len(header):
             faults.append(f"{file}:{line}: has {len(cells)} cells where the header has {len(header)} (quote commas)")
             continue
-        row, wrong = _row({name: cells[at] for name, at in columns.items()}, line, separator, allowed, splits)
+        row, wrong = _row({name: cells[at] for name, at in columns.items()}, line, config, allowed)
         if row.id in first_line:
             wrong.append(f"its id {row.id!r} is that of line {first_line[row.id]}; give the rows a column 'id'")
         if row.id:
             first_line.setdefault(row.id, line)
         faults += [f"{file}:{line}: {fault}" for fault in wrong]
         rows.append(row)
-    files = files_of(rows, root or file.parent) if not faults else []
+    files = files_of(rows, config.root or file.parent) if not faults else []
     if not faults:
         faults = [f"{file}:{line}: {fault}" for line, fault in clashes(rows, files)]
     if faults:
@@ -106,7 +98,7 @@ def _composed(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _columns(file: Path, line: int, header: Sequence[str]) -> Mapping[str, int]:
-    """Where the columns stand that are read: by name."""
+    """The positions of the columns that are read, by name."""
     names = [name.strip().casefold() for name in header]
     shown = ", ".join(name.strip() if name.isprintable() else repr(name) for name in header)
     where = f"{file}:{line}: the header is {shown if len(shown) <= 200 else shown[:200] + '...'}"
@@ -127,17 +119,16 @@ def _columns(file: Path, line: int, header: Sequence[str]) -> Mapping[str, int]:
 
 
 def _row(
-    raw: Mapping[str, str], line: int, separator: str, classes: Sequence[str] | None, splits: Sequence[str]
+    raw: Mapping[str, str], line: int, config: ClipsConfig, classes: Sequence[str] | None
 ) -> tuple[Row, list[str]]:
     """The row, and what is wrong with it."""
     cells = {name: cell.strip() for name, cell in raw.items()}
-    wrong = [
-        f"the {name} {fault}" for name, cell in raw.items() if (fault := _fault(cell, _LONGEST.get(name))) is not None
-    ]
+    faults = {name: _fault(cell, _LONGEST.get(name, _USUAL_LONGEST)) for name, cell in raw.items()}
+    wrong = [f"the {name} {fault}" for name, fault in faults.items() if fault is not None]
     if wrong:
         return Row("", "", (), "", line=line), wrong
     if "labels" in cells:
-        parts = (unicodedata.normalize("NFC", part).strip() for part in cells["labels"].split(separator))
+        parts = (unicodedata.normalize("NFC", part).strip() for part in cells["labels"].split(config.separator))
         labels = tuple(dict.fromkeys(part for part in parts if part))
     else:
         labels = (unicodedata.normalize("NFC", cells["label"]),) if cells["label"] else ()
@@ -153,17 +144,16 @@ def _row(
             for label in labels
             if label not in classes
         ]
-    if row.split not in splits:
+    if row.split not in config.splits:
         wrong.append(
-            f"the split {row.split!r} is none of {', '.join(splits)}{_nearest(row.split, splits)}; "
+            f"the split {row.split!r} is none of {', '.join(config.splits)}{_nearest(row.split, config.splits)}; "
             "correct it, or name it in data.with.splits"
         )
     return row, wrong
 
 
-def _fault(cell: str, longest: int | None) -> str | None:
-    """What is wrong with a cell as a text, whatever it is for; None if nothing is."""
-    limit = longest if longest is not None else _USUAL_LONGEST
+def _fault(cell: str, limit: int) -> str | None:
+    """The fault of a cell as a text, whatever it is for; None if there is none."""
     if len(cell) > limit:
         return f"has {len(cell)} characters, more than {limit}; a quote or a delimiter may be missing"
     if not cell.isprintable() and any(unicodedata.category(character) == "Cc" for character in cell.strip()):

@@ -6,21 +6,16 @@ import torch
 from torch import Tensor
 
 from avrobust_core import MediaSpec, Task
+from avrobust_data.configs import ClipsConfig, ToyAVConfig
 
 
-def media_specs(*, seconds: float, sample_rate: int, frames: int, size: int) -> dict[str, MediaSpec]:
-    """The specs of "audio", (1, T) in [-1, 1], and "video", (3, F, S, S) in [0, 1].
-
-    Args:
-        seconds: length of a clip.
-        sample_rate: samples of sound per second.
-        frames: pictures per clip, F.
-        size: height and width of a picture in pixels, S.
-    """
-    sound, pictures = (1, round(seconds * sample_rate)), (3, frames, size, size)
+def media_specs(config: ToyAVConfig | ClipsConfig) -> dict[str, MediaSpec]:
+    """The specs of "audio", (1, T) in [-1, 1], and "video", (3, F, S, S) in [0, 1]."""
+    sound, rate = (1, round(config.seconds * config.sample_rate)), float(config.sample_rate)
+    pictures, per_second = (3, config.frames, config.size, config.size), config.frames / config.seconds
     return {
-        "audio": MediaSpec(kind="audio", shape=sound, rate=float(sample_rate), bounds=(-1, 1), time_axis=1),
-        "video": MediaSpec(kind="video", shape=pictures, rate=frames / seconds, bounds=(0, 1), time_axis=1),
+        "audio": MediaSpec(kind="audio", shape=sound, rate=rate, bounds=(-1, 1), time_axis=1),
+        "video": MediaSpec(kind="video", shape=pictures, rate=per_second, bounds=(0, 1), time_axis=1),
     }
 
 

@@ -80,7 +80,7 @@ def clashes(rows: Iterable[Row], files: Iterable[Hashable]) -> Iterator[tuple[in
 
 
 def remarks(rows: Sequence[Row], files: Sequence[Hashable]) -> Iterator[str]:
-    """What looks wrong and may be meant, one sentence each; arguments as for `clashes`."""
+    """Remarks on what looks wrong but may be meant, one sentence each; arguments as for `clashes`."""
     counts: dict[str, int] = defaultdict(int)
     by_split: dict[str, dict[str, int]] = defaultdict(dict)  # the first line of each class
     first: dict[Hashable, int] = {}
@@ -119,7 +119,7 @@ def remarks(rows: Sequence[Row], files: Sequence[Hashable]) -> Iterator[str]:
 
 
 def copies(rows: Iterable[Row], contents: Iterable[str]) -> Iterator[str]:
-    """What to say of files with one content in two splits: one sentence, if there are any.
+    """A remark on files with the same content in two splits: one sentence, if there are any.
 
     Args:
         rows: of a manifest, none of whose files is in two splits by itself.
@@ -149,7 +149,7 @@ def _file(path: str) -> Hashable:
 
 
 def _look(label: str) -> str:
-    """What two labels that a reader takes for one have in common."""
+    """The same text for two labels that a reader takes for one."""
     number = number_of(label)
     if number is not None:
         return str(number)

@@ -34,7 +34,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         file: UTF-8, or UTF-16 or UTF-32 with a byte-order mark.
 
     Raises:
-        DataError: if the file cannot be read, or is no text or no CSV; names the line and what to do.
+        DataError: if the file cannot be read, or is not text or not CSV; names the line and what to do.
     """
     stream = io.StringIO(_text(file), newline="")
     before = 0

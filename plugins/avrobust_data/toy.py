@@ -42,9 +42,7 @@ class ToyAV(Dataset):
     def __init__(self, config: ToyAVConfig) -> None:
         self.config = config
         self.samples = round(config.seconds * config.sample_rate)
-        self.media: Mapping[str, MediaSpec] = media_specs(
-            seconds=config.seconds, sample_rate=config.sample_rate, frames=config.frames, size=config.size
-        )
+        self.media: Mapping[str, MediaSpec] = media_specs(config)
         pairs = [sound_and_pattern(label) for label in range(config.classes)]
         self.classes = tuple(f"{sound_name(sound)}+{pattern_name(pattern)}" for sound, pattern in pairs)
         self.task = "single-label" if config.labels_per_clip == 1 else "multi-label"
@@ -150,7 +148,7 @@ class ToyAV(Dataset):
             video += _tint(rng, config.noise * 0.2)[:, None, None, None] * spot
         faint = rng.random() < FAINT * min(config.noise, 1)
         for pattern, (onset, duration) in zip(patterns, spans, strict=True):
-            # what is heard is seen: the patch fades in and out with its sound, over a twentieth of the clip
+            # a patch is seen while its sound is heard: it fades in and out with its sound, over a twentieth of the clip
             shown = np.clip(np.minimum(times - onset, onset + duration - times) / 0.05 + 0.5, 0, 1)
             mask = make_pattern(pattern, times, config.size, rng) * shown.astype(np.float32)[:, None, None]
             video += _tint(rng, 0.03 if faint else rng.uniform(0.25, 0.5))[:, None, None, None] * mask
@@ -165,7 +163,7 @@ def _clip_id(split: str, index: int) -> str:
 
 
 def _positions(span: tuple[float, float], samples: int) -> tuple[int, int]:
-    """Where a span (onset and duration as shares of the clip) starts and stops; one sample at least."""
+    """The start and stop of a span (onset and duration as shares of the clip) in samples; one sample at least."""
     start = min(round(span[0] * samples), samples - 1)
     return start, min(max(start + round(span[1] * samples), start + 1), samples)
 

@@ -36,15 +36,12 @@ class BottleneckTransformer(Fusion):
     def __init__(self, config: MidConfig, inputs: Mapping[str, EncodedDims]) -> None:
         super().__init__()
         self.dim = config.width
-        self.tokens = CommonTokens(inputs, config.width, positions=config.positions)
+        self.tokens = CommonTokens(config, inputs)
         self.modalities = self.tokens.modalities
         self.bottlenecks = learned(config.bottlenecks, config.width)
         self.class_tokens = learned(len(self.modalities), config.width) if config.pool == "class" else None
         self.layers = nn.ModuleList(
-            nn.ModuleList(
-                TransformerLayer(config.width, config.heads, config.mlp_ratio, config.dropout) for _ in self.modalities
-            )
-            for _ in range(config.layers)
+            nn.ModuleList(TransformerLayer(config) for _ in self.modalities) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width)
 

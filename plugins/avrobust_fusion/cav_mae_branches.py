@@ -5,7 +5,7 @@ Source: Gong, Rouditchenko, Liu, Harwath, Karlinsky, Kuehne, Glass, "Contrastive
 the modality. Its pre-training is left out.
 """
 
-from typing import ClassVar, Final, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,6 @@ from avrobust_core import (
 from avrobust_fusion.cav_mae_layouts import Side, branch_layout
 from avrobust_fusion.configs import PATCH, CavMaeAudioConfig, CavMaeConfig, CavMaeVideoConfig
 
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
-
 
 class MiddlePicture(PixelNormalisation):
     """The middle picture of a clip, normalised with ImageNet's statistics.
@@ -38,7 +35,7 @@ class MiddlePicture(PixelNormalisation):
     """
 
     def __init__(self) -> None:
-        super().__init__(IMAGENET_MEAN, IMAGENET_STD)
+        super().__init__(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
     def forward(self, x: Tensor) -> Tensor:
         """From pixels (B, 3, T, H, W) in [0, 1] to normalised ones of frame T // 2: (B, 3, H, W), float32 at least."""

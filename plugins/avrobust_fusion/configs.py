@@ -49,7 +49,7 @@ class _HeadsConfig(Config):
         return self
 
 
-class _TokensConfig(_HeadsConfig):
+class TokensConfig(_HeadsConfig):
     """Options that fusions of tokens share."""
 
     layers: int = Field(default=2, ge=1)
@@ -62,7 +62,7 @@ class _TokensConfig(_HeadsConfig):
     """Tell tokens where in the clip they lie, on one scale for all modalities."""
 
 
-class TransformerConfig(_TokensConfig):
+class TransformerConfig(TokensConfig):
     """Options that `early` and `mid` share."""
 
     pool: Literal["class", "mean"] = "class"
@@ -96,7 +96,7 @@ class MidConfig(TransformerConfig):
         return self
 
 
-class AttentionConfig(_TokensConfig):
+class AttentionConfig(TokensConfig):
     """Configuration of `attention`."""
 
     width: int = Field(default=128, ge=1)

@@ -29,16 +29,12 @@ class CrossModalAttention(Fusion):
 
     def __init__(self, config: AttentionConfig, inputs: Mapping[str, EncodedDims]) -> None:
         super().__init__()
-        self.tokens = CommonTokens(inputs, config.width, positions=config.positions)
+        self.tokens = CommonTokens(config, inputs)
         self.modalities = self.tokens.modalities
         self.width = config.width
         self.dim = config.width * len(self.modalities)
         self.layers = nn.ModuleList(
-            nn.ModuleList(
-                TransformerLayer(config.width, config.heads, config.mlp_ratio, config.dropout)
-                for _ in range(config.layers)
-            )
-            for _ in self.modalities
+            nn.ModuleList(TransformerLayer(config) for _ in range(config.layers)) for _ in self.modalities
         )
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in self.modalities)
 

@@ -29,12 +29,10 @@ class JointTransformer(Fusion):
     def __init__(self, config: TransformerConfig, inputs: Mapping[str, EncodedDims]) -> None:
         super().__init__()
         self.dim = config.width
-        self.tokens = CommonTokens(inputs, config.width, positions=config.positions)
+        self.tokens = CommonTokens(config, inputs)
         self.modalities = self.tokens.modalities
         self.class_token = learned(config.width) if config.pool == "class" else None
-        self.layers = nn.ModuleList(
-            TransformerLayer(config.width, config.heads, config.mlp_ratio, config.dropout) for _ in range(config.layers)
-        )
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:

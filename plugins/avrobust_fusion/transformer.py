@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_core import Encoded, EncodedDims, attend, linear, sinusoids
+from avrobust_fusion.configs import TokensConfig
 from avrobust_fusion.modalities import positions_present, token_widths
 
 CLIP_STEPS: Final = 100.0
@@ -69,21 +70,18 @@ class TransformerLayer(nn.Module):
     """Attention and a feed-forward network; each normalises what it reads, and is added to what came in.
 
     Args:
-        width: of the tokens; a multiple of heads.
-        heads: of the attention.
-        mlp_ratio: width of the feed-forward network's hidden layer, in widths of a token.
-        dropout: probability on what each part adds, in training only.
+        config: width, heads, the feed-forward network's hidden layer, and dropout.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
+    def __init__(self, config: TokensConfig) -> None:
         super().__init__()
-        hidden = max(1, round(mlp_ratio * width))
+        width, hidden = config.width, max(1, round(config.mlp_ratio * config.width))
         self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, config.heads)
         self.norm2 = nn.LayerNorm(width)
         self.fc1 = linear(width, hidden)
         self.fc2 = linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         """From tokens (B, T, D) to tokens (B, T, D); they look at source (B, S, D), or at one another if it is None."""
@@ -97,19 +95,18 @@ class CommonTokens(nn.Module):
     """The tokens of all modalities, each normalised, mapped to one width and marked with its modality.
 
     Args:
+        config: the width, and whether `clip_positions` are added.
         inputs: widths by modality.
-        width: that the tokens get.
-        positions: whether `clip_positions` are added.
     """
 
-    def __init__(self, inputs: Mapping[str, EncodedDims], width: int, *, positions: bool) -> None:
+    def __init__(self, config: TokensConfig, inputs: Mapping[str, EncodedDims]) -> None:
         super().__init__()
         widths = token_widths(inputs)
         self.modalities = tuple(widths)
-        self.positions = positions
+        self.positions = config.positions
         self.norms = nn.ModuleList(nn.LayerNorm(size) for size in widths.values())
-        self.maps = nn.ModuleList(linear(size, width) for size in widths.values())
-        self.modality_embedding = learned(len(widths), width)
+        self.maps = nn.ModuleList(linear(size, config.width) for size in widths.values())
+        self.modality_embedding = learned(len(widths), config.width)
 
     def forward(self, encoded: Mapping[str, Encoded]) -> dict[int, Tensor]:
         """The tokens (B, T, D) of the modalities that there are, by their position among the sorted modalities.

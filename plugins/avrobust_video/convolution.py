@@ -1,18 +1,16 @@
-"""Convolutions with batch normalisation, which become one convolution in evaluation."""
+"""Convolutions with batch normalisation, which become one convolution in evaluation, and residual blocks of them."""
 
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avrobust_core import scale_and_shift
+
 
 def conv_norm(
-    inputs: int,
-    outputs: int,
-    kernel: tuple[int, int, int],
-    stride: tuple[int, int, int] = (1, 1, 1),
-    groups: int = 1,
+    inputs: int, outputs: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1), groups: int = 1
 ) -> tuple[nn.Conv3d, nn.BatchNorm3d]:
     """A 3-D convolution that keeps the size (but for its stride), without bias, and its batch normalisation."""
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
@@ -22,7 +20,7 @@ def conv_norm(
     return conv, nn.BatchNorm3d(outputs)
 
 
-def normalised(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+def normalised(conv: nn.Conv3d, norm: nn.BatchNorm3d, x: Tensor) -> Tensor:
     """The normalised convolution of x (B, C, T, H, W): a tensor that nobody else holds.
 
     In evaluation the normalisation is a fixed scale and shift per channel, which goes into the convolution's weights.
@@ -31,18 +29,57 @@ def normalised(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     either module do not run then.
 
     Args:
-        conv: an `nn.Conv3d` without bias.
-        norm: its `nn.BatchNorm3d`.
+        conv: without bias.
+        norm: its normalisation.
         x: its input.
     """
-    assert isinstance(conv, nn.Conv3d)
-    assert isinstance(norm, nn.BatchNorm3d)
-    if norm.training or norm.running_mean is None or norm.running_var is None:
+    if norm.training:
         return checked(norm(conv(x)))
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    scale, shift = scale_and_shift(norm)
     weight = conv.weight * scale.view(-1, 1, 1, 1, 1)
-    bias = norm.bias - norm.running_mean * scale
-    return F.conv3d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return F.conv3d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+class Residual(nn.Module):
+    """A branch, which a subclass makes, and its shortcut: a convolution where the shape changes.
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels of the branch.
+        stride: of the branch, along height and width.
+        normalise: the shortcut's convolution.
+    """
+
+    branch2: nn.Module
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, normalise: bool) -> None:
+        super().__init__()
+        self.projects, self.normalises = inputs != outputs or stride != 1, normalise
+        if self.projects:
+            self.branch1_conv, norm = conv_norm(inputs, outputs, (1, 1, 1), (1, stride, stride))
+            if normalise:
+                self.branch1_norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
+        shortcut = x
+        if self.projects and self.normalises:
+            shortcut = normalised(self.branch1_conv, self.branch1_norm, x)
+        elif self.projects:
+            shortcut = self.branch1_conv(x)
+        return F.relu_(checked(self.branch2(x)).add_(shortcut))
+
+
+class Stage(nn.Module):
+    """The residual blocks of one pathway at one resolution, one after another."""
+
+    def __init__(self, blocks: Iterable[Residual]) -> None:
+        super().__init__()
+        self.res_blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
+        return checked(self.res_blocks(x))
 
 
 def checked(x: Any) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from avrobust_core import DataError, MediaSpec
 
 PICTURES: Final = ("pictures", "video", (3, "frames", "height", "width"))
-"""What a modality of pictures looks like, for `MediaSpec.require`."""
+"""The kind and shape of a modality of pictures, for `MediaSpec.require`."""
 
 
 def check_side(media: MediaSpec, least: int) -> None:
@@ -46,17 +46,16 @@ def windows(x: Tensor, size: tuple[int, int, int]) -> Tensor:
     return F.avg_pool3d(x, kernel, stride=1)
 
 
-def pool_space(x: Tensor, how: str, window: int | None) -> Tensor:
+def pool_space(x: Tensor, window: int | None) -> Tensor:
     """One vector per frame: from (B, C, T, H, W) to (B, C, T).
 
     Args:
         x: maps.
-        how: "max", or "mean".
-        window: for a mean over all windows of so many pixels a side, in which those at the border count less; None,
-            or maps that are no larger, for the plain mean.
+        window: for a mean over all windows of so many pixels a side, in which those at the border count less; of maps
+            that are no larger, the plain mean. None for the maximum.
     """
-    if how == "max":
+    if window is None:
         return torch.amax(x, dim=(3, 4))
-    if window is not None and max(x.shape[3:]) > window:
+    if max(x.shape[3:]) > window:
         x = windows(x, (1, window, window))
     return x.mean(dim=(3, 4))

@@ -5,15 +5,14 @@ parameters have the names and shapes of PyTorchVideo's `slowfast_r50`; `P` below
 """
 
 from functools import lru_cache
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import CheckpointLayout, DataError, Encoded, EncodedDims, Encoder, MediaSpec, PixelNormalisation
+from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec, PixelNormalisation
 from avrobust_video.configs import SlowFastConfig
-from avrobust_video.convolution import checked, conv_norm, normalised
+from avrobust_video.convolution import Residual, Stage, checked, conv_norm, normalised
 from avrobust_video.pictures import PICTURES, check_side, pool_space
 from avrobust_video.published import PYSLOWFAST, pytorchvideo
 from avrobust_video.sizes import SIZES, Size
@@ -24,8 +23,8 @@ class Stem(nn.Module):
 
     def __init__(self, outputs: int, temporal_kernel: int, size: Size) -> None:
         super().__init__()
-        k, s = size.stem_kernel, size.stem_stride
-        self.conv, self.norm = conv_norm(3, outputs, (temporal_kernel, k, k), (1, s, s))
+        k = size.stem_kernel
+        self.conv, self.norm = conv_norm(3, outputs, (temporal_kernel, k, k), (1, 2, 2))
         self.pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if size.stem_pool else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,41 +67,16 @@ class Basic(nn.Module):
         return normalised(self.conv_b, self.norm_b, x)
 
 
-class ResidualBlock(nn.Module):
-    """A bottleneck or basic block and its shortcut; the shortcut is a convolution where the shape changes."""
+class ResidualBlock(Residual):
+    """A basic block, or a bottleneck if it puts out more channels than it has inside, and its shortcut."""
 
     def __init__(self, inputs: int, inner: int, outputs: int, temporal_kernel: int, stride: int) -> None:
-        super().__init__()
-        self.projects = inputs != outputs or stride != 1
-        if self.projects:
-            self.branch1_conv, self.branch1_norm = conv_norm(inputs, outputs, (1, 1, 1), (1, stride, stride))
+        super().__init__(inputs, outputs, stride, normalise=True)
         self.branch2 = (
             Basic(inputs, outputs, temporal_kernel, stride)
             if inner == outputs
             else Bottleneck(inputs, inner, outputs, temporal_kernel, stride)
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
-        shortcut = normalised(self.branch1_conv, self.branch1_norm, x) if self.projects else x
-        return F.relu_(checked(self.branch2(x)).add_(shortcut))
-
-
-class Stage(nn.Module):
-    """The residual blocks of one pathway at one resolution; the first block strides."""
-
-    def __init__(self, depth: int, inputs: int, inner: int, outputs: int, temporal_kernel: int, stride: int) -> None:
-        super().__init__()
-        self.res_blocks = nn.Sequential(
-            *(
-                ResidualBlock(outputs if i else inputs, inner, outputs, temporal_kernel, 1 if i else stride)
-                for i in range(depth)
-            )
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
-        return checked(self.res_blocks(x))
 
 
 class FastToSlow(nn.Module):
@@ -131,20 +105,26 @@ class TwoPathways(nn.Module):
         return (slow if self.multipathway_fusion is None else self.multipathway_fusion(slow, fast)), fast
 
 
+def make_stage(depth: int, inputs: int, inner: int, outputs: int, temporal_kernel: int, stride: int) -> Stage:
+    """The blocks of one pathway at one resolution; the first one strides."""
+    first = ResidualBlock(inputs, inner, outputs, temporal_kernel, stride)
+    return Stage([first, *(ResidualBlock(outputs, inner, outputs, temporal_kernel, 1) for _ in range(1, depth))])
+
+
 def build_blocks(size: Size, alpha: int) -> nn.ModuleList:
     """The stems (block 0) and the stages (blocks 1, 2, ...) of both pathways."""
     slow, fast = size.width, size.fast_width
     kernel = size.lateral_kernel
     blocks = [TwoPathways(Stem(slow, 1, size), Stem(fast, 5, size), FastToSlow(fast, alpha, kernel))]
-    last = len(size.depths) - 1
-    for s, (depth, stride) in enumerate(zip(size.depths, size.spatial_strides, strict=True)):
-        inner, fast_inner = size.width * 2**s, size.fast_width * 2**s
+    for s, depth in enumerate(size.depths):
+        inner, fast_inner, stride = size.width << s, size.fast_width << s, 2 if s else 1
         outer, fast_outer = inner * size.expansion, fast_inner * size.expansion
+        last = s == len(size.depths) - 1
         blocks.append(
             TwoPathways(
-                Stage(depth, slow + 2 * fast, inner, outer, size.slow_temporal_kernels[s], stride),
-                Stage(depth, fast, fast_inner, fast_outer, size.fast_temporal_kernels[s], stride),
-                FastToSlow(fast_outer, alpha, kernel) if s < last else None,
+                make_stage(depth, slow + 2 * fast, inner, outer, 1 if s < 2 else 3, stride),
+                make_stage(depth, fast, fast_inner, fast_outer, 3, stride),
+                None if last else FastToSlow(fast_outer, alpha, kernel),
             )
         )
         slow, fast = outer, fast_outer
@@ -162,26 +142,6 @@ def slow_frames(frames: int, alpha: int, device: torch.device) -> Tensor:
         return torch.linspace(0, frames - 1, -(-frames // alpha)).long().to(device)
 
 
-def check_media(media: MediaSpec, size: Size, alpha: int) -> None:
-    """Refuse a modality that a network of this size cannot read.
-
-    Raises:
-        DataError: if the modality is not a clip of pictures, or its clips are too short or too small.
-    """
-    media.require(*PICTURES)
-    frames = media.shape[1]
-    if frames < alpha:
-        raise DataError(
-            f"clips of {frames} frames are too short for alpha {alpha}, one slow frame per {alpha}; use longer clips, "
-            f"or lower alpha"
-        )
-    check_side(media, size.total_stride)
-
-
-PYTORCHVIDEO: Final[CheckpointLayout] = pytorchvideo(6, "blocks.0.multipathway_blocks.0.conv.weight")
-"""PyTorchVideo's SlowFast networks."""
-
-
 class SlowFast(Encoder):
     """The SlowFast encoder of a clip.
 
@@ -197,18 +157,23 @@ class SlowFast(Encoder):
     """
 
     time_axis = 1
-    layouts = (PYTORCHVIDEO, PYSLOWFAST)
+    layouts = (pytorchvideo(6, "blocks.0.multipathway_blocks.0.conv.weight"), PYSLOWFAST)
 
     def __init__(self, config: SlowFastConfig, media: MediaSpec) -> None:
         super().__init__()
         size = SIZES[config.size]
-        check_media(media, size, config.alpha)
+        media.require(*PICTURES)
+        if media.shape[1] < config.alpha:
+            raise DataError(
+                f"clips of {media.shape[1]} frames are too short for alpha {config.alpha}, one slow frame per "
+                f"{config.alpha}; use longer clips, or lower alpha"
+            )
+        check_side(media, size.total_stride)
         width = size.slow_out + size.fast_out
         self.dims = EncodedDims(token=width, embed=width)
         self.alpha = config.alpha
         self.frontend = PixelNormalisation()
         self.blocks = build_blocks(size, config.alpha)
-        self.spatial_pool = size.spatial_pool
         self.window = size.window
         self.dropout = nn.Dropout(config.dropout)
 
@@ -223,7 +188,7 @@ class SlowFast(Encoder):
         slow = features.index_select(2, slow_frames(features.shape[2], self.alpha, features.device))
         for block in self.blocks:
             slow, fast = block(slow, fast)
-        slow, fast = (pool_space(x, self.spatial_pool, self.window) for x in (slow, fast))
+        slow, fast = (pool_space(x, self.window) for x in (slow, fast))
         aligned = F.avg_pool1d(fast, self.alpha, self.alpha, ceil_mode=True)
         tokens = torch.cat([slow, aligned], dim=1).transpose(1, 2)
         pooled = torch.cat([slow.mean(dim=2), fast.mean(dim=2)], dim=1)

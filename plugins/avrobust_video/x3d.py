@@ -4,17 +4,17 @@ Source: Feichtenhofer, "X3D: Expanding Architectures for Efficient Video Recogni
 parameters have the names and shapes of PyTorchVideo's `x3d_xs`, `x3d_s`, `x3d_m` and `x3d_l`.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec, PixelNormalisation
 from avrobust_video.configs import X3dConfig
-from avrobust_video.convolution import checked, conv_norm, normalised
+from avrobust_video.convolution import Residual, Stage, checked, conv_norm, normalised
 from avrobust_video.pictures import PICTURES, check_side, windows
 from avrobust_video.published import pytorchvideo
 
@@ -28,29 +28,19 @@ TOTAL_STRIDE: Final = 32
 """Input pixels per pixel of the last map: the stem and each stage halve height and width."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expansion:
-    """The differences between the sizes.
-
-    Attributes:
-        depths: blocks per stage.
-        window: frames, height and width, in pixels of the last map, of the clips that the published network was trained
-            on: it pools over windows of that size, one step apart.
-    """
-
-    depths: tuple[int, int, int, int]
-    window: tuple[int, int, int]
-
-
-EXPANSIONS: Final[Mapping[str, Expansion]] = MappingProxyType(
+SIZES: Final[Mapping[str, tuple[tuple[int, ...], tuple[int, int, int]]]] = MappingProxyType(
     {
-        "xs": Expansion(depths=(3, 5, 11, 7), window=(4, 5, 5)),
-        "s": Expansion(depths=(3, 5, 11, 7), window=(13, 5, 5)),
-        "m": Expansion(depths=(3, 5, 11, 7), window=(16, 7, 7)),
-        "l": Expansion(depths=(5, 10, 25, 15), window=(16, 10, 10)),
+        "xs": ((3, 5, 11, 7), (4, 5, 5)),
+        "s": ((3, 5, 11, 7), (13, 5, 5)),
+        "m": ((3, 5, 11, 7), (16, 7, 7)),
+        "l": ((5, 10, 25, 15), (16, 10, 10)),
     }
 )
-"""The sizes."""
+"""By size: blocks per stage, and the window (frames, height, width) in pixels of the last map.
+
+The window is that of the clips that the published network was trained on: it pools over windows of that size, one step
+apart.
+"""
 
 
 class SeparateConv(nn.Module):
@@ -107,73 +97,34 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
         x = F.relu_(normalised(self.conv_a, self.norm_a, x))
-        x = checked(self.norm_b[1](normalised(self.conv_b, self.norm_b[0], x)))
+        norm, gate = self.norm_b
+        x = checked(gate(normalised(self.conv_b, cast(nn.BatchNorm3d, norm), x)))
         return normalised(self.conv_c, self.norm_c, F.silu(x))
 
 
-class ResidualBlock(nn.Module):
-    """A bottleneck and its shortcut: a convolution where the size changes, normalised where the width does."""
+class ResidualBlock(Residual):
+    """A bottleneck and its shortcut, which is normalised where the width changes."""
 
     def __init__(self, inputs: int, inner: int, outputs: int, stride: int, squeezed: int | None) -> None:
-        super().__init__()
-        self.widens, self.strides = inputs != outputs, stride != 1
-        if self.widens or self.strides:
-            self.branch1_conv, norm = conv_norm(inputs, outputs, (1, 1, 1), (1, stride, stride))
-            if self.widens:
-                self.branch1_norm = norm
+        super().__init__(inputs, outputs, stride, normalise=inputs != outputs)
         self.branch2 = Bottleneck(inputs, inner, outputs, stride, squeezed)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From (B, inputs, T, H, W) to (B, outputs, T, H / stride, W / stride)."""
-        shortcut = x
-        if self.widens:
-            shortcut = normalised(self.branch1_conv, self.branch1_norm, x)
-        elif self.strides:
-            shortcut = self.branch1_conv(x)
-        return F.relu_(checked(self.branch2(x)).add_(shortcut))
-
-
-class Stage(nn.Module):
-    """The residual blocks at one resolution; the first one strides, and every other one is gated."""
-
-    def __init__(self, depth: int, inputs: int, inner: int, outputs: int, squeezed: int) -> None:
-        super().__init__()
-        self.res_blocks = nn.Sequential(
-            *(
-                ResidualBlock(outputs if i else inputs, inner, outputs, 1 if i else 2, None if i % 2 else squeezed)
-                for i in range(depth)
-            )
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From (B, inputs, T, H, W) to (B, outputs, T, H / 2, W / 2)."""
-        return checked(self.res_blocks(x))
 
 
 class ProjectedPool(nn.Module):
-    """The convolutions before and after the pooling."""
+    """The pooling over windows, and the convolutions before and after it."""
 
-    def __init__(self, inputs: int, inner: int) -> None:
+    def __init__(self, inputs: int, inner: int, window: tuple[int, int, int]) -> None:
         super().__init__()
         self.pre_conv, self.pre_norm = conv_norm(inputs, inner, (1, 1, 1))
         self.post_conv = nn.Conv3d(inner, EMBED, 1, bias=False)
+        self.window = window
         nn.init.kaiming_normal_(self.post_conv.weight, mode="fan_out", nonlinearity="relu")
 
-    def before(self, x: Tensor) -> Tensor:
-        """The maps that are pooled: (B, inner, T, H, W)."""
-        return F.relu_(normalised(self.pre_conv, self.pre_norm, x))
-
-    def after(self, x: Tensor) -> Tensor:
-        """From windows (B, inner, T', H', W') to their embeddings of width `EMBED`."""
-        return F.relu_(checked(self.post_conv(x)))
-
-
-class Head(nn.Module):
-    """The published head without its classifier."""
-
-    def __init__(self, inputs: int, inner: int) -> None:
-        super().__init__()
-        self.pool = ProjectedPool(inputs, inner)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The maps that are pooled (B, inner, T, H, W), and the mean of their windows' embeddings (B, EMBED)."""
+        maps = F.relu_(normalised(self.pre_conv, self.pre_norm, x))
+        embedded = F.relu_(checked(self.post_conv(windows(maps, self.window))))
+        return maps, embedded.mean(dim=(2, 3, 4))
 
 
 class X3d(Encoder):
@@ -198,17 +149,18 @@ class X3d(Encoder):
         super().__init__()
         media.require(*PICTURES)
         check_side(media, TOTAL_STRIDE)
-        expansion = EXPANSIONS[config.size]
+        depths, window = SIZES[config.size]
         self.dims = EncodedDims(token=WIDTHS[-1][1], embed=EMBED)
         self.frontend = PixelNormalisation()
-        self.window = expansion.window
         inputs = WIDTHS[0][0]
         blocks: list[nn.Module] = [Stem(inputs)]
-        for depth, (outputs, inner, squeezed) in zip(expansion.depths, WIDTHS, strict=True):
-            blocks.append(Stage(depth, inputs, inner, outputs, squeezed))
+        for depth, (outputs, inner, squeezed) in zip(depths, WIDTHS, strict=True):
+            first = ResidualBlock(inputs, inner, outputs, 2, squeezed)  # every other one is gated
+            rest = (ResidualBlock(outputs, inner, outputs, 1, None if i % 2 else squeezed) for i in range(1, depth))
+            blocks.append(Stage([first, *rest]))
             inputs = outputs
-        self.trunk = len(blocks)
-        self.blocks = nn.ModuleList([*blocks, Head(inputs, WIDTHS[-1][1])])
+        head = nn.Sequential(OrderedDict(pool=ProjectedPool(inputs, WIDTHS[-1][1], window)))
+        self.blocks = nn.ModuleList([*blocks, head])
         self.dropout = nn.Dropout(config.dropout)
 
     def encode(self, features: Tensor) -> Encoded:
@@ -217,11 +169,9 @@ class X3d(Encoder):
         Tokens (B, T, 432) are means over space of the maps before the pooling; `pooled` (B, 2048) is the mean over the
         windows' embeddings.
         """
+        *trunk, head = self.blocks
         x = features
-        for block in self.blocks[: self.trunk]:
+        for block in trunk:
             x = block(x)
-        pool = self.blocks[self.trunk].get_submodule("pool")
-        assert isinstance(pool, ProjectedPool)
-        maps = pool.before(x)
-        pooled = pool.after(windows(maps, self.window)).mean(dim=(2, 3, 4))
+        maps, pooled = head(x)
         return Encoded(tokens=maps.mean(dim=(3, 4)).transpose(1, 2), pooled=checked(self.dropout(pooled)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchlibrosa
 from avrobust_audio.configs import CnnConfig, LogMelConfig
-from avrobust_audio.frontend import LogMel, count_empty, make_log_mel, mel_filters
+from avrobust_audio.frontend import LogMel, count_empty, mel_filters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def decibels_by_definition(x: NDArray[np.float64], frontend: LogMel, rate: int, 
 
 @pytest.mark.parametrize(("rate", "window_ms", "n_mels"), [(8000, 32.0, 64), (16000, 25.0, 40), (32000, 32.0, 64)])
 def test_agrees_with_the_definition_in_numpy(rate: int, window_ms: float, n_mels: int) -> None:
-    frontend = make_log_mel(LogMelConfig(window_ms=window_ms, n_mels=n_mels), media(4001, rate)).double()
+    frontend = LogMel(LogMelConfig(window_ms=window_ms, n_mels=n_mels), media(4001, rate)).double()
     x = noise(1, 1, 4001).double()
     expected = decibels_by_definition(x[0, 0].numpy(), frontend, rate, 50.0, min(14000.0, rate / 2))
     ours = frontend(x)[0, 0].numpy()
@@ -62,27 +62,29 @@ def test_agrees_with_the_definition_in_numpy(rate: int, window_ms: float, n_mels
 
 
 def test_has_the_settings_of_panns_at_32_khz() -> None:
-    frontend = make_log_mel(LogMelConfig(), media(32000, 32000))
+    frontend = LogMel(LogMelConfig(), media(32000, 32000))
     assert (frontend.n_fft, len(frontend.window), frontend.hop, frontend.n_mels) == (1024, 1024, 320, 64)
 
 
 @given(st.integers(8, 5000))
 @settings(max_examples=40, deadline=None)
 def test_the_transform_is_the_smallest_power_of_two_that_holds_the_window(window: int) -> None:
-    frontend = LogMel(rate=48000, window=window, hop=1, n_mels=1, f_min=0, f_max=24000)
+    config = LogMelConfig(window_ms=window / 48, hop_ms=1 / 48, n_mels=1, f_min=0, f_max=24000)
+    frontend = LogMel(config, media(48000, 48000))
+    assert len(frontend.window) == window
     assert frontend.n_fft & (frontend.n_fft - 1) == 0
     assert frontend.n_fft // 2 < window <= frontend.n_fft
 
 
 def test_channels_are_averaged() -> None:
-    frontend = make_log_mel(LogMelConfig(), media(channels=2))
+    frontend = LogMel(LogMelConfig(), media(channels=2))
     x = noise(3, 2, 4000)
     torch.testing.assert_close(frontend(x), frontend(x.mean(dim=1, keepdim=True)))
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-8, 1e-5, 1.0])
 def test_gradient_is_finite_however_quiet_the_clip(scale: float) -> None:
-    frontend = make_log_mel(LogMelConfig(), media())
+    frontend = LogMel(LogMelConfig(), media())
     x = (scale * noise(2, 1, 4000, scale=1.0)).requires_grad_()
     (gradient,) = torch.autograd.grad(frontend(x).sum(), x)
     assert frontend(x).isfinite().all()
@@ -92,12 +94,12 @@ def test_gradient_is_finite_however_quiet_the_clip(scale: float) -> None:
 
 
 def test_silence_is_the_floor() -> None:
-    frontend = make_log_mel(LogMelConfig(), media())
+    frontend = LogMel(LogMelConfig(), media())
     torch.testing.assert_close(frontend(torch.zeros(1, 1, 4000)), torch.full((1, 1, 51, 64), -100.0))
 
 
 def test_is_computed_in_float32_under_autocast() -> None:
-    frontend = make_log_mel(LogMelConfig(), media())
+    frontend = LogMel(LogMelConfig(), media())
     x = noise(2, 1, 4000)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         under = frontend(x)
@@ -109,7 +111,7 @@ def test_is_computed_in_float32_under_autocast() -> None:
 def panns_front_end(rate: int) -> tuple[LogMel, Any]:
     """Ours, clamped, and torchlibrosa's, with the settings of the published networks."""
     window, hop, f_max = {32000: (1024, 320, 14000), 16000: (512, 160, 8000), 8000: (256, 80, 4000)}[rate]
-    frontend = LogMel(rate=rate, window=window, hop=hop, n_mels=64, f_min=50, f_max=f_max, floor="clamped")
+    frontend = LogMel(LogMelConfig(floor="clamped"), media(rate, rate))
     power = torchlibrosa.Spectrogram(n_fft=window, hop_length=hop, win_length=window, freeze_parameters=True)
     mel = torchlibrosa.LogmelFilterBank(
         sr=rate, n_fft=window, n_mels=64, fmin=50, fmax=f_max, ref=1.0, amin=1e-10, top_db=None, freeze_parameters=True
@@ -138,14 +140,14 @@ def test_clamped_it_is_torchlibrosas_in_values_and_gradients(rate: int, scale: f
 
 def test_clamped_power_below_the_floor_has_no_gradient_and_added_it_has() -> None:
     for floor, seen in (("clamped", False), ("added", True)):
-        frontend = make_log_mel(LogMelConfig(floor=floor), media())
+        frontend = LogMel(LogMelConfig(floor=floor), media())
         x = noise(1, 1, 4000, scale=1e-7).requires_grad_()
         (gradient,) = torch.autograd.grad(frontend(x).sum(), x)
         assert bool((gradient != 0).any()) == seen
 
 
 def test_the_floors_agree_to_half_a_decibel_from_minus_90_upwards() -> None:
-    added, clamped = (make_log_mel(LogMelConfig(floor=floor), media()) for floor in ("added", "clamped"))
+    added, clamped = (LogMel(LogMelConfig(floor=floor), media()) for floor in ("added", "clamped"))
     x = torch.cat([noise(4, 1, 4000, scale=10.0**-k, seed=k) for k in range(6)])
     loud = clamped(x) >= -90
     assert loud.any()
@@ -154,21 +156,21 @@ def test_the_floors_agree_to_half_a_decibel_from_minus_90_upwards() -> None:
 
 
 def test_nothing_of_it_is_saved_with_the_weights() -> None:
-    assert not make_log_mel(LogMelConfig(), media()).state_dict()
+    assert not LogMel(LogMelConfig(), media()).state_dict()
 
 
 def test_empty_bands_are_an_error_that_says_how_many_would_fit() -> None:
     with pytest.raises(AvrobustError, match=r"\d+ of 64 mel bands .* lower n_mels to at most (\d+)") as caught:
-        make_log_mel(LogMelConfig(window_ms=8, hop_ms=8), media())
+        LogMel(LogMelConfig(window_ms=8, hop_ms=8), media())
     fitting = int(str(caught.value).rsplit(" ", 1)[1])
-    assert make_log_mel(LogMelConfig(window_ms=8, hop_ms=8, n_mels=fitting), media()).n_mels == fitting
+    assert LogMel(LogMelConfig(window_ms=8, hop_ms=8, n_mels=fitting), media()).n_mels == fitting
     with pytest.raises(AvrobustError):
-        make_log_mel(LogMelConfig(window_ms=8, hop_ms=8, n_mels=fitting + 1), media())
+        LogMel(LogMelConfig(window_ms=8, hop_ms=8, n_mels=fitting + 1), media())
 
 
 def test_a_range_without_any_frequency_is_an_error() -> None:
     with pytest.raises(AvrobustError, match="lower f_min, or raise f_max"):
-        make_log_mel(LogMelConfig(f_min=1001, f_max=1002), media())
+        LogMel(LogMelConfig(f_min=1001, f_max=1002), media())
 
 
 @given(
@@ -180,7 +182,7 @@ def test_a_range_without_any_frequency_is_an_error() -> None:
 def test_no_band_is_ever_empty(rate: int, window_ms: float, n_mels: int) -> None:
     config = LogMelConfig(window_ms=window_ms, hop_ms=4, n_mels=n_mels)
     try:
-        frontend = make_log_mel(config, media(rate, rate))
+        frontend = LogMel(config, media(rate, rate))
     except AvrobustError:
         window = round(window_ms * rate / 1000)
         n_fft = 2 ** math.ceil(math.log2(window))
@@ -191,7 +193,7 @@ def test_no_band_is_ever_empty(rate: int, window_ms: float, n_mels: int) -> None
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
 def test_the_defaults_fit_the_usual_sample_rates(rate: int) -> None:
-    make_log_mel(CnnConfig(), media(rate, rate))
+    LogMel(CnnConfig(), media(rate, rate))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_the_defaults_fit_the_usual_sample_rates(rate: int) -> None:
 )
 def test_refuses_what_is_no_waveform(spec: MediaSpec, says: str) -> None:
     with pytest.raises(DataError, match=says):
-        make_log_mel(LogMelConfig(), spec)
+        LogMel(LogMelConfig(), spec)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_refuses_what_is_no_waveform(spec: MediaSpec, says: str) -> None:
 )
 def test_refuses_settings_that_do_not_fit_the_sample_rate(fields: dict[str, float], says: str) -> None:
     with pytest.raises(AvrobustError, match=says):
-        make_log_mel(LogMelConfig(**fields), media())
+        LogMel(LogMelConfig(**fields), media())
 
 
 @pytest.mark.parametrize("fields", [{"f_min": 100, "f_max": 100}, {"hop_ms": 40}, {"n_mels": 0}, {"mels": 64}])
@@ -231,9 +233,9 @@ def test_refuses_settings_that_fit_nothing(fields: dict[str, float]) -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 128), (1, 4000), (1, 1, 1, 4000)])
 def test_refuses_other_shapes_and_too_short_waveforms(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="at least 129 samples"):
-        make_log_mel(LogMelConfig(), media())(torch.zeros(shape))
+        LogMel(LogMelConfig(), media())(torch.zeros(shape))
 
 
 def test_reads_the_shortest_waveform_that_it_names() -> None:
-    frontend = make_log_mel(LogMelConfig(), media())
+    frontend = LogMel(LogMelConfig(), media())
     assert frontend(noise(1, 1, frontend.shortest)).shape == (1, 1, frontend.frames(frontend.shortest), 64)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from avrobust_core import AVModel, DataError, MediaSpec, WeightsError
 from avrobust_core.models.weights import load_checkpoint, load_fitting_head, read_checkpoint
-from benchmarks.encoders_audio import PlainPanns, errors, make_clips, make_pair
+from benchmarks.encoder_sides import errors
+from benchmarks.encoders_audio import PlainPanns, make_clips, make_pair
 
 NAMES = ("cnn6", "cnn10", "cnn14")
 SIZES = {"cnn6": 4_837_455, "cnn10": 5_219_279, "cnn14": 80_753_615}

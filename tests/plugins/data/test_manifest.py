@@ -6,6 +6,7 @@ import unicodedata
 import warnings
 
 import pytest
+from avrobust_data.configs import ClipsConfig
 from avrobust_data.manifest import ordered, read_manifest
 from avrobust_data.rows import Row, copies
 
@@ -13,7 +14,7 @@ from avrobust_core import AvrobustWarning, DataError
 
 
 def read(path, **options):
-    return read_manifest(path, **{"splits": ("train", "val", "test"), **options})
+    return read_manifest(ClipsConfig(manifest=path, **options))
 
 
 def test_rows_are_read_in_order_and_other_columns_ignored(write_manifest) -> None:

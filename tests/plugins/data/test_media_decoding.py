@@ -10,9 +10,28 @@ import av
 import numpy as np
 import pytest
 from avrobust_data.collectors import MediaError
-from avrobust_data.decoding import Window, decode
+from avrobust_data.configs import ClipsConfig
+from avrobust_data.decoding import decode
 
-BOTH = Window(seconds=1.0, sample_rate=16000, frames=16, size=32)
+
+def reading(
+    *,
+    seconds: float,
+    sample_rate: int | None = None,
+    frames: int | None = None,
+    size: int = 32,
+    centre: bool = True,
+    stretch: bool = False,
+) -> ClipsConfig:
+    """How a file is read: its sound if there is a sample rate, its pictures if there is a number of them."""
+    asked = {"audio": ("sample_rate", sample_rate), "video": ("frames", frames)}
+    modalities = [name for name, (_, value) in asked.items() if value is not None]
+    crop, resize = "centre" if centre else "start", "stretch" if stretch else "crop"
+    fields = {"seconds": seconds, "size": size, "crop": crop, "resize": resize, "modalities": modalities}
+    return ClipsConfig(manifest=Path("m.csv"), **fields, **{key: value for key, value in asked.values() if value})
+
+
+BOTH = reading(seconds=1.0, sample_rate=16000, frames=16, size=32)
 MARGIN = 2000
 
 
@@ -47,7 +66,7 @@ def test_a_known_tone_keeps_its_pitch_phase_and_amplitude(
     tmp_path, media, rate, channels, codec, suffix, wanted
 ) -> None:
     path = media(tmp_path / f"tone.{suffix}", sound=sine(440, 0.5, rate, 1.0, channels), rate=rate, audio_codec=codec)
-    heard = decode(path, Window(seconds=1.0, sample_rate=wanted))["audio"]
+    heard = decode(path, reading(seconds=1.0, sample_rate=wanted))["audio"]
     assert heard.shape == (1, wanted)
     assert heard.dtype == np.float32
     middle = slice(wanted // 8, -wanted // 8)
@@ -57,7 +76,7 @@ def test_a_known_tone_keeps_its_pitch_phase_and_amplitude(
 
 def test_the_resampler_gives_up_its_last_samples(tmp_path, media) -> None:
     path = media(tmp_path / "full.wav", sound=np.full((1, 44100), 0.5, np.float32), rate=44100, audio_codec="pcm_f32le")
-    heard = decode(path, Window(seconds=1.0, sample_rate=16000))["audio"][0]
+    heard = decode(path, reading(seconds=1.0, sample_rate=16000))["audio"][0]
     assert heard[-4:].min() > 0.2
     assert heard[100:-100] == pytest.approx(0.5, abs=1e-3)
 
@@ -65,7 +84,7 @@ def test_the_resampler_gives_up_its_last_samples(tmp_path, media) -> None:
 def test_channels_are_averaged_not_summed(tmp_path, media) -> None:
     left = sine(440, 0.8, 16000, 1.0)
     path = media(tmp_path / "left.wav", sound=np.concatenate([left, 0 * left]), audio_codec="pcm_f32le")
-    assert np.abs(decode(path, Window(seconds=1.0, sample_rate=16000))["audio"]).max() == pytest.approx(0.4, abs=1e-3)
+    assert np.abs(decode(path, reading(seconds=1.0, sample_rate=16000))["audio"]).max() == pytest.approx(0.4, abs=1e-3)
 
 
 def test_overshoot_is_clamped(tmp_path, media) -> None:
@@ -74,7 +93,7 @@ def test_overshoot_is_clamped(tmp_path, media) -> None:
     with av.open(str(path)) as container:
         raw = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
     assert np.abs(raw).max() > 1  # AAC does overshoot here
-    assert np.abs(decode(path, Window(seconds=1.0, sample_rate=16000))["audio"]).max() == 1
+    assert np.abs(decode(path, reading(seconds=1.0, sample_rate=16000))["audio"]).max() == 1
 
 
 @pytest.mark.parametrize("colour", [(200, 30, 40), (20, 220, 60), (10, 40, 230), (255, 255, 255), (0, 0, 0)])
@@ -89,7 +108,7 @@ def test_overshoot_is_clamped(tmp_path, media) -> None:
 )
 def test_colours_are_kept_in_order_and_range(tmp_path, media, colour, codec, pixels, suffix) -> None:
     path = media(tmp_path / f"colour.{suffix}", pictures=solid(colour), fps=8, video_codec=codec, pixel_format=pixels)
-    video = decode(path, Window(seconds=1.0, frames=4, size=16))["video"]
+    video = decode(path, reading(seconds=1.0, frames=4, size=16))["video"]
     assert video.shape == (3, 4, 16, 16)
     assert video.dtype == np.uint8
     assert np.abs(video.astype(int) - np.array(colour)[:, None, None, None]).max() <= 4
@@ -97,7 +116,7 @@ def test_colours_are_kept_in_order_and_range(tmp_path, media, colour, codec, pix
 
 def test_pictures_are_sampled_evenly_over_the_window(tmp_path, media) -> None:
     path = media(tmp_path / "count.mp4", pictures=counting(24, 10), fps=12)
-    grey = decode(path, Window(seconds=2.0, frames=8, size=8))["video"].mean((0, 2, 3))
+    grey = decode(path, reading(seconds=2.0, frames=8, size=8))["video"].mean((0, 2, 3))
     assert np.allclose(grey, [10 * (3 * i + 1) for i in range(8)], atol=4)  # (i + 1/2) / 8 of 24 pictures
 
 
@@ -105,7 +124,7 @@ def test_timestamps_decide_not_picture_numbers(tmp_path, media) -> None:
     # ten pictures in the first half second, then two of a quarter of a second each
     at_ms = [*range(0, 500, 50), 500, 750]
     path = media(tmp_path / "variable.mp4", pictures=counting(12, 20), at_ms=at_ms, fps=20)
-    grey = decode(path, Window(seconds=1.0, frames=10, size=8, centre=False))["video"].mean((0, 2, 3))
+    grey = decode(path, reading(seconds=1.0, frames=10, size=8, centre=False))["video"].mean((0, 2, 3))
     wanted = [20 * max(i for i, ms in enumerate(at_ms) if ms <= 1000 * (n + 0.5) / 10) for n in range(10)]
     assert np.allclose(grey, wanted, atol=4)
 
@@ -115,18 +134,18 @@ def test_sound_and_picture_are_cropped_to_the_same_window(tmp_path, media) -> No
     loud_from_2_to_3[:, : 2 * 16000] = 0
     loud_from_2_to_3[:, 3 * 16000 :] = 0
     path = media(tmp_path / "long.mp4", sound=loud_from_2_to_3, pictures=counting(50, 5), fps=10)
-    centre = decode(path, Window(seconds=1.0, sample_rate=16000, frames=10, size=8))
+    centre = decode(path, reading(seconds=1.0, sample_rate=16000, frames=10, size=8))
     assert np.abs(centre["audio"][0, MARGIN:-MARGIN]).max() > 0.4
     assert centre["audio"].std() == pytest.approx(0.5 / 2**0.5, rel=0.05)
     assert np.allclose(centre["video"].mean((0, 2, 3)), 5 * np.arange(20, 30), atol=5 + 4)
-    start = decode(path, Window(seconds=1.0, sample_rate=16000, frames=10, size=8, centre=False))
+    start = decode(path, reading(seconds=1.0, sample_rate=16000, frames=10, size=8, centre=False))
     assert np.abs(start["audio"]).max() < 0.01
     assert np.allclose(start["video"].mean((0, 2, 3)), 5 * np.arange(10), atol=4)
 
 
 def test_a_shorter_file_ends_in_silence_and_its_last_picture(tmp_path, media) -> None:
     path = media(tmp_path / "short.mp4", sound=sine(440, 0.5, 16000, 1.0), pictures=counting(8, 20), fps=8)
-    long = decode(path, Window(seconds=3.0, sample_rate=16000, frames=12, size=8))
+    long = decode(path, reading(seconds=3.0, sample_rate=16000, frames=12, size=8))
     assert np.abs(long["audio"][0, 1000:15000]).max() > 0.4
     assert np.abs(long["audio"][0, 17500:]).max() == 0
     assert np.allclose(long["video"].mean((0, 2, 3))[4:], 140, atol=4)
@@ -150,7 +169,7 @@ def test_sound_that_starts_late_stays_late(tmp_path) -> None:
         packets += [*audio.encode(tone), *audio.encode(None)]
         for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
             container.mux(packet)
-    heard = decode(path, Window(seconds=2.0, sample_rate=8000, frames=2, size=8))["audio"][0]
+    heard = decode(path, reading(seconds=2.0, sample_rate=8000, frames=2, size=8))["audio"][0]
     assert np.abs(heard[:8000]).max() == 0
     assert np.allclose(heard[8000:], 0.5)
 
@@ -168,7 +187,7 @@ def test_any_size_becomes_a_square(tmp_path, media, height, width, stretch) -> N
         pictures[:, :, -edge:] = (0, 0, 255)
     # an odd size needs a format without subsampled colour
     path = media(tmp_path / "odd.mkv", pictures=pictures, fps=4, pixel_format="yuv444p")
-    video = decode(path, Window(seconds=1.0, frames=2, size=24, stretch=stretch))["video"].astype(int)
+    video = decode(path, reading(seconds=1.0, frames=2, size=24, stretch=stretch))["video"].astype(int)
     assert video.shape == (3, 2, 24, 24)
     if max(height, width) >= 2 * min(height, width):  # the coloured quarters lie outside the central square
         coloured = np.abs(video - 128).max() > 60
@@ -195,7 +214,7 @@ def test_rotated_recordings_are_turned_upright(tmp_path, media, matrix, corner) 
     pictures = solid((0, 0, 0), 4, 64, 64)
     pictures[:, :32, :32] = 255  # stored top left; turned clockwise it is top right
     path = rotate(media(tmp_path / "phone.mp4", pictures=pictures, fps=4), matrix)
-    video = decode(path, Window(seconds=1.0, frames=2, size=16))["video"].mean((0, 1))
+    video = decode(path, reading(seconds=1.0, frames=2, size=16))["video"].mean((0, 1))
     quarters = video.reshape(2, 8, 2, 8).mean((1, 3))
     assert np.unravel_index(quarters.argmax(), (2, 2)) == corner
     assert quarters.max() > 200
@@ -204,8 +223,8 @@ def test_rotated_recordings_are_turned_upright(tmp_path, media, matrix, corner) 
 def test_one_modality_is_enough_if_the_other_is_not_asked_for(tmp_path, media, ordinary) -> None:
     heard = media(tmp_path / "heard.mp4", sound=sine(440, 0.5, 16000, 1.0))
     seen = media(tmp_path / "seen.mp4", pictures=solid((9, 9, 9)))
-    assert decode(heard, Window(seconds=1.0, sample_rate=16000)).keys() == {"audio"}
-    assert decode(seen, Window(seconds=1.0, frames=4, size=8)).keys() == {"video"}
+    assert decode(heard, reading(seconds=1.0, sample_rate=16000)).keys() == {"audio"}
+    assert decode(seen, reading(seconds=1.0, frames=4, size=8)).keys() == {"video"}
     assert decode(ordinary, BOTH).keys() == {"audio", "video"}
     with pytest.raises(MediaError, match=r"it has no picture \(.*heard\.mp4\)"):
         decode(heard, BOTH)
@@ -229,7 +248,7 @@ def test_cover_art_is_no_moving_picture(tmp_path) -> None:
             container.mux(packet)
     with pytest.raises(MediaError, match="only cover art"):
         decode(path, BOTH)
-    assert decode(path, Window(seconds=1.0, sample_rate=16000))["audio"].std() > 0.2
+    assert decode(path, reading(seconds=1.0, sample_rate=16000))["audio"].std() > 0.2
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
@@ -242,7 +261,7 @@ def test_a_truncated_file_is_refused(tmp_path, media, suffix, share) -> None:
         pictures=rng.integers(0, 255, (32, 32, 32, 3), dtype=np.uint8),
         options={"movflags": "faststart"} if suffix == "mp4" else {},
     )
-    window = Window(seconds=2.0, sample_rate=16000, frames=8, size=16)
+    window = reading(seconds=2.0, sample_rate=16000, frames=8, size=16)
     decode(whole, window)
     data = whole.read_bytes()
     cut = tmp_path / f"cut.{suffix}"
@@ -258,9 +277,9 @@ def test_even_a_cut_of_a_few_bytes_is_refused_where_packets_state_their_size(tmp
     whole = media(tmp_path / f"whole.{suffix}", sound=noise, audio_codec=codec, options=options)
     cut = tmp_path / f"cut.{suffix}"
     cut.write_bytes(whole.read_bytes()[:-100])
-    decode(whole, Window(seconds=2.0, sample_rate=16000))
+    decode(whole, reading(seconds=2.0, sample_rate=16000))
     with pytest.raises(MediaError, match="a packet is incomplete"):
-        decode(cut, Window(seconds=2.0, sample_rate=16000))
+        decode(cut, reading(seconds=2.0, sample_rate=16000))
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
@@ -281,7 +300,7 @@ def test_even_a_cut_of_a_few_bytes_is_refused_where_packets_state_their_size(tmp
 def test_cut_sound_is_refused_where_the_file_tells_its_length(tmp_path, media, suffix, codec, share) -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 96000)).astype(np.float32)
     whole = media(tmp_path / f"whole.{suffix}", sound=noise, rate=48000, audio_codec=codec)
-    window = Window(seconds=2.0, sample_rate=16000)
+    window = reading(seconds=2.0, sample_rate=16000)
     assert np.abs(decode(whole, window)["audio"][0, -800:]).max() > 0.1
     cut = tmp_path / f"cut.{suffix}"
     cut.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
@@ -293,7 +312,7 @@ def test_an_mp3_that_does_not_tell_its_length_is_read_as_far_as_it_goes(tmp_path
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 96000)).astype(np.float32)
     path = media(tmp_path / "plain.mp3", sound=noise, rate=48000, audio_codec="libmp3lame", options={"write_xing": "0"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    heard = decode(path, Window(seconds=2.0, sample_rate=16000))["audio"][0]
+    heard = decode(path, reading(seconds=2.0, sample_rate=16000))["audio"][0]
     assert np.abs(heard[:14000]).max() > 0.1
     assert np.abs(heard[-14000:]).max() == 0
 
@@ -318,11 +337,11 @@ def test_what_would_open_other_files_is_refused_at_once(tmp_path, ordinary, name
     else:
         path.write_text(texts.get(name, texts["live.m3u8"]))
     with pytest.raises(MediaError, match=r"it is a text|cannot be decoded"):
-        decode(path, Window(seconds=1.0, frames=4, size=16))
+        decode(path, reading(seconds=1.0, frames=4, size=16))
     if not name.endswith("png"):
         path.write_bytes(path.read_bytes() + bytes([0]) * 9 + b"\xff")  # no text any more, and no less a playlist
         with pytest.raises(MediaError):
-            decode(path, Window(seconds=1.0, frames=4, size=16))
+            decode(path, reading(seconds=1.0, frames=4, size=16))
 
 
 def test_a_wav_that_is_cut_between_two_packets_is_refused(tmp_path, media) -> None:
@@ -330,18 +349,18 @@ def test_a_wav_that_is_cut_between_two_packets_is_refused(tmp_path, media) -> No
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"data") + 8 + 4096 * 2 * 3])  # FFmpeg reads 4096 samples at a time
     with pytest.raises(MediaError, match="its last bytes are missing"):
-        decode(path, Window(seconds=2.0, sample_rate=16000))
+        decode(path, reading(seconds=2.0, sample_rate=16000))
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
 def test_a_wav_that_was_written_into_a_pipe_is_read_to_its_end(tmp_path, media, size) -> None:
     path = media(tmp_path / "pipe.wav", sound=sine(440, 0.5, 44100, 1.0), rate=44100, audio_codec="pcm_s16le")
-    wanted = decode(path, Window(seconds=1.0, sample_rate=16000))["audio"]
+    wanted = decode(path, reading(seconds=1.0, sample_rate=16000))["audio"]
     data = bytearray(path.read_bytes())
     at = data.index(b"data") + 4
     data[4:8] = data[at : at + 4] = size.to_bytes(4, "little")
     path.write_bytes(data)
-    assert np.array_equal(decode(path, Window(seconds=1.0, sample_rate=16000))["audio"], wanted)
+    assert np.array_equal(decode(path, reading(seconds=1.0, sample_rate=16000))["audio"], wanted)
 
 
 def test_what_is_cut_off_behind_the_window_does_not_matter(tmp_path, media) -> None:
@@ -355,7 +374,7 @@ def test_what_is_cut_off_behind_the_window_does_not_matter(tmp_path, media) -> N
     cut = tmp_path / "cut.mp4"
     data = whole.read_bytes()
     cut.write_bytes(data[: int(len(data) * 0.8)])
-    start = Window(seconds=1.0, sample_rate=16000, frames=4, size=16, centre=False)
+    start = reading(seconds=1.0, sample_rate=16000, frames=4, size=16, centre=False)
     for modality, wanted in decode(whole, start).items():
         assert np.array_equal(decode(cut, start)[modality], wanted)
 
@@ -372,7 +391,7 @@ def test_a_window_without_picture_or_without_sound_is_refused(tmp_path, media) -
 
 def test_sound_alone_may_be_shorter_than_its_container(tmp_path, media) -> None:
     path = media(tmp_path / "short.mkv", sound=sine(440, 0.5, 16000, 1.0), pictures=counting(24, 10), fps=8)
-    heard = decode(path, Window(seconds=3.0, sample_rate=16000, centre=False))["audio"][0]
+    heard = decode(path, reading(seconds=3.0, sample_rate=16000, centre=False))["audio"][0]
     assert np.abs(heard[20000:]).max() == 0
 
 
@@ -410,7 +429,7 @@ def test_samples_that_are_not_finite_are_refused(tmp_path, media, value) -> None
     sound[0, 8000] = value
     path = media(tmp_path / "nan.wav", sound=sound, audio_codec="pcm_f32le")
     with pytest.raises(MediaError, match="not finite"):
-        decode(path, Window(seconds=1.0, sample_rate=16000))
+        decode(path, reading(seconds=1.0, sample_rate=16000))
 
 
 def test_a_stream_without_samples_is_refused(tmp_path, media) -> None:
@@ -421,7 +440,7 @@ def test_a_stream_without_samples_is_refused(tmp_path, media) -> None:
     header[at + 4 : at + 8] = bytes(4)
     whole.write_bytes(header[: at + 8])
     with pytest.raises(MediaError, match=r"no samples|cannot be decoded"):
-        decode(whole, Window(seconds=1.0, sample_rate=16000))
+        decode(whole, reading(seconds=1.0, sample_rate=16000))
 
 
 def test_a_damaged_file_gives_arrays_that_fit_or_one_kind_of_error(tmp_path, ordinary) -> None:

@@ -11,7 +11,26 @@ import av
 import numpy as np
 import pytest
 from avrobust_data.collectors import MediaError, PictureCollector, SoundCollector
-from avrobust_data.decoding import Window, decode
+from avrobust_data.configs import ClipsConfig
+from avrobust_data.decoding import decode
+
+
+def reading(
+    *,
+    seconds: float,
+    sample_rate: int | None = None,
+    frames: int | None = None,
+    size: int = 32,
+    centre: bool = True,
+    stretch: bool = False,
+) -> ClipsConfig:
+    """How a file is read: its sound if there is a sample rate, its pictures if there is a number of them."""
+    asked = {"audio": ("sample_rate", sample_rate), "video": ("frames", frames)}
+    modalities = [name for name, (_, value) in asked.items() if value is not None]
+    crop, resize = "centre" if centre else "start", "stretch" if stretch else "crop"
+    fields = {"seconds": seconds, "size": size, "crop": crop, "resize": resize, "modalities": modalities}
+    return ClipsConfig(manifest=Path("m.csv"), **fields, **{key: value for key, value in asked.values() if value})
+
 
 EVENTS = (0.5, 1.5, 2.5)
 """When a flash and a tone begin together, in seconds; each lasts a fifth of one."""
@@ -93,7 +112,7 @@ def test_lost_sound_is_silence_and_what_follows_is_in_step(
 ) -> None:
     path = record(tmp_path / f"lost.{suffix}", video_codec, audio_codec, rate, LOSSES[loss])
     for centre in (False, True):
-        found = decode(path, Window(seconds=LENGTH, sample_rate=16000, frames=150, size=8, centre=centre))
+        found = decode(path, reading(seconds=LENGTH, sample_rate=16000, frames=150, size=8, centre=centre))
         seen = onsets(found["video"].mean((0, 2, 3)), 128, 50)
         heard = onsets(np.abs(found["audio"][0]), 0.25, 16000)
         assert len(seen) == len(EVENTS)
@@ -108,7 +127,7 @@ def test_sound_is_joined_without_a_seam_where_timestamps_are_rounded(tmp_path, m
     sound = (0.5 * np.sin(2 * np.pi * 440 * t)).astype(np.float32)[None]
     plain = media(tmp_path / "plain.wav", sound=sound, audio_codec="pcm_f32le")
     rounded = media(tmp_path / "rounded.mkv", sound=sound, audio_codec="pcm_f32le")  # to whole milliseconds
-    window = Window(seconds=3.0, sample_rate=16000)
+    window = reading(seconds=3.0, sample_rate=16000)
     assert np.array_equal(decode(plain, window)["audio"], decode(rounded, window)["audio"])
 
 
@@ -159,7 +178,7 @@ def test_sound_that_changes_its_rate_goes_on(tmp_path) -> None:
             container.mux(audio.encode(None))
         data += part.read_bytes()
     path.write_bytes(data)
-    heard = decode(path, Window(seconds=1.8, sample_rate=16000, centre=False))["audio"][0]
+    heard = decode(path, reading(seconds=1.8, sample_rate=16000, centre=False))["audio"][0]
     for start in (2000, 18000):
         spectrum = np.abs(np.fft.rfft(heard[start : start + 8000]))
         assert spectrum.argmax() * 2 == 440
@@ -181,9 +200,9 @@ def test_empty_packets_show_the_last_picture_again(tmp_path) -> None:
         container.mux(video.encode(None))
     with av.open(str(path)) as container:
         assert [packet.size == 0 for packet in container.demux()].count(True) == 5  # and the one behind the last
-    grey = decode(path, Window(seconds=1.0, frames=10, size=8))["video"].mean((0, 2, 3))
+    grey = decode(path, reading(seconds=1.0, frames=10, size=8))["video"].mean((0, 2, 3))
     assert np.allclose(grey / 20, [0, 1, 2, 2, 2, 5, 6, 7, 7, 7], atol=0.1)
-    late = decode(path, Window(seconds=0.1, frames=1, size=8, centre=True))["video"]
+    late = decode(path, reading(seconds=0.1, frames=1, size=8, centre=True))["video"]
     assert late.mean() == pytest.approx(80 / 2, abs=2)
 
 
@@ -225,7 +244,7 @@ def test_pictures_are_turned_and_mirrored_as_their_container_says(tmp_path, medi
     blocks = np.random.default_rng(0).integers(0, 255, (4, 4, 3), dtype=np.uint8)
     pictures = np.kron(blocks, np.ones((16, 16, 1), np.uint8))[None].repeat(4, 0)
     path = turned(media(tmp_path / "phone.mp4", pictures=pictures, fps=4, pixel_format="yuv444p"), matrix)
-    found = decode(path, Window(seconds=1.0, frames=1, size=64))["video"][:, 0].transpose(1, 2, 0).astype(int)
+    found = decode(path, reading(seconds=1.0, frames=1, size=64))["video"][:, 0].transpose(1, 2, 0).astype(int)
     assert np.abs(found - shown(pictures[0])).mean() < 6
     if shutil.which("ffmpeg"):
         assert np.abs(found - as_ffmpeg_shows(path, 64)).mean() < 2
@@ -234,12 +253,12 @@ def test_pictures_are_turned_and_mirrored_as_their_container_says(tmp_path, medi
 def test_pictures_at_an_angle_are_refused(tmp_path, media) -> None:
     path = media(tmp_path / "phone.mp4", pictures=np.zeros((4, 32, 32, 3), np.uint8), fps=4)
     with pytest.raises(MediaError, match="turned by less than a quarter"):
-        decode(turned(path, (0.7, 0.7, -0.7, 0.7)), Window(seconds=1.0, frames=1, size=16))
+        decode(turned(path, (0.7, 0.7, -0.7, 0.7)), reading(seconds=1.0, frames=1, size=16))
 
 
 def columns(path: Path) -> str:
     """The colours at the left, in the middle and at the right of the central square."""
-    row = decode(path, Window(seconds=1.0, frames=1, size=64))["video"][:, 0, 32]
+    row = decode(path, reading(seconds=1.0, frames=1, size=64))["video"][:, 0, 32]
     return "".join("RGB"[int(row[:, x].argmax())] for x in (4, 32, 60))
 
 

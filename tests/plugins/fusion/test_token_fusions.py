@@ -65,7 +65,7 @@ class TestTransformer:
         torch.testing.assert_close(attention(x, source), reference_attention(attention, x, source))  # type: ignore[arg-type]
 
     def test_a_layer_is_that_of_torch_with_the_norm_first(self) -> None:
-        layer = randomised(TransformerLayer(8, 2, mlp_ratio=3))
+        layer = randomised(TransformerLayer(EarlyConfig(width=8, heads=2, mlp_ratio=3)))
         assert isinstance(layer, TransformerLayer)
         other = nn.TransformerEncoderLayer(8, 2, 24, dropout=0, activation=F.gelu, batch_first=True, norm_first=True)
         with torch.no_grad():
@@ -81,7 +81,8 @@ class TestTransformer:
         torch.testing.assert_close(layer(x), other(x))
 
     def test_a_layer_that_looks_at_others_normalises_them_as_it_does_its_own(self) -> None:
-        layer, x, source = randomised(TransformerLayer(8, 2)), torch.randn(3, 5, 8), 4 * torch.randn(3, 6, 8) + 1
+        layer = randomised(TransformerLayer(EarlyConfig(width=8, heads=2)))
+        x, source = torch.randn(3, 5, 8), 4 * torch.randn(3, 6, 8) + 1
         assert isinstance(layer, TransformerLayer)
         torch.testing.assert_close(layer(x, x), layer(x))
         scaled = layer(x, 3 * source - 2)
@@ -94,7 +95,7 @@ class TestTransformer:
         torch.testing.assert_close(found, attention.proj.bias.expand(2, 3, 8))  # type: ignore[union-attr, operator]
 
     def test_dropout_acts_in_training_only(self) -> None:
-        layer, x = TransformerLayer(8, 2, dropout=0.5), torch.randn(2, 5, 8)
+        layer, x = TransformerLayer(EarlyConfig(width=8, heads=2, dropout=0.5)), torch.randn(2, 5, 8)
         assert not torch.equal(layer(x), layer(x))
         assert torch.equal(layer.eval()(x), layer(x))
 
@@ -112,14 +113,14 @@ class TestTransformer:
         torch.testing.assert_close(fine[0, 0], torch.tensor(math.sin(100 / 18)))
 
     def test_tokens_are_normalised_mapped_and_marked_with_their_modality(self) -> None:
-        common, encoded = CommonTokens(dims(WIDTHS), 8, positions=False), encode()
+        common, encoded = CommonTokens(EarlyConfig(width=8, positions=False), dims(WIDTHS)), encode()
         found = common(encoded)
         assert list(found) == [0, 1, 2]
         for i, name in enumerate(("audio", "depth", "video")):
             tokens = encoded[name].tokens
             expected = common.maps[i](F.layer_norm(tokens, tokens.shape[2:])) + common.modality_embedding[i]
             torch.testing.assert_close(found[i], expected)
-        placed = CommonTokens(dims(WIDTHS), 8, positions=True)
+        placed = CommonTokens(EarlyConfig(width=8, positions=True), dims(WIDTHS))
         placed.load_state_dict(common.state_dict())
         for i, x in placed(encoded).items():
             torch.testing.assert_close(x - found[i], clip_positions(x.shape[1], 8, x).expand_as(x))
