@@ -36,7 +36,7 @@ class Auditing:
     def audit(
         self,
         cell: PlannedCell,
-        weights: str | None,
+        weights: str,
         clean: Predictions,
         outcomes: Sequence[Outcome],
         runs: Mapping[tuple[str, str], AttackRun],
@@ -47,7 +47,7 @@ class Auditing:
 
         Args:
             cell: fitted and evaluated.
-            weights: a hash of its weights; None where it is not known.
+            weights: a hash of its weights.
             clean: its predictions on the clean clips.
             outcomes: of its attacks.
             runs: by attack and threat, what was run; what touches nothing of the model is absent.

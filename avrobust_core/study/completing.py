@@ -105,7 +105,7 @@ class Completing:
             self.problems.write(cell.folder / "cell.json", header)
         seeded = self.seeds[cell.seed]
         fit = fitted(process, cell, seeded.builder, self.root, label)
-        weights: str | None = fit.get("files", {}).get(WEIGHTS)
+        weights: str = fit["files"][WEIGHTS]
         failures: list[Failure] = []
         by_folder = self.predicting.predictions(cell, weights, label, failures)
 

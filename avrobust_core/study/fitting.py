@@ -37,7 +37,7 @@ def fitted(process: Process, cell: PlannedCell, builder: Builder, root: Path, la
         process.fresh = True
         process.monitor.say(f"{label}: fitting ({why_stale(cell, root)})")
         record = _fit(process, cell, builder, label)
-    process.skipped.merge(record["skipped"], record.get("constant"))
+    process.skipped.merge(record["skipped"], record["constant"])
     return record
 
 

@@ -41,7 +41,7 @@ class _Task:
     metric: Metric
     evaluation: PlannedEvaluation
     path: Path
-    predictions: str | None
+    predictions: str
     """The hash of the predictions that it measures."""
 
     @property
@@ -80,7 +80,7 @@ class Measuring:
                     )
 
     def measure(
-        self, cell: PlannedCell, predictions: Mapping[Path, Predictions], weights: str | None, label: str, keep: Keep
+        self, cell: PlannedCell, predictions: Mapping[Path, Predictions], weights: str, label: str, keep: Keep
     ) -> list[dict[str, Any]]:
         """The findings of all metrics for a cell, clean and under each attack, as JSON data.
 
@@ -127,7 +127,7 @@ class Measuring:
     def _kept(self, task: _Task, label: str) -> dict[str, Any] | None:
         """The finding of an earlier run on these predictions, if it is sound."""
         record = self.process.kept(task.path, f"{label}: {task.name} is measured again")
-        return record if record is not None and record.get("of", task.predictions) == task.predictions else None
+        return record if record is not None and record["of"] == task.predictions else None
 
     def _splits(self, task: _Task) -> list[str]:
         """The splits of which a task needs embeddings, sorted."""
@@ -177,10 +177,11 @@ class Measuring:
         if self.intervals.grouping:
             identity["groups"] = self.intervals.grouping
         path = cell.folder / "measurements" / f"{digest(identity)}.json"
-        return where, _Task(component, metric, evaluation, path, predictions_hash(evaluation))
+        predictions = read_record(evaluation.folder / "record.json", check=())["files"][PREDICTIONS]
+        return where, _Task(component, metric, evaluation, path, predictions)
 
     def _latents(
-        self, cell: PlannedCell, tasks: Sequence[_Task], weights: str | None, label: str
+        self, cell: PlannedCell, tasks: Sequence[_Task], weights: str, label: str
     ) -> tuple[dict[str, Latents], dict[str, Failure]]:
         """The embeddings that these tasks ask for, by split, made where they are missing; and the failures."""
         evaluated = self.process.selection.split
@@ -197,7 +198,7 @@ class Measuring:
         return found, broken
 
     def _embedded(
-        self, cell: PlannedCell, split: str, kinds: frozenset[LayerKind], weights: str | None, label: str
+        self, cell: PlannedCell, split: str, kinds: frozenset[LayerKind], weights: str, label: str
     ) -> Latents:
         process = self.process
         folder, identity, chosen = self._folder(cell, split)
@@ -280,13 +281,6 @@ class Measuring:
             found["per_clip"] = str(path.relative_to(cell.folder))
             files.append(path)
         return write_record(task.path, found, files)
-
-
-def predictions_hash(evaluation: PlannedEvaluation) -> str | None:
-    """The hash of an evaluation's predictions; None of versions that kept none."""
-    record = read_record(evaluation.folder / "record.json", check=())
-    found: str | None = record.get("files", {}).get(PREDICTIONS)
-    return found
 
 
 class ClipReader:

@@ -38,7 +38,7 @@ class Predicting:
         self.process = process
 
     def predictions(
-        self, cell: PlannedCell, weights: str | None, label: str, failures: list[Failure]
+        self, cell: PlannedCell, weights: str, label: str, failures: list[Failure]
     ) -> dict[Path, Predictions]:
         """The predictions by folder: threats may mean the same to a model that reads few modalities, and share one.
 
@@ -69,7 +69,7 @@ class Predicting:
         self,
         cell: PlannedCell,
         evaluation: PlannedEvaluation,
-        weights: str | None,
+        weights: str,
         label: str,
         clean: Predictions | None = None,
     ) -> Predictions:
@@ -93,13 +93,13 @@ class Predicting:
         """The predictions of a record, read from its folder unless this process holds them."""
         if predictions is None:
             predictions = evaluating.from_parquet(evaluation.folder / evaluating.PREDICTIONS, record["seconds"])
-        self.process.skipped.merge(record["skipped"], record.get("constant"))
+        self.process.skipped.merge(record["skipped"], record["constant"])
         return predictions
 
-    def _keep(self, evaluation: PlannedEvaluation, weights: str | None) -> Predictions:
+    def _keep(self, evaluation: PlannedEvaluation, weights: str) -> Predictions:
         """Put together what all processes have found, and write it with its record."""
         folder, selection = evaluation.folder, self.process.selection
-        predictions, skipped = evaluating.collect(folder, selection)
+        predictions = evaluating.collect(folder, selection)
         evaluating.to_parquet(folder / evaluating.PREDICTIONS, predictions)
         attack = [] if evaluation.attack is None else [self.process.spec.attacks[evaluation.attack]]
         found: dict[str, Any] = {
@@ -107,21 +107,21 @@ class Predicting:
             "weights": weights,
             "clips": len(predictions.ids),
             "seconds": round(predictions.seconds, 3),
-            "skipped": {selection.split: skipped},
-            "constant": {selection.split: shards.all_constant(folder, selection)},
+            "skipped": shards.notes_of(folder, selection, "skipped"),
+            "constant": shards.notes_of(folder, selection, "constant"),
         }
         made_with = self.process.made_with(map(self.process.builder.component, attack))
         write_record(folder / RECORD, found | made_with, [folder / evaluating.PREDICTIONS])
         shards.remove(folder)
         return replace(predictions, seconds=found["seconds"])
 
-    def _kept(self, evaluation: PlannedEvaluation, weights: str | None, label: str) -> Predictions | None:
+    def _kept(self, evaluation: PlannedEvaluation, weights: str, label: str) -> Predictions | None:
         """The predictions of an earlier run, if they are there, sound, and of these weights."""
         if not evaluation.done:
             return None
         try:
             record = read_record(evaluation.folder / RECORD)
-            if weights is not None and record.get("weights", weights) != weights:
+            if record["weights"] != weights:
                 self.process.monitor.say(f"{label}: {evaluation.label} is computed again: the weights are others now")
                 return None
             return self._read(evaluation, record)
