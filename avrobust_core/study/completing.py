@@ -17,7 +17,7 @@ from avrobust_core.study.correlating import Evidence, gather
 from avrobust_core.study.fitting import fitted
 from avrobust_core.study.measuring import Measuring
 from avrobust_core.study.plan import PlannedCell
-from avrobust_core.study.pooling import CellKey, ClipOutcomes, read_outcomes
+from avrobust_core.study.pooling import CellKey, ClipOutcomes, clip_outcomes
 from avrobust_core.study.predicting import Predicting
 from avrobust_core.study.problems import Problems
 from avrobust_core.study.process import Process
@@ -54,7 +54,7 @@ class Completing:
 
     Attributes:
         evidence: for correlations, of each cell so far.
-        outcomes: clip by clip, of each cell so far that others are pooled or compared with.
+        outcomes: clip by clip, of each cell so far, to be pooled and compared.
     """
 
     def __init__(self, process: Process, seeds: Mapping[int, Seeded], problems: Problems, root: Path) -> None:
@@ -69,7 +69,7 @@ class Completing:
 
     def complete(self, cell: PlannedCell, label: str) -> dict[str, Any]:
         """A cell's result; where the cell as a whole fails, its names and the `error`."""
-        process, spec = self.process, self.process.spec
+        process = self.process
         names = cell.names | {"modalities": list(cell.modalities)}
         process.fresh = False
         errors: list[Failure] = []
@@ -85,11 +85,6 @@ class Completing:
                 result = names | self._result(cell, label)
             if not errors and process.first:
                 self.problems.write(cell.folder / "result.json", result)
-                # Without `files` what lies there is not this result's.
-                if result["files"] and (len(spec.seeds) > 1 or spec.compare):
-                    with self.problems.noted("reading"):
-                        found = read_outcomes(cell.folder / "samples.parquet", result)
-                        self.outcomes[cell.model, cell.training, cell.seed] = found
                 with self.problems.noted("writing"):
                     (cell.folder / "error.json").unlink(missing_ok=True)
         finally:
@@ -123,6 +118,7 @@ class Completing:
                 write_samples(cell.folder / "samples.parquet", clean, outcomes, process.dataset)
                 write_per_class(cell.folder / "per_class.csv", measured)
                 files = {name: file_hash(cell.folder / name) for name in ("samples.parquet", "per_class.csv")}
+        self.outcomes[cell.model, cell.training, cell.seed] = clip_outcomes(clean, outcomes, failures)
         runs = self.predicting.runs(cell)
         audited = self.auditing.audit(cell, weights, clean, outcomes, runs, seeded.intervals, label)
         summary = summarise(clean, outcomes, seeded.intervals, caveats_of(audited))
