@@ -79,6 +79,25 @@ def partial_spearman(x: NDArray[np.float64], y: NDArray[np.float64], given: NDAr
     return statistic
 
 
+def spearman_of_rows(x: NDArray[np.float64], y: NDArray[np.float64], fewest: int) -> NDArray[np.float64]:
+    """Spearman's rank correlation of each row of x with that of y, over the columns where neither is NaN.
+
+    Args:
+        x: (R, n), may be infinite.
+        y: likewise.
+        fewest: columns that a row must have.
+
+    Returns:
+        (R,); NaN where there are fewer columns, or one of the two does not vary.
+    """
+    from scipy.stats import rankdata
+
+    known = ~np.isnan(x) & ~np.isnan(y)
+    a, b = (np.nan_to_num(rankdata(np.where(known, values, np.nan), axis=1, nan_policy="omit")) for values in (x, y))
+    found = _pearson(a, b, known.astype(np.float64))
+    return np.where(known.sum(axis=1) >= fewest, found, np.nan)
+
+
 def _pearson(a: NDArray[np.float64], b: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """The correlation of two numbers per row, weighted: (R,); NaN where one of them does not vary."""
     total = weights.sum(axis=1, keepdims=True)
