@@ -1,5 +1,6 @@
 """One cell of a study after the other: fitted, evaluated, measured and audited, and its result written."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +24,6 @@ from avrobust_core.study.problems import Problems
 from avrobust_core.study.process import Process
 from avrobust_core.study.provenance import made_today, otherwise, records_of
 from avrobust_core.training.fit import WEIGHTS
-
-_CORRELATE: Failure = {
-    "metric": "correlate",
-    "attack": None,
-    "threat": None,
-    "direction": None,
-    "evaluation": "clean",
-    "bounded": False,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +141,7 @@ class Completing:
         asked, measuring = self.process.spec.correlate, self.seeds[cell.seed].measuring
         if not asked:
             return
-        with recorded(lambda failure: keep({**_CORRELATE, **failure})):
+        with recorded(lambda failure: keep(cell.evaluations[0].failed(failure, metric="correlate"))):
             found = [(entry, measuring.per_clip(cell, entry)) for entry in measured if entry["attack"] is None]
             sizes = measuring.class_sizes(cell, clean)
             classes = self.process.dataset.classes
@@ -157,27 +149,23 @@ class Completing:
 
     def _outcomes(self, cell: PlannedCell, by_folder: Mapping[Path, Predictions]) -> list[Outcome]:
         """The cell's outcome under each attack and threat, with the points of its front."""
-        fronts: dict[tuple[str | None, str | None], list[tuple[Mapping[str, float], Predictions]]] = {}
+        fronts: dict[tuple[str | None, str | None], list[tuple[Mapping[str, float], Predictions]]] = defaultdict(list)
         for point in cell.evaluations:
             if point.direction is not None and point.folder in by_folder:
-                front = fronts.setdefault((point.attack, point.threat), [])
-                front.append((point.direction, by_folder[point.folder]))
-        outcomes = []
-        for evaluation in cell.evaluations[1:]:
-            if evaluation.direction is not None or evaluation.folder not in by_folder:
-                continue
-            attack, threat = str(evaluation.attack), str(evaluation.threat)
-            outcomes.append(
-                Outcome(
-                    attack,
-                    threat,
-                    evaluation.applied.modalities if evaluation.applied is not None else (),
-                    by_folder[evaluation.folder],
-                    goal=self.process.goal(attack),
-                    factors=self.process.spec.attacks[attack].factors,
-                    minimal=self.process.attacks[attack].minimal,
-                    bounded=self.process.attacks[attack].bounded,
-                    front=fronts.get((attack, threat), ()),
-                )
+                fronts[point.attack, point.threat].append((point.direction, by_folder[point.folder]))
+        attacks = self.process.attacks
+        return [
+            Outcome(
+                each.attack,
+                str(each.threat),
+                () if each.applied is None else each.applied.modalities,
+                by_folder[each.folder],
+                goal=self.process.goal(each.attack),
+                factors=self.process.spec.attacks[each.attack].factors,
+                minimal=attacks[each.attack].minimal,
+                bounded=attacks[each.attack].bounded,
+                front=fronts[each.attack, each.threat],
             )
-        return outcomes
+            for each in cell.evaluations
+            if each.attack is not None and each.direction is None and each.folder in by_folder
+        ]

@@ -52,8 +52,7 @@ class Evidence:
     """The measurements and the robustness of one cell.
 
     Attributes:
-        model: its name.
-        training: its regime's name.
+        names: its `model`, `training` and `seed`.
         ids: N clips.
         own: (N, K) bool: each clip's classes.
         correct: (N,) bool, clean.
@@ -61,11 +60,9 @@ class Evidence:
         per_class: (K,) by predictor, for what has no value per clip.
         whole: by predictor, for what has no value per clip.
         robustness: by "attack/threat".
-        seed: the cell's.
     """
 
-    model: str
-    training: str
+    names: Mapping[str, Any]
     ids: tuple[str, ...]
     own: NDArray[np.bool_]
     correct: NDArray[np.bool_]
@@ -73,7 +70,6 @@ class Evidence:
     per_class: Mapping[Predictor, Floats]
     whole: Mapping[Predictor, float]
     robustness: Mapping[str, Robustness]
-    seed: int = 0
 
 
 def gather(
@@ -109,8 +105,7 @@ def gather(
             if name not in clips and estimate["value"] is not None:
                 whole[Predictor(metric, name)] = estimate["value"]
     return Evidence(
-        model=names["model"],
-        training=names["training"],
+        names={key: names[key] for key in ("model", "training", "seed")},
         ids=clean.ids,
         own=own,
         correct=clean.correct,
@@ -122,7 +117,6 @@ def gather(
             for outcome in outcomes
             if outcome.label in asked and outcome.modalities
         },
-        seed=names["seed"],
     )
 
 
@@ -142,7 +136,7 @@ def correlate(cells: Sequence[Evidence], intervals: Intervals) -> list[dict[str,
     for cell in cells:
         over = intervals.over(cell.ids)
         for label, robustness in cell.robustness.items():
-            where = {"model": cell.model, "training": cell.training, "seed": cell.seed, "robustness": label}
+            where = {**cell.names, "robustness": label}
             found += [where | entry for entry in _over_clips(cell, robustness, over)]
             classes = _over_columns("class", cell.own, cell.per_clip, cell.per_class, robustness, over)
             found += [where | entry for entry in classes]

@@ -46,22 +46,6 @@ def embed_batch(model: AVModel, batch: Batch, kinds: Collection[LayerKind]) -> d
     return found
 
 
-def kept(folder: Path, weights: str) -> dict[str, Any] | None:
-    """The record of the embeddings that a folder holds; None if there are none, or if they are of other weights.
-
-    Args:
-        folder: of the embeddings.
-        weights: the hash of the cell's weights.
-
-    Raises:
-        RunError: if they are damaged; names the file.
-    """
-    if not (folder / RECORD).exists():
-        return None
-    record = read_record(folder / RECORD)
-    return record if record["weights"] == weights else None
-
-
 def parts_folder(folder: Path, kinds: Collection[LayerKind]) -> Path:
     """The folder of these kinds' shards before they are collected: an interrupted run may have asked for others."""
     return folder / "-".join(["parts", *sorted(kinds)])

@@ -97,8 +97,9 @@ class Measuring:
         asked: list[tuple[PlannedEvaluation, dict[str, Any], _Task | None]] = []
         for evaluation in cell.evaluations:
             if evaluation.direction is None and evaluation.folder in predictions:
-                entries = (self._entry(cell, evaluation, component, metric) for component, metric in self.metrics)
-                asked += [(evaluation, where, task) for where, task in entries if where]
+                for component, metric in self.metrics:
+                    if evaluation.attack is None or metric.under_attack:
+                        asked.append((evaluation, *self._entry(cell, evaluation, component, metric)))
         # Two names of the spec may mean the same.
         tasks = {task.path: task for _, _, task in asked if task is not None}
         found = {path: record for path, task in tasks.items() if (record := self._kept(task, label)) is not None}
@@ -116,8 +117,7 @@ class Measuring:
         self.process.fabric.barrier()
         for evaluation, where, task in asked:
             if task is not None and task.path in failed:
-                step = {**where, "direction": None, "evaluation": evaluation.label, "bounded": False}
-                keep(step | failed[task.path])
+                keep(evaluation.failed(failed[task.path], metric=where["metric"]))
         return [
             where if task is None else without_upkeep(found[task.path]) | where
             for _, where, task in asked
@@ -162,8 +162,6 @@ class Measuring:
     def _entry(
         self, cell: PlannedCell, evaluation: PlannedEvaluation, component: Configured, metric: Metric
     ) -> tuple[dict[str, Any], _Task | None]:
-        if evaluation.attack is not None and not metric.under_attack:
-            return {}, None
         where = {"metric": component.offer.component.name, "attack": evaluation.attack, "threat": evaluation.threat}
         task = self.process.dataset.task
         if task not in metric.tasks:
@@ -202,12 +200,10 @@ class Measuring:
     ) -> Latents:
         process = self.process
         folder, identity, chosen = self._folder(cell, split)
-        try:
-            record = embedding.kept(folder, weights)
-        except RunError as error:
+        record = process.kept(folder / embedding.RECORD, f"{label} are made again")
+        if record is not None and record["weights"] != weights:
             record = None
-            process.monitor.say(f"{label} are made again: {error}")
-        missing = kinds - frozenset(record["kinds"] if record is not None else ())
+        missing = kinds if record is None else kinds - {*record["kinds"]}
         process.fabric.barrier()
         if missing or record is None:
             model = process.model(cell)

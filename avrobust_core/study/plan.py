@@ -7,6 +7,7 @@ from typing import Any
 
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.errors import RunError
+from avrobust_core.evaluation.failures import Failure
 from avrobust_core.files import digest, read_json
 from avrobust_core.naming import first_of
 from avrobust_core.spec.cells import AttackPlan, Cell, attacked_modalities, expand, modality_of
@@ -50,6 +51,17 @@ class PlannedEvaluation:
             return CLEAN
         shares = ", ".join(f"{name} {share:.3g}" for name, share in (self.direction or {}).items())
         return f"{self.attack}/{self.threat}{f' at {shares}' if shares else ''}"
+
+    def failed(self, failure: Failure, *, metric: str | None = None, bounded: bool = False) -> Failure:
+        """A failure of this evaluation, or of a metric on it, as a cell's result has it.
+
+        Args:
+            failure: its message and traceback.
+            metric: that failed.
+            bounded: whether the worst case lacks the attack that failed.
+        """
+        where = {"metric": metric, "attack": self.attack, "threat": self.threat, "direction": self.direction}
+        return {**where, "evaluation": self.label, "bounded": bounded, **failure}
 
 
 @dataclass(frozen=True, slots=True)

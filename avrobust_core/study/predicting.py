@@ -60,9 +60,8 @@ class Predicting:
                     found[folder] = predictions
             if folder in failed:
                 self.process.monitor.say(f"{where} failed: {failed[folder]['message']}")
-                step: Failure = {"metric": None, "attack": evaluation.attack, "threat": evaluation.threat}
-                step |= {"direction": evaluation.direction, "evaluation": evaluation.label}
-                failures.append(step | {"bounded": self.process.attacks[evaluation.attack].bounded} | failed[folder])
+                bounded = self.process.attacks[evaluation.attack].bounded
+                failures.append(evaluation.failed(failed[folder], bounded=bounded))
         return found
 
     def _evaluate(
