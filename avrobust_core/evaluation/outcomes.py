@@ -21,14 +21,7 @@ from avrobust_core.metrics.metric import Measurement, Subject
 from avrobust_core.metrics.probe import Probe
 from avrobust_core.models.answers import probability_caveats
 from avrobust_core.naming import first_of
-from avrobust_core.statistics.intervals import (
-    Estimate,
-    bootstrap,
-    mean_shares,
-    paired_differences,
-    share,
-    weighted_median,
-)
+from avrobust_core.statistics.intervals import Estimate, bootstrap, paired_difference, share, weighted_median
 
 NO_GRADIENT = 0.01
 """The share of all clips that may be robust without any gradient having reached a modality (a dead unit, say) before
@@ -75,17 +68,13 @@ class Intervals:
         """The same for these clips."""
         return replace(self, groups=tuple(self.grouping[i] for i in ids)) if self.grouping else self
 
-    def mean(self, outcomes: NDArray[np.bool_]) -> Estimate:
-        """The share of clips for which a 0/1 outcome is 1."""
+    def mean(self, outcomes: NDArray[np.bool_] | NDArray[np.float64]) -> Estimate:
+        """The share of clips for which a 0/1 outcome is 1, or the mean of a share per clip: of (N,)."""
         return share(outcomes, confidence=self.confidence, groups=self.groups)
 
-    def means(self, columns: NDArray[np.float64]) -> list[Estimate]:
-        """The mean of each column of (N, M) shares per clip."""
-        return mean_shares(columns, confidence=self.confidence, groups=self.groups)
-
-    def differences(self, paired: NDArray[np.float64]) -> list[Estimate]:
-        """The mean of each column of (N, M) differences per clip."""
-        return paired_differences(paired, confidence=self.confidence, groups=self.groups)
+    def difference(self, paired: NDArray[np.float64]) -> Estimate:
+        """The mean of (N,) differences per clip."""
+        return paired_difference(paired, confidence=self.confidence, groups=self.groups)
 
     def share(self, outcomes: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
         """The share of the clips in `among` for which an outcome is 1."""

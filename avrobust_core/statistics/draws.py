@@ -71,12 +71,6 @@ class Draws:
         """The number of groups, where there are any."""
         return self.count if self.grouped else None
 
-    def sums(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Sums by group of a whole number per clip: from (N,) to (G,)."""
-        found = np.zeros(self.count, dtype=np.int64)
-        np.add.at(found, self.group, values)
-        return found
-
     def spread(self, values: Floats) -> tuple[float, float]:
         """The variance of the mean of a number per clip, and the degrees of freedom of that estimate.
 

@@ -52,18 +52,7 @@ class Estimate:
 
 
 def share(values: ArrayLike, *, confidence: float = 0.95, groups: Groups = None) -> Estimate:
-    """The share of clips for which an outcome is 1, with an interval: see `mean_shares`.
-
-    Args:
-        values: (N,) bool or 0/1.
-        confidence: e.g. 0.95.
-        groups: of the clips.
-    """
-    return mean_shares(np.asarray(values, dtype=np.float64)[:, None], confidence=confidence, groups=groups)[0]
-
-
-def mean_shares(values: ArrayLike, *, confidence: float = 0.95, groups: Groups = None) -> list[Estimate]:
-    """The mean of each of several shares per clip, such as the share of seeds for which the clip is right.
+    """The share of clips for which an outcome is 1, or the mean of a share per clip, such as that of the seeds.
 
     The interval is that of Clopper and Pearson (Biometrika 26, 1934) for as many independent outcomes as would give
     the mean the variance that it has (Korn and Graubard, Survey Methodology 24, 1998). For one outcome per clip, and no
@@ -74,41 +63,33 @@ def mean_shares(values: ArrayLike, *, confidence: float = 0.95, groups: Groups =
     `benchmarks/intervals.py` simulates it.
 
     Args:
-        values: (N, M) in [0, 1].
+        values: (N,) bool, or in [0, 1].
         confidence: e.g. 0.95.
         groups: of the clips.
-
-    Returns:
-        M estimates.
     """
 
-    def ends(column: NDArray[np.float64], value: float, variance: float, draws: Draws) -> tuple[float, float]:
+    def ends(values: NDArray[np.float64], value: float, variance: float, draws: Draws) -> tuple[float, float]:
         return share_interval(value, variance, inf, draws.effective, confidence)
 
-    return _by_column(values, ends, "clopper-pearson", confidence, groups)
+    return _mean(values, ends, "clopper-pearson", confidence, groups)
 
 
 Ends = Callable[[NDArray[np.float64], float, float, Draws], tuple[float, float]]
 """From a number per clip, (N,), its mean, the mean's variance and how clips were drawn to an interval's ends."""
 
 
-def _by_column(values: ArrayLike, ends: Ends, method: Method, confidence: float, groups: Groups) -> list[Estimate]:
-    """The mean of each column, with the interval where there is a clip, and two groups at least if there are groups."""
-    columns = np.asarray(values, dtype=np.float64).T
-    n = columns.shape[1]
+def _mean(values: ArrayLike, ends: Ends, method: Method, confidence: float, groups: Groups) -> Estimate:
+    """The mean, with the interval where there is a clip, and two groups at least if there are groups."""
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values)
     draws = Draws.of(groups, n)
-    found = []
-    for column in columns:
-        if not draws.enough:
-            value = float(column.mean()) if n else nan
-            found.append(Estimate(value, nan, nan, n, "none", draws.label))
-            continue
-        agree = column.min() == column.max()
-        value = float(column[0] if agree else column.mean())
-        variance = 0.0 if agree else draws.outcomes_variance(column, confidence)
-        low, high = ends(column, value, variance, draws)
-        found.append(Estimate(value, min(low, value), max(high, value), n, method, draws.label))
-    return found
+    if not draws.enough:
+        return Estimate(float(values.mean()) if n else nan, nan, nan, n, "none", draws.label)
+    agree = values.min() == values.max()
+    value = float(values[0] if agree else values.mean())
+    variance = 0.0 if agree else draws.outcomes_variance(values, confidence)
+    low, high = ends(values, value, variance, draws)
+    return Estimate(value, min(low, value), max(high, value), n, method, draws.label)
 
 
 def share_interval(
@@ -181,30 +162,30 @@ def bootstrap(
     return Estimate(value, float(low), float(high), n, "bootstrap", draws.label)
 
 
-def paired_differences(differences: ArrayLike, *, confidence: float = 0.95, groups: Groups = None) -> list[Estimate]:
-    """The mean of each of several differences per clip, with an interval by squaring and adding.
+def paired_difference(differences: ArrayLike, *, confidence: float = 0.95, groups: Groups = None) -> Estimate:
+    """The mean of a difference per clip, with an interval by squaring and adding.
 
     How often only the first is right, and how often only the second, are two shares; each end of the interval lies as
     far from their difference as the roots of the squares of their own ends' distances add up to, with the correlation
     that two shares of one table have (Newcombe, Statistics in Medicine 17, 1998; Zou and Donner, Statistics in Medicine
     27, 2008). The shares' ends are Wilson's for as many independent clips as would give the difference its variance,
-    with groups as in `mean_shares`. It has width even where no clip differs.
+    with groups as in `share`. It has width even where no clip differs.
 
     Args:
-        differences: (N, M) in [-1, 1]: for each clip the first's outcome minus the second's, or the mean over seeds.
+        differences: (N,) in [-1, 1]: for each clip the first's outcome minus the second's, or the mean over seeds.
         confidence: e.g. 0.95.
         groups: of the clips.
 
     Returns:
-        M estimates; swapping the two sides changes their signs.
+        The estimate; swapping the two sides changes its signs.
     """
 
-    def ends(column: NDArray[np.float64], value: float, variance: float, draws: Draws) -> tuple[float, float]:
-        first, second = float(column.clip(0).mean()), float((-column).clip(0).mean())
+    def ends(values: NDArray[np.float64], value: float, variance: float, draws: Draws) -> tuple[float, float]:
+        first, second = float(values.clip(0).mean()), float((-values).clip(0).mean())
         outcomes = (first + second - value**2) / variance if variance > 0 else draws.effective
         return _squared_and_added(first, second, outcomes, student(confidence, inf))
 
-    return _by_column(differences, ends, "square-and-add", confidence, groups)
+    return _mean(differences, ends, "square-and-add", confidence, groups)
 
 
 def _squared_and_added(first: float, second: float, outcomes: float, quantile: float) -> tuple[float, float]:
@@ -247,7 +228,8 @@ def sign_flip_p(differences: ArrayLike, *, groups: Groups = None) -> float:
     from scipy.stats import binom
 
     of_clips = np.asarray(differences).astype(np.int64)
-    found = Draws.of(groups, len(of_clips)).sums(of_clips)
+    draws = Draws.of(groups, len(of_clips))
+    found = np.bincount(draws.group, of_clips, draws.count).astype(np.int64)
     chances, lowest = np.ones(1), 0
     for size, count in zip(*np.unique(np.abs(found[found != 0]), return_counts=True), strict=True):
         flipped = binom.pmf(np.arange(count + 1), count, 0.5)

@@ -140,7 +140,6 @@ def _conditions(
 def _estimated(first: Right, second: Right, intervals: Intervals) -> dict[str, Any]:
     """A difference with its counts, intervals and p-values, as JSON data; `intervals` are over its clips."""
     balance = first.sum(axis=0) - second.sum(axis=0)
-    (difference,) = intervals.differences(balance[:, None] / len(first))
     across: dict[str, Any] = {"left_out": ONE_FIT}
     if len(first) > 1:
         found = difference_across_fits(first, second, confidence=intervals.confidence, groups=intervals.groups)
@@ -149,7 +148,7 @@ def _estimated(first: Right, second: Right, intervals: Intervals) -> dict[str, A
     return {
         "only_first": int((first & ~second).sum()),
         "only_second": int((second & ~first).sum()),
-        "difference": difference.to_json(),
+        "difference": intervals.difference(balance / len(first)).to_json(),
         "p": sign_flip_p(balance, groups=intervals.groups),
         "across_fits": across,
     }

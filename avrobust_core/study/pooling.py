@@ -145,14 +145,13 @@ def _pooled(
 
     def told(attacks: Sequence[str | None], threat: str | None) -> dict[str, Any]:
         right = right_by_seed(outcomes, attacks, threat)
-        (estimate,) = intervals.means(right.mean(axis=0)[:, None])
         spread, across = None, {"left_out": ONE_FIT}
         if len(right) > 1 and ids:
             spread = float(right.mean(axis=1).std(ddof=1))
             across = across_fits_to_json(
                 accuracy_across_fits(right, confidence=intervals.confidence, groups=intervals.groups)
             )
-        return estimate.to_json() | {"standard_deviation": spread, "across_fits": across}
+        return intervals.mean(right.mean(axis=0)).to_json() | {"standard_deviation": spread, "across_fits": across}
 
     return {
         "seeds": [cell["seed"] for cell in cells],

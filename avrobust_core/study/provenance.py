@@ -130,8 +130,8 @@ def otherwise(records: Iterable[Mapping[str, Any]], today: Mapping[str, Any]) ->
 
 
 def _flat(versions: Mapping[str, Any]) -> dict[str, str]:
-    components: Mapping[str, str] = versions["components"]
-    return {name: value for name, value in versions.items() if name != "components"} | components
+    flat = {**versions, **versions["components"]}
+    return {name: version for name, version in flat.items() if name != "components"}
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
