@@ -87,12 +87,7 @@ class Intervals:
     def statistic(self, of_weights: Callable[[NDArray[np.float64]], NDArray[np.float64]], clips: int) -> Estimate:
         """A statistic that can be computed from weights over all clips; see `bootstrap`."""
         return bootstrap(
-            of_weights,
-            clips,
-            confidence=self.confidence,
-            resamples=self.resamples,
-            seed=self.seed,
-            groups=self.groups,
+            of_weights, clips, confidence=self.confidence, resamples=self.resamples, seed=self.seed, groups=self.groups
         )
 
     def _among(self, among: NDArray[np.bool_]) -> "Intervals":

@@ -1,13 +1,13 @@
 """One cell of a study after the other: fitted, evaluated, measured and audited, and its result written."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from avrobust_core.audit.auditing import caveats_of
-from avrobust_core.evaluation.failures import Failure, Keep, recorded
+from avrobust_core.evaluation.failures import Failure, recorded
 from avrobust_core.evaluation.outcomes import Intervals, Outcome, summarise
 from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.evaluation.samples import write_per_class, write_samples
@@ -103,7 +103,12 @@ class Completing:
         measured = seeded.measuring.measure(cell, by_folder, weights, label, keep)
         clean = by_folder[cell.evaluations[0].folder]
         outcomes = self._outcomes(cell, by_folder)
-        self._gather(cell, clean, outcomes, measured, keep)
+        asked = process.spec.correlate
+        if asked:
+            with recorded(lambda failure: keep(cell.evaluations[0].failed(failure, metric="correlate"))):
+                found = [(each, seeded.measuring.per_clip(cell, each)) for each in measured if each["attack"] is None]
+                sizes = seeded.measuring.class_sizes(cell, clean)
+                self.evidence.append(gather(cell.names, process.dataset.classes, clean, outcomes, found, sizes, asked))
         files: dict[str, str] = {}
         if process.first:
             with self.problems.noted("writing"):
@@ -128,24 +133,6 @@ class Completing:
             "files": files,
             "evaluation_seconds": round(sum(predictions.seconds for predictions in by_folder.values()), 3),
         }
-
-    def _gather(
-        self,
-        cell: PlannedCell,
-        clean: Predictions,
-        outcomes: Sequence[Outcome],
-        measured: Sequence[dict[str, Any]],
-        keep: Keep,
-    ) -> None:
-        """Keep what correlations need of the cell, where the study asks for any."""
-        asked, measuring = self.process.spec.correlate, self.seeds[cell.seed].measuring
-        if not asked:
-            return
-        with recorded(lambda failure: keep(cell.evaluations[0].failed(failure, metric="correlate"))):
-            found = [(entry, measuring.per_clip(cell, entry)) for entry in measured if entry["attack"] is None]
-            sizes = measuring.class_sizes(cell, clean)
-            classes = self.process.dataset.classes
-            self.evidence.append(gather(cell.names, classes, clean, outcomes, found, sizes, asked))
 
     def _outcomes(self, cell: PlannedCell, by_folder: Mapping[Path, Predictions]) -> list[Outcome]:
         """The cell's outcome under each attack and threat, with the points of its front."""

@@ -226,12 +226,7 @@ class Measuring:
         return embedding.load(folder)
 
     def _carry_out(
-        self,
-        cell: PlannedCell,
-        task: _Task,
-        predictions: Predictions,
-        latents: Mapping[str, Latents],
-        label: str,
+        self, cell: PlannedCell, task: _Task, predictions: Predictions, latents: Mapping[str, Latents], label: str
     ) -> dict[str, Any]:
         process = self.process
         asked = self._splits(task)

@@ -144,11 +144,7 @@ def _cell(builder: Builder, dataset: Dataset, root: Path, cell: Cell) -> Planned
 
 
 def _evaluation(
-    builder: Builder,
-    folder: Path,
-    cell: Cell,
-    run: AttackPlan | None,
-    direction: Mapping[str, float] | None = None,
+    builder: Builder, folder: Path, cell: Cell, run: AttackPlan | None, direction: Mapping[str, float] | None = None
 ) -> PlannedEvaluation:
     spec = builder.spec
     section = spec.evaluation
