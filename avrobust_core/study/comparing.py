@@ -8,14 +8,7 @@ from avrobust_core.evaluation.outcomes import Intervals
 from avrobust_core.spec.model import Comparison, Spec
 from avrobust_core.statistics.across_fits import Right, difference_across_fits
 from avrobust_core.statistics.intervals import holm, sign_flip_p
-from avrobust_core.study.pooling import (
-    ONE_FIT,
-    CellKey,
-    ClipOutcomes,
-    across_fits_to_json,
-    on_common_clips,
-    right_by_seed,
-)
+from avrobust_core.study.pooling import CellKey, ClipOutcomes, across_fits, on_common_clips, right_by_seed
 
 Cell = tuple[str, str]
 """A model and a training regime, by name."""
@@ -140,11 +133,9 @@ def _conditions(
 def _estimated(first: Right, second: Right, intervals: Intervals) -> dict[str, Any]:
     """A difference with its counts, intervals and p-values, as JSON data; `intervals` are over its clips."""
     balance = first.sum(axis=0) - second.sum(axis=0)
-    across: dict[str, Any] = {"left_out": ONE_FIT}
+    across = across_fits(difference_across_fits, first, second, intervals=intervals)
     if len(first) > 1:
-        found = difference_across_fits(first, second, confidence=intervals.confidence, groups=intervals.groups)
-        spreads = [float(side.mean(axis=1).std(ddof=1)) for side in (first, second)]
-        across = across_fits_to_json(found) | {"standard_deviations": spreads}
+        across["standard_deviations"] = [float(side.mean(axis=1).std(ddof=1)) for side in (first, second)]
     return {
         "only_first": int((first & ~second).sum()),
         "only_second": int((second & ~first).sum()),

@@ -229,35 +229,30 @@ class Measuring:
         self, cell: PlannedCell, task: _Task, predictions: Predictions, latents: Mapping[str, Latents], label: str
     ) -> dict[str, Any]:
         process = self.process
-        asked = self._splits(task)
-        own = latents[process.selection.split] if process.selection.split in asked else None
-        if own is not None and own.ids != predictions.ids:
-            raise RunError(
-                f"{label}: the embeddings are of other clips than the predictions: some could be read at one time "
-                "and not at another; delete the cell's folders `evaluations` and `embeddings` and run again"
-            )
-        if own is not None:
-            read_as = embedding.checksums(self._folder(cell, process.selection.split)[0])
+        asked, split = self._splits(task), process.selection.split
+        if split in asked:
+            own = latents[split]
+            if own.ids != predictions.ids:
+                raise RunError(
+                    f"{label}: the embeddings are of other clips than the predictions: some could be read at one time "
+                    "and not at another; delete the cell's folders `evaluations` and `embeddings` and run again"
+                )
             clean = FirstReading(predictions.ids, predictions.checksums)
-            clean.compare(own.ids, own.ids, read_as, f"{label}: embeddings")
+            clean.compare(own.ids, own.ids, embedding.checksums(self._folder(cell, split)[0]), f"{label}: embeddings")
         if task.metric.probes or asked:
             process.monitor.say(f"{label}: {task.name}")
         probe = None
         if task.metric.probes:
-            ids = {split: found.ids for split, found in latents.items()} | {process.selection.split: predictions.ids}
-            probe = Probe(
-                process.model(cell),
-                ClipReader(process.dataset, ids),
-                device=process.device,
-                batch_size=process.spec.engine.batch_size,
-            )
+            ids = {name: found.ids for name, found in latents.items()} | {split: predictions.ids}
+            read, size = ClipReader(process.dataset, ids), process.spec.engine.batch_size
+            probe = Probe(process.model(cell), read, device=process.device, batch_size=size)
         subject = subject_of(
             predictions,
             process.dataset.classes,
             process.dataset.task,
             self.intervals,
-            split=process.selection.split,
-            latents={split: latents[split] for split in asked},
+            split=split,
+            latents={name: latents[name] for name in asked},
             probe=probe,
         )
         with torch.no_grad():

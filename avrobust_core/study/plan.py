@@ -177,30 +177,18 @@ def why_stale(cell: PlannedCell, root: Path) -> str:
     """The reason why a cell is not fitted: its differences from the nearest cell of the same names in the folder."""
     if (cell.folder / "checkpoint.pt").exists():
         return "interrupted in the middle of its fit"
-    nearest: list[str] | None = None
+    changes: list[list[str]] = []
     for path in sorted(root.glob("cells/*/cell.json")):
-        earlier = _header(path)
-        if earlier is None:
-            continue
-        if cell.one_of_several and earlier["seed"] != cell.seed:
-            continue  # another seed's cell stands beside this one: it is not an earlier state of it
-        if [earlier["model"], earlier["training"]] == [cell.model, cell.training] and earlier["id"] != cell.id:
-            changed = list(differences(earlier["identity"], cell.identity))
-            if nearest is None or len(changed) < len(nearest):
-                nearest = changed
-    if nearest is None:
-        return "never run"
-    return "changed: " + first_of(nearest, "; ")
-
-
-def _header(path: Path) -> Mapping[str, Any] | None:
-    """The content of another cell's cell.json; None if it is damaged: it must not keep this cell from being fitted."""
-    try:
-        header = read_json(path)
-        seed = header["identity"]["seed"]
-        return {"seed": seed, **{name: header[name] for name in ("id", "model", "training", "identity")}}
-    except (RunError, KeyError, TypeError, IndexError):
-        return None
+        try:
+            header = read_json(path)
+            cell_id, names, identity = header["id"], (header["model"], header["training"]), header["identity"]
+            beside = cell.one_of_several and identity["seed"] != cell.seed  # and so no earlier state of this one
+        except (RunError, LookupError, TypeError):
+            continue  # another cell's damage must not keep this one from being fitted
+        if names == (cell.model, cell.training) and cell_id != cell.id and not beside:
+            changes.append(list(differences(identity, cell.identity)))
+    nearest = min(changes, key=len, default=None)
+    return "never run" if nearest is None else "changed: " + first_of(nearest, "; ")
 
 
 def differences(old: object, new: object, path: str = "") -> Iterator[str]:

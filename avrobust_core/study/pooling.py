@@ -1,6 +1,6 @@
 """Several cells clip by clip: outcomes of the clips that they share, and results pooled over seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -88,10 +88,15 @@ def right_by_seed(outcomes: Sequence[ClipOutcomes], attacks: Sequence[str | None
     return np.array([np.all([found.right[attack, threat] for attack in attacks], axis=0) for found in outcomes])
 
 
-def across_fits_to_json(found: AcrossFits) -> dict[str, Any]:
-    """As JSON data: NaN and infinity, which JSON has no number for, become None; a p-value only where there is one."""
-    known = finite_or_none(asdict(found))
-    return known if known["p"] is not None else {name: value for name, value in known.items() if name != "p"}
+def across_fits(estimate: Callable[..., AcrossFits], *sides: Right, intervals: Intervals) -> dict[str, Any]:
+    """The estimate of one method or two, beyond these networks, as JSON data, or the reason why there is none.
+
+    NaN and infinity, which JSON has no number for, become None; a p-value stands only where there is one.
+    """
+    if len(sides[0]) < 2 or not sides[0].size:
+        return {"left_out": ONE_FIT}
+    found = asdict(estimate(*sides, confidence=intervals.confidence, groups=intervals.groups))
+    return {name: value for name, value in finite_or_none(found).items() if name != "p" or value is not None}
 
 
 def pool(
@@ -135,22 +140,14 @@ def _pooled(
     outcomes, left_out = on_common_clips(outcomes)
     # An attack that failed for one seed is left out of all, and named under `failures`.
     in_all = set(outcomes[0].right).intersection(*(found.right for found in outcomes))
-    robust = {
-        attack: {threat: entry for threat, entry in threats.items() if (attack, threat) in in_all}
-        for attack, threats in cells[0]["robust_accuracy"].items()
-    }
     worst = [threat for threat in cells[0]["worst_case"] if all(threat in cell["worst_case"] for cell in cells)]
     ids = outcomes[0].ids
     intervals = intervals.over(ids)
 
     def told(attacks: Sequence[str | None], threat: str | None) -> dict[str, Any]:
         right = right_by_seed(outcomes, attacks, threat)
-        spread, across = None, {"left_out": ONE_FIT}
-        if len(right) > 1 and ids:
-            spread = float(right.mean(axis=1).std(ddof=1))
-            across = across_fits_to_json(
-                accuracy_across_fits(right, confidence=intervals.confidence, groups=intervals.groups)
-            )
+        spread = float(right.mean(axis=1).std(ddof=1)) if len(right) > 1 and ids else None
+        across = across_fits(accuracy_across_fits, right, intervals=intervals)
         return intervals.mean(right.mean(axis=0)).to_json() | {"standard_deviation": spread, "across_fits": across}
 
     return {
@@ -162,8 +159,9 @@ def _pooled(
             attack: {
                 threat: told([attack], threat) | {name: entry[name] for name in ("attacked", "bounded")}
                 for threat, entry in threats.items()
+                if (attack, threat) in in_all
             }
-            for attack, threats in robust.items()
+            for attack, threats in cells[0]["robust_accuracy"].items()
         },
         "worst_case": {threat: told(outcomes[0].attacks(threat), threat) for threat in worst},
         "failures": _by_seed(cells, "failures"),
