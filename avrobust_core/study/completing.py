@@ -12,7 +12,7 @@ from avrobust_core.evaluation.outcomes import Intervals, Outcome, summarise
 from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.evaluation.samples import write_per_class, write_samples
 from avrobust_core.files import file_hash, without_upkeep
-from avrobust_core.study.auditing import Auditing
+from avrobust_core.study.auditing import audited
 from avrobust_core.study.building import Builder
 from avrobust_core.study.correlating import Evidence, gather
 from avrobust_core.study.fitting import fitted
@@ -55,7 +55,6 @@ class Completing:
         self.problems = problems
         self.root = root
         self.predicting = Predicting(process)
-        self.auditing = Auditing(process)
         self.evidence: list[Evidence] = []
         self.outcomes: dict[CellKey, ClipOutcomes] = {}
 
@@ -117,15 +116,15 @@ class Completing:
                 files = {name: file_hash(cell.folder / name) for name in ("samples.parquet", "per_class.csv")}
         self.outcomes[cell.model, cell.training, cell.seed] = clip_outcomes(clean, outcomes, failures)
         runs = self.predicting.runs(cell)
-        audited = self.auditing.audit(cell, weights, clean, outcomes, runs, seeded.intervals, label)
-        summary = summarise(clean, outcomes, seeded.intervals, caveats_of(audited))
+        audit = audited(process, cell, weights, clean, outcomes, runs, seeded.intervals, label)
+        summary = summarise(clean, outcomes, seeded.intervals, caveats_of(audit))
         for failure in failures:
             if failure["metric"] is None and failure["bounded"]:
                 summary["worst_case"].pop(failure["threat"], None)  # it would be of fewer attacks than were asked for
         today = made_today(process.device.type, process.builder.used())
         return {
             **summary,
-            "audit": audited,
+            "audit": audit,
             "metrics": measured,
             "failures": failures,
             "fit": without_upkeep(fit),
