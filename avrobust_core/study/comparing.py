@@ -60,11 +60,10 @@ def compare(
 
 def _pairs(spec: Spec, entry: Comparison) -> Iterator[tuple[Cell, Cell]]:
     """Every two cells of an entry, group by group."""
-    if entry.models is not None:
-        for training in spec.training:
-            for first, second in combinations(entry.models, 2):
-                yield (first, training), (second, training)
-    for model in spec.models if entry.training is not None else ():
+    for training in spec.training:
+        for first, second in combinations(entry.models or (), 2):
+            yield (first, training), (second, training)
+    for model in spec.models:
         for first, second in combinations(entry.training or (), 2):
             yield (model, first), (model, second)
 

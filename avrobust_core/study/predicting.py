@@ -44,43 +44,35 @@ class Predicting:
 
         Attacks that fail are added to `failures`; without clean predictions nothing can be said of the cell.
         """
-        found: dict[Path, Predictions] = {}
+        clean = self._evaluate(cell, cell.evaluations[0], weights, label, None)
+        first = FirstReading(clean.ids, clean.checksums)
+        found = {cell.evaluations[0].folder: clean}
         failed: dict[Path, Failure] = {}
-        for evaluation in cell.evaluations:
-            folder = evaluation.folder
-            if evaluation.attack is None:
-                found[folder] = self._evaluate(cell, evaluation, weights, label)
-                continue
-            clean = found[cell.evaluations[0].folder]
-            where = f"{label}: {evaluation.label}"
+        for evaluation in cell.evaluations[1:]:
+            folder, where = evaluation.folder, f"{label}: {evaluation.label}"
             if folder not in found and folder not in failed:
                 with recorded(partial(failed.__setitem__, folder), alone=self.process.alone, label=where):
-                    predictions = self._evaluate(cell, evaluation, weights, label, clean)
+                    predictions = self._evaluate(cell, evaluation, weights, label, first)
                     same_clips(clean, predictions, evaluation.label)  # what an earlier run has left, too
                     found[folder] = predictions
             if folder in failed:
                 self.process.monitor.say(f"{where} failed: {failed[folder]['message']}")
-                bounded = self.process.attacks[evaluation.attack].bounded
+                bounded = self.process.attacks[str(evaluation.attack)].bounded
                 failures.append(evaluation.failed(failed[folder], bounded=bounded))
         return found
 
     def _evaluate(
-        self,
-        cell: PlannedCell,
-        evaluation: PlannedEvaluation,
-        weights: str,
-        label: str,
-        clean: Predictions | None = None,
+        self, cell: PlannedCell, evaluation: PlannedEvaluation, weights: str, label: str, first: FirstReading | None
     ) -> Predictions:
-        process = self.process
-        kept = self._kept(evaluation, weights, label)
+        process, where = self.process, f"{label}: {evaluation.label}"
+        kept = self._kept(evaluation, weights, where)
         process.fabric.barrier()  # every process has seen the same files before the first one writes
         if kept is not None:
             return kept
         process.fresh = True
-        process.monitor.say(f"{label}: {evaluation.label}")
-        with process.monitor.task(f"{label}: {evaluation.label}"):
-            self._predict(cell, evaluation, None if clean is None else FirstReading(clean.ids, clean.checksums))
+        process.monitor.say(where)
+        with process.monitor.task(where):
+            self._predict(cell, evaluation, first)
         process.fabric.barrier()
         found = self._keep(evaluation, weights) if process.first else None
         process.fabric.barrier()
@@ -114,18 +106,18 @@ class Predicting:
         shards.remove(folder)
         return replace(predictions, seconds=found["seconds"])
 
-    def _kept(self, evaluation: PlannedEvaluation, weights: str, label: str) -> Predictions | None:
+    def _kept(self, evaluation: PlannedEvaluation, weights: str, where: str) -> Predictions | None:
         """The predictions of an earlier run, if they are there, sound, and of these weights."""
         if not evaluation.done:
             return None
         try:
             record = read_record(evaluation.folder / RECORD)
             if record["weights"] != weights:
-                self.process.monitor.say(f"{label}: {evaluation.label} is computed again: the weights are others now")
+                self.process.monitor.say(f"{where} is computed again: the weights are others now")
                 return None
             return self._read(evaluation, record)
         except (RunError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            self.process.monitor.say(f"{label}: {evaluation.label} is computed again: {sentence(error)}")
+            self.process.monitor.say(f"{where} is computed again: {sentence(error)}")
             return None
 
     def _predict(self, cell: PlannedCell, evaluation: PlannedEvaluation, first: FirstReading | None) -> None:
@@ -133,14 +125,12 @@ class Predicting:
         run = self._run(evaluation)
         if run is not None:
             run = self._prepared(victim, run, first)
+
+        def work(batch: Batch) -> shards.Columns:
+            return evaluating.evaluate_batch(victim, batch, run)
+
         with victim.frozen():
-            self.process.in_shards(
-                evaluation.folder,
-                self.process.selection,
-                lambda batch: evaluating.evaluate_batch(victim, batch, run),
-                evaluation.label,
-                first,
-            )
+            self.process.in_shards(evaluation.folder, self.process.selection, work, evaluation.label, first)
 
     def runs(self, cell: PlannedCell) -> dict[tuple[str, str], AttackRun]:
         """The attacks on a cell, by attack and threat, without the points of fronts and threats that touch nothing."""
