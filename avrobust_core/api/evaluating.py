@@ -111,10 +111,10 @@ def evaluate(
             float32; what stands for a modality that a clip lacks (NaN, say) is between loader and model.
         attacks: names of components, attacks, maps as in a spec; or a map from names of your own to these.
         threats: by name, as `ThreatModel` or as in a spec: {"audio": {"norm": "linf", "eps": 0.002}}.
-        media: what each modality is; needed for budgets that speak of time.
+        media: of each modality; needed for budgets that speak of time.
         bounds: lowest and highest value of each modality, where `media` is not given: without either, a budget's own
             bounds or none hold.
-        task: whether targets are (B,) class numbers or (B, K) of zeros and ones.
+        task: "single-label" for targets (B,) of class numbers, "multi-label" for (B, K) of zeros and ones.
         classes: the classes' names, as many as the model has logits, for `goal: class` and per-class results; by
             default their numbers.
         metrics: measured on the clean predictions and, where they ask for it, under each attack; names or instances.
@@ -124,11 +124,11 @@ def evaluate(
         precision: of the attacks' own passes; see `Victim`.
         confidence: of the intervals.
         resamples: of the bootstrap over clips.
-        groups: what each clip was drawn with (a speaker, a source video), by id, or in the loader's order: intervals
-            are then over groups. None if every clip stands for itself.
+        groups: the group that each clip was drawn with (a speaker, a source video), by id, or in the loader's order:
+            intervals are then over groups. None if every clip stands for itself.
         audit: how far other probes on a few clips may go to say whether the numbers can be believed, as in a spec:
             {"clips": 64, "share": 0.2}; "off" for none. Their verdict is `summary["audit"]`.
-        registry: where components are found; by default what is installed.
+        registry: of components; by default those that are installed.
 
     Raises:
         DataError: if the loader is empty, gives anything but batches, or gives other clips when it is read again; or if

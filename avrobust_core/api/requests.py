@@ -63,7 +63,7 @@ class AttackRequest:
         attack: built.
         entry: as in a spec.
         threat_name: the threat's.
-        threat: what may change.
+        threat: the budgets of what may change.
     """
 
     name: str
@@ -84,7 +84,7 @@ def attack_requests(attacks: Any, threats: Mapping[str, ThreatModel], registry: 
     Args:
         attacks: as `evaluate` is given them.
         threats: by name.
-        registry: where attacks that are named are found.
+        registry: of the attacks that are named.
 
     Raises:
         ComponentError: if there is no such component, its configuration or its entry does not fit, or it does not

@@ -103,9 +103,9 @@ class Outcome:
         attack, threat: names.
         modalities: those that were attacked; none if the threat touches nothing that the model reads.
         predictions: under the attack.
-        goal: what it wanted.
+        goal: of the attack.
         factors: the budgets of its curve, ascending.
-        minimal: whether it looked for the smallest perturbation.
+        minimal: True if it looked for the smallest perturbation.
         bounded: False if it takes no notice of the radius.
         front: for each direction between two modalities' budgets, the share of each radius, and the predictions.
     """
@@ -146,8 +146,8 @@ def summarise(
     Args:
         clean: predictions on the clean clips.
         outcomes: of all attacks.
-        intervals: how they are made.
-        caveats: what else speaks against these numbers.
+        intervals: their settings.
+        caveats: further ones, against these numbers.
 
     Raises:
         RunError: if the outcomes are not all of the same clips.

@@ -103,11 +103,11 @@ def carry_out(
     Args:
         folder: of this work.
         selection: this process's clips.
-        work: what to do.
+        work: on each batch.
         batch_size: clips per call of `work`.
         read: reads batches.
-        skipped: where `read` notes the clips that cannot be read, or are constant.
-        device: where the model is.
+        skipped: the record in which `read` notes clips that cannot be read, or are constant.
+        device: of the model.
         rank: of this process: names its shards.
         report: told of progress.
         limit: on the time that a batch may take.
@@ -188,10 +188,7 @@ def in_order(found: Sequence[str], selection: Selection) -> NDArray[np.int64]:
     if not found:
         raise DatasetFailure(f"no clip of split {selection.split!r} could be read")
     position = {clip_id: i for i, clip_id in enumerate(selection.ids)}
-    order = np.argsort([position[clip_id] for clip_id in found], kind="stable")
-    rows = np.empty(len(found), dtype=np.int64)
-    rows[order] = np.arange(len(found))
-    return rows
+    return np.argsort(np.argsort([position[clip_id] for clip_id in found], kind="stable"))
 
 
 def notes_of(folder: Path, selection: Selection, what: Literal["skipped", "constant"]) -> dict[str, dict[str, str]]:

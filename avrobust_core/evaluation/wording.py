@@ -79,7 +79,7 @@ def interval(result: Json, estimates: Sequence[Json], methods: bool) -> str:
     Args:
         result: of the run.
         estimates: whose intervals they are.
-        methods: whether intervals over fits stand below some of them.
+        methods: True if intervals over fits stand below some of them.
     """
     over = " or ".join(dict.fromkeys(map(drawn, estimates))) or "clips"
     below = ", for these networks; below it over fits, too, for the method" if methods else ""

@@ -20,7 +20,7 @@ class Draws:
     Attributes:
         group: (N,) int64, of each clip, from 0 on; without groups each clip is one.
         sizes: (G,) float64, clips in each.
-        grouped: whether groups were given.
+        grouped: True if groups were given.
     """
 
     group: NDArray[np.int64]
@@ -33,7 +33,7 @@ class Draws:
 
         Args:
             groups: the group of each clip; None if each stands for itself.
-            n: how many clips there are.
+            n: the number of clips.
 
         Raises:
             ValueError: if there is not one group per clip.

@@ -36,7 +36,8 @@ class Estimate:
         method: "clopper-pearson" for shares of clips; "square-and-add" for paired differences of shares; "bootstrap"
             (percentile, multinomial weights over clips or groups) for all else; "dyadic" where pairs of clips are
             measured, which share clips; "none" where there is no interval.
-        groups: how many groups of clips were resampled, or taken for the draws; None where clips stand for themselves.
+        groups: the number of groups of clips that were resampled, or taken for the draws; None where clips stand for
+            themselves.
     """
 
     value: float
@@ -101,7 +102,7 @@ def share_interval(
         value: in [0, 1].
         variance: of the share.
         degrees: of freedom of the variance; infinite if it follows from the share itself.
-        least: how many outcomes there are where there is no variance.
+        least: the number of outcomes where there is no variance.
         confidence: e.g. 0.95.
     """
     from scipy.special import betaincinv
@@ -143,19 +144,21 @@ def bootstrap(
         groups: of the clips.
         recentred: the percentiles are moved by the bootstrap's own estimate of its bias, and kept within [0, 1].
     """
+    from scipy.special import ndtr
+
     draws = Draws.of(groups, n)
     if n == 0:
         return Estimate(nan, nan, nan, 0, "none", draws.label)
     if value is None:
         value = float(statistic(np.ones((1, n)))[0])
-    found = [statistic(weights) for weights in _resampled(draws, resamples, seed)]
-    # Where values may be infinite there is nothing between two of them: the nearest one stands.
-    samples = np.concatenate(found)
+    samples = np.concatenate([statistic(weights) for weights in _resampled(draws, resamples, seed)])
     if np.isnan(samples).all() or draws.effective <= 1:
         return Estimate(value, nan, nan, n, "none", draws.label)
-    finite = bool(np.isfinite(samples[~np.isnan(samples)]).all())
-    tail = _tail(confidence, draws.effective)
-    low, high = np.nanquantile(samples, [tail, 1 - tail], method="linear" if finite else "nearest")
+    degrees = draws.effective - 1
+    tail = float(ndtr(-((draws.effective / degrees) ** 0.5) * student(confidence, degrees)))
+    # Where values may be infinite there is nothing between two of them: the nearest one stands.
+    method: Literal["nearest", "linear"] = "nearest" if np.isinf(samples).any() else "linear"
+    low, high = np.nanquantile(samples, [tail, 1 - tail], method=method)
     if recentred:
         bias = float(np.nanmean(samples)) - value
         low, high = max(0.0, low - bias), min(1.0, high - bias)
@@ -289,10 +292,3 @@ def _resampled(draws: Draws, resamples: int, seed: int) -> Iterator[NDArray[np.f
     for start in range(0, resamples, chunk):
         drawn = generator.multinomial(draws.count, uniform, size=min(chunk, resamples - start)).astype(np.float64)
         yield drawn if draws.alone else drawn[:, draws.group]
-
-
-def _tail(confidence: float, draws: float) -> float:
-    """The share of resamples beyond each end of an interval."""
-    from scipy.special import ndtr
-
-    return float(ndtr(-((draws / (draws - 1)) ** 0.5) * student(confidence, draws - 1)))

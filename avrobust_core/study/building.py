@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from avrobust_core.attacks.attack import Attack
-from avrobust_core.config.suggest import closest
+from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.loading import check_ids, refuse_split
 from avrobust_core.errors import AvrobustWarning, ComponentError
@@ -167,10 +167,9 @@ def refuse_modalities(name: str, read: Iterable[str], dataset: Dataset) -> None:
     """
     missing = sorted(set(read) - set(dataset.media))
     if missing:
-        near = closest(missing[0], dataset.media, 1)
         raise ComponentError(
             f"model {name!r} reads {', '.join(missing)}, but the data set has: {', '.join(sorted(dataset.media))}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
+            + did_you_mean(missing[0], dataset.media)
         )
 
 

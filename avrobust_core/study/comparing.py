@@ -32,7 +32,7 @@ def compare(
         spec: the study.
         cells: results of its cells, with `model`, `training`, `seed`, and `error` where one failed.
         outcomes: of each cell that did not fail.
-        intervals: how they are made.
+        intervals: their settings.
 
     Returns:
         One entry per pair, attack and threat; with `left_out`, the reason, where there is nothing to compare.

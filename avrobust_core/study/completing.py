@@ -121,14 +121,13 @@ class Completing:
         for failure in failures:
             if failure["metric"] is None and failure["bounded"]:
                 summary["worst_case"].pop(failure["threat"], None)  # it would be of fewer attacks than were asked for
-        today = made_today(process.device.type, process.builder.used())
         return {
             **summary,
             "audit": audit,
             "metrics": measured,
             "failures": failures,
             "fit": without_upkeep(fit),
-            "made_otherwise": otherwise(records_of(cell), today),
+            "made_otherwise": otherwise(records_of(cell), made_today(process.device.type, process.builder.used())),
             "files": files,
             "evaluation_seconds": round(sum(predictions.seconds for predictions in by_folder.values()), 3),
         }

@@ -25,7 +25,7 @@ class Predictor:
     """A number that may tell how robust something is.
 
     Attributes:
-        metric: what measured it; None for a baseline.
+        metric: by name; None for a baseline.
         name: e.g. "class-ratio/fused"; "margin".
     """
 
@@ -40,7 +40,7 @@ class Robustness:
     Attributes:
         factor: (N,) the factor of the threat's radii that broke each clip; infinite where none did, 0 where the clip
             is wrong when clean.
-        minimal: whether the factor is the smallest found; else it only tells whether the clip was broken.
+        minimal: True if the factor is the smallest found; else it only tells broken clips from others.
     """
 
     factor: Floats
@@ -92,8 +92,7 @@ def gather(
         class_sizes: (K,) clips to learn from.
         asked: the attacks and threats, as "attack/threat".
     """
-    own = clean.own
-    per_clip, per_class = _baselines(clean, own, class_sizes)
+    per_clip, per_class = _baselines(clean, class_sizes)
     whole: dict[Predictor, float] = {}
     for entry, clips in measured:
         metric = entry["metric"]
@@ -107,7 +106,7 @@ def gather(
     return Evidence(
         names={key: names[key] for key in ("model", "training", "seed")},
         ids=clean.ids,
-        own=own,
+        own=clean.own,
         correct=clean.correct,
         per_clip=per_clip,
         per_class=per_class,
@@ -236,9 +235,7 @@ CONFIDENCE = Predictor(None, "confidence")
 CLASS_SIZE = Predictor(None, "class size")
 
 
-def _baselines(
-    clean: Predictions, own: NDArray[np.bool_], class_sizes: NDArray[np.int64]
-) -> tuple[dict[Predictor, Floats], dict[Predictor, Floats]]:
+def _baselines(clean: Predictions, sizes: NDArray[np.int64]) -> tuple[dict[Predictor, Floats], dict[Predictor, Floats]]:
     """The predictors that need no metric, of clips and of classes."""
     logits = clean.logits.astype(np.float64)
     highest = logits.max(axis=1)
@@ -249,7 +246,7 @@ def _baselines(
         CONFIDENCE: 1 / rest,
         ACCURACY: clean.correct.astype(np.float64),
     }
-    return per_clip, {CLASS_SIZE: np.where(own.any(axis=0), class_sizes, np.nan).astype(np.float64)}
+    return per_clip, {CLASS_SIZE: np.where(clean.own.any(axis=0), sizes, np.nan).astype(np.float64)}
 
 
 def _means(members: NDArray[np.bool_], values: Floats, weights: Floats) -> Floats:

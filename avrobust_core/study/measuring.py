@@ -41,13 +41,22 @@ class _Task:
     metric: Metric
     evaluation: PlannedEvaluation
     path: Path
-    predictions: str
-    """The hash of the predictions that it measures."""
+    """Of its finding."""
 
     @property
     def name(self) -> str:
         """The metric's."""
         return self.component.offer.component.name
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The names of the metric and the evaluation, for the cell's result."""
+        return {"metric": self.name, "attack": self.evaluation.attack, "threat": self.evaluation.threat}
+
+    @property
+    def predictions(self) -> str:
+        """The hash of the predictions that it measures."""
+        return str(read_record(self.evaluation.folder / "record.json", check=())["files"][PREDICTIONS])
 
 
 class Measuring:
@@ -55,7 +64,7 @@ class Measuring:
 
     Args:
         process: this one.
-        intervals: how intervals are made.
+        intervals: their settings.
     """
 
     def __init__(self, process: Process, intervals: Intervals) -> None:
@@ -94,14 +103,16 @@ class Measuring:
         Returns:
             One entry per metric and evaluation; in the first of several processes.
         """
-        asked: list[tuple[PlannedEvaluation, dict[str, Any], _Task | None]] = []
-        for evaluation in cell.evaluations:
-            if evaluation.direction is None and evaluation.folder in predictions:
-                for component, metric in self.metrics:
-                    if evaluation.attack is None or metric.under_attack:
-                        asked.append((evaluation, *self._entry(cell, evaluation, component, metric)))
+        asked = [
+            _Task(component, metric, evaluation, self._path(cell, evaluation, component))
+            for evaluation in cell.evaluations
+            if evaluation.direction is None and evaluation.folder in predictions
+            for component, metric in self.metrics
+            if evaluation.attack is None or metric.under_attack
+        ]
+        data = self.process.dataset.task
         # Two names of the spec may mean the same.
-        tasks = {task.path: task for _, _, task in asked if task is not None}
+        tasks = {task.path: task for task in asked if data in task.metric.tasks}
         found = {path: record for path, task in tasks.items() if (record := self._kept(task, label)) is not None}
         open_ = [task for path, task in tasks.items() if path not in found]
         self.process.fabric.barrier()  # every process has seen the same files before the first one writes
@@ -115,14 +126,15 @@ class Measuring:
             with recorded(partial(failed.__setitem__, to_do.path)):
                 found[to_do.path] = self._carry_out(cell, to_do, predictions[to_do.evaluation.folder], latents, label)
         self.process.fabric.barrier()
-        for evaluation, where, task in asked:
-            if task is not None and task.path in failed:
-                keep(evaluation.failed(failed[task.path], metric=where["metric"]))
-        return [
-            where if task is None else without_upkeep(found[task.path]) | where
-            for _, where, task in asked
-            if task is None or task.path in found
-        ]
+        entries = []
+        for task in asked:
+            if data not in task.metric.tasks:
+                entries.append(task.where | {"left_out": f"not defined for {data} data"})
+            elif task.path in failed:
+                keep(task.evaluation.failed(failed[task.path], metric=task.name))
+            elif task.path in found:
+                entries.append(without_upkeep(found[task.path]) | task.where)
+        return entries
 
     def _kept(self, task: _Task, label: str) -> dict[str, Any] | None:
         """The finding of an earlier run on these predictions, if it is sound."""
@@ -159,13 +171,8 @@ class Measuring:
         identity = {"split": split, "clips": process.spec.evaluation.clips if evaluated else None}
         return cell.folder / "embeddings" / digest(identity), identity, chosen
 
-    def _entry(
-        self, cell: PlannedCell, evaluation: PlannedEvaluation, component: Configured, metric: Metric
-    ) -> tuple[dict[str, Any], _Task | None]:
-        where = {"metric": component.offer.component.name, "attack": evaluation.attack, "threat": evaluation.threat}
-        task = self.process.dataset.task
-        if task not in metric.tasks:
-            return where | {"left_out": f"not defined for {task} data"}, None
+    def _path(self, cell: PlannedCell, evaluation: PlannedEvaluation, component: Configured) -> Path:
+        """The file of a metric's finding."""
         identity = {
             "evaluation": evaluation.folder.name,
             "metric": component.identity(),
@@ -174,9 +181,7 @@ class Measuring:
         }
         if self.intervals.grouping:
             identity["groups"] = self.intervals.grouping
-        path = cell.folder / "measurements" / f"{digest(identity)}.json"
-        predictions = read_record(evaluation.folder / "record.json", check=())["files"][PREDICTIONS]
-        return where, _Task(component, metric, evaluation, path, predictions)
+        return cell.folder / "measurements" / f"{digest(identity)}.json"
 
     def _latents(
         self, cell: PlannedCell, tasks: Sequence[_Task], weights: str, label: str

@@ -1,6 +1,6 @@
 """The work of a run: cells and evaluations with their ids, which of them are done, and why the others are not."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,10 @@ from avrobust_core.evaluation.failures import Failure
 from avrobust_core.files import digest, read_json
 from avrobust_core.naming import first_of
 from avrobust_core.spec.cells import AttackPlan, Cell, attacked_modalities, expand, modality_of
+from avrobust_core.spec.model import Spec
 from avrobust_core.study.building import Builder
 from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.threats.pareto import directions, tilted
-
-CLEAN = "clean"
-"""The name of the evaluation without an attack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ class PlannedEvaluation:
         applied: the part of the threat that touches the model's modalities; None if it touches none.
         direction: for a point of the Pareto front, the share of each modality's radius that it allows.
         identity: all that decides the predictions, beside the cell's own identity.
-        folder: where they lie. Names of the spec that mean the same share one.
+        folder: of its files. Names of the spec that mean the same share one.
     """
 
     attack: str | None
@@ -48,7 +46,7 @@ class PlannedEvaluation:
     def label(self) -> str:
         """For messages: "clean", "pgd/both", "fmn/both at audio 0.71, video 0.71"."""
         if self.attack is None:
-            return CLEAN
+            return "clean"
         shares = ", ".join(f"{name} {share:.3g}" for name, share in (self.direction or {}).items())
         return f"{self.attack}/{self.threat}{f' at {shares}' if shares else ''}"
 
@@ -58,7 +56,7 @@ class PlannedEvaluation:
         Args:
             failure: its message and traceback.
             metric: that failed.
-            bounded: whether the worst case lacks the attack that failed.
+            bounded: True if the worst case lacks the attack that failed.
         """
         where = {"metric": metric, "attack": self.attack, "threat": self.threat, "direction": self.direction}
         return {**where, "evaluation": self.label, "bounded": bounded, **failure}
@@ -71,11 +69,11 @@ class PlannedCell:
     Attributes:
         model, training: names in the spec.
         seed: of all that is drawn at random.
-        one_of_several: whether the study has other seeds, too.
+        one_of_several: True if the study has other seeds, too.
         modalities: those that the model reads, sorted.
         id: a hash of `identity`.
         identity: all that decides the weights.
-        folder: where its files lie.
+        folder: of its files.
         evaluations: the clean one first.
     """
 
@@ -128,8 +126,8 @@ def _cell(builder: Builder, dataset: Dataset, root: Path, cell: Cell) -> Planned
     modalities = tuple(sorted(modality_of(spec, name) for name in spec.models[cell.model].encoders))
     evaluations = [_evaluation(builder, folder, cell, None)]
     for run in cell.attacks:
-        evaluations.append(_evaluation(builder, folder, cell, run))
-        evaluations += _front(builder, folder, cell, run)
+        shares = (None, *_front(spec, cell, run))
+        evaluations += [_evaluation(builder, folder, cell, run, direction) for direction in shares]
     return PlannedCell(
         model=cell.model,
         training=cell.training,
@@ -164,13 +162,12 @@ def _evaluation(
     return PlannedEvaluation(attack, threat, applied, identity, folder / "evaluations" / digest(identity), direction)
 
 
-def _front(builder: Builder, folder: Path, cell: Cell, run: AttackPlan) -> list[PlannedEvaluation]:
-    """The evaluations of a Pareto front: none where the threat does not touch two modalities of the model."""
-    points = builder.spec.attacks[run.attack].front
-    applied = attacked_modalities(builder.spec, cell, run.threat)
+def _front(spec: Spec, cell: Cell, run: AttackPlan) -> Sequence[Mapping[str, float]]:
+    """The directions of a Pareto front: none where the threat does not touch two modalities of the model."""
+    points, applied = spec.attacks[run.attack].front, attacked_modalities(spec, cell, run.threat)
     if points is None or applied is None or len(applied.modalities) != 2:
-        return []
-    return [_evaluation(builder, folder, cell, run, shares) for shares in directions(applied.modalities, points)]
+        return ()
+    return directions(applied.modalities, points)
 
 
 def why_stale(cell: PlannedCell, root: Path) -> str:

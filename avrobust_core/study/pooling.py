@@ -111,17 +111,17 @@ def pool(
     Args:
         cells: results of cells, with `model`, `training`, `seed`, and `error` where a cell failed.
         outcomes: of each cell that did not fail.
-        intervals: how they are made.
+        intervals: their settings.
     """
     pooled = []
     for model, training in dict.fromkeys((cell["model"], cell["training"]) for cell in cells):
         names = {"model": model, "training": training}
         own = [cell for cell in cells if (cell["model"], cell["training"]) == (model, training)]
         done = [cell for cell in own if "error" not in cell]
+        found = {"seeds": [], "error": {"message": f"all {len(own)} seeds failed"}}
         if done:
-            pooled.append(names | _pooled(done, [outcomes[model, training, cell["seed"]] for cell in done], intervals))
-        else:
-            pooled.append(names | {"seeds": [], "error": {"message": f"all {len(own)} seeds failed"}})
+            found = _pooled(done, [outcomes[model, training, cell["seed"]] for cell in done], intervals)
+        pooled.append(names | found)
     return pooled
 
 

@@ -47,7 +47,7 @@ class Process:
         selection: the clips that are evaluated, all processes' together.
         attacks: built, by the names that the spec gives them.
         skipped: the clips that could not be read, so far.
-        fresh: whether something of the present cell has been computed, not reused.
+        fresh: True once something of the present cell has been computed, not reused.
     """
 
     def __init__(self, fabric: Fabric, builder: Builder, monitor: Monitor) -> None:

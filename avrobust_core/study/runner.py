@@ -37,7 +37,7 @@ def carry_out(
 
     Args:
         loaded: a valid spec.
-        registry: where its components are found.
+        registry: of the components that are installed.
         out: the run's folder; by default runs/<name>.
         silent: show no progress.
 
