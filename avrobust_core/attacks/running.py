@@ -81,14 +81,12 @@ def attack_batch(victim: Victim, batch: Batch, run: AttackRun) -> Attacked:
     """
     pristine, batch = batch.inputs, batch.copied(batch.targets.device)  # the batch's own tensors may be the caller's
     bound = victim.bind(batch, run.threat, run.goal)
-    found = _search(victim, batch, pristine, bound, run) if run.attack.minimal else _sweep(batch, pristine, bound, run)
+    found = (_search if run.attack.minimal else _sweep)(batch, pristine, bound, run)
     refuse_unanswered(victim.model, bound.unanswered, batch.ids, f" where attack {run.name!r} looked")
     return found
 
 
-def _search(
-    victim: Victim, batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run: AttackRun
-) -> Attacked:
+def _search(batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run: AttackRun) -> Attacked:
     limit = run.factors[-1]
     widest = bound if limit == 1 else bound.scaled(limit)
     result = run.attack(widest)
@@ -100,7 +98,7 @@ def _search(
     found.factor = torch.where(verdict.success, size, torch.inf)
     if not within.all():
         # At factor 1 these clips are as they were.
-        found.logits = torch.where(within.unsqueeze(1), found.logits, victim.logits(batch.inputs))
+        found.logits = torch.where(within.unsqueeze(1), found.logits, bound.victim.logits(batch.inputs))
         found.success = torch.where(within, found.success, bound.goal.reached(found.logits))
     return found.attacked(bound)
 
@@ -132,7 +130,7 @@ def _sweep(batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run
             state.take(alive, result.inputs, verdict, ~lost)
         for name, x in (result.last or result.inputs).items():
             current[name] = current[name].index_copy(0, alive, x)
-        if bound.task == "single-label" and bound.repeatable:
+        if bound.settles:
             alive = alive[~verdict.success]
     assert state is not None
     return state.attacked(bound)
@@ -159,16 +157,8 @@ class _State:
             self.norms[name][position] = verdict.norms[name][where]
 
     def attacked(self, bound: BoundVictim) -> Attacked:
-        return Attacked(
-            self.inputs,
-            self.logits,
-            self.success,
-            self.norms,
-            self.factor,
-            bound.queries,
-            bound.gradients.missing,
-            bound.gradients.passes,
-        )
+        record = bound.gradients
+        return Attacked(**vars(self), queries=bound.queries, no_gradient=record.missing, backwards=record.passes)
 
 
 def prepared(victim: Victim, run: AttackRun, batches: Callable[[], Iterable[Batch]]) -> AttackRun:

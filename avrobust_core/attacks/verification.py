@@ -12,7 +12,7 @@ from avrobust_core.data.batches import Batch
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import AttackViolation
 from avrobust_core.models.answers import refuse_non_finite
-from avrobust_core.naming import first_of
+from avrobust_core.threats.clips import first_flagged
 
 NORM_TOLERANCE = 1e-6
 """A norm may exceed its radius by this share: the rounding of float64 sums, nothing more."""
@@ -147,17 +147,15 @@ def _check_modality(name: str, modality: str, bound: BoundVictim, x: Tensor, *, 
             f"attack {name!r} changed {modality} where, or in a way that, the budget does not allow "
             "(frames, time_invariant, cap)",
         )
-    if ball.bounds is not None:
-        low, high = ball.bounds
-        _reject(
-            ((x < low) | (x > high)).flatten(1).any(dim=1),
-            bound.ids,
-            f"attack {name!r} returned {modality} outside the bounds [{low}, {high}]",
-        )
+    low, high = ball.limits
+    _reject(
+        ((x < low) | (x > high)).flatten(1).any(dim=1),
+        bound.ids,
+        f"attack {name!r} returned {modality} outside the bounds [{low}, {high}]",
+    )
     return norm
 
 
 def _reject(bad: Tensor, ids: tuple[str, ...], what: str) -> None:
     if bad.any():
-        names = [clip_id for clip_id, is_bad in zip(ids, bad.tolist(), strict=True) if is_bad]
-        raise AttackViolation(f"{what}: {first_of(names)}")
+        raise AttackViolation(f"{what}: {first_flagged(ids, bad)}")

@@ -92,6 +92,8 @@ class Ball(ABC):
         self.center = center
         self.radius = radius
         self.bounds = bounds
+        self.limits = bounds or (-torch.inf, torch.inf)
+        """The bounds, infinite where there are none."""
         self.time = time
         self.step_radius = per_clip(radius.to(center.dtype), center)
         """The radius shaped to multiply a perturbation: (B, 1, ...), in the clips' dtype."""
@@ -234,7 +236,7 @@ class Ball(ABC):
         Where the perturbation is the same at all steps of time, as far as all of them can: 1 along the time axis.
         """
         if self._room is None:
-            low, high = self.bounds or (-torch.inf, torch.inf)
+            low, high = self.limits
             down, up = low - self.center, high - self.center
             if self.time is not None and self.time.invariant:
                 if self.time.frames is not None:
