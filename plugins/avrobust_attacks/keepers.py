@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from avrobust_attacks.losses import Loss, PerClipLoss
+from avrobust_attacks.losses import Loss, TowardsClass
 from avrobust_core import (
     AttackResult,
     BoundVictim,
@@ -44,6 +44,8 @@ class Keeper(ABC):
         victim: all clips.
         loss: see above.
         rows: of the trace; None for no trace.
+        by: the loss that decides among points of which both, or neither, reach the goal, where more than one is
+            compared (`HighestLoss`); None for the one raised.
     """
 
     scored = "the loss or its gradient"
@@ -52,10 +54,11 @@ class Keeper(ABC):
     between_waits = 5
     """Elsewhere than on CPU a wait costs the work that could have been queued meanwhile: steps for each of them."""
 
-    def __init__(self, victim: BoundVictim, loss: Loss, rows: int | None = None) -> None:
+    def __init__(self, victim: BoundVictim, loss: Loss, rows: int | None = None, by: Loss | None = None) -> None:
         self.victim = victim
         self.loss = loss
-        self.stops = victim.task == "single-label" and victim.repeatable
+        self._by = by
+        self.stops = victim.settles
         device = victim.device
         self.positions = torch.arange(len(victim), device=device)
         self.found = {name: x.clone() for name, x in victim.clean.items()}
@@ -145,7 +148,7 @@ class Keeper(ABC):
         self.victim = self.victim.select(kept)
         self.positions = self.positions[kept]
         self._reached, self._broken = self._reached[kept], self._broken[kept]
-        if isinstance(self.loss, PerClipLoss):
+        if isinstance(self.loss, TowardsClass):
             self.loss = self.loss.select(kept)
 
     @abstractmethod
@@ -186,16 +189,7 @@ class FirstSuccess(Keeper):
 
 
 class HighestLoss(Keeper):
-    """Keeps of a clip's points that reach the goal, or else of all, the one of highest loss.
-
-    Args:
-        victim, loss, rows: see `Keeper`.
-        by: the loss that decides among points of which both, or neither, reach the goal; None for the one raised.
-    """
-
-    def __init__(self, victim: BoundVictim, loss: Loss, rows: int | None = None, by: Loss | None = None) -> None:
-        super().__init__(victim, loss, rows)
-        self._by = by
+    """Keeps of a clip's points that reach the goal, or else of all, the one of highest loss."""
 
     def _keep(self, x: Inputs, logits: Tensor, height: Tensor) -> None:
         reached = self.victim.fooled(logits)
@@ -314,10 +308,7 @@ def keeper_for(victim: BoundVictim, loss: Loss, rows: int, by: Loss | None = Non
         victim: all clips.
         loss: what is climbed.
         rows: of the trace.
-        by: see `HighestLoss`.
+        by: see `Keeper`.
     """
-    if not victim.repeatable:
-        return ClimbEnds(victim, loss, rows, by)
-    if victim.task == "multi-label":
-        return HighestLoss(victim, loss, rows, by)
-    return FirstSuccess(victim, loss, rows)
+    kind = FirstSuccess if victim.settles else HighestLoss if victim.repeatable else ClimbEnds
+    return kind(victim, loss, rows, by)

@@ -60,9 +60,7 @@ class Ensemble(Attack):
         if not able:
             names = ", ".join(name for name, _ in self.members)
             raise AvrobustError(f"no member of the ensemble ({names}) attacks in {', '.join(sorted(asked))} at once")
-        if victim.task == "multi-label" or not victim.repeatable:
-            return _strongest(victim, able, self.loss)
-        return _first_to_succeed(victim, able)
+        return _first_to_succeed(victim, able) if victim.settles else _strongest(victim, able, self.loss)
 
 
 def ensemble(config: EnsembleConfig) -> Ensemble:

@@ -1,6 +1,7 @@
 """The gradient attack: climbs of a loss from several starts, whatever the way of stepping."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from avrobust_attacks.losses import LOSSES, Loss, TowardsClass, difference_of_lo
 from avrobust_core import Attack, AttackResult, BatchGoal, BoundVictim
 
 
+@dataclass(eq=False, kw_only=True)
 class GradientAttack(Attack):
     """Climbs a loss on all attacked modalities at once; `fgsm`, `pgd`, `mim` and `apgd` differ in their steppers.
 
@@ -55,29 +57,18 @@ class GradientAttack(Attack):
 
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
 
-    def __init__(
-        self,
-        stepper: Callable[[], Stepper],
-        *,
-        steps: int,
-        loss: ClimbedLossName,
-        restarts: int = 1,
-        random_start: bool = True,
-        clean_first: bool = True,
-        targets: int = 9,
-    ) -> None:
-        self.stepper = stepper
-        self.steps = steps
-        self.loss = loss
-        self.restarts = restarts
-        self.random_start = random_start
-        self.clean_first = clean_first
-        self.targets = targets
+    stepper: Callable[[], Stepper]
+    steps: int
+    loss: ClimbedLossName
+    restarts: int = 1
+    random_start: bool = True
+    clean_first: bool = True
+    targets: int = 9
 
     @classmethod
     def restarted(cls, stepper: Callable[[], Stepper], config: PgdConfig | ApgdConfig) -> "GradientAttack":
         """As a configuration with restarts says."""
-        return cls(stepper, **config.model_dump(exclude={"step_size"}))
+        return cls(stepper=stepper, **config.model_dump(exclude={"step_size"}))
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:

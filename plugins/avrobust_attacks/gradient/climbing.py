@@ -7,7 +7,7 @@ from torch import Tensor
 
 from avrobust_attacks.held import select_held
 from avrobust_attacks.keepers import Keeper
-from avrobust_core import Inputs, Region, joint_gradient, leaves_of, per_clip, select_inputs
+from avrobust_core import Inputs, Region, joint_gradient, leaves_of, per_clip
 
 LEAP = 4.0
 """Length of the step from the clean clip that a leap projects, as a share of the radius: at 1, bounds that hold some
@@ -134,12 +134,9 @@ class _Climber:
             self._keeper.rest(*self._stepper.rest(self.x, self.loss))
 
     def _select(self, kept: Tensor | None) -> None:
-        if kept is None:
-            return
-        self.x, self.gradients = select_inputs(self.x, kept), select_inputs(self.gradients, kept)
-        self.loss = self.loss[kept]
-        self._spare = None if self._spare is None else select_inputs(self._spare, kept)
-        self._stepper.select(kept)
+        if kept is not None:
+            select_held(self, kept)
+            self._stepper.select(kept)
 
 
 def leap(region: Region, gradients: Inputs) -> dict[str, Tensor]:

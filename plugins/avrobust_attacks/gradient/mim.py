@@ -45,7 +45,7 @@ def mim(config: MimConfig) -> GradientAttack:
     """From the clean clip, steps of one length."""
     length = DEFAULT_REACH / config.steps if config.step_size is None else config.step_size
     stepper = partial(MomentumSteps, config.decay, length)
-    return GradientAttack(stepper, steps=config.steps, random_start=False, loss=config.loss)
+    return GradientAttack(stepper=stepper, steps=config.steps, random_start=False, loss=config.loss)
 
 
 def _normalised(gradients: Inputs, groups: Sequence[Sequence[str]]) -> dict[str, Tensor]:

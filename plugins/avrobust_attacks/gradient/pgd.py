@@ -48,7 +48,9 @@ def falling_lengths(steps: int) -> list[float]:
 def fgsm(config: FgsmConfig) -> GradientAttack:
     """One step, to the point of the region that the linearised loss likes best."""
     stepper = partial(PlainSteps, [], leaps=True)
-    return GradientAttack(stepper, steps=1, random_start=config.random_start, clean_first=False, loss=config.loss)
+    return GradientAttack(
+        stepper=stepper, steps=1, random_start=config.random_start, clean_first=False, loss=config.loss
+    )
 
 
 def pgd(config: PgdConfig) -> GradientAttack:

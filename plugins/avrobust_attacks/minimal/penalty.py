@@ -77,19 +77,16 @@ class Penalty(Descent):
         self._unit = bracket.unit
         self._variables = {name: Variable(ball) for name, ball in search.region.balls.items()}
         self._w = {name: variable.of(x[name]) for name, variable in self._variables.items()}
+        self._x = {name: variable.value(self._w[name]) for name, variable in self._variables.items()}
         self._first = {name: torch.zeros_like(w) for name, w in self._w.items()}
         self._second = torch.zeros_like(self._unit)
         self._reached = torch.zeros_like(self._unit, dtype=torch.bool)
         self._constants = torch.zeros_like(self._unit)
         self._outside = torch.zeros_like(self._rows)
 
-    def point(self) -> dict[str, Tensor]:
-        return {name: variable.value(self._w[name]) for name, variable in self._variables.items()}
-
     def step(self, share: float, learning_rate: float) -> None:
         search, region = self._search, self._search.region
-        x = self.point()
-        scored, gradients = search.climb(x, share, confined=True)
+        scored, gradients = search.climb(self._x, share, confined=True)
         gradients = {name: self._variables[name].open(self._w[name], g) for name, g in gradients.items()}
         gain = region.gain(gradients).double().clamp(min=TINY)
         if not self._steps:
@@ -101,10 +98,10 @@ class Penalty(Descent):
         self._steps += 1
         most = DOMINANT * 2 * torch.maximum(scored.size, self._unit) / self._unit.square()
         push = torch.where(scored.reached | (gain <= TINY), 0, torch.minimum(self._constants * gain, most))
-        weights = region.size_slopes(x)
+        weights = region.size_slopes(self._x)
         downhills: dict[str, Tensor] = {}
         for weight, (name, ball) in zip(weights, region.balls.items(), strict=True):
-            moved = x[name] - ball.center
+            moved = self._x[name] - ball.center
             pull = torch.where(ball.radius > 0, 2 * weight / (ball.radius * self._unit).square(), 0)
             downhill = _times(push, _times(1 / gain, gradients[name])) - _times(pull, moved)
             variable, w = self._variables[name], self._w[name]
@@ -136,6 +133,7 @@ class Penalty(Descent):
             self._first[name] = torch.lerp(downhill, self._first[name], FIRST_DECAY)
             step = _times(scale * balls[name].radius.square(), self._first[name])
             self._w[name] = self._variables[name].moved(self._w[name], step)
+            self._x[name] = self._variables[name].value(self._w[name])
 
 
 def _times(factor: Tensor, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avrobust_attacks.minimal.looks import surely
 from avrobust_attacks.minimal.search import SmallestSuccess
-from avrobust_attacks.minimal.steps import Momentum, cosine, onto
+from avrobust_attacks.minimal.steps import averaged, cosine, onto
 from avrobust_core import AttackResult, BoundVictim, Inputs, select_inputs, where_clips
 
 STEPS_BACK = (1.0, 1.02, 1.1, 1.25, 1.5)
@@ -96,10 +96,10 @@ def _climbed(search: SmallestSuccess, positions: Tensor, x: Inputs) -> dict[str,
     search.work_on(positions)
     region = search.region
     at = region.project(onto(region, x, torch.ones_like(region.size(x))))
-    momentum = Momentum(EDGE_MOMENTUM)
+    direction: dict[str, Tensor] = {}
     for step in range(EDGE_STEPS):
         share = step / EDGE_STEPS
         _, gradients = search.climb(at, share)
-        direction = momentum.of(gradients, region.gain(gradients))
+        direction = averaged(direction, gradients, region.gain(gradients), EDGE_MOMENTUM)
         at = region.project(region.step(at, direction, cosine(FIRST_LENGTH, LAST_LENGTH, share)))
     return at

@@ -35,12 +35,8 @@ class Shrinking(Descent):
         super().__init__(search, x)
         best = search.size[search.positions]
         self._tau = torch.where(best.isfinite(), best, tau).clamp(max=1)
-        self._x = dict(x)
         self._first = {name: torch.zeros_like(value) for name, value in x.items()}
         self._second = {name: torch.zeros_like(search.region.balls[name].pooled(value)) for name, value in x.items()}
-
-    def point(self) -> dict[str, Tensor]:
-        return self._x
 
     def step(self, share: float, learning_rate: float) -> None:
         search, region = self._search, self._search.region
