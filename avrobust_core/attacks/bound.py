@@ -65,13 +65,7 @@ class BoundVictim:
     """
 
     def __init__(
-        self,
-        victim: AttackedModel,
-        *,
-        region: Region,
-        goal: BatchGoal,
-        ids: tuple[str, ...],
-        hidden: Hidden,
+        self, victim: AttackedModel, *, region: Region, goal: BatchGoal, ids: tuple[str, ...], hidden: Hidden
     ) -> None:
         self.victim = victim
         self.region = region

@@ -31,12 +31,7 @@ def joint_gradient(loss: Tensor, leaves: Mapping[str, Tensor], *, more: bool = F
             "modalities, or detaches them, and a gradient attack would measure nothing"
         )
     found = torch.autograd.grad(
-        loss,
-        tuple(leaves.values()),
-        torch.ones_like(loss),
-        retain_graph=more,
-        allow_unused=True,
-        materialize_grads=True,
+        loss, tuple(leaves.values()), torch.ones_like(loss), retain_graph=more, materialize_grads=True
     )
     return dict(zip(leaves, found, strict=True))
 

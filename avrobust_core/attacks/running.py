@@ -1,6 +1,6 @@
 """One attack on one batch, under one threat and over a range of its budgets: carried out, verified, summed up."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -171,12 +171,9 @@ def prepared(victim: Victim, run: AttackRun, batches: Callable[[], Iterable[Batc
     """
     if run.attack.preparation is None:
         return run
-
-    def victims() -> Iterator[BoundVictim]:
-        for batch in batches():
-            yield victim.bind(batch, run.threat, run.goal)
-
-    return replace(run, attack=run.attack.prepare(victims))
+    return replace(
+        run, attack=run.attack.prepare(lambda: (victim.bind(batch, run.threat, run.goal) for batch in batches()))
+    )
 
 
 def refuse_norms(name: str, attack: Attack, threat_name: str, threat: ThreatModel) -> None:

@@ -44,11 +44,7 @@ class Victim(AttackedModel):
         logits = self.logits(batch.inputs) if goal.targeted else torch.empty(len(batch), 0, device=batch.targets.device)
         found = batch_goal(goal, logits, batch.targets, self.task, batch.ids, self.seed)
         return BoundVictim(
-            self,
-            region=REGIONS[threat.kind](balls),
-            goal=found,
-            ids=batch.ids,
-            hidden=Hidden(fixed, encoded, features),
+            self, region=REGIONS[threat.kind](balls), goal=found, ids=batch.ids, hidden=Hidden(fixed, encoded, features)
         )
 
     def _ball(self, batch: Batch, threat: ThreatModel, name: str) -> Ball:

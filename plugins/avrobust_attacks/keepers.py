@@ -151,9 +151,9 @@ class Keeper(ABC):
         if isinstance(self.loss, TowardsClass):
             self.loss = self.loss.select(kept)
 
-    @abstractmethod
     def rest(self, x: Inputs, height: Tensor) -> None:
         """Note where a climb has ended, (b, ...), and the loss there, (b,)."""
+        self._take(x, self._reached & (not self.stops), height)
 
     def _take(self, x: Inputs, reached: Tensor, height: Tensor) -> None:
         """Keep a point, (b, ...), where it is worth more than what is kept of its clip."""
@@ -183,9 +183,6 @@ class FirstSuccess(Keeper):
     def _keep(self, x: Inputs, logits: Tensor, height: Tensor) -> None:
         self._reached |= self.victim.fooled(logits)
         self._at = x
-
-    def rest(self, x: Inputs, height: Tensor) -> None:
-        self._take(x, torch.zeros_like(self._reached), height)
 
 
 class HighestLoss(Keeper):
@@ -283,9 +280,6 @@ class BestPoint(Keeper):
         super()._select(kept)
         self._at, self.height = select_inputs(self._at, kept), self.height[kept]
 
-    def rest(self, x: Inputs, height: Tensor) -> None:
-        self._take(x, self._reached & (not self.stops), height)
-
     def result(self) -> AttackResult:
         self.settle()
         self.rest(self._at, self.height)
@@ -297,6 +291,15 @@ class BestPoint(Keeper):
 def better(reached: Tensor, loss: Tensor, kept_reached: Tensor, kept_loss: Tensor) -> Tensor:
     """Flag points worth more than what is kept, (b,) bool: the goal reached comes first, then the loss."""
     return (reached & ~kept_reached) | ((reached == kept_reached) & (loss > kept_loss))
+
+
+def one_look(victim: BoundVictim, x: Inputs) -> AttackResult:
+    """The result of an attack that has one point (B, ...) to offer, by modality: one query tells whether it succeeds.
+
+    Where a success settles a clip (`BoundVictim.settles`), one that it does not reach is returned clean.
+    """
+    success = victim.fooled(victim.confirm(x))
+    return AttackResult(where_clips(success, x, victim.clean) if victim.settles else x, success)
 
 
 def keeper_for(victim: BoundVictim, loss: Loss, rows: int, by: Loss | None = None) -> Keeper:

@@ -96,15 +96,8 @@ class GradientAttack(Attack):
                 start = rest.clean
             else:
                 start, point = point, None
-            climb(
-                keeper,
-                self.stepper(),
-                start,
-                self.steps,
-                first_row=None if run else 0,
-                look_ahead=run == 0 and rest.repeatable,
-                spare=point,
-            )
+            look_ahead = run == 0 and rest.repeatable
+            climb(keeper, self.stepper(), start, self.steps, traced=run == 0, look_ahead=look_ahead, spare=point)
         return keeper.result()
 
     def _climbs(self, keeper: Keeper, loss: Loss, likely: Tensor | None) -> Iterator[tuple[int, Loss]]:

@@ -51,8 +51,8 @@ def climb(
     stepper: Stepper,
     start: Inputs,
     steps: int,
-    first_row: int | None = None,
     *,
+    traced: bool = False,
     look_ahead: bool = False,
     spare: Inputs | None = None,
 ) -> None:
@@ -63,7 +63,7 @@ def climb(
         stepper: moves.
         start: inside the region, of the keeper's clips.
         steps: how many; each takes one forward and one backward pass.
-        first_row: of the trace, where the loss at `start` belongs, the later ones below; None for nowhere.
+        traced: whether the losses go into the trace, from its first row on.
         look_ahead: score the point that the first gradient leaps to, too, where the stepper does not leap itself: one
             more forward pass, after which the climb from the clean clips is never weaker than `fgsm`.
         spare: another point of the region, from which a clip's modality goes on whose first gradient is exactly 0.
@@ -75,13 +75,13 @@ def climb(
     climber = _Climber(keeper, stepper, dict(start), spare)
     for step in range(steps):
         waits = (step + 1) % keeper.every == 0
-        climber.score(None if first_row is None else first_row + step, waits=waits)
+        climber.score(step if traced else None, waits=waits)
         if len(keeper.victim) and step == 0 and look_ahead and not stepper.leaps:
             climber.look_ahead()
         if not len(keeper.victim):
             return
         climber.move(hold=not waits)
-    climber.end(None if first_row is None else first_row + steps)
+    climber.end(steps if traced else None)
 
 
 class _Climber:

@@ -77,7 +77,7 @@ class Penalty(Descent):
         self._unit = bracket.unit
         self._variables = {name: Variable(ball) for name, ball in search.region.balls.items()}
         self._w = {name: variable.of(x[name]) for name, variable in self._variables.items()}
-        self._x = {name: variable.value(self._w[name]) for name, variable in self._variables.items()}
+        self._x = self._values()
         self._first = {name: torch.zeros_like(w) for name, w in self._w.items()}
         self._second = torch.zeros_like(self._unit)
         self._reached = torch.zeros_like(self._unit, dtype=torch.bool)
@@ -113,6 +113,7 @@ class Penalty(Descent):
     def select(self, kept: Tensor) -> None:
         super().select(kept)
         self._variables = {name: Variable(ball) for name, ball in self._search.region.balls.items()}
+        self._x = self._values()  # anew: the last bits of a tanh depend on where a sample lies in memory
 
     def note(self, scored: Scored) -> None:
         self._reached |= scored.reached
@@ -133,7 +134,10 @@ class Penalty(Descent):
             self._first[name] = torch.lerp(downhill, self._first[name], FIRST_DECAY)
             step = _times(scale * balls[name].radius.square(), self._first[name])
             self._w[name] = self._variables[name].moved(self._w[name], step)
-            self._x[name] = self._variables[name].value(self._w[name])
+        self._x = self._values()
+
+    def _values(self) -> dict[str, Tensor]:
+        return {name: variable.value(self._w[name]) for name, variable in self._variables.items()}
 
 
 def _times(factor: Tensor, x: Tensor) -> Tensor:

@@ -46,14 +46,7 @@ class SteppedSizes(MinimalAttack[SteppedConfig]):
             self.descend(search, leaving_gradients(search), FURTHER * size, second, 0.0, growth=GROWTH)
 
     def descend(
-        self,
-        search: SmallestSuccess,
-        first: Inputs,
-        size: Tensor,
-        steps: int,
-        momentum: float,
-        *,
-        growth: float,
+        self, search: SmallestSuccess, first: Inputs, size: Tensor, steps: int, momentum: float, *, growth: float
     ) -> None:
         """One search, from the clean clips.
 

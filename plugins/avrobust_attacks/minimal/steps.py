@@ -20,7 +20,7 @@ def averaged(mean: Inputs, gradients: Inputs, gain: Tensor, share: float) -> dic
     """
     scale = 1 / gain.clamp(min=TINY)
     scaled = {name: g * per_clip(scale, g) for name, g in gradients.items()}
-    return {name: torch.lerp(g, mean.get(name, g), share) for name, g in scaled.items()}
+    return {name: torch.lerp(g, mean[name], share) for name, g in scaled.items()} if mean else scaled
 
 
 def onto(region: Region, x: Inputs, size: Tensor, lengthened: Tensor | None = None) -> dict[str, Tensor]:
