@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from avrobust_core.models.trial import refuse_unsteady
 AttackPrecision = Literal["32-true", "bf16-mixed"]
 
 
+@dataclass(eq=False, repr=False)
 class AttackedModel:
     """A model under attack: evaluation mode, parameters without gradients, both restored by `frozen`.
 
@@ -33,26 +35,18 @@ class AttackedModel:
         classes: how many logits it must return; None for as many as it returns first.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        media: Mapping[str, MediaSpec],
-        task: Task,
-        seed: int = 0,
-        samples: int = 1,
-        precision: AttackPrecision = "32-true",
-        classes: int | None = None,
-    ) -> None:
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, not {samples}")
-        self.model = model
-        self.media = media
-        self.task: Task = task
-        self.seed = seed
-        self.samples = samples
-        self.precision: AttackPrecision = precision
-        self.classes = classes
+    model: nn.Module
+    _: KW_ONLY
+    media: Mapping[str, MediaSpec]
+    task: Task
+    seed: int = 0
+    samples: int = 1
+    precision: AttackPrecision = "32-true"
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, not {self.samples}")
         self._answered: set[torch.dtype] = set()
         self._tried = False
 

@@ -11,7 +11,7 @@ from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.verification import NORM_TOLERANCE, Verdict, verify
 from avrobust_core.attacks.victim import Victim
-from avrobust_core.data.batches import Batch
+from avrobust_core.data.batches import Batch, select_inputs
 from avrobust_core.errors import ComponentError
 from avrobust_core.models.answers import refuse_unanswered
 from avrobust_core.threats.budgets import ThreatModel
@@ -107,16 +107,16 @@ def _sweep(batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run
     state: _State | None = None
     alive = torch.arange(len(batch), device=bound.device)
     current = dict(bound.clean)
-    for number, factor in enumerate(run.factors):
+    for factor in run.factors:
         if not len(alive):
             break
-        first = number == 0
-        part = bound if first and factor == 1 else bound.scaled(factor, start=None if first else current)
+        start = None if state is None else current
+        part = bound if start is None and factor == 1 else bound.scaled(factor, start)
         part_batch, part_pristine = batch, pristine
         if len(alive) < len(batch):
             part = part.select(alive)
             part_batch = batch.select(alive)
-            part_pristine = {name: x.index_select(0, alive) for name, x in pristine.items()}
+            part_pristine = select_inputs(pristine, alive)
         result = run.attack(part)
         verdict = verify(run.name, part_batch, part_pristine, part, result, bounded=run.attack.bounded)
         if state is None:

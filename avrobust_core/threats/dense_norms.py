@@ -24,7 +24,7 @@ class LinfBall(Ball):
         for piece in pieces(len(center), center[:1].numel(), center.device):
             part = reach[piece]
             if time is not None and time.frames is not None:
-                part = part * time.shaped(center)
+                part = torch.where(time.free(center), part, 0)
             self._high[piece] = _upper_edge(center[piece], part)
             self._low[piece] = _upper_edge(-center[piece], part).neg_()
         self._low.clamp_(min=self.limits[0])

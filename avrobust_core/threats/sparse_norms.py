@@ -100,7 +100,7 @@ class L1Ball(Ball):
         drawn = drawn.to(self.center.device)
         sizes = -torch.log1p(-drawn[:, 0])
         if self.time is not None and self.time.frames is not None:
-            free = self.time.shaped(self.center).expand_as(self.center).flatten(1)
+            free = self.time.free(self.center).expand_as(self.center).flatten(1)
             sizes = sizes * torch.cat((free, torch.ones_like(free[:, :1])), dim=1)
         shares = sizes[:, :-1] / sizes.sum(dim=1, keepdim=True)
         signs = (drawn[:, 1, :-1] > 0.5).to(shares.dtype) * 2 - 1

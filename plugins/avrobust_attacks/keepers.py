@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from avrobust_attacks.held import put
 from avrobust_attacks.losses import Loss, TowardsClass
 from avrobust_core import (
     AttackResult,
@@ -161,12 +162,7 @@ class Keeper(ABC):
         higher = better(reached, height, self.success[at], self._highest[at])
         self._highest[at] = torch.where(higher, height, self._highest[at])
         self.success[at] = torch.where(higher, reached, self.success[at])
-        for name, found in self.found.items():
-            if len(at) == len(found):
-                torch.where(per_clip(higher, found), x[name].detach(), found, out=found)
-            else:
-                old = found.index_select(0, at)
-                found.index_copy_(0, at, torch.where(per_clip(higher, old), x[name], old))
+        put(self.found, at, x, higher)
 
     def result(self) -> AttackResult:
         """The points kept of all clips; where `stops`, those of the other clips are in `last`, and these are clean."""

@@ -42,7 +42,7 @@ class Drop(Attack):
             ball = victim.balls[name]
             new = new.to(ball.center).expand_as(ball.center).clamp(*ball.limits)
             if ball.time is not None and ball.time.frames is not None:
-                new = torch.where(ball.time.shaped(ball.center) > 0, new, ball.center)
+                new = torch.where(ball.time.free(ball.center), new, ball.center)
             replaced[name] = new.contiguous()
         return one_look(victim, replaced)
 

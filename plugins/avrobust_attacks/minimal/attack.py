@@ -7,9 +7,8 @@ import torch
 
 from avrobust_attacks.minimal.boundary import Boundary, nearest_boundary
 from avrobust_attacks.minimal.configs import MinimalConfig
-from avrobust_attacks.minimal.results import smallest_result, sure_result
+from avrobust_attacks.minimal.results import smallest_result, sure_result, trim, try_edge
 from avrobust_attacks.minimal.search import SmallestSuccess
-from avrobust_attacks.minimal.trim import trim, try_edge
 from avrobust_core import Attack, AttackResult, BoundVictim
 
 Settings = TypeVar("Settings", bound=MinimalConfig)
