@@ -140,18 +140,16 @@ class Region:
 
     def select(self, index: Tensor) -> Self:
         """The region of the clips at `index` (int64 positions)."""
-        return self._of_each(lambda ball: ball.select(index))
+        return type(self)({name: ball.select(index) for name, ball in self.balls.items()})
 
     def scaled(self, factor: float) -> Self:
         """The region of the same clips with every radius multiplied by `factor`; see `Ball.scaled`."""
-        return self._of_each(lambda ball: ball.scaled(factor))
-
-    def _of_each(self, change: Callable[[Ball], Ball]) -> Self:
-        return type(self)({name: change(ball) for name, ball in self.balls.items()})
+        return type(self)({name: ball.scaled(factor) for name, ball in self.balls.items()})
 
     def _shares(self, x: Inputs) -> Tensor:
         """Each modality's norm over its radius: (M, B) float64."""
-        return torch.stack([_share(ball.measure(x[name]), ball.radius) for name, ball in self.balls.items()])
+        norms = torch.stack([ball.measure(x[name]) for name, ball in self.balls.items()])
+        return torch.where(norms > 0, norms / torch.stack([ball.radius for ball in self.balls.values()]), 0)
 
 
 class SharedRegion(Region):
@@ -317,10 +315,6 @@ def radii(clean: Tensor, budget: Budget) -> Tensor:
     if budget.norm == "l1":
         length = length * clean[0].numel() ** 0.5
     return length * 10 ** (-budget.eps.snr_db / 20)
-
-
-def _share(norm: Tensor, radius: Tensor) -> Tensor:
-    return torch.where(norm > 0, norm / radius, 0)
 
 
 def _shaped(length: float | Tensor, like: Tensor) -> float | Tensor:

@@ -103,7 +103,7 @@ class AutoSteps(Stepper):
 
 def apgd(config: ApgdConfig) -> GradientAttack:
     """Climbs whose step sizes are chosen on the way."""
-    return GradientAttack.restarted(partial(AutoSteps, config.steps), config)
+    return GradientAttack.configured(partial(AutoSteps, config.steps), config)
 
 
 def checkpoints(steps: int) -> frozenset[int]:

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from avrobust_attacks.gradient.climbing import Stepper, climb
-from avrobust_attacks.gradient.configs import ApgdConfig, ClimbedLossName, PgdConfig
+from avrobust_attacks.gradient.configs import ClimbedLossName
 from avrobust_attacks.keepers import Keeper, keeper_for
 from avrobust_attacks.losses import LOSSES, Loss, TowardsClass, difference_of_logits_ratio
-from avrobust_core import Attack, AttackResult, BatchGoal, BoundVictim
+from avrobust_core import Attack, AttackResult, BatchGoal, BoundVictim, Config
 
 
 @dataclass(eq=False, kw_only=True)
@@ -66,9 +66,9 @@ class GradientAttack(Attack):
     targets: int = 9
 
     @classmethod
-    def restarted(cls, stepper: Callable[[], Stepper], config: PgdConfig | ApgdConfig) -> "GradientAttack":
-        """As a configuration with restarts says."""
-        return cls(stepper=stepper, **config.model_dump(exclude={"step_size"}))
+    def configured(cls, stepper: Callable[[], Stepper], config: Config, **others: Any) -> "GradientAttack":
+        """As the configuration says, but for the fields that only steppers read; `others` are those that it lacks."""
+        return cls(stepper=stepper, **config.model_dump(exclude={"step_size", "decay"}), **others)
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:

@@ -47,14 +47,7 @@ class Stepper(ABC):
 
 
 def climb(
-    keeper: Keeper,
-    stepper: Stepper,
-    start: Inputs,
-    steps: int,
-    *,
-    traced: bool = False,
-    look_ahead: bool = False,
-    spare: Inputs | None = None,
+    keeper: Keeper, stepper: Stepper, start: Inputs, steps: int, *, traced: bool, look_ahead: bool, spare: Inputs | None
 ) -> None:
     """Climb the keeper's loss from `start`: every iterate is scored, the last one too.
 
@@ -66,7 +59,8 @@ def climb(
         traced: whether the losses go into the trace, from its first row on.
         look_ahead: score the point that the first gradient leaps to, too, where the stepper does not leap itself: one
             more forward pass, after which the climb from the clean clips is never weaker than `fgsm`.
-        spare: another point of the region, from which a clip's modality goes on whose first gradient is exactly 0.
+        spare: another point of the region, from which a clip's modality goes on whose first gradient is exactly 0; None
+            to leave such a modality where it is.
 
     Raises:
         AvrobustError: if a loss or gradient is not finite, or no gradient reaches the attacked modalities.

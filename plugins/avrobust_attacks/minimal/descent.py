@@ -29,7 +29,15 @@ class Descent(ABC):
         self._rows = torch.arange(len(search.positions), device=search.positions.device)
         self._x = dict(x)  # the present point
         self._last = dict(x)  # of all clips that this descent began with; all else is of those that it goes on with
+        self._reached = torch.zeros_like(self._rows, dtype=torch.bool)
         self._steps = 0
+
+    def climb(self, share: float) -> tuple[Scored, dict[str, Tensor]]:
+        """Score the present point, and count the step: see `SmallestSuccess.climb`."""
+        scored, gradients = self._search.climb(self._x, share, confined=True)
+        self._reached |= scored.reached
+        self._steps += 1
+        return scored, gradients
 
     @abstractmethod
     def step(self, share: float, learning_rate: float) -> None:
@@ -53,12 +61,9 @@ class Descent(ABC):
             everyone: (B,) int64, the positions of all clips of `x`.
         """
         if len(self._rows):
-            self.note(self._search.score(self._x, 1.0))
+            self._reached |= self._search.score(self._x, 1.0).reached
         self.leave(torch.arange(len(self._rows), device=self._rows.device))
         return self._search.best_or(everyone, self._last)
-
-    def note(self, scored: Scored) -> None:  # noqa: B027 - one of the two has nothing to note
-        """Note what the last point has reached."""
 
     def leave(self, places: Tensor) -> None:
         """Keep the present points of the clips at `places` (int64), which leave."""
