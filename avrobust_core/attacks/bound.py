@@ -25,7 +25,7 @@ class Hidden:
     """The part of a batch that an attack has no business with.
 
     Attributes:
-        fixed: raw inputs of modalities that are not attacked, for models that are no `AVModel`.
+        fixed: raw inputs of the modalities that are not attacked; empty for an `AVModel`.
         encoded: encodings of the modalities that are not attacked.
         features: the attacked modalities that are attacked after the frontend.
     """
@@ -53,7 +53,7 @@ class BoundVictim:
 
     Attributes:
         region: what the attack may return: the threat, around these clips.
-        factor: by what the threat's radii are multiplied in `region`.
+        factor: by which the threat's radii are multiplied in `region`.
         goal: what the attack wants; decides loss and success.
         ids: the clips' ids.
         start: a point of the region to begin from, where an attack under a smaller budget has been before; None if

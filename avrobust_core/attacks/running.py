@@ -72,8 +72,7 @@ def attack_batch(victim: Victim, batch: Batch, run: AttackRun) -> Attacked:
     A curve is one sweep: budgets in ascending order, each begun where the last one ended, and only on the clips that
     no smaller one has broken (with several labels per clip on all, since their ranking is never settled; of a model
     with randomness of its own on all, since a lucky look settles nothing). So a clip that is broken at a budget is
-    broken at every larger one. An attack that looks for the smallest perturbation runs
-    once, under the largest.
+    broken at every larger one. An attack that looks for the smallest perturbation runs once, under the largest.
 
     Raises:
         AttackViolation: if the attack broke its threat model.

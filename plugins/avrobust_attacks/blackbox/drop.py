@@ -75,7 +75,7 @@ class PreparedDrop(Drop):
 
 
 def drop(config: DropConfig) -> Drop:
-    """The attack that replaces by what is configured; all but silence must be prepared."""
+    """The attack with the configured stand-in; all but silence must be prepared."""
     if config.replace == "silence":
         return Drop(silence)
     if config.replace == "mean":
@@ -86,7 +86,7 @@ def drop(config: DropConfig) -> Drop:
 
 
 def silence(victim: BoundVictim) -> Inputs:
-    """0 (silence; black); the attack makes of it what the bounds hold nearest.
+    """0 (silence; black); the attack moves it to the nearest value that the bounds allow.
 
     In feature space, 0 is a feature of 0, which need not be what the frontend makes of silence.
     """
@@ -128,7 +128,7 @@ class _Donor:
 
 
 def other_clips(config: DropConfig, victims: Victims) -> StandIn:
-    """What one other clip of the split has in all attacked modalities.
+    """All attacked modalities of one other clip of the split.
 
     Each clip's donor is one of a pool of clips, those whose hashes are the lowest, chosen by a hash of the seed and
     both ids: neither the pool nor the choice depends on the order of clips or on how they are batched. It is never the
@@ -148,7 +148,7 @@ def other_clips(config: DropConfig, victims: Victims) -> StandIn:
 
 
 def _of_donors(donors: list[_Donor], different_class: bool, victim: BoundVictim) -> Inputs:
-    """What each clip's donor has: by modality, (B, ...) on CPU.
+    """The modalities of each clip's donor, (B, ...) on CPU.
 
     Donors that share a label are left out with `different_class`, if there are others. With a targeted goal the clips'
     own labels are not known, and all donors will do.

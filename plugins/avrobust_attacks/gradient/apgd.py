@@ -28,8 +28,8 @@ class AutoSteps(Stepper):
     """The steps of Auto-PGD (Croce and Hein, ICML 2020, Algorithm 1), one schedule per clip for its whole region.
 
     A clip whose step size is halved goes on from its best point so far, without momentum; on a model with randomness of
-    its own, from where it is. The first step is a leap: in
-    linf that is the paper's, in the other norms it reaches what so long a step from a start off the center would not.
+    its own, from where it is. The first step is a leap: in linf that is the paper's; in the other norms it goes further
+    than a step of that length from a start off the center would.
 
     Args:
         steps: of the whole climb; the checkpoints depend on it.
