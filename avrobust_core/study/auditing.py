@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from avrobust_core.attacks.running import AttackRun
@@ -15,6 +16,7 @@ from avrobust_core.errors import BatchTimeout
 from avrobust_core.evaluation.outcomes import Intervals, Outcome
 from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.files import digest, without_upkeep, write_record
+from avrobust_core.spec.model import AuditSection
 from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.process import Process
 
@@ -46,19 +48,12 @@ def audited(
     runs = {key: run for key, run in runs.items() if key in done}  # an attack that failed has nothing to judge
     if section == "off" or not runs:
         return {"verdict": "off"} | ({} if section == "off" else {"reason": "nothing was attacked"})
-    identity = {
-        "version": auditing.VERSION,
-        "weights": weights,
-        "section": section.model_dump(mode="json"),
-        "confidence": intervals.confidence,
-        "resamples": intervals.resamples,
-        "evaluations": [  # names too, since messages hold them
-            [e.attack, e.threat, e.folder.name]
-            for e in cell.evaluations
-            if e.direction is None and (e.attack is None or (e.attack, e.threat) in runs)
-        ],
-    }
-    path = cell.folder / "audits" / f"{digest(identity)}.json"
+    evaluations = [  # names too, since messages hold them
+        [e.attack, e.threat, e.folder.name]
+        for e in cell.evaluations
+        if e.direction is None and (e.attack is None or (e.attack, e.threat) in runs)
+    ]
+    path = _path(cell, section, weights, intervals, evaluations)
     kept = process.kept(path, f"{label}: audited again")
     process.fabric.barrier()  # every process has seen the same files before the first one writes
     if kept is not None:
@@ -92,3 +87,18 @@ def audited(
     if not process.first:
         kept = process.kept(path, f"{label}: audited again")
     return found if kept is None else without_upkeep(kept)
+
+
+def _path(
+    cell: PlannedCell, section: AuditSection, weights: str, intervals: Intervals, evaluations: Sequence[Sequence[Any]]
+) -> Path:
+    """The file of an audit, named by all that decides it."""
+    identity = {
+        "version": auditing.VERSION,
+        "weights": weights,
+        "section": section.model_dump(mode="json"),
+        "confidence": intervals.confidence,
+        "resamples": intervals.resamples,
+        "evaluations": evaluations,
+    }
+    return cell.folder / "audits" / f"{digest(identity)}.json"
