@@ -35,7 +35,7 @@ from avrobust_core.statistics.across_fits import accuracy_across_fits, differenc
 from avrobust_core.statistics.draws import Draws
 from avrobust_core.statistics.intervals import (
     bootstrap,
-    paired_differences,
+    paired_difference,
     share,
     share_interval,
     sign_flip_p,
@@ -269,7 +269,7 @@ def differences(runs: int) -> Iterator[Row]:
             drawn = generator.choice(
                 [1.0, -1.0, 0.0], p=[first / 100, second / 100, 1 - (first + second) / 100], size=clips
             )
-            (each,) = paired_differences(drawn[:, None])
+            each = paired_difference(drawn)
             hits += each.low <= truth <= each.high
         yield {"clips": clips, "first only %": first, "second only %": second, "coverage": hits / runs}
 
@@ -306,7 +306,7 @@ def grouped_differences(runs: int) -> Iterator[Row]:
                             sizes = sizes_of_groups(generator, count, size, alike=alike)
                             drawn = clustered_pairs(generator, first, second, correlation, sizes)
                             of_clip = np.repeat(np.arange(count), sizes)
-                            (each,) = paired_differences(drawn[:, None], groups=of_clip)
+                            each = paired_difference(drawn, groups=of_clip)
                             held += each.low <= first - second + 1e-12 and first - second - 1e-12 <= each.high
                             if first == second:
                                 rejections += sign_flip_p(drawn, groups=of_clip) < 0.05
@@ -362,7 +362,7 @@ def rules_for_methods(
     value = float(first.mean() - second.mean())
     sides = [side.mean(axis=1) for side in (first, second)]
     seeds = len(first)
-    (clips,) = paired_differences((first.mean(axis=0) - second.mean(axis=0))[:, None])
+    clips = paired_difference(first.mean(axis=0) - second.mean(axis=0))
     found = difference_across_fits(first, second)
     halves = {
         "clips alone": (clips.high - clips.low) / 2,

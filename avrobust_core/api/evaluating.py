@@ -35,7 +35,6 @@ from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.evaluation.wording import drawn, figures, percent
 from avrobust_core.metrics.metric import Metric
 from avrobust_core.models.answers import name_of
-from avrobust_core.registry.choices import configure
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.model import AuditSection
 from avrobust_core.threats.budgets import ThreatModel
@@ -112,10 +111,10 @@ def evaluate(
             float32; what stands for a modality that a clip lacks (NaN, say) is between loader and model.
         attacks: names of components, attacks, maps as in a spec; or a map from names of your own to these.
         threats: by name, as `ThreatModel` or as in a spec: {"audio": {"norm": "linf", "eps": 0.002}}.
-        media: what each modality is; needed for budgets that speak of time.
+        media: of each modality; needed for budgets that speak of time.
         bounds: lowest and highest value of each modality, where `media` is not given: without either, a budget's own
             bounds or none hold.
-        task: whether targets are (B,) class numbers or (B, K) of zeros and ones.
+        task: "single-label" for targets (B,) of class numbers, "multi-label" for (B, K) of zeros and ones.
         classes: the classes' names, as many as the model has logits, for `goal: class` and per-class results; by
             default their numbers.
         metrics: measured on the clean predictions and, where they ask for it, under each attack; names or instances.
@@ -125,11 +124,11 @@ def evaluate(
         precision: of the attacks' own passes; see `Victim`.
         confidence: of the intervals.
         resamples: of the bootstrap over clips.
-        groups: what each clip was drawn with (a speaker, a source video), by id, or in the loader's order: intervals
-            are then over groups. None if every clip stands for itself.
+        groups: the group that each clip was drawn with (a speaker, a source video), by id, or in the loader's order:
+            intervals are then over groups. None if every clip stands for itself.
         audit: how far other probes on a few clips may go to say whether the numbers can be believed, as in a spec:
             {"clips": 64, "share": 0.2}; "off" for none. Their verdict is `summary["audit"]`.
-        registry: where components are found; by default what is installed.
+        registry: of components; by default those that are installed.
 
     Raises:
         DataError: if the loader is empty, gives anything but batches, or gives other clips when it is read again; or if
@@ -149,7 +148,7 @@ def evaluate(
     requests = attack_requests(attacks, named_threats(threats, tuple(read.first.inputs)), registry)
     for request in requests:
         refuse_attacked_types(read.first, request.threat.modalities)
-    measured = named_metrics(metrics)
+    measured = named_metrics(metrics, registry)
     with torch.inference_mode(False), torch.enable_grad(), victim.frozen():
         clean = read.predictions(victim, None)
         drawn_with = _grouping(groups, clean.ids)
@@ -167,9 +166,7 @@ def evaluate(
         audited = guarded(audited_by, case)
     summary = summarise(clean, outcomes, intervals, caveats_of(audited))
     summary["audit"] = audited
-    summary["metrics"] = [
-        entry for metric in measured for entry in _measure(metric, registry, clean, outcomes, names, task, intervals)
-    ]
+    summary["metrics"] = list(_measured(measured, clean, outcomes, names, task, intervals))
     return Evaluation(clean, tuple(outcomes), summary)
 
 
@@ -227,27 +224,17 @@ def _outcome(victim: Victim, read: Reader, request: AttackRequest, run: AttackRu
     )
 
 
-def _measure(
-    asked: str | Metric,
-    registry: Registry,
+def _measured(
+    metrics: Sequence[tuple[str, Metric]],
     clean: Predictions,
     outcomes: Sequence[Outcome],
     classes: tuple[str, ...],
     task: Task,
     intervals: Intervals,
 ) -> Iterator[dict[str, Any]]:
-    if isinstance(asked, Metric):
-        name, metric = type(asked).__name__, asked
-    else:
-        name, metric = asked, configure(registry, "metric", asked, {}).build()
     runs: list[tuple[str | None, str | None, Predictions]] = [(None, None, clean)]
-    if metric.latents or metric.probes:
-        raise DataError(
-            f"metric {name!r} reads the latent space of whole splits, and a loader has none: measure it in a study, or "
-            "on embeddings, with `avrobust measure`"
-        )
-    if metric.under_attack:
-        runs += [(outcome.attack, outcome.threat, outcome.predictions) for outcome in outcomes]
-    for attack, threat, predictions in runs:
-        found = measurement_to_json(metric.measure(subject_of(predictions, classes, task, intervals)))
-        yield {"metric": name, "attack": attack, "threat": threat} | found
+    runs += [(outcome.attack, outcome.threat, outcome.predictions) for outcome in outcomes]
+    for name, metric in metrics:
+        for attack, threat, predictions in runs if metric.under_attack else runs[:1]:
+            found = measurement_to_json(metric.measure(subject_of(predictions, classes, task, intervals)))
+            yield {"metric": name, "attack": attack, "threat": threat} | found

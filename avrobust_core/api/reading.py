@@ -28,7 +28,7 @@ class Reader:
         first: the first batch, as it was given.
         batch_size: of the first batch.
         device: the model's.
-        media: what each modality is.
+        media: of each modality.
     """
 
     def __init__(

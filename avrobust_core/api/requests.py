@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -15,6 +16,7 @@ from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.errors import AvrobustError, ComponentError, DataError
 from avrobust_core.metrics.metric import Metric
+from avrobust_core.registry.choices import configure
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.entries import entry_goal, refuse_front
 from avrobust_core.spec.model import AttackEntry
@@ -46,10 +48,8 @@ def named_attacks(attacks: Any) -> dict[str, Asked]:
         if isinstance(attack, str) and attack in found:
             raise ComponentError(f"attack {attack!r} is asked for twice: give a map from names of your own to attacks")
         name = attack if isinstance(attack, str) else _own_name(attack)
-        number, free = 1, name
-        while free in found:
-            number += 1
-            free = f"{name}-{number}"
+        numbered = chain([name], (f"{name}-{number}" for number in count(2)))
+        free = next(each for each in numbered if each not in found)
         found[free] = _asked(free, attack)
     return found
 
@@ -63,7 +63,7 @@ class AttackRequest:
         attack: built.
         entry: as in a spec.
         threat_name: the threat's.
-        threat: what may change.
+        threat: the budgets of what may change.
     """
 
     name: str
@@ -84,7 +84,7 @@ def attack_requests(attacks: Any, threats: Mapping[str, ThreatModel], registry: 
     Args:
         attacks: as `evaluate` is given them.
         threats: by name.
-        registry: where attacks that are named are found.
+        registry: of the attacks that are named.
 
     Raises:
         ComponentError: if there is no such component, its configuration or its entry does not fit, or it does not
@@ -201,17 +201,26 @@ def class_names(classes: Any) -> tuple[str, ...] | None:
     return names
 
 
-def named_metrics(metrics: Any) -> list[str | Metric]:
-    """Metrics, in order.
+def named_metrics(metrics: Any, registry: Registry) -> list[tuple[str, Metric]]:
+    """Metrics by name, built, in order.
 
     Raises:
-        ComponentError: if one is neither a name nor a metric.
+        ComponentError: if one is neither a name nor a metric, or there is no such component.
+        DataError: if one asks for what a loader does not have.
     """
-    asked = [metrics] if isinstance(metrics, (str, Metric)) else list(metrics)
-    for metric in asked:
-        if not isinstance(metric, (str, Metric)):
-            raise ComponentError(f"a metric is {_described(metric)}, not a name or a Metric")
-    return asked
+    found: list[tuple[str, Metric]] = []
+    for asked in [metrics] if isinstance(metrics, (str, Metric)) else metrics:
+        if not isinstance(asked, (str, Metric)):
+            raise ComponentError(f"a metric is {_described(asked)}, not a name or a Metric")
+        name = asked if isinstance(asked, str) else type(asked).__name__
+        metric = configure(registry, "metric", asked, {}).build() if isinstance(asked, str) else asked
+        if metric.latents or metric.probes:
+            raise DataError(
+                f"metric {name!r} reads the latent space of whole splits, and a loader has none: measure it in a "
+                "study, or on embeddings, with `avrobust measure`"
+            )
+        found.append((name, metric))
+    return found
 
 
 def check_settings(*, task: str, samples: int, precision: str, confidence: float, resamples: int) -> None:
@@ -223,9 +232,9 @@ def check_settings(*, task: str, samples: int, precision: str, confidence: float
     for name, value, choices in (("task", task, get_args(Task)), ("precision", precision, get_args(AttackPrecision))):
         if value not in choices:
             raise AvrobustError(f"{name} is {value!r}, not {' or '.join(map(repr, choices))}")
-    for name, count in (("samples", samples), ("resamples", resamples)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise AvrobustError(f"{name} is {count!r}, not a whole number of at least 1")
+    for name, number in (("samples", samples), ("resamples", resamples)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise AvrobustError(f"{name} is {number!r}, not a whole number of at least 1")
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
         raise AvrobustError(f"confidence is {confidence!r}, not a number between 0 and 1, such as 0.95")
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class Hidden:
     """The part of a batch that an attack has no business with.
 
     Attributes:
-        fixed: raw inputs of modalities that are not attacked, for models that are no `AVModel`.
+        fixed: raw inputs of the modalities that are not attacked; empty for an `AVModel`.
         encoded: encodings of the modalities that are not attacked.
         features: the attacked modalities that are attacked after the frontend.
     """
@@ -53,7 +53,7 @@ class BoundVictim:
 
     Attributes:
         region: what the attack may return: the threat, around these clips.
-        factor: by what the threat's radii are multiplied in `region`.
+        factor: by which the threat's radii are multiplied in `region`.
         goal: what the attack wants; decides loss and success.
         ids: the clips' ids.
         start: a point of the region to begin from, where an attack under a smaller budget has been before; None if
@@ -65,13 +65,7 @@ class BoundVictim:
     """
 
     def __init__(
-        self,
-        victim: AttackedModel,
-        *,
-        region: Region,
-        goal: BatchGoal,
-        ids: tuple[str, ...],
-        hidden: Hidden,
+        self, victim: AttackedModel, *, region: Region, goal: BatchGoal, ids: tuple[str, ...], hidden: Hidden
     ) -> None:
         self.victim = victim
         self.region = region
@@ -90,6 +84,14 @@ class BoundVictim:
     def task(self) -> Task:
         """One label per clip, or several."""
         return self.victim.task
+
+    @property
+    def settles(self) -> bool:
+        """True if one success is all there is to look for in a clip: one label per clip, of a `repeatable` model.
+
+        With several labels the ranking counts beside the goal; where looks differ, a lucky one says nothing.
+        """
+        return self.task == "single-label" and self.repeatable
 
     @property
     def balls(self) -> dict[str, Ball]:
@@ -190,19 +192,13 @@ class BoundVictim:
     def _forward(self, perturbed: Mapping[str, Tensor]) -> Tensor:
         self.queries[self._positions] += self.victim.samples
         model, hidden = self.victim.model, self._hidden
-        if isinstance(model, AVModel):
-            whole = model
+        given = {**hidden.fixed, **perturbed, **hidden.encodings}
 
-            def once() -> Tensor:
-                return whole.classify({**hidden.encoded, **whole.encode(perturbed, hidden.features)})
+        def once() -> Any:
+            if isinstance(model, AVModel):
+                return model.classify({**hidden.encoded, **model.encode(perturbed, hidden.features)})
+            return model(dict(given))
 
-            given: Mapping[str, Tensor] = {**perturbed, **hidden.encodings}
-        else:
-            given = {**hidden.fixed, **perturbed}
-
-            def once() -> Tensor:
-                return cast(Tensor, model(dict(given)))
-
-        logits = self.victim.mean_of(lambda: self.victim.ask(once, given))
+        logits = self.victim.mean_of(once, given)
         self.unanswered[self._positions] |= ~logits.detach().isfinite().all(dim=1)  # waits for no device
         return logits

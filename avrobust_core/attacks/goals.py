@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from avrobust_core.data.media import GoalName, Task
 from avrobust_core.models.objectives import classification_loss, margin, own_classes
-from avrobust_core.naming import first_of
 from avrobust_core.randomness import clip_generator
+from avrobust_core.threats.clips import first_flagged
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,7 @@ def batch_goal(goal: Goal, logits: Tensor, targets: Tensor, task: Task, ids: Seq
     else:
         full = own.all(dim=1)
         if full.any():
-            names = [clip_id for clip_id, bad in zip(ids, full.tolist(), strict=True) if bad]
-            raise ValueError(f"no class is left to aim at for {first_of(names)}: they have every class")
+            raise ValueError(f"no class is left to aim at for {first_flagged(ids, full)}: they have every class")
         if goal.name == "random":
             scores = torch.stack([torch.rand(classes, generator=clip_generator(seed, i, "target")) for i in ids])
             scores = scores.to(logits.device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from avrobust_core.errors import AvrobustError
-from avrobust_core.naming import first_of
+from avrobust_core.threats.clips import first_flagged
 
 
 def leaves_of(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -31,12 +31,7 @@ def joint_gradient(loss: Tensor, leaves: Mapping[str, Tensor], *, more: bool = F
             "modalities, or detaches them, and a gradient attack would measure nothing"
         )
     found = torch.autograd.grad(
-        loss,
-        tuple(leaves.values()),
-        torch.ones_like(loss),
-        retain_graph=more,
-        allow_unused=True,
-        materialize_grads=True,
+        loss, tuple(leaves.values()), torch.ones_like(loss), retain_graph=more, materialize_grads=True
     )
     return dict(zip(leaves, found, strict=True))
 
@@ -60,10 +55,9 @@ def refuse_not_finite(ids: Sequence[str], flags: Tensor, what: str = "the loss o
         AvrobustError: names the clips.
     """
     if flags.any():
-        names = [clip_id for clip_id, flag in zip(ids, flags.tolist(), strict=True) if flag]
         raise AvrobustError(
-            f"{what} is not finite for {first_of(names)}: a robustness measured there would mean nothing; look for a "
-            "division by 0, a log of 0 or a square root at 0 in the model"
+            f"{what} is not finite for {first_flagged(ids, flags)}: a robustness measured there would mean nothing; "
+            "look for a division by 0, a log of 0 or a square root at 0 in the model"
         )
 
 

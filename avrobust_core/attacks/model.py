@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from avrobust_core.models.trial import refuse_unsteady
 AttackPrecision = Literal["32-true", "bf16-mixed"]
 
 
+@dataclass(eq=False, repr=False)
 class AttackedModel:
     """A model under attack: evaluation mode, parameters without gradients, both restored by `frozen`.
 
@@ -33,26 +35,18 @@ class AttackedModel:
         classes: how many logits it must return; None for as many as it returns first.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        media: Mapping[str, MediaSpec],
-        task: Task,
-        seed: int = 0,
-        samples: int = 1,
-        precision: AttackPrecision = "32-true",
-        classes: int | None = None,
-    ) -> None:
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, not {samples}")
-        self.model = model
-        self.media = media
-        self.task: Task = task
-        self.seed = seed
-        self.samples = samples
-        self.precision: AttackPrecision = precision
-        self.classes = classes
+    model: nn.Module
+    _: KW_ONLY
+    media: Mapping[str, MediaSpec]
+    task: Task
+    seed: int = 0
+    samples: int = 1
+    precision: AttackPrecision = "32-true"
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, not {self.samples}")
         self._answered: set[torch.dtype] = set()
         self._tried = False
 
@@ -89,8 +83,8 @@ class AttackedModel:
         """
         if features:
             model = self.audio_visual()
-            return self.mean_of(lambda: self.ask(lambda: model.classify(model.encode(inputs, features)), inputs))
-        return self.mean_of(lambda: self.ask(lambda: self.model(dict(inputs)), inputs))
+            return self.mean_of(lambda: model.classify(model.encode(inputs, features)), inputs)
+        return self.mean_of(lambda: self.model(dict(inputs)), inputs)
 
     def ask(self, forward: Callable[[], Any], inputs: Mapping[str, Tensor]) -> Tensor:
         """One forward pass as the border lets it in: logits (B, K) float32, differentiable; waits for no device.
@@ -133,15 +127,15 @@ class AttackedModel:
         """
         refuse_unsteady(self.model, self.logits, batch, self.rounding(batch.targets.device))
 
-    def logits_unwritten(self, inputs: Mapping[str, Tensor], features: Collection[str] = ()) -> Tensor:
+    def logits_unwritten(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """As `logits`, and the inputs are compared with what they were, bit for bit.
 
         Raises:
             ModelError: if they are no longer the same.
         """
         given = {name: x.clone() for name, x in inputs.items()}
-        logits = self.logits(given, features)
-        refuse_written(self.model, [name for name, x in inputs.items() if not same_bits(x, given[name])])
+        logits = self.logits(given)
+        self._refuse_written(inputs, given)
         return logits
 
     def refuse_writes(self, inputs: Mapping[str, Tensor], attacked: Collection[str]) -> None:
@@ -158,17 +152,20 @@ class AttackedModel:
         given = {name: x.clone().requires_grad_(name in attacked) for name, x in inputs.items()}
         with torch.enable_grad():
             self.ask(lambda: self.model(dict(given)), given)
+        self._refuse_written(inputs, given)
+
+    def _refuse_written(self, inputs: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
         refuse_written(self.model, [name for name, x in inputs.items() if not same_bits(x, given[name])])
 
     def rounding(self, device: torch.device) -> float:
         """The difference that two passes over one clip may have, as a share of the largest logit."""
         return rounding(self.model, self._answered, device)
 
-    def mean_of(self, forward: Callable[[], Tensor]) -> Tensor:
-        """The mean of `samples` forward passes."""
+    def mean_of(self, forward: Callable[[], Any], inputs: Mapping[str, Tensor]) -> Tensor:
+        """The mean of `samples` forward passes, each as `ask` lets it in."""
         if self.samples == 1:
-            return forward()
-        return torch.stack([forward() for _ in range(self.samples)]).mean(dim=0)
+            return self.ask(forward, inputs)
+        return torch.stack([self.ask(forward, inputs) for _ in range(self.samples)]).mean(dim=0)
 
     def audio_visual(self) -> AVModel:
         """The model, if it has frontends whose features can be attacked.

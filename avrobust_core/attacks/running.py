@@ -1,6 +1,6 @@
 """One attack on one batch, under one threat and over a range of its budgets: carried out, verified, summed up."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,7 +11,7 @@ from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.verification import NORM_TOLERANCE, Verdict, verify
 from avrobust_core.attacks.victim import Victim
-from avrobust_core.data.batches import Batch
+from avrobust_core.data.batches import Batch, select_inputs
 from avrobust_core.errors import ComponentError
 from avrobust_core.models.answers import refuse_unanswered
 from avrobust_core.threats.budgets import ThreatModel
@@ -72,8 +72,7 @@ def attack_batch(victim: Victim, batch: Batch, run: AttackRun) -> Attacked:
     A curve is one sweep: budgets in ascending order, each begun where the last one ended, and only on the clips that
     no smaller one has broken (with several labels per clip on all, since their ranking is never settled; of a model
     with randomness of its own on all, since a lucky look settles nothing). So a clip that is broken at a budget is
-    broken at every larger one. An attack that looks for the smallest perturbation runs
-    once, under the largest.
+    broken at every larger one. An attack that looks for the smallest perturbation runs once, under the largest.
 
     Raises:
         AttackViolation: if the attack broke its threat model.
@@ -81,14 +80,12 @@ def attack_batch(victim: Victim, batch: Batch, run: AttackRun) -> Attacked:
     """
     pristine, batch = batch.inputs, batch.copied(batch.targets.device)  # the batch's own tensors may be the caller's
     bound = victim.bind(batch, run.threat, run.goal)
-    found = _search(victim, batch, pristine, bound, run) if run.attack.minimal else _sweep(batch, pristine, bound, run)
+    found = (_search if run.attack.minimal else _sweep)(batch, pristine, bound, run)
     refuse_unanswered(victim.model, bound.unanswered, batch.ids, f" where attack {run.name!r} looked")
     return found
 
 
-def _search(
-    victim: Victim, batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run: AttackRun
-) -> Attacked:
+def _search(batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run: AttackRun) -> Attacked:
     limit = run.factors[-1]
     widest = bound if limit == 1 else bound.scaled(limit)
     result = run.attack(widest)
@@ -100,7 +97,7 @@ def _search(
     found.factor = torch.where(verdict.success, size, torch.inf)
     if not within.all():
         # At factor 1 these clips are as they were.
-        found.logits = torch.where(within.unsqueeze(1), found.logits, victim.logits(batch.inputs))
+        found.logits = torch.where(within.unsqueeze(1), found.logits, bound.victim.logits(batch.inputs))
         found.success = torch.where(within, found.success, bound.goal.reached(found.logits))
     return found.attacked(bound)
 
@@ -109,16 +106,16 @@ def _sweep(batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run
     state: _State | None = None
     alive = torch.arange(len(batch), device=bound.device)
     current = dict(bound.clean)
-    for number, factor in enumerate(run.factors):
+    for factor in run.factors:
         if not len(alive):
             break
-        first = number == 0
-        part = bound if first and factor == 1 else bound.scaled(factor, start=None if first else current)
+        start = None if state is None else current
+        part = bound if start is None and factor == 1 else bound.scaled(factor, start)
         part_batch, part_pristine = batch, pristine
         if len(alive) < len(batch):
             part = part.select(alive)
             part_batch = batch.select(alive)
-            part_pristine = {name: x.index_select(0, alive) for name, x in pristine.items()}
+            part_pristine = select_inputs(pristine, alive)
         result = run.attack(part)
         verdict = verify(run.name, part_batch, part_pristine, part, result, bounded=run.attack.bounded)
         if state is None:
@@ -132,7 +129,7 @@ def _sweep(batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run
             state.take(alive, result.inputs, verdict, ~lost)
         for name, x in (result.last or result.inputs).items():
             current[name] = current[name].index_copy(0, alive, x)
-        if bound.task == "single-label" and bound.repeatable:
+        if bound.settles:
             alive = alive[~verdict.success]
     assert state is not None
     return state.attacked(bound)
@@ -159,16 +156,8 @@ class _State:
             self.norms[name][position] = verdict.norms[name][where]
 
     def attacked(self, bound: BoundVictim) -> Attacked:
-        return Attacked(
-            self.inputs,
-            self.logits,
-            self.success,
-            self.norms,
-            self.factor,
-            bound.queries,
-            bound.gradients.missing,
-            bound.gradients.passes,
-        )
+        record = bound.gradients
+        return Attacked(**vars(self), queries=bound.queries, no_gradient=record.missing, backwards=record.passes)
 
 
 def prepared(victim: Victim, run: AttackRun, batches: Callable[[], Iterable[Batch]]) -> AttackRun:
@@ -181,12 +170,9 @@ def prepared(victim: Victim, run: AttackRun, batches: Callable[[], Iterable[Batc
     """
     if run.attack.preparation is None:
         return run
-
-    def victims() -> Iterator[BoundVictim]:
-        for batch in batches():
-            yield victim.bind(batch, run.threat, run.goal)
-
-    return replace(run, attack=run.attack.prepare(victims))
+    return replace(
+        run, attack=run.attack.prepare(lambda: (victim.bind(batch, run.threat, run.goal) for batch in batches()))
+    )
 
 
 def refuse_norms(name: str, attack: Attack, threat_name: str, threat: ThreatModel) -> None:

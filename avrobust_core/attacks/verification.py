@@ -12,7 +12,7 @@ from avrobust_core.data.batches import Batch
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import AttackViolation
 from avrobust_core.models.answers import refuse_non_finite
-from avrobust_core.naming import first_of
+from avrobust_core.threats.clips import first_flagged
 
 NORM_TOLERANCE = 1e-6
 """A norm may exceed its radius by this share: the rounding of float64 sums, nothing more."""
@@ -65,12 +65,8 @@ def verify(
     }
     size = bound.region.size(result.inputs)
     if bounded and bound.region.kind == "shared":
-        worst = float(size.max())
-        _reject(
-            size > 1 + NORM_TOLERANCE,
-            bound.ids,
-            f"attack {name!r} left the shared l2 ball of {', '.join(bound.balls)} (by a factor of up to {worst:.6g})",
-        )
+        excess = f"(by a factor of up to {float(size.max()):.6g})"
+        _reject(name, bound, size > 1 + NORM_TOLERANCE, f"left the shared l2 ball of {', '.join(bound.balls)} {excess}")
     logits = bound.victim.logits({**batch.inputs, **result.inputs}, bound.features)
     # No comparison with NaN holds, so such a clip would pass for robust.
     refuse_non_finite(bound.victim.model, logits, bound.ids, result.inputs, state=f" as attack {name!r} left it")
@@ -87,11 +83,7 @@ def _check_untouched(name: str, batch: Batch, pristine: Mapping[str, Tensor], bo
             bound.victim.refuse_writes(pristine, set(bound.balls))  # then it was the model
             raise AttackViolation(f"attack {name!r} changed the clean {modality} of its batch in place")
     for modality in sorted(bound.features):
-        _reject(
-            bound.balls[modality].altered(),
-            bound.ids,
-            f"attack {name!r} changed the clean features of {modality} in place",
-        )
+        _reject(name, bound, bound.balls[modality].altered(), f"changed the clean features of {modality} in place")
 
 
 def _check_form(name: str, bound: BoundVictim, result: AttackResult) -> None:
@@ -117,11 +109,7 @@ def _check_claims(name: str, batch: Batch, bound: BoundVictim, claimed: Tensor, 
     false = claimed & (bound.goal.distance(logits) > tolerance)
     if false.any():
         bound.victim.refuse_unsteady(batch)  # then it was the model, whose first batch did not give it away
-    _reject(
-        false,
-        bound.ids,
-        f"attack {name!r} claims success where an independent forward pass finds that the goal is not reached",
-    )
+    _reject(name, bound, false, "claims success where an independent forward pass finds that the goal is not reached")
 
 
 def _check_modality(name: str, modality: str, bound: BoundVictim, x: Tensor, *, bounded: bool) -> Tensor:
@@ -132,32 +120,19 @@ def _check_modality(name: str, modality: str, bound: BoundVictim, x: Tensor, *, 
             f"attack {name!r} returned {modality} as {x.dtype} {tuple(x.shape)} on {x.device}, "
             f"not as {clean.dtype} {tuple(clean.shape)} on {clean.device}"
         )
-    _reject(~torch.isfinite(x).flatten(1).all(dim=1), bound.ids, f"attack {name!r} returned non-finite {modality}")
+    _reject(name, bound, ~torch.isfinite(x).flatten(1).all(dim=1), f"returned non-finite {modality}")
     norm = ball.measure(x)
     if bounded:
-        worst = float((norm - ball.radius).max())
-        _reject(
-            norm > ball.radius * (1 + NORM_TOLERANCE),
-            bound.ids,
-            f"attack {name!r} left the {ball.norm} ball of {modality} (by up to {worst:.3g})",
-        )
-        _reject(
-            ball.strays(x),
-            bound.ids,
-            f"attack {name!r} changed {modality} where, or in a way that, the budget does not allow "
-            "(frames, time_invariant, cap)",
-        )
-    if ball.bounds is not None:
-        low, high = ball.bounds
-        _reject(
-            ((x < low) | (x > high)).flatten(1).any(dim=1),
-            bound.ids,
-            f"attack {name!r} returned {modality} outside the bounds [{low}, {high}]",
-        )
+        beyond, worst = norm > ball.radius * (1 + NORM_TOLERANCE), float((norm - ball.radius).max())
+        _reject(name, bound, beyond, f"left the {ball.norm} ball of {modality} (by up to {worst:.3g})")
+        how = "where, or in a way that, the budget does not allow (frames, time_invariant, cap)"
+        _reject(name, bound, ball.strays(x), f"changed {modality} {how}")
+    low, high = ball.limits
+    outside = ((x < low) | (x > high)).flatten(1).any(dim=1)
+    _reject(name, bound, outside, f"returned {modality} outside the bounds [{low}, {high}]")
     return norm
 
 
-def _reject(bad: Tensor, ids: tuple[str, ...], what: str) -> None:
+def _reject(name: str, bound: BoundVictim, bad: Tensor, did: str) -> None:
     if bad.any():
-        names = [clip_id for clip_id, is_bad in zip(ids, bad.tolist(), strict=True) if is_bad]
-        raise AttackViolation(f"{what}: {first_of(names)}")
+        raise AttackViolation(f"attack {name!r} {did}: {first_flagged(bound.ids, bad)}")

@@ -3,7 +3,6 @@
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from avrobust_core.attacks.bound import BoundVictim, Hidden
 from avrobust_core.attacks.goals import Goal, batch_goal
@@ -12,9 +11,9 @@ from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.errors import DataError
 from avrobust_core.models.base_classes import Encoder
 from avrobust_core.models.model import AVModel
-from avrobust_core.naming import first_of
 from avrobust_core.threats.balls import Ball
 from avrobust_core.threats.budgets import ThreatModel
+from avrobust_core.threats.clips import first_flagged
 from avrobust_core.threats.regions import REGIONS, make_ball
 
 
@@ -45,11 +44,7 @@ class Victim(AttackedModel):
         logits = self.logits(batch.inputs) if goal.targeted else torch.empty(len(batch), 0, device=batch.targets.device)
         found = batch_goal(goal, logits, batch.targets, self.task, batch.ids, self.seed)
         return BoundVictim(
-            self,
-            region=REGIONS[threat.kind](balls),
-            goal=found,
-            ids=batch.ids,
-            hidden=Hidden(fixed, encoded, features),
+            self, region=REGIONS[threat.kind](balls), goal=found, ids=batch.ids, hidden=Hidden(fixed, encoded, features)
         )
 
     def _ball(self, batch: Batch, threat: ThreatModel, name: str) -> Ball:
@@ -74,7 +69,7 @@ class Victim(AttackedModel):
 
 
 def _check_bounds(modality: str, ball: Ball, ids: tuple[str, ...]) -> None:
-    low, high = ball.bounds or (-torch.inf, torch.inf)
+    low, high = ball.limits
     flat = ball.center.flatten(1)
     lowest, highest = flat.amin(dim=1), flat.amax(dim=1)
     outside = ~((lowest >= low) & (highest <= high) & lowest.isfinite() & highest.isfinite())  # true of NaN, too
@@ -83,14 +78,10 @@ def _check_bounds(modality: str, ball: Ball, ids: tuple[str, ...]) -> None:
     infinite = ~(lowest.isfinite() & highest.isfinite())
     if infinite.any():
         raise DataError(
-            f"the threat attacks {modality}, but its values are NaN or infinite: {_where(ids, infinite)}; leave "
+            f"the threat attacks {modality}, but its values are NaN or infinite: {first_flagged(ids, infinite)}; leave "
             "these clips out, or give them values: NaN may stand for what a clip lacks only where no threat attacks it"
         )
     raise DataError(
-        f"{modality}: clean clips outside the bounds [{low}, {high}]: {_where(ids, outside)}; "
+        f"{modality}: clean clips outside the bounds [{low}, {high}]: {first_flagged(ids, outside)}; "
         "mend the data set, or state the bounds it really has"
     )
-
-
-def _where(ids: tuple[str, ...], flags: Tensor) -> str:
-    return first_of([clip_id for clip_id, flag in zip(ids, flags.tolist(), strict=True) if flag])

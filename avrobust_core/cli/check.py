@@ -91,7 +91,7 @@ def _checked(
     registry: Registry, plugins: list[PluginRecord], entries: list[RegistryEntry]
 ) -> Iterator[tuple[str, str, Iterator[CheckOutcome]]]:
     """Yield (kind, name, outcomes): of each plugin, then of each component."""
-    from avrobust_core.testing.component_checks import PLUGIN_CHECKS, check_offer, media_of
+    from avrobust_core.testing.component_checks import PLUGIN_CHECKS, check_component, media_of
     from avrobust_core.testing.running import CheckOutcome, run_check
 
     for plugin in plugins:
@@ -104,7 +104,7 @@ def _checked(
     for entry in entries:
         datasets = registry.entries("dataset") if entry.kind in ("encoder", "fusion") else ()
         media = media_of(tuple(data for data in datasets if data.distribution == entry.distribution))
-        yield entry.kind, entry.full_name, check_offer(entry, media)
+        yield entry.kind, entry.full_name, check_component(entry, media)
 
 
 def _lines(outcome: CheckOutcome) -> list[str]:

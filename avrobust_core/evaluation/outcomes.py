@@ -21,14 +21,7 @@ from avrobust_core.metrics.metric import Measurement, Subject
 from avrobust_core.metrics.probe import Probe
 from avrobust_core.models.answers import probability_caveats
 from avrobust_core.naming import first_of
-from avrobust_core.statistics.intervals import (
-    Estimate,
-    bootstrap,
-    mean_shares,
-    paired_differences,
-    share,
-    weighted_median,
-)
+from avrobust_core.statistics.intervals import Estimate, bootstrap, paired_difference, share, weighted_median
 
 NO_GRADIENT = 0.01
 """The share of all clips that may be robust without any gradient having reached a modality (a dead unit, say) before
@@ -75,17 +68,13 @@ class Intervals:
         """The same for these clips."""
         return replace(self, groups=tuple(self.grouping[i] for i in ids)) if self.grouping else self
 
-    def mean(self, outcomes: NDArray[np.bool_]) -> Estimate:
-        """The share of clips for which a 0/1 outcome is 1."""
+    def mean(self, outcomes: NDArray[np.bool_] | NDArray[np.float64]) -> Estimate:
+        """The share of clips for which a 0/1 outcome is 1, or the mean of a share per clip: of (N,)."""
         return share(outcomes, confidence=self.confidence, groups=self.groups)
 
-    def means(self, columns: NDArray[np.float64]) -> list[Estimate]:
-        """The mean of each column of (N, M) shares per clip."""
-        return mean_shares(columns, confidence=self.confidence, groups=self.groups)
-
-    def differences(self, paired: NDArray[np.float64]) -> list[Estimate]:
-        """The mean of each column of (N, M) differences per clip."""
-        return paired_differences(paired, confidence=self.confidence, groups=self.groups)
+    def difference(self, paired: NDArray[np.float64]) -> Estimate:
+        """The mean of (N,) differences per clip."""
+        return paired_difference(paired, confidence=self.confidence, groups=self.groups)
 
     def share(self, outcomes: NDArray[np.bool_], among: NDArray[np.bool_]) -> Estimate:
         """The share of the clips in `among` for which an outcome is 1."""
@@ -98,12 +87,7 @@ class Intervals:
     def statistic(self, of_weights: Callable[[NDArray[np.float64]], NDArray[np.float64]], clips: int) -> Estimate:
         """A statistic that can be computed from weights over all clips; see `bootstrap`."""
         return bootstrap(
-            of_weights,
-            clips,
-            confidence=self.confidence,
-            resamples=self.resamples,
-            seed=self.seed,
-            groups=self.groups,
+            of_weights, clips, confidence=self.confidence, resamples=self.resamples, seed=self.seed, groups=self.groups
         )
 
     def _among(self, among: NDArray[np.bool_]) -> "Intervals":
@@ -119,9 +103,9 @@ class Outcome:
         attack, threat: names.
         modalities: those that were attacked; none if the threat touches nothing that the model reads.
         predictions: under the attack.
-        goal: what it wanted.
+        goal: of the attack.
         factors: the budgets of its curve, ascending.
-        minimal: whether it looked for the smallest perturbation.
+        minimal: True if it looked for the smallest perturbation.
         bounded: False if it takes no notice of the radius.
         front: for each direction between two modalities' budgets, the share of each radius, and the predictions.
     """
@@ -162,8 +146,8 @@ def summarise(
     Args:
         clean: predictions on the clean clips.
         outcomes: of all attacks.
-        intervals: how they are made.
-        caveats: what else speaks against these numbers.
+        intervals: their settings.
+        caveats: further ones, against these numbers.
 
     Raises:
         RunError: if the outcomes are not all of the same clips.

@@ -1,7 +1,9 @@
 """Predictions of one model on chosen clips, clean or under one attack, kept in shards that survive a kill."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,17 @@ from avrobust_core.models.objectives import margin
 PREDICTIONS = "predictions.parquet"
 """The file of an evaluation's predictions, beside its record.json."""
 
+_COLUMNS: Mapping[str, str] = MappingProxyType(
+    {"target": "targets", "logits": "logits", "margin": "margins"}
+    | {name: name for name in ("success", "factor", "queries", "backwards")}
+)
+"""The columns of the file, and the fields of `Predictions` that they hold."""
+
+_PREFIXES: Mapping[str, str] = MappingProxyType(
+    {"norm/": "norms", "no_gradient/": "no_gradient", shards.CHECKSUM: "checksums"}
+)
+"""The prefixes of columns by modality, and the fields that they hold."""
+
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
@@ -42,7 +55,7 @@ class Predictions:
         seconds: spent on these clips, by all processes together.
         no_gradient: by attacked modality, (N,) bool: all gradients that the attack asked for were zero.
         checksums: by modality, and for the targets, (N,) int64: of what was read; see `data.readings`.
-        backwards: (N,) int64 backward passes per clip; None where an earlier version did not count them.
+        backwards: (N,) int64 backward passes per clip; 0 for clean predictions, None where they are not known.
     """
 
     ids: tuple[str, ...]
@@ -75,8 +88,8 @@ def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[
     """Predict one batch, attacked first if there is an attack; whatever the attack returns is verified.
 
     Returns:
-        By column: logits (B, K), margin (B,), success (B,), factor (B,), queries (B,), and, under attack, backwards
-        (B,), and for each attacked modality norm/<modality> (B,) and no_gradient/<modality> (B,).
+        By column: logits (B, K), margin (B,), success (B,), factor (B,), queries (B,), backwards (B,), and for each
+        attacked modality norm/<modality> (B,) and no_gradient/<modality> (B,).
 
     Raises:
         AttackViolation: if the attack broke its threat model.
@@ -86,28 +99,19 @@ def evaluate_batch(victim: Victim, batch: Batch, run: AttackRun | None) -> dict[
     if run is None:
         logits = victim.clean_logits(batch)
         check_targets(batch.targets, batch.ids, logits.shape[1], victim.task)
-        return {
-            "logits": logits,
-            "margin": margin(logits, batch.targets, victim.task),
-            "success": torch.zeros(len(batch), dtype=torch.bool),
-            "factor": torch.full((len(batch),), torch.inf, dtype=torch.float64),
-            "queries": torch.zeros(len(batch), dtype=torch.int64),
-        }
-    found = attack_batch(victim, batch, run)
-    columns = {
-        "logits": found.logits,
-        "margin": margin(found.logits, batch.targets, victim.task),
-        "success": found.success,
-        "factor": found.factor,
-        "queries": found.queries,
-        "backwards": found.backwards,
-    }
-    columns |= {f"norm/{name}": norm for name, norm in found.norms.items()}
-    return columns | {f"no_gradient/{name}": missing for name, missing in found.no_gradient.items()}
+        none = torch.zeros(len(batch), dtype=torch.int64)
+        columns = {"success": none.bool(), "factor": none.double() + torch.inf, "queries": none, "backwards": none}
+    else:
+        found = attack_batch(victim, batch, run)
+        logits = found.logits
+        columns = {name: getattr(found, name) for name in ("success", "factor", "queries", "backwards")}
+        columns |= {f"norm/{name}": norm for name, norm in found.norms.items()}
+        columns |= {f"no_gradient/{name}": missing for name, missing in found.no_gradient.items()}
+    return {"logits": logits, "margin": margin(logits, batch.targets, victim.task), **columns}
 
 
-def collect(folder: Path, selection: Selection) -> tuple[Predictions, dict[str, str]]:
-    """All shards of an evaluation together, in the selection's order, and the clips that could not be read.
+def collect(folder: Path, selection: Selection) -> Predictions:
+    """All shards of an evaluation together, in the selection's order.
 
     Raises:
         DatasetFailure: if no clip could be read.
@@ -117,28 +121,16 @@ def collect(folder: Path, selection: Selection) -> tuple[Predictions, dict[str, 
     table = pa.concat_tables(tables, promote_options="default").combine_chunks()
     rows = shards.in_order(table["id"].to_pylist(), selection)
     seconds = sum(shards.seconds_in(path) for path in shards.paths(folder))
-    predictions = from_table(table.take(pa.array(np.argsort(rows))), seconds)
-    return predictions, shards.all_skipped(folder, selection)
+    return from_table(table.take(pa.array(np.argsort(rows))), seconds)
 
 
 def to_parquet(path: Path, predictions: Predictions) -> None:
     """Write predictions as one parquet file, whole or not at all."""
-    table = pa.table(
-        {
-            "id": pa.array(predictions.ids, type=pa.string()),
-            "target": to_column(predictions.targets),
-            "logits": to_column(predictions.logits),
-            "margin": predictions.margins,
-            "success": predictions.success,
-            "factor": predictions.factor,
-            "queries": predictions.queries,
-            **({} if predictions.backwards is None else {"backwards": predictions.backwards}),
-            **{f"norm/{name}": norm for name, norm in predictions.norms.items()},
-            **{f"no_gradient/{name}": missing for name, missing in predictions.no_gradient.items()},
-            **{f"{shards.CHECKSUM}{name}": found for name, found in predictions.checksums.items()},
-        }
-    )
-    write_atomically(path, lambda file: pq.write_table(table, file))
+    columns = {"id": pa.array(predictions.ids, type=pa.string())}
+    columns |= {column: to_column(getattr(predictions, attribute)) for column, attribute in _COLUMNS.items()}
+    for prefix, attribute in _PREFIXES.items():
+        columns |= {prefix + name: to_column(values) for name, values in getattr(predictions, attribute).items()}
+    write_atomically(path, lambda file: pq.write_table(pa.table(columns), file))
 
 
 def from_parquet(path: Path, seconds: float) -> Predictions:
@@ -148,17 +140,8 @@ def from_parquet(path: Path, seconds: float) -> Predictions:
 
 def from_table(table: pa.Table, seconds: float) -> Predictions:
     """Predictions from their table."""
-    return Predictions(
-        ids=tuple(table["id"].to_pylist()),
-        logits=from_column(table["logits"]),
-        targets=from_column(table["target"]),
-        margins=table["margin"].to_numpy(),
-        norms=shards.columns_named(table, "norm/"),
-        success=table["success"].to_numpy(zero_copy_only=False),
-        factor=table["factor"].to_numpy(),
-        queries=table["queries"].to_numpy(),
-        seconds=seconds,
-        no_gradient=shards.columns_named(table, "no_gradient/"),
-        checksums=shards.columns_named(table, shards.CHECKSUM),
-        backwards=table["backwards"].to_numpy() if "backwards" in table.column_names else None,
-    )
+    single: dict[str, Any] = {attribute: from_column(table[column]) for column, attribute in _COLUMNS.items()}
+    by_modality: dict[str, Any] = {
+        attribute: shards.columns_named(table, prefix) for prefix, attribute in _PREFIXES.items()
+    }
+    return Predictions(ids=tuple(table["id"].to_pylist()), seconds=seconds, **single, **by_modality)

@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.data.batches import Batch
-from avrobust_core.data.loading import Selection
+from avrobust_core.data.loading import Selection, Skipped
 from avrobust_core.data.readings import checksums
 from avrobust_core.errors import DatasetFailure
 from avrobust_core.files import write_atomically
@@ -38,20 +38,14 @@ Work = Callable[[Batch], Columns]
 ReadBatches = Callable[[str, Sequence[Sequence[int]]], Iterator[Batch | None]]
 """From a split and batches of positions to batches; None where no clip of a batch could be read."""
 
-Tick = Callable[[int], None]
-"""Told how many clips have been done since it was last told."""
+Report = Callable[[int, int], None]
+"""Told how many clips have been done, and of how many."""
 
 Limit = Callable[[str, Sequence[str]], AbstractContextManager[None]]
 """From what is done ("reading batch 3") and the clips that it is done with, to what ends it when it takes too long."""
 
-
 Compare = Callable[[Sequence[str], Sequence[str], Mapping[str, Tensor]], None]
 """From the clips that a batch was to have, those that could be read, and their checksums, to an error if it must be."""
-
-
-def no_limit(step: str, ids: Sequence[str]) -> AbstractContextManager[None]:
-    """As long as it takes."""
-    return nullcontext()
 
 
 class MicroBatches:
@@ -97,12 +91,11 @@ def carry_out(
     *,
     batch_size: int,
     read: ReadBatches,
-    unreadable: Callable[[], dict[str, str]],
+    skipped: Skipped,
     device: torch.device,
     rank: int,
-    tick: Tick,
-    constant: Callable[[], dict[str, str]] = dict,
-    limit: Limit = no_limit,
+    report: Report,
+    limit: Limit = lambda step, ids: nullcontext(),
     compare: Compare | None = None,
 ) -> None:
     """Do the work for the clips that no shard in `folder` holds yet, writing shards of whole batches as time goes by.
@@ -110,21 +103,21 @@ def carry_out(
     Args:
         folder: of this work.
         selection: this process's clips.
-        work: what to do.
+        work: on each batch.
         batch_size: clips per call of `work`.
         read: reads batches.
-        unreadable: the clips of the split that could not be read so far, with reasons.
-        device: where the model is.
+        skipped: the record in which `read` notes clips that cannot be read, or are constant.
+        device: of the model.
         rank: of this process: names its shards.
-        tick: told of progress.
-        constant: the clips so far that have one value throughout, and in which modality.
+        report: told of progress.
         limit: on the time that a batch may take.
         compare: looks at what was read before anything is done with it.
     """
     _remove_damaged(folder)
-    done = {clip_id for path in paths(folder) for clip_id in (*ids_in(path), *skipped_in(path))}
-    tick(sum(clip_id in done for clip_id in selection.ids))
-    left = selection.where(clip_id not in done for clip_id in selection.ids)
+    earlier = {clip_id for path in paths(folder) for clip_id in (*ids_in(path), *_notes_in(path, "skipped"))}
+    left = selection.where(clip_id not in earlier for clip_id in selection.ids)
+    done = len(selection) - len(left)
+    report(done, len(selection))
     chunks = left.chunks(batch_size)
     tables: list[pa.Table] = []
     saved = time.monotonic()
@@ -142,11 +135,14 @@ def carry_out(
                 batch = batch.to(device)
                 found = {**work_on(batch), **{f"{CHECKSUM}{name}": values for name, values in read_as.items()}}
                 tables.append(to_table(batch, found))
-        tick(len(chunk))
+        done += len(chunk)
+        report(done, len(selection))
         now = time.monotonic()
         full = sum(table.nbytes for table in tables) > SHARD_BYTES
         if full or now - saved > SHARD_SECONDS or number == len(chunks):
-            _write(folder, rank, tables, now - saved, {"skipped": unreadable(), "constant": constant()})
+            notes = {"skipped": skipped.by_split, "constant": skipped.constant}
+            own = {what: by_split.get(selection.split, {}) for what, by_split in notes.items()}
+            _write(folder, rank, tables, now - saved, own)
             tables, saved = [], now
 
 
@@ -155,7 +151,7 @@ def _remove_damaged(folder: Path) -> None:
     for path in paths(folder):
         try:
             pq.read_table(path, page_checksum_verification=True)
-            skipped_in(path)
+            _notes_in(path, "skipped")
             seconds_in(path)
         except (OSError, ValueError, KeyError, TypeError):  # pyarrow's errors are ValueErrors or OSErrors
             path.unlink()
@@ -172,14 +168,9 @@ def ids_in(path: Path) -> list[str]:
     return found
 
 
-def skipped_in(path: Path) -> dict[str, str]:
-    """The clips that could not be read while a shard was made, with reasons."""
-    return _clips_in(path, b"skipped")
-
-
 def seconds_in(path: Path) -> float:
     """The time it took to make a shard."""
-    return float(_metadata(path)[b"seconds"])
+    return float(pq.read_schema(path).metadata[b"seconds"])
 
 
 def remove(folder: Path) -> None:
@@ -197,29 +188,17 @@ def in_order(found: Sequence[str], selection: Selection) -> NDArray[np.int64]:
     if not found:
         raise DatasetFailure(f"no clip of split {selection.split!r} could be read")
     position = {clip_id: i for i, clip_id in enumerate(selection.ids)}
-    order = np.argsort([position[clip_id] for clip_id in found], kind="stable")
-    rows = np.empty(len(found), dtype=np.int64)
-    rows[order] = np.arange(len(found))
-    return rows
+    return np.argsort(np.argsort([position[clip_id] for clip_id in found], kind="stable"))
 
 
-def all_skipped(folder: Path, selection: Selection) -> dict[str, str]:
-    """The selection's clips that no shard could read, with reasons."""
-    return _all_clips(folder, selection, b"skipped")
+def notes_of(folder: Path, selection: Selection, what: Literal["skipped", "constant"]) -> dict[str, dict[str, str]]:
+    """By split, the selection's clips that no shard could read, or that are constant; each with the reason."""
+    found = {clip_id: text for path in paths(folder) for clip_id, text in _notes_in(path, what).items()}
+    return {selection.split: {clip_id: found[clip_id] for clip_id in selection.ids if clip_id in found}}
 
 
-def all_constant(folder: Path, selection: Selection) -> dict[str, str]:
-    """The selection's clips that have one value throughout, and in which modality."""
-    return _all_clips(folder, selection, b"constant")
-
-
-def _all_clips(folder: Path, selection: Selection, what: bytes) -> dict[str, str]:
-    found = {clip_id: text for path in paths(folder) for clip_id, text in _clips_in(path, what).items()}
-    return {clip_id: found[clip_id] for clip_id in selection.ids if clip_id in found}
-
-
-def _clips_in(path: Path, what: bytes) -> dict[str, str]:
-    found: dict[str, str] = json.loads(_metadata(path).get(what, b"{}"))
+def _notes_in(path: Path, what: str) -> dict[str, str]:
+    found: dict[str, str] = json.loads(pq.read_schema(path).metadata[what.encode()])
     return found
 
 
@@ -255,15 +234,9 @@ def from_column(column: pa.ChunkedArray) -> NDArray[Any]:
     return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(column), *widths)
 
 
-def _metadata(path: Path) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = pq.read_schema(path).metadata
-    return found
-
-
 def _write(
-    folder: Path, rank: int, tables: Iterable[pa.Table], seconds: float, clips: Mapping[str, Mapping[str, str]]
+    folder: Path, rank: int, tables: Sequence[pa.Table], seconds: float, clips: Mapping[str, Mapping[str, str]]
 ) -> None:
-    tables = list(tables)
     table = pa.concat_tables(tables) if tables else pa.table({"id": pa.array([], type=pa.string())})
     notes = {what: json.dumps(found) for what, found in clips.items()}
     table = table.replace_schema_metadata({"seconds": f"{seconds:.6f}", **notes})

@@ -56,11 +56,11 @@ def spread(estimates: Sequence[Json]) -> str:
 
 def difference(value: float, found: Json, p: float | None) -> str:
     """A difference in points, marked where its interval leaves 0 out: "+5.0 [+1.0, +9.0] *, p 0.012"."""
-    if found["low"] is None:
-        return f"{100 * value:+.1f} [-, -]" + ("" if p is None else f", p {p:.2g}")
-    low, high = 100 * found["low"], 100 * found["high"]
-    mark = " *" if low > 0 or high < 0 else ""
-    return f"{100 * value:+.1f} [{low:+.1f}, {high:+.1f}]{mark}" + ("" if p is None else f", p {p:.2g}")
+    ends = "[-, -]"
+    if found["low"] is not None:
+        low, high = 100 * found["low"], 100 * found["high"]
+        ends = f"[{low:+.1f}, {high:+.1f}]{' *' if low > 0 or high < 0 else ''}"
+    return f"{100 * value:+.1f} {ends}" + ("" if p is None else f", p {p:.2g}")
 
 
 def drawn(estimate: Json) -> str:
@@ -79,7 +79,7 @@ def interval(result: Json, estimates: Sequence[Json], methods: bool) -> str:
     Args:
         result: of the run.
         estimates: whose intervals they are.
-        methods: whether intervals over fits stand below some of them.
+        methods: True if intervals over fits stand below some of them.
     """
     over = " or ".join(dict.fromkeys(map(drawn, estimates))) or "clips"
     below = ", for these networks; below it over fits, too, for the method" if methods else ""

@@ -55,9 +55,7 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     else:
         for part in _parts(columns):
             console.print(_by_cell(cells, part))
-    named = [
-        (f"{cell['model']}/{cell['training']}", cell) for cell in (_named(result, each) for each in result["cells"])
-    ]
+    named = [(_label(cell), cell) for cell in (_named(result, each) for each in result["cells"])]
     for name, cell in named:
         if "error" in cell:
             _print_failure(console, name, cell["error"])
@@ -72,7 +70,7 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     for cell in cells:
         left_out = cell.get("clean_accuracy", {}).get("across_fits", {}).get("left_out")
         if left_out is not None:
-            console.print(f"{cell['model']}/{cell['training']}, the method: no interval: {left_out}")
+            console.print(f"{_label(cell)}, the method: no interval: {left_out}")
     shown = [_robust(cell, *column) for cell in cells for column in columns]
     for mark, why in (
         ("= ", "the threat touches nothing that this model reads: its clean accuracy stands"),
@@ -80,6 +78,10 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     ):
         if any(mark in text for text in shown):
             console.print(mark + why)
+
+
+def _label(cell: Mapping[str, Any]) -> str:
+    return f"{cell['model']}/{cell['training']}"
 
 
 def _print_failure(console: Console, what: str, failure: Mapping[str, Any]) -> None:
@@ -151,13 +153,15 @@ def _print_fronts(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
 def _print_metrics(console: Console, result: Mapping[str, Any]) -> None:
     """Metrics on clean clips and, those that are measured there, under attack."""
     done = [cell for cell in result["cells"] if "error" not in cell]
-    columns: dict[str, list[Mapping[Row, tuple[str, Mapping[str, Any]]]]] = {}
+    columns: dict[str, dict[Row, list[tuple[str, Mapping[str, Any]]]]] = {}
     failed: set[tuple[str, Row]] = set()
     for cell in done:
         heading = f"{cell['model']}\n{cell['training']}"
-        columns.setdefault(heading, []).append(_values(cell))
-        failed |= {(heading, row) for row in _failed(cell)}
-    rows = dict.fromkeys(key for seeds in columns.values() for values in seeds for key in values)
+        values = columns.setdefault(heading, {})
+        for row, found in _values(cell).items():
+            values.setdefault(row, []).append(found)
+        failed |= {(heading, _row(each)) for each in cell.get("failures", []) if each["metric"] is not None}
+    rows = dict.fromkeys(row for values in columns.values() for row in values)
     measured = {(row[0], "", *row[2:]) for row in rows}
     rows |= dict.fromkeys(row for _, row in sorted(failed) if row not in measured)
     if not rows:
@@ -175,7 +179,7 @@ def _print_metrics(console: Console, result: Mapping[str, Any]) -> None:
                 *(
                     "failed"  # of several seeds, one is enough: the others' mean is no mean of all
                     if (at, without_name) in failed
-                    else _measured([seed[row] for seed in columns[at] if row in seed], several)
+                    else _measured(columns[at].get(row, []), several)
                     for at in part
                 ),
             )
@@ -199,22 +203,15 @@ Row = tuple[str, str, str, str]
 """A metric, a name, an attack ("clean" for none) and a threat."""
 
 
-def _failed(cell: Mapping[str, Any]) -> set[Row]:
-    """The metrics that failed, without a name."""
-    return {
-        (failure["metric"], "", failure["attack"] or "clean", failure["threat"] or "")
-        for failure in cell.get("failures", [])
-        if failure["metric"] is not None
-    }
+def _row(entry: Mapping[str, Any], name: str = "") -> Row:
+    """The row of a metric's entry or failure; of the whole metric, without a name."""
+    return entry["metric"], name, entry["attack"] or "clean", entry["threat"] or ""
 
 
 def _values(cell: Mapping[str, Any]) -> dict[Row, tuple[str, Mapping[str, Any]]]:
     """The measured values, each with the mark before it."""
     return {
-        (entry["metric"], name, entry["attack"] or "clean", entry["threat"] or ""): (
-            doubt(cell, entry["attack"], entry["threat"]),
-            estimate,
-        )
+        _row(entry, name): (doubt(cell, entry["attack"], entry["threat"]), estimate)
         for entry in cell.get("metrics", [])
         for name, estimate in entry.get("values", {}).items()
         if not name.partition("/")[0].endswith("-micro")  # the same, weighed otherwise: result.json has both

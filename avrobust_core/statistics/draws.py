@@ -20,7 +20,7 @@ class Draws:
     Attributes:
         group: (N,) int64, of each clip, from 0 on; without groups each clip is one.
         sizes: (G,) float64, clips in each.
-        grouped: whether groups were given.
+        grouped: True if groups were given.
     """
 
     group: NDArray[np.int64]
@@ -33,7 +33,7 @@ class Draws:
 
         Args:
             groups: the group of each clip; None if each stands for itself.
-            n: how many clips there are.
+            n: the number of clips.
 
         Raises:
             ValueError: if there is not one group per clip.
@@ -70,12 +70,6 @@ class Draws:
     def label(self) -> int | None:
         """The number of groups, where there are any."""
         return self.count if self.grouped else None
-
-    def sums(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Sums by group of a whole number per clip: from (N,) to (G,)."""
-        found = np.zeros(self.count, dtype=np.int64)
-        np.add.at(found, self.group, values)
-        return found
 
     def spread(self, values: Floats) -> tuple[float, float]:
         """The variance of the mean of a number per clip, and the degrees of freedom of that estimate.

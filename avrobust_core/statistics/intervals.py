@@ -36,7 +36,8 @@ class Estimate:
         method: "clopper-pearson" for shares of clips; "square-and-add" for paired differences of shares; "bootstrap"
             (percentile, multinomial weights over clips or groups) for all else; "dyadic" where pairs of clips are
             measured, which share clips; "none" where there is no interval.
-        groups: how many groups of clips were resampled, or taken for the draws; None where clips stand for themselves.
+        groups: the number of groups of clips that were resampled, or taken for the draws; None where clips stand for
+            themselves.
     """
 
     value: float
@@ -52,18 +53,7 @@ class Estimate:
 
 
 def share(values: ArrayLike, *, confidence: float = 0.95, groups: Groups = None) -> Estimate:
-    """The share of clips for which an outcome is 1, with an interval: see `mean_shares`.
-
-    Args:
-        values: (N,) bool or 0/1.
-        confidence: e.g. 0.95.
-        groups: of the clips.
-    """
-    return mean_shares(np.asarray(values, dtype=np.float64)[:, None], confidence=confidence, groups=groups)[0]
-
-
-def mean_shares(values: ArrayLike, *, confidence: float = 0.95, groups: Groups = None) -> list[Estimate]:
-    """The mean of each of several shares per clip, such as the share of seeds for which the clip is right.
+    """The share of clips for which an outcome is 1, or the mean of a share per clip, such as that of the seeds.
 
     The interval is that of Clopper and Pearson (Biometrika 26, 1934) for as many independent outcomes as would give
     the mean the variance that it has (Korn and Graubard, Survey Methodology 24, 1998). For one outcome per clip, and no
@@ -74,41 +64,33 @@ def mean_shares(values: ArrayLike, *, confidence: float = 0.95, groups: Groups =
     `benchmarks/intervals.py` simulates it.
 
     Args:
-        values: (N, M) in [0, 1].
+        values: (N,) bool, or in [0, 1].
         confidence: e.g. 0.95.
         groups: of the clips.
-
-    Returns:
-        M estimates.
     """
 
-    def ends(column: NDArray[np.float64], value: float, variance: float, draws: Draws) -> tuple[float, float]:
+    def ends(values: NDArray[np.float64], value: float, variance: float, draws: Draws) -> tuple[float, float]:
         return share_interval(value, variance, inf, draws.effective, confidence)
 
-    return _by_column(values, ends, "clopper-pearson", confidence, groups)
+    return _mean(values, ends, "clopper-pearson", confidence, groups)
 
 
 Ends = Callable[[NDArray[np.float64], float, float, Draws], tuple[float, float]]
 """From a number per clip, (N,), its mean, the mean's variance and how clips were drawn to an interval's ends."""
 
 
-def _by_column(values: ArrayLike, ends: Ends, method: Method, confidence: float, groups: Groups) -> list[Estimate]:
-    """The mean of each column, with the interval where there is a clip, and two groups at least if there are groups."""
-    columns = np.asarray(values, dtype=np.float64).T
-    n = columns.shape[1]
+def _mean(values: ArrayLike, ends: Ends, method: Method, confidence: float, groups: Groups) -> Estimate:
+    """The mean, with the interval where there is a clip, and two groups at least if there are groups."""
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values)
     draws = Draws.of(groups, n)
-    found = []
-    for column in columns:
-        if not draws.enough:
-            value = float(column.mean()) if n else nan
-            found.append(Estimate(value, nan, nan, n, "none", draws.label))
-            continue
-        agree = column.min() == column.max()
-        value = float(column[0] if agree else column.mean())
-        variance = 0.0 if agree else draws.outcomes_variance(column, confidence)
-        low, high = ends(column, value, variance, draws)
-        found.append(Estimate(value, min(low, value), max(high, value), n, method, draws.label))
-    return found
+    if not draws.enough:
+        return Estimate(float(values.mean()) if n else nan, nan, nan, n, "none", draws.label)
+    agree = values.min() == values.max()
+    value = float(values[0] if agree else values.mean())
+    variance = 0.0 if agree else draws.outcomes_variance(values, confidence)
+    low, high = ends(values, value, variance, draws)
+    return Estimate(value, min(low, value), max(high, value), n, method, draws.label)
 
 
 def share_interval(
@@ -120,7 +102,7 @@ def share_interval(
         value: in [0, 1].
         variance: of the share.
         degrees: of freedom of the variance; infinite if it follows from the share itself.
-        least: how many outcomes there are where there is no variance.
+        least: the number of outcomes where there is no variance.
         confidence: e.g. 0.95.
     """
     from scipy.special import betaincinv
@@ -162,49 +144,51 @@ def bootstrap(
         groups: of the clips.
         recentred: the percentiles are moved by the bootstrap's own estimate of its bias, and kept within [0, 1].
     """
+    from scipy.special import ndtr
+
     draws = Draws.of(groups, n)
     if n == 0:
         return Estimate(nan, nan, nan, 0, "none", draws.label)
     if value is None:
         value = float(statistic(np.ones((1, n)))[0])
-    found = [statistic(weights) for weights in _resampled(draws, resamples, seed)]
-    # Where values may be infinite there is nothing between two of them: the nearest one stands.
-    samples = np.concatenate(found)
+    samples = np.concatenate([statistic(weights) for weights in _resampled(draws, resamples, seed)])
     if np.isnan(samples).all() or draws.effective <= 1:
         return Estimate(value, nan, nan, n, "none", draws.label)
-    finite = bool(np.isfinite(samples[~np.isnan(samples)]).all())
-    tail = _tail(confidence, draws.effective)
-    low, high = np.nanquantile(samples, [tail, 1 - tail], method="linear" if finite else "nearest")
+    degrees = draws.effective - 1
+    tail = float(ndtr(-((draws.effective / degrees) ** 0.5) * student(confidence, degrees)))
+    # Where values may be infinite there is nothing between two of them: the nearest one stands.
+    method: Literal["nearest", "linear"] = "nearest" if np.isinf(samples).any() else "linear"
+    low, high = np.nanquantile(samples, [tail, 1 - tail], method=method)
     if recentred:
         bias = float(np.nanmean(samples)) - value
         low, high = max(0.0, low - bias), min(1.0, high - bias)
     return Estimate(value, float(low), float(high), n, "bootstrap", draws.label)
 
 
-def paired_differences(differences: ArrayLike, *, confidence: float = 0.95, groups: Groups = None) -> list[Estimate]:
-    """The mean of each of several differences per clip, with an interval by squaring and adding.
+def paired_difference(differences: ArrayLike, *, confidence: float = 0.95, groups: Groups = None) -> Estimate:
+    """The mean of a difference per clip, with an interval by squaring and adding.
 
     How often only the first is right, and how often only the second, are two shares; each end of the interval lies as
     far from their difference as the roots of the squares of their own ends' distances add up to, with the correlation
     that two shares of one table have (Newcombe, Statistics in Medicine 17, 1998; Zou and Donner, Statistics in Medicine
     27, 2008). The shares' ends are Wilson's for as many independent clips as would give the difference its variance,
-    with groups as in `mean_shares`. It has width even where no clip differs.
+    with groups as in `share`. It has width even where no clip differs.
 
     Args:
-        differences: (N, M) in [-1, 1]: for each clip the first's outcome minus the second's, or the mean over seeds.
+        differences: (N,) in [-1, 1]: for each clip the first's outcome minus the second's, or the mean over seeds.
         confidence: e.g. 0.95.
         groups: of the clips.
 
     Returns:
-        M estimates; swapping the two sides changes their signs.
+        The estimate; swapping the two sides changes its signs.
     """
 
-    def ends(column: NDArray[np.float64], value: float, variance: float, draws: Draws) -> tuple[float, float]:
-        first, second = float(column.clip(0).mean()), float((-column).clip(0).mean())
+    def ends(values: NDArray[np.float64], value: float, variance: float, draws: Draws) -> tuple[float, float]:
+        first, second = float(values.clip(0).mean()), float((-values).clip(0).mean())
         outcomes = (first + second - value**2) / variance if variance > 0 else draws.effective
         return _squared_and_added(first, second, outcomes, student(confidence, inf))
 
-    return _by_column(differences, ends, "square-and-add", confidence, groups)
+    return _mean(differences, ends, "square-and-add", confidence, groups)
 
 
 def _squared_and_added(first: float, second: float, outcomes: float, quantile: float) -> tuple[float, float]:
@@ -247,7 +231,8 @@ def sign_flip_p(differences: ArrayLike, *, groups: Groups = None) -> float:
     from scipy.stats import binom
 
     of_clips = np.asarray(differences).astype(np.int64)
-    found = Draws.of(groups, len(of_clips)).sums(of_clips)
+    draws = Draws.of(groups, len(of_clips))
+    found = np.bincount(draws.group, of_clips, draws.count).astype(np.int64)
     chances, lowest = np.ones(1), 0
     for size, count in zip(*np.unique(np.abs(found[found != 0]), return_counts=True), strict=True):
         flipped = binom.pmf(np.arange(count + 1), count, 0.5)
@@ -307,10 +292,3 @@ def _resampled(draws: Draws, resamples: int, seed: int) -> Iterator[NDArray[np.f
     for start in range(0, resamples, chunk):
         drawn = generator.multinomial(draws.count, uniform, size=min(chunk, resamples - start)).astype(np.float64)
         yield drawn if draws.alone else drawn[:, draws.group]
-
-
-def _tail(confidence: float, draws: float) -> float:
-    """The share of resamples beyond each end of an interval."""
-    from scipy.special import ndtr
-
-    return float(ndtr(-((draws / (draws - 1)) ** 0.5) * student(confidence, draws - 1)))

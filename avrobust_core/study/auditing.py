@@ -21,93 +21,84 @@ from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.process import Process
 
 
-class Auditing:
-    """Audits cells; the first process does it, on a few clips, while the others wait.
+def audited(
+    process: Process,
+    cell: PlannedCell,
+    weights: str,
+    clean: Predictions,
+    outcomes: Sequence[Outcome],
+    runs: Mapping[tuple[str, str], AttackRun],
+    intervals: Intervals,
+    label: str,
+) -> dict[str, Any]:
+    """A cell's audit as JSON data: that which is kept, or a new one; with the seconds that it and the attacks took.
 
     Args:
-        process: this one.
+        process: this one; the first audits, on a few clips, while the others wait.
+        cell: fitted and evaluated.
+        weights: a hash of its weights.
+        clean: its predictions on the clean clips.
+        outcomes: of its attacks.
+        runs: by attack and threat, what was run; what touches nothing of the model is absent.
+        intervals: of its results.
+        label: for messages.
     """
+    section = process.spec.audit
+    done = {(outcome.attack, outcome.threat) for outcome in outcomes}
+    runs = {key: run for key, run in runs.items() if key in done}  # an attack that failed has nothing to judge
+    if section == "off" or not runs:
+        return {"verdict": "off"} | ({} if section == "off" else {"reason": "nothing was attacked"})
+    evaluations = [  # names too, since messages hold them
+        [e.attack, e.threat, e.folder.name]
+        for e in cell.evaluations
+        if e.direction is None and (e.attack is None or (e.attack, e.threat) in runs)
+    ]
+    path = _path(cell, section, weights, intervals, evaluations)
+    kept = process.kept(path, f"{label}: audited again")
+    process.fabric.barrier()  # every process has seen the same files before the first one writes
+    if kept is not None:
+        return without_upkeep(kept)
 
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        section = process.spec.audit
-        self.section: AuditSection | None = None if section == "off" else section
-
-    def audit(
-        self,
-        cell: PlannedCell,
-        weights: str | None,
-        clean: Predictions,
-        outcomes: Sequence[Outcome],
-        runs: Mapping[tuple[str, str], AttackRun],
-        intervals: Intervals,
-        label: str,
-    ) -> dict[str, Any]:
-        """A cell's audit as JSON data: that which is kept, or a new one; with the seconds that it and the attacks took.
-
-        Args:
-            cell: fitted and evaluated.
-            weights: a hash of its weights; None where it is not known.
-            clean: its predictions on the clean clips.
-            outcomes: of its attacks.
-            runs: by attack and threat, what was run; what touches nothing of the model is absent.
-            intervals: of its results.
-            label: for messages.
-        """
-        process = self.process
-        done = {(outcome.attack, outcome.threat) for outcome in outcomes}
-        runs = {key: run for key, run in runs.items() if key in done}  # an attack that failed has nothing to judge
-        if self.section is None or not runs:
-            return {"verdict": "off"} | ({} if self.section is None else {"reason": "nothing was attacked"})
-        identity = {
-            "version": auditing.VERSION,
-            "weights": weights,
-            "section": self.section.model_dump(mode="json"),
-            "confidence": intervals.confidence,
-            "resamples": intervals.resamples,
-            "evaluations": [  # names too, since messages hold them
-                [e.attack, e.threat, e.folder.name]
-                for e in cell.evaluations
-                if e.direction is None and (e.attack is None or (e.attack, e.threat) in runs)
-            ],
-        }
-        path = cell.folder / "audits" / f"{digest(identity)}.json"
-        kept = self._kept(path, label)
-        process.fabric.barrier()  # every process has seen the same files before the first one writes
-        if kept is not None:
-            return kept
-
-        def case() -> Case:
-            clips = Clips(self._read, process.device)
-            return Case(process.victim(cell), clean, outcomes, runs, intervals, clips, process.spec.engine.batch_size)
-
-        found: dict[str, Any] = {"verdict": "not done", "reason": "the first process says why"}
-        if process.first:
-            process.monitor.say(f"{label}: audit")
-            begun = time.perf_counter()
-            try:
-                with limited(process.spec.engine.batch_timeout, lambda: f"{label}: audit"):
-                    found = auditing.guarded(self.section, case)
-            except BatchTimeout as error:
-                found = {"verdict": "not done", "reason": str(error)}
-            found["seconds"] = round(time.perf_counter() - begun, 3)
-            attacked = {id(o.predictions): o.predictions for o in outcomes if (o.attack, o.threat) in runs}
-            found["attack_seconds"] = round(sum(predictions.seconds for predictions in attacked.values()), 3)
-            if found["verdict"] in ("passed", "failed"):
-                write_record(path, found)
-        process.fabric.barrier()
-        return found if process.first else self._kept(path, label) or found
-
-    def _kept(self, path: Path, label: str) -> dict[str, Any] | None:
-        """The audit of an earlier run, if it is there and sound."""
-        record = self.process.kept(path, f"{label}: audited again")
-        return None if record is None else without_upkeep(record)
-
-    def _read(self, ids: Sequence[str]) -> Iterator[Batch]:
-        process = self.process
+    def read(ids: Sequence[str]) -> Iterator[Batch]:
         chosen = set(ids)
         selection = process.selection.where(clip_id in chosen for clip_id in process.selection.ids)
         chunks = selection.chunks(process.spec.engine.batch_size)
-        for batch in process.read(selection.split, chunks, Skipped(process.dataset)):
-            if batch is not None:
-                yield batch
+        return filter(None, process.read(selection.split, chunks, Skipped(process.dataset)))
+
+    def case() -> Case:
+        clips = Clips(read, process.device)
+        return Case(process.victim(cell), clean, outcomes, runs, intervals, clips, process.spec.engine.batch_size)
+
+    found: dict[str, Any] = {"verdict": "not done", "reason": "the first process says why"}
+    if process.first:
+        process.monitor.say(f"{label}: audit")
+        begun = time.perf_counter()
+        try:
+            with limited(process.spec.engine.batch_timeout, lambda: f"{label}: audit"):
+                found = auditing.guarded(section, case)
+        except BatchTimeout as error:
+            found = {"verdict": "not done", "reason": str(error)}
+        found["seconds"] = round(time.perf_counter() - begun, 3)
+        attacked = {id(o.predictions): o.predictions for o in outcomes if (o.attack, o.threat) in runs}
+        found["attack_seconds"] = round(sum(predictions.seconds for predictions in attacked.values()), 3)
+        if found["verdict"] in ("passed", "failed"):
+            write_record(path, found)
+    process.fabric.barrier()
+    if not process.first:
+        kept = process.kept(path, f"{label}: audited again")
+    return found if kept is None else without_upkeep(kept)
+
+
+def _path(
+    cell: PlannedCell, section: AuditSection, weights: str, intervals: Intervals, evaluations: Sequence[Sequence[Any]]
+) -> Path:
+    """The file of an audit, named by all that decides it."""
+    identity = {
+        "version": auditing.VERSION,
+        "weights": weights,
+        "section": section.model_dump(mode="json"),
+        "confidence": intervals.confidence,
+        "resamples": intervals.resamples,
+        "evaluations": evaluations,
+    }
+    return cell.folder / "audits" / f"{digest(identity)}.json"

@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from avrobust_core.attacks.attack import Attack
-from avrobust_core.config.suggest import closest
+from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.loading import check_ids, refuse_split
 from avrobust_core.errors import AvrobustWarning, ComponentError
@@ -29,8 +30,8 @@ class Builder:
     def __init__(self, spec: Spec, registry: Registry) -> None:
         self.spec = spec
         self.registry = registry
-        self._checkpoints: dict[Path, State] = {}
-        self._fingerprints: dict[Path, str] = {}
+        self._checkpoint = cache(read_checkpoint)
+        self._fingerprint = cache(fingerprint)
         self._data: tuple[Dataset, str] | None = None
 
     def component(self, choice: ComponentChoice) -> Configured:
@@ -76,9 +77,9 @@ class Builder:
             ComponentError: if the data set lacks a modality.
             WeightsError: if weights cannot be read, or do not fit.
         """
-        encoders, fusion = self.model_components(self.spec.models[name])
-        refuse_modalities(name, encoders, dataset)
         entry = self.spec.models[name]
+        encoders, fusion = self.model_components(entry)
+        refuse_modalities(name, encoders, dataset)
         weights = self._encoder_weights(entry)
         built: dict[str, Encoder] = {}
         heads: dict[str, State] = {}
@@ -87,10 +88,8 @@ class Builder:
                 built[modality] = encoder = part.build(dataset.media[modality])
             if modality in weights:
                 path = weights[modality]
-                state = self._checkpoint(path)
-                _, heads[modality] = load_checkpoint(
-                    encoder, state, encoder.layouts, str(path), f"encoders.{modality}."
-                )
+                state, prefix = self._checkpoint(path), f"encoders.{modality}."
+                _, heads[modality] = load_checkpoint(encoder, state, encoder.layouts, str(path), prefix)
         with seeded(derive_seed(self.spec.seed, "fusion")):
             joined = None
             if fusion is not None:
@@ -110,18 +109,6 @@ class Builder:
         """The files of weights of a model's encoders, by modality."""
         found = {modality_of(self.spec, name): self.spec.encoders[name].weights for name in entry.encoders}
         return {modality: path for modality, path in sorted(found.items()) if path is not None}
-
-    def _checkpoint(self, path: Path) -> State:
-        """The content of a file of weights; read once."""
-        if path not in self._checkpoints:
-            self._checkpoints[path] = read_checkpoint(path)
-        return self._checkpoints[path]
-
-    def _fingerprint(self, path: Path) -> str:
-        """A hash of a file of weights; made once."""
-        if path not in self._fingerprints:
-            self._fingerprints[path] = fingerprint(path)
-        return self._fingerprints[path]
 
     def augmentations(self, entry: TrainingEntry) -> list[Augmentation]:
         """The augmentations of a training regime, in order."""
@@ -150,12 +137,9 @@ class Builder:
 
     def fit_identity(self, model: str, training: str, dataset: Dataset) -> dict[str, Any]:
         """All that decides the weights of a cell, and nothing else: not names, devices, workers or paths."""
-        encoders, fusion = self.model_components(self.spec.models[model])
-        entry = self.spec.training[training]
-        regime = entry.model_dump(mode="json", exclude={"augment"})
-        regime["augment"] = [self.component(reference).identity() for reference in entry.augment]
+        chosen, regime = self.spec.models[model], self.spec.training[training]
+        encoders, fusion = self.model_components(chosen)
         data = self.component(self.spec.data)
-        chosen = self.spec.models[model]
         weights = {modality: self._fingerprint(path) for modality, path in self._encoder_weights(chosen).items()}
         if chosen.weights is not None:
             weights["model"] = self._fingerprint(chosen.weights)
@@ -168,7 +152,8 @@ class Builder:
             },
             "encoders": {modality: part.identity() for modality, part in encoders.items()},
             "fusion": fusion.identity() if fusion is not None else None,
-            "training": regime,
+            "training": regime.model_dump(mode="json", exclude={"augment"})
+            | {"augment": [self.component(reference).identity() for reference in regime.augment]},
             "precision": self.spec.engine.precision,
         }
         return identity | ({"weights": weights} if weights else {})
@@ -182,10 +167,9 @@ def refuse_modalities(name: str, read: Iterable[str], dataset: Dataset) -> None:
     """
     missing = sorted(set(read) - set(dataset.media))
     if missing:
-        near = closest(missing[0], dataset.media, 1)
         raise ComponentError(
             f"model {name!r} reads {', '.join(missing)}, but the data set has: {', '.join(sorted(dataset.media))}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
+            + did_you_mean(missing[0], dataset.media)
         )
 
 

@@ -1,53 +1,17 @@
 """Paired comparisons: the difference in accuracy between models, or between training regimes, over the same clips."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from avrobust_core.evaluation.outcomes import Intervals
 from avrobust_core.spec.model import Comparison, Spec
-from avrobust_core.statistics.across_fits import difference_across_fits
+from avrobust_core.statistics.across_fits import Right, difference_across_fits
 from avrobust_core.statistics.intervals import holm, sign_flip_p
-from avrobust_core.study.pooling import (
-    ONE_FIT,
-    CellKey,
-    ClipOutcomes,
-    Condition,
-    across_fits_to_json,
-    common_clips,
-)
+from avrobust_core.study.pooling import CellKey, ClipOutcomes, across_fits, on_common_clips, right_by_seed
 
 Cell = tuple[str, str]
 """A model and a training regime, by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Compared:
-    """One difference to be estimated.
-
-    Attributes:
-        told: what is known already, as JSON data.
-        clips: those that both sides have.
-        first, second: (S, N) bool: which clips each side gets right, by seed.
-    """
-
-    told: dict[str, Any]
-    clips: tuple[str, ...]
-    first: NDArray[np.bool_]
-    second: NDArray[np.bool_]
-
-    @property
-    def seeds(self) -> int:
-        return len(self.first)
-
-    @property
-    def balance(self) -> NDArray[np.int64]:
-        """(N,): in how many more seeds the first side gets each clip right."""
-        return np.asarray(self.first.sum(axis=0) - self.second.sum(axis=0))
 
 
 def compare(
@@ -68,7 +32,7 @@ def compare(
         spec: the study.
         cells: results of its cells, with `model`, `training`, `seed`, and `error` where one failed.
         outcomes: of each cell that did not fail.
-        intervals: how they are made.
+        intervals: their settings.
 
     Returns:
         One entry per pair, attack and threat; with `left_out`, the reason, where there is nothing to compare.
@@ -80,25 +44,26 @@ def compare(
             own[cell["seed"]] = outcomes[cell["model"], cell["training"], cell["seed"]]
     found: list[dict[str, Any]] = []
     for index, entry in enumerate(spec.compare):
-        asked: list[_Compared | dict[str, Any]] = []
+        asked: list[dict[str, Any]] = []
         for first, second in _pairs(spec, entry):
             names = {"entry": index, "question": entry.question, "first": _names(first), "second": _names(second)}
             why = _missing(by_seed, first) or _missing(by_seed, second)
             if why is None:
-                asked += _differences(names, by_seed[first], by_seed[second])
+                asked += _differences(names, by_seed[first], by_seed[second], intervals)
             else:
                 asked.append(names | {"left_out": why})
-        found += _estimated(asked, intervals)
+        _correct(asked)
+        _correct([difference["across_fits"] for difference in asked if "across_fits" in difference])
+        found += asked
     return found
 
 
 def _pairs(spec: Spec, entry: Comparison) -> Iterator[tuple[Cell, Cell]]:
     """Every two cells of an entry, group by group."""
-    if entry.models is not None:
-        for training in spec.training:
-            for first, second in combinations(entry.models, 2):
-                yield (first, training), (second, training)
-    for model in spec.models if entry.training is not None else ():
+    for training in spec.training:
+        for first, second in combinations(entry.models or (), 2):
+            yield (first, training), (second, training)
+    for model in spec.models:
         for first, second in combinations(entry.training or (), 2):
             yield (model, first), (model, second)
 
@@ -115,46 +80,36 @@ def _missing(by_seed: Mapping[Cell, Mapping[int, ClipOutcomes]], cell: Cell) -> 
 
 
 def _differences(
-    names: Mapping[str, Any], first: Mapping[int, ClipOutcomes], second: Mapping[int, ClipOutcomes]
-) -> Iterator[_Compared | dict[str, Any]]:
-    """The differences to be estimated for one pair."""
+    names: Mapping[str, Any],
+    first: Mapping[int, ClipOutcomes],
+    second: Mapping[int, ClipOutcomes],
+    intervals: Intervals,
+) -> Iterator[dict[str, Any]]:
+    """The differences of one pair."""
     seeds = [seed for seed in first if seed in second]
     if not seeds:
         yield {**names, "left_out": "no seed is done in both"}
         return
-    sides = [[side[seed] for seed in seeds] for side in (first, second)]
-    rows, left_out = common_clips([*sides[0], *sides[1]])
-    if not rows[0].size:
+    aligned, left_out = on_common_clips([side[seed] for side in (first, second) for seed in seeds])
+    clips = aligned[0].ids
+    if not clips:
         yield {**names, "left_out": "no clip is in both"}
         return
-    clips = tuple(sides[0][0].ids[row] for row in rows[0])
-    for (attack, threat), right in _conditions(sides[0], sides[1]):
-        where = {**names, "attack": attack, "threat": threat}
-        if isinstance(right, str):
-            yield where | {"left_out": right}
-            continue
-        ours, theirs = (
-            np.stack([outcome[row] for outcome, row in zip(side, own, strict=True)])
-            for side, own in zip(right, (rows[: len(seeds)], rows[len(seeds) :]), strict=True)
-        )
-        told = where | {
-            "seeds": seeds,
-            "clips": len(clips),
-            "left_out_clips": left_out,
-            "only_first": int((ours & ~theirs).sum()),
-            "only_second": int((theirs & ~ours).sum()),
-        }
-        yield _Compared(told, clips, ours, theirs)
-
-
-Right = Sequence[NDArray[np.bool_]]
-"""Which clips are right, by seed."""
+    over, shared = intervals.over(clips), {"seeds": seeds, "clips": len(clips), "left_out_clips": left_out}
+    sides = aligned[: len(seeds)], aligned[len(seeds) :]
+    for attack, threat, attacks in _conditions(*sides):
+        if isinstance(attacks, str):
+            told: dict[str, Any] = {"left_out": attacks}
+        else:
+            ours, theirs = (right_by_seed(side, attacks, threat) for side in sides)
+            told = shared | _estimated(ours, theirs, over)
+        yield {**names, "attack": attack, "threat": threat, **told}
 
 
 def _conditions(
     first: Sequence[ClipOutcomes], second: Sequence[ClipOutcomes]
-) -> Iterator[tuple[Condition, tuple[Right, Right] | str]]:
-    """Clean, each attack, the worst case, with both sides' outcomes, or the reason why they are left out."""
+) -> Iterator[tuple[str | None, str | None, Sequence[str | None] | str]]:
+    """Clean, each attack, the worst case: each with the attacks that it is over, or the reason why it is left out."""
     failed = {condition: why for found in (*first, *second) for condition, why in found.failed.items()}
     ours, theirs = (
         next((found for found in side if not found.failed), side[0]) for side in (first, second)
@@ -163,43 +118,34 @@ def _conditions(
     touched = [condition for condition in both if condition not in ours.untouched & theirs.untouched]
     for condition in dict.fromkeys((*ours.right, *theirs.right, *failed)):
         if condition in failed:
-            yield condition, failed[condition]
+            yield *condition, failed[condition]
         elif condition in touched:
-            yield condition, ([one.right[condition] for one in first], [one.right[condition] for one in second])
+            yield *condition, condition[:1]
         elif condition not in both:
-            yield condition, "only one of the two is attacked so"
+            yield *condition, "only one of the two is attacked so"
     for threat in dict.fromkeys(threat for _, threat in touched if threat is not None):
         attacks = [attack for attack in ours.attacks(threat) if (attack, threat) in touched]
         if len(attacks) > 1 and ("worst_case", threat) not in failed:
-            yield (
-                ("worst_case", threat),
-                ([one.worst(attacks, threat) for one in first], [one.worst(attacks, threat) for one in second]),
-            )
+            yield "worst_case", threat, attacks
 
 
-def _estimated(asked: Sequence[_Compared | dict[str, Any]], intervals: Intervals) -> list[dict[str, Any]]:
-    """One entry's differences with intervals and p-values, in the order asked for."""
-    compared = [item for item in asked if isinstance(item, _Compared)]
-    estimates: dict[int, dict[str, Any]] = {}
-    for item in compared:
-        over = intervals.over(item.clips)
-        (difference,) = over.differences(item.balance[:, None] / item.seeds)
-        estimates[id(item)] = {
-            "difference": difference.to_json(),
-            "p": sign_flip_p(item.balance, groups=over.groups),
-            "across_fits": _across_fits(item, over),
-        }
-    for where in (lambda found: found, lambda found: found["across_fits"]):
-        tested = [found for found in map(where, estimates.values()) if found.get("p") is not None]
-        for found, corrected in zip(tested, holm([found["p"] for found in tested]), strict=True):
-            found["p_holm"] = corrected
-    return [each.told | estimates[id(each)] if isinstance(each, _Compared) else each for each in asked]
+def _estimated(first: Right, second: Right, intervals: Intervals) -> dict[str, Any]:
+    """A difference with its counts, intervals and p-values, as JSON data; `intervals` are over its clips."""
+    balance = first.sum(axis=0) - second.sum(axis=0)
+    across = across_fits(difference_across_fits, first, second, intervals=intervals)
+    if len(first) > 1:
+        across["standard_deviations"] = [float(side.mean(axis=1).std(ddof=1)) for side in (first, second)]
+    return {
+        "only_first": int((first & ~second).sum()),
+        "only_second": int((second & ~first).sum()),
+        "difference": intervals.difference(balance / len(first)).to_json(),
+        "p": sign_flip_p(balance, groups=intervals.groups),
+        "across_fits": across,
+    }
 
 
-def _across_fits(item: _Compared, intervals: Intervals) -> dict[str, Any]:
-    """The comparison of the methods, beyond these networks, as JSON data."""
-    if item.seeds < 2:
-        return {"left_out": ONE_FIT}
-    found = difference_across_fits(item.first, item.second, confidence=intervals.confidence, groups=intervals.groups)
-    spreads = [float(side.mean(axis=1).std(ddof=1)) for side in (item.first, item.second)]
-    return across_fits_to_json(found) | {"standard_deviations": spreads}
+def _correct(compared: Sequence[dict[str, Any]]) -> None:
+    """Add Holm's correction over those of one entry's differences that have a p-value."""
+    tested = [found for found in compared if "p" in found]
+    for found, corrected in zip(tested, holm([found["p"] for found in tested]), strict=True):
+        found["p_holm"] = corrected

@@ -1,37 +1,29 @@
 """One cell of a study after the other: fitted, evaluated, measured and audited, and its result written."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from avrobust_core.audit.auditing import caveats_of
-from avrobust_core.evaluation.failures import Failure, Keep, recorded
+from avrobust_core.evaluation.failures import Failure, recorded
 from avrobust_core.evaluation.outcomes import Intervals, Outcome, summarise
 from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.evaluation.samples import write_per_class, write_samples
 from avrobust_core.files import file_hash, without_upkeep
-from avrobust_core.study.auditing import Auditing
+from avrobust_core.study.auditing import audited
 from avrobust_core.study.building import Builder
 from avrobust_core.study.correlating import Evidence, gather
 from avrobust_core.study.fitting import fitted
 from avrobust_core.study.measuring import Measuring
 from avrobust_core.study.plan import PlannedCell
-from avrobust_core.study.pooling import CellKey, ClipOutcomes, read_outcomes
+from avrobust_core.study.pooling import CellKey, ClipOutcomes, clip_outcomes
 from avrobust_core.study.predicting import Predicting
 from avrobust_core.study.problems import Problems
 from avrobust_core.study.process import Process
 from avrobust_core.study.provenance import made_today, otherwise, records_of
 from avrobust_core.training.fit import WEIGHTS
-
-_CORRELATE: Failure = {
-    "metric": "correlate",
-    "attack": None,
-    "threat": None,
-    "direction": None,
-    "evaluation": "clean",
-    "bounded": False,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +46,7 @@ class Completing:
 
     Attributes:
         evidence: for correlations, of each cell so far.
-        outcomes: clip by clip, of each cell so far that others are pooled or compared with.
+        outcomes: clip by clip, of each cell so far, to be pooled and compared.
     """
 
     def __init__(self, process: Process, seeds: Mapping[int, Seeded], problems: Problems, root: Path) -> None:
@@ -63,13 +55,12 @@ class Completing:
         self.problems = problems
         self.root = root
         self.predicting = Predicting(process)
-        self.auditing = Auditing(process)
         self.evidence: list[Evidence] = []
         self.outcomes: dict[CellKey, ClipOutcomes] = {}
 
     def complete(self, cell: PlannedCell, label: str) -> dict[str, Any]:
         """A cell's result; where the cell as a whole fails, its names and the `error`."""
-        process, spec = self.process, self.process.spec
+        process = self.process
         names = cell.names | {"modalities": list(cell.modalities)}
         process.fresh = False
         errors: list[Failure] = []
@@ -85,11 +76,6 @@ class Completing:
                 result = names | self._result(cell, label)
             if not errors and process.first:
                 self.problems.write(cell.folder / "result.json", result)
-                # Without `files` what lies there is not this result's.
-                if result["files"] and (len(spec.seeds) > 1 or spec.compare):
-                    with self.problems.noted("reading"):
-                        found = read_outcomes(cell.folder / "samples.parquet", result)
-                        self.outcomes[cell.model, cell.training, cell.seed] = found
                 with self.problems.noted("writing"):
                     (cell.folder / "error.json").unlink(missing_ok=True)
         finally:
@@ -105,7 +91,7 @@ class Completing:
             self.problems.write(cell.folder / "cell.json", header)
         seeded = self.seeds[cell.seed]
         fit = fitted(process, cell, seeded.builder, self.root, label)
-        weights: str | None = fit.get("files", {}).get(WEIGHTS)
+        weights: str = fit["files"][WEIGHTS]
         failures: list[Failure] = []
         by_folder = self.predicting.predictions(cell, weights, label, failures)
 
@@ -116,72 +102,55 @@ class Completing:
         measured = seeded.measuring.measure(cell, by_folder, weights, label, keep)
         clean = by_folder[cell.evaluations[0].folder]
         outcomes = self._outcomes(cell, by_folder)
-        self._gather(cell, clean, outcomes, measured, keep)
+        asked = process.spec.correlate
+        if asked:
+            with recorded(lambda failure: keep(cell.evaluations[0].failed(failure, metric="correlate"))):
+                found = [(each, seeded.measuring.per_clip(cell, each)) for each in measured if each["attack"] is None]
+                sizes = seeded.measuring.class_sizes(cell, clean)
+                self.evidence.append(gather(cell.names, process.dataset.classes, clean, outcomes, found, sizes, asked))
         files: dict[str, str] = {}
         if process.first:
             with self.problems.noted("writing"):
                 write_samples(cell.folder / "samples.parquet", clean, outcomes, process.dataset)
                 write_per_class(cell.folder / "per_class.csv", measured)
                 files = {name: file_hash(cell.folder / name) for name in ("samples.parquet", "per_class.csv")}
+        self.outcomes[cell.model, cell.training, cell.seed] = clip_outcomes(clean, outcomes, failures)
         runs = self.predicting.runs(cell)
-        audited = self.auditing.audit(cell, weights, clean, outcomes, runs, seeded.intervals, label)
-        summary = summarise(clean, outcomes, seeded.intervals, caveats_of(audited))
+        audit = audited(process, cell, weights, clean, outcomes, runs, seeded.intervals, label)
+        summary = summarise(clean, outcomes, seeded.intervals, caveats_of(audit))
         for failure in failures:
             if failure["metric"] is None and failure["bounded"]:
                 summary["worst_case"].pop(failure["threat"], None)  # it would be of fewer attacks than were asked for
-        today = made_today(process.device.type, process.builder.used())
         return {
             **summary,
-            "audit": audited,
+            "audit": audit,
             "metrics": measured,
             "failures": failures,
             "fit": without_upkeep(fit),
-            "made_otherwise": otherwise(records_of(cell), today),
+            "made_otherwise": otherwise(records_of(cell), made_today(process.device.type, process.builder.used())),
             "files": files,
             "evaluation_seconds": round(sum(predictions.seconds for predictions in by_folder.values()), 3),
         }
 
-    def _gather(
-        self,
-        cell: PlannedCell,
-        clean: Predictions,
-        outcomes: Sequence[Outcome],
-        measured: Sequence[dict[str, Any]],
-        keep: Keep,
-    ) -> None:
-        """Keep what correlations need of the cell, where the study asks for any."""
-        asked, measuring = self.process.spec.correlate, self.seeds[cell.seed].measuring
-        if not asked:
-            return
-        with recorded(lambda failure: keep({**_CORRELATE, **failure})):
-            found = [(entry, measuring.per_clip(cell, entry)) for entry in measured if entry["attack"] is None]
-            sizes = measuring.class_sizes(cell, clean)
-            classes = self.process.dataset.classes
-            self.evidence.append(gather(cell.names, classes, clean, outcomes, found, sizes, asked))
-
     def _outcomes(self, cell: PlannedCell, by_folder: Mapping[Path, Predictions]) -> list[Outcome]:
         """The cell's outcome under each attack and threat, with the points of its front."""
-        fronts: dict[tuple[str | None, str | None], list[tuple[Mapping[str, float], Predictions]]] = {}
+        fronts: dict[tuple[str | None, str | None], list[tuple[Mapping[str, float], Predictions]]] = defaultdict(list)
         for point in cell.evaluations:
             if point.direction is not None and point.folder in by_folder:
-                front = fronts.setdefault((point.attack, point.threat), [])
-                front.append((point.direction, by_folder[point.folder]))
-        outcomes = []
-        for evaluation in cell.evaluations[1:]:
-            if evaluation.direction is not None or evaluation.folder not in by_folder:
-                continue
-            attack, threat = str(evaluation.attack), str(evaluation.threat)
-            outcomes.append(
-                Outcome(
-                    attack,
-                    threat,
-                    evaluation.applied.modalities if evaluation.applied is not None else (),
-                    by_folder[evaluation.folder],
-                    goal=self.process.goal(attack),
-                    factors=self.process.spec.attacks[attack].factors,
-                    minimal=self.process.attacks[attack].minimal,
-                    bounded=self.process.attacks[attack].bounded,
-                    front=fronts.get((attack, threat), ()),
-                )
+                fronts[point.attack, point.threat].append((point.direction, by_folder[point.folder]))
+        attacks = self.process.attacks
+        return [
+            Outcome(
+                each.attack,
+                str(each.threat),
+                () if each.applied is None else each.applied.modalities,
+                by_folder[each.folder],
+                goal=self.process.goal(each.attack),
+                factors=self.process.spec.attacks[each.attack].factors,
+                minimal=attacks[each.attack].minimal,
+                bounded=attacks[each.attack].bounded,
+                front=fronts[each.attack, each.threat],
             )
-        return outcomes
+            for each in cell.evaluations
+            if each.attack is not None and each.direction is None and each.folder in by_folder
+        ]

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from avrobust_core.evaluation.outcomes import Intervals, Outcome
 from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.statistics.intervals import Estimate, weighted_median
-from avrobust_core.statistics.rank_correlation import partial_spearman, spearman
+from avrobust_core.statistics.rank_correlation import partial_spearman, spearman, spearman_of_rows
 
 FEWEST = 4
 """Clips, classes or models below which nothing is correlated."""
@@ -26,7 +25,7 @@ class Predictor:
     """A number that may tell how robust something is.
 
     Attributes:
-        metric: what measured it; None for a baseline.
+        metric: by name; None for a baseline.
         name: e.g. "class-ratio/fused"; "margin".
     """
 
@@ -41,7 +40,7 @@ class Robustness:
     Attributes:
         factor: (N,) the factor of the threat's radii that broke each clip; infinite where none did, 0 where the clip
             is wrong when clean.
-        minimal: whether the factor is the smallest found; else it only tells whether the clip was broken.
+        minimal: True if the factor is the smallest found; else it only tells broken clips from others.
     """
 
     factor: Floats
@@ -53,8 +52,7 @@ class Evidence:
     """The measurements and the robustness of one cell.
 
     Attributes:
-        model: its name.
-        training: its regime's name.
+        names: its `model`, `training` and `seed`.
         ids: N clips.
         own: (N, K) bool: each clip's classes.
         correct: (N,) bool, clean.
@@ -62,11 +60,9 @@ class Evidence:
         per_class: (K,) by predictor, for what has no value per clip.
         whole: by predictor, for what has no value per clip.
         robustness: by "attack/threat".
-        seed: the cell's.
     """
 
-    model: str
-    training: str
+    names: Mapping[str, Any]
     ids: tuple[str, ...]
     own: NDArray[np.bool_]
     correct: NDArray[np.bool_]
@@ -74,7 +70,6 @@ class Evidence:
     per_class: Mapping[Predictor, Floats]
     whole: Mapping[Predictor, float]
     robustness: Mapping[str, Robustness]
-    seed: int = 0
 
 
 def gather(
@@ -97,8 +92,7 @@ def gather(
         class_sizes: (K,) clips to learn from.
         asked: the attacks and threats, as "attack/threat".
     """
-    own = clean.own
-    per_clip, per_class = _baselines(clean, own, class_sizes)
+    per_clip, per_class = _baselines(clean, class_sizes)
     whole: dict[Predictor, float] = {}
     for entry, clips in measured:
         metric = entry["metric"]
@@ -110,10 +104,9 @@ def gather(
             if name not in clips and estimate["value"] is not None:
                 whole[Predictor(metric, name)] = estimate["value"]
     return Evidence(
-        model=names["model"],
-        training=names["training"],
+        names={key: names[key] for key in ("model", "training", "seed")},
         ids=clean.ids,
-        own=own,
+        own=clean.own,
         correct=clean.correct,
         per_clip=per_clip,
         per_class=per_class,
@@ -123,7 +116,6 @@ def gather(
             for outcome in outcomes
             if outcome.label in asked and outcome.modalities
         },
-        seed=names["seed"],
     )
 
 
@@ -143,13 +135,20 @@ def correlate(cells: Sequence[Evidence], intervals: Intervals) -> list[dict[str,
     for cell in cells:
         over = intervals.over(cell.ids)
         for label, robustness in cell.robustness.items():
-            where = {"model": cell.model, "training": cell.training, "seed": cell.seed, "robustness": label}
+            where = {**cell.names, "robustness": label}
             found += [where | entry for entry in _over_clips(cell, robustness, over)]
-            found += [where | entry for entry in _over_classes(cell, robustness, over)]
+            classes = _over_columns("class", cell.own, cell.per_clip, cell.per_class, robustness, over)
+            found += [where | entry for entry in classes]
     for label in dict.fromkeys(label for cell in cells for label in cell.robustness):
         among = [cell for cell in cells if label in cell.robustness]
-        over = intervals.over(among[0].ids)
-        found += [{"robustness": label} | entry for entry in _over_models(among, label, over)]
+        if len(among) < FEWEST or len({cell.ids for cell in among}) > 1:
+            continue  # clips are resampled together, so that all cells must have the same
+        factors = np.stack([cell.robustness[label].factor for cell in among], axis=1)
+        together = Robustness(factors, among[0].robustness[label].minimal)
+        everyone, over = np.ones(factors.shape, dtype=np.bool_), intervals.over(among[0].ids)
+        per_clip, whole = _of_all([cell.per_clip for cell in among]), _of_all([cell.whole for cell in among])
+        models = _over_columns("model", everyone, per_clip, whole, together, over)
+        found += [{"robustness": label} | entry for entry in models]
     return found
 
 
@@ -180,47 +179,45 @@ def _over_clips(cell: Evidence, robustness: Robustness, intervals: Intervals) ->
         yield entry
 
 
-def _over_classes(cell: Evidence, robustness: Robustness, intervals: Intervals) -> Iterator[dict[str, Any]]:
-    outcome = _Remembered(partial(_class_outcome, cell.own, robustness))
-    for predictor in (*cell.per_clip, *cell.per_class):
-        if predictor in cell.per_clip:
-            measure = partial(_class_means, cell.own, cell.per_clip[predictor])
-        else:
-            measure = partial(_constant, cell.per_class[predictor])
-        yield from _across("class", predictor, measure, outcome, len(cell.ids), intervals)
+def _of_all(cells: Sequence[Mapping[Predictor, Any]]) -> dict[Predictor, Floats]:
+    """The predictors that all cells have, the cells along the last axis."""
+    shared = [predictor for predictor in cells[0] if all(predictor in cell for cell in cells)]
+    return {predictor: np.stack([cell[predictor] for cell in cells], axis=-1) for predictor in shared}
 
 
-def _over_models(cells: Sequence[Evidence], label: str, intervals: Intervals) -> Iterator[dict[str, Any]]:
-    if len(cells) < FEWEST or len({cell.ids for cell in cells}) > 1:
-        return  # clips are resampled together, so that all cells must have the same
-    everyone = np.ones((len(cells[0].ids), 1), dtype=np.bool_)
-
-    @_Remembered
-    def outcome(weights: Floats) -> Floats:
-        return np.hstack([_class_outcome(everyone, cell.robustness[label], weights) for cell in cells])
-
-    def means(predictor: Predictor, weights: Floats) -> Floats:
-        return np.hstack([_class_means(everyone, cell.per_clip[predictor], weights) for cell in cells])
-
-    for predictor in cells[0].per_clip:
-        if all(predictor in cell.per_clip for cell in cells):
-            yield from _across("model", predictor, partial(means, predictor), outcome, len(everyone), intervals)
-    for predictor in cells[0].whole:
-        if all(predictor in cell.whole for cell in cells):
-            values = np.array([cell.whole[predictor] for cell in cells])
-            yield from _across("model", predictor, partial(_constant, values), outcome, len(everyone), intervals)
-
-
-def _across(
-    level: str, predictor: Predictor, measure: Any, outcome: Any, clips: int, intervals: Intervals
+def _over_columns(
+    level: str,
+    members: NDArray[np.bool_],
+    per_clip: Mapping[Predictor, Floats],
+    fixed: Mapping[Predictor, Floats],
+    robustness: Robustness,
+    intervals: Intervals,
 ) -> Iterator[dict[str, Any]]:
-    """The correlation over classes or models, where there are enough of them."""
-    ones = np.ones((1, clips))
-    n = int((~np.isnan(measure(ones)[0]) & ~np.isnan(outcome(ones)[0])).sum())
-    if n < FEWEST:
-        return
-    estimate = intervals.statistic(lambda weights: _rows_spearman(measure(weights), outcome(weights)), clips)
-    yield _entry(level, predictor, replace(estimate, n=n))
+    """The correlations over M classes or models, where enough of them have a value.
+
+    Args:
+        level: "class" or "model".
+        members: (N, M): the clips of each.
+        per_clip: (N,) of the clips in all of them, or (N, M).
+        fixed: (M,), for what has no value per clip.
+        robustness: with a factor likewise (N,) or (N, M).
+        intervals: over the clips.
+    """
+    outcome = _Remembered(partial(_robustness, members, robustness))
+    measures: dict[Predictor, Callable[[Floats], Floats]] = {
+        predictor: partial(_means, members, values) for predictor, values in per_clip.items()
+    }
+    measures |= {predictor: partial(_constant, values) for predictor, values in fixed.items()}
+    ones = np.ones((1, len(members)))
+    for predictor, measure in measures.items():
+        n = int((~np.isnan(measure(ones)) & ~np.isnan(outcome(ones))).sum())
+        if n >= FEWEST:
+            estimate = intervals.statistic(partial(_correlated, measure, outcome), len(members))
+            yield _entry(level, predictor, replace(estimate, n=n))
+
+
+def _correlated(measure: Callable[[Floats], Floats], outcome: Callable[[Floats], Floats], weights: Floats) -> Floats:
+    return spearman_of_rows(measure(weights), outcome(weights), FEWEST)
 
 
 def _entry(level: str, predictor: Predictor, estimate: Estimate) -> dict[str, Any]:
@@ -238,9 +235,7 @@ CONFIDENCE = Predictor(None, "confidence")
 CLASS_SIZE = Predictor(None, "class size")
 
 
-def _baselines(
-    clean: Predictions, own: NDArray[np.bool_], class_sizes: NDArray[np.int64]
-) -> tuple[dict[Predictor, Floats], dict[Predictor, Floats]]:
+def _baselines(clean: Predictions, sizes: NDArray[np.int64]) -> tuple[dict[Predictor, Floats], dict[Predictor, Floats]]:
     """The predictors that need no metric, of clips and of classes."""
     logits = clean.logits.astype(np.float64)
     highest = logits.max(axis=1)
@@ -251,54 +246,32 @@ def _baselines(
         CONFIDENCE: 1 / rest,
         ACCURACY: clean.correct.astype(np.float64),
     }
-    return per_clip, {CLASS_SIZE: np.where(own.any(axis=0), class_sizes, np.nan).astype(np.float64)}
+    return per_clip, {CLASS_SIZE: np.where(clean.own.any(axis=0), sizes, np.nan).astype(np.float64)}
 
 
-def _class_means(own: NDArray[np.bool_], values: Floats, weights: Floats) -> Floats:
-    """The mean over each class's clips that have a finite value: (R, K); NaN where there is none."""
+def _means(members: NDArray[np.bool_], values: Floats, weights: Floats) -> Floats:
+    """The mean over each column's clips that have a finite value: (R, M); NaN where there is none."""
+    values = values.reshape(len(values), -1)
     known = np.isfinite(values)
-    members = (own & known[:, None]).astype(np.float64)
-    total = weights @ members
+    shares = (members & known).astype(np.float64)
+    total = weights @ shares
     undefined: Floats = np.full(total.shape, np.nan)
-    return np.divide(weights @ (members * np.where(known, values, 0.0)[:, None]), total, out=undefined, where=total > 0)
+    return np.divide(weights @ (shares * np.where(known, values, 0.0)), total, out=undefined, where=total > 0)
 
 
-def _class_outcome(own: NDArray[np.bool_], robustness: Robustness, weights: Floats) -> Floats:
-    """Each class's median factor, or its robust accuracy: (R, K); NaN where a resample has none of its clips."""
+def _robustness(members: NDArray[np.bool_], robustness: Robustness, weights: Floats) -> Floats:
+    """Each column's median factor, or its robust accuracy: (R, M); NaN where a resample has none of its clips."""
     if not robustness.minimal:
-        return _class_means(own, (robustness.factor > 1).astype(np.float64), weights)
-    columns = []
-    for members in own.T:
-        inside = weights[:, members]
-        if not members.any():
-            columns.append(np.full(len(weights), np.nan))
-            continue
-        columns.append(np.where(inside.sum(axis=1) > 0, weighted_median(robustness.factor[members])(inside), np.nan))
-    return np.stack(columns, axis=1)
+        return _means(members, (robustness.factor > 1).astype(np.float64), weights)
+    found: Floats = np.full((len(weights), members.shape[1]), np.nan)
+    factors = np.broadcast_to(robustness.factor.reshape(len(members), -1), members.shape)
+    for column, (own, factor) in enumerate(zip(members.T, factors.T, strict=True)):
+        inside = weights[:, own]
+        drawn = inside.any(axis=1)
+        if drawn.any():
+            found[drawn, column] = weighted_median(factor[own])(inside[drawn])
+    return found
 
 
 def _constant(values: Floats, weights: Floats) -> Floats:
     return np.broadcast_to(values, (len(weights), len(values)))
-
-
-def _rows_spearman(x: Floats, y: Floats) -> Floats:
-    """The rank correlation of each row of x with that of y, where neither is NaN: (R,)."""
-    found: Floats = np.full(len(x), np.nan)
-    known = ~np.isnan(x) & ~np.isnan(y)
-    whole = known.all(axis=1)
-    if x.shape[1] >= FEWEST and whole.any():
-        found[whole] = _whole_rows(x[whole], y[whole])
-    for row in np.flatnonzero(~whole):
-        there = known[row]
-        if there.sum() >= FEWEST:
-            found[row] = _whole_rows(x[row : row + 1, there], y[row : row + 1, there])[0]
-    return found
-
-
-def _whole_rows(x: Floats, y: Floats) -> Floats:
-    """The same of rows without NaN; NaN where a row does not vary."""
-    a, b = (rankdata(values, axis=1) for values in (x, y))
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
-    spread = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    undefined: Floats = np.full(len(x), np.nan)
-    return np.asarray(np.divide((a * b).sum(axis=1), spread, out=undefined, where=spread > 0))

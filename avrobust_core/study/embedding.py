@@ -46,22 +46,6 @@ def embed_batch(model: AVModel, batch: Batch, kinds: Collection[LayerKind]) -> d
     return found
 
 
-def kept(folder: Path, weights: str | None) -> dict[str, Any] | None:
-    """The record of the embeddings that a folder holds; None if there are none, or if they are of other weights.
-
-    Args:
-        folder: of the embeddings.
-        weights: the hash of the cell's weights.
-
-    Raises:
-        RunError: if they are damaged; names the file.
-    """
-    if not (folder / RECORD).exists():
-        return None
-    record = read_record(folder / RECORD)
-    return record if record.get("weights", weights) == weights else None
-
-
 def parts_folder(folder: Path, kinds: Collection[LayerKind]) -> Path:
     """The folder of these kinds' shards before they are collected: an interrupted run may have asked for others."""
     return folder / "-".join(["parts", *sorted(kinds)])
@@ -113,7 +97,7 @@ def collect(
             "kinds": sorted({*before["kinds"], *kinds}),
             "layers": layers,
             "seconds": round(before["seconds"] + sum(shards.seconds_in(path) for path in paths), 3),
-            "skipped": {selection.split: shards.all_skipped(made, selection)},
+            "skipped": shards.notes_of(made, selection, "skipped"),
         },
         [folder / CLIPS, *(folder / f"{_file_name(layer)}.npy" for layer in layers)],
     )

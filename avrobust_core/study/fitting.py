@@ -36,27 +36,22 @@ def fitted(process: Process, cell: PlannedCell, builder: Builder, root: Path, la
     else:
         process.fresh = True
         process.monitor.say(f"{label}: fitting ({why_stale(cell, root)})")
-        record = _fit(process, cell, builder, label)
-    process.skipped.merge(record["skipped"], record.get("constant"))
+        regime, engine = process.spec.training[cell.training], process.spec.engine
+        used = [*builder.parts_of_model(cell.model), *builder.parts_of_regime(cell.training)]
+        with process.monitor.task(f"{label}: fit"):
+            record = Fit(
+                process.fabric,
+                builder.model(cell.model, process.dataset),
+                process.dataset,
+                regime,
+                builder.augmentations(regime),
+                seed=cell.seed,
+                folder=cell.folder,
+                report=process.monitor.update,
+                workers=engine.workers,
+                batch_size=engine.batch_size,
+                batch_timeout=engine.batch_timeout,
+                made_with=lambda: made_with(process.device.type, used),
+            ).run()
+    process.skipped.merge(record["skipped"], record["constant"])
     return record
-
-
-def _fit(process: Process, cell: PlannedCell, builder: Builder, label: str) -> dict[str, Any]:
-    regime, engine = process.spec.training[cell.training], process.spec.engine
-    used = [*builder.parts_of_model(cell.model), *builder.parts_of_regime(cell.training)]
-    with process.monitor.task(f"{label}: fit"):
-        fit = Fit(
-            process.fabric,
-            builder.model(cell.model, process.dataset),
-            process.dataset,
-            regime,
-            builder.augmentations(regime),
-            seed=cell.seed,
-            folder=cell.folder,
-            report=process.monitor.update,
-            workers=engine.workers,
-            batch_size=engine.batch_size,
-            batch_timeout=engine.batch_timeout,
-            made_with=lambda: made_with(process.device.type, used),
-        )
-        return fit.run()

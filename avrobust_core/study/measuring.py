@@ -41,13 +41,22 @@ class _Task:
     metric: Metric
     evaluation: PlannedEvaluation
     path: Path
-    predictions: str | None
-    """The hash of the predictions that it measures."""
+    """Of its finding."""
 
     @property
     def name(self) -> str:
         """The metric's."""
         return self.component.entry.component.name
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The names of the metric and the evaluation, for the cell's result."""
+        return {"metric": self.name, "attack": self.evaluation.attack, "threat": self.evaluation.threat}
+
+    @property
+    def predictions(self) -> str:
+        """The hash of the predictions that it measures."""
+        return str(read_record(self.evaluation.folder / "record.json", check=())["files"][PREDICTIONS])
 
 
 class Measuring:
@@ -55,7 +64,7 @@ class Measuring:
 
     Args:
         process: this one.
-        intervals: how intervals are made.
+        intervals: their settings.
     """
 
     def __init__(self, process: Process, intervals: Intervals) -> None:
@@ -80,7 +89,7 @@ class Measuring:
                     )
 
     def measure(
-        self, cell: PlannedCell, predictions: Mapping[Path, Predictions], weights: str | None, label: str, keep: Keep
+        self, cell: PlannedCell, predictions: Mapping[Path, Predictions], weights: str, label: str, keep: Keep
     ) -> list[dict[str, Any]]:
         """The findings of all metrics for a cell, clean and under each attack, as JSON data.
 
@@ -94,13 +103,16 @@ class Measuring:
         Returns:
             One entry per metric and evaluation; in the first of several processes.
         """
-        asked: list[tuple[PlannedEvaluation, dict[str, Any], _Task | None]] = []
-        for evaluation in cell.evaluations:
-            if evaluation.direction is None and evaluation.folder in predictions:
-                entries = (self._entry(cell, evaluation, component, metric) for component, metric in self.metrics)
-                asked += [(evaluation, where, task) for where, task in entries if where]
+        asked = [
+            _Task(component, metric, evaluation, self._path(cell, evaluation, component))
+            for evaluation in cell.evaluations
+            if evaluation.direction is None and evaluation.folder in predictions
+            for component, metric in self.metrics
+            if evaluation.attack is None or metric.under_attack
+        ]
+        data = self.process.dataset.task
         # Two names of the spec may mean the same.
-        tasks = {task.path: task for _, _, task in asked if task is not None}
+        tasks = {task.path: task for task in asked if data in task.metric.tasks}
         found = {path: record for path, task in tasks.items() if (record := self._kept(task, label)) is not None}
         open_ = [task for path, task in tasks.items() if path not in found]
         self.process.fabric.barrier()  # every process has seen the same files before the first one writes
@@ -114,20 +126,20 @@ class Measuring:
             with recorded(partial(failed.__setitem__, to_do.path)):
                 found[to_do.path] = self._carry_out(cell, to_do, predictions[to_do.evaluation.folder], latents, label)
         self.process.fabric.barrier()
-        for evaluation, where, task in asked:
-            if task is not None and task.path in failed:
-                step = {**where, "direction": None, "evaluation": evaluation.label, "bounded": False}
-                keep(step | failed[task.path])
-        return [
-            where if task is None else without_upkeep(found[task.path]) | where
-            for _, where, task in asked
-            if task is None or task.path in found
-        ]
+        entries = []
+        for task in asked:
+            if data not in task.metric.tasks:
+                entries.append(task.where | {"left_out": f"not defined for {data} data"})
+            elif task.path in failed:
+                keep(task.evaluation.failed(failed[task.path], metric=task.name))
+            elif task.path in found:
+                entries.append(without_upkeep(found[task.path]) | task.where)
+        return entries
 
     def _kept(self, task: _Task, label: str) -> dict[str, Any] | None:
         """The finding of an earlier run on these predictions, if it is sound."""
         record = self.process.kept(task.path, f"{label}: {task.name} is measured again")
-        return record if record is not None and record.get("of", task.predictions) == task.predictions else None
+        return record if record is not None and record["of"] == task.predictions else None
 
     def _splits(self, task: _Task) -> list[str]:
         """The splits of which a task needs embeddings, sorted."""
@@ -159,15 +171,8 @@ class Measuring:
         identity = {"split": split, "clips": process.spec.evaluation.clips if evaluated else None}
         return cell.folder / "embeddings" / digest(identity), identity, chosen
 
-    def _entry(
-        self, cell: PlannedCell, evaluation: PlannedEvaluation, component: Configured, metric: Metric
-    ) -> tuple[dict[str, Any], _Task | None]:
-        if evaluation.attack is not None and not metric.under_attack:
-            return {}, None
-        where = {"metric": component.entry.component.name, "attack": evaluation.attack, "threat": evaluation.threat}
-        task = self.process.dataset.task
-        if task not in metric.tasks:
-            return where | {"left_out": f"not defined for {task} data"}, None
+    def _path(self, cell: PlannedCell, evaluation: PlannedEvaluation, component: Configured) -> Path:
+        """The file of a metric's finding."""
         identity = {
             "evaluation": evaluation.folder.name,
             "metric": component.identity(),
@@ -176,11 +181,10 @@ class Measuring:
         }
         if self.intervals.grouping:
             identity["groups"] = self.intervals.grouping
-        path = cell.folder / "measurements" / f"{digest(identity)}.json"
-        return where, _Task(component, metric, evaluation, path, predictions_hash(evaluation))
+        return cell.folder / "measurements" / f"{digest(identity)}.json"
 
     def _latents(
-        self, cell: PlannedCell, tasks: Sequence[_Task], weights: str | None, label: str
+        self, cell: PlannedCell, tasks: Sequence[_Task], weights: str, label: str
     ) -> tuple[dict[str, Latents], dict[str, Failure]]:
         """The embeddings that these tasks ask for, by split, made where they are missing; and the failures."""
         evaluated = self.process.selection.split
@@ -197,16 +201,14 @@ class Measuring:
         return found, broken
 
     def _embedded(
-        self, cell: PlannedCell, split: str, kinds: frozenset[LayerKind], weights: str | None, label: str
+        self, cell: PlannedCell, split: str, kinds: frozenset[LayerKind], weights: str, label: str
     ) -> Latents:
         process = self.process
         folder, identity, chosen = self._folder(cell, split)
-        try:
-            record = embedding.kept(folder, weights)
-        except RunError as error:
+        record = process.kept(folder / embedding.RECORD, f"{label} are made again")
+        if record is not None and record["weights"] != weights:
             record = None
-            process.monitor.say(f"{label} are made again: {error}")
-        missing = kinds - frozenset(record["kinds"] if record is not None else ())
+        missing = kinds if record is None else kinds - {*record["kinds"]}
         process.fabric.barrier()
         if missing or record is None:
             model = process.model(cell)
@@ -229,43 +231,33 @@ class Measuring:
         return embedding.load(folder)
 
     def _carry_out(
-        self,
-        cell: PlannedCell,
-        task: _Task,
-        predictions: Predictions,
-        latents: Mapping[str, Latents],
-        label: str,
+        self, cell: PlannedCell, task: _Task, predictions: Predictions, latents: Mapping[str, Latents], label: str
     ) -> dict[str, Any]:
         process = self.process
-        asked = self._splits(task)
-        own = latents[process.selection.split] if process.selection.split in asked else None
-        if own is not None and own.ids != predictions.ids:
-            raise RunError(
-                f"{label}: the embeddings are of other clips than the predictions: some could be read at one time "
-                "and not at another; delete the cell's folders `evaluations` and `embeddings` and run again"
-            )
-        if own is not None:
-            read_as = embedding.checksums(self._folder(cell, process.selection.split)[0])
+        asked, split = self._splits(task), process.selection.split
+        if split in asked:
+            own = latents[split]
+            if own.ids != predictions.ids:
+                raise RunError(
+                    f"{label}: the embeddings are of other clips than the predictions: some could be read at one time "
+                    "and not at another; delete the cell's folders `evaluations` and `embeddings` and run again"
+                )
             clean = FirstReading(predictions.ids, predictions.checksums)
-            clean.compare(own.ids, own.ids, read_as, f"{label}: embeddings")
+            clean.compare(own.ids, own.ids, embedding.checksums(self._folder(cell, split)[0]), f"{label}: embeddings")
         if task.metric.probes or asked:
             process.monitor.say(f"{label}: {task.name}")
         probe = None
         if task.metric.probes:
-            ids = {split: found.ids for split, found in latents.items()} | {process.selection.split: predictions.ids}
-            probe = Probe(
-                process.model(cell),
-                ClipReader(process.dataset, ids),
-                device=process.device,
-                batch_size=process.spec.engine.batch_size,
-            )
+            ids = {name: found.ids for name, found in latents.items()} | {split: predictions.ids}
+            read, size = ClipReader(process.dataset, ids), process.spec.engine.batch_size
+            probe = Probe(process.model(cell), read, device=process.device, batch_size=size)
         subject = subject_of(
             predictions,
             process.dataset.classes,
             process.dataset.task,
             self.intervals,
-            split=process.selection.split,
-            latents={split: latents[split] for split in asked},
+            split=split,
+            latents={name: latents[name] for name in asked},
             probe=probe,
         )
         with torch.no_grad():
@@ -280,13 +272,6 @@ class Measuring:
             found["per_clip"] = str(path.relative_to(cell.folder))
             files.append(path)
         return write_record(task.path, found, files)
-
-
-def predictions_hash(evaluation: PlannedEvaluation) -> str | None:
-    """The hash of an evaluation's predictions; None of versions that kept none."""
-    record = read_record(evaluation.folder / "record.json", check=())
-    found: str | None = record.get("files", {}).get(PREDICTIONS)
-    return found
 
 
 class ClipReader:

@@ -1,21 +1,20 @@
 """The work of a run: cells and evaluations with their ids, which of them are done, and why the others are not."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.errors import RunError
+from avrobust_core.evaluation.failures import Failure
 from avrobust_core.files import digest, read_json
 from avrobust_core.naming import first_of
 from avrobust_core.spec.cells import AttackPlan, Cell, attacked_modalities, expand, modality_of
+from avrobust_core.spec.model import Spec
 from avrobust_core.study.building import Builder
 from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.threats.pareto import directions, tilted
-
-CLEAN = "clean"
-"""The name of the evaluation without an attack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class PlannedEvaluation:
         applied: the part of the threat that touches the model's modalities; None if it touches none.
         direction: for a point of the Pareto front, the share of each modality's radius that it allows.
         identity: all that decides the predictions, beside the cell's own identity.
-        folder: where they lie. Names of the spec that mean the same share one.
+        folder: of its files. Names of the spec that mean the same share one.
     """
 
     attack: str | None
@@ -47,9 +46,20 @@ class PlannedEvaluation:
     def label(self) -> str:
         """For messages: "clean", "pgd/both", "fmn/both at audio 0.71, video 0.71"."""
         if self.attack is None:
-            return CLEAN
+            return "clean"
         shares = ", ".join(f"{name} {share:.3g}" for name, share in (self.direction or {}).items())
         return f"{self.attack}/{self.threat}{f' at {shares}' if shares else ''}"
+
+    def failed(self, failure: Failure, *, metric: str | None = None, bounded: bool = False) -> Failure:
+        """A failure of this evaluation, or of a metric on it, as a cell's result has it.
+
+        Args:
+            failure: its message and traceback.
+            metric: that failed.
+            bounded: True if the worst case lacks the attack that failed.
+        """
+        where = {"metric": metric, "attack": self.attack, "threat": self.threat, "direction": self.direction}
+        return {**where, "evaluation": self.label, "bounded": bounded, **failure}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +69,11 @@ class PlannedCell:
     Attributes:
         model, training: names in the spec.
         seed: of all that is drawn at random.
-        one_of_several: whether the study has other seeds, too.
+        one_of_several: True if the study has other seeds, too.
         modalities: those that the model reads, sorted.
         id: a hash of `identity`.
         identity: all that decides the weights.
-        folder: where its files lie.
+        folder: of its files.
         evaluations: the clean one first.
     """
 
@@ -116,8 +126,8 @@ def _cell(builder: Builder, dataset: Dataset, root: Path, cell: Cell) -> Planned
     modalities = tuple(sorted(modality_of(spec, name) for name in spec.models[cell.model].encoders))
     evaluations = [_evaluation(builder, folder, cell, None)]
     for run in cell.attacks:
-        evaluations.append(_evaluation(builder, folder, cell, run))
-        evaluations += _front(builder, folder, cell, run)
+        shares = (None, *_front(spec, cell, run))
+        evaluations += [_evaluation(builder, folder, cell, run, direction) for direction in shares]
     return PlannedCell(
         model=cell.model,
         training=cell.training,
@@ -132,11 +142,7 @@ def _cell(builder: Builder, dataset: Dataset, root: Path, cell: Cell) -> Planned
 
 
 def _evaluation(
-    builder: Builder,
-    folder: Path,
-    cell: Cell,
-    run: AttackPlan | None,
-    direction: Mapping[str, float] | None = None,
+    builder: Builder, folder: Path, cell: Cell, run: AttackPlan | None, direction: Mapping[str, float] | None = None
 ) -> PlannedEvaluation:
     spec = builder.spec
     section = spec.evaluation
@@ -156,43 +162,30 @@ def _evaluation(
     return PlannedEvaluation(attack, threat, applied, identity, folder / "evaluations" / digest(identity), direction)
 
 
-def _front(builder: Builder, folder: Path, cell: Cell, run: AttackPlan) -> list[PlannedEvaluation]:
-    """The evaluations of a Pareto front: none where the threat does not touch two modalities of the model."""
-    points = builder.spec.attacks[run.attack].front
-    applied = attacked_modalities(builder.spec, cell, run.threat)
+def _front(spec: Spec, cell: Cell, run: AttackPlan) -> Sequence[Mapping[str, float]]:
+    """The directions of a Pareto front: none where the threat does not touch two modalities of the model."""
+    points, applied = spec.attacks[run.attack].front, attacked_modalities(spec, cell, run.threat)
     if points is None or applied is None or len(applied.modalities) != 2:
-        return []
-    return [_evaluation(builder, folder, cell, run, shares) for shares in directions(applied.modalities, points)]
+        return ()
+    return directions(applied.modalities, points)
 
 
 def why_stale(cell: PlannedCell, root: Path) -> str:
     """The reason why a cell is not fitted: its differences from the nearest cell of the same names in the folder."""
     if (cell.folder / "checkpoint.pt").exists():
         return "interrupted in the middle of its fit"
-    nearest: list[str] | None = None
+    changes: list[list[str]] = []
     for path in sorted(root.glob("cells/*/cell.json")):
-        earlier = _header(path)
-        if earlier is None:
-            continue
-        if cell.one_of_several and earlier["seed"] != cell.seed:
-            continue  # another seed's cell stands beside this one: it is not an earlier state of it
-        if [earlier["model"], earlier["training"]] == [cell.model, cell.training] and earlier["id"] != cell.id:
-            changed = list(differences(earlier["identity"], cell.identity))
-            if nearest is None or len(changed) < len(nearest):
-                nearest = changed
-    if nearest is None:
-        return "never run"
-    return "changed: " + first_of(nearest, "; ")
-
-
-def _header(path: Path) -> Mapping[str, Any] | None:
-    """The content of another cell's cell.json; None if it is damaged: it must not keep this cell from being fitted."""
-    try:
-        header = read_json(path)
-        seed = header["identity"]["seed"]
-        return {"seed": seed, **{name: header[name] for name in ("id", "model", "training", "identity")}}
-    except (RunError, KeyError, TypeError, IndexError):
-        return None
+        try:
+            header = read_json(path)
+            cell_id, names, identity = header["id"], (header["model"], header["training"]), header["identity"]
+            beside = cell.one_of_several and identity["seed"] != cell.seed  # and so no earlier state of this one
+        except (RunError, LookupError, TypeError):
+            continue  # another cell's damage must not keep this one from being fitted
+        if names == (cell.model, cell.training) and cell_id != cell.id and not beside:
+            changes.append(list(differences(identity, cell.identity)))
+    nearest = min(changes, key=len, default=None)
+    return "never run" if nearest is None else "changed: " + first_of(nearest, "; ")
 
 
 def differences(old: object, new: object, path: str = "") -> Iterator[str]:

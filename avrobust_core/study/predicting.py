@@ -38,50 +38,41 @@ class Predicting:
         self.process = process
 
     def predictions(
-        self, cell: PlannedCell, weights: str | None, label: str, failures: list[Failure]
+        self, cell: PlannedCell, weights: str, label: str, failures: list[Failure]
     ) -> dict[Path, Predictions]:
         """The predictions by folder: threats may mean the same to a model that reads few modalities, and share one.
 
         Attacks that fail are added to `failures`; without clean predictions nothing can be said of the cell.
         """
-        found: dict[Path, Predictions] = {}
+        clean = self._evaluate(cell, cell.evaluations[0], weights, label, None)
+        first = FirstReading(clean.ids, clean.checksums)
+        found = {cell.evaluations[0].folder: clean}
         failed: dict[Path, Failure] = {}
-        for evaluation in cell.evaluations:
-            folder = evaluation.folder
-            if evaluation.attack is None:
-                found[folder] = self._evaluate(cell, evaluation, weights, label)
-                continue
-            clean = found[cell.evaluations[0].folder]
-            where = f"{label}: {evaluation.label}"
+        for evaluation in cell.evaluations[1:]:
+            folder, where = evaluation.folder, f"{label}: {evaluation.label}"
             if folder not in found and folder not in failed:
                 with recorded(partial(failed.__setitem__, folder), alone=self.process.alone, label=where):
-                    predictions = self._evaluate(cell, evaluation, weights, label, clean)
+                    predictions = self._evaluate(cell, evaluation, weights, label, first)
                     same_clips(clean, predictions, evaluation.label)  # what an earlier run has left, too
                     found[folder] = predictions
             if folder in failed:
                 self.process.monitor.say(f"{where} failed: {failed[folder]['message']}")
-                step: Failure = {"metric": None, "attack": evaluation.attack, "threat": evaluation.threat}
-                step |= {"direction": evaluation.direction, "evaluation": evaluation.label}
-                failures.append(step | {"bounded": self.process.attacks[evaluation.attack].bounded} | failed[folder])
+                bounded = self.process.attacks[str(evaluation.attack)].bounded
+                failures.append(evaluation.failed(failed[folder], bounded=bounded))
         return found
 
     def _evaluate(
-        self,
-        cell: PlannedCell,
-        evaluation: PlannedEvaluation,
-        weights: str | None,
-        label: str,
-        clean: Predictions | None = None,
+        self, cell: PlannedCell, evaluation: PlannedEvaluation, weights: str, label: str, first: FirstReading | None
     ) -> Predictions:
-        process = self.process
-        kept = self._kept(evaluation, weights, label)
+        process, where = self.process, f"{label}: {evaluation.label}"
+        kept = self._kept(evaluation, weights, where)
         process.fabric.barrier()  # every process has seen the same files before the first one writes
         if kept is not None:
             return kept
         process.fresh = True
-        process.monitor.say(f"{label}: {evaluation.label}")
-        with process.monitor.task(f"{label}: {evaluation.label}"):
-            self._predict(cell, evaluation, None if clean is None else FirstReading(clean.ids, clean.checksums))
+        process.monitor.say(where)
+        with process.monitor.task(where):
+            self._predict(cell, evaluation, first)
         process.fabric.barrier()
         found = self._keep(evaluation, weights) if process.first else None
         process.fabric.barrier()
@@ -93,13 +84,13 @@ class Predicting:
         """The predictions of a record, read from its folder unless this process holds them."""
         if predictions is None:
             predictions = evaluating.from_parquet(evaluation.folder / evaluating.PREDICTIONS, record["seconds"])
-        self.process.skipped.merge(record["skipped"], record.get("constant"))
+        self.process.skipped.merge(record["skipped"], record["constant"])
         return predictions
 
-    def _keep(self, evaluation: PlannedEvaluation, weights: str | None) -> Predictions:
+    def _keep(self, evaluation: PlannedEvaluation, weights: str) -> Predictions:
         """Put together what all processes have found, and write it with its record."""
         folder, selection = evaluation.folder, self.process.selection
-        predictions, skipped = evaluating.collect(folder, selection)
+        predictions = evaluating.collect(folder, selection)
         evaluating.to_parquet(folder / evaluating.PREDICTIONS, predictions)
         attack = [] if evaluation.attack is None else [self.process.spec.attacks[evaluation.attack]]
         found: dict[str, Any] = {
@@ -107,26 +98,26 @@ class Predicting:
             "weights": weights,
             "clips": len(predictions.ids),
             "seconds": round(predictions.seconds, 3),
-            "skipped": {selection.split: skipped},
-            "constant": {selection.split: shards.all_constant(folder, selection)},
+            "skipped": shards.notes_of(folder, selection, "skipped"),
+            "constant": shards.notes_of(folder, selection, "constant"),
         }
         made_with = self.process.made_with(map(self.process.builder.component, attack))
         write_record(folder / RECORD, found | made_with, [folder / evaluating.PREDICTIONS])
         shards.remove(folder)
         return replace(predictions, seconds=found["seconds"])
 
-    def _kept(self, evaluation: PlannedEvaluation, weights: str | None, label: str) -> Predictions | None:
+    def _kept(self, evaluation: PlannedEvaluation, weights: str, where: str) -> Predictions | None:
         """The predictions of an earlier run, if they are there, sound, and of these weights."""
         if not evaluation.done:
             return None
         try:
             record = read_record(evaluation.folder / RECORD)
-            if weights is not None and record.get("weights", weights) != weights:
-                self.process.monitor.say(f"{label}: {evaluation.label} is computed again: the weights are others now")
+            if record["weights"] != weights:
+                self.process.monitor.say(f"{where} is computed again: the weights are others now")
                 return None
             return self._read(evaluation, record)
         except (RunError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            self.process.monitor.say(f"{label}: {evaluation.label} is computed again: {sentence(error)}")
+            self.process.monitor.say(f"{where} is computed again: {sentence(error)}")
             return None
 
     def _predict(self, cell: PlannedCell, evaluation: PlannedEvaluation, first: FirstReading | None) -> None:
@@ -134,14 +125,12 @@ class Predicting:
         run = self._run(evaluation)
         if run is not None:
             run = self._prepared(victim, run, first)
+
+        def work(batch: Batch) -> shards.Columns:
+            return evaluating.evaluate_batch(victim, batch, run)
+
         with victim.frozen():
-            self.process.in_shards(
-                evaluation.folder,
-                self.process.selection,
-                lambda batch: evaluating.evaluate_batch(victim, batch, run),
-                evaluation.label,
-                first,
-            )
+            self.process.in_shards(evaluation.folder, self.process.selection, work, evaluation.label, first)
 
     def runs(self, cell: PlannedCell) -> dict[tuple[str, str], AttackRun]:
         """The attacks on a cell, by attack and threat, without the points of fronts and threats that touch nothing."""

@@ -47,7 +47,7 @@ class Process:
         selection: the clips that are evaluated, all processes' together.
         attacks: built, by the names that the spec gives them.
         skipped: the clips that could not be read, so far.
-        fresh: whether something of the present cell has been computed, not reused.
+        fresh: True once something of the present cell has been computed, not reused.
     """
 
     def __init__(self, fabric: Fabric, builder: Builder, monitor: Monitor) -> None:
@@ -136,12 +136,6 @@ class Process:
         """
         mine = selection.share(self.fabric.global_rank, self.fabric.world_size)
         skipped = Skipped(self.dataset)
-        done = 0
-
-        def tick(clips: int) -> None:
-            nonlocal done
-            done += clips
-            self.monitor.update(done, len(mine))
 
         def limit(step: str, ids: Sequence[str]) -> AbstractContextManager[None]:
             return limited(self.spec.engine.batch_timeout, lambda: f"{label}: {step} ({clips_named(ids)})")
@@ -151,12 +145,11 @@ class Process:
             mine,
             work,
             batch_size=self.spec.engine.batch_size,
-            read=lambda split, batches: self.read(split, batches, skipped),
-            unreadable=lambda: dict(skipped.by_split.get(mine.split, {})),
+            read=partial(self.read, skipped=skipped),
+            skipped=skipped,
             device=self.device,
             rank=self.fabric.global_rank,
-            tick=tick,
-            constant=lambda: dict(skipped.constant.get(mine.split, {})),
+            report=self.monitor.update,
             limit=limit,
             compare=None if first_reading is None else partial(first_reading.compare, label=label),
         )

@@ -90,7 +90,7 @@ def _installed(names: Iterable[str]) -> dict[str, str]:
 def records_of(cell: PlannedCell) -> list[dict[str, Any]]:
     """The versions that a cell's records were made with, as JSON data: each set of versions and its records.
 
-    `made_with` is None for records of versions that did not keep it. Damaged records are left out.
+    Damaged records are left out.
     """
     paths = {"fit": cell.folder / "fit.json"}
     paths |= {evaluation.label: evaluation.folder / "record.json" for evaluation in cell.evaluations}
@@ -98,16 +98,14 @@ def records_of(cell: PlannedCell) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for label, path in paths.items():
         try:
-            record = read_json(path) if path.exists() else None
-        except RunError:
+            record = read_json(path)
+            kept = record["made_with"]
+        except (RunError, LookupError, TypeError):  # damaged, or not there yet
             continue
-        if isinstance(record, dict):
-            kept = record.get("made_with")
-            key = json.dumps(kept, sort_keys=True)
-            name = f"metric {record['metric']}" if "metric" in record else label
-            records = found.setdefault(key, {"made_with": kept, "records": []})["records"]
-            if name not in records:
-                records.append(name)
+        name = f"metric {record['metric']}" if "metric" in record else label
+        records = found.setdefault(json.dumps(kept, sort_keys=True), {"made_with": kept, "records": []})["records"]
+        if name not in records:
+            records.append(name)
     return list(found.values())
 
 
@@ -122,21 +120,18 @@ def otherwise(records: Iterable[Mapping[str, Any]], today: Mapping[str, Any]) ->
         For each set of versions that differs: `differences` ("torch 2.7.0, now 2.8.0") and `records`.
     """
     found: dict[tuple[str, ...], list[str]] = {}
+    now = _flat(today)
     for entry in records:
-        kept = entry["made_with"]
-        if kept is None:
-            differences = ["versions that were not kept"]
-        else:
-            flat, now = _flat(kept), _flat(today)
-            differences = [f"{k} {v}, now {now[k]}" for k, v in flat.items() if k in now and now[k] != v]
+        kept = _flat(entry["made_with"])
+        differences = tuple(f"{k} {v}, now {now[k]}" for k, v in kept.items() if k in now and now[k] != v)
         if differences:
-            found.setdefault(tuple(differences), []).extend(entry["records"])
+            found.setdefault(differences, []).extend(entry["records"])
     return [{"differences": list(differences), "records": names} for differences, names in found.items()]
 
 
 def _flat(versions: Mapping[str, Any]) -> dict[str, str]:
-    own = {name: str(value) for name, value in versions.items() if name != "components"}
-    return own | {name: str(value) for name, value in versions.get("components", {}).items()}
+    flat = {**versions, **versions["components"]}
+    return {name: version for name, version in flat.items() if name != "components"}
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -1,11 +1,9 @@
 """Carrying out a spec: its checks, its cells, what they show together; and the run's own files."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-
-from lightning_fabric import Fabric
 
 from avrobust_core.attacks.running import refuse_norms
 from avrobust_core.evaluation.outcomes import Intervals, groups_by_clip
@@ -39,7 +37,7 @@ def carry_out(
 
     Args:
         loaded: a valid spec.
-        registry: where its components are found.
+        registry: of the components that are installed.
         out: the run's folder; by default runs/<name>.
         silent: show no progress.
 
@@ -65,7 +63,7 @@ def carry_out(
             if first:
                 remove_leftovers(root)
             with collected(lambda note: monitor.say(f"note: {note}")) as notes:
-                return _Run(fabric, loaded, registry, root, monitor, notes).carry_out()
+                return _Run(Process(fabric, Builder(loaded.spec, registry), monitor), loaded, root, notes).carry_out()
     except BaseException:
         end_others(fabric)
         raise
@@ -74,22 +72,14 @@ def carry_out(
 class _Run:
     """One process's part in a run."""
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        loaded: LoadedSpec,
-        registry: Registry,
-        root: Path,
-        monitor: Monitor,
-        notes: Sequence[str],
-    ) -> None:
-        self.notes = notes
+    def __init__(self, process: Process, loaded: LoadedSpec, root: Path, notes: Sequence[str]) -> None:
+        self.process = process
         self.loaded = loaded
         self.spec = loaded.spec
-        self.registry = registry
+        self.registry = process.builder.registry
         self.root = root
-        self.problems = Problems(monitor)
-        self.process = Process(fabric, Builder(loaded.spec, registry), monitor)
+        self.notes = notes
+        self.problems = Problems(process.monitor)
         self.seeds = {seed: self._seeded(seed) for seed in self.spec.seeds}
         self.completing = Completing(self.process, self.seeds, self.problems, root)
 
@@ -160,14 +150,12 @@ class _Run:
     def _across_cells(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Results over several cells; if one of these steps fails, the cells' own results stand."""
         intervals, outcomes = self.seeds[self.spec.seed].intervals, self.completing.outcomes
-        steps: dict[str, Callable[[], list[dict[str, Any]]]] = {
-            "pooled": lambda: pool(results, outcomes, intervals) if len(self.spec.seeds) > 1 else [],
-            "comparisons": lambda: compare(self.spec, results, outcomes, intervals) if self.spec.compare else [],
-            "correlations": lambda: correlate(self.completing.evidence, intervals),
-        }
-        found: dict[str, Any] = {}
-        for name, step in steps.items():
-            found[name] = []
-            with self.problems.noted(name):
-                found[name] = step()
+        found: dict[str, list[dict[str, Any]]] = {"pooled": [], "comparisons": [], "correlations": []}
+        if len(self.spec.seeds) > 1:
+            with self.problems.noted("pooled"):
+                found["pooled"] = pool(results, outcomes, intervals)
+        with self.problems.noted("comparisons"):
+            found["comparisons"] = compare(self.spec, results, outcomes, intervals)
+        with self.problems.noted("correlations"):
+            found["correlations"] = correlate(self.completing.evidence, intervals)
         return found

@@ -13,8 +13,8 @@ from avrobust_core.testing.checklists import (
     run_augmentation_checks,
     run_checks,
 )
-from avrobust_core.testing.component_checks import COMPONENT_CHECKS, PLUGIN_CHECKS, check_offer
-from avrobust_core.testing.component_subjects import OfferSubject
+from avrobust_core.testing.component_checks import COMPONENT_CHECKS, PLUGIN_CHECKS, check_component
+from avrobust_core.testing.component_subjects import ComponentSubject
 from avrobust_core.testing.models import Noisy, Rescored, Witness, stateful_model, watched
 from avrobust_core.testing.oracles import LinearOracle, LinearProblem, make_problem, make_threat
 from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, NotApplicable, check
@@ -31,16 +31,16 @@ __all__ = [
     "Check",
     "CheckFailed",
     "CheckOutcome",
+    "ComponentSubject",
     "LinearOracle",
     "LinearProblem",
     "Noisy",
     "NotApplicable",
-    "OfferSubject",
     "Rescored",
     "Trial",
     "Witness",
     "check",
-    "check_offer",
+    "check_component",
     "make_problem",
     "make_threat",
     "parametrize_augmentations_with_checks",

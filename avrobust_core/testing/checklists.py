@@ -19,7 +19,7 @@ from avrobust_core.testing import (
     upkeep_checks,
 )
 from avrobust_core.testing.augmentation_subjects import AugmentationSubject
-from avrobust_core.testing.component_subjects import OfferSubject
+from avrobust_core.testing.component_subjects import ComponentSubject
 from avrobust_core.testing.running import Check, CheckOutcome, Renewable, checks_in, run_check
 from avrobust_core.testing.subjects import AttackSubject
 from avrobust_core.training.augmentations import Augmentation
@@ -35,10 +35,10 @@ ATTACK_CHECKS: tuple[Check[AttackSubject], ...] = checks_in(
 AUGMENTATION_CHECKS: tuple[Check[AugmentationSubject], ...] = checks_in(augmentation_checks, augmentation_upkeep_checks)
 """All of them; tests/contract/test_planted_augmentation_faults.py has a fault for each."""
 
-DATASET_CHECKS: tuple[Check[OfferSubject], ...] = checks_in(data_checks)
-ENCODER_CHECKS: tuple[Check[OfferSubject], ...] = checks_in(encoder_checks)
-FUSION_CHECKS: tuple[Check[OfferSubject], ...] = checks_in(fusion_checks)
-METRIC_CHECKS: tuple[Check[OfferSubject], ...] = checks_in(metric_checks)
+DATASET_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(data_checks)
+ENCODER_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(encoder_checks)
+FUSION_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(fusion_checks)
+METRIC_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(metric_checks)
 """Beside those of every component; `COMPONENT_CHECKS` has both."""
 
 

@@ -15,7 +15,7 @@ from avrobust_core.data.media import MediaSpec
 from avrobust_core.registry.discovery import PluginRecord, RegistryEntry
 from avrobust_core.registry.kinds import KINDS, named
 from avrobust_core.registry.loading import one_line
-from avrobust_core.testing.component_subjects import MEDIA, OfferSubject
+from avrobust_core.testing.component_subjects import MEDIA, ComponentSubject
 from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, run_check
 
 
@@ -33,7 +33,7 @@ def check_imports_without_torch(plugin: PluginRecord) -> None:
         )
 
 
-def check_described_fields(subject: OfferSubject) -> None:
+def check_described_fields(subject: ComponentSubject) -> None:
     """Every field of the configuration is described."""
     if bare := list(_undescribed(subject.entry.component.config, ())):
         raise CheckFailed(
@@ -41,7 +41,7 @@ def check_described_fields(subject: OfferSubject) -> None:
         )
 
 
-def check_example(subject: OfferSubject) -> None:
+def check_example(subject: ComponentSubject) -> None:
     """The example is a valid configuration, and what of it decides results is JSON data."""
     try:
         config = subject.config()
@@ -55,14 +55,14 @@ def check_example(subject: OfferSubject) -> None:
         raise CheckFailed(f"identity() is not JSON data, so that no result can be kept under it: {error}") from error
 
 
-def check_build(subject: OfferSubject) -> None:
+def check_build(subject: ComponentSubject) -> None:
     """Building the example gives what the component's kind should be."""
     subject.build()
 
 
-_OF_ALL: tuple[Check[OfferSubject], ...] = tuple(map(Check, (check_described_fields, check_example, check_build)))
+_OF_ALL: tuple[Check[ComponentSubject], ...] = tuple(map(Check, (check_described_fields, check_example, check_build)))
 
-COMPONENT_CHECKS: Mapping[str, tuple[Check[OfferSubject], ...]] = {
+COMPONENT_CHECKS: Mapping[str, tuple[Check[ComponentSubject], ...]] = {
     kind.name: (*_OF_ALL, *(() if kind.subject else named(kind.checks))) for kind in KINDS.values()
 }
 """The checks of each kind of component; attacks have `ATTACK_CHECKS` besides, augmentations `AUGMENTATION_CHECKS`."""
@@ -71,7 +71,7 @@ PLUGIN_CHECKS: tuple[Check[PluginRecord], ...] = (Check(check_imports_without_to
 """The checks of a plugin as a whole."""
 
 
-def check_offer(offer: RegistryEntry, media: tuple[MediaSpec, ...] = ()) -> Iterator[CheckOutcome]:
+def check_component(offer: RegistryEntry, media: tuple[MediaSpec, ...] = ()) -> Iterator[CheckOutcome]:
     """Run every check of a component, as its example configures it, and yield the outcome of each.
 
     Args:
@@ -79,7 +79,7 @@ def check_offer(offer: RegistryEntry, media: tuple[MediaSpec, ...] = ()) -> Iter
         media: tried before `MEDIA` with an encoder or a whole model.
     """
     kind = KINDS[offer.kind]
-    subject = OfferSubject(offer, (*media, *MEDIA))
+    subject = ComponentSubject(offer, (*media, *MEDIA))
     outcomes = []
     for found in COMPONENT_CHECKS[offer.kind]:
         outcomes.append(run_check(subject, found))
@@ -95,7 +95,7 @@ def media_of(offers: tuple[RegistryEntry, ...]) -> tuple[MediaSpec, ...]:
     found: list[MediaSpec] = []
     for offer in offers:
         with suppress(Exception):  # its own checks say what is wrong with it
-            found.extend(OfferSubject(offer).build().media.values())
+            found.extend(ComponentSubject(offer).build().media.values())
     return tuple(found)
 
 

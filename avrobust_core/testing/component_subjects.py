@@ -40,7 +40,7 @@ def raw_choices(media: Sequence[MediaSpec]) -> Iterator[dict[str, EncodedDims]]:
 
 
 @dataclass(frozen=True, slots=True)
-class OfferSubject:
+class ComponentSubject:
     """A component that is checked.
 
     Attributes:

@@ -10,11 +10,11 @@ from avrobust_core.data.batches import Clip
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import ClipError
-from avrobust_core.testing.component_subjects import OfferSubject
+from avrobust_core.testing.component_subjects import ComponentSubject
 from avrobust_core.testing.running import CheckFailed
 
 
-def check_ids(subject: OfferSubject) -> None:
+def check_ids(subject: ComponentSubject) -> None:
     """There are splits "train" and "test", and every clip's id is unique over all splits."""
     dataset: Dataset = subject.build()
     if missing := {"train", "test"} - set(dataset.splits):
@@ -31,7 +31,7 @@ def check_ids(subject: OfferSubject) -> None:
             seen[clip_id] = split
 
 
-def check_clips(subject: OfferSubject) -> None:
+def check_clips(subject: ComponentSubject) -> None:
     """A clip read twice, and by a copy as worker processes get it, is the same, and is what its MediaSpec says."""
     dataset: Dataset = subject.build()
     copy: Dataset = pickle.loads(pickle.dumps(dataset))

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from avrobust_core.data.batches import Encoded
 from avrobust_core.models.base_classes import Encoder
-from avrobust_core.testing.component_subjects import OfferSubject
+from avrobust_core.testing.component_subjects import ComponentSubject
 from avrobust_core.testing.running import CheckFailed
 
 CLIPS = 3
 """In a batch that is encoded or fused."""
 
 
-def check_encodings(subject: OfferSubject) -> None:
+def check_encodings(subject: ComponentSubject) -> None:
     """Tokens (B, T, D) and pooled (B, E) as dims says: float32, finite; forward is the frontend, then encode."""
     encoder, x = _encoder(subject)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def check_encodings(subject: OfferSubject) -> None:
         )
 
 
-def check_encoder_gradient(subject: OfferSubject) -> None:
+def check_encoder_gradient(subject: ComponentSubject) -> None:
     """A gradient reaches every clip of the raw input."""
     encoder, x = _encoder(subject)
     x.requires_grad_()
@@ -47,7 +47,7 @@ def check_encoder_gradient(subject: OfferSubject) -> None:
         raise CheckFailed("the gradient that reaches the raw input is 0, or not finite, for some clip")
 
 
-def check_encoder_batch_mates(subject: OfferSubject) -> None:
+def check_encoder_batch_mates(subject: ComponentSubject) -> None:
     """In evaluation mode a clip's encoding does not depend on its batch mates."""
     encoder, x = _encoder(subject)
     with torch.no_grad():
@@ -56,7 +56,7 @@ def check_encoder_batch_mates(subject: OfferSubject) -> None:
     same_alone(whole, single, "an encoding")
 
 
-def _encoder(subject: OfferSubject) -> tuple[Encoder, Tensor]:
+def _encoder(subject: ComponentSubject) -> tuple[Encoder, Tensor]:
     """The encoder in evaluation mode, and clips drawn from the whole of their bounds."""
     encoder, (media,) = subject.build_with_arguments()
     low, high = media.bounds or (-1.0, 1.0)

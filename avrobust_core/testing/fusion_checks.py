@@ -6,12 +6,12 @@ import torch
 
 from avrobust_core.data.batches import Encoded
 from avrobust_core.models.base_classes import Fusion
-from avrobust_core.testing.component_subjects import OfferSubject
+from avrobust_core.testing.component_subjects import ComponentSubject
 from avrobust_core.testing.encoder_checks import CLIPS, same_alone
 from avrobust_core.testing.running import CheckFailed
 
 
-def check_fused(subject: OfferSubject) -> None:
+def check_fused(subject: ComponentSubject) -> None:
     """The fused embedding is (B, F) or (B, L, F) as the fusion's dim says, finite, and its head gives logits (B, K)."""
     fusion, encoded = _fusion(subject)
     with torch.no_grad():
@@ -23,7 +23,7 @@ def check_fused(subject: OfferSubject) -> None:
         raise CheckFailed(f"the head gives {tuple(logits.shape)}, or not finite, where logits ({CLIPS}, 4) are wanted")
 
 
-def check_fusion_gradient(subject: OfferSubject) -> None:
+def check_fusion_gradient(subject: ComponentSubject) -> None:
     """A gradient reaches every modality of every clip."""
     fusion, encoded = _fusion(subject)
     leaves = {name: (e.tokens.requires_grad_(), e.pooled.requires_grad_()) for name, e in encoded.items()}
@@ -36,7 +36,7 @@ def check_fusion_gradient(subject: OfferSubject) -> None:
             raise CheckFailed(f"no gradient reaches {name}: an attack on it would measure nothing")
 
 
-def check_fusion_batch_mates(subject: OfferSubject) -> None:
+def check_fusion_batch_mates(subject: ComponentSubject) -> None:
     """In evaluation mode a clip's fused embedding does not depend on its batch mates."""
     fusion, encoded = _fusion(subject)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def check_fusion_batch_mates(subject: OfferSubject) -> None:
         same_alone(whole, torch.cat([fusion(part) for part in parts]), "a fused embedding")
 
 
-def _fusion(subject: OfferSubject) -> tuple[Fusion, dict[str, Encoded]]:
+def _fusion(subject: ComponentSubject) -> tuple[Fusion, dict[str, Encoded]]:
     fusion, (inputs,) = subject.build_with_arguments()
     generator = torch.Generator().manual_seed(0)
     encoded = {

@@ -16,7 +16,7 @@ from avrobust_core.data.media import Task
 from avrobust_core.metrics.latents import Latents
 from avrobust_core.metrics.metric import Measurement, Metric, Subject
 from avrobust_core.metrics.probe import Probe, layers_of
-from avrobust_core.testing.component_subjects import OfferSubject
+from avrobust_core.testing.component_subjects import ComponentSubject
 from avrobust_core.testing.oracles import SHAPES, LinearOracle
 from avrobust_core.testing.running import CheckFailed, NotApplicable
 
@@ -76,7 +76,7 @@ class _World:
         )
 
 
-def check_measurement(subject: OfferSubject) -> None:
+def check_measurement(subject: ComponentSubject) -> None:
     """It measures each of its tasks, the same twice; what it returns has the shapes that it should have."""
     metric: Metric = subject.build()
     for task in sorted(metric.tasks):
@@ -88,7 +88,7 @@ def check_measurement(subject: OfferSubject) -> None:
         _well_formed(first, given)
 
 
-def check_clip_order(subject: OfferSubject) -> None:
+def check_clip_order(subject: ComponentSubject) -> None:
     """Its findings do not depend on the order of the clips."""
     metric: Metric = subject.build()
     order = torch.randperm(CLIPS, generator=torch.Generator().manual_seed(3)).tolist()
@@ -104,7 +104,7 @@ def check_clip_order(subject: OfferSubject) -> None:
                 raise CheckFailed(f"{name} of a clip is another where the clips are in another order")
 
 
-def check_groups(subject: OfferSubject) -> None:
+def check_groups(subject: ComponentSubject) -> None:
     """Its intervals are over groups, and are marked so, if clips were drawn in groups; its numbers stay as they are."""
     metric: Metric = subject.build()
     for task in sorted(metric.tasks):
@@ -122,7 +122,7 @@ def check_groups(subject: OfferSubject) -> None:
                 )
 
 
-def check_model_unchanged(subject: OfferSubject) -> None:
+def check_model_unchanged(subject: ComponentSubject) -> None:
     """A model that it probes is as it was: weights, buffers, training flags."""
     metric: Metric = subject.build()
     if not metric.probes:
@@ -136,7 +136,7 @@ def check_model_unchanged(subject: OfferSubject) -> None:
         raise CheckFailed("it left the model in training mode")
 
 
-def check_bare_embeddings(subject: OfferSubject) -> None:
+def check_bare_embeddings(subject: ComponentSubject) -> None:
     """A metric that reads no predictions measures bare embeddings: no logits, no model, any layer's name."""
     metric: Metric = subject.build()
     if metric.predictions:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Self
 
 import torch
@@ -49,26 +50,23 @@ class TimeConstraint:
         """The nearest allowed perturbation: zero outside `frames`, the mean over time if invariant; differentiable."""
         whole = delta
         if self.frames is not None:
-            delta = torch.where(self._free(whole), delta, 0)  # not a product: 0 times infinity is NaN
+            delta = torch.where(self.free(whole), delta, 0)  # not a product: 0 times infinity is NaN
         if self.invariant:
             delta = (delta.sum(dim=self.axis, keepdim=True) / self.steps).expand_as(whole)
-            delta = delta if self.frames is None else torch.where(self._free(whole), delta, 0)
+            delta = delta if self.frames is None else torch.where(self.free(whole), delta, 0)
         return delta
 
-    def shaped(self, like: Tensor) -> Tensor:
-        """The free steps as 1 and the others as 0, shaped to broadcast."""
-        return self._free(like).to(like.dtype)
+    def free(self, like: Tensor) -> Tensor:
+        """Flag the steps among `frames`: bool, shaped to broadcast over clips `like` (B, ...)."""
+        assert self.frames is not None
+        shape = [1] * like.dim()
+        shape[self.axis] = -1
+        return self.frames.view(shape)
 
     def samples(self, shape: torch.Size) -> int:
         """The number of samples of a clip of this shape that may change, each by itself."""
         steps = 1 if self.invariant else self.steps
         return shape.numel() // shape[self.axis - 1] * steps
-
-    def _free(self, like: Tensor) -> Tensor:
-        assert self.frames is not None
-        shape = [1] * like.dim()
-        shape[self.axis] = -1
-        return self.frames.view(shape)
 
 
 class Ball(ABC):
@@ -92,10 +90,11 @@ class Ball(ABC):
         self.center = center
         self.radius = radius
         self.bounds = bounds
+        self.limits = bounds or (-torch.inf, torch.inf)
+        """The bounds, infinite where there are none."""
         self.time = time
         self.step_radius = per_clip(radius.to(center.dtype), center)
         """The radius shaped to multiply a perturbation: (B, 1, ...), in the clips' dtype."""
-        self._room: tuple[Tensor, Tensor] | None = None
         self._checksum = checksum(center)
 
     @abstractmethod
@@ -199,7 +198,7 @@ class Ball(ABC):
         # What is the same at all steps of time is still rounded to float32 at each of them.
         allowed = self._grain(x) if self.time.invariant else torch.zeros_like(delta)
         if self.time.frames is not None:
-            allowed = allowed * self.time.shaped(delta)
+            allowed = torch.where(self.time.free(delta), allowed, 0)
         return (astray > allowed).flatten(1).any(dim=1)
 
     def altered(self) -> Tensor:
@@ -224,26 +223,24 @@ class Ball(ABC):
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(selected, name, value.index_select(0, index))
-        selected._room = None
+        vars(selected).pop("room", None)
         return selected
 
-    @property
+    @cached_property
     def room(self) -> tuple[Tensor, Tensor]:
         """The room of each sample, down (negative or 0) and up, by the bounds alone: (B, ...), infinite without bounds.
 
         Where the perturbation is the same at all steps of time, as far as all of them can: 1 along the time axis.
         """
-        if self._room is None:
-            low, high = self.bounds or (-torch.inf, torch.inf)
-            down, up = low - self.center, high - self.center
-            if self.time is not None and self.time.invariant:
-                if self.time.frames is not None:
-                    chosen = self.time.frames.nonzero().squeeze(1).to(down.device)
-                    down, up = down.index_select(self.time.axis, chosen), up.index_select(self.time.axis, chosen)
-                down = down.amax(dim=self.time.axis, keepdim=True)
-                up = up.amin(dim=self.time.axis, keepdim=True)
-            self._room = down, up
-        return self._room
+        low, high = self.limits
+        down, up = low - self.center, high - self.center
+        if self.time is not None and self.time.invariant:
+            if self.time.frames is not None:
+                chosen = self.time.frames.nonzero().squeeze(1).to(down.device)
+                down, up = down.index_select(self.time.axis, chosen), up.index_select(self.time.axis, chosen)
+            down = down.amax(dim=self.time.axis, keepdim=True)
+            up = up.amin(dim=self.time.axis, keepdim=True)
+        return down, up
 
     def _delta(self, x: Tensor) -> Tensor:
         """The perturbation, confined; always a new tensor, laid out in full."""

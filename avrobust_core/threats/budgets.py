@@ -87,20 +87,15 @@ class Budget(Described):
 
     @field_validator("frames", mode="before")
     @classmethod
-    def _pairs(cls, value: Any) -> Any:
+    def _ranges(cls, value: Any) -> Any:
         if value is not None and not (isinstance(value, (list, tuple)) and all(map(_is_pair, value))):
             raise ValueError(f"frames: {value!r} is not a list of ranges [first, end), like [[0, 4], [8, 12]]")
-        return value
-
-    @field_validator("frames")
-    @classmethod
-    def _ranges(cls, ranges: tuple[tuple[int, int], ...] | None) -> tuple[tuple[int, int], ...] | None:
-        for first, end in ranges or ():
+        for first, end in value or ():
             if not 0 <= first < end:
                 raise ValueError(f"frames [{first}, {end}]: a range needs 0 <= first < end")
-        if ranges is not None and not ranges:
+        if value is not None and not value:
             raise ValueError("frames: an empty list leaves nothing to attack; leave the modality out of the threat")
-        return ranges
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> "Budget":

@@ -1,9 +1,11 @@
 """Tensors with one number or flag per clip, and what is told of each clip of a batch by itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from avrobust_core.naming import first_of
 
 Inputs = Mapping[str, Tensor]
 """The attacked modalities by name, each (B, ...)."""
@@ -23,6 +25,11 @@ def per_clip(values: Tensor, like: Tensor) -> Tensor:
 def where_clips(flags: Tensor, first: Inputs, second: Inputs) -> dict[str, Tensor]:
     """The clips of `first` whose flag (B,) is true, else of `second`; by the modalities of `second`."""
     return {name: torch.where(per_clip(flags, other), first[name], other) for name, other in second.items()}
+
+
+def first_flagged(ids: Sequence[str], flags: Tensor) -> str:
+    """The first names, for an error, of the clips whose flag (B,) is true."""
+    return first_of([clip_id for clip_id, flag in zip(ids, flags.tolist(), strict=True) if flag])
 
 
 def clip_norm(x: Tensor) -> Tensor:

@@ -24,12 +24,11 @@ class LinfBall(Ball):
         for piece in pieces(len(center), center[:1].numel(), center.device):
             part = reach[piece]
             if time is not None and time.frames is not None:
-                part = part * time.shaped(center)
+                part = torch.where(time.free(center), part, 0)
             self._high[piece] = _upper_edge(center[piece], part)
             self._low[piece] = _upper_edge(-center[piece], part).neg_()
-        if bounds is not None:
-            self._low.clamp_(min=bounds[0])
-            self._high.clamp_(max=bounds[1])
+        self._low.clamp_(min=self.limits[0])
+        self._high.clamp_(max=self.limits[1])
 
     @torch.no_grad()
     def project(self, x: Tensor) -> Tensor:
@@ -41,11 +40,9 @@ class LinfBall(Ball):
     def within(self, x: Tensor, radius: Tensor) -> Tensor:
         reach = per_clip(radius.to(x.dtype), x)
         delta = self._delta(x).clamp_(-reach, reach)
-        if self.bounds is None:
-            return delta.add_(self.center)
         if self.time is not None and self.time.invariant:
             delta.clamp_(*self.room)
-        return delta.add_(self.center).clamp_(*self.bounds)
+        return delta.add_(self.center).clamp_(*self.limits)
 
     def step(self, x: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
         gradient = self.confined(gradient)

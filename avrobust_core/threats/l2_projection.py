@@ -48,7 +48,7 @@ class _Part:
 
     def __init__(self, ball: Ball, x: Tensor, piece: slice, weight: Tensor, into: Tensor) -> None:
         self.center = ball.center[piece]
-        self.bounds = ball.bounds
+        self.bounds, self.limits = ball.bounds, ball.limits
         self.weight = weight
         self.delta = torch.sub(x, self.center, out=into)
         if ball.time is not None:
@@ -67,9 +67,7 @@ class _Part:
         moved = self.delta.mul_(self._shaped(share))
         if self.room is not None:
             moved.clamp_(*self.room)
-        moved.add_(self.center)
-        if self.bounds is not None:
-            moved.clamp_(*self.bounds)
+        moved.add_(self.center).clamp_(*self.limits)
 
     def split(self, share: Tensor) -> tuple[Tensor, Tensor] | None:
         """The weighted squares of what is held at the bounds, and of the whole perturbation where it is not: (b,) each.

@@ -3,7 +3,6 @@
 Attacks work on regions, so that one attack serves every threat: balls side by side, or one ball shared by all.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Self
 
@@ -25,14 +24,14 @@ Generators = Callable[[str], Sequence[torch.Generator]]
 """From a modality's name to one generator per clip."""
 
 
-class Region(ABC):
-    """The points that an attack may return; `size` 1 is its edge.
+class Region:
+    """The points that an attack may return; `size` 1 is its edge. Here a ball for each modality, all filled at once.
 
     Args:
         balls: by attacked modality. In a shared region, the ball that each could fill if it were attacked alone.
     """
 
-    kind: ClassVar[ThreatKind]
+    kind: ClassVar[ThreatKind] = "separate"
 
     def __init__(self, balls: Mapping[str, Ball]) -> None:
         self.balls = dict(balls)
@@ -53,56 +52,66 @@ class Region(ABC):
         return all(ball.smooth for ball in self.balls.values())
 
     @property
-    @abstractmethod
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """The modalities that share one ball, group by group."""
+        return tuple((name,) for name in self.balls)
 
-    @abstractmethod
     def project(self, x: Inputs) -> dict[str, Tensor]:
         """The nearest point of the region; inside when measured again in float64. `x` is not changed."""
+        return {name: ball.project(x[name]) for name, ball in self.balls.items()}
 
-    @abstractmethod
     def within(self, x: Inputs, size: Tensor) -> dict[str, Tensor]:
         """The nearest point of the region scaled by `size` (B,), without the care for the last bits."""
+        return {name: ball.within(x[name], ball.radius * size) for name, ball in self.balls.items()}
 
-    @abstractmethod
     def step(self, x: Inputs, gradients: Inputs, length: float | Tensor) -> dict[str, Tensor]:
         """`x` moved by the step of steepest ascent of size `length` (a number, or (B,)); not projected."""
+        return {
+            name: ball.step(x[name], gradients[name], _shaped(length, x[name])) for name, ball in self.balls.items()
+        }
 
-    @abstractmethod
     def gain(self, gradients: Inputs) -> Tensor:
         """The rise of a linear function with these gradients over a step of size 1: (B,) float."""
+        return torch.stack([ball.gain(gradients[name]) for name, ball in self.balls.items()]).sum(dim=0)
 
-    @abstractmethod
     def sample(self, generators: Generators) -> dict[str, Tensor]:
         """A random point of the region, each clip's from its own generators."""
+        return {name: ball.sample(generators(name)) for name, ball in self.balls.items()}
 
-    @abstractmethod
     def size(self, x: Inputs) -> Tensor:
         """The smallest factor by which the region must be scaled to hold `x`: (B,) float64; 0 for the clean clip.
 
         Infinite where a modality was changed that has a radius of 0.
         """
+        return self._shares(x).amax(dim=0)
 
-    @abstractmethod
     def size_slopes(self, x: Inputs) -> Tensor:
         """The derivative of the squared size by each modality's squared share of its radius: (M, B) float64.
 
         Where the size is the largest share, a step on it would move one modality at a time: there the norm of the
         shares with the exponent `SMOOTHING` stands for it.
         """
+        shares = self._shares(x)
+        if len(shares) == 1:
+            return torch.ones_like(shares)
+        shares = shares.nan_to_num(posinf=0).clamp(min=TINY)
+        relative = shares / shares.amax(dim=0)
+        whole = (relative**SMOOTHING).sum(dim=0)
+        return relative ** (SMOOTHING - 2) * whole ** (2 / SMOOTHING - 1)
 
-    @abstractmethod
     def replaced(self, x: Inputs, name: str, new: Tensor) -> dict[str, Tensor]:
         """`x`, a point of the region, with one modality replaced, and projected as far as that one's ball reaches."""
+        return {**x, name: self.balls[name].project(new)}
 
-    @abstractmethod
     def approach(self, x: Inputs, gradients: Inputs, size: Tensor, length: float) -> dict[str, Tensor]:
         """`x` after a step towards the best point of the region scaled by `size` (B,): see `Ball.approach`."""
+        return {name: ball.approach(x[name], gradients[name], size, length) for name, ball in self.balls.items()}
 
-    @abstractmethod
     def levelled(self, x: Inputs, size: Tensor) -> dict[str, Tensor]:
         """`x` of size `size` (B,), with each modality's perturbation made as long as costs no size."""
+        if len(self.balls) == 1:
+            return dict(x)
+        return {name: ball.stretched(x[name], size) for name, ball in self.balls.items()}
 
     def stretched(self, x: Inputs, size: Tensor, where: Tensor | None = None) -> dict[str, Tensor]:
         """`x` scaled about the clean clip to `size` (B,) where it is smaller; not projected.
@@ -131,68 +140,16 @@ class Region(ABC):
 
     def select(self, index: Tensor) -> Self:
         """The region of the clips at `index` (int64 positions)."""
-        return self._of_each(lambda ball: ball.select(index))
+        return type(self)({name: ball.select(index) for name, ball in self.balls.items()})
 
     def scaled(self, factor: float) -> Self:
         """The region of the same clips with every radius multiplied by `factor`; see `Ball.scaled`."""
-        return self._of_each(lambda ball: ball.scaled(factor))
-
-    def _of_each(self, change: Callable[[Ball], Ball]) -> Self:
-        return type(self)({name: change(ball) for name, ball in self.balls.items()})
+        return type(self)({name: ball.scaled(factor) for name, ball in self.balls.items()})
 
     def _shares(self, x: Inputs) -> Tensor:
         """Each modality's norm over its radius: (M, B) float64."""
-        return torch.stack([_share(ball.measure(x[name]), ball.radius) for name, ball in self.balls.items()])
-
-
-class SeparateRegion(Region):
-    """A ball for each modality: all of them may be filled at the same time."""
-
-    kind = "separate"
-
-    def project(self, x: Inputs) -> dict[str, Tensor]:
-        return {name: ball.project(x[name]) for name, ball in self.balls.items()}
-
-    def within(self, x: Inputs, size: Tensor) -> dict[str, Tensor]:
-        return {name: ball.within(x[name], ball.radius * size) for name, ball in self.balls.items()}
-
-    def step(self, x: Inputs, gradients: Inputs, length: float | Tensor) -> dict[str, Tensor]:
-        return {
-            name: ball.step(x[name], gradients[name], _shaped(length, x[name])) for name, ball in self.balls.items()
-        }
-
-    def gain(self, gradients: Inputs) -> Tensor:
-        return torch.stack([ball.gain(gradients[name]) for name, ball in self.balls.items()]).sum(dim=0)
-
-    def sample(self, generators: Generators) -> dict[str, Tensor]:
-        return {name: ball.sample(generators(name)) for name, ball in self.balls.items()}
-
-    def size(self, x: Inputs) -> Tensor:
-        return self._shares(x).amax(dim=0)
-
-    @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        return tuple((name,) for name in self.balls)
-
-    def size_slopes(self, x: Inputs) -> Tensor:
-        shares = self._shares(x)
-        if len(shares) == 1:
-            return torch.ones_like(shares)
-        shares = shares.nan_to_num(posinf=0).clamp(min=TINY)
-        relative = shares / shares.amax(dim=0)
-        whole = (relative**SMOOTHING).sum(dim=0)
-        return relative ** (SMOOTHING - 2) * whole ** (2 / SMOOTHING - 1)
-
-    def replaced(self, x: Inputs, name: str, new: Tensor) -> dict[str, Tensor]:
-        return {**x, name: self.balls[name].project(new)}
-
-    def approach(self, x: Inputs, gradients: Inputs, size: Tensor, length: float) -> dict[str, Tensor]:
-        return {name: ball.approach(x[name], gradients[name], size, length) for name, ball in self.balls.items()}
-
-    def levelled(self, x: Inputs, size: Tensor) -> dict[str, Tensor]:
-        if len(self.balls) == 1:
-            return dict(x)
-        return {name: ball.stretched(x[name], size) for name, ball in self.balls.items()}
+        norms = torch.stack([ball.measure(x[name]) for name, ball in self.balls.items()])
+        return torch.where(norms > 0, norms / torch.stack([ball.radius for ball in self.balls.values()]), 0)
 
 
 class SharedRegion(Region):
@@ -211,9 +168,9 @@ class SharedRegion(Region):
         self._l2 = {name: ball for name, ball in self.balls.items() if isinstance(ball, L2Ball)}
         if len(self._l2) < len(self.balls):
             raise TypeError("a shared region is made of l2 balls only")
-        radius = torch.stack([ball.radius for ball in self._l2.values()])
+        self._radius = radius = torch.stack([ball.radius for ball in self._l2.values()])  # (M, B) float64
         rounding = torch.stack([ball.rounding for ball in self._l2.values()])
-        self._weights = torch.where(radius > 0, 1 / radius, 0)  # (M, B) float64
+        self._weights = torch.where(radius > 0, 1 / radius, 0)
         # Rounding to float32 must not use up what belongs to the others: a modality whose radius it fills stays clean.
         self._firm_weights = torch.where(rounding > radius / 2, 0, self._weights)
         self._reach = 1 - SAFETY - torch.linalg.vector_norm(rounding * self._firm_weights, dim=0)
@@ -230,13 +187,12 @@ class SharedRegion(Region):
         return dict(zip(self.balls, found, strict=True))
 
     def step(self, x: Inputs, gradients: Inputs, length: float | Tensor) -> dict[str, Tensor]:
-        polar = {name: ball.polar(gradients[name]) for name, ball in self._l2.items()}
-        gains = torch.stack([polar[name][1] * polar[name][2] * ball.radius for name, ball in self._l2.items()])
+        polar = [ball.polar(gradients[name]) for name, ball in self._l2.items()]
+        gains = torch.stack([norm * size for _, norm, size in polar]) * self._radius
         shares = gains / torch.linalg.vector_norm(gains, dim=0).clamp(min=torch.finfo(gains.dtype).tiny)
         moved = {}
-        for share, (name, ball) in zip(shares, self._l2.items(), strict=True):
-            direction, norm, _ = polar[name]
-            scale = per_clip((ball.radius * share / norm).to(direction.dtype), direction)
+        for name, (direction, norm, _), reach in zip(self.balls, polar, self._radius * shares, strict=True):
+            scale = per_clip((reach / norm).to(direction.dtype), direction)
             moved[name] = torch.addcmul(x[name], direction, scale * _shaped(length, direction))
         return moved
 
@@ -247,19 +203,16 @@ class SharedRegion(Region):
 
     def sample(self, generators: Generators) -> dict[str, Tensor]:
         """Uniform in the shared ball: a normal direction over all modalities, at the share of a ball of their sum."""
-        noise: dict[str, Tensor] = {}
-        drawn: Tensor | None = None
-        for name, ball in self._l2.items():
-            own = generators(name)
-            raw = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in own]).to(ball.center.device)
-            noise[name] = ball.confined(raw)
-            if drawn is None:
-                drawn = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in own])
-        assert drawn is not None
+        own = {name: generators(name) for name in self.balls}
+        noise = {}
+        for name, ball in self.balls.items():
+            raw = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in own[name]])
+            noise[name] = ball.confined(raw.to(ball.center.device))
+        drawn = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in next(iter(own.values()))])
         open_to = self._weights > 0  # a modality of radius 0 adds no dimension to the ball
         norms = torch.stack([clip_norm(each) for each in noise.values()]) * open_to
-        samples = sum(on * ball.samples for on, ball in zip(open_to, self._l2.values(), strict=True))
-        assert isinstance(samples, Tensor)
+        dimensions = torch.tensor([[ball.samples] for ball in self._l2.values()], device=norms.device)
+        samples = (open_to * dimensions).sum(dim=0)
         share = drawn.to(norms.device) ** (1 / samples.clamp(min=1))
         share = share / torch.linalg.vector_norm(norms, dim=0).clamp(min=torch.finfo(norms.dtype).tiny)
         return self.project(
@@ -290,7 +243,7 @@ class SharedRegion(Region):
         return dict(x)
 
 
-REGIONS: Mapping[ThreatKind, type[Region]] = {region.kind: region for region in (SeparateRegion, SharedRegion)}
+REGIONS: Mapping[ThreatKind, type[Region]] = {region.kind: region for region in (Region, SharedRegion)}
 """Each kind of threat's region."""
 
 
@@ -362,10 +315,6 @@ def radii(clean: Tensor, budget: Budget) -> Tensor:
     if budget.norm == "l1":
         length = length * clean[0].numel() ** 0.5
     return length * 10 ** (-budget.eps.snr_db / 20)
-
-
-def _share(norm: Tensor, radius: Tensor) -> Tensor:
-    return torch.where(norm > 0, norm / radius, 0)
 
 
 def _shaped(length: float | Tensor, like: Tensor) -> float | Tensor:

@@ -53,13 +53,12 @@ class L1Ball(Ball):
         radius = radius.to(x.dtype)
         for piece in pieces(len(x), x[:1].numel(), x.device):
             center = self.center[piece]
-            delta = x[piece] - center
-            delta = self.confined(delta)
+            delta = self.confined(x[piece] - center)
             size = delta.abs()
             limit = None if self.bounds is None else _room(center, delta.sign(), self.bounds).flatten(1)
             threshold = soft_threshold(size.flatten(1), limit, radius[piece], cost[piece])
             moved = size.sub_(per_clip(threshold, size)).clamp_(min=0).copysign_(delta).add_(center)
-            found[piece] = moved if self.bounds is None else moved.clamp_(*self.bounds)
+            found[piece] = moved.clamp_(*self.limits)
         return found
 
     def step(self, x: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
@@ -101,7 +100,7 @@ class L1Ball(Ball):
         drawn = drawn.to(self.center.device)
         sizes = -torch.log1p(-drawn[:, 0])
         if self.time is not None and self.time.frames is not None:
-            free = self.time.shaped(self.center).expand_as(self.center).flatten(1)
+            free = self.time.free(self.center).expand_as(self.center).flatten(1)
             sizes = sizes * torch.cat((free, torch.ones_like(free[:, :1])), dim=1)
         shares = sizes[:, :-1] / sizes.sum(dim=1, keepdim=True)
         signs = (drawn[:, 1, :-1] > 0.5).to(shares.dtype) * 2 - 1
@@ -142,7 +141,7 @@ class L0Ball(Ball):
         super().__init__(center, radius, bounds, time)
         self._cap = torch.inf if cap is None else cap
         self._axis, self._frame_steps = frame
-        low, high = (-torch.inf, torch.inf) if bounds is None else bounds
+        low, high = self.limits
         self._span = min(self._cap, high - low)
         # Asked once, here: later on it would make the host wait for the device at every step.
         self._most = int(radius.max()) if len(radius) else 0
@@ -163,7 +162,7 @@ class L0Ball(Ball):
         kept = self._cut(delta)
         saved = kept * (2 * delta - kept)  # by how much the square of the distance falls if this change is kept
         chosen = self._spread(_highest(self._by_frame(saved), count, most), x)
-        return torch.addcmul(self.center, kept, chosen.to(kept.dtype)).clamp_(*self._limits)
+        return torch.addcmul(self.center, kept, chosen.to(kept.dtype)).clamp_(*self.limits)
 
     def step(self, x: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
         """`x` with up to `length` times the radius new samples (or frames) moved as far as they may along the gradient.
@@ -209,7 +208,7 @@ class L0Ball(Ball):
         free = self._by_frame(self.confined(torch.ones_like(self.center))) > 0
         rank = rank[:, : free.shape[1]] * free
         chosen = self._spread(_highest(rank, self._count(self.radius), self._most), moved)
-        return torch.where(chosen, self.center + moved, self.center).clamp(*self._limits)
+        return torch.where(chosen, self.center + moved, self.center).clamp(*self.limits)
 
     def approach(self, x: Tensor, gradient: Tensor, size: Tensor, length: float) -> Tensor:
         reach = self._floor(self.radius * size)  # a step is rounded up to whole samples, a size down
@@ -237,10 +236,6 @@ class L0Ball(Ball):
         moved = self._difference(x).abs().amax(dim=1)
         return super().strays(x) | (moved > self._cap + self._grain(x).flatten())
 
-    @property
-    def _limits(self) -> tuple[float, float]:
-        return self.bounds if self.bounds is not None else (-torch.inf, torch.inf)
-
     def _floor(self, radius: Tensor) -> Tensor:
         """A radius as a whole number, (B,) float64; one that rounding has left a hair below a number is that number."""
         return (radius * (1 + 1e-9)).floor()
@@ -259,23 +254,17 @@ class L0Ball(Ball):
         """(B, ...) summed over each frame: (B, frames); samples as they are: (B, n)."""
         if self._axis is None:
             return values.flatten(1)
-        by_step = values.movedim(self._axis, 1).reshape(*self._steps(values), -1).sum(dim=2)
+        by_step = values.movedim(self._axis, 1).unsqueeze(-1).flatten(2).sum(dim=2)
         missing = -by_step.shape[1] % self._frame_steps
         padded = torch.nn.functional.pad(by_step, (0, missing))
         return padded.view(len(values), -1, self._frame_steps).sum(dim=2)
-
-    def _steps(self, values: Tensor) -> tuple[int, int]:
-        assert self._axis is not None
-        return values.shape[0], values.shape[self._axis]
 
     def _spread(self, by_frame: Tensor, like: Tensor) -> Tensor:
         """(B, frames) repeated over all samples of each frame: as `like`."""
         if self._axis is None:
             return by_frame.view_as(like)
         steps = by_frame.repeat_interleave(self._frame_steps, dim=1)[:, : like.shape[self._axis]]
-        shape = [len(like), *[1] * (like.dim() - 1)]
-        shape[self._axis] = -1
-        return steps.view(shape).expand_as(like)
+        return steps.view(*steps.shape, *[1] * (like.dim() - 2)).movedim(1, self._axis).expand_as(like)
 
 
 def _vertex(ball: Ball, gradient: Tensor, reach: Tensor) -> Tensor:

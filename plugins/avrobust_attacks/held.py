@@ -1,10 +1,11 @@
-"""Attributes that hold something of each clip, cut down to the clips that are still worked on."""
+"""Attributes and tensors that hold something of each clip: cut down to clips still worked on, and written for some."""
 
 from collections.abc import Collection
 
+import torch
 from torch import Tensor
 
-from avrobust_core import select_inputs
+from avrobust_core import Inputs, per_clip, select_inputs
 
 
 def select_held(holder: object, kept: Tensor, *, but: Collection[str] = ()) -> None:
@@ -22,3 +23,13 @@ def select_held(holder: object, kept: Tensor, *, but: Collection[str] = ()) -> N
             setattr(holder, name, value.index_select(0, kept))
         elif isinstance(value, dict) and all(isinstance(each, Tensor) for each in value.values()):
             setattr(holder, name, select_inputs(value, kept))
+
+
+def put(into: Inputs, positions: Tensor, x: Inputs, where: Tensor) -> None:
+    """Write `x` (b, ...), by modality, over the clips at `positions` (b,) int64, where `where` (b,) is true."""
+    for name, whole in into.items():
+        if len(positions) == len(whole):
+            torch.where(per_clip(where, whole), x[name].detach(), whole, out=whole)
+        else:
+            old = whole.index_select(0, positions)
+            whole.index_copy_(0, positions, torch.where(per_clip(where, old), x[name].detach(), old))

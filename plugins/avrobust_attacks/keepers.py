@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from avrobust_attacks.losses import Loss, PerClipLoss
+from avrobust_attacks.held import put
+from avrobust_attacks.losses import Loss, TowardsClass
 from avrobust_core import (
     AttackResult,
     BoundVictim,
@@ -44,6 +45,8 @@ class Keeper(ABC):
         victim: all clips.
         loss: see above.
         rows: of the trace; None for no trace.
+        by: the loss that decides among points of which both, or neither, reach the goal, where more than one is
+            compared (`HighestLoss`); None for the one raised.
     """
 
     scored = "the loss or its gradient"
@@ -52,10 +55,11 @@ class Keeper(ABC):
     between_waits = 5
     """Elsewhere than on CPU a wait costs the work that could have been queued meanwhile: steps for each of them."""
 
-    def __init__(self, victim: BoundVictim, loss: Loss, rows: int | None = None) -> None:
+    def __init__(self, victim: BoundVictim, loss: Loss, rows: int | None = None, by: Loss | None = None) -> None:
         self.victim = victim
         self.loss = loss
-        self.stops = victim.task == "single-label" and victim.repeatable
+        self._by = by
+        self.stops = victim.settles
         device = victim.device
         self.positions = torch.arange(len(victim), device=device)
         self.found = {name: x.clone() for name, x in victim.clean.items()}
@@ -145,12 +149,12 @@ class Keeper(ABC):
         self.victim = self.victim.select(kept)
         self.positions = self.positions[kept]
         self._reached, self._broken = self._reached[kept], self._broken[kept]
-        if isinstance(self.loss, PerClipLoss):
+        if isinstance(self.loss, TowardsClass):
             self.loss = self.loss.select(kept)
 
-    @abstractmethod
     def rest(self, x: Inputs, height: Tensor) -> None:
         """Note where a climb has ended, (b, ...), and the loss there, (b,)."""
+        self._take(x, self._reached & (not self.stops), height)
 
     def _take(self, x: Inputs, reached: Tensor, height: Tensor) -> None:
         """Keep a point, (b, ...), where it is worth more than what is kept of its clip."""
@@ -158,12 +162,7 @@ class Keeper(ABC):
         higher = better(reached, height, self.success[at], self._highest[at])
         self._highest[at] = torch.where(higher, height, self._highest[at])
         self.success[at] = torch.where(higher, reached, self.success[at])
-        for name, found in self.found.items():
-            if len(at) == len(found):
-                torch.where(per_clip(higher, found), x[name].detach(), found, out=found)
-            else:
-                old = found.index_select(0, at)
-                found.index_copy_(0, at, torch.where(per_clip(higher, old), x[name], old))
+        put(self.found, at, x, higher)
 
     def result(self) -> AttackResult:
         """The points kept of all clips; where `stops`, those of the other clips are in `last`, and these are clean."""
@@ -181,21 +180,9 @@ class FirstSuccess(Keeper):
         self._reached |= self.victim.fooled(logits)
         self._at = x
 
-    def rest(self, x: Inputs, height: Tensor) -> None:
-        self._take(x, torch.zeros_like(self._reached), height)
-
 
 class HighestLoss(Keeper):
-    """Keeps of a clip's points that reach the goal, or else of all, the one of highest loss.
-
-    Args:
-        victim, loss, rows: see `Keeper`.
-        by: the loss that decides among points of which both, or neither, reach the goal; None for the one raised.
-    """
-
-    def __init__(self, victim: BoundVictim, loss: Loss, rows: int | None = None, by: Loss | None = None) -> None:
-        super().__init__(victim, loss, rows)
-        self._by = by
+    """Keeps of a clip's points that reach the goal, or else of all, the one of highest loss."""
 
     def _keep(self, x: Inputs, logits: Tensor, height: Tensor) -> None:
         reached = self.victim.fooled(logits)
@@ -289,9 +276,6 @@ class BestPoint(Keeper):
         super()._select(kept)
         self._at, self.height = select_inputs(self._at, kept), self.height[kept]
 
-    def rest(self, x: Inputs, height: Tensor) -> None:
-        self._take(x, self._reached & (not self.stops), height)
-
     def result(self) -> AttackResult:
         self.settle()
         self.rest(self._at, self.height)
@@ -305,6 +289,15 @@ def better(reached: Tensor, loss: Tensor, kept_reached: Tensor, kept_loss: Tenso
     return (reached & ~kept_reached) | ((reached == kept_reached) & (loss > kept_loss))
 
 
+def one_look(victim: BoundVictim, x: Inputs) -> AttackResult:
+    """The result of an attack that has one point (B, ...) to offer, by modality: one query tells whether it succeeds.
+
+    Where a success settles a clip (`BoundVictim.settles`), one that it does not reach is returned clean.
+    """
+    success = victim.fooled(victim.confirm(x))
+    return AttackResult(where_clips(success, x, victim.clean) if victim.settles else x, success)
+
+
 def keeper_for(victim: BoundVictim, loss: Loss, rows: int, by: Loss | None = None) -> Keeper:
     """The keeper of climbs that a task asks for: with one label the first success, with several one of highest loss.
 
@@ -314,10 +307,7 @@ def keeper_for(victim: BoundVictim, loss: Loss, rows: int, by: Loss | None = Non
         victim: all clips.
         loss: what is climbed.
         rows: of the trace.
-        by: see `HighestLoss`.
+        by: see `Keeper`.
     """
-    if not victim.repeatable:
-        return ClimbEnds(victim, loss, rows, by)
-    if victim.task == "multi-label":
-        return HighestLoss(victim, loss, rows, by)
-    return FirstSuccess(victim, loss, rows)
+    kind = FirstSuccess if victim.settles else HighestLoss if victim.repeatable else ClimbEnds
+    return kind(victim, loss, rows, by)

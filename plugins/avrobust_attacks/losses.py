@@ -1,7 +1,7 @@
 """The losses that gradient attacks raise: per clip, for every goal, with a gradient where the model is sure."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -15,18 +15,6 @@ Loss = Callable[[Tensor, BatchGoal], Tensor]
 
 SMALLEST_SPREAD = 1e-12
 """Below this, the logits that DLR divides by are all the same."""
-
-
-class PerClipLoss(ABC):
-    """A loss that holds something of each clip, and is selected along with the clips."""
-
-    @abstractmethod
-    def __call__(self, logits: Tensor, goal: BatchGoal) -> Tensor:
-        """As every `Loss`."""
-
-    @abstractmethod
-    def select(self, index: Tensor) -> "PerClipLoss":
-        """The loss of the clips at `index` (int64 positions)."""
 
 
 def cross_entropy(logits: Tensor, goal: BatchGoal) -> Tensor:
@@ -108,29 +96,31 @@ def _over_wide_spread(loss: Tensor, logits: Tensor) -> Tensor:
     return loss / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2).clamp(min=SMALLEST_SPREAD)
 
 
-class TowardsClass(PerClipLoss):
+@dataclass(frozen=True, slots=True)
+class TowardsClass:
     """The DLR towards one class per clip (Croce and Hein, ICML 2020, eq. 7): its logit less the best of the clip's own.
 
     That is taken over the spread from the highest logit to the mean of the third and the fourth. With fewer than four
     classes there is no fourth: the difference alone is returned.
 
-    Args:
+    Attributes:
         classes: (B,) int64, the class aimed at for each clip: none of its own.
     """
 
-    def __init__(self, classes: Tensor) -> None:
-        self._classes = classes
+    classes: Tensor
 
     def __call__(self, logits: Tensor, goal: BatchGoal) -> Tensor:
+        """As every `Loss`."""
         own = goal.own(logits)
         best_own = logits.masked_fill(~own, -torch.inf).amax(dim=1)
-        loss = logits.gather(1, self._classes.unsqueeze(1)).squeeze(1) - best_own
+        loss = logits.gather(1, self.classes.unsqueeze(1)).squeeze(1) - best_own
         if goal.task == "multi-label":  # as in `negative_margin`
             loss = loss.masked_fill(_without_margin(own), 0.0)
         return _over_wide_spread(loss, logits)
 
     def select(self, index: Tensor) -> "TowardsClass":
-        return TowardsClass(self._classes.index_select(0, index))
+        """The loss of the clips at `index` (int64 positions)."""
+        return TowardsClass(self.classes.index_select(0, index))
 
 
 def mean_rank(logits: Tensor, goal: BatchGoal) -> Tensor:

@@ -39,8 +39,8 @@ class Grid:
         shape: of one clip.
         channels: with signs of their own; 1 where there is no channel axis.
         axes: that blocks extend over, in order; may be empty.
-        frames: the steps of time that may change as 1, the others as 0, shaped to broadcast, where blocks extend over
-            all of time; else None.
+        frames: which steps of time may change, bool, shaped to broadcast, where blocks extend over all of time; else
+            None.
     """
 
     shape: tuple[int, ...]
@@ -67,7 +67,7 @@ class Grid:
             axes.append(Axis(dim, steps, places))
         frames = None
         if time is not None and time.invariant and time.frames is not None:
-            frames = time.shaped(center)
+            frames = time.free(center)
         return cls(shape, shape[0] if has_channels else 1, tuple(axes), frames)
 
     def sides(self, share: float, least: int = 1) -> tuple[int, ...]:
@@ -144,7 +144,7 @@ class Blocks:
         found = torch.ones((self.clips, *[1] * len(self.grid.shape)), dtype=torch.bool, device=device)
         for axis, side, within in zip(self.grid.axes, self.sides, self.within, strict=True):
             found = found & self.grid.along(axis, (within >= 0) & (within < side))
-        return found if self.grid.frames is None else found & (self.grid.frames > 0)
+        return found if self.grid.frames is None else found & self.grid.frames
 
     def wave(self, uniform: Tensor) -> Tensor | None:
         """A square wave over each block along its only axis: its half period log-uniform from 1 to the block's length.

@@ -1,26 +1,21 @@
 """Attacked modalities removed, or replaced by another clip's: a corruption that takes no notice of the radius."""
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from avrobust_attacks.blackbox.configs import DropConfig
-from avrobust_core import (
-    Attack,
-    AttackResult,
-    AvrobustError,
-    BoundVictim,
-    Inputs,
-    Preparation,
-    derive_seed,
-    where_clips,
-)
+from avrobust_attacks.keepers import one_look
+from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Inputs, Preparation, derive_seed
 
-NORMS = frozenset({"linf", "l2", "l1", "l0"})
+StandIn = Callable[[BoundVictim], Inputs]
+"""From a victim to what replaces the attacked modalities: by modality, to broadcast to (B, ...)."""
+
+Victims = Callable[[], Iterator[BoundVictim]]
 
 
 class Drop(Attack):
@@ -28,14 +23,16 @@ class Drop(Attack):
 
     Where the budget names `frames`, only those are replaced. Single-label: a clip that the model gets right without
     the modality is returned clean, with success False. Multi-label: every clip is returned without it.
+
+    Args:
+        stand_in: what replaces them.
     """
 
-    norms: ClassVar[frozenset[str]] = NORMS
+    norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
     bounded = False
 
-    @abstractmethod
-    def stand_in(self, victim: BoundVictim) -> Inputs:
-        """Return what replaces the attacked modalities: by modality, to broadcast to (B, ...)."""
+    def __init__(self, stand_in: StandIn) -> None:
+        self.stand_in = stand_in
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:
@@ -43,101 +40,74 @@ class Drop(Attack):
         replaced = {}
         for name, new in self.stand_in(victim).items():
             ball = victim.balls[name]
-            new = new.to(ball.center).expand_as(ball.center)
-            if ball.bounds is not None:
-                new = new.clamp(*ball.bounds)
+            new = new.to(ball.center).expand_as(ball.center).clamp(*ball.limits)
             if ball.time is not None and ball.time.frames is not None:
-                new = torch.where(ball.time.shaped(ball.center) > 0, new, ball.center)
+                new = torch.where(ball.time.free(ball.center), new, ball.center)
             replaced[name] = new.contiguous()
-        success = victim.fooled(victim.confirm(replaced))
-        if victim.task == "multi-label" or not victim.repeatable:
-            return AttackResult(inputs=replaced, success=success)
-        return AttackResult(inputs=where_clips(success, replaced, victim.clean), success=success)
+        return one_look(victim, replaced)
 
 
-class DropToSilence(Drop):
-    """Replaced by 0 (silence; black), or by what the bounds hold nearest to it.
+class PreparedDrop(Drop):
+    """As `Drop`, by a stand-in that is found among the clips of a split.
+
+    Args:
+        config: which split.
+        find: finds it.
+        unprepared: says in an error what must be prepared.
+    """
+
+    def __init__(self, config: DropConfig, find: Callable[[Victims], StandIn], unprepared: str) -> None:
+        self.preparation = Preparation(config.split, config.batch_size)
+        self._find = find
+        self._unprepared = unprepared
+
+    def prepare(self, victims: Victims) -> Attack:
+        """Find the stand-in."""
+        return Drop(self._find(victims))
+
+    def __call__(self, victim: BoundVictim) -> AttackResult:
+        """Refuse: `prepare` returns the attack that can be called.
+
+        Raises:
+            AvrobustError: always.
+        """
+        raise AvrobustError(f"drop: {self._unprepared}")
+
+
+def drop(config: DropConfig) -> Drop:
+    """The attack with the configured stand-in; all but silence must be prepared."""
+    if config.replace == "silence":
+        return Drop(silence)
+    if config.replace == "mean":
+        unprepared = "the mean of the clips must be prepared before it can replace anything"
+        return PreparedDrop(config, mean_clip, unprepared)
+    unprepared = "the pool of other clips must be prepared before they can replace anything"
+    return PreparedDrop(config, partial(other_clips, config), unprepared)
+
+
+def silence(victim: BoundVictim) -> Inputs:
+    """0 (silence; black); the attack moves it to the nearest value that the bounds allow.
 
     In feature space, 0 is a feature of 0, which need not be what the frontend makes of silence.
     """
-
-    def stand_in(self, victim: BoundVictim) -> Inputs:
-        return {name: torch.zeros(()) for name in victim.clean}
+    return {name: torch.zeros(()) for name in victim.clean}
 
 
-class DropToMean(Drop):
-    """Replaced by the mean of all clips of the split prepared from.
-
-    Args:
-        preparation: which split.
-    """
-
-    def __init__(self, preparation: Preparation) -> None:
-        self.preparation = preparation
-
-    def prepare(self, victims: Callable[[], Iterator[BoundVictim]]) -> Attack:
-        """Work out the mean, in float64."""
-        sums: dict[str, Tensor] = {}
-        clips = 0
-        for victim in victims():
-            for name, x in victim.clean.items():
-                total = x.sum(dim=0, dtype=torch.float64)
-                sums[name] = sums[name] + total if name in sums else total
-            clips += len(victim)
-        if not clips:
-            raise AvrobustError("drop: there is no clip to take the mean of")
-        return _Prepared({name: total / clips for name, total in sums.items()})
-
-    def stand_in(self, victim: BoundVictim) -> Inputs:
-        raise AvrobustError("drop: the mean of the clips must be prepared before it can replace anything")
+def mean_clip(victims: Victims) -> StandIn:
+    """The mean of all clips of the split, worked out in float64."""
+    sums: dict[str, Tensor] = {}
+    clips = 0
+    for victim in victims():
+        for name, x in victim.clean.items():
+            sums[name] = sums.get(name, 0) + x.sum(dim=0, dtype=torch.float64)
+        clips += len(victim)
+    if not clips:
+        raise AvrobustError("drop: there is no clip to take the mean of")
+    return partial(_same_for_all, {name: total / clips for name, total in sums.items()})
 
 
-class _Prepared(Drop):
-    """Replaced by the same for every clip.
-
-    Args:
-        stand_in: by modality, one clip.
-    """
-
-    def __init__(self, stand_in: Inputs) -> None:
-        self._stand_in = stand_in
-
-    def stand_in(self, victim: BoundVictim) -> Inputs:
-        return {name: self._stand_in[name] for name in victim.clean}
-
-
-class DropToOtherClip(Drop):
-    """Replaced by what one other clip has in all attacked modalities.
-
-    Each clip's donor is one of a pool of clips of the split prepared from, chosen by a hash of the seed and both ids:
-    neither the pool nor the choice depends on the order of clips or on how they are batched. It is never the clip
-    itself.
-
-    Args:
-        preparation: which split.
-        different_class: whether donors that share a label are left out, if there are others. With a targeted goal
-            the clips' own labels are not known, and all donors will do.
-        pool: how many clips are kept, on CPU.
-    """
-
-    def __init__(self, preparation: Preparation, *, different_class: bool, pool: int) -> None:
-        self.preparation = preparation
-        self.different_class = different_class
-        self.pool = pool
-
-    def prepare(self, victims: Callable[[], Iterator[BoundVictim]]) -> Attack:
-        """Keep the pool: the clips whose hashes are the lowest."""
-        kept: list[_Donor] = []
-        for victim in victims():
-            seed = victim.victim.seed
-            ranks = [derive_seed(seed, clip_id, "drop/pool") for clip_id in victim.ids]
-            limit = kept[-1].rank if len(kept) >= self.pool else None
-            kept += [_donor(victim, i, rank) for i, rank in enumerate(ranks) if limit is None or rank < limit]
-            kept = sorted(kept, key=lambda donor: donor.rank)[: self.pool]
-        return _DropToDonor(kept, self.different_class)
-
-    def stand_in(self, victim: BoundVictim) -> Inputs:
-        raise AvrobustError("drop: the pool of other clips must be prepared before they can replace anything")
+def _same_for_all(clip: Inputs, victim: BoundVictim) -> Inputs:
+    return {name: clip[name] for name in victim.clean}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,45 +127,42 @@ class _Donor:
     labels: frozenset[int]
 
 
-class _DropToDonor(Drop):
-    """Replaced by what each clip's donor has.
+def other_clips(config: DropConfig, victims: Victims) -> StandIn:
+    """All attacked modalities of one other clip of the split.
 
-    Args:
-        donors: the pool.
-        different_class: whether donors that share a label are left out, if there are others.
+    Each clip's donor is one of a pool of clips, those whose hashes are the lowest, chosen by a hash of the seed and
+    both ids: neither the pool nor the choice depends on the order of clips or on how they are batched. It is never the
+    clip itself.
     """
-
-    def __init__(self, donors: list[_Donor], different_class: bool) -> None:
-        self._donors = donors
-        self._different_class = different_class
-
-    def stand_in(self, victim: BoundVictim) -> Inputs:
+    kept: list[_Donor] = []
+    for victim in victims():
         labels = _labels(victim)
-        chosen = [self._choose(victim, clip_id, labels[i]) for i, clip_id in enumerate(victim.ids)]
-        return {name: torch.stack([donor.inputs[name] for donor in chosen]) for name in victim.clean}
+        ranks = [derive_seed(victim.victim.seed, clip_id, "drop/pool") for clip_id in victim.ids]
+        limit = kept[-1].rank if len(kept) >= config.pool else None
+        for i, rank in enumerate(ranks):
+            if limit is None or rank < limit:
+                inputs = {name: x[i].cpu().clone() for name, x in victim.clean.items()}
+                kept.append(_Donor(victim.ids[i], rank, inputs, labels[i]))
+        kept = sorted(kept, key=lambda donor: donor.rank)[: config.pool]
+    return partial(_of_donors, kept, config.different_class)
 
-    def _choose(self, victim: BoundVictim, clip_id: str, labels: frozenset[int]) -> _Donor:
-        others = [donor for donor in self._donors if donor.id != clip_id]
+
+def _of_donors(donors: list[_Donor], different_class: bool, victim: BoundVictim) -> Inputs:
+    """The modalities of each clip's donor, (B, ...) on CPU.
+
+    Donors that share a label are left out with `different_class`, if there are others. With a targeted goal the clips'
+    own labels are not known, and all donors will do.
+    """
+    chosen = []
+    for clip_id, labels in zip(victim.ids, _labels(victim), strict=True):
+        others = [donor for donor in donors if donor.id != clip_id]
         if not others:
             raise AvrobustError(f"drop: there is no clip but {clip_id} itself to replace it with")
-        if self._different_class and not victim.goal.targeted:
+        if different_class and not victim.goal.targeted:
             others = [donor for donor in others if not donor.labels & labels] or others
-        return min(others, key=lambda donor: derive_seed(victim.victim.seed, clip_id, "drop/donor", donor.id))
-
-
-def drop(config: DropConfig) -> Drop:
-    """The attack that replaces by what is configured; all but silence must be prepared."""
-    if config.replace == "silence":
-        return DropToSilence()
-    preparation = Preparation(config.split, config.batch_size)
-    if config.replace == "mean":
-        return DropToMean(preparation)
-    return DropToOtherClip(preparation, different_class=config.different_class, pool=config.pool)
-
-
-def _donor(victim: BoundVictim, index: int, rank: int) -> _Donor:
-    inputs = {name: x[index].cpu().clone() for name, x in victim.clean.items()}
-    return _Donor(victim.ids[index], rank, inputs, _labels(victim)[index])
+        hashed = {derive_seed(victim.victim.seed, clip_id, "drop/donor", donor.id): donor for donor in others}
+        chosen.append(hashed[min(hashed)])
+    return {name: torch.stack([donor.inputs[name] for donor in chosen]) for name in victim.clean}
 
 
 def _labels(victim: BoundVictim) -> list[frozenset[int]]:

@@ -40,25 +40,20 @@ class Proposals(ABC):
 
     Attributes:
         least_side: along each axis, the least length of a block, where the axis has so many steps.
+        grid: see below.
+        start_numbers: how many random numbers each clip's start takes.
+        numbers: how many each clip's next point takes.
 
     Args:
         grid: of its clips.
     """
 
     least_side: ClassVar[int] = 1
+    start_numbers: int
+    numbers: int
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
-
-    @property
-    @abstractmethod
-    def start_numbers(self) -> int:
-        """The number of random numbers that each clip's start takes."""
-
-    @property
-    @abstractmethod
-    def numbers(self) -> int:
-        """The number of random numbers that each clip's next point takes."""
 
     @abstractmethod
     def start(self, ball: Ball, uniform: Tensor) -> Tensor:
@@ -89,14 +84,10 @@ class LinfProposals(Proposals):
     It starts with stripes: a random sign for each channel and position of the last axis.
     """
 
-    @property
-    def start_numbers(self) -> int:
-        axes = self.grid.axes
-        return self.grid.channels * (axes[-1].places.numel() if axes else 1)
-
-    @property
-    def numbers(self) -> int:
-        return len(self.grid.axes) + self.grid.channels + 1
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid)
+        self.start_numbers = grid.channels * (grid.axes[-1].places.numel() if grid.axes else 1)
+        self.numbers = len(grid.axes) + grid.channels + 1
 
     def start(self, ball: Ball, uniform: Tensor) -> Tensor:
         shape = [len(uniform), *[1] * len(self.grid.shape)]
@@ -131,14 +122,11 @@ class L2Proposals(Proposals):
 
     least_side = 3
 
-    @property
-    def start_numbers(self) -> int:
-        tiles = [-(-axis.steps // -(-axis.steps // TILES)) for axis in self.grid.axes]
-        return self.grid.channels * prod(tiles) + 2
-
-    @property
-    def numbers(self) -> int:
-        return 2 * len(self.grid.axes) + self.grid.channels + 5
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid)
+        tiles = [-(-axis.steps // -(-axis.steps // TILES)) for axis in grid.axes]
+        self.start_numbers = grid.channels * prod(tiles) + 2
+        self.numbers = 2 * len(grid.axes) + grid.channels + 5
 
     def start(self, ball: Ball, uniform: Tensor) -> Tensor:
         grid = self.grid

@@ -1,6 +1,6 @@
 """Square attack: a random search over blocks, which needs no gradient."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -10,7 +10,7 @@ from avrobust_attacks.blackbox.configs import SquareConfig
 from avrobust_attacks.blackbox.proposals import Others, Proposals, proposals_for, relative
 from avrobust_attacks.keepers import BestPoint
 from avrobust_attacks.losses import LOSSES
-from avrobust_core import Attack, AttackResult, BoundVictim
+from avrobust_core import Attack, AttackResult, BoundVictim, Inputs
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these of `SCHEDULED` steps the share of the samples that a block covers is halved."""
@@ -73,7 +73,8 @@ class _Search:
         self._keeper = keeper
         self._proposals = proposals
         self._first = restart == 0
-        self._generators: Sequence[torch.Generator] = keeper.victim.generators(f"square/{restart}")
+        self._generators = keeper.victim.generators(f"square/{restart}")
+        self._drawn = torch.empty(len(self._generators), 0, device=keeper.victim.device)
 
     def run(self, queries: int, p_init: float) -> None:
         """Spend at most so many queries on each clip that goes on."""
@@ -82,28 +83,24 @@ class _Search:
         points = self._starts()[:queries]
         for point in points:
             keeper.score(point)
-        kept = keeper.settle()
-        if kept is not None:
-            self._keep(kept)
+        self._settle()
         steps = queries - len(points)
-        drawn = torch.empty(0)
+        numbers = [p.numbers for p in self._proposals.values()]
         for step in range(steps):
             if not len(keeper.victim):
                 return
             row = step % DRAWN_AT_ONCE
             if row == 0:
-                drawn = self._draw(min(DRAWN_AT_ONCE, steps - step), [p.numbers for p in self._proposals.values()])
-            keeper.score(self._next(step, share_at(p_init, step, steps), drawn[:, row]))
+                self._drawn = self._draw(min(DRAWN_AT_ONCE, steps - step), sum(numbers))
+            uniform = dict(zip(self._proposals, torch.split(self._drawn[:, row], numbers, dim=1), strict=True))
+            keeper.score(self._next(step, share_at(p_init, step, steps), uniform))
             if (step + 1) % keeper.every == 0 or step + 1 == steps:
-                kept = keeper.settle()
-                if kept is not None:
-                    self._keep(kept)
-                    drawn = drawn[kept]
+                self._settle()
 
     def _starts(self) -> list[dict[str, Tensor]]:
         victim = self._keeper.victim
-        uniform = self._draw(1, [p.start_numbers for p in self._proposals.values()])[:, 0]
-        parts = torch.split(uniform, [p.start_numbers for p in self._proposals.values()], dim=1)
+        numbers = [p.start_numbers for p in self._proposals.values()]
+        parts = torch.split(self._draw(1, sum(numbers))[:, 0], numbers, dim=1)
         drawn = {
             name: proposals.start(victim.balls[name], part)
             for (name, proposals), part in zip(self._proposals.items(), parts, strict=True)
@@ -114,32 +111,32 @@ class _Search:
             points += [victim.region.project(victim.start), victim.region.project(edge)]
         return points
 
-    def _next(self, step: int, share: float, uniform: Tensor) -> dict[str, Tensor]:
-        """The best points with one block of one modality changed."""
+    def _next(self, step: int, share: float, uniform: Inputs) -> dict[str, Tensor]:
+        """The best points with one block of one modality changed; `uniform` are the modalities' random numbers."""
         victim, x = self._keeper.victim, self._keeper.best
         names = tuple(self._proposals)
         name = names[step % len(names)]
-        numbers = dict(
-            zip(names, torch.split(uniform, [p.numbers for p in self._proposals.values()], dim=1), strict=True)
-        )
         sharing = next(group for group in victim.region.groups if name in group)
         giver = sharing[step // len(names) % len(sharing)]
         if giver != name:
-            given = self._proposals[giver].release(x[giver], victim.balls[giver], share, numbers[giver])
+            given = self._proposals[giver].release(x[giver], victim.balls[giver], share, uniform[giver])
             x = {**x, giver: given}
         squares = [relative(x[other], victim.balls[other]).square() for other in sharing if other != name]
         spent = torch.stack([each.flatten(1).sum(dim=1) for each in squares]).sum(dim=0) if squares else None
         others = Others(spent, given=giver != name)
-        changed = self._proposals[name].change(x[name], victim.balls[name], share, numbers[name], others)
+        changed = self._proposals[name].change(x[name], victim.balls[name], share, uniform[name], others)
         return victim.region.replaced(x, name, changed)
 
-    def _draw(self, rows: int, numbers: Sequence[int]) -> Tensor:
-        """Uniform random numbers, each clip's from its own generator: (b, rows, sum of numbers)."""
-        drawn = [torch.rand(rows, sum(numbers), generator=g) for g in self._generators]
-        return torch.stack(drawn).to(self._keeper.victim.device) if drawn else torch.empty(0, rows, sum(numbers))
+    def _draw(self, rows: int, numbers: int) -> Tensor:
+        """Uniform random numbers, each clip's from its own generator: (b, rows, numbers)."""
+        drawn = [torch.rand(rows, numbers, generator=g) for g in self._generators]
+        return torch.stack(drawn).to(self._keeper.victim.device)
 
-    def _keep(self, kept: Tensor) -> None:
-        self._generators = [self._generators[i] for i in kept.tolist()]
+    def _settle(self) -> None:
+        kept = self._keeper.settle()
+        if kept is not None:
+            self._generators = [self._generators[i] for i in kept.tolist()]
+            self._drawn = self._drawn[kept]
 
 
 def share_at(p_init: float, step: int, steps: int) -> float:

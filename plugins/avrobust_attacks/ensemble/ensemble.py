@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from avrobust_attacks.ensemble.configs import EnsembleConfig
+from avrobust_attacks.held import put
 from avrobust_attacks.keepers import better
 from avrobust_attacks.losses import LOSSES, Loss
-from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Inputs, select_inputs, where_clips
+from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, select_inputs, where_clips
 
 READINGS = 4
 """Looks at each member's result by which the strongest is chosen, of a model with randomness of its own."""
@@ -60,9 +60,7 @@ class Ensemble(Attack):
         if not able:
             names = ", ".join(name for name, _ in self.members)
             raise AvrobustError(f"no member of the ensemble ({names}) attacks in {', '.join(sorted(asked))} at once")
-        if victim.task == "multi-label" or not victim.repeatable:
-            return _strongest(victim, able, self.loss)
-        return _first_to_succeed(victim, able)
+        return _first_to_succeed(victim, able) if victim.settles else _strongest(victim, able, self.loss)
 
 
 def ensemble(config: EnsembleConfig) -> Ensemble:
@@ -80,7 +78,7 @@ def _first_to_succeed(victim: BoundVictim, members: Sequence[Attack]) -> AttackR
     part = victim
     for member in members:
         result = member(part)
-        _put(inputs, alive, result.inputs, result.success)
+        put(inputs, alive, result.inputs, result.success)
         success[alive] = result.success
         going_on = (~result.success).nonzero().squeeze(1)
         alive = alive[going_on]
@@ -91,7 +89,7 @@ def _first_to_succeed(victim: BoundVictim, members: Sequence[Attack]) -> AttackR
             end = select_inputs(result.last, going_on)
             distance = part.goal.distance(part.confirm(end)).float()
             nearer = distance < left[alive]
-            _put(last, alive, end, nearer)
+            put(last, alive, end, nearer)
             left[alive] = torch.where(nearer, distance, left[alive])
     for name, x in last.items():
         x[success] = victim.clean[name][success]
@@ -112,9 +110,3 @@ def _strongest(victim: BoundVictim, members: Sequence[Attack], loss: Loss) -> At
         success = torch.where(stronger, reached, success)
         highest = torch.where(stronger, height, highest)
     return AttackResult(inputs, success)
-
-
-def _put(into: dict[str, Tensor], positions: Tensor, found: Inputs, where: Tensor) -> None:
-    """Write what was found for the clips at `positions`, of those for which `where` is true."""
-    for name, x in found.items():
-        into[name][positions[where]] = x[where]

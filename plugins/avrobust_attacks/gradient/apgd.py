@@ -28,40 +28,29 @@ class AutoSteps(Stepper):
     """The steps of Auto-PGD (Croce and Hein, ICML 2020, Algorithm 1), one schedule per clip for its whole region.
 
     A clip whose step size is halved goes on from its best point so far, without momentum; on a model with randomness of
-    its own, from where it is. The first step is a leap: in
-    linf that is the paper's, in the other norms it reaches what so long a step from a start off the center would not.
+    its own, from where it is. The first step is a leap: in linf that is the paper's; in the other norms it goes further
+    than a step of that length from a start off the center would.
 
     Args:
         steps: of the whole climb; the checkpoints depend on it.
     """
 
-    _length: Tensor
-    _previous: dict[str, Tensor]
-    _best: dict[str, Tensor]
-    _best_gradient: dict[str, Tensor]
     leaps = True
-
-    _loss: Tensor
-    _best_loss: Tensor
-    _best_before: Tensor
-    _rises: Tensor
-    _halved: Tensor
 
     def __init__(self, steps: int) -> None:
         self._checkpoints = checkpoints(steps)
         self._step = 0
         self._last_checkpoint = 0
+        self._previous: dict[str, Tensor] = {}
 
     def move(self, region: Region, x: Inputs, gradients: Inputs, loss: Tensor) -> dict[str, Tensor]:
         if self._step == 0:
             self._begin(x, gradients, loss)
-        else:
-            self._note(x, gradients, loss)
-        if self._step in self._checkpoints:
-            x, gradients = self._reconsider(x, gradients)
-        if self._step == 0:
             moved = leap(region, gradients)
         else:
+            self._note(x, gradients, loss)
+            if self._step in self._checkpoints:
+                x, gradients = self._reconsider(x, gradients)
             moved = region.project(region.step(x, gradients, self._length))
             for name, new in moved.items():
                 # From x, MOMENTUM of the way to the new point, and 1 - MOMENTUM of the last way once more.
@@ -108,14 +97,13 @@ class AutoSteps(Stepper):
         self._length = torch.where(self._halved, self._length / 2, self._length)
         if not self.repeatable:
             return x, gradients
-
         self._previous = where_clips(self._halved, self._best, self._previous)
         return where_clips(self._halved, self._best, x), where_clips(self._halved, self._best_gradient, gradients)
 
 
 def apgd(config: ApgdConfig) -> GradientAttack:
     """Climbs whose step sizes are chosen on the way."""
-    return GradientAttack.restarted(partial(AutoSteps, config.steps), config)
+    return GradientAttack.configured(partial(AutoSteps, config.steps), config)
 
 
 def checkpoints(steps: int) -> frozenset[int]:

@@ -1,18 +1,20 @@
 """The gradient attack: climbs of a loss from several starts, whatever the way of stepping."""
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from avrobust_attacks.gradient.climbing import Stepper, climb
-from avrobust_attacks.gradient.configs import ApgdConfig, ClimbedLossName, PgdConfig
+from avrobust_attacks.gradient.configs import ClimbedLossName
 from avrobust_attacks.keepers import Keeper, keeper_for
 from avrobust_attacks.losses import LOSSES, Loss, TowardsClass, difference_of_logits_ratio
-from avrobust_core import Attack, AttackResult, BatchGoal, BoundVictim
+from avrobust_core import Attack, AttackResult, BatchGoal, BoundVictim, Config
 
 
+@dataclass(eq=False, kw_only=True)
 class GradientAttack(Attack):
     """Climbs a loss on all attacked modalities at once; `fgsm`, `pgd`, `mim` and `apgd` differ in their steppers.
 
@@ -55,29 +57,18 @@ class GradientAttack(Attack):
 
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
 
-    def __init__(
-        self,
-        stepper: Callable[[], Stepper],
-        *,
-        steps: int,
-        loss: ClimbedLossName,
-        restarts: int = 1,
-        random_start: bool = True,
-        clean_first: bool = True,
-        targets: int = 9,
-    ) -> None:
-        self.stepper = stepper
-        self.steps = steps
-        self.loss = loss
-        self.restarts = restarts
-        self.random_start = random_start
-        self.clean_first = clean_first
-        self.targets = targets
+    stepper: Callable[[], Stepper]
+    steps: int
+    loss: ClimbedLossName
+    restarts: int = 1
+    random_start: bool = True
+    clean_first: bool = True
+    targets: int = 9
 
     @classmethod
-    def restarted(cls, stepper: Callable[[], Stepper], config: PgdConfig | ApgdConfig) -> "GradientAttack":
-        """As a configuration with restarts says."""
-        return cls(stepper, **config.model_dump(exclude={"step_size"}))
+    def configured(cls, stepper: Callable[[], Stepper], config: Config, **others: Any) -> "GradientAttack":
+        """As the configuration says, but for the fields that only steppers read; `others` are those that it lacks."""
+        return cls(stepper=stepper, **config.model_dump(exclude={"step_size", "decay"}), **others)
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:
@@ -105,15 +96,8 @@ class GradientAttack(Attack):
                 start = rest.clean
             else:
                 start, point = point, None
-            climb(
-                keeper,
-                self.stepper(),
-                start,
-                self.steps,
-                first_row=None if run else 0,
-                look_ahead=run == 0 and rest.repeatable,
-                spare=point,
-            )
+            look_ahead = run == 0 and rest.repeatable
+            climb(keeper, self.stepper(), start, self.steps, traced=run == 0, look_ahead=look_ahead, spare=point)
         return keeper.result()
 
     def _climbs(self, keeper: Keeper, loss: Loss, likely: Tensor | None) -> Iterator[tuple[int, Loss]]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from avrobust_attacks.held import select_held
 from avrobust_attacks.keepers import Keeper
-from avrobust_core import Inputs, Region, joint_gradient, leaves_of, per_clip, select_inputs
+from avrobust_core import Inputs, Region, joint_gradient, leaves_of, per_clip
 
 LEAP = 4.0
 """Length of the step from the clean clip that a leap projects, as a share of the radius: at 1, bounds that hold some
@@ -47,14 +47,7 @@ class Stepper(ABC):
 
 
 def climb(
-    keeper: Keeper,
-    stepper: Stepper,
-    start: Inputs,
-    steps: int,
-    first_row: int | None = None,
-    *,
-    look_ahead: bool = False,
-    spare: Inputs | None = None,
+    keeper: Keeper, stepper: Stepper, start: Inputs, steps: int, *, traced: bool, look_ahead: bool, spare: Inputs | None
 ) -> None:
     """Climb the keeper's loss from `start`: every iterate is scored, the last one too.
 
@@ -63,10 +56,11 @@ def climb(
         stepper: moves.
         start: inside the region, of the keeper's clips.
         steps: how many; each takes one forward and one backward pass.
-        first_row: of the trace, where the loss at `start` belongs, the later ones below; None for nowhere.
+        traced: whether the losses go into the trace, from its first row on.
         look_ahead: score the point that the first gradient leaps to, too, where the stepper does not leap itself: one
             more forward pass, after which the climb from the clean clips is never weaker than `fgsm`.
-        spare: another point of the region, from which a clip's modality goes on whose first gradient is exactly 0.
+        spare: another point of the region, from which a clip's modality goes on whose first gradient is exactly 0; None
+            to leave such a modality where it is.
 
     Raises:
         AvrobustError: if a loss or gradient is not finite, or no gradient reaches the attacked modalities.
@@ -75,13 +69,13 @@ def climb(
     climber = _Climber(keeper, stepper, dict(start), spare)
     for step in range(steps):
         waits = (step + 1) % keeper.every == 0
-        climber.score(None if first_row is None else first_row + step, waits=waits)
+        climber.score(step if traced else None, waits=waits)
         if len(keeper.victim) and step == 0 and look_ahead and not stepper.leaps:
             climber.look_ahead()
         if not len(keeper.victim):
             return
         climber.move(hold=not waits)
-    climber.end(None if first_row is None else first_row + steps)
+    climber.end(steps if traced else None)
 
 
 class _Climber:
@@ -134,12 +128,9 @@ class _Climber:
             self._keeper.rest(*self._stepper.rest(self.x, self.loss))
 
     def _select(self, kept: Tensor | None) -> None:
-        if kept is None:
-            return
-        self.x, self.gradients = select_inputs(self.x, kept), select_inputs(self.gradients, kept)
-        self.loss = self.loss[kept]
-        self._spare = None if self._spare is None else select_inputs(self._spare, kept)
-        self._stepper.select(kept)
+        if kept is not None:
+            select_held(self, kept)
+            self._stepper.select(kept)
 
 
 def leap(region: Region, gradients: Inputs) -> dict[str, Tensor]:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avrobust_attacks.minimal.search import SmallestSuccess
-from avrobust_attacks.minimal.smooth import own_logit
+from avrobust_attacks.minimal.search import SmallestSuccess, own_logit
 from avrobust_attacks.minimal.steps import TINY
 from avrobust_core import BatchGoal, leaves_of, where_clips
 
@@ -41,16 +40,14 @@ def nearest_boundary(search: SmallestSuccess, classes: int) -> Boundary:
     leaves = leaves_of(search.victim.clean)
     with torch.enable_grad():
         heights = [-distance for distance in _distances(search.victim(leaves), search.victim.goal, classes)]
-    size: Tensor | None = None
+    size = torch.full_like(search.size[search.positions], torch.inf)
     gradients: dict[str, Tensor] = {}
     for number, height in enumerate(heights):
         found = search.uphill(height, leaves, more=number + 1 < len(heights))
         gain = search.region.gain(found).double()
         reach = torch.where(gain > TINY, -height.detach().double() / gain.clamp(min=TINY), torch.inf)
-        nearer = torch.ones_like(reach, dtype=torch.bool) if size is None else reach < size
-        size = reach if size is None else torch.minimum(reach, size)
-        gradients = where_clips(nearer, found, gradients or found)
-    assert size is not None
+        gradients = where_clips(reach < size, found, gradients or found)
+        size = torch.minimum(reach, size)
     return Boundary(size if search.victim.repeatable else size.clamp(min=LEAST_START), gradients)
 
 

@@ -8,10 +8,10 @@ from avrobust_attacks.minimal.attack import MinimalAttack
 from avrobust_attacks.minimal.boundary import Boundary
 from avrobust_attacks.minimal.configs import CwConfig, FmnConfig
 from avrobust_attacks.minimal.descent import Descent
-from avrobust_attacks.minimal.fmn import FMN
 from avrobust_attacks.minimal.penalty import Bracket, Penalty
 from avrobust_attacks.minimal.search import SmallestSuccess
 from avrobust_attacks.minimal.shrinking import Shrinking
+from avrobust_attacks.minimal.stepped import FMN
 
 LEAST_PROGRESS = 1e-3
 """A smaller success counts as progress if it is smaller by this share."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from avrobust_attacks.held import select_held
 from avrobust_attacks.minimal.search import Scored, SmallestSuccess
-from avrobust_core import Inputs
+from avrobust_core import Inputs, select_inputs
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99
 """Decay of Adam's moments (Kingma and Ba, arXiv 1412.6980)."""
@@ -27,12 +27,17 @@ class Descent(ABC):
     def __init__(self, search: SmallestSuccess, x: Inputs) -> None:
         self._search = search
         self._rows = torch.arange(len(search.positions), device=search.positions.device)
+        self._x = dict(x)  # the present point
         self._last = dict(x)  # of all clips that this descent began with; all else is of those that it goes on with
+        self._reached = torch.zeros_like(self._rows, dtype=torch.bool)
         self._steps = 0
 
-    @abstractmethod
-    def point(self) -> dict[str, Tensor]:
-        """The present point, by modality."""
+    def climb(self, share: float) -> tuple[Scored, dict[str, Tensor]]:
+        """Score the present point, and count the step: see `SmallestSuccess.climb`."""
+        scored, gradients = self._search.climb(self._x, share, confined=True)
+        self._reached |= scored.reached
+        self._steps += 1
+        return scored, gradients
 
     @abstractmethod
     def step(self, share: float, learning_rate: float) -> None:
@@ -56,16 +61,11 @@ class Descent(ABC):
             everyone: (B,) int64, the positions of all clips of `x`.
         """
         if len(self._rows):
-            self.note(self._search.score(self.point(), 1.0))
+            self._reached |= self._search.score(self._x, 1.0).reached
         self.leave(torch.arange(len(self._rows), device=self._rows.device))
         return self._search.best_or(everyone, self._last)
 
-    def note(self, scored: Scored) -> None:  # noqa: B027 - one of the two has nothing to note
-        """Note what the last point has reached."""
-
     def leave(self, places: Tensor) -> None:
         """Keep the present points of the clips at `places` (int64), which leave."""
-        rows, x = self._rows[places], self.point()
-        self._last = {
-            name: last.index_copy(0, rows, x[name].index_select(0, places)) for name, last in self._last.items()
-        }
+        rows, x = self._rows[places], select_inputs(self._x, places)
+        self._last = {name: last.index_copy(0, rows, x[name]) for name, last in self._last.items()}

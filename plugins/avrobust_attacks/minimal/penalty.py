@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.minimal.descent import FIRST_DECAY, LAST_RATE, SECOND_DECAY, Descent
-from avrobust_attacks.minimal.search import Scored, SmallestSuccess
+from avrobust_attacks.minimal.search import SmallestSuccess
 from avrobust_attacks.minimal.steps import TINY, cosine
 from avrobust_attacks.minimal.tanh import Variable
 from avrobust_core import Inputs, per_clip
@@ -77,34 +77,28 @@ class Penalty(Descent):
         self._unit = bracket.unit
         self._variables = {name: Variable(ball) for name, ball in search.region.balls.items()}
         self._w = {name: variable.of(x[name]) for name, variable in self._variables.items()}
+        self._x = self._values()
         self._first = {name: torch.zeros_like(w) for name, w in self._w.items()}
         self._second = torch.zeros_like(self._unit)
-        self._reached = torch.zeros_like(self._unit, dtype=torch.bool)
         self._constants = torch.zeros_like(self._unit)
         self._outside = torch.zeros_like(self._rows)
 
-    def point(self) -> dict[str, Tensor]:
-        return {name: variable.value(self._w[name]) for name, variable in self._variables.items()}
-
     def step(self, share: float, learning_rate: float) -> None:
         search, region = self._search, self._search.region
-        x = self.point()
-        scored, gradients = search.climb(x, share, confined=True)
+        scored, gradients = self.climb(share)
         gradients = {name: self._variables[name].open(self._w[name], g) for name, g in gradients.items()}
         gain = region.gain(gradients).double().clamp(min=TINY)
-        if not self._steps:
+        if self._steps == 1:
             size = torch.minimum(scored.size, GROWTH * self._unit)
             self._constants = self._bracket.choose(HEADROOM * 2 * size / (self._unit.square() * gain))
-        self._reached |= scored.reached
         self._outside = torch.where(scored.reached, 0, self._outside + 1)
         self._constants = self._constants * torch.where(self._outside > PATIENCE, RISE, 1)
-        self._steps += 1
         most = DOMINANT * 2 * torch.maximum(scored.size, self._unit) / self._unit.square()
         push = torch.where(scored.reached | (gain <= TINY), 0, torch.minimum(self._constants * gain, most))
-        weights = region.size_slopes(x)
+        weights = region.size_slopes(self._x)
         downhills: dict[str, Tensor] = {}
         for weight, (name, ball) in zip(weights, region.balls.items(), strict=True):
-            moved = x[name] - ball.center
+            moved = self._x[name] - ball.center
             pull = torch.where(ball.radius > 0, 2 * weight / (ball.radius * self._unit).square(), 0)
             downhill = _times(push, _times(1 / gain, gradients[name])) - _times(pull, moved)
             variable, w = self._variables[name], self._w[name]
@@ -116,9 +110,7 @@ class Penalty(Descent):
     def select(self, kept: Tensor) -> None:
         super().select(kept)
         self._variables = {name: Variable(ball) for name, ball in self._search.region.balls.items()}
-
-    def note(self, scored: Scored) -> None:
-        self._reached |= scored.reached
+        self._x = self._values()  # anew: the last bits of a tanh depend on where a sample lies in memory
 
     def leave(self, places: Tensor) -> None:
         self._bracket.learn(self._rows[places], self._constants[places], self._reached[places])
@@ -136,6 +128,10 @@ class Penalty(Descent):
             self._first[name] = torch.lerp(downhill, self._first[name], FIRST_DECAY)
             step = _times(scale * balls[name].radius.square(), self._first[name])
             self._w[name] = self._variables[name].moved(self._w[name], step)
+        self._x = self._values()
+
+    def _values(self) -> dict[str, Tensor]:
+        return {name: variable.value(self._w[name]) for name, variable in self._variables.items()}
 
 
 def _times(factor: Tensor, x: Tensor) -> Tensor:

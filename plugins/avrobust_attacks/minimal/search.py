@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avrobust_attacks.held import put
 from avrobust_attacks.minimal.looks import found_again, surely
-from avrobust_attacks.minimal.smooth import softened
 from avrobust_attacks.minimal.steps import TINY
 from avrobust_core import (
     BatchGoal,
@@ -16,7 +16,6 @@ from avrobust_core import (
     joint_gradient,
     leaves_of,
     not_finite,
-    per_clip,
     refuse_not_finite,
     select_inputs,
     where_clips,
@@ -171,10 +170,31 @@ class SmallestSuccess:
         self.size[self.positions] = torch.where(better, size, self.size[self.positions])
         if not self.whole.repeatable:
             better |= self.size[self.positions].isinf()  # as long as there is no success, the last point
-        for name, best in self.best.items():
-            old = best.index_select(0, self.positions)
-            best.index_copy_(0, self.positions, torch.where(per_clip(better, old), x[name].detach(), old))
+        put(self.best, self.positions, x, better)
 
 
 def _passed(goal: BatchGoal, logits: Tensor) -> Tensor:
     return goal.reached(logits) & (goal.distance(logits) <= -SLACK * logits.abs().amax(dim=1))
+
+
+def softened(logits: Tensor, goal: BatchGoal, sharpness: Tensor) -> Tensor:
+    """The distance to the goal with the highest of the other logits replaced by a smooth one, in logits: (B,).
+
+    The plain distance pulls towards one class only, and changes its mind from step to step: smooth, it falls towards
+    wherever many classes are near, as the cross-entropy does, which ends in better minima. The sharper it is, the
+    nearer to the plain one.
+
+    Args:
+        logits: (B, K).
+        goal: the attacker's.
+        sharpness: (B,), over one logit: 1 is the cross-entropy's.
+    """
+    best = own_logit(logits, goal)
+    sharp = (logits * sharpness.unsqueeze(1)).masked_fill(goal.own(logits), -torch.inf)
+    others = sharp.logsumexp(dim=1) / sharpness
+    return others - best if goal.targeted else best - others
+
+
+def own_logit(logits: Tensor, goal: BatchGoal) -> Tensor:
+    """The highest logit among the goal's own classes, (B,): an untargeted one lowers it, a targeted one raises it."""
+    return logits.masked_fill(~goal.own(logits), -torch.inf).amax(dim=1)

@@ -35,21 +35,16 @@ class Shrinking(Descent):
         super().__init__(search, x)
         best = search.size[search.positions]
         self._tau = torch.where(best.isfinite(), best, tau).clamp(max=1)
-        self._x = dict(x)
         self._first = {name: torch.zeros_like(value) for name, value in x.items()}
         self._second = {name: torch.zeros_like(search.region.balls[name].pooled(value)) for name, value in x.items()}
 
-    def point(self) -> dict[str, Tensor]:
-        return self._x
-
     def step(self, share: float, learning_rate: float) -> None:
         search, region = self._search, self._search.region
-        scored, gradients = search.climb(self._x, share, confined=True)
+        scored, gradients = self.climb(share)
         best = search.size[search.positions]
         shrink = cosine(SHRINK, SHRINK * LAST_SHRINK, share)
         smaller = torch.minimum(self._tau, best) * (1 - shrink)
         self._tau = torch.where(scored.reached, smaller, self._tau * (1 + shrink)).clamp(max=1)
-        self._steps += 1
         gain = region.gain(gradients).clamp(min=TINY)
         rate = self._tau * cosine(learning_rate, learning_rate * LAST_RATE, share)
         self._x = region.within(

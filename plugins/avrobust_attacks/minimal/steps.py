@@ -9,30 +9,18 @@ TINY = 1e-30
 """Below this a gain is taken to be 0."""
 
 
-class Momentum:
-    """A running mean of gradients, each clip's scaled to the same gain first, so that no step outweighs the others.
+def averaged(mean: Inputs, gradients: Inputs, gain: Tensor, share: float) -> dict[str, Tensor]:
+    """A running mean of gradients after one more, each clip's scaled to the same gain: no step outweighs the others.
 
     Args:
+        mean: by modality, so far; empty before the first step.
+        gradients: by modality.
+        gain: (b,), of the region for these gradients.
         share: of the mean that each step keeps.
     """
-
-    def __init__(self, share: float) -> None:
-        self._share = share
-        self._mean: dict[str, Tensor] | None = None
-
-    def of(self, gradients: Inputs, gain: Tensor) -> dict[str, Tensor]:
-        """The mean after one more step.
-
-        Args:
-            gradients: by modality.
-            gain: (b,), of the region for these gradients.
-        """
-        scale = 1 / gain.clamp(min=TINY)
-        scaled = {name: g * per_clip(scale, g) for name, g in gradients.items()}
-        if self._mean is not None:
-            scaled = {name: torch.lerp(g, self._mean[name], self._share) for name, g in scaled.items()}
-        self._mean = scaled
-        return scaled
+    scale = 1 / gain.clamp(min=TINY)
+    scaled = {name: g * per_clip(scale, g) for name, g in gradients.items()}
+    return {name: torch.lerp(g, mean[name], share) for name, g in scaled.items()} if mean else scaled
 
 
 def onto(region: Region, x: Inputs, size: Tensor, lengthened: Tensor | None = None) -> dict[str, Tensor]:

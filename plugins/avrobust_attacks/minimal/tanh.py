@@ -43,8 +43,8 @@ class Variable:
     def value(self, variable: Tensor) -> Tensor:
         """The modality that the variable stands for: within the bounds, and within the ball's constraint on time."""
         if self._bounds is None:
-            infinite = torch.full_like(self._ball.radius, torch.inf)
-            return variable if self._plain else self._ball.within(variable, infinite)
+            plain = self._ball.bounds is None and self._ball.time is None
+            return variable if plain else self._ball.within(variable, torch.full_like(self._ball.radius, torch.inf))
         x = (self._ball.center + (self._tanh(variable) - self._clean)).clamp(*self._bounds)
         return self._ball.confine(x)
 
@@ -67,10 +67,6 @@ class Variable:
         low, high = self._limits.unbind()
         held = ((variable <= low) & (direction < 0)) | ((variable >= high) & (direction > 0))
         return direction.masked_fill(held, 0)
-
-    @property
-    def _plain(self) -> bool:
-        return self._ball.bounds is None and self._ball.time is None
 
     def _tanh(self, variable: Tensor) -> Tensor:
         return (variable / self._reach).tanh() * self._reach

@@ -1,12 +1,12 @@
 """One perturbation of each attacked modality for a whole set of clips."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from avrobust_attacks.keepers import one_look
 from avrobust_attacks.losses import LOSSES
 from avrobust_attacks.universal.configs import UniversalConfig
 from avrobust_core import (
@@ -21,7 +21,6 @@ from avrobust_core import (
     leaves_of,
     not_finite,
     refuse_not_finite,
-    where_clips,
 )
 
 Victims = Callable[[], Iterator[BoundVictim]]
@@ -66,12 +65,11 @@ class Universal(Attack):
             AvrobustError: if there is no clip, clips differ in shape, a gradient is not finite, or no gradient
                 reaches the attacked modalities.
         """
-        seen = _Set.of(victims)
-        region = seen.region()
+        region, batches = _region_of(victims)
         delta = dict(region.clean)
         epochs, length = self.config.epochs, self.config.step_size
         if self.bounded:
-            length = max(length, 1 / (epochs * seen.batches))
+            length = max(length, 1 / (epochs * batches))
         for _ in range(epochs):
             for victim in victims():
                 delta = region.step(delta, self._gradient(victim, delta), length)
@@ -97,11 +95,9 @@ class Universal(Attack):
         sums = {}
         for name, gradient in found.items():
             leaf = x[name]
-            bounds = victim.balls[name].bounds
-            if bounds is not None:
-                beyond = (leaf <= bounds[0]) & (gradient < 0) | (leaf >= bounds[1]) & (gradient > 0)
-                gradient = gradient.masked_fill(beyond, 0)
-            sums[name] = gradient.sum(dim=0, keepdim=True)
+            low, high = victim.balls[name].limits
+            beyond = (leaf <= low) & (gradient < 0) | (leaf >= high) & (gradient > 0)
+            sums[name] = gradient.masked_fill(beyond, 0).sum(dim=0, keepdim=True)
         return sums
 
 
@@ -130,11 +126,7 @@ class UniversalPerturbation(Attack):
             AvrobustError: if the clips' shape is not that of the perturbation.
         """
         delta = {name: self.delta[name].to(x.device) * victim.factor for name, x in victim.clean.items()}
-        x = apply(victim, delta, self.bounded)
-        success = victim.fooled(victim.confirm(x))
-        if victim.task == "multi-label" or not victim.repeatable:
-            return AttackResult(inputs=x, success=success)
-        return AttackResult(inputs=where_clips(success, x, victim.clean), success=success)
+        return one_look(victim, apply(victim, delta, self.bounded))
 
 
 def apply(victim: BoundVictim, delta: Inputs, projected: bool) -> dict[str, Tensor]:
@@ -154,54 +146,33 @@ def apply(victim: BoundVictim, delta: Inputs, projected: bool) -> dict[str, Tens
     if projected:
         return victim.region.project(moved)
     confined = victim.region.confine(moved)
-    return {
-        name: x if ball.bounds is None else x.clamp(*ball.bounds)
-        for (name, x), ball in zip(confined.items(), victim.balls.values(), strict=True)
-    }
+    return {name: confined[name].clamp(*ball.limits) for name, ball in victim.balls.items()}
 
 
-@dataclass(slots=True)
-class _Set:
-    """A set of clips, as one pass over it finds it.
+def _region_of(victims: Victims) -> tuple[Region, int]:
+    """The region of one perturbation for a set of clips, from one pass over it; and its number of batches.
 
-    Attributes:
-        one: a clip of it, for its shapes.
-        radii: by modality, the sum of the clips' radii, 0-d float64.
-        clips: how many.
-        batches: how many.
+    It lies around 0, its balls have the clips' mean radii, and nothing bounds them but the span of the clips' bounds.
     """
-
-    one: BoundVictim
-    radii: dict[str, Tensor]
-    clips: int = 0
-    batches: int = 0
-
-    @classmethod
-    def of(cls, victims: Victims) -> "_Set":
-        found: _Set | None = None
-        for victim in victims():
-            if found is None:
-                one = victim.select(torch.zeros(1, dtype=torch.int64, device=victim.device))
-                zero = torch.zeros((), dtype=torch.float64, device=victim.device)
-                found = cls(one, dict.fromkeys(victim.balls, zero))
-            for name, ball in victim.balls.items():
-                _refuse_shape(name, ball.center, found.one.clean[name])
-                found.radii[name] = found.radii[name] + ball.radius.sum()
-            found.clips += len(victim)
-            found.batches += 1
-        if found is None:
-            raise AvrobustError("universal: there is no clip to make a perturbation for")
-        return found
-
-    def region(self) -> Region:
-        """A region around 0 for one perturbation, its balls of the mean radii, unbounded but for the bounds' span."""
-        balls = {}
-        for name, ball in self.one.balls.items():
-            # No perturbation is longer than the bounds are apart.
-            span = None if ball.bounds is None else (ball.bounds[0] - ball.bounds[1], ball.bounds[1] - ball.bounds[0])
-            radius = (self.radii[name] / self.clips).view(1)
-            balls[name] = ball.around(torch.zeros_like(ball.center), radius, span)
-        return type(self.one.region)(balls)
+    one: BoundVictim | None = None
+    radii: dict[str, Tensor] = {}
+    clips = batches = 0
+    for victim in victims():
+        if one is None:
+            one = victim.select(torch.zeros(1, dtype=torch.int64, device=victim.device))
+        for name, ball in victim.balls.items():
+            _refuse_shape(name, ball.center, one.clean[name])
+            radii[name] = radii.get(name, 0) + ball.radius.sum()
+        clips += len(victim)
+        batches += 1
+    if one is None:
+        raise AvrobustError("universal: there is no clip to make a perturbation for")
+    balls = {}
+    for name, ball in one.balls.items():
+        # No perturbation is longer than the bounds are apart.
+        span = None if ball.bounds is None else (ball.bounds[0] - ball.bounds[1], ball.bounds[1] - ball.bounds[0])
+        balls[name] = ball.around(torch.zeros_like(ball.center), (radii[name] / clips).view(1), span)
+    return type(one.region)(balls), batches
 
 
 def _refuse_shape(name: str, clips: Tensor, one: Tensor) -> None:

@@ -9,7 +9,7 @@ import pytest
 from avrobust_core import Registry
 from avrobust_core.cli import main
 from avrobust_core.registry.hookspecs import ENTRY_POINT_GROUP as GROUP
-from avrobust_core.testing import ATTACK_CHECKS, AUGMENTATION_CHECKS, COMPONENT_CHECKS, check_offer
+from avrobust_core.testing import ATTACK_CHECKS, AUGMENTATION_CHECKS, COMPONENT_CHECKS, check_component
 from avrobust_core.testing.component_checks import media_of
 
 pytest_plugins = ["pytester"]
@@ -256,7 +256,7 @@ def install(fake_distribution: FakeDistribution) -> Callable[..., None]:
 
 def outcomes(name: str) -> dict[str, tuple[str, str]]:
     (offer,) = Registry.discover().find(name)
-    return {outcome.check: (outcome.status, outcome.reason) for outcome in check_offer(offer)}
+    return {outcome.check: (outcome.status, outcome.reason) for outcome in check_component(offer)}
 
 
 MAKE = """

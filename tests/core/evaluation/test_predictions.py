@@ -51,12 +51,13 @@ def _evaluate(folder: Path, dataset, model, *, batch_size=32, run=None, clips=No
                 read=lambda split, batches: read_batches(
                     dataset, split, batches, skipped=skipped, workers=0, pin=False
                 ),
-                unreadable=lambda: dict(skipped.by_split.get("test", {})),
+                skipped=skipped,
                 device=torch.device("cpu"),
                 rank=rank,
-                tick=lambda clips: None,
+                report=lambda done, total: None,
             )
-    return collect(folder, select(dataset, "test", clips))
+    whole = select(dataset, "test", clips)
+    return collect(folder, whole), shards.notes_of(folder, whole, "skipped")["test"]
 
 
 def test_a_data_set_that_reads_otherwise_each_time_is_refused_by_the_first_clip(tmp_path, blobs, new_model) -> None:
@@ -150,11 +151,15 @@ def test_predictions_survive_the_file(tmp_path: Path, blobs, new_model) -> None:
     found, _ = _evaluate(tmp_path, blobs(), new_model(), run=AttackRun("step", Step(), THREAT))
     to_parquet(tmp_path / "p.parquet", found)
     again = from_parquet(tmp_path / "p.parquet", found.seconds)
-    for field in ("logits", "targets", "margins", "queries"):
+    for field in ("logits", "targets", "margins", "success", "factor", "queries", "backwards"):
         np.testing.assert_array_equal(getattr(again, field), getattr(found, field))
         assert getattr(again, field).dtype == getattr(found, field).dtype
     assert again.ids == found.ids
-    assert again.norms.keys() == found.norms.keys() == {"left", "right"}
+    for field in ("norms", "no_gradient", "checksums"):
+        kept = getattr(again, field)
+        assert kept.keys() == getattr(found, field).keys() == {"left", "right", *(["targets"] * (field == "checksums"))}
+        for name, values in kept.items():
+            np.testing.assert_array_equal(values, getattr(found, field)[name])
 
 
 def test_an_attack_that_leaves_its_ball_is_an_error_that_names_it(tmp_path: Path, blobs, new_model) -> None:

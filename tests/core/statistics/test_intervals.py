@@ -11,7 +11,7 @@ from scipy.stats import beta, binom, t
 
 from avrobust_core.statistics import intervals as statistics
 from avrobust_core.statistics.draws import Draws
-from avrobust_core.statistics.intervals import Estimate, bootstrap, mean_shares, share
+from avrobust_core.statistics.intervals import Estimate, bootstrap, share
 
 
 def outcomes_of(hits: int, n: int) -> np.ndarray:
@@ -284,14 +284,8 @@ def test_intervals_over_clips_do_not_cover_where_groups_do() -> None:
     assert covered[1] >= 184
 
 
-def test_means_of_one_seed_are_those_of_one_outcome() -> None:
-    outcomes = np.random.default_rng(1).random((150, 3)) < [0.2, 0.5, 2.0]
-    assert mean_shares(outcomes) == [share(column) for column in outcomes.T]
-
-
 def test_clips_that_agree_on_a_share_between_0_and_1_leave_no_certainty() -> None:
-    (found,) = mean_shares(np.full((40, 1), 0.5))
-    assert found == share([0, 1] * 20)
+    assert share(np.full(40, 0.5)) == share([0, 1] * 20)
 
 
 def test_recentred_percentiles_are_moved_by_the_bias_and_stay_in_the_unit_interval():

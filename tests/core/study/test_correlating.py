@@ -21,8 +21,7 @@ def _evidence(model="m", n=300, classes=8, seed=0, minimal=True, quality=0.0, id
     missing = strength.copy()
     missing[::2] = np.nan
     return Evidence(
-        model=model,
-        training="t",
+        names={"model": model, "training": "t", "seed": 0},
         ids=ids or tuple(f"c{i}" for i in range(n)),
         own=own,
         correct=correct,

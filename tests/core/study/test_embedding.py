@@ -7,9 +7,15 @@ import torch
 from avrobust_core.data.loading import Skipped, read_batches, select
 from avrobust_core.errors import DataError
 from avrobust_core.evaluation import shards
+from avrobust_core.files import read_record
 from avrobust_core.study import embedding
 
 ALL = frozenset({"pooled", "tokens", "fused"})
+
+
+def _record(folder: Path):
+    path = folder / embedding.RECORD
+    return read_record(path) if path.exists() else None
 
 
 def _embed(folder: Path, dataset, model, kinds, *, batch_size=7, shares=1, until=None):
@@ -30,12 +36,12 @@ def _embed(folder: Path, dataset, model, kinds, *, batch_size=7, shares=1, until
             work,
             batch_size=batch_size,
             read=lambda split, batches: read_batches(dataset, split, batches, skipped=skipped, workers=0, pin=False),
-            unreadable=lambda: dict(skipped.by_split.get("test", {})),
+            skipped=skipped,
             device=torch.device("cpu"),
             rank=rank,
-            tick=lambda clips: None,
+            report=lambda done, total: None,
         )
-    embedding.collect(folder, selection, kinds, {"identity": {"split": "test"}}, embedding.kept(folder, None))
+    embedding.collect(folder, selection, kinds, {"identity": {"split": "test"}}, _record(folder))
     return embedding.load(folder)
 
 
@@ -76,7 +82,7 @@ def test_an_interrupted_embedding_goes_on_where_it_stopped(tmp_path, blobs, new_
     dataset, model = blobs(), new_model().eval()
     with pytest.raises(KeyboardInterrupt):
         _embed(tmp_path, dataset, model, ALL, until=1)
-    assert embedding.kept(tmp_path, None) is None
+    assert _record(tmp_path) is None
     dataset.reads.clear()
     found = _embed(tmp_path, dataset, model, ALL)
     assert dataset.reads == [f"test-{i}" for i in range(7, 20)]
@@ -88,11 +94,11 @@ def test_an_interrupted_embedding_goes_on_where_it_stopped(tmp_path, blobs, new_
 def test_layers_that_are_asked_for_later_join_those_that_are_there(tmp_path, blobs, new_model) -> None:
     dataset, model = blobs(), new_model().eval()
     _embed(tmp_path, dataset, model, frozenset({"fused"}))
-    assert embedding.kept(tmp_path, None)["kinds"] == ["fused"]
+    assert _record(tmp_path)["kinds"] == ["fused"]
     before = (tmp_path / "fused.npy").stat().st_ino
     found = _embed(tmp_path, dataset, model, frozenset({"pooled", "tokens"}))
     assert (tmp_path / "fused.npy").stat().st_ino == before, "what is there is not made again"
-    assert embedding.kept(tmp_path, None)["kinds"] == ["fused", "pooled", "tokens"]
+    assert _record(tmp_path)["kinds"] == ["fused", "pooled", "tokens"]
     assert set(found.layers) == {"pooled/left", "pooled/right", "tokens/left", "tokens/right", "fused"}
 
 

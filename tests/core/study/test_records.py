@@ -169,10 +169,10 @@ def test_a_damaged_part_of_an_interrupted_evaluation_is_done_again(tmp_path: Pat
             work,
             batch_size=7,
             read=lambda split, batches: read_batches(dataset, split, batches, skipped=skipped, workers=0, pin=False),
-            unreadable=dict,
+            skipped=skipped,
             device="cpu",
             rank=0,
-            tick=lambda clips: None,
+            report=lambda done, total: None,
         )
 
     carry_out()

@@ -5,7 +5,7 @@ import torch
 
 from avrobust_core import Budget, make_ball, where_clips
 from avrobust_core.threats.dense_norms import BALLS
-from avrobust_core.threats.regions import SeparateRegion, SharedRegion
+from avrobust_core.threats.regions import Region, SharedRegion
 
 NORMS = sorted(BALLS)
 EPS = {"linf": 0.2, "l2": 0.7, "l1": 1.5, "l0": 3.0}
@@ -21,7 +21,7 @@ def ball_of(norm, eps=None, center=None, bounds=(-4.0, 4.0)):
     return make_ball(center, Budget(norm=norm, eps=EPS[norm] if eps is None else eps), bounds)
 
 
-def region_of(*norms, kind=SeparateRegion):
+def region_of(*norms, kind=Region):
     balls = {f"m{i}": ball_of(norm, center=rand(3, 4 + i, seed=i)) for i, norm in enumerate(norms)}
     return kind(balls)
 
@@ -155,7 +155,7 @@ def test_levelling_lengthens_every_modality_that_can_be_and_costs_no_size(norms)
     assert all(torch.equal(x, same[name]) for name, x in shared.levelled(same, torch.ones(3)).items())
 
 
-@pytest.mark.parametrize("kind", [SeparateRegion, SharedRegion])
+@pytest.mark.parametrize("kind", [Region, SharedRegion])
 def test_stretching_reaches_the_size_where_it_is_smaller_and_asked_for(kind):
     region = region_of("l2", "l2", kind=kind)
     x = {name: clean + 0.01 for name, clean in region.clean.items()}

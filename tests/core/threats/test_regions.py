@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from avrobust_core import DataError
 from avrobust_core.threats.budgets import Budget
-from avrobust_core.threats.regions import SeparateRegion, SharedRegion, make_ball
+from avrobust_core.threats.regions import Region, SharedRegion, make_ball
 
 NAMES = ("audio", "depth", "video")
 SHAPES = {"audio": (9,), "depth": (2, 3), "video": (2, 2, 1, 3)}
@@ -166,7 +166,7 @@ def test_a_size_is_infinite_where_a_modality_of_radius_0_was_changed():
     assert region.size(moved).tolist() == [0, 0]
     moved["audio"][1, 0] += 0.1
     assert region.size(moved).tolist() == [0, float("inf")]
-    assert SeparateRegion(region.balls).size(moved).tolist() == [0, float("inf")]
+    assert Region(region.balls).size(moved).tolist() == [0, float("inf")]
 
 
 def test_a_radius_that_rounding_fills_leaves_the_other_modalities_their_own():
@@ -177,7 +177,7 @@ def test_a_radius_that_rounding_fills_leaves_the_other_modalities_their_own():
     assert (region.size(found) > 0.99).all()
 
 
-@pytest.mark.parametrize("kind", [SharedRegion, SeparateRegion])
+@pytest.mark.parametrize("kind", [SharedRegion, Region])
 def test_radii_of_0_leave_the_clips_bit_for_bit(kind):
     clean = cleans(0, 2)
     region = kind(shared(clean, dict.fromkeys(NAMES, 0.0)).balls)
@@ -236,7 +236,7 @@ def test_a_separate_region_s_size_is_the_largest_share_of_a_radius():
     budgets = {
         "audio": Budget(norm="linf", eps=0.1), "depth": Budget(norm="l2", eps=2), "video": Budget(norm="l1", eps=3)
     }  # fmt: skip
-    region = SeparateRegion({n: make_ball(clean[n], budgets[n], BOUNDS[n]) for n in NAMES})
+    region = Region({n: make_ball(clean[n], budgets[n], BOUNDS[n]) for n in NAMES})
     x = plus(clean, rand(1, 3))
     delta = {n: (x[n].double() - clean[n].double()).flatten(1) for n in NAMES}
     shares = [

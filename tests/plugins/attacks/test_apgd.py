@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from avrobust_core import Batch, BatchGoal, Budget, Goal
-from avrobust_core.threats.regions import SeparateRegion, make_ball
+from avrobust_core.threats.regions import Region, make_ball
 
 
 class Curves(nn.Module):
@@ -46,7 +46,7 @@ def test_the_checkpoints_are_those_of_the_paper():
 def walk(losses, steps):
     """The lengths of the steps that a stepper takes on one sample in [-100, 100], with losses told to it."""
     x = torch.zeros(1, 1)
-    region = SeparateRegion({"audio": make_ball(x, Budget(eps=100.0), None)})
+    region = Region({"audio": make_ball(x, Budget(eps=100.0), None)})
     stepper = AutoSteps(steps)
     taken = []
     for step, loss in enumerate(losses):
@@ -103,7 +103,7 @@ def test_it_rests_at_the_best_point_of_its_way(run_attack):
 def test_after_a_checkpoint_without_a_rise_it_goes_on_from_the_best_point():
     """Without momentum: the move that led elsewhere is forgotten."""
     x = torch.zeros(1, 1)
-    region = SeparateRegion({"audio": make_ball(x, Budget(norm="l2", eps=1000.0), None)})
+    region = Region({"audio": make_ball(x, Budget(norm="l2", eps=1000.0), None)})
     stepper = AutoSteps(20)
     seen = []
     for loss in (0.0, 9.0, 3.0, 2.0, 1.0, 0.5):  # the best is the second; the first checkpoint is the sixth
@@ -118,7 +118,7 @@ def test_after_a_checkpoint_without_a_rise_it_goes_on_from_the_best_point():
 
 def test_momentum_carries_a_quarter_of_the_last_move():
     x = torch.zeros(1, 2)
-    region = SeparateRegion({"audio": make_ball(x, Budget(norm="l2", eps=1000.0), None)})
+    region = Region({"audio": make_ball(x, Budget(norm="l2", eps=1000.0), None)})
     stepper = AutoSteps(50)
     stepper._checkpoints = frozenset()
     first = stepper.move(region, {"audio": x}, {"audio": torch.tensor([[1e-3, 0.0]])}, torch.tensor([0.0]))["audio"]

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from avrobust_attacks.gradient.configs import MimConfig, PgdConfig
-from avrobust_attacks.gradient.mim import mim as _build_mim
+from avrobust_attacks.gradient.pgd import mim as _build_mim
 from avrobust_attacks.gradient.pgd import pgd as _build_pgd
 from torch import nn
 

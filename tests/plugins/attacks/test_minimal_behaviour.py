@@ -4,14 +4,11 @@ import pytest
 import torch
 from avrobust_attacks.minimal.configs import CwConfig, DdnConfig, FmnConfig
 from avrobust_attacks.minimal.cw import CW
-from avrobust_attacks.minimal.ddn import DDN
-from avrobust_attacks.minimal.fmn import FMN
 from avrobust_attacks.minimal.penalty import Bracket
-from avrobust_attacks.minimal.results import smallest_result
-from avrobust_attacks.minimal.search import SmallestSuccess
-from avrobust_attacks.minimal.smooth import softened
+from avrobust_attacks.minimal.results import smallest_result, trim
+from avrobust_attacks.minimal.search import SmallestSuccess, softened
+from avrobust_attacks.minimal.stepped import DDN, FMN
 from avrobust_attacks.minimal.tanh import Variable
-from avrobust_attacks.minimal.trim import trim
 from avrobust_attacks.single import SINGLE_ATTACKS
 from torch import nn
 

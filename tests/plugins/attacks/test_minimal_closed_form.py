@@ -4,8 +4,7 @@ import pytest
 import torch
 from avrobust_attacks.minimal.configs import CwConfig, DdnConfig, FmnConfig
 from avrobust_attacks.minimal.cw import CW
-from avrobust_attacks.minimal.ddn import DDN
-from avrobust_attacks.minimal.fmn import FMN
+from avrobust_attacks.minimal.stepped import DDN, FMN
 
 from avrobust_core import Batch, ThreatModel
 

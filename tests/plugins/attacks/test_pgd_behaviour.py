@@ -7,8 +7,8 @@ import pytest
 import torch
 from avrobust_attacks.gradient.apgd import apgd as _build_apgd
 from avrobust_attacks.gradient.configs import ApgdConfig, FgsmConfig, MimConfig, PgdConfig
-from avrobust_attacks.gradient.mim import mim as _build_mim
 from avrobust_attacks.gradient.pgd import fgsm as _build_fgsm
+from avrobust_attacks.gradient.pgd import mim as _build_mim
 from avrobust_attacks.gradient.pgd import pgd as _build_pgd
 from avrobust_attacks.keepers import Keeper
 from avrobust_attacks.losses import cross_entropy, negative_margin

@@ -27,7 +27,7 @@ from avrobust_core import (
     Subject,
 )
 from avrobust_core.registry.discovery import RegistryEntry
-from avrobust_core.testing import LinearOracle, check_offer
+from avrobust_core.testing import LinearOracle, check_component
 
 CLASSES = ("a", "b", "c")
 
@@ -142,7 +142,7 @@ def test_the_component_passes_the_checks_that_any_must_pass():
     offer = RegistryEntry(
         kind="metric", component=component, distribution="avrobust", distribution_version="0", plugin="geometry"
     )
-    outcomes = list(check_offer(offer))
+    outcomes = list(check_component(offer))
     assert [f"{each.check}: {each.reason}" for each in outcomes if each.status == "failed"] == []
     assert sum(each.status == "passed" for each in outcomes) >= 5
 
