@@ -5,8 +5,9 @@
     python benchmarks/mixup.py --study mixup_ablation --seeds 0 1 2 [...]    # guided mix-up in all its parts
 
 Carries out `examples/vertex_mixup.yaml` on `toy-av`, and with --manifest also `examples/vertex_mixup_clips.yaml` on
-clips. Cells that are in --out already are reused, so that it can be stopped and gone on with. Then it measures what an
-epoch costs: standard training, mix-up and the guided rule take turns step by step, in seconds of the processor, over
+clips. Cells that are in --out already are reused, so that it can be stopped and gone on with; with --jobs that many
+processes make them side by side, each cell in a folder of its own under parts/ until it is done. Then it measures what
+an epoch costs: standard training, mix-up and the guided rule take turns step by step, in seconds of the processor, over
 the second half of their epochs, when there is guidance.
 
 The last line is one JSON object: for each set and regime `clean`, `robust` by attack and threat (shares with
@@ -18,7 +19,10 @@ methods (`across_fits`); and `epoch_time_ratio` to standard training, timed side
 
 import argparse
 import json
+import multiprocessing
+import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +31,10 @@ import torch
 
 from avrobust_core import Registry
 from avrobust_core.report.tables import print_tables
+from avrobust_core.spec.cells import expand
 from avrobust_core.spec.loading import LoadedSpec, load_spec
 from avrobust_core.study.building import Builder
+from avrobust_core.study.plan import plan
 from avrobust_core.study.runner import carry_out
 from benchmarks.epoch_times import epoch_seconds, ratio
 
@@ -46,8 +52,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     registry = Registry.discover()
     report: dict[str, Any] = {}
-    for name, path, overrides in asked(options):
-        loaded = load_spec(path, registry, [f"seed=[{','.join(map(str, options.seeds))}]", *overrides, *options.set])
+    sets = asked(options)
+    if options.jobs > 1:
+        share(sets, options, registry)
+    for name, path, overrides in sets:
+        loaded = load_spec(path, registry, [f"seed=[{','.join(map(str, options.seeds))}]", *overrides])
         result = carry_out(loaded, registry, out=options.out / loaded.spec.name)
         print_tables(result)
         ratios = epoch_time_ratios(loaded, registry, options.turns, TIMED[options.study]) if options.turns else {}
@@ -69,6 +78,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("runs"), help="where the runs lie")
     parser.add_argument("--turns", type=int, default=3, help="fits of each regime that are timed; 0 for none")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that make cells side by side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="overrides of the spec")
     return parser.parse_args()
@@ -80,7 +90,37 @@ def asked(options: argparse.Namespace) -> list[tuple[str, Path, list[str]]]:
     if options.manifest is not None:
         overrides = [f"data.with.manifest={options.manifest.resolve()}"]
         found.append(("clips", EXAMPLES / f"{options.study}_clips.yaml", overrides))
-    return found
+    return [(name, path, [*overrides, *options.set]) for name, path, overrides in found]
+
+
+def share(sets: Sequence[tuple[str, Path, list[str]]], options: argparse.Namespace, registry: Registry) -> None:
+    """Make the cells that are not there yet, each in a process of a pool and a folder of its own."""
+    parts = []
+    for _, path, overrides in sets:
+        spec = load_spec(path, registry, overrides).spec
+        chosen = dict.fromkeys(cell.training for cell in expand(spec))
+        out = options.out / spec.name
+        parts += [(out, path, overrides, regime, seed) for seed in options.seeds for regime in chosen]
+    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for made in as_completed([pool.submit(make_part, *part) for part in parts]):
+            print(made.result(), flush=True)
+
+
+def make_part(out: Path, path: Path, overrides: Sequence[str], regime: str, seed: int) -> str:
+    """One regime's cell of one seed; done once it lies among the study's cells."""
+    torch.set_num_threads(1)
+    part = out / "parts" / f"{regime}-{seed}"
+    registry = Registry.discover()
+    loaded = load_spec(path, registry, [*overrides, f"seed={seed}", f"include=[{{training: {regime}}}]"])
+    builder = Builder(loaded.spec, registry)
+    (planned,) = plan(builder, builder.dataset(), out)
+    if planned.fitted:
+        return f"{part.name}: there already"
+    result = carry_out(loaded, registry, out=part, silent=True)
+    for cell in (part / "cells").iterdir():
+        shutil.move(cell, out / "cells" / cell.name)
+    shutil.rmtree(part)
+    return f"{part.name}: {'failed' if result['failed'] else 'done'}"
 
 
 def regimes(result: Mapping[str, Any], epochs: Mapping[str, int]) -> dict[str, Any]:
