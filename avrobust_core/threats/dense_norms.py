@@ -19,7 +19,21 @@ class LinfBall(Ball):
 
     def __init__(self, center: Tensor, radius: Tensor, bounds: Bounds, time: TimeConstraint | None = None) -> None:
         super().__init__(center, radius, bounds, time)
-        reach = per_clip(_round_down(radius, center.dtype), center)
+        self._low = self._high = center.new_empty(
+            len(center), 0
+        )  # made when first needed; training needs none
+
+    @torch.no_grad()
+    def project(self, x: Tensor) -> Tensor:
+        if self.time is not None and self.time.invariant:
+            x = self.within(x, self.radius)
+        if self._low.shape != self.center.shape:
+            self._set_edges()
+        return torch.clamp(x, self._low, self._high)
+
+    def _set_edges(self) -> None:
+        center, time = self.center, self.time
+        reach = per_clip(_round_down(self.radius, center.dtype), center)
         self._low, self._high = torch.empty_like(center), torch.empty_like(center)
         for piece in pieces(len(center), center[:1].numel(), center.device):
             part = reach[piece]
@@ -29,12 +43,6 @@ class LinfBall(Ball):
             self._low[piece] = _upper_edge(-center[piece], part).neg_()
         self._low.clamp_(min=self.limits[0])
         self._high.clamp_(max=self.limits[1])
-
-    @torch.no_grad()
-    def project(self, x: Tensor) -> Tensor:
-        if self.time is not None and self.time.invariant:
-            x = self.within(x, self.radius)
-        return torch.clamp(x, self._low, self._high)
 
     @torch.no_grad()
     def within(self, x: Tensor, radius: Tensor) -> Tensor:

@@ -39,9 +39,10 @@ class Code:
             return flat.half().view(torch.uint8), ones
         size = flat.abs()
         scale = size.mean(dim=1) if self.bits == 1 else size.amax(dim=1)
-        unit = flat / torch.where(scale > 0, scale, ones)[:, None]
+        top = 127 if self.bits == 8 else 1
+        unit = flat * (top / torch.where(scale > 0, scale, ones))[:, None]
         if self.bits == 8:
-            return (unit * 127).round().to(torch.int8).view(torch.uint8), scale
+            return unit.round_().to(torch.int8).view(torch.uint8), scale
         levels = (unit >= 0).to(torch.uint8) if self.bits == 1 else (unit.round() + 1).to(torch.uint8)
         return _joined(levels, self.bits), scale
 

@@ -32,6 +32,9 @@ from avrobust_core import (
 Start = Callable[[BoundVictim, ThreatModel, Tensor], Mapping[str, Tensor]]
 """From clips bound under a threat, and their positions in the batch, to perturbed clips by attacked modality."""
 
+Mix = Callable[[BoundVictim, Mapping[str, Tensor], Tensor], Mapping[str, Tensor]]
+"""From bound clips, their vertices, and their positions in the batch to points between them."""
+
 
 class FreeTraining(Augmentation):
     """Free adversarial training (Shafahi et al. 2019, arXiv 1904.12843, algorithm 1).
@@ -74,13 +77,16 @@ class FreeTraining(Augmentation):
         """
         return self.perturb(batch, step, lambda bound, threat, index: self.start(bound, step))
 
-    def perturb(self, batch: Batch, step: TrainingStep, start: Start) -> "Perturbed":
+    def perturb(
+        self, batch: Batch, step: TrainingStep, start: Start, mix: Mix = lambda bound, vertices, index: vertices
+    ) -> "Perturbed":
         """Perturb a batch.
 
         Args:
             batch: the clips.
             step: where training stands.
             start: gives the vertices.
+            mix: gives the points that are learned from; by default the vertices themselves.
         """
         inputs, vertices = dict(batch.inputs), dict(batch.inputs)
         regions: list[tuple[Region, Tensor]] = []
@@ -93,16 +99,12 @@ class FreeTraining(Augmentation):
             bound = victim.bind(clean, threat)
             found = start(bound, threat, index)
             vertices = put(vertices, index, found)
-            inputs = put(inputs, index, self.learned(bound, found, step))
+            inputs = put(inputs, index, mix(bound, found, index))
             regions.append((bound.region, index))
         attacked = sorted({name for region, _ in regions for name in region.balls})
         leaves = {name: inputs[name].detach().requires_grad_() for name in attacked}
         vertices = {name: vertices[name].detach() for name in attacked}
         return Perturbed(Batch(inputs | leaves, batch.targets, batch.ids), self, step, leaves, vertices, regions)
-
-    def learned(self, bound: BoundVictim, vertices: Mapping[str, Tensor], step: TrainingStep) -> Mapping[str, Tensor]:
-        """The point between clip and vertex that is learned from, by attacked modality; here the vertex itself."""
-        return vertices
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
         """Take over what other processes keep of the clips that they have learned from."""
@@ -124,15 +126,14 @@ class FreeTraining(Augmentation):
             return drawn(bound)
         kept = {name: self.memory.read(name, bound.ids, clean, step.epoch) for name, clean in bound.clean.items()}
         # Each clip has a generator of its own, so that drawing takes long: not where it would be thrown away.
-        complete = all(len(places) == len(bound) for _, places in kept.values())
-        start = dict(bound.clean) if complete else drawn(bound)
+        if all(len(places) == len(bound) for _, places in kept.values()):
+            return within({name: clean + kept[name][0] for name, clean in bound.clean.items()}, bound.region)
+        start = drawn(bound)
         for name, (delta, places) in kept.items():
-            if places:
-                clean = bound.clean[name]
-                index = torch.tensor(places, device=clean.device)
-                start[name] = start[name].index_copy(0, index, clean.index_select(0, index) + delta)
-        # The radii may have grown since, and few bits round.
-        return bound.region.project(start) if any(places for _, places in kept.values()) else start
+            clean = bound.clean[name]
+            index = torch.tensor(places, dtype=torch.int64, device=clean.device)
+            start[name] = start[name].index_copy(0, index, clean.index_select(0, index) + delta)
+        return within(start, bound.region)
 
 
 @dataclass(eq=False)
@@ -166,7 +167,7 @@ class Perturbed(AugmentedStep):
         for region, index in self.regions:
             x = {name: self.vertices[name][index] for name in region.balls}
             step = region.step(x, {name: gradients[name][index] for name in x}, self.free.step_size)
-            moved = {name: each - region.clean[name] for name, each in region.project(step).items()}
+            moved = {name: each - region.clean[name] for name, each in within(step, region).items()}
             self.delta = put(self.delta, index, moved)
             if memory is not None:
                 ids = [self.batch.ids[i] for i in index.tolist()]
@@ -175,7 +176,7 @@ class Perturbed(AugmentedStep):
 
     def again(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
         def moved(bound: BoundVictim, threat: ThreatModel, index: Tensor) -> Mapping[str, Tensor]:
-            return bound.region.project({name: c + self.delta[name][index] for name, c in bound.clean.items()})
+            return within({name: c + self.delta[name][index] for name, c in bound.clean.items()}, bound.region)
 
         return self.free.perturb(batch, step, moved)
 
@@ -187,5 +188,11 @@ class Perturbed(AugmentedStep):
                 f"{purpose}: no gradient reached {name}: an augmentation that comes later in the list, such as "
                 f"adversarial, cut its way; list {purpose} last"
             )
-        found = leaf.grad.isfinite().flatten(1).all(dim=1)
+        found = leaf.grad.flatten(1).sum(dim=1).isfinite()
         return torch.where(per_clip(found, leaf), leaf.grad, 0)
+
+
+def within(x: Mapping[str, Tensor], region: Region) -> dict[str, Tensor]:
+    """The nearest point of the region, but for the last bits, for which training need not care."""
+    some = next(iter(region.balls.values()))
+    return region.within(x, torch.ones_like(some.radius))

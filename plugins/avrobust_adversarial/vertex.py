@@ -1,6 +1,6 @@
 """Vertex mix-up: a clip is mixed with its own adversarial vertex, and its target is softened by as much."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -52,34 +52,37 @@ class VertexMixup(FreeTraining):
             DataError: if a threat names a modality that the data set does not have, or a clip is outside its bounds.
             AvrobustError: with `steps`, if no gradient reaches the attacked modalities.
         """
+        ratios = self.ratios(batch, step)
 
         def start(bound: BoundVictim, threat: ThreatModel, index: Tensor) -> Mapping[str, Tensor]:
             begun = self.start(bound, step)
             return self._climbed(part_of(batch, index), threat, begun, step) if self.config.steps else begun
 
-        mixed = self.perturb(batch, step, start)
+        def mix(bound: BoundVictim, vertices: Mapping[str, Tensor], index: Tensor) -> Mapping[str, Tensor]:
+            clean = bound.clean
+            return {name: torch.lerp(clean[name], x, per_clip(ratios[name][index], x)) for name, x in vertices.items()}
+
+        mixed = self.perturb(batch, step, start, mix)
         share = torch.zeros(len(batch), device=batch.targets.device)
         for region, index in mixed.regions:
-            ratios = self.ratios([batch.ids[i] for i in index.tolist()], region.balls, step)
-            share[index] = torch.stack(list(ratios.values())).mean(dim=0).to(share)
+            share[index] = torch.stack([ratios[name][index] for name in region.balls]).mean(dim=0)
         targets = softened(soft_targets(batch.targets, step.classes), self.config.softening * share)
         mixed.batch = replace(mixed.batch, targets=targets)
         return mixed
 
-    def learned(self, bound: BoundVictim, vertices: Mapping[str, Tensor], step: TrainingStep) -> Mapping[str, Tensor]:
-        """The points between clips and vertices, by attacked modality."""
-        ratios = self.ratios(bound.ids, vertices, step)
-        return {name: torch.lerp(bound.clean[name], x, per_clip(ratios[name].to(x), x)) for name, x in vertices.items()}
-
-    def ratios(self, ids: Sequence[str], names: Iterable[str], step: TrainingStep) -> dict[str, Tensor]:
-        """The vertex's part in each clip of an epoch, (n,) in [0, 1], by attacked modality."""
+    def ratios(self, batch: Batch, step: TrainingStep) -> dict[str, Tensor]:
+        """The vertices' part in the clips of an epoch, (B,) float32 in [0, 1], by modality."""
         low, high = self.config.ratio
-        found = {}
-        for name in names:
-            purpose = f"vertex-mixup/{step.epoch}" + ("" if self.config.together else f"/{name}")
-            drawn = [torch.rand((), generator=clip_generator(step.seed, clip_id, purpose)) for clip_id in ids]
-            found[name] = low + (high - low) * torch.stack(drawn)
-        return found
+
+        def drawn(purpose: str) -> Tensor:
+            generators = [clip_generator(step.seed, clip_id, purpose) for clip_id in batch.ids]
+            ratio = torch.stack([torch.rand((), generator=generator) for generator in generators])
+            return low + (high - low) * ratio.to(batch.targets.device)
+
+        purpose = f"vertex-mixup/{step.epoch}"
+        if self.config.together:
+            return dict.fromkeys(batch.inputs, drawn(purpose))
+        return {name: drawn(f"{purpose}/{name}") for name in batch.inputs}
 
     def _climbed(
         self, part: Batch, threat: ThreatModel, begun: Mapping[str, Tensor], step: TrainingStep

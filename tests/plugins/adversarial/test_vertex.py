@@ -37,7 +37,7 @@ def test_clips_lie_between_themselves_and_their_vertices(make, step_of, network,
     for learned, step in passes(augment, batch, step_of, model, 3, task=task):
         found, vertices = learned.forward.batch, learned.augmented[0].vertices
         assert (bound.region.size({k: vertices[k] for k in BOTH}) <= 1 + 1e-6).all()
-        drawn = augment.ratios(batch.ids, BOTH, step)
+        drawn = augment.ratios(batch, step)
         assert together == torch.equal(drawn["audio"], drawn["video"])
         for name in BOTH:
             ratio = drawn[name].reshape(-1, *[1] * (vertices[name].ndim - 1))
@@ -65,7 +65,7 @@ def test_targets_soften_with_the_ratio(make, step_of, network, clips):
     model, batch = network(), clips()
     augment = make("vertex-mixup", threat=BOTH, softening=0.4, together=False)
     ((learned, step),) = passes(augment, batch, step_of, model, 1)
-    ratio = torch.stack(list(augment.ratios(batch.ids, BOTH, step).values())).mean(dim=0)
+    ratio = torch.stack(list(augment.ratios(batch, step).values())).mean(dim=0)
     targets = learned.forward.batch.targets
     torch.testing.assert_close(targets.gather(1, batch.targets[:, None])[:, 0], 1 - 0.4 * ratio)
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(len(batch)))
