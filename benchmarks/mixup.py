@@ -6,7 +6,7 @@
 
 Carries out `examples/vertex_mixup.yaml` on `toy-av`, and with --manifest also `examples/vertex_mixup_clips.yaml` on
 clips. Cells that are in --out already are reused, so that it can be stopped and gone on with; with --jobs that many
-processes make them side by side, each cell in a folder of its own under parts/ until it is done. Then it measures what
+processes make them side by side, each cell in a folder of its own until it is done. Then it measures what
 an epoch costs: standard training, mix-up and the guided rule take turns step by step, in seconds of the processor, over
 the second half of their epochs, when there is guidance.
 
@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from avrobust_core import Registry
+from avrobust_core.files import exclusive
 from avrobust_core.report.tables import print_tables
 from avrobust_core.spec.cells import expand
 from avrobust_core.spec.loading import LoadedSpec, load_spec
@@ -100,16 +101,25 @@ def share(sets: Sequence[tuple[str, Path, list[str]]], options: argparse.Namespa
         spec = load_spec(path, registry, overrides).spec
         chosen = dict.fromkeys(cell.training for cell in expand(spec))
         out = options.out / spec.name
+        with exclusive(out):  # which makes it a run's folder
+            (out / "cells").mkdir(exist_ok=True)
         parts += [(out, path, overrides, regime, seed) for seed in options.seeds for regime in chosen]
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for made in as_completed([pool.submit(make_part, *part) for part in parts]):
             print(made.result(), flush=True)
+    for out in {part[0] for part in parts}:
+        shutil.rmtree(parts_of(out), ignore_errors=True)
+
+
+def parts_of(out: Path) -> Path:
+    """Where the cells of a run lie while they are made."""
+    return out.with_name(f"{out.name}-parts")
 
 
 def make_part(out: Path, path: Path, overrides: Sequence[str], regime: str, seed: int) -> str:
     """One regime's cell of one seed; done once it lies among the study's cells."""
     torch.set_num_threads(1)
-    part = out / "parts" / f"{regime}-{seed}"
+    part = parts_of(out) / f"{regime}-{seed}"
     registry = Registry.discover()
     loaded = load_spec(path, registry, [*overrides, f"seed={seed}", f"include=[{{training: {regime}}}]"])
     builder = Builder(loaded.spec, registry)
