@@ -1,4 +1,4 @@
-"""The tables of paired comparisons."""
+"""The tables of paired comparisons: of models and regimes, and of a fused model with a modality's own classifier."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from avrobust_core.evaluation.wording import MOST_COLUMNS, difference, doubt, interval, of_method, over_seeds
+from avrobust_core.evaluation.wording import MOST_COLUMNS, difference, doubt, interval, of_method, over_seeds, percent
 
 
 def table_of(left: Iterable[str], right: Iterable[str], title: str | None = None) -> Table:
@@ -33,7 +33,7 @@ def print_comparisons(console: Console, result: Mapping[str, Any]) -> None:
                 f"differences in accuracy in points, the first minus the second{over_seeds(result)}, "
                 f"{brackets}; * the interval leaves 0 out; p by Holm over this table"
             )
-            doubted = _doubted(result)
+            doubted = _doubted(result, ("first", "second"))
             beside = len(pairs) <= MOST_COLUMNS
             console.print(_pairs_beside(done, pairs, doubted) if beside else _pairs_below(done, doubted))
         for reason in dict.fromkeys(item["across_fits"]["left_out"] for item in done if not of_method(item)):
@@ -42,15 +42,42 @@ def print_comparisons(console: Console, result: Mapping[str, Any]) -> None:
             console.print(f"not compared: {reason}")
 
 
+def print_overturned(console: Console, result: Mapping[str, Any]) -> None:
+    """A row for each fused model, modality's own classifier, attack and threat."""
+    items: Sequence[Mapping[str, Any]] = result.get("overturned", [])
+    if not items:
+        return
+    console.print(
+        "\nDoes one modality overturn the fusion where its own classifier withstands the attack?", style="bold"
+    )
+    brackets = interval(result, [item[share] for item in items for share in _BROKEN], methods=False)
+    console.print(
+        "clips that the attack breaks in one of the two only, in % of those that both get right clean"
+        f"{', over all seeds' if len(items[0]['seeds']) > 1 else ''}, {brackets}; p by Holm over this table"
+    )
+    doubted = _doubted(result, ("fused", "own"))
+    table = table_of(
+        ("fused", "own classifier", "training", "attack", "threat"), ["both right", *_BROKEN.values(), "p"]
+    )
+    for item in items:
+        names = item["fused"]["model"], item["own"]["model"], item["fused"]["training"]
+        shares = [doubted(item) + percent(item[share]) for share in _BROKEN]
+        table.add_row(*names, *_condition(item), str(item["both_right"]), *shares, f"{item['p_holm']:.2g}")
+    console.print(table)
+
+
+_BROKEN = {"only_fused": "only the fused", "only_own": "only the own"}
+"""The shares of `overturned`, and their headings."""
+
 Doubted = Callable[[Mapping[str, Any]], str]
 """From a comparison to the mark before it, if something speaks against either number."""
 
 
-def _doubted(result: Mapping[str, Any]) -> Doubted:
+def _doubted(result: Mapping[str, Any], sides: tuple[str, str]) -> Doubted:
     cells: Sequence[Mapping[str, Any]] = result["cells"]
 
     def mark(item: Mapping[str, Any]) -> str:
-        compared = [(item[side]["model"], item[side]["training"]) for side in ("first", "second")]
+        compared = [(item[side]["model"], item[side]["training"]) for side in sides]
         attack, threat = _condition(item)
         found = [
             doubt(cell, attack if threat else None, threat or None)

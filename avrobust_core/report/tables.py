@@ -23,7 +23,7 @@ from avrobust_core.evaluation.wording import (
     spread,
 )
 from avrobust_core.plain_text import plain_text
-from avrobust_core.report.comparison_tables import print_comparisons, table_of
+from avrobust_core.report.comparison_tables import print_comparisons, print_overturned, table_of
 from avrobust_core.study.console import TextConsole
 
 Item = TypeVar("Item")
@@ -36,6 +36,7 @@ def print_tables(result: Mapping[str, Any]) -> None:
     console = TextConsole(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
     _print_accuracies(console, result)
     print_comparisons(console, result)
+    print_overturned(console, result)
     cells = [_named(result, cell) for cell in result["cells"] if "error" not in cell]
     _print_curves(console, cells)
     _print_sizes(console, cells)

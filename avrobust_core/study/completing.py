@@ -46,7 +46,7 @@ class Completing:
 
     Attributes:
         evidence: for correlations, of each cell so far.
-        outcomes: clip by clip, of each cell so far, to be pooled and compared.
+        outcomes: clip by clip, of each cell so far that did not fail, to be pooled and compared.
     """
 
     def __init__(self, process: Process, seeds: Mapping[int, Seeded], problems: Problems, root: Path) -> None:
@@ -114,13 +114,13 @@ class Completing:
                 write_samples(cell.folder / "samples.parquet", clean, outcomes, process.dataset)
                 write_per_class(cell.folder / "per_class.csv", measured)
                 files = {name: file_hash(cell.folder / name) for name in ("samples.parquet", "per_class.csv")}
-        self.outcomes[cell.model, cell.training, cell.seed] = clip_outcomes(clean, outcomes, failures)
         runs = self.predicting.runs(cell)
         audit = audited(process, cell, weights, clean, outcomes, runs, seeded.intervals, label)
         summary = summarise(clean, outcomes, seeded.intervals, caveats_of(audit))
         for failure in failures:
             if failure["metric"] is None and failure["bounded"]:
                 summary["worst_case"].pop(failure["threat"], None)  # it would be of fewer attacks than were asked for
+        self.outcomes[cell.model, cell.training, cell.seed] = clip_outcomes(clean, outcomes, failures)
         return {
             **summary,
             "audit": audit,

@@ -20,6 +20,7 @@ from avrobust_core.study.console import Monitor
 from avrobust_core.study.correlating import correlate
 from avrobust_core.study.devices import fabric_of
 from avrobust_core.study.measuring import Measuring
+from avrobust_core.study.overturning import overturned
 from avrobust_core.study.plan import PlannedCell, plan
 from avrobust_core.study.pooling import pool
 from avrobust_core.study.problems import Problems
@@ -150,12 +151,14 @@ class _Run:
     def _across_cells(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Results over several cells; if one of these steps fails, the cells' own results stand."""
         intervals, outcomes = self.seeds[self.spec.seed].intervals, self.completing.outcomes
-        found: dict[str, list[dict[str, Any]]] = {"pooled": [], "comparisons": [], "correlations": []}
+        found: dict[str, list[dict[str, Any]]] = {"pooled": [], "comparisons": [], "overturned": [], "correlations": []}
         if len(self.spec.seeds) > 1:
             with self.problems.noted("pooled"):
                 found["pooled"] = pool(results, outcomes, intervals)
         with self.problems.noted("comparisons"):
             found["comparisons"] = compare(self.spec, results, outcomes, intervals)
+        with self.problems.noted("overturned"):
+            found["overturned"] = overturned(self.spec, outcomes, intervals)
         with self.problems.noted("correlations"):
             found["correlations"] = correlate(self.completing.evidence, intervals)
         return found

@@ -3,7 +3,9 @@
 A binary model f = a'g(x_A) + b'h(x_V), linear throughout; the audio part says one class (a'g = -s < 0), the video part
 the other (b'h = t > 0). To flip the fused model, the modality that it sides with needs to lose t - s (or s - t) only,
 where its own model needs to lose t (or s). So the smallest budget on that modality which flips the fused model is at
-most the one that flips the modality's own model; where the modalities agree, it is at least that.
+most the one that flips the modality's own model; where the modalities agree, it is at least that. This is the theorem
+where it says something: the clip is of the class that its attacked modality tells, and s >= t. With s < t the fused
+model is wrong without any attack.
 """
 
 import pytest
@@ -76,10 +78,60 @@ def test_where_the_modalities_agree_the_fusion_needs_at_least_as_much(shapes, no
         assert (fused.smallest_size(threat) >= alone[name].smallest_size(threat)).all()
 
 
-def flipped_by(attack, problem, name, norm, eps):
+@settings(max_examples=20, deadline=None)
+@given(shapes=SHAPES, seed=st.integers(0, 10_000))
+def test_in_l2_without_bounds_the_fused_threshold_is_the_own_one_times_the_lead_over_what_it_leads(shapes, seed):
+    fused, alone, sides = problems(shapes, None, seed, disagree=True)
+    s = parts(fused.oracle, fused.batch)
+    for name, other in (("audio", "video"), ("video", "audio")):
+        threat = make_threat((name,), "l2", 1.0)
+        ratio = (s[name].abs() - s[other].abs()) / s[name].abs()  # (s - t) / s
+        expected = ratio * alone[name].smallest_size(threat)
+        winning = sides[name]
+        assert torch.allclose(fused.smallest_size(threat)[winning], expected[winning], rtol=1e-3, atol=1e-6)
+
+
+def of_the_class_that(name, fused, alone):
+    """The fused problem with clips of the class that one modality tells."""
+    batch = Batch(fused.batch.inputs, alone[name].batch.targets, fused.batch.ids)
+    return LinearProblem(fused.oracle, batch, fused.bounds)
+
+
+@settings(max_examples=20, deadline=None)
+@given(shapes=SHAPES, norm=NORMS, bounds=BOUNDS, seed=st.integers(0, 10_000))
+def test_where_the_other_modality_says_more_the_fusion_is_wrong_without_an_attack(shapes, norm, bounds, seed):
+    fused, alone, sides = problems(shapes, bounds, seed, disagree=True)
+    s = parts(fused.oracle, fused.batch)
+    for name in shapes:
+        threat = make_threat((name,), norm, 1.0)
+        assert torch.equal(of_the_class_that(name, fused, alone).smallest_size(threat) > 0, sides[name])
+        assert (alone[name].smallest_size(threat)[s[name].abs() > 1e-3] > 0).all()
+
+
+def attacked_by(attack, problem, name, norm, eps):
     victim = Victim(problem.oracle, media=problem.media, task="single-label")
     with victim.frozen():
-        return attack_batch(victim, problem.batch, AttackRun("attack", attack, make_threat((name,), norm, eps))).success
+        return attack_batch(victim, problem.batch, AttackRun("attack", attack, make_threat((name,), norm, eps)))
+
+
+@pytest.mark.parametrize("use", ["ddn", "fmn"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_suites_minimal_attacks_flip_the_fusion_below_the_modalitys_own_threshold(use, seed):
+    attack = configure(Registry.discover(), "attack", use, {"steps": 60}).build()
+    fused, alone, sides = problems({"audio": (1, 8), "video": (2, 2, 2, 2)}, None, seed, disagree=True)
+    for name in ("audio", "video"):
+        threat = make_threat((name,), "l2", 8.0)
+        found = attacked_by(attack, of_the_class_that(name, fused, alone), name, "l2", 8.0)
+        best, own = fused.smallest_size(threat), alone[name].smallest_size(threat)
+        winning = sides[name]
+        assert winning.any()
+        assert not winning.all()
+        assert (found.factor[winning] < own[winning]).all(), "no perturbation of this size flips the modality's own"
+        assert torch.allclose(found.factor[winning], best[winning], rtol=0.05, atol=1e-3)
+        assert (found.factor[~winning] == 0).all(), "wrong as it is: the theorem is empty there"
+        assert all((norms[~winning] == 0).all() for norms in found.norms.values())
+        at_own = attacked_by(attack, alone[name], name, "l2", 8.0)
+        assert (at_own.factor >= own * (1 - 1e-3)).all()
 
 
 def smallest_flip(attack, problem, name, norm, rounds=14):
@@ -92,7 +144,7 @@ def smallest_flip(attack, problem, name, norm, rounds=14):
         middle = (low + high) / 2
         for i in range(len(problem.batch)):
             one = problem.select(torch.tensor([i]))
-            hit = bool(flipped_by(attack, one, name, norm, float(middle[i])))
+            hit = bool(attacked_by(attack, one, name, norm, float(middle[i])).success)
             low[i], high[i] = (low[i], middle[i]) if hit else (middle[i], high[i])
     return high
 

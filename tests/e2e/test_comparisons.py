@@ -104,6 +104,29 @@ def test_what_is_compared_is_what_the_tables_of_samples_hold(studies) -> None:
     assert "concat vs audio-only" in several.stdout
 
 
+def test_what_one_modality_overturns_is_what_the_tables_of_samples_hold(studies) -> None:
+    out, before, _, several = studies
+    result = json.loads((out / "result.json").read_text())
+    (item,) = result["overturned"]
+    assert (item["fused"]["model"], item["own"]["model"], item["modality"]) == ("concat", "audio-only", "audio")
+    assert (item["attack"], item["threat"], item["seeds"]) == ("pgd", "audio", [0, 1])
+    rows = {}
+    for cell in result["cells"]:
+        for row in pq.read_table(out / "cells" / cell["id"] / "samples.parquet").to_pylist():
+            if (row["attack"], row["threat"]) == ("pgd", "audio"):
+                rows[cell["model"], cell["seed"], row["id"]] = row
+    pairs = [(row, rows["audio-only", *key[1:]]) for key, row in rows.items() if key[0] == "concat"]
+    both = [(a["correct"], b["correct"]) for a, b in pairs if a["clean_correct"] and b["clean_correct"]]
+    assert item["both_right"] == len(both)
+    for share, count in (
+        ("only_fused", sum(own and not fused for fused, own in both)),
+        ("only_own", sum(fused and not own for fused, own in both)),
+    ):
+        assert item[share]["value"] == (pytest.approx(count / len(both)) if both else None)
+    assert [found["seeds"] for found in before["overturned"]] == [[0]], "with one seed, and nothing to compare, too"
+    assert "Does one modality overturn the fusion" in several.stdout
+
+
 def test_resuming_and_asking_for_other_comparisons_computes_nothing_again(
     studies, tiny, run_command, comparable
 ) -> None:

@@ -345,3 +345,20 @@ def test_progress_shows_labels_as_text(capsys, monkeypatch) -> None:
     assert "[/y] said zzz" in found
     assert "title" not in found
     assert "z" * 500 not in found
+
+
+def test_what_one_modality_overturns_has_a_row_per_attack_with_the_marks_of_doubt(show: Show) -> None:
+    sides = {side: {"model": model, "training": "plain"} for side, model in (("fused", "x"), ("own", "y"))}
+    shares = {"only_fused": estimate(0.045, 0.015, 0.103), "only_own": estimate(0.145, 0.085, 0.225)}
+    counts = {"seeds": [0], "both_right": 110, "p": 0.013, "p_holm": 0.026}
+    items = [sides | shares | counts | {"attack": attack, "threat": "a"} for attack in ("pgd", "worst_case")]
+    lines = show(study(overturned=items))
+    cells = ("x", "y", "plain", "pgd", "a", "110", "4.5 [1.5, 10.3]", "14.5 [8.5, 22.5]", "0.026")
+    row(lines, *cells)
+    row(lines, *cells[:3], "worst case")
+    (said,) = [line for line in lines if line.startswith("clips that the attack breaks")]
+    assert said.endswith("right clean, [95 % interval over clips]; p by Holm over this table")
+    doubted = study(overturned=items)
+    doubted["cells"][1]["caveats"] = [{"check": "zero-gradient", "attack": "pgd", "threat": "a", "message": "none"}]
+    assert "? 4.5 [1.5, 10.3]" in row(show(doubted), *cells[:6])
+    assert not [line for line in show(study(overturned=[])) if "overturn" in line]
