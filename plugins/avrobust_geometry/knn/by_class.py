@@ -143,7 +143,8 @@ def nearest_by_class(
     if most < asked.n * whole:
         among, known, own = _sampled(asked, among, known, own, max(1, int(most) // asked.n), seed)
     with full_precision(None) as jobs:
-        question = _arranged(asked, labels, among, known, own, k, torch.device(device))
+        # No set holds more than all rows: a larger k finds the same nothing, and candidates for each would fill memory.
+        question = _arranged(asked, labels, among, known, own, min(k, among.n + 1), torch.device(device))
         answers, again, apart = question.search(2, slice(-1, None))
         counts = question.counts()
     clip, cls = question.order[question.owner].numpy(), question.cls.numpy()

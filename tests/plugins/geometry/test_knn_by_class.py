@@ -128,3 +128,13 @@ def test_beyond_what_is_affordable_a_subsample_stands_in_and_counts_are_its_own(
     again = nearest_by_class(points, given_labels, 10, most=2000 * 500, seed=1)
     np.testing.assert_array_equal(part.same, again.same)
     assert (nearest_by_class(points, given_labels, 10, most=2000 * 500, seed=2).same != part.same).any()
+
+
+def test_more_neighbours_than_there_are_rows_take_no_memory():
+    points = np.random.default_rng(0).normal(size=(60, 3))
+    labels = np.arange(60) % 2
+    found = nearest_by_class(points, labels, 10**9)
+    assert np.isnan(found.same).all()
+    assert np.isnan(found.other).all()
+    assert found.report["k"] == 10**9
+    assert found.report["short_same"] == found.report["short_other"] == 60
