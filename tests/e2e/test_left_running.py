@@ -42,11 +42,15 @@ def test_a_run_that_is_asked_to_end_leaves_no_process_and_goes_on_later(
         start_new_session=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    deadline = time.monotonic() + 300
-    while not list(out.glob("cells/*/history.jsonl")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    try:
+        deadline = time.monotonic() + 300
+        while not list(out.glob("cells/*/history.jsonl")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    except AssertionError:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
