@@ -1,4 +1,4 @@
-"""Perturbations in few bits: halves, bytes, three levels, or signs."""
+"""Perturbations in few bits: integers, three levels, or signs."""
 
 from dataclasses import dataclass
 from math import prod
@@ -9,14 +9,17 @@ from torch.nn import functional as F
 
 from avrobust_adversarial.configs import Bits
 
+ROUNDING = 1 + 2.0**-21
+"""Keeps a value that float32 arithmetic puts just below a whole number from falling to the next one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Code:
     """Perturbations of one modality as bytes, one row and one scale per clip.
 
-    16 bits are float16, 8 are integers to 127, 2 are three levels (-1, 0, 1), 1 is the sign; all but the first are
-    times the clip's scale: the largest absolute value, or for signs the mean one, which is the nearest in the mean
-    square. A rounded perturbation may leave its region by the rounding error: project it.
+    16 and 8 bits are integers, rounded towards 0 so that a perturbation does not grow in any norm; 2 are three levels
+    (-1, 0, 1), 1 is the sign: with these it may. All are times the clip's scale: the largest absolute value, or for
+    signs the mean one, which is the nearest in the mean square.
 
     Attributes:
         bits: per value.
@@ -31,31 +34,33 @@ class Code:
         """Bytes per clip."""
         return -(-prod(self.shape) * self.bits // 8)
 
+    @property
+    def shrinks(self) -> bool:
+        """Tell if what is unpacked is nowhere larger than what was packed."""
+        return self.bits >= 8
+
     def pack(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (n, size) uint8 and scales (n,) float32 of perturbations (n, *shape), on their device."""
         flat = delta.detach().flatten(1).float()
-        ones = torch.ones(len(flat), device=flat.device)
-        if self.bits == 16:
-            return flat.half().view(torch.uint8), ones
         size = flat.abs()
         scale = size.mean(dim=1) if self.bits == 1 else size.amax(dim=1)
-        top = 127 if self.bits == 8 else 1
-        unit = flat * (top / torch.where(scale > 0, scale, ones))[:, None]
-        if self.bits == 8:
-            return unit.round_().to(torch.int8).view(torch.uint8), scale
+        top = 2 ** (self.bits - 1) - 1 if self.shrinks else 1
+        unit = flat * (top / torch.where(scale > 0, scale, 1))[:, None]
+        if self.shrinks:
+            whole = unit.mul_(ROUNDING).trunc_().to(torch.int8 if self.bits == 8 else torch.int16)
+            return whole.view(torch.uint8), scale
         levels = (unit >= 0).to(torch.uint8) if self.bits == 1 else (unit.round() + 1).to(torch.uint8)
         return _joined(levels, self.bits), scale
 
     def unpack(self, rows: Tensor, scale: Tensor) -> Tensor:
         """The perturbations (n, *shape) float32 of what `pack` gave."""
-        if self.bits == 16:
-            flat = rows.view(torch.float16).float()
-        elif self.bits == 8:
-            flat = rows.view(torch.int8).float() / 127
+        if self.shrinks:
+            flat = rows.view(torch.int8 if self.bits == 8 else torch.int16).float()
+            scale = scale / (2 ** (self.bits - 1) - 1)
         else:
             levels = _split(rows, self.bits)[:, : prod(self.shape)].float()
             flat = 2 * levels - 1 if self.bits == 1 else levels - 1
-        return (flat * scale[:, None]).reshape(-1, *self.shape)
+        return flat.mul_(scale[:, None]).reshape(-1, *self.shape)
 
 
 def _joined(levels: Tensor, bits: int) -> Tensor:

@@ -117,8 +117,8 @@ class FreeAtConfig(ThreatsConfig):
     replays: 1 adversarial training at the cost of standard training. Keeps two perturbations per clip in the fit's
     folder until the fit ends."""
     bits: Bits = 8
-    """Of each value that the memory keeps: 16 are floats, 8 have a scale per clip, 2 are (-1, 0, 1) times a scale, 1 is
-    the sign."""
+    """Of each value that the memory keeps: 16 and 8 are integers, 2 are (-1, 0, 1), 1 is the sign, times a scale per
+    clip."""
 
     @model_validator(mode="after")
     def _bits_fit(self) -> "FreeAtConfig":
@@ -153,8 +153,8 @@ class VertexMixupConfig(ThreatsConfig):
     """Gradient steps of its own before each pass, at one more pass each: 1 withstands larger radii than 0 in equally
     many passes."""
     bits: Bits = 8
-    """Of each value of a vertex that is kept from one epoch to the next: 16 are floats, 8 have a scale per clip, 2 are
-    (-1, 0, 1) times a scale, 1 is the sign."""
+    """Of each value of a vertex that is kept from one epoch to the next: 16 and 8 are integers, 2 are (-1, 0, 1), 1 is
+    the sign, times a scale per clip."""
 
     @model_validator(mode="after")
     def _ratio_in_order(self) -> "VertexMixupConfig":

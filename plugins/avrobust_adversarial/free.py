@@ -13,7 +13,7 @@ from avrobust_adversarial.ascent import drawn
 from avrobust_adversarial.configs import FreeAtConfig
 from avrobust_adversarial.crafting import to_attack
 from avrobust_adversarial.memory import Memory
-from avrobust_adversarial.threats import Threats, part_of, put
+from avrobust_adversarial.threats import Threats, part_of, put, rows
 from avrobust_core import (
     Augmentation,
     AugmentedStep,
@@ -127,7 +127,10 @@ class FreeTraining(Augmentation):
         kept = {name: self.memory.read(name, bound.ids, clean, step.epoch) for name, clean in bound.clean.items()}
         # Each clip has a generator of its own, so that drawing takes long: not where it would be thrown away.
         if all(len(places) == len(bound) for _, places in kept.values()):
-            return within({name: clean + kept[name][0] for name, clean in bound.clean.items()}, bound.region)
+            start = {name: kept[name][0].add_(clean) for name, clean in bound.clean.items()}
+            if self.threats.constant and self.memory.shrinks:  # what was kept was inside, and so is this
+                return {name: step.clipped(name, x) for name, x in start.items()}
+            return within(start, bound.region)
         start = drawn(bound)
         for name, (delta, places) in kept.items():
             clean = bound.clean[name]
@@ -144,7 +147,7 @@ class Perturbed(AugmentedStep):
         leaves: the inputs that are learned from, by attacked modality.
         vertices: the perturbed inputs, which the gradient of `leaves` moves.
         regions: each with the positions of its clips.
-        delta: the perturbation that the pass leaves, by attacked modality.
+        delta: the perturbation that the pass leaves for the next replay, by attacked modality; empty without one.
     """
 
     free: FreeTraining
@@ -162,13 +165,15 @@ class Perturbed(AugmentedStep):
             AvrobustError: if there is none.
         """
         gradients = {name: self._gradient(name, leaf) for name, leaf in self.leaves.items()}
-        self.delta = {name: torch.zeros_like(leaf) for name, leaf in self.leaves.items()}
-        memory = self.free.memory
+        memory, again = self.free.memory, self.free.replays > 1
+        if again:
+            self.delta = {name: torch.zeros_like(leaf) for name, leaf in self.leaves.items()}
         for region, index in self.regions:
-            x = {name: self.vertices[name][index] for name in region.balls}
-            step = region.step(x, {name: gradients[name][index] for name in x}, self.free.step_size)
-            moved = {name: each - region.clean[name] for name, each in within(step, region).items()}
-            self.delta = put(self.delta, index, moved)
+            x = {name: rows(self.vertices[name], index) for name in region.balls}
+            step = region.step(x, {name: rows(gradients[name], index) for name in x}, self.free.step_size)
+            moved = {name: each.sub_(region.clean[name]) for name, each in within(step, region).items()}
+            if again:
+                self.delta = put(self.delta, index, moved)
             if memory is not None:
                 ids = [self.batch.ids[i] for i in index.tolist()]
                 for name, each in moved.items():
@@ -176,7 +181,7 @@ class Perturbed(AugmentedStep):
 
     def again(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
         def moved(bound: BoundVictim, threat: ThreatModel, index: Tensor) -> Mapping[str, Tensor]:
-            return within({name: c + self.delta[name][index] for name, c in bound.clean.items()}, bound.region)
+            return within({name: c + rows(self.delta[name], index) for name, c in bound.clean.items()}, bound.region)
 
         return self.free.perturb(batch, step, moved)
 

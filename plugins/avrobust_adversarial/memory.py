@@ -40,6 +40,11 @@ class Memory:
         self._slots: dict[str, Bytes] = {}
         self._resumed = False
 
+    @property
+    def shrinks(self) -> bool:
+        """Tell if what is read is nowhere larger than what was written."""
+        return Code(self.bits, ()).shrinks
+
     def begin_epoch(self, clips: Sequence[str], step: TrainingStep) -> None:
         """Learn of all clips that there are, before the first of them is read."""
         self._folder = step.scratch

@@ -29,6 +29,11 @@ class Threats:
         self.warmup = warmup
         self.share = share
 
+    @property
+    def constant(self) -> bool:
+        """Whether each clip falls under the same threat in every epoch."""
+        return len(self.threats) == 1 and not self.warmup
+
     def assigned(self, batch: Batch, step: TrainingStep) -> list[tuple[ThreatModel, Tensor]]:
         """Each threat with the clips that are attacked under it, as (n,) int64 positions in the batch; n > 0.
 
@@ -73,6 +78,11 @@ class Threats:
 def part_of(batch: Batch, index: Tensor) -> Batch:
     """The clips at `index` (int64 positions, ascending); the batch itself where these are all."""
     return batch if len(index) == len(batch) else batch.select(index)
+
+
+def rows(x: Tensor, index: Tensor) -> Tensor:
+    """The clips of x (B, ...) at `index` (int64 positions, ascending); x itself where these are all."""
+    return x if len(index) == len(x) else x.index_select(0, index)
 
 
 def put(into: Mapping[str, Tensor], index: Tensor, found: Mapping[str, Tensor]) -> dict[str, Tensor]:

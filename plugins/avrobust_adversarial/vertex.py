@@ -11,14 +11,14 @@ from avrobust_adversarial.configs import VertexMixupConfig
 from avrobust_adversarial.crafting import crafting, to_attack
 from avrobust_adversarial.free import FreeTraining
 from avrobust_adversarial.memory import Memory
-from avrobust_adversarial.threats import Threats, part_of
+from avrobust_adversarial.threats import ALL_SEEDS, Threats, part_of, rows
 from avrobust_core import (
     AugmentedStep,
     Batch,
     BoundVictim,
     ThreatModel,
     TrainingStep,
-    clip_generator,
+    derive_seed,
     per_clip,
     soft_targets,
 )
@@ -60,7 +60,9 @@ class VertexMixup(FreeTraining):
 
         def mix(bound: BoundVictim, vertices: Mapping[str, Tensor], index: Tensor) -> Mapping[str, Tensor]:
             clean = bound.clean
-            return {name: torch.lerp(clean[name], x, per_clip(ratios[name][index], x)) for name, x in vertices.items()}
+            return {
+                name: torch.lerp(clean[name], x, per_clip(rows(ratios[name], index), x)) for name, x in vertices.items()
+            }
 
         mixed = self.perturb(batch, step, start, mix)
         share = torch.zeros(len(batch), device=batch.targets.device)
@@ -75,9 +77,8 @@ class VertexMixup(FreeTraining):
         low, high = self.config.ratio
 
         def drawn(purpose: str) -> Tensor:
-            generators = [clip_generator(step.seed, clip_id, purpose) for clip_id in batch.ids]
-            ratio = torch.stack([torch.rand((), generator=generator) for generator in generators])
-            return low + (high - low) * ratio.to(batch.targets.device)
+            shares = [derive_seed(step.seed, clip_id, purpose) / ALL_SEEDS for clip_id in batch.ids]
+            return (low + (high - low) * torch.tensor(shares)).to(batch.targets.device)
 
         purpose = f"vertex-mixup/{step.epoch}"
         if self.config.together:

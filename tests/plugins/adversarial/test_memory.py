@@ -35,21 +35,23 @@ def test_a_code_is_within_its_own_error(values, seed, bits, size):
     assert code.size == -(-values * bits // 8)
     found = code.unpack(rows, scale)
     largest = delta.abs().amax(dim=1, keepdim=True)
-    if bits in (8, 2):
-        step = largest / (127 if bits == 8 else 1)
-        assert ((found - delta).abs() <= step / 2 * (1 + 1e-5)).all()
-    elif bits == 1:
-        torch.testing.assert_close(found, torch.where(delta >= 0, 1, -1) * delta.abs().mean(dim=1, keepdim=True))
+    if code.shrinks:
+        assert ((found - delta).abs() <= largest / (2 ** (bits - 1) - 1) * (1 + 1e-5)).all()
+        assert (found.abs() <= delta.abs() * (1 + 1e-6)).all(), "no value grows, so that no norm does"
+        assert (found * delta >= 0).all()
+    elif bits == 2:
+        assert ((found - delta).abs() <= largest / 2 * (1 + 1e-5)).all()
     else:
-        torch.testing.assert_close(found, delta, rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(found, torch.where(delta >= 0, 1, -1) * delta.abs().mean(dim=1, keepdim=True))
     torch.testing.assert_close(code.unpack(*code.pack(found)), found)
 
 
 @pytest.mark.parametrize("bits", [16, 8, 2])
 def test_corners_of_a_box_are_kept_as_they_are(bits):
-    delta = torch.randint(-1, 2, (4, 3, 7), generator=torch.Generator().manual_seed(0)) * 0.25
-    code = Code(bits, (3, 7))
-    assert torch.equal(code.unpack(*code.pack(delta)), delta)
+    for radius in (0.25, 10 / 255, 0.01, 1e-5):
+        delta = torch.randint(-1, 2, (4, 3, 7), generator=torch.Generator().manual_seed(0)) * radius
+        code = Code(bits, (3, 7))
+        torch.testing.assert_close(code.unpack(*code.pack(delta)), delta, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("bits", [16, 8, 2, 1])
