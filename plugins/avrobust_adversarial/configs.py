@@ -116,13 +116,13 @@ class FreeAtConfig(ThreatsConfig):
     """Go on from the clip's own last perturbation, of the epoch before as a rule, instead of a random point: with
     replays: 1 adversarial training at the cost of standard training. Keeps two perturbations per clip in the fit's
     folder until the fit ends."""
-    bits: Bits = 8
+    bits: Bits | None = None
     """Of each value that the memory keeps: 16 and 8 are integers, 2 are (-1, 0, 1), 1 is the sign, times a scale per
-    clip."""
+    clip; null for 8."""
 
     @model_validator(mode="after")
     def _bits_fit(self) -> "FreeAtConfig":
-        if "bits" in self.model_fields_set and not self.memory:
+        if self.bits is not None and not self.memory:
             raise ValueError("bits: belongs to `memory: true`")
         return self
 

@@ -61,7 +61,7 @@ class FreeTraining(Augmentation):
         self.threats = Threats(config.all_threats, purpose="free-at", warmup=config.warmup)
         self.replays = config.replays
         self.step_size = config.step_size
-        self.memory = Memory(config.bits) if config.memory else None
+        self.memory = Memory(config.bits or 8) if config.memory else None
 
     def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
         """The order as it is; the memory gets a place for each clip."""
