@@ -33,6 +33,7 @@ def avrobust_augmentations() -> Iterator[Component]:
         summary="Free adversarial training: each batch is learned from several times, and each pass moves the clips.",
         config=configs.FreeAtConfig,
         build="avrobust_adversarial.free:FreeTraining",
+        version=2,
         references=("https://arxiv.org/abs/1904.12843",),
         example={"threat": THREAT, "replays": 2},
     )
