@@ -13,7 +13,7 @@ from avrobust_core.models.model import AVModel
 
 
 class Probe:
-    """A fitted model in evaluation mode, and the clips that may be put through it; without gradients.
+    """A fitted model in evaluation mode, and the clips that may be put through it; without gradients unless it says so.
 
     Args:
         model: to be probed.
@@ -55,8 +55,12 @@ class Probe:
             ModelError: if the model returns no logits. That they are finite is for the metric to see to: what it asks
                 about may be no clip at all.
         """
-        there = {name: x.to(self.device) for name, x in inputs.items()}
-        return ask(self.model, lambda: self.model(dict(there)), there).float()
+        return self._ask(inputs)
+
+    @torch.enable_grad()
+    def differentiable(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """As `forward`, with gradients towards those inputs that want them: see `leaves_of` and `joint_gradient`."""
+        return self._ask(inputs)
 
     @torch.no_grad()
     def classify(self, encoded: Mapping[str, Encoded]) -> Tensor:
@@ -78,6 +82,10 @@ class Probe:
             ModelError: as `forward`.
         """
         return self._audio_visual().score(fused.to(self.device)).float()
+
+    def _ask(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        there = {name: x.to(self.device) for name, x in inputs.items()}
+        return ask(self.model, lambda: self.model(dict(there)), there).float()
 
     def _audio_visual(self) -> AVModel:
         if not isinstance(self.model, AVModel):

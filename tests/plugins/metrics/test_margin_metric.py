@@ -1,0 +1,129 @@
+"""Margin: exact on linear models under every norm and kind of threat, by modality and jointly, several labels too."""
+
+import numpy as np
+import pytest
+import torch
+from avrobust_metrics.configs import MarginConfig
+from avrobust_metrics.margin import Margin
+from pydantic import ValidationError
+from torch import nn
+
+from avrobust_core import AvrobustError, Probe, Subject, ThreatModel, classification_loss
+from avrobust_core.testing import LinearProblem, make_problem
+
+CLASSES = tuple("abc")
+
+
+def measured(problem: LinearProblem, threat: ThreatModel, task="single-label", targets=None, model=None, **fields):
+    """What the metric finds for a problem's clips."""
+    inputs = problem.batch.inputs
+    model = problem.oracle if model is None else model
+    with torch.no_grad():
+        logits = model(dict(inputs))
+    subject = Subject(
+        ids=problem.batch.ids,
+        logits=logits.numpy(),
+        targets=problem.batch.targets.numpy() if targets is None else targets,
+        classes=CLASSES,
+        task=task,
+        resamples=100,
+        probe=Probe(model, lambda split, rows: {name: x[rows] for name, x in inputs.items()}, batch_size=7),
+    )
+    with torch.no_grad():  # as a study measures
+        return Margin(MarginConfig(threat=threat, **fields)).measure(subject)
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind"), [("linf", "separate"), ("l2", "separate"), ("l1", "separate"), ("l2", "shared")]
+)
+def test_the_distance_on_a_linear_model_is_the_smallest_perturbation_that_exists(norm, kind):
+    problem = make_problem(bounds=None)
+    threat = problem.threat(["audio", "video"], norm, share=0.5, slack=1.01, kind=kind)
+    found = measured(problem, threat)
+    expected = problem.smallest_size(threat).numpy()
+    assert len(set(expected.round(3))) > 10
+    np.testing.assert_allclose(found.per_clip["distance/joint"], expected, rtol=1e-4)
+    assert found.values["withstands/joint"].value == (expected > 1).mean()
+    assert found.values["distance/joint"].value == pytest.approx(np.minimum(expected, 4).mean(), rel=1e-4)
+    for name in ("audio", "video"):
+        alone = problem.smallest_size(threat.restricted([name])).numpy()
+        np.testing.assert_allclose(found.per_clip[f"distance/{name}"], alone, rtol=1e-4)
+
+
+def test_fewer_rivals_never_bring_a_clip_nearer():
+    problem = make_problem(bounds=None)
+    threat = problem.threat(["audio"], "linf", share=0.5)
+    every, one = (measured(problem, threat, rivals=rivals) for rivals in (10, 1))
+    assert np.all(one.per_clip["distance/audio"] >= every.per_clip["distance/audio"])
+    assert (one.details["backwards_per_clip"], every.details["backwards_per_clip"]) == (2, 3)
+    assert "distance/joint" not in every.values
+
+
+def test_the_loss_rises_by_the_dual_norm_of_its_gradient():
+    problem = make_problem(bounds=None)
+    threat = problem.threat(["audio", "video"], "linf", share=0.5)
+    leaves = {name: x.clone().requires_grad_() for name, x in problem.batch.inputs.items()}
+    classification_loss(problem.oracle(leaves), problem.batch.targets, "single-label").sum().backward()
+    found = measured(problem, threat)
+    expected = {name: threat[name].eps * leaves[name].grad.flatten(1).abs().sum(dim=1).numpy() for name in leaves}
+    for name, each in expected.items():
+        np.testing.assert_allclose(found.per_clip[f"loss-rise/{name}"], each, rtol=1e-4)
+    assert found.values["loss-rise/joint"].value == pytest.approx(sum(expected.values()).mean(), rel=1e-4)
+    assert found.values["margin"].value == pytest.approx(float(problem.margins().amin(dim=1).mean()), rel=1e-4)
+
+
+def test_with_several_labels_only_other_classes_are_rivals():
+    problem = make_problem(bounds=None)
+    clips = len(problem.batch.ids)
+    targets = np.zeros((clips, 3), dtype=np.float32)
+    targets[np.arange(clips), problem.batch.targets] = 1
+    threat = problem.threat(["audio"], "linf", share=0.5)
+    one = measured(problem, threat)
+    same = measured(problem, threat, "multi-label", targets)
+    np.testing.assert_allclose(same.per_clip["distance/audio"], one.per_clip["distance/audio"], rtol=1e-5)
+    targets[:, 0] = 1
+    more = measured(problem, threat, "multi-label", targets)
+    heights = problem.margins()[:, 1:]
+    assert np.all(more.per_clip["distance/audio"][heights.amin(dim=1).numpy() > 0] > 0)
+    targets[:] = 1
+    every = measured(problem, threat, "multi-label", targets)
+    assert np.isinf(every.per_clip["distance/audio"]).all()
+    assert every.values["distance/audio"].value == 4
+    assert np.isnan(every.values["margin"].value)
+
+
+class Masked(nn.Module):
+    """An oracle whose logits do not change with its inputs where gradients look."""
+
+    def __init__(self, oracle, share):
+        super().__init__()
+        self.oracle, self.share = oracle, share
+
+    def forward(self, inputs):
+        fixed = {name: torch.where(torch.ones_like(x).bool(), x.detach(), x) for name, x in inputs.items()}
+        return self.oracle(fixed) + self.share * sum(x.flatten(1).sum(dim=1, keepdim=True) for x in inputs.values())
+
+
+def test_without_a_gradient_distances_are_capped_and_nothing_is_refused():
+    problem = make_problem(bounds=None)
+    found = measured(
+        problem, problem.threat(["audio", "video"], "linf", share=0.5), model=Masked(problem.oracle, 0.0), cap=2.5
+    )
+    right = problem.margins().amin(dim=1).numpy() > 0
+    assert np.isinf(found.per_clip["distance/joint"][right]).all()
+    assert found.values["distance/joint"].value == pytest.approx(2.5 * right.mean())
+
+
+def test_what_cannot_be_measured_is_refused_in_words():
+    problem = make_problem(bounds=None)
+    with pytest.raises(AvrobustError, match="the threat is on depth, but the model reads: audio, video"):
+        measured(problem, ThreatModel.model_validate({"depth": {"eps": 0.1}}))
+    with pytest.raises(ValidationError, match="raw inputs; leave out `space`"):
+        MarginConfig.model_validate({"threat": {"audio": {"eps": 0.1, "space": "features"}}})
+    with pytest.raises(ValidationError, match="does not know the axis of time"):
+        MarginConfig.model_validate({"threat": {"audio": {"eps": 0.1, "time_invariant": True}}})
+    bare = Subject(
+        problem.batch.ids, np.zeros((len(problem.batch.ids), 3), np.float32), np.zeros(1), CLASSES, "single-label"
+    )
+    with pytest.raises(AvrobustError, match="needs the model"):
+        Margin(MarginConfig.model_validate({"threat": {"audio": {"eps": 0.1}}})).measure(bare)
