@@ -38,8 +38,8 @@ from avrobust_core.study.building import Builder
 from avrobust_core.study.plan import plan
 from avrobust_core.study.runner import carry_out
 from benchmarks.epoch_times import epoch_seconds, ratio
+from benchmarks.sets import sets_of
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 TIMED = {
     "vertex_mixup": ("standard", "mixup", "guided-vertex-mixup"),
     "mixup_ablation": ("standard", "mixup", "guided-mixup"),
@@ -87,11 +87,8 @@ def parse() -> argparse.Namespace:
 
 def asked(options: argparse.Namespace) -> list[tuple[str, Path, list[str]]]:
     """The sets: a name, the spec, and overrides."""
-    found: list[tuple[str, Path, list[str]]] = [("toy-av", EXAMPLES / f"{options.study}.yaml", [])]
-    if options.manifest is not None:
-        overrides = [f"data.with.manifest={options.manifest.resolve()}"]
-        found.append(("clips", EXAMPLES / f"{options.study}_clips.yaml", overrides))
-    return [(name, path, [*overrides, *options.set]) for name, path, overrides in found]
+    sets = sets_of(options.study, options.manifest)
+    return [(name, path, [*overrides, *options.set]) for name, (path, overrides) in sets.items()]
 
 
 def share(sets: Sequence[tuple[str, Path, list[str]]], options: argparse.Namespace, registry: Registry) -> None:

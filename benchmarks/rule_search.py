@@ -16,11 +16,9 @@ the spec's threats, and at twice their radii (`-wider`), and the unprojected uni
 import argparse
 import csv
 import json
-import multiprocessing
-import queue
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from avrobust_core.randomness import derive_seed
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.building import Builder
 from avrobust_core.training.fit import Fit
+from benchmarks.sharing import Desk, Job, add_options, share
 
 HELD_OUT = 0.2
 """Share of the training clips of --manifest that are held out to choose by."""
@@ -51,23 +50,10 @@ ATTACKS = {
 def main() -> None:
     """Share the work, and print."""
     options = parse()
-    started = time.monotonic()
-    done = {key(line) for line in lines(options.out)}
     sets = ["toy-av", *(["clips"] if options.manifest else [])]
     rules = options.only or load_spec(options.rules, Registry.discover(), []).spec.training
-    asked = [(name, rule, seed) for seed in options.seeds for rule in rules for name in sets]
-    context = multiprocessing.get_context("spawn")
-    work: Any = context.Queue()
-    for job in asked:
-        if job not in done:
-            work.put(job)
-    lock = context.Lock()
-    workers = [context.Process(target=serve, args=(options, n, work, lock, started)) for n in range(options.jobs)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    print(json.dumps(summary(lines(options.out))))
+    asked = [{"set": name, "rule": rule, "seed": seed} for seed in options.seeds for rule in rules for name in sets]
+    print(json.dumps(summary(share(options, asked, prepare))))
 
 
 def parse() -> argparse.Namespace:
@@ -77,36 +63,27 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], help="regimes; all by default")
     parser.add_argument("--manifest", type=Path, help="CSV of clips with the columns path, label and split")
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101], help="other ones than are measured with")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--cuda-fits", type=int, default=0, help="of these, those that fit on a GPU")
-    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no fit is begun")
-    parser.add_argument("--out", type=Path, default=Path("rules.jsonl"))
+    add_options(parser, "rules.jsonl")
     return parser.parse_args()
 
 
-def serve(options: argparse.Namespace, number: int, work: Any, lock: Any, started: float) -> None:
-    """Fit and attack what is asked for, until nothing is."""
-    torch.set_num_threads(1)
-    attacking = "cuda" if torch.cuda.is_available() else "cpu"
-    fitting = attacking if number < options.cuda_fits else "cpu"
+def prepare(desk: Desk) -> Callable[[Job], dict[str, Any]]:
+    """One process's way to fit and attack; a set's data are built once."""
     registry = Registry.discover()
-    builders: dict[tuple[str, int], Builder] = {}
-    datasets: dict[str, Dataset] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        while time.monotonic() - started < options.limit:
-            try:
-                name, rule, seed = work.get(timeout=1)
-            except queue.Empty:
-                return
-            if name not in datasets:
-                overrides = data_of(name, options, Path(folder))
-                loaded = load_spec(options.rules, registry, [*overrides, "evaluation.split=val"])
-                builders[name, -1] = Builder(loaded.spec, registry)
-                datasets[name] = builders[name, -1].dataset()
-            builder = Builder(builders[name, -1].spec.with_seed(seed), registry)
-            record = measured(builder, datasets[name], rule, seed, fitting, attacking)
-            with lock, options.out.open("a") as out:
-                out.write(json.dumps({"set": name, "rule": rule, "seed": seed, **record}) + "\n")
+    known: dict[str, tuple[Builder, Dataset]] = {}
+
+    def do(job: Job) -> dict[str, Any]:
+        name, seed = job["set"], job["seed"]
+        if name not in known:
+            overrides = data_of(name, desk.options, desk.folder)
+            loaded = load_spec(desk.options.rules, registry, [*overrides, "evaluation.split=val"])
+            builder = Builder(loaded.spec, registry)
+            known[name] = builder, builder.dataset()
+        builder, dataset = known[name]
+        builder = Builder(builder.spec.with_seed(seed), registry)
+        return measured(builder, dataset, job["rule"], seed, desk.fitting, desk.attacking)
+
+    return do
 
 
 def data_of(name: str, options: argparse.Namespace, folder: Path) -> list[str]:
@@ -178,16 +155,6 @@ def validation(dataset: Dataset) -> Iterator[Any]:
     for batch in read_batches(dataset, "val", chunks, skipped=Skipped(dataset), workers=0, pin=False):
         if batch is not None:
             yield batch
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """What has been written so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def key(line: dict[str, Any]) -> tuple[str, str, int]:
-    """What a line is about."""
-    return line["set"], line["rule"], line["seed"]
 
 
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:

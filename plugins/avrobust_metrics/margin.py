@@ -29,7 +29,7 @@ from avrobust_core import (
     share,
 )
 from avrobust_metrics.configs import MarginConfig
-from avrobust_metrics.predictions import own_classes, require_finite
+from avrobust_metrics.predictions import own_classes
 
 JOINT = "joint"
 """In place of a modality: all of the threat's at once."""
@@ -66,10 +66,8 @@ class Margin(Metric):
         """Measure one subject.
 
         Raises:
-            AvrobustError: if there is no model, a logit or gradient is not finite, or the model reads nothing of the
-                threat.
+            AvrobustError: if there is no model, a gradient is not finite, or the model reads nothing of the threat.
         """
-        require_finite("margin", subject)
         if subject.probe is None:
             raise AvrobustError("metric 'margin' needs the model: it cannot be had for embeddings or predictions alone")
         config = self.config
