@@ -214,10 +214,10 @@ def tables(found: Mapping[str, Any]) -> str:
                 f"({', '.join(f'{name} {size}' for name, size in section['families'].items())}); intervals over "
                 f"{section['drawn']}; error of the floor {_shown(section['floor'])}"
             )
-            parts.append(f"{'predictor':<42}{'error':>22}{'over the floor':>24}{'rank':>24}{'inside families':>24}")
+            parts.append(f"{'predictor':<46}{'error':>22}{'over the floor':>24}{'rank':>24}{'inside families':>24}")
             for name, each in section["predictors"].items():
                 columns = (_shown(each[key]) for key in ("over_floor", "rank", "rank_within"))
-                parts.append(f"{name:<42}{_shown(each['error']):>22}" + "".join(f"{column:>24}" for column in columns))
+                parts.append(f"{name:<46}{_shown(each['error']):>22}" + "".join(f"{column:>24}" for column in columns))
     return "\n".join(parts)
 
 

@@ -18,6 +18,7 @@ accuracy that it predicts for a family that it has not seen, with intervals; `be
 
 import argparse
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -59,16 +60,15 @@ def parse() -> argparse.Namespace:
 
 
 def jobs(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All cells of all sets: the sets take turns, so that what a limit leaves is of both."""
+    """All cells of all sets, shuffled, the sets in turns: what a limit leaves is of every kind."""
     registry = Registry.discover()
+    seeds = f"seed=[{','.join(map(str, options.seeds))}]"
     found = []
     for name, (path, overrides) in sets_of(STUDY, options.manifest).items():
-        seeds = f"seed=[{','.join(map(str, options.seeds))}]"
-        cells = expand(load_spec(path, registry, [*overrides, *options.set, seeds]).spec)
-        found += [
-            (number, {"set": name, "model": cell.model, "training": cell.training, "seed": cell.seed})
-            for number, cell in enumerate(cells)
-        ]
+        cells = list(expand(load_spec(path, registry, [*overrides, *options.set, seeds]).spec))
+        random.Random(0).shuffle(cells)
+        asked = ({"set": name, "model": cell.model, "training": cell.training, "seed": cell.seed} for cell in cells)
+        found += list(enumerate(asked))
     return [job for _, job in sorted(found, key=lambda each: each[0])]
 
 

@@ -1,4 +1,4 @@
-"""`benchmarks/predictors.py`: what a known predictor is worth, jobs that are shared and gone on with, the whole in small."""
+"""`benchmarks/predictors.py`: what a known predictor is worth, jobs shared and gone on with, and the whole in small."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import sharing
+from benchmarks import predictors, sharing
 from benchmarks.prediction import FEWEST, analysed, draws, predicted, tables
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +137,15 @@ def test_jobs_that_are_done_are_not_done_again_and_a_torn_line_is(tmp_path: Path
     assert len(sharing.share(options, asked, work)) == 3
 
 
+def test_a_limit_leaves_models_of_every_set_and_kind():
+    options = argparse.Namespace(seeds=[0], manifest=Path("manifest.csv"), set=[])
+    asked = predictors.jobs(options)
+    assert len({tuple(job.values()) for job in asked}) == len(asked) >= 80
+    some = asked[: len(asked) // 3]
+    for key in ("set", "model", "training"):
+        assert {job[key] for job in some} == {job[key] for job in asked}
+
+
 TINY = (
     "data.with.train=32",
     "data.with.test=16",
@@ -173,6 +182,6 @@ def test_the_whole_fits_measures_attacks_and_ends_with_the_worth_of_each_predict
     assert set(found) == {"all"}
     section = found["all"]["training"]
     assert section["families"] == {"mixup": 2, "standard": 2}
-    assert {"margin distance/joint", "density trust/fused", "convexity conditional/input"} <= set(section["predictors"])
+    assert {"margin distance/joint", "density trust/fused", "convexity graph/fused"} <= set(section["predictors"])
     again = run_command("--jobs", "0", "--resamples", "50", "--out", out, script=script, env=env)
     assert last_json(again.stdout) == found
