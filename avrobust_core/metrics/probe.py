@@ -55,12 +55,8 @@ class Probe:
             ModelError: if the model returns no logits. That they are finite is for the metric to see to: what it asks
                 about may be no clip at all.
         """
-        return self._ask(inputs)
-
-    @torch.enable_grad()
-    def differentiable(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """As `forward`, with gradients towards those inputs that want them: see `leaves_of` and `joint_gradient`."""
-        return self._ask(inputs)
+        there = {name: x.to(self.device) for name, x in inputs.items()}
+        return ask(self.model, lambda: self.model(dict(there)), there).float()
 
     @torch.no_grad()
     def classify(self, encoded: Mapping[str, Encoded]) -> Tensor:
@@ -73,6 +69,12 @@ class Probe:
         there = {name: Encoded(e.tokens.to(self.device), e.pooled.to(self.device)) for name, e in encoded.items()}
         return self._audio_visual().classify(there).float()
 
+    @torch.enable_grad()
+    def differentiable(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """As `forward`, with gradients towards those inputs that want them: see `leaves_of` and `joint_gradient`."""
+        there = {name: x.to(self.device) for name, x in inputs.items()}
+        return ask(self.model, lambda: self.model(dict(there)), there).float()
+
     @torch.no_grad()
     def head(self, fused: Tensor) -> Tensor:
         """Logits (B, K) from fused embeddings: the head alone.
@@ -82,10 +84,6 @@ class Probe:
             ModelError: as `forward`.
         """
         return self._audio_visual().score(fused.to(self.device)).float()
-
-    def _ask(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        there = {name: x.to(self.device) for name, x in inputs.items()}
-        return ask(self.model, lambda: self.model(dict(there)), there).float()
 
     def _audio_visual(self) -> AVModel:
         if not isinstance(self.model, AVModel):
