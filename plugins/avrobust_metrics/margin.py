@@ -148,7 +148,7 @@ def _rises(
 
 def _margins(subject: Subject) -> NDArray[np.float64]:
     """The logit margin of each clip, (N,); infinite where it has every class or none."""
-    found = margin(torch.as_tensor(subject.logits), torch.as_tensor(subject.targets), subject.task)
+    found = margin(torch.tensor(subject.logits), torch.tensor(subject.targets), subject.task)
     return found.double().numpy()
 
 

@@ -20,9 +20,11 @@ def measured(problem: LinearProblem, threat: ThreatModel, task="single-label", t
     model = problem.oracle if model is None else model
     with torch.no_grad():
         logits = model(dict(inputs))
+    read_only = logits.numpy()
+    read_only.flags.writeable = False  # as what is read from a file is
     subject = Subject(
         ids=problem.batch.ids,
-        logits=logits.numpy(),
+        logits=read_only,
         targets=problem.batch.targets.numpy() if targets is None else targets,
         classes=CLASSES,
         task=task,
