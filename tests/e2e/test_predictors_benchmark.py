@@ -1,7 +1,8 @@
-"""`benchmarks/predictors.py`: what a known predictor is worth, jobs shared and gone on with, and the whole in small."""
+"""`benchmarks/predictors.py`: what a predictor of known worth is found to be worth, and the whole in small."""
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -109,34 +110,6 @@ def test_sets_are_a_family_and_each_is_looked_at_alone():
     assert "all: unseen data; 80 models of 2 families (clips 40, toy-av 40)" in shown
 
 
-def work(desk: sharing.Desk):
-    """A job that says where it was done; `broken` fails."""
-    started = desk.folder / "started"
-    started.write_text("x")
-
-    def do(job):
-        if job["name"] == desk.options.broken:
-            raise ValueError(job["name"])
-        assert started.exists()
-        return {"double": 2 * job["number"], "fitting": desk.fitting}
-
-    return do
-
-
-def test_jobs_that_are_done_are_not_done_again_and_a_torn_line_is(tmp_path: Path):
-    options = argparse.Namespace(jobs=1, cuda_fits=0, limit=float("inf"), out=tmp_path / "lines.jsonl", broken="c")
-    asked = [{"name": name, "number": number} for number, name in enumerate("abc")]
-    kept = {"name": "a", "number": 0, "double": "kept"}
-    options.out.write_text(json.dumps(kept) + '\n{"name": "b", "num')
-    with pytest.raises(RuntimeError, match="1 of 1 processes failed"):
-        sharing.share(options, asked, work)
-    assert sharing.lines(options.out) == [kept, {"name": "b", "number": 1, "double": 2, "fitting": "cpu"}]
-    options.broken = None
-    assert [line["double"] for line in sharing.share(options, asked, work)] == ["kept", 2, 4]
-    options.jobs = 0
-    assert len(sharing.share(options, asked, work)) == 3
-
-
 def test_a_limit_leaves_models_of_every_set_and_kind():
     options = argparse.Namespace(seeds=[0], manifest=Path("manifest.csv"), set=[])
     asked = predictors.jobs(options)
@@ -163,7 +136,10 @@ def test_the_whole_fits_measures_attacks_and_ends_with_the_worth_of_each_predict
 ) -> None:
     out = tmp_path / "predictors.jsonl"
     asked = ("--jobs", "1", "--resamples", "50", "--rival-clips", "8", "--out", out, "--set", *TINY)
-    script, env = ROOT / "benchmarks" / "predictors.py", {"PYTHONPATH": str(ROOT)}
+    script, env = (
+        ROOT / "benchmarks" / "predictors.py",
+        {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])},
+    )
     done = run_command(*asked, script=script, env=env)
     assert done.returncode == 0, done.stderr
     lines = sharing.lines(out)
