@@ -19,9 +19,7 @@ class LinfBall(Ball):
 
     def __init__(self, center: Tensor, radius: Tensor, bounds: Bounds, time: TimeConstraint | None = None) -> None:
         super().__init__(center, radius, bounds, time)
-        self._low = self._high = center.new_empty(
-            len(center), 0
-        )  # made when first needed; training needs none
+        self._low = self._high = center.new_empty(len(center), 0)  # made when first needed; training needs none
 
     @torch.no_grad()
     def project(self, x: Tensor) -> Tensor:
