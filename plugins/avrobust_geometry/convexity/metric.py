@@ -1,16 +1,23 @@
 """Convexity as a metric of a study: of a model's regions at several places, and of its embeddings' graphs."""
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avrobust_core import AvrobustError, LatentRequest, LayerKind, Measurement, Metric, Probe, Subject
-from avrobust_geometry.configs import ConvexityConfig
-from avrobust_geometry.convexity.classified import Classified, measure_segments
+from avrobust_core import (
+    AvrobustError,
+    LatentRequest,
+    LayerKind,
+    Measurement,
+    Metric,
+    ModelError,
+    Subject,
+)
+from avrobust_geometry.configs import PLACES, ConvexityConfig
+from avrobust_geometry.convexity.classified import NO_BETWEEN, Classified, measure_segments
 from avrobust_geometry.convexity.graph import measure_graph
-from avrobust_geometry.convexity.levels import Level, fused_level, input_level, tokens_level
+from avrobust_geometry.convexity.levels import Level, fused_level, input_level, layers_level, tokens_level
 from avrobust_geometry.convexity.pairs import Identities
 from avrobust_geometry.convexity.rules import AtLeast, Highest, Rule, best_thresholds
 from avrobust_geometry.convexity.summary import Summary
@@ -23,7 +30,7 @@ _KINDS: dict[str, frozenset[LayerKind]] = {
     "fused": frozenset({"fused"}),
     "graph": frozenset({"pooled", "fused"}),
 }
-"""The layers that each level reads."""
+"""The latents that each level reads; named layers read none."""
 
 
 class Convexity(Metric):
@@ -70,7 +77,8 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
         self.config = config
         self._levels = tuple(dict.fromkeys(config.levels))
         self.probes = any(level != "graph" for level in self._levels)
-        kinds = frozenset[LayerKind]().union(*(_KINDS[level] for level in self._levels))
+        self.layers = [layer for level in self._levels if level not in PLACES for layer in level.split("+")]
+        kinds = frozenset[LayerKind]().union(*(_KINDS.get(level, frozenset()) for level in self._levels))
         wanted = [LatentRequest(None, kinds)] if kinds else []
         if self.probes and config.calibration is not None:
             wanted.append(LatentRequest(config.calibration, frozenset({"fused"})))
@@ -88,17 +96,22 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
         own = labels_of(subject.task, subject.targets)
         members = members_of(own, len(subject.classes))
         latents = subject.latents.get(subject.split)
-        levels = [] if subject.probe is None else list(_probed(self._levels, subject.probe, subject))
+        left_out: dict[str, str] = {}
         if subject.probe is None and self.probes:
-            summary.details["left_out"] = {
-                level: "there is no model to put points through" for level in self._levels if level != "graph"
-            }
+            left_out = {level: "there is no model to put points through" for level in self._levels if level != "graph"}
         if subject.logits.shape[1] and self.probes:
             rule = self._rule(subject, own, summary)
             clips = Classified(identities, subject.logits, members, rule)
             summary.add_recall(members, clips.inside, resamples=subject.resamples, seed=subject.seed)
+            methods = dict.fromkeys(config.methods)
+            if subject.task == "multi-label" and "between" in methods:
+                left_out["between"] = NO_BETWEEN
+                del methods["between"]
+            levels = self._probed(subject, left_out, summary)
             drawn = {"pairs": config.pairs, "euclidean_pairs": config.euclidean_pairs}
-            measure_segments(summary, levels, config.methods, clips, **drawn, apart=config.apart)
+            measure_segments(summary, levels, methods, clips, **drawn, apart=config.apart)
+        if left_out:
+            summary.details["left_out"] = left_out
         if latents is not None and ("graph" in self._levels or subject.probe is None):
             for layer, values in latents.layers.items():
                 if layer.split("/")[0] == "tokens":
@@ -125,15 +138,30 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
         summary.details["thresholds"] = {"rule": "best F1", "split": split, "classes_without": undefined}
         return AtLeast(thresholds)
 
-
-def _probed(names: Iterable[str], probe: Probe, subject: Subject) -> Iterator[Level]:
-    latents = subject.latents.get(subject.split)
-    layers = {} if latents is None else latents.layers
-    for name in names:
-        match name:
-            case "input":
-                yield input_level(probe, subject.split)
-            case "tokens":
-                yield tokens_level(probe, layers)
-            case "fused":
-                yield fused_level(probe, layers)
+    def _probed(self, subject: Subject, left_out: dict[str, str], summary: Summary) -> list[Level]:
+        """The levels at which points are put through the model; tells which layers are left out, and why."""
+        probe = subject.probe
+        if probe is None:
+            return []
+        latents = subject.latents.get(subject.split)
+        layers = {} if latents is None else latents.layers
+        found: list[Level | None] = []
+        for name in self._levels:
+            match name:
+                case "input":
+                    found.append(input_level(probe, subject.split))
+                case "tokens":
+                    found.append(tokens_level(probe, layers))
+                case "fused":
+                    found.append(fused_level(probe, layers))
+                case "graph":
+                    pass
+                case _:
+                    try:
+                        found.append(layers_level(probe, subject.split, name, len(subject.ids)))
+                        if found[-1] is None:
+                            left_out[name] = "the model does not read its modality"
+                    except ModelError as error:
+                        left_out[name] = str(error)
+                        summary.details.setdefault("notes", []).append(f"{name} is left out: {error}")
+        return [level for level in found if level is not None]

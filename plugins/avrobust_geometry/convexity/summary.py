@@ -1,6 +1,7 @@
 """From what was found for pairs of clips to the numbers of classes, clips and the whole."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,7 @@ class Summary(Findings):
         self.clips, self.classes, self.confidence, self.groups = clips, tuple(classes), confidence, groups
 
     def add(
-        self, name: Sequence[str], pairs: Segments, found: NDArray[Any], *, share: bool = True, per_clip: bool = True
+        self, name: Sequence[str], pairs: Segments, found: NDArray[Any], *, share: bool = True, ends: int = 2
     ) -> None:
         """Add what was found: the mean over classes, for shares also over pairs, per class, and per clip.
 
@@ -41,7 +42,8 @@ class Summary(Findings):
             pairs: of clips.
             found: (P,) for these.
             share: whether values are in [0, 1].
-            per_clip: whether to keep each clip's mean over the pairs that it is in.
+            ends: whose values they are: both clips' (2), the first one's (1), or no single clip's (0). Each of these
+                gets its mean over the pairs that it is in.
         """
         values = np.asarray(found, dtype=np.float64)
         mean = partial(mean_over_pairs, pairs, values, share=share, confidence=self.confidence, groups=self.groups)
@@ -50,9 +52,39 @@ class Summary(Findings):
         if share:
             self.values[joined((f"{name[0]}-micro", *name[1:]))] = mean(macro=False)
         self.add_class_values(whole, self.classes, group_means(values, pairs.cls, len(self.classes)))
-        if per_clip:
-            ends = np.concatenate([pairs.first, pairs.second])
-            self.per_clip[whole] = group_means(np.tile(values, 2), ends, self.clips)
+        if ends:
+            clips = np.concatenate([pairs.first, pairs.second][:ends])
+            self.per_clip[whole] = group_means(np.tile(values, ends), clips, self.clips)
+
+    def add_rate(self, name: Sequence[str], pairs: Segments, failed: NDArray[np.bool_], lengths: Floats) -> None:
+        """Add how many pairs failed per unit of their length: the mean over classes, per class, and per clip.
+
+        The interval is Student's of the linearised ratio; where none failed, or all did, it is that of the share over
+        the mean length. Classes whose pairs have no length have no value.
+
+        Args:
+            name: as of `add`.
+            pairs: of clips.
+            failed: (P,).
+            lengths: (P,) in units, not negative.
+        """
+        whole, count = joined(name), len(self.classes)
+        per_unit = ratio(np.bincount(pairs.cls, minlength=count), np.bincount(pairs.cls, lengths, count))
+        rates = group_means(failed.astype(np.float64), pairs.cls, count) * per_unit
+        self.add_class_values(whole, self.classes, rates)
+        clips = np.concatenate([pairs.first, pairs.second])
+        failures, looked = (np.bincount(clips, np.tile(each, 2), self.clips) for each in (failed, lengths))
+        self.per_clip[whole] = ratio(failures, looked)
+        known = np.isfinite(rates)[pairs.cls]
+        pairs, failed, lengths = pairs.at(known), failed[known], lengths[known]
+        mean = partial(mean_over_pairs, pairs, macro=True, confidence=self.confidence, groups=self.groups)
+        if len(pairs) and failed.min() == failed.max():
+            found, unit = mean(values=failed.astype(np.float64), share=True), float(np.nanmean(per_unit))
+            self.values[whole] = replace(found, value=found.value * unit, low=found.low * unit, high=found.high * unit)
+            return
+        residuals = (failed - rates[pairs.cls] * lengths) * per_unit[pairs.cls]
+        found = mean(values=rates[pairs.cls] + residuals, share=False)
+        self.values[whole] = replace(found, low=np.maximum(0.0, found.low).item())
 
     def add_recall(self, members: Sequence[Ints], inside: Sequence[Ints], *, resamples: int, seed: int) -> None:
         """Add "recall": the mean over classes of the share of their clips that the model takes for the class.
