@@ -86,7 +86,7 @@ class Probe:
         """
         there = {name: x.to(self.device) for name, x in inputs.items()}
         clips = len(next(iter(there.values())))
-        return outputs_of(self.model, layers, lambda: self.model(dict(there)), clips)
+        return outputs_of(self.model, layers, lambda: ask(self.model, lambda: self.model(dict(there)), there), clips)
 
     @torch.no_grad()
     def classify(self, encoded: Mapping[str, Encoded]) -> Tensor:

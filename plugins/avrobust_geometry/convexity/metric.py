@@ -106,6 +106,7 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
             methods = dict.fromkeys(config.methods)
             if subject.task == "multi-label" and "between" in methods:
                 left_out["between"] = NO_BETWEEN
+                summary.details["notes"] = [f"between is left out: {NO_BETWEEN}"]
                 del methods["between"]
             levels = self._probed(subject, left_out, summary)
             drawn = {"pairs": config.pairs, "euclidean_pairs": config.euclidean_pairs}
