@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from avrobust_core.config.suggest import did_you_mean
@@ -34,9 +35,10 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
 def outputs_of(
     model: nn.Module, layers: Collection[str], forward: Callable[[], object], clips: int
 ) -> dict[str, Tensor]:
-    """What layers return in one pass, by name: (B, ...), a clip's rows together where they are more than clips.
+    """What layers return in one pass, by name: (B, D), all numbers of a clip side by side.
 
-    Of a layer that is called several times it is what the last call returns.
+    A layer may return one tensor or several, whose first axis is that of the clips, or of all rows of the first clip,
+    then of the second, such as frames. Of a layer that is called several times it is what the last call returns.
 
     Args:
         model: whose layers they are.
@@ -45,20 +47,26 @@ def outputs_of(
         clips: B.
 
     Raises:
-        ModelError: if there is no such layer, it is not called, or it does not return one floating tensor with rows for
-            each clip.
+        ModelError: if there is no such layer, it is not called, or it returns anything else.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        # A copy: what comes next may write into it, such as ReLU(inplace=True).
-        return lambda _, __, output: found.update({name: output.clone() if isinstance(output, Tensor) else output})
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            rows = [part.reshape(clips, -1) for part in _tensors(output, name, clips)]
+            # A copy: what comes next may write into the output, such as ReLU(inplace=True).
+            found[name] = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0].clone()
+
+        return hook
 
     with ExitStack() as hooks:
         for name in layers:
             hooks.enter_context(find_layer(model, name).register_forward_hook(keep(name)))
         forward()
-    return {name: _by_clip(found, name, clips) for name in layers}
+    for name in layers:
+        if name not in found:
+            raise ModelError(f"the model does not call its layer {name!r}: name one that it does")
+    return found
 
 
 @contextmanager
@@ -67,32 +75,40 @@ def replaced(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
 
     Args:
         model: whose layers they are.
-        values: by the layers' names, as `outputs_of` gives them.
+        values: by the layers' names, (B, D) each, as `outputs_of` gives them.
 
     Raises:
         ModelError: if there is no such layer.
     """
 
-    def give(value: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        return lambda _, __, output: value.to(output.dtype).reshape(output.shape).clone()
+    def give(name: str, value: Tensor) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(_: nn.Module, __: Any, output: Any) -> Any:
+            parts = _tensors(output, name, len(value))
+            widths = [part.numel() // len(value) for part in parts]
+            if sum(widths) != value.shape[1]:  # of a call before the last, which had other things to do
+                return output
+            split = torch.split(value, widths, dim=1)
+            given = [x.to(part.dtype).reshape(part.shape).clone() for x, part in zip(split, parts, strict=True)]
+            return given[0] if isinstance(output, Tensor) else type(output)(given)
+
+        return hook
 
     with ExitStack() as hooks:
         for name, value in values.items():
-            hooks.enter_context(find_layer(model, name).register_forward_hook(give(value)))
+            hooks.enter_context(find_layer(model, name).register_forward_hook(give(name, value)))
         yield
 
 
-def _by_clip(found: Mapping[str, Any], name: str, clips: int) -> Tensor:
-    if name not in found:
-        raise ModelError(f"the model does not call its layer {name!r}: name one that it does")
-    output = found[name]
-    if not isinstance(output, Tensor) or not output.is_floating_point():
-        what = output.dtype if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(f"layer {name!r} returns {what}, not a tensor of floats: name a layer that does")
-    rows = len(output) if output.ndim else 0
-    if rows < clips or rows % clips:
-        raise ModelError(
-            f"layer {name!r} returns shape {tuple(output.shape)} for {clips} clips: name a layer whose first axis "
-            "is that of the clips"
-        )
-    return output if rows == clips else output.reshape(clips, rows // clips, *output.shape[1:])
+def _tensors(output: Any, name: str, clips: int) -> list[Tensor]:
+    """The tensors that a layer returns, each with a clip's rows one after the other."""
+    parts = list(output) if type(output) in (tuple, list) else [output]
+    for part in parts:
+        if not isinstance(part, Tensor) or not part.is_floating_point():
+            what = part.dtype if isinstance(part, Tensor) else type(part).__name__
+            raise ModelError(f"layer {name!r} returns {what}, not tensors of floats: name a layer that does")
+        if not part.ndim or len(part) < clips or len(part) % clips:
+            raise ModelError(
+                f"layer {name!r} returns shape {tuple(part.shape)} for {clips} clips: name a layer whose first axis is "
+                "that of the clips"
+            )
+    return parts

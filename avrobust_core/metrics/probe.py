@@ -55,7 +55,7 @@ class Probe:
 
         Args:
             inputs: (B, ...) each.
-            layers: by name, what layers return in this pass in place of what they would, as `outputs` gives it.
+            layers: by name, (B, D) what layers return in this pass in place of what they would, as `outputs` gives it.
 
         Raises:
             ModelError: if the model returns no logits, or has no such layer (names near ones). That logits are finite
@@ -75,14 +75,13 @@ class Probe:
 
     @torch.no_grad()
     def outputs(self, inputs: Mapping[str, Tensor], layers: Collection[str]) -> dict[str, Tensor]:
-        """What layers return for raw inputs by modality, by the layers' names: (B, ...) each.
+        """What layers return for raw inputs by modality, by the layers' names: (B, D), a clip's numbers side by side.
 
-        Where a layer works on more rows than clips, such as all frames, a clip's rows are (B, rows, ...). Of a layer
-        that is called several times it is what the last call returns.
+        A layer may return one tensor or several, with the clips or their rows, such as frames, along the first axis. Of
+        a layer that is called several times it is what the last call returns.
 
         Raises:
-            ModelError: if there is no such layer (names near ones), it is not called, or does not return one floating
-                tensor with rows for each clip.
+            ModelError: if there is no such layer (names near ones), it is not called, or it returns anything else.
         """
         there = {name: x.to(self.device) for name, x in inputs.items()}
         clips = len(next(iter(there.values())))

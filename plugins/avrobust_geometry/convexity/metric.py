@@ -42,28 +42,53 @@ class Convexity(Metric):
     A segment joins two clips of a class that the model takes for it; pairs are drawn uniformly, and on each one point,
     uniformly; both depend on the clips' ids and the class alone, and are the same at all levels. The level says what is
     interpolated: "input", raw clips; "tokens", what the encoders return, tokens and pooled embedding alike; "fused",
-    what the head reads, where a linear head makes every region convex, so that the score is 1 and says nothing.
+    what the head reads; or a layer by its name in the model, or one of each encoder with + between: what it returns,
+    through what comes after it, modalities without a layer being moved at their input. A layer around which something
+    else of the clip gets to the logits, as a residual connection does, is left out, and so is one that the model does
+    not have; the details and a note say so.
+
+    Where all that comes after the level is linear every region is convex, so that `conditional` is 1 by construction
+    and says nothing: at "fused" with a linear head, at "tokens" too if the fusion is linear, at a layer after which the
+    encoder is.
 
     | value | what it is |
     |---|---|
     | recall | share of a class's clips that the model takes for it: the ends that there are |
     | conditional/LEVEL | share of the points that are of the class of the two ends |
+    | failure-rate/LEVEL | per class, points that are not of it per unit of length: their number over the sum of their \
+segments' lengths |
     | margin/LEVEL | the smallest margin at the point and the two ends, in logits; so not below that of the segment |
     | conditional/LEVEL/MODALITY | one modality moves from one clip to the other, the rest is held at the one, then at \
 the other; of the segments whose far end, too, is of the class, the share of points that are |
-    | margin/LEVEL/MODALITY | the smallest margin of those segments at the point and both ends |
+    | failure-rate/LEVEL/MODALITY, margin/LEVEL/MODALITY | the same of those segments, the length being that of the \
+modality |
     | swapped/LEVEL/MODALITY | share of the far ends that are of the class: clips with that modality of another clip |
+    | kept/LEVEL | by `between`: the share of a segment, from a clip to one of another class, both of which the model \
+takes for their own, up to where the first one's class is lost |
+    | kept-length/LEVEL | the same as a length, in units |
+    | third-class/LEVEL | share of those segments on which a third class comes up |
+    | kept/LEVEL/MODALITY, kept-length/..., third-class/... | one modality moves, the rest is that of the first clip; \
+a class that is not lost is kept to the end |
     | euclidean/LEVEL | share of ten equidistant points, between any clips of the class (Tetkova et al. 2025) |
     | reference/LEVEL | share of points at which the class's probability is at least 0.1, between the first clips of a \
 class and others, 2,000 ordered pairs in the order of the ids: as the reference's notebook did, for comparison |
     | graph/LAYER | share of the inner clips of shortest paths in the graph of neighbours that have the ends' class |
     | graph-permuted/LAYER | the same with the clips' labels permuted: what chance gives |
 
-    Each is the mean over the classes that have pairs; NAME-micro/... is the mean over pairs, except of recall and
-    margin. Intervals allow for pairs that share clips (`avrobust_geometry.convexity.intervals`); that of recall is by
-    bootstrap over clips. Per class, and per clip: the mean over the pairs that it is in. With one modality there is
-    nothing to hold, and no value by modality. The details name the classes without pairs, and tell how many clips were
-    put through and how far from the nearer end points failed.
+    Each is the mean over the classes that have pairs; NAME-micro/... is the mean over pairs, except of recall, margin,
+    failure-rate and kept-length. Lengths are Euclidean at the level. Their unit is, for each modality, the median
+    length of the segments inside classes; the length of a segment on which several move is the root of the mean square
+    of theirs, in units, so that neither a space's scale nor a modality's matters.
+
+    `between` looks at ten points of a segment, evenly apart with one offset per segment, at random. `kept` is the share
+    of points before the first that is not of the class: without bias where a segment leaves the class once. It is not
+    defined for several labels per clip.
+
+    Intervals allow for pairs that share clips (`avrobust_geometry.convexity.intervals`); that of recall is by bootstrap
+    over clips. Per class, and per clip: the mean over the pairs that it is in, and of `kept` over those that begin at
+    it. With one modality there is nothing to hold, and no value by modality. The details name the classes without
+    pairs, and tell how many clips and points were put through, the units, and how points failed by how far from the
+    nearer end they lie ("failures_by_nearness") and by the segment's length in units ("failures_by_length").
 
     Without a model, for bare embeddings, the graph is measured whatever the levels are, and nothing else.
 
