@@ -93,7 +93,7 @@ class Measuring:
     @property
     def layers(self) -> dict[str, str]:
         """The layers that metrics ask for by name, each with the metric's."""
-        return {layer: component.offer.component.name for component, metric in self.metrics for layer in metric.layers}
+        return {layer: component.entry.component.name for component, metric in self.metrics for layer in metric.layers}
 
     def refuse_layers(self, models: Iterable[AVModel]) -> None:
         """Refuse metrics that ask for a layer which none of the models has.
