@@ -1,13 +1,12 @@
 """Segments from clips of one class to those of others: how far the class is kept, and whether a third comes between."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 
+from avrobust_geometry.convexity.lengths import Scale
 from avrobust_geometry.convexity.levels import Level
 from avrobust_geometry.convexity.pairs import Segments
-from avrobust_geometry.convexity.segments import POINTS, Held, in_units, look_along, note, units_of
+from avrobust_geometry.convexity.segments import POINTS, Held, look_along, note
 from avrobust_geometry.convexity.summary import Summary
 from avrobust_geometry.inputs import Ints
 
@@ -21,7 +20,7 @@ def measure_between(
     segments: Segments,
     others: Ints,
     within: Segments,
-    units: Mapping[str, float] | None,
+    scale: Scale | None,
     *,
     apart: bool,
 ) -> None:
@@ -36,8 +35,8 @@ def measure_between(
         level: where.
         segments: from clips that the model takes for their class to clips of another class that it takes for that.
         others: (P,) the classes of the second clips.
-        within: segments between clips of a class, whose median length is the unit.
-        units: of length, by part, if they are known already.
+        within: segments between clips of a class, whose mean length is the unit.
+        scale: the units, if they are known already.
         apart: whether to move modalities one at a time, too, the others being those of the first clip.
     """
     cls, far = torch.from_numpy(segments.cls), torch.from_numpy(others)
@@ -52,9 +51,9 @@ def measure_between(
         return torch.where(first, OWN, torch.where(third, THIRD, LOST))
 
     spent = 0
-    if units is None:
+    if scale is None:
         looks = look_along(level, within, read, [], [])
-        units, spent = units_of(looks.lengths), looks.put_through
+        scale, spent = Scale(within, looks.distances), looks.put_through
     parts = level.parts if apart and len(level.parts) > 1 else ()
     points: list[Held] = [{}, *({other: 1 for other in parts if other != part} for part in parts)]
     ratios = [1 - (i + segments.ratio) / POINTS for i in range(POINTS)]
@@ -63,9 +62,8 @@ def measure_between(
         found = looks.found[:, j]
         lost = found != OWN
         kept = np.where(lost.any(axis=0), lost.argmax(axis=0), POINTS) / POINTS
-        lengths = in_units(looks.lengths, units, moved)
         summary.add(("kept", level.name, *moved), segments, kept, ends=1)
-        summary.add(("kept-length", level.name, *moved), segments, kept * lengths, share=False, ends=1)
+        summary.add_length(("kept-length", level.name, *moved), segments, kept, looks.distances, scale, moved)
         summary.add(("third-class", level.name, *moved), segments, (found == THIRD).any(axis=0))
     counts = np.bincount(segments.cls, minlength=len(summary.classes))
     note(summary, level, "between", looks, spent=spent)["classes_without_segments"] = [

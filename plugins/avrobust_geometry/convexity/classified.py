@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from avrobust_geometry.convexity.between import measure_between
+from avrobust_geometry.convexity.lengths import Scale
 from avrobust_geometry.convexity.levels import Level
 from avrobust_geometry.convexity.pairs import Identities, draw_between, draw_segments
 from avrobust_geometry.convexity.rules import Highest, Rule
@@ -78,12 +79,12 @@ def measure_segments(
         apart: whether to move modalities one at a time, too.
     """
     names, who = summary.classes, clips.identities
-    units: dict[str, dict[str, float]] = {}
+    scales: dict[str, Scale] = {}
     within = draw_segments(clips.inside, names, who, pairs)
     if "interpolation" in methods:
         ends = clips.margins(within.first, within.cls), clips.margins(within.second, within.cls)
         for level in levels:
-            units[level.name] = interpolate(summary, level, within, clips.rule, ends, apart=apart)
+            scales[level.name] = interpolate(summary, level, within, clips.rule, ends, apart=apart)
         if levels:
             counts = np.bincount(within.cls, minlength=len(names))
             summary.details["classes_without_segments"] = [names[c] for c in np.flatnonzero(counts == 0)]
@@ -93,7 +94,7 @@ def measure_segments(
         for c, members in enumerate(clips.inside):
             classes[members] = c
         for level in levels:
-            known = units.get(level.name)
+            known = scales.get(level.name)
             measure_between(summary, level, between, classes[between.second], within, known, apart=apart)
     if "euclidean" in methods:
         everyone = draw_segments(clips.members, names, who, euclidean_pairs)

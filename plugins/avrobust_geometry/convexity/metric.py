@@ -76,9 +76,9 @@ class and others, 2,000 ordered pairs in the order of the ids: as the reference'
     | graph-permuted/LAYER | the same with the clips' labels permuted: what chance gives |
 
     Each is the mean over the classes that have pairs; NAME-micro/... is the mean over pairs, except of recall, margin,
-    failure-rate and kept-length. Lengths are Euclidean at the level. Their unit is, for each modality, the median
-    length of the segments inside classes; the length of a segment on which several move is the root of the mean square
-    of theirs, in units, so that neither a space's scale nor a modality's matters.
+    failure-rate and kept-length. Lengths are Euclidean at the level. Their unit is, for each modality, the mean
+    length of the segments inside a class, averaged over classes; the length of a segment on which several move is the
+    root of the mean square of theirs, in units, so that neither a space's scale nor a modality's matters.
 
     `between` looks at ten points of a segment, evenly apart with one offset per segment, at random. `kept` is the share
     of points before the first that is not of the class: without bias where a segment leaves the class once. It is not

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from avrobust_core import AvrobustError
+from avrobust_geometry.convexity.lengths import Scale
 from avrobust_geometry.convexity.levels import Level, Values
 from avrobust_geometry.convexity.pairs import Segments
 from avrobust_geometry.convexity.rules import AtLeast, Rule
@@ -40,12 +41,12 @@ class Looks:
 
     Attributes:
         found: (R, H, P), what was read off the logits.
-        lengths: by part, (P,) the Euclidean distance of the two ends.
+        distances: by part, (P,) Euclidean, of the two ends.
         put_through: how many clips and points were put through the model.
     """
 
     found: Floats
-    lengths: Mapping[str, Floats]
+    distances: Mapping[str, Floats]
     put_through: int
 
 
@@ -69,14 +70,14 @@ def look_along(
         AvrobustError: if the model's logits are not finite at a point.
     """
     found = np.empty((len(ratios), len(points), len(segments)))
-    lengths = {part: np.empty(len(segments)) for part in level.parts}
+    distances = {part: np.empty(len(segments)) for part in level.parts}
     passes = found.size
     for start in range(0, len(segments), level.batch):
         rows = slice(start, start + level.batch)
         firsts, seconds, encoded = level.ends(segments.first[rows], segments.second[rows])
         passes += encoded
         for part, apart in _distances(level, firsts, seconds).items():
-            lengths[part][rows] = apart
+            distances[part][rows] = apart
         for i, ratio in enumerate(ratios):
             share = torch.from_numpy(ratio[rows]).to(level.device)
             mixed = {name: _between(one, seconds[name], share) for name, one in firsts.items()}
@@ -89,7 +90,7 @@ def look_along(
                         "look at the model's training (did its loss become NaN?)"
                     )
                 found[i, j, rows] = read(logits, rows).double().cpu().numpy()
-    return Looks(found, lengths, passes)
+    return Looks(found, distances, passes)
 
 
 def margins_of(rule: Rule, segments: Segments) -> Callable[[torch.Tensor, slice], torch.Tensor]:
@@ -98,29 +99,9 @@ def margins_of(rule: Rule, segments: Segments) -> Callable[[torch.Tensor, slice]
     return lambda logits, rows: rule.margins(logits, cls[rows].to(logits.device))
 
 
-def units_of(lengths: Mapping[str, Floats]) -> dict[str, float]:
-    """By part the unit of length: the median distance of two clips of a class; NaN without any."""
-    return {part: float(np.median(apart)) if len(apart) else float("nan") for part, apart in lengths.items()}
-
-
-def in_units(lengths: Mapping[str, Floats], units: Mapping[str, float], parts: Sequence[str] = ()) -> Floats:
-    """Segments' lengths in units, (P,): the root of the mean square over the parts that move.
-
-    Parts whose unit is 0 are left out; NaN if no other is there.
-
-    Args:
-        lengths: by part, (P,).
-        units: by part.
-        parts: those that move; all if there are none.
-    """
-    moving = [part for part in parts or lengths if units[part] > 0]
-    each = [lengths[part] / units[part] for part in moving] or [np.full_like(next(iter(lengths.values())), np.nan)]
-    return np.asarray(np.sqrt(np.mean(np.square(each), axis=0)))
-
-
 def interpolate(
     summary: Summary, level: Level, segments: Segments, rule: Rule, ends: tuple[Floats, Floats], *, apart: bool
-) -> dict[str, float]:
+) -> Scale:
     """Add `interpolation` at one level: "conditional", "failure-rate", "margin", and by part "swapped", too.
 
     Args:
@@ -132,7 +113,7 @@ def interpolate(
         apart: whether to move modalities one at a time, too.
 
     Returns:
-        The units of length, by part.
+        The units of length.
     """
     parts = level.parts if apart and len(level.parts) > 1 else ()
     points: list[Held] = [{}]
@@ -141,35 +122,35 @@ def interpolate(
             if held not in points:  # with two parts, the far end of one is that of the other, held at the other clip
                 points.append(held)
     looks = look_along(level, segments, margins_of(rule, segments), [segments.ratio], points)
-    (found,), units = looks.found, units_of(looks.lengths)
+    (found,), scale = looks.found, Scale(segments, looks.distances)
 
-    def add(part: Sequence[str], along: Segments, lengths: Floats, *margins: Floats) -> None:
-        """The last margins are those of the points that are looked at."""
+    def add(part: Sequence[str], rows: NDArray[Any], *margins: Floats) -> None:
+        """Add what was found at some segments; the last margins are those of the points that are looked at."""
+        along, distances = segments.at(rows), {name: each[rows] for name, each in looks.distances.items()}
         inside = rule.holds(margins[-1])
         summary.add(("conditional", level.name, *part), along, inside)
-        summary.add_rate(("failure-rate", level.name, *part), along, ~inside, lengths)
+        summary.add_rate(("failure-rate", level.name, *part), along, ~inside, distances, scale, part)
         summary.add(("margin", level.name, *part), along, np.minimum.reduce(margins), share=False)
 
-    whole = in_units(looks.lengths, units)
-    add((), segments, whole, *ends, found[0])
-    both = segments.at(np.tile(np.arange(len(segments)), 2))
+    every = np.arange(len(segments))
+    add((), every, *ends, found[0])
+    twice = np.tile(every, 2)
     for part in parts:
         moved, far = (
             np.concatenate([found[points.index(held)] for held in each(parts, part)]) for each in (_ways, _far_ends)
         )
         there = rule.holds(far)
-        lengths = np.tile(in_units(looks.lengths, units, [part]), 2)[there]
-        add((part,), both.at(there), lengths, np.concatenate(ends)[there], far[there], moved[there])
-        summary.add(("swapped", level.name, part), both, there)
-    inside = rule.holds(found[0])
+        add((part,), twice[there], np.concatenate(ends)[there], far[there], moved[there])
+        summary.add(("swapped", level.name, part), segments.at(twice), there)
+    inside, (lengths, _) = rule.holds(found[0]), scale.lengths(looks.distances)
     note(summary, level, "", looks).update(
         {
             "failures_by_nearness": _failures(np.minimum(segments.ratio, 1 - segments.ratio), inside, NEARNESS),
-            "failures_by_length": _failures(np.minimum(whole, LENGTHS[-1]), inside, LENGTHS),
-            "units": {part: unit if np.isfinite(unit) else None for part, unit in units.items()},
+            "failures_by_length": _failures(np.minimum(lengths, LENGTHS[-1]), inside, LENGTHS),
+            "units": {part: unit if np.isfinite(unit) else None for part, unit in scale.units.items()},
         }
     )
-    return units
+    return scale
 
 
 def equidistant(summary: Summary, level: Level, segments: Segments, rule: Rule) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from avrobust_geometry import convexity
-from avrobust_geometry.convexity.pairs import Identities, draw_between, draw_segments
-from avrobust_geometry.convexity.segments import in_units, units_of
+from avrobust_geometry.convexity.lengths import Scale
+from avrobust_geometry.convexity.pairs import Identities, Segments, draw_between, draw_segments
 
 
 def strips(*edges):
@@ -78,9 +78,10 @@ def test_an_xor_changes_hands_at_the_middle_of_every_side():
     assert found.per_clip["kept"].tolist() == [0.5] * 12
     assert found.values["kept"].value == 0.5
     assert found.values["third-class"].value == 0
-    # Of the 15 pairs of a class, 9 lie on opposite corners and 6 on one: the unit is the diagonal, the sides are 2.
-    assert found.values["kept-length"].value == pytest.approx(0.5 * 2 / 8**0.5)
-    assert found.details["segments"]["units"] == {"all": pytest.approx(8**0.5)}
+    # Of the 15 pairs of a class, 9 lie on opposite corners and 6 on one; the sides are 2.
+    unit = 9 / 15 * 8**0.5
+    assert found.values["kept-length"].value == pytest.approx(0.5 * 2 / unit)
+    assert found.details["segments"]["units"] == {"all": pytest.approx(unit)}
 
 
 def test_a_tie_with_the_other_class_is_no_third_one():
@@ -102,17 +103,20 @@ def beyond(x):
     return np.stack([HOLE - abs(x[:, 0]), abs(x[:, 0]) - HOLE], 1)
 
 
+def around_the_hole(clips, seed):
+    rng = np.random.default_rng(seed)
+    outer = rng.uniform(1, 3, clips) * rng.choice([-1, 1], clips)
+    return np.concatenate([rng.uniform(-1, 1, clips), outer])[:, None], np.repeat([0, 1], clips)
+
+
 def test_failures_per_length_are_those_of_the_hole_over_the_segments():
-    rng = np.random.default_rng(1)
-    outer = rng.uniform(1, 3, 30) * rng.choice([-1, 1], 30)
-    points = np.concatenate([rng.uniform(-1, 1, 30), outer])[:, None]
-    labels = np.repeat([0, 1], 30)
+    points, labels = around_the_hole(30, 1)
     found = convexity(points, labels, beyond, pairs=1000)
     drawn = draw_segments(right(labels, 2), names(2), Identities(names(60), 0), 1000)
     first, second = points[drawn.first, 0], points[drawn.second, 0]
     failed = (drawn.cls == 1) & (abs(drawn.ratio * first + (1 - drawn.ratio) * second) < HOLE)
     apart = abs(first - second)
-    unit = np.median(apart)
+    unit = (apart[drawn.cls == 0].mean() + apart[drawn.cls == 1].mean()) / 2
     assert found.details["segments"]["units"] == {"all": pytest.approx(unit)}
     own = drawn.cls == 1
     assert found.per_class["failure-rate"] == {"0": 0.0, "1": pytest.approx(failed.sum() / (apart[own] / unit).sum())}
@@ -141,12 +145,37 @@ def test_neither_scale_nor_another_modalitys_scale_matters():
     large = convexity(1000 * points, labels, lambda x: bent(x / 1000), methods=both)
     for name in ("failure-rate", "kept", "kept-length", "third-class", "conditional"):
         assert large.values[name].value == pytest.approx(plain.values[name].value), name
-    lengths = {"audio": np.array([1.0, 3, 2]), "video": np.array([2e3, 4e3, 6e3]), "dead": np.zeros(3)}
-    units = units_of(lengths)
-    assert units == {"audio": 2, "video": 4e3, "dead": 0}
-    assert in_units(lengths, units) == pytest.approx(np.sqrt([(0.25 + 0.25) / 2, (2.25 + 1) / 2, (1 + 2.25) / 2]))
-    assert in_units(lengths, units, ["video"]) == pytest.approx([0.5, 1, 1.5])
-    assert np.isnan(in_units(lengths, units, ["dead"])).all()
+
+
+def test_lengths_are_the_root_mean_square_over_modalities_in_units_of_each():
+    within = Segments(np.array([0, 0, 1, 3]), np.array([1, 2, 2, 4]), np.array([0, 0, 0, 2]), np.full(4, 0.5))
+    distances = {"audio": np.array([1.0, 3, 2, 4]), "video": np.array([2e3, 4e3, 6e3, 8e3]), "dead": np.zeros(4)}
+    scale = Scale(within, distances)
+    assert scale.units == {"audio": 3, "video": 6e3, "dead": 0}  # each class counts the same
+    audio, video = distances["audio"] / 3, distances["video"] / 6e3
+    lengths, parts = scale.lengths(distances)
+    assert lengths == pytest.approx(np.sqrt((audio**2 + video**2) / 2))
+    assert scale.lengths(distances, ["video"])[0] == pytest.approx(video)
+    assert np.isnan(scale.lengths(distances, ["dead"])[0]).all()
+    longer = Scale(within, distances | {"audio": 1.001 * distances["audio"]}).lengths(distances)[0]
+    assert (lengths - longer) / 0.001 == pytest.approx(parts["audio"], rel=0.01)
+    assert parts["audio"] + parts["video"] == pytest.approx(lengths)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["failure-rate", "kept-length"])
+def test_intervals_of_rates_and_lengths_cover_what_they_should(name):
+    """The hole of the line: classes of which one is in two parts, so that the unit is as uncertain as the rest."""
+
+    def measured(clips, pairs, seed):
+        points, labels = around_the_hole(clips, seed)
+        found = convexity(points, labels, beyond, methods=["interpolation", "between"], pairs=pairs, resamples=2)
+        return found.values[name]
+
+    truth = measured(3000, 60_000, 1000).value
+    found = [measured(20, 400, seed) for seed in range(400)]
+    covered = np.mean([each.low <= truth <= each.high for each in found])
+    assert 0.92 <= covered <= 0.99  # 400 runs: a standard error of 0.011
 
 
 def test_no_failure_has_an_upper_end_and_no_length_no_value():
