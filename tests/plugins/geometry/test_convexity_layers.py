@@ -7,6 +7,8 @@ import pytest
 import torch
 from avrobust_audio.configs import TalTransConfig
 from avrobust_audio.tal_trans import TalTrans
+from avrobust_fusion.bottlenecks import mid
+from avrobust_fusion.configs import MidConfig
 from avrobust_geometry import convexity
 from avrobust_geometry.configs import ConvexityConfig
 from avrobust_geometry.convexity.metric import Convexity
@@ -276,3 +278,26 @@ def test_the_references_bottleneck_is_fused_where_the_head_pools_tokens_by_atten
     alone = convexity(rows, subject.targets > 0.5, model.head, ids=subject.ids, methods=["reference"], resamples=50)
     assert found.values["reference/fused"] == alone.values["reference"]
     assert found.values["reference/tokens"].value == pytest.approx(alone.values["reference"].value)
+
+
+def test_the_last_layers_of_bundled_encoders_before_a_fusion_by_attention_are_their_tokens():
+    models, media = attention_pooled(), {}
+    encoders = {modality: model.encoders[modality] for modality, model, _ in models}
+    for _, _, inputs in models:
+        media |= inputs
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fusion = mid(MidConfig(width=16, heads=2, layers=2), {name: each.dims for name, each in encoders.items()})
+        model = AVModel(encoders, fusion, 3).eval()
+        with torch.no_grad():
+            model.head.weight *= 20
+            model.head.bias -= model(media).mean(dim=0)
+    level, tied = "encoders.audio.norm+encoders.video.norm", "encoders.audio.layer"
+    found = measure(
+        subject_of(model, media), levels=["tokens", level, tied], methods=["interpolation", "reference"], pairs=20
+    )
+    # Pooled embeddings are the means of the tokens, which the norms give: linear in them.
+    for name in ("conditional", "margin", "reference"):
+        assert found.values[f"{name}/{level}"].value == pytest.approx(found.values[f"{name}/tokens"].value, abs=1e-4)
+    assert found.values[f"conditional/{tied}"].n > 0
+    assert "left_out" not in found.details
