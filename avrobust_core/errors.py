@@ -38,7 +38,7 @@ class ComponentError(AvrobustError):
 
 
 class ModelError(AvrobustError):
-    """A model's answer cannot be used: no logits, of another shape than asked for, not finite, not the same twice."""
+    """A model cannot be used: no logits, or not of the shape asked for, not finite, never the same; no such layer."""
 
 
 class WeightsError(AvrobustError):

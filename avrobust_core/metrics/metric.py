@@ -77,6 +77,8 @@ class Metric(ABC):
         predictions: whether it reads the logits; a metric that does not can be had for bare embeddings.
         latents: the embeddings that it asks for; the core computes them once for all metrics.
         probes: whether it puts points of its own through the model (`Subject.probe`).
+        layers: the layers that it looks at by name (`Probe.outputs`); a study refuses one that none of its models has
+            before anything is fitted. A model without one is the metric's to leave out, since others may have it.
     """
 
     under_attack: ClassVar[bool] = False
@@ -84,6 +86,7 @@ class Metric(ABC):
     predictions: bool = True
     latents: Sequence[LatentRequest] = ()
     probes: bool = False
+    layers: Sequence[str] = ()
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measurement:

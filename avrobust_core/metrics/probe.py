@@ -1,6 +1,7 @@
 """Put arbitrary points through a fitted model, as convexity and similar metrics need."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from avrobust_core.data.batches import Encoded
 from avrobust_core.errors import AvrobustError
 from avrobust_core.metrics.latents import LayerKind
+from avrobust_core.metrics.named_layers import find_layer, outputs_of, replaced
 from avrobust_core.models.answers import ask
 from avrobust_core.models.model import AVModel
 
@@ -48,15 +50,42 @@ class Probe:
         return {name: x.to(self.device) for name, x in self._read(split, positions).items()}
 
     @torch.no_grad()
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, inputs: Mapping[str, Tensor], layers: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits (B, K) float32 from raw inputs by modality.
 
+        Args:
+            inputs: (B, ...) each.
+            layers: by name, (B, D) what layers return in this pass in place of what they would, as `outputs` gives it.
+
         Raises:
-            ModelError: if the model returns no logits. That they are finite is for the metric to see to: what it asks
-                about may be no clip at all.
+            ModelError: if the model returns no logits, or has no such layer (names near ones). That logits are finite
+                is for the metric to see to: what it asks about may be no clip at all.
         """
         there = {name: x.to(self.device) for name, x in inputs.items()}
-        return ask(self.model, lambda: self.model(dict(there)), there).float()
+        with replaced(self.model, layers) if layers else nullcontext():
+            return ask(self.model, lambda: self.model(dict(there)), there).float()
+
+    def layer(self, name: str) -> nn.Module:
+        """The model's layer of that name, as `named_modules` gives it.
+
+        Raises:
+            ModelError: if there is none; names near ones.
+        """
+        return find_layer(self.model, name)
+
+    @torch.no_grad()
+    def outputs(self, inputs: Mapping[str, Tensor], layers: Collection[str]) -> dict[str, Tensor]:
+        """What layers return for raw inputs by modality, by the layers' names: (B, D), a clip's numbers side by side.
+
+        A layer may return one tensor or several, with the clips or their rows, such as frames, along the first axis. Of
+        a layer that is called several times it is what the last call returns.
+
+        Raises:
+            ModelError: if there is no such layer (names near ones), it is not called, or it returns anything else.
+        """
+        there = {name: x.to(self.device) for name, x in inputs.items()}
+        clips = len(next(iter(there.values())))
+        return outputs_of(self.model, layers, lambda: ask(self.model, lambda: self.model(dict(there)), there), clips)
 
     @torch.no_grad()
     def classify(self, encoded: Mapping[str, Encoded]) -> Tensor:

@@ -1,6 +1,6 @@
 """Metrics of a study: embeddings are made once for all of them, and findings are kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,16 @@ from torch import Tensor
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.loading import Selection, read_clip, select
 from avrobust_core.data.readings import FirstReading
-from avrobust_core.errors import ComponentError, DataError, RunError
+from avrobust_core.errors import ComponentError, DataError, ModelError, RunError
 from avrobust_core.evaluation.failures import Failure, Keep, recorded
 from avrobust_core.evaluation.outcomes import Intervals, measurement_to_json, subject_of
 from avrobust_core.evaluation.predictions import PREDICTIONS, Predictions
 from avrobust_core.files import digest, read_record, without_upkeep, write_atomically, write_record
 from avrobust_core.metrics.latents import Latents, LayerKind
 from avrobust_core.metrics.metric import Metric
+from avrobust_core.metrics.named_layers import find_layer
 from avrobust_core.metrics.probe import Probe
+from avrobust_core.models.model import AVModel
 from avrobust_core.registry.choices import Configured
 from avrobust_core.study import embedding
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation
@@ -87,6 +89,33 @@ class Measuring:
                         f"metric {component.entry.component.name!r} asks for the split {wanted.split!r}, which the "
                         f"data set does not have; it has: {', '.join(dataset.splits)}"
                     )
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """The layers that metrics ask for by name, each with the metric's."""
+        return {layer: component.entry.component.name for component, metric in self.metrics for layer in metric.layers}
+
+    def refuse_layers(self, models: Iterable[AVModel]) -> None:
+        """Refuse metrics that ask for a layer which none of the models has.
+
+        Args:
+            models: all of the study's, fitted or not.
+
+        Raises:
+            ComponentError: names metric, layer and near names.
+        """
+        lacking: dict[str, str] = {}
+        found: set[str] = set()
+        for model in models:
+            for layer in self.layers:
+                try:
+                    find_layer(model, layer)
+                    found.add(layer)
+                except ModelError as error:
+                    lacking.setdefault(layer, str(error))
+        for layer, reason in lacking.items():
+            if layer not in found:
+                raise ComponentError(f"metric {self.layers[layer]!r}: {reason}")
 
     def measure(
         self, cell: PlannedCell, predictions: Mapping[Path, Predictions], weights: str, label: str, keep: Keep

@@ -131,16 +131,16 @@ class _Run:
 
     def _refuse(self, cells: Sequence[PlannedCell]) -> None:
         """Refuse what cannot work before anything is fitted."""
-        process = self.process
-        for model in dict.fromkeys(cell.model for cell in cells if not cell.fitted):
-            process.builder.model(model, process.dataset)
+        process, measuring = self.process, self.seeds[self.spec.seed].measuring
+        named = [cell.model for cell in cells if measuring.layers or not cell.fitted]
+        measuring.refuse_layers(process.builder.model(model, process.dataset) for model in dict.fromkeys(named))
         for evaluation in (evaluation for cell in cells for evaluation in cell.evaluations):
             if evaluation.attack is not None and evaluation.applied is not None:
                 attack = process.attacks[evaluation.attack]
                 refuse_norms(evaluation.attack, attack, str(evaluation.threat), evaluation.applied)
         for name, entry in self.spec.attacks.items():
             refuse_front(name, entry, process.attacks[name])
-        self.seeds[self.spec.seed].measuring.refuse()
+        measuring.refuse()
 
     def _lock(self, locked: Mapping[str, Any], cells: Sequence[PlannedCell]) -> None:
         """Write lock.json: what this command runs with, and what the records that lie there now were made with."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from avrobust_core import Config
 
@@ -32,20 +32,34 @@ class DensityConfig(Config):
     it."""
 
 
+PLACES = ("input", "tokens", "fused", "graph")
+"""The levels of convexity that every model has."""
+
+
+def modality_of(layer: str) -> str | None:
+    """The modality of a layer inside an encoder, encoders.MODALITY.LAYER; None for other layers."""
+    parts = layer.split(".")
+    return parts[1] if parts[0] == "encoders" and len(parts) > 2 else None
+
+
 class ConvexityConfig(Config):
     """Configuration of `convexity`."""
 
-    levels: Annotated[tuple[Literal["input", "tokens", "fused", "graph"], ...], Field(min_length=1)] = ("tokens",)
-    """The places where clips are interpolated; graph follows the neighbourhood graph of each embedding instead."""
-    methods: Annotated[tuple[Literal["interpolation", "reference", "euclidean"], ...], Field(min_length=1)] = (
-        "interpolation",
-    )
-    """The ways to look at segments: one drawn point between clips that the model gets right; as the reference's
-    notebook did; or ten equidistant points between any clips of a class."""
+    levels: Annotated[tuple[str, ...], Field(min_length=1)] = ("tokens",)
+    """The places where clips are interpolated: input, tokens, fused; or layers by their names in the model, such as
+    encoders.audio.conv_block2, or encoders.audio.conv_block2+encoders.video.blocks.1, at which both modalities move.
+    graph follows the neighbourhood graph of each embedding instead."""
+    methods: Annotated[
+        tuple[Literal["interpolation", "between", "reference", "euclidean"], ...], Field(min_length=1)
+    ] = ("interpolation",)
+    """The ways to look at segments: one drawn point between clips of a class that the model gets right; ten points from
+    such a clip to one of another class; as the reference's notebook did; or ten equidistant points between any clips of
+    a class."""
     apart: bool = True
     """Move each modality by itself, too, the others being held at each end in turn."""
     pairs: int = Field(default=1000, ge=1)
-    """Segments per class, drawn uniformly from all pairs of its clips; a class with fewer pairs gives all of them."""
+    """Segments per class of interpolation and of between, drawn uniformly from all pairs of its clips, or of one of
+    them and one of another class; a class with fewer pairs gives all of them."""
     euclidean_pairs: int = Field(default=5000, ge=1)
     """The same for euclidean."""
     graph_pairs: int = Field(default=5000, ge=1)
@@ -57,6 +71,21 @@ class ConvexityConfig(Config):
     calibration: str | None = "train"
     """The split on whose logits the threshold of each class is chosen where clips have several labels (best F1); null
     for the one that is evaluated."""
+
+    @field_validator("levels")
+    @classmethod
+    def _levels_are_places_or_layers(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
+        for level in levels:
+            layers = level.split("+")
+            if level not in PLACES and not all("." in layer.strip(".") for layer in layers):
+                raise ValueError(
+                    f"there is no level {level!r}; there are {', '.join(PLACES)}, and layers of the model by their "
+                    "names, such as encoders.audio.conv_block2"
+                )
+            modalities = [modality_of(layer) for layer in layers]
+            if len(layers) > 1 and (None in modalities or len(set(modalities)) < len(layers)):
+                raise ValueError(f"{level!r}: give one layer of each encoder, or a single layer of anything else")
+        return levels
 
 
 class GuidanceConfig(Config):

@@ -25,7 +25,7 @@ def avrobust_metrics() -> Iterator[Component]:
         build="avrobust_geometry.convexity.metric:Convexity",
         references=("https://arxiv.org/abs/2203.12122", "https://arxiv.org/abs/2305.17154"),
         example={"pairs": 500},
-        version=2,
+        version=3,
     )
 
 

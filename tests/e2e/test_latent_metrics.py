@@ -115,3 +115,25 @@ def test_embeddings_of_the_file_are_those_that_a_third_party_can_read(tiny, tmp_
     fused = np.load(record.parent / "fused.npy", mmap_mode="r")
     assert fused.shape[0] == pq.read_table(record.parent / "clips.parquet").num_rows == 48
     assert np.isfinite(fused).all()
+
+
+def test_convexity_inside_encoders_and_between_classes_in_a_study(tiny, tmp_path, run_command) -> None:
+    level = "encoders.audio.conv_block1+encoders.video.blocks.1"
+    wanted = f"metrics=[{{use: convexity, with: {{levels: [{level}], methods: [interpolation, between], pairs: 20}}}}]"
+    model = ("--set", "models={concat: {encoders: [audio, video], fusion: concat}}", "--set", "attacks={}")
+    out = tmp_path / "out"
+    done = run_command("run", tiny, "--out", out, "--set", wanted, *model)
+    assert done.returncode == 0, done.stderr
+    (cell,) = json.loads((out / "result.json").read_text())["cells"]
+    (entry,) = [entry for entry in cell["metrics"] if entry["metric"] == "convexity"]
+    assert {f"conditional/{level}", f"failure-rate/{level}/audio", f"kept-length/{level}"} <= set(entry["values"])
+    assert f"kept/{level}" in pq.read_table(out / "cells" / cell["id"] / entry["per_clip"]).column_names
+    assert "left_out" not in entry["details"]
+
+    # Refused although all cells are fitted already.
+    wrong = run_command("run", tiny, "--out", out, "--set", wanted.replace("conv_block1", "conv_blok1"), *model)
+    assert wrong.returncode == 1
+    assert (
+        "'convexity': the model has no layer 'encoders.audio.conv_blok1'; did you mean 'encoders.audio.conv"
+        in wrong.stderr
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avrobust_core import Measurement
 from avrobust_geometry.configs import Exact
-from avrobust_geometry.convexity.classified import METHODS, Classified, measure_segments
+from avrobust_geometry.convexity.classified import METHODS, NO_BETWEEN, Classified, measure_segments
 from avrobust_geometry.convexity.graph import measure_graph
 from avrobust_geometry.convexity.levels import Level, array_level
 from avrobust_geometry.convexity.pairs import Identities
@@ -43,16 +43,17 @@ def convexity(
 ) -> Measurement:
     """The share of points between two clips of a class that are taken for that class, too.
 
-    The values are those of the metric `convexity` without a level: "recall"; "conditional", "conditional-micro" and
-    "margin" by `interpolation`; "euclidean" and "reference", each with "-micro". See
-    `avrobust_geometry.convexity.metric.Convexity` for what they are.
+    The values are those of the metric `convexity` without a level: "recall"; "conditional", "conditional-micro",
+    "failure-rate" and "margin" by `interpolation`; "kept" and "third-class", each with "-micro", and "kept-length" by
+    `between`; "euclidean" and "reference", each with "-micro". See `avrobust_geometry.convexity.metric.Convexity` for
+    what they are.
 
     Args:
         embeddings: (N, ...) of floats; points between their rows are classified.
         labels: (N,) integers, columns of the logits, or (N, K) bool or 0/1 for several per clip, or none.
         classify: from rows (B, ...), an array or a tensor as `embeddings` are, to logits (B, K), an array or a tensor.
-        methods: some of "interpolation", "euclidean", "reference".
-        pairs: segments per class of `interpolation`; a class with fewer pairs gives all of them.
+        methods: some of "interpolation", "between", "euclidean", "reference".
+        pairs: segments per class of `interpolation` and of `between`; a class with fewer pairs gives all of them.
         euclidean_pairs: the same of `euclidean`.
         ids: N names, on which what is drawn depends; by default the rows' numbers.
         logits: (N, K), of the embeddings themselves; by default what `classify` gives.
@@ -68,8 +69,8 @@ def convexity(
         values, per_class, per_clip and details.
 
     Raises:
-        ValueError: if shapes do not fit, labels are no columns, an id occurs twice, a method is unknown, an amount is
-            below one, or logits are not finite.
+        ValueError: if shapes do not fit, labels are no columns, an id occurs twice, a method is unknown or is `between`
+            with several labels per clip, an amount is below one, or logits are not finite.
         AvrobustError: if logits are not finite between clips.
     """
     unknown = [name for name in methods if name not in METHODS]
@@ -94,6 +95,8 @@ def convexity(
     summary = Summary(len(points), names, confidence)
     rule: Rule = Highest()
     if own.ndim == 2:
+        if "between" in methods:
+            raise ValueError(f"methods: {NO_BETWEEN}")
         given = best_thresholds(scores, own) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
         if given.shape != (len(names),):
             raise ValueError(f"thresholds have shape {given.shape}: give ({len(names)},)")

@@ -8,15 +8,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from avrobust_geometry.convexity.between import measure_between
+from avrobust_geometry.convexity.lengths import Scale
 from avrobust_geometry.convexity.levels import Level
-from avrobust_geometry.convexity.pairs import Identities, draw_segments
+from avrobust_geometry.convexity.pairs import Identities, draw_between, draw_segments
 from avrobust_geometry.convexity.rules import Highest, Rule
 from avrobust_geometry.convexity.segments import REFERENCE_PAIRS, equidistant, interpolate, reference_score
 from avrobust_geometry.convexity.summary import Summary
 from avrobust_geometry.inputs import Floats, Ints
 
-METHODS = ("interpolation", "reference", "euclidean")
+METHODS = ("interpolation", "between", "reference", "euclidean")
 """The ways to look at straight segments."""
+
+NO_BETWEEN = (
+    "between looks where one class ends and another begins, and clips with several labels are of no single class"
+)
+"""Why `between` is not for several labels per clip."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +72,30 @@ def measure_segments(
     Args:
         summary: to add to.
         levels: where.
-        methods: some of `METHODS`.
+        methods: some of `METHODS`; `between` with one label per clip only.
         clips: between which points lie.
-        pairs: segments per class of `interpolation`.
+        pairs: segments per class of `interpolation` and of `between`.
         euclidean_pairs: segments per class of `euclidean`.
         apart: whether to move modalities one at a time, too.
     """
     names, who = summary.classes, clips.identities
+    scales: dict[str, Scale] = {}
+    within = draw_segments(clips.inside, names, who, pairs)
     if "interpolation" in methods:
-        drawn = draw_segments(clips.inside, names, who, pairs)
-        ends = clips.margins(drawn.first, drawn.cls), clips.margins(drawn.second, drawn.cls)
+        ends = clips.margins(within.first, within.cls), clips.margins(within.second, within.cls)
         for level in levels:
-            interpolate(summary, level, drawn, clips.rule, ends, apart=apart)
+            scales[level.name] = interpolate(summary, level, within, clips.rule, ends, apart=apart)
         if levels:
-            counts = np.bincount(drawn.cls, minlength=len(names))
+            counts = np.bincount(within.cls, minlength=len(names))
             summary.details["classes_without_segments"] = [names[c] for c in np.flatnonzero(counts == 0)]
+    if "between" in methods:
+        between = draw_between(clips.inside, names, who, pairs)
+        classes = np.zeros(len(clips.logits), dtype=np.int64)
+        for c, members in enumerate(clips.inside):
+            classes[members] = c
+        for level in levels:
+            known = scales.get(level.name)
+            measure_between(summary, level, between, classes[between.second], within, known, apart=apart)
     if "euclidean" in methods:
         everyone = draw_segments(clips.members, names, who, euclidean_pairs)
         for level in levels:

@@ -60,7 +60,7 @@ def measure_graph(
     for name, given in (("graph", labels), ("graph-permuted", labels[_permutation(identities)])):
         chosen = draw_segments(members_of(given, len(summary.classes)), summary.classes, identities, pairs)
         shares, counts[name] = path_shares(edges, chosen, given)
-        summary.add((name, layer), chosen, shares, per_clip=name == "graph")
+        summary.add((name, layer), chosen, shares, ends=2 if name == "graph" else 0)
     summary.details[joined(("graph", layer))] = {**counts["graph"], "neighbours": dict(found.report)}
 
 

@@ -51,12 +51,12 @@ class Identities:
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Segments between clips of one class each.
+    """Segments between clips.
 
     Attributes:
         first: (P,) clips at one end.
         second: (P,) clips at the other.
-        cls: (P,) the class that both ends have.
+        cls: (P,) the class that both ends have; or the first alone, of segments between classes.
         ratio: (P,) in (0, 1), the share of `first` in the point that is looked at.
     """
 
@@ -106,6 +106,35 @@ def draw_segments(
             a, b = unrank_pairs(drawn, n)
         first, second = clips[a], clips[b]
         parts.append((first, second, np.full(len(a), c), identities.ratios(first, second, name)))
+    first, second, cls, ratio = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Segments(first, second, cls, ratio)
+
+
+def draw_between(members: Sequence[Ints], classes: Sequence[str], identities: Identities, count: int) -> Segments:
+    """Pairs of a clip of each class and one of another class, at most `count` a class, with a ratio each.
+
+    Args:
+        members: for each class, its clips; no clip in two classes.
+        classes: K names.
+        identities: of the clips.
+        count: pairs per class, drawn uniformly from all such pairs, without replacement; all where there are no more.
+
+    Returns:
+        Segments whose first clip is of the class, and whose second is not.
+    """
+    none = np.zeros(0, dtype=np.int64)
+    parts: list[tuple[Ints, Ints, Ints, Floats]] = [(none, none, none, np.zeros(0))]
+    for c, (name, own) in enumerate(zip(classes, members, strict=True)):
+        others = np.concatenate([none, *(clips for other, clips in enumerate(members) if other != c)])
+        total = len(own) * len(others)
+        drawn = np.arange(total)
+        if total > count:
+            generator = identities.generator("between", name)
+            drawn = np.sort(generator.choice(total, count, replace=False, shuffle=False))
+        if len(drawn):
+            a, b = np.divmod(drawn, len(others))
+            first, second = identities.sort(own)[a], identities.sort(others)[b]
+            parts.append((first, second, np.full(len(a), c), identities.ratios(first, second, name)))
     first, second, cls, ratio = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Segments(first, second, cls, ratio)
 
