@@ -52,12 +52,12 @@ def fit(tiny: Path):
     return build
 
 
-@pytest.mark.parametrize("checkpoint_seconds", [-1.0, 60.0])
+@pytest.mark.parametrize("checkpoint_seconds", [pytest.param(-1.0, marks=pytest.mark.slow), 60.0])
 def test_a_fit_killed_at_any_step_goes_on_to_the_same_weights(tmp_path, fit, monkeypatch, checkpoint_seconds) -> None:
     monkeypatch.setattr("avrobust_core.training.fit.CHECKPOINT_SECONDS", checkpoint_seconds)
     fit(tmp_path / "whole").run()
     whole = load_file(tmp_path / "whole" / "model.safetensors")
-    for stop_at in range(1, STEPS + 1, 2):
+    for stop_at in range(2, STEPS + 1, 3):
         folder = tmp_path / f"killed-{stop_at}"
         with pytest.raises(Killed):
             fit(folder, stop_at).run()

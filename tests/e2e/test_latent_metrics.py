@@ -117,6 +117,7 @@ def test_embeddings_of_the_file_are_those_that_a_third_party_can_read(tiny, tmp_
     assert np.isfinite(fused).all()
 
 
+@pytest.mark.slow
 def test_convexity_inside_encoders_and_between_classes_in_a_study(tiny, tmp_path, run_command) -> None:
     level = "encoders.audio.conv_block1+encoders.video.blocks.1"
     wanted = f"metrics=[{{use: convexity, with: {{levels: [{level}], methods: [interpolation, between], pairs: 20}}}}]"
