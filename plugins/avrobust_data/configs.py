@@ -8,8 +8,6 @@ from pydantic import Field, field_validator, model_validator
 from avrobust_core import Config
 
 Modality = Literal["audio", "video"]
-_NOT_IDENTITY = {"manifest", "root", "separator", "classes", "splits", "max_unreadable", "cache_mib"}
-"""Fields of `ClipsConfig` that decide only which rows and classes there are, not how a file is decoded."""
 PositiveSeconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 
@@ -58,25 +56,9 @@ class ToyAVConfig(Config):
         return self.model_dump(mode="json", exclude={"cache_mib"})
 
 
-class ClipsConfig(Config):
-    """Media files named by a CSV manifest.
+class DecodingConfig(Config):
+    """How the media file of a clip becomes arrays."""
 
-    The manifest has a header with the columns `path`, `split`, and either `label` (single-label) or `labels`
-    (multi-label); `id` and `group` (what clips were drawn with: a speaker, a source) are optional, and other columns
-    are ignored. Cells are separated by commas, semicolons or tabs.
-    """
-
-    manifest: Path
-    """The CSV file (UTF-8, or with a byte-order mark); a relative path is relative to the working directory."""
-    root: Path | None = None
-    """The folder that the manifest's paths are relative to; by default the manifest's own."""
-    separator: str = Field(default="|", min_length=1)
-    """The separator between the labels of one cell of the column `labels`; often "|" or ";"."""
-    classes: tuple[str, ...] | None = None
-    """The class names in the order of the targets; by default all labels of the manifest, sorted: by number if all are
-    whole numbers, else alphabetically."""
-    splits: tuple[str, ...] = Field(default=("train", "val", "test"), min_length=1)
-    """The names that the column `split` may hold."""
     modalities: tuple[Modality, ...] = Field(default=("audio", "video"), min_length=1)
     """The modalities read from each file; leave one out for audio-only or video-only files."""
     seconds: PositiveSeconds = 1.0
@@ -96,19 +78,41 @@ class ClipsConfig(Config):
     cache_mib: int = Field(default=1024, ge=0)
     """Memory for keeping decoded clips, in MiB per process; 0 decodes them anew at each read."""
 
-    @field_validator("classes", "splits", "modalities")
+    @field_validator("modalities")
+    @classmethod
+    def _modalities(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return distinct_names(names)
+
+    @model_validator(mode="after")
+    def _has_samples(self) -> "DecodingConfig":
+        _check_samples(self.seconds, self.sample_rate)
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide how files are decoded; the fingerprint covers which clips there are."""
+        fields = DecodingConfig.model_fields.keys() - {"max_unreadable", "cache_mib"}
+        return self.model_dump(mode="json", include=set(fields))
+
+
+class ManifestConfig(Config):
+    """A CSV manifest of media files."""
+
+    manifest: Path
+    """The CSV file (UTF-8, or with a byte-order mark); a relative path is relative to the working directory."""
+    root: Path | None = None
+    """The folder that the manifest's paths are relative to; by default the manifest's own."""
+    separator: str = Field(default="|", min_length=1)
+    """The separator between the labels of one cell of the column `labels`; often "|" or ";"."""
+    classes: tuple[str, ...] | None = None
+    """The class names in the order of the targets; by default all labels of the manifest, sorted: by number if all are
+    whole numbers, else alphabetically."""
+    splits: tuple[str, ...] = Field(default=("train", "val", "test"), min_length=1)
+    """The names that the column `split` may hold."""
+
+    @field_validator("classes", "splits")
     @classmethod
     def _names(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        seen: set[str] = set()
-        for name in names or ():
-            if not name.strip():
-                raise ValueError("a name is empty")
-            if name != name.strip():
-                raise ValueError(f"{name!r} starts or ends with a space; the manifest's cells are stripped")
-            if name in seen:
-                raise ValueError(f"{name!r} is named twice")
-            seen.add(name)
-        return names
+        return None if names is None else distinct_names(names)
 
     @field_validator("classes")
     @classmethod
@@ -117,14 +121,32 @@ class ClipsConfig(Config):
             raise ValueError("a classifier needs two classes at least")
         return value
 
-    @model_validator(mode="after")
-    def _has_samples(self) -> "ClipsConfig":
-        _check_samples(self.seconds, self.sample_rate)
-        return self
 
-    def identity(self) -> dict[str, Any]:
-        """The fields that decide how files are decoded; the fingerprint covers the manifest's content."""
-        return self.model_dump(mode="json", exclude=_NOT_IDENTITY)
+class ClipsConfig(DecodingConfig, ManifestConfig):
+    """Media files named by a CSV manifest.
+
+    The manifest has a header with the columns `path`, `split`, and either `label` (single-label) or `labels`
+    (multi-label); `id` and `group` (what clips were drawn with: a speaker, a source) are optional, and other columns
+    are ignored. Cells are separated by commas, semicolons or tabs.
+    """
+
+
+def distinct_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, none empty, padded or given twice; for validators.
+
+    Raises:
+        ValueError: says which one is wrong.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if not name.strip():
+            raise ValueError("a name is empty")
+        if name != name.strip():
+            raise ValueError(f"{name!r} starts or ends with a space; cells of tables are stripped")
+        if name in seen:
+            raise ValueError(f"{name!r} is named twice")
+        seen.add(name)
+    return names
 
 
 def _check_samples(seconds: float, sample_rate: int) -> None:

@@ -9,7 +9,7 @@ from av.stream import Disposition
 
 from avrobust_data.cache import Media
 from avrobust_data.collectors import Collector, MediaError, PictureCollector, SoundCollector
-from avrobust_data.configs import ClipsConfig
+from avrobust_data.configs import DecodingConfig
 from avrobust_data.containers import (
     duration_of,
     end_of,
@@ -30,8 +30,14 @@ _SLACK_SECONDS: Final = 0.1
 """A stream may end this much earlier than stated: encoders' padding, at most about two AAC frames at 44.1 kHz."""
 
 
-def decode(path: Path, config: ClipsConfig) -> Media:
+def decode(path: Path, config: DecodingConfig, begin: float | None = None, end: float | None = None) -> Media:
     """Decode of a file what a configuration asks for: a window of its time, or all of a shorter file.
+
+    Args:
+        path: the file.
+        config: what is asked for.
+        begin: where the clip begins in the file, in seconds from the file's own beginning; by default there.
+        end: where it ends, likewise; by default at the file's end.
 
     Sound and pictures stand where their timestamps put them. Picture i of n is the one on show at (i + 1/2) / n of the
     window, upright and with square pixels. Where sound is missing, in a gap or after the end of a shorter file, there
@@ -44,7 +50,7 @@ def decode(path: Path, config: ClipsConfig) -> Media:
         MediaError: if the file is missing, damaged, cut short, or lacks sound or picture; the message names it.
     """
     try:
-        return _decode(path, config)
+        return _decode(path, config, begin or 0.0, end)
     except MediaError as error:
         raise MediaError(f"{error} ({path})") from error.__cause__
     except av.FFmpegError as error:
@@ -54,12 +60,13 @@ def decode(path: Path, config: ClipsConfig) -> Media:
         raise MediaError(f"it cannot be decoded: {type(error).__name__}: {error} ({path})") from error
 
 
-def _decode(path: Path, config: ClipsConfig) -> Media:
+def _decode(path: Path, config: DecodingConfig, begin: float, end: float | None) -> Media:
     centre = config.crop == "centre"
     with open_file(path) as container:
-        start = start_of(container)
+        start = start_of(container) + begin
         if centre:
-            start += max(0.0, (duration_of(container, path) - config.seconds) / 2)
+            length = (duration_of(container, path) if end is None else end) - begin
+            start += max(0.0, (length - config.seconds) / 2)
         collectors: dict[str, Collector] = {}
         if "audio" in config.modalities:
             samples = round(config.seconds * config.sample_rate)

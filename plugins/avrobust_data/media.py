@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from avrobust_core import MediaSpec, Task
-from avrobust_data.configs import ClipsConfig, ToyAVConfig
+from avrobust_data.configs import DecodingConfig, ToyAVConfig
 
 
-def media_specs(config: ToyAVConfig | ClipsConfig) -> dict[str, MediaSpec]:
+def media_specs(config: ToyAVConfig | DecodingConfig) -> dict[str, MediaSpec]:
     """The specs of "audio", (1, T) in [-1, 1], and "video", (3, F, S, S) in [0, 1]."""
     sound, rate = (1, round(config.seconds * config.sample_rate)), float(config.sample_rate)
     pictures, per_second = (3, config.frames, config.size, config.size), config.frames / config.seconds

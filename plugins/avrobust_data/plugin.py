@@ -20,7 +20,7 @@ def avrobust_datasets() -> Iterator[Component]:
         name="clips",
         summary="Media files named by a CSV manifest (path, label or labels, split), decoded with PyAV.",
         config=ClipsConfig,
-        build="avrobust_data.clips:Clips",
+        build="avrobust_data.clips:make_clips",
         references=("https://pyav.basswood-io.com",),
         example={"manifest": "manifest.csv"},
     )

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from avrobust_core import first_of
 
@@ -118,14 +118,23 @@ def remarks(rows: Sequence[Row], files: Sequence[Hashable]) -> Iterator[str]:
         yield f"{len(again)} rows have a file that an earlier row has, and count again: {first_of(lines)}"
 
 
-def copies(rows: Iterable[Row], contents: Iterable[str]) -> Iterator[str]:
+class Placed(Protocol):
+    """A clip's file, and the split that it is in."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+
+
+def copies(rows: Iterable[Placed], contents: Iterable[str]) -> Iterator[str]:
     """A remark on files with the same content in two splits: one sentence, if there are any.
 
     Args:
-        rows: of a manifest, none of whose files is in two splits by itself.
+        rows: of a listing, none of whose files is in two splits by itself.
         contents: a digest for each, "" where there is none.
     """
-    first: dict[str, Row] = {}
+    first: dict[str, Placed] = {}
     found = []
     for row, content in zip(rows, contents, strict=True):
         earlier = first.setdefault(content, row)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from avrobust_data.clips import Clips
+from avrobust_data.clips import make_clips
 from avrobust_data.configs import ClipsConfig
 from pydantic import ValidationError
 
@@ -42,7 +42,7 @@ def settings(folder: Path, **changes) -> ClipsConfig:
 
 
 def test_clips_are_what_the_data_set_says_of_them(folder) -> None:
-    data = Clips(settings(folder))
+    data = make_clips(settings(folder))
     assert data.splits == ("train", "test")
     assert data.ids("train") == ["0.mp4", "1.mp4", "broken.mp4"]
     assert data.classes == ("cat", "dog")
@@ -61,7 +61,7 @@ def test_clips_are_what_the_data_set_says_of_them(folder) -> None:
 
 
 def test_an_unreadable_file_is_a_clip_error_that_names_it(folder) -> None:
-    data = Clips(settings(folder))
+    data = make_clips(settings(folder))
     for split, index, name, reason in (("train", 2, "broken.mp4", "."), ("test", 0, "gone.mp4", "no such file")):
         with pytest.raises(ClipError, match=reason) as caught:
             data.read(split, index)
@@ -70,7 +70,7 @@ def test_an_unreadable_file_is_a_clip_error_that_names_it(folder) -> None:
 
 
 def test_the_cache_changes_no_bit(folder) -> None:
-    kept, fresh = Clips(settings(folder)), Clips(settings(folder, cache_mib=0))
+    kept, fresh = make_clips(settings(folder)), make_clips(settings(folder, cache_mib=0))
     for _ in range(2):
         for modality, x in fresh.read("train", 0).inputs.items():
             again = kept.read("train", 0).inputs[modality]
@@ -81,16 +81,16 @@ def test_the_cache_changes_no_bit(folder) -> None:
 
 
 def test_the_cache_saves_the_decoding(folder, monkeypatch) -> None:
-    data = Clips(settings(folder))
+    data = make_clips(settings(folder))
     wanted = data.read("train", 0).inputs
-    monkeypatch.setattr("avrobust_data.clips.decode", lambda path, window: pytest.fail("decoded again"))
+    monkeypatch.setattr("avrobust_data.media_clips.decode", lambda path, window: pytest.fail("decoded again"))
     assert all(torch.equal(x, wanted[m]) for m, x in data.read("train", 0).inputs.items())
 
 
 def test_several_labels_become_a_multi_hot_target(folder) -> None:
     manifest = folder / "several.csv"
     manifest.write_text("path,labels,split\n0.mp4,dog;cat,train\n1.mp4,cow,train\n2.mp4,cat,test\n")
-    data = Clips(settings(folder, manifest=manifest, separator=";"))
+    data = make_clips(settings(folder, manifest=manifest, separator=";"))
     assert data.task == "multi-label"
     assert data.classes == ("cat", "cow", "dog")
     target = data.read("train", 0).target
@@ -103,49 +103,49 @@ def test_one_modality_may_be_left_out(folder, media) -> None:
     manifest = folder / "heard.csv"
     manifest.write_text("path,label,split\nheard.wav,a,train\nheard.wav,b,test\n")
     with pytest.raises(DataError, match="is that of line 2"):
-        Clips(settings(folder, manifest=manifest))
+        make_clips(settings(folder, manifest=manifest))
     manifest.write_text("id,path,label,split\n1,heard.wav,a,train\n2,0.mp4,b,test\n")
-    data = Clips(settings(folder, manifest=manifest, modalities=["audio"]))
+    data = make_clips(settings(folder, manifest=manifest, modalities=["audio"]))
     assert data.media.keys() == {"audio"}
     heard = data.read("train", 0)
     assert heard.inputs.keys() == {"audio"}
     assert torch.allclose(heard.inputs["audio"], torch.tensor(0.25))
-    assert Clips(settings(folder, modalities=["video"])).read("train", 0).inputs.keys() == {"video"}
+    assert make_clips(settings(folder, modalities=["video"])).read("train", 0).inputs.keys() == {"video"}
 
 
 def test_paths_are_relative_to_the_manifest_or_to_the_given_root(folder, tmp_path) -> None:
     elsewhere = tmp_path / "list.csv"
     shutil.copy(folder / "manifest.csv", elsewhere)
     with pytest.raises(ClipError):
-        Clips(settings(folder, manifest=elsewhere)).read("train", 0)
-    Clips(settings(folder, manifest=elsewhere, root=folder)).read("train", 0)
+        make_clips(settings(folder, manifest=elsewhere)).read("train", 0)
+    make_clips(settings(folder, manifest=elsewhere, root=folder)).read("train", 0)
     with pytest.raises(DataError, match="not a folder"):
-        Clips(settings(folder, root=folder / "nowhere"))
+        make_clips(settings(folder, root=folder / "nowhere"))
 
 
 def test_the_fingerprint_follows_content_and_decoding_not_place_or_cache(folder, tmp_path) -> None:
-    plain = Clips(settings(folder)).fingerprint()
+    plain = make_clips(settings(folder)).fingerprint()
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    assert Clips(settings(copy)).fingerprint() == plain
-    assert Clips(settings(copy, cache_mib=0, max_unreadable=0.5)).fingerprint() == plain
-    assert Clips(settings(copy, manifest=copy / "manifest.csv", root=copy.parent / "copy")).fingerprint() == plain
+    assert make_clips(settings(copy)).fingerprint() == plain
+    assert make_clips(settings(copy, cache_mib=0, max_unreadable=0.5)).fingerprint() == plain
+    assert make_clips(settings(copy, manifest=copy / "manifest.csv", root=copy.parent / "copy")).fingerprint() == plain
     text = (copy / "manifest.csv").read_text()
     (copy / "manifest.csv").write_text(text.replace("0.mp4", f"{copy / '0.mp4'}"))
-    absolute = Clips(settings(copy))
-    assert absolute._place(absolute._rows["train"][0]) == "0.mp4"
+    absolute = make_clips(settings(copy))
+    assert absolute._place(absolute._split("train")[0]) == "0.mp4"
     (copy / "manifest.csv").write_text(text)
     prints = {plain}
     for change in ({"frames": 8}, {"size": 8}, {"seconds": 1.0}, {"crop": "start"}, {"resize": "stretch"}):
-        prints.add(Clips(settings(copy, **change)).fingerprint())
+        prints.add(make_clips(settings(copy, **change)).fingerprint())
     (copy / "manifest.csv").write_text(text.replace("0.mp4,cat", "0.mp4,dog"))
-    prints.add(Clips(settings(copy)).fingerprint())
+    prints.add(make_clips(settings(copy)).fingerprint())
     (copy / "manifest.csv").write_text(text)
     shutil.copy(copy / "2.mp4", copy / "1.mp4")
     with pytest.warns(AvrobustWarning, match="1 files are copies of one in another split"):
-        prints.add(Clips(settings(copy)).fingerprint())
+        prints.add(make_clips(settings(copy)).fingerprint())
     (copy / "1.mp4").unlink()
-    prints.add(Clips(settings(copy)).fingerprint())
+    prints.add(make_clips(settings(copy)).fingerprint())
     assert len(prints) == 9
 
 
@@ -153,34 +153,34 @@ def test_a_file_replaced_by_another_of_its_size_is_noticed(tmp_path) -> None:
     for name, value in (("a", 1), ("b", 2)):
         (tmp_path / f"{name}.pcm").write_bytes(bytes([value]) * 32000)
     (tmp_path / "manifest.csv").write_text("path,label,split\na.pcm,x,train\nb.pcm,y,train\n")
-    prints = [Clips(settings(tmp_path)).fingerprint() for _ in range(2)]
+    prints = [make_clips(settings(tmp_path)).fingerprint() for _ in range(2)]
     times = (tmp_path / "a.pcm").stat()
     (tmp_path / "a.pcm").write_bytes(bytes([3]) * 32000)
     os.utime(tmp_path / "a.pcm", ns=(times.st_atime_ns, times.st_mtime_ns))  # as `cp -p` and `rsync -t` do
-    prints.append(Clips(settings(tmp_path)).fingerprint())
+    prints.append(make_clips(settings(tmp_path)).fingerprint())
     assert prints[0] == prints[1] != prints[2]
 
 
 def test_groups_are_those_of_the_manifest(folder) -> None:
     manifest = folder / "groups.csv"
     manifest.write_text("path,label,split,group\n0.mp4,a,train,ann\n1.mp4,b,train,bob\n2.mp4,a,test,ann\n")
-    data = Clips(settings(folder, manifest=manifest))
+    data = make_clips(settings(folder, manifest=manifest))
     assert data.groups("train") == ["ann", "bob"]
     assert data.groups("test") == ["ann"]
-    assert Clips(settings(folder)).groups("train") is None
+    assert make_clips(settings(folder)).groups("train") is None
 
 
 def test_numbered_classes_are_the_targets(folder) -> None:
     manifest = folder / "numbers.csv"
     rows = "".join(f"{i},{i % 3}.mp4,{i % 3 * 5},train\n" for i in range(3))
     manifest.write_text(f"id,path,label,split\n{rows}")
-    data = Clips(settings(folder, manifest=manifest))
+    data = make_clips(settings(folder, manifest=manifest))
     assert data.classes == ("0", "5", "10")
     assert [int(data.read("train", i).target) for i in range(3)] == [0, 1, 2]
 
 
 def test_a_copy_for_another_process_is_small_and_gives_the_same_clips(folder) -> None:
-    data = Clips(settings(folder))
+    data = make_clips(settings(folder))
     before = data.read("train", 0)
     packed = pickle.dumps(data)
     assert len(packed) < 10_000
@@ -189,7 +189,7 @@ def test_a_copy_for_another_process_is_small_and_gives_the_same_clips(folder) ->
 
 
 def test_wrong_requests_are_errors_that_say_so(folder) -> None:
-    data = Clips(settings(folder))
+    data = make_clips(settings(folder))
     with pytest.raises(DataError, match="no clip of the split 'val', only train, test"):
         data.ids("val")
     with pytest.raises(IndexError, match="0 to 2"):
@@ -204,11 +204,11 @@ def test_wrong_requests_are_errors_that_say_so(folder) -> None:
 def test_a_manifest_of_a_test_split_alone_will_do(folder) -> None:
     manifest = folder / "test.csv"
     manifest.write_text("path,label,split\n0.mp4,a,test\n1.mp4,b,test\n")
-    assert Clips(settings(folder, manifest=manifest)).splits == ("test",)
+    assert make_clips(settings(folder, manifest=manifest)).splits == ("test",)
 
 
 def test_all_real_clips_decode_in_bounds(real_clips) -> None:
-    data = Clips(ClipsConfig(manifest=real_clips, cache_mib=0))
+    data = make_clips(ClipsConfig(manifest=real_clips, cache_mib=0))
     assert {split: len(data.ids(split)) for split in data.splits} == {"train": 800, "test": 200}
     assert len(data.classes) == 10
     start = time.perf_counter()

@@ -1,0 +1,115 @@
+"""A data set of media files: the clips of a listing, decoded when they are read."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from avrobust_core import AvrobustWarning, Clip, ClipError, DataError, Dataset, MediaSpec
+from avrobust_data.cache import ClipCache, to_tensors
+from avrobust_data.collectors import MediaError
+from avrobust_data.configs import DecodingConfig
+from avrobust_data.contents import default_store, digests
+from avrobust_data.decoding import DECODER_VERSION, decode
+from avrobust_data.listing import Entry, Listing
+from avrobust_data.media import media_specs, target_of
+from avrobust_data.rows import copies
+
+
+class MediaClips(Dataset):
+    """Media files, decoded when they are read and kept in memory as far as the configuration allows.
+
+    Args:
+        listing: the clips.
+        root: the folder that their paths are relative to.
+        splits: the order of the splits; those without clips are left out.
+        config: how files are decoded.
+    """
+
+    def __init__(self, listing: Listing, root: Path, splits: Sequence[str], config: DecodingConfig) -> None:
+        self.config = config
+        self.root = root
+        self.source = listing.source
+        self.classes = listing.classes
+        self.task = listing.task
+        self.max_unreadable = config.max_unreadable
+        specs = media_specs(config)
+        self.media: Mapping[str, MediaSpec] = {name: specs[name] for name in config.modalities}
+        self._by_split = listing.by_split(splits)
+        self._fingerprint: str | None = None
+        self._cache = ClipCache(config.cache_mib * 2**20)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._by_split)
+
+    def ids(self, split: str) -> Sequence[str]:
+        return cast(list[str], self._split(split).column("id"))
+
+    def groups(self, split: str) -> Sequence[str] | None:
+        """The listing's groups; None where there is none."""
+        groups = cast(list[str | None], self._split(split).column("group"))
+        return [group for group in groups if group is not None] or None
+
+    def read(self, split: str, index: int) -> Clip:
+        """Decode one clip, or take it from memory.
+
+        Returns:
+            audio (1, T) float32 in [-1, 1] and video (3, F, S, S) float32 in [0, 1], as far as they are asked for.
+
+        Raises:
+            ClipError: if the file is missing, damaged, cut short, or lacks sound or picture.
+            DataError: if there is no such split.
+            IndexError: if the split has no such clip.
+        """
+        listing = self._split(split)
+        if not 0 <= index < len(listing):
+            raise IndexError(f"{split} has the clips 0 to {len(listing) - 1}; asked for {index}")
+        entry = listing[index]
+        try:
+            media = self._cache.get(
+                (split, index), lambda: decode(self.root / entry.path, self.config, entry.start, entry.stop)
+            )
+        except MediaError as error:
+            raise ClipError(entry.id, str(error)) from error
+        target = target_of(entry.labels, len(self.classes), self.task)
+        return Clip(id=entry.id, inputs=to_tensors(media), target=target)
+
+    def fingerprint(self) -> str:
+        """Over the listing, the files' contents and the decoding; not over where the files lie.
+
+        Contents are looked at once per object. Of a file of more than 1 MiB only its size and 16 blocks are: a change
+        between them is not noticed, nor one that leaves a file's size and all its times as they were.
+        """
+        if self._fingerprint is None:
+            entries = [entry for _, listing in sorted(self._by_split.items()) for entry in listing.entries()]
+            store = default_store(f"{Path(self.source).absolute()}\n{self.root.absolute()}")
+            folder = os.fspath(self.root.absolute())
+            contents = digests([os.path.join(folder, entry.path) for entry in entries], store)
+            for remark in copies(entries, contents):
+                warnings.warn(f"{self.source}: {remark}", AvrobustWarning, stacklevel=2)
+            digest = hashlib.sha256()
+            head = [DECODER_VERSION, self.config.identity(), self.task, self.classes]
+            digest.update(json.dumps(head, sort_keys=True).encode())
+            for entry, content in zip(entries, contents, strict=True):
+                part = (entry.start, entry.stop)
+                row = [entry.id, entry.labels, entry.split, self._place(entry), part, content]
+                digest.update(json.dumps(row).encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def _split(self, split: str) -> Listing:
+        if split not in self._by_split:
+            raise DataError(f"{self.source} has no clip of the split {split!r}, only {', '.join(self._by_split)}")
+        return self._by_split[split]
+
+    def _place(self, entry: Entry) -> str:
+        """The path below the root; of a file elsewhere, its name."""
+        path = Path(entry.path)
+        if not path.is_absolute():
+            return path.as_posix()
+        root = self.root.absolute()
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
