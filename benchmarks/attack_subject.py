@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from avrobust_core import AVModel, Batch, Dataset, Registry
+from avrobust_core.data.loader import Loader
 from avrobust_core.models.saving import load_weights
 from avrobust_core.spec.model import Spec
 from avrobust_core.study.building import Builder
@@ -159,7 +160,7 @@ def fit(builder: Builder, regime: str, dataset: Dataset, model: AVModel, folder:
     Fit(
         Fabric(accelerator="cpu", devices=1),
         model,
-        dataset,
+        Loader(dataset),
         entry,
         builder.augmentations(entry),
         seed=builder.spec.seed,

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from avrobust_core.data.dataset import Dataset
+from avrobust_core.data.loader import Loader
 from avrobust_core.statistics.intervals import Estimate, bootstrap
 from avrobust_core.study.building import Builder
 from avrobust_core.training.fit import Fit
@@ -123,13 +124,12 @@ def _fit(builder: Builder, dataset: Dataset, name: str, ring: Ring, number: int)
         run = Fit(
             Fabric(accelerator="cpu", devices=1),
             builder.model(model, dataset),
-            dataset,
+            Loader(dataset, workers=builder.spec.engine.workers),
             regime,
             builder.augmentations(regime),
             seed=0,
             folder=Path(folder),
             report=after_step,
-            workers=builder.spec.engine.workers,
         )
         began = time.process_time()
         run.run()

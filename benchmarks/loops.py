@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_core import AttackRun, AVModel, Batch, Dataset, Registry, Victim
+from avrobust_core.data.loader import Loader
 from avrobust_core.data.loading import epoch_order, in_batches, select
 from avrobust_core.evaluation.predictions import evaluate_batch
 from avrobust_core.spec.model import Spec
@@ -93,7 +94,7 @@ def train_ours(builder: Builder, dataset: Dataset) -> float:
         fit = Fit(
             Fabric(accelerator="cpu", devices=1),
             builder.model("concat", dataset),
-            dataset,
+            Loader(dataset),
             regime,
             [],
             seed=0,

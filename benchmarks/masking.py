@@ -30,7 +30,8 @@ from rich.table import Table
 from torch import Tensor
 
 from avrobust_core import AttackRun, Batch, Registry, ThreatModel, Victim, attack_batch
-from avrobust_core.data.loading import Skipped, read_batches, select
+from avrobust_core.data.loader import Loader
+from avrobust_core.data.loading import Skipped, select
 from avrobust_core.models.saving import load_weights
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.statistics.intervals import share
@@ -92,7 +93,7 @@ def one_set(path: Path, overrides: list[str], options: argparse.Namespace, regis
     runs["far"] = AttackRun("far", builder.attack("far"), threat.scaled(FAR))
     split = builder.spec.evaluation.split
     (chunk,) = select(dataset, split, options.clips).chunks(options.clips)
-    (batch,) = read_batches(dataset, split, [chunk], skipped=Skipped(dataset), workers=0, pin=False)
+    (batch,) = Loader(dataset).batches(split, [chunk], Skipped(dataset))
     if batch is None:
         raise RuntimeError(f"none of the {options.clips} clips can be read")
     moved = {name: transferred(victim, batch, threat) for name, victim in victims.items()}

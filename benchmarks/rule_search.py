@@ -27,7 +27,8 @@ from lightning_fabric import Fabric
 
 from avrobust_core import Registry, evaluate
 from avrobust_core.data.dataset import Dataset
-from avrobust_core.data.loading import Skipped, read_batches, select
+from avrobust_core.data.loader import Loader
+from avrobust_core.data.loading import Skipped, select
 from avrobust_core.randomness import derive_seed
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.building import Builder
@@ -112,7 +113,7 @@ def measured(builder: Builder, dataset: Dataset, rule: str, seed: int, fitting: 
         fit = Fit(
             Fabric(accelerator=fitting, devices=1),
             model,
-            dataset,
+            Loader(dataset),
             regime,
             builder.augmentations(regime),
             seed=seed,
@@ -152,7 +153,7 @@ def measured(builder: Builder, dataset: Dataset, rule: str, seed: int, fitting: 
 def validation(dataset: Dataset) -> Iterator[Any]:
     """The batches of the validation clips."""
     chunks = select(dataset, "val").chunks(400)
-    for batch in read_batches(dataset, "val", chunks, skipped=Skipped(dataset), workers=0, pin=False):
+    for batch in Loader(dataset).batches("val", chunks, Skipped(dataset)):
         if batch is not None:
             yield batch
 

@@ -68,6 +68,11 @@ class Batch:
             ids=(*self.ids, *other.ids),
         )
 
+    def pinned(self) -> "Batch":
+        """The same batch in memory that the system does not move, from where copies to a GPU need not be waited for."""
+        inputs = {name: x.pin_memory() for name, x in self.inputs.items()}
+        return Batch(inputs, self.targets.pin_memory(), self.ids)
+
     def copied(self, device: torch.device | str) -> "Batch":
         """A copy of this batch on a device, even if it is there already: changes to either leave the other alone."""
         return self.to(device, copy=True)

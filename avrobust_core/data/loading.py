@@ -1,24 +1,14 @@
-"""Loading of batches from a data set: the choice and order of clips, and a record of those that cannot be read."""
+"""What is read from a data set: the choice and order of clips, and a record of those that cannot be read."""
 
-import math
 import random
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, get_worker_info
-from torch.utils.data import Dataset as TorchDataset
-
-from avrobust_core.blame import NO_CLIPS_FAULT, sentence
 from avrobust_core.config.suggest import did_you_mean
-from avrobust_core.data.batches import Batch, Clip
+from avrobust_core.data.batches import Batch
 from avrobust_core.data.dataset import Dataset
-from avrobust_core.errors import AvrobustError, BatchTimeout, ClipError, DataError, DatasetFailure, RunError
-from avrobust_core.naming import clips_named, first_of
-from avrobust_core.plain_text import plain_text
+from avrobust_core.errors import ClipError, DataError, DatasetFailure
+from avrobust_core.naming import first_of
 from avrobust_core.randomness import derive_seed
 
 
@@ -195,153 +185,3 @@ def in_batches(order: Sequence[int], batch_size: int) -> list[Sequence[int]]:
     """
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
-
-
-class _Reader(TorchDataset[Clip | AvrobustError]):
-    def __init__(self, dataset: Dataset, split: str, workers: int = 0) -> None:
-        self.dataset = dataset
-        self.split = split
-        self.ids = dataset.ids(split)
-        self.classes = len(dataset.classes)
-        # What each worker is reading: seen by the main process even when the worker is killed.
-        self.reading = torch.full((workers,), -1).share_memory_() if workers else None  # type: ignore[no-untyped-call]
-
-    def __getitem__(self, index: int) -> Clip | AvrobustError:
-        worker = get_worker_info()
-        if self.reading is None or worker is None:
-            return self._read(index)
-        self.reading[worker.id] = index
-        found = self._read(index)
-        self.reading[worker.id] = -1
-        return found
-
-    def _read(self, index: int) -> Clip | AvrobustError:
-        clip_id = self.ids[index]
-        try:
-            clip = self.dataset.read(self.split, index)
-            fault = self._fault(clip, clip_id)
-        except (ClipError, BatchTimeout) as error:
-            return error
-        except Exception as error:  # noqa: BLE001  # a reader's bug is counted and named like a bad clip, and limited
-            if isinstance(error, OSError) and error.errno in NO_CLIPS_FAULT:
-                return RunError(f"while clip {clip_id} of split {self.split!r} was read: {sentence(error)}")
-            return ClipError(clip_id, f"{type(error).__name__}: {error}")
-        except (SystemExit, GeneratorExit) as error:  # must not end the run, or a worker, as if all were done
-            return ClipError(clip_id, sentence(error))
-        return clip if fault is None else ClipError(clip_id, fault)
-
-    def _fault(self, clip: object, clip_id: str) -> str | None:
-        if not isinstance(clip, Clip):
-            return f"is {type(clip).__name__}, not a Clip"
-        if clip.id != clip_id:
-            return f"calls itself {clip.id!r}"
-        if clip.inputs.keys() != self.dataset.media.keys():
-            return f"has {', '.join(clip.inputs)}, not {', '.join(self.dataset.media)}"
-        target = (clip.target.dtype, tuple(clip.target.shape))
-        expected = (torch.int64, ()) if self.dataset.task == "single-label" else (torch.float32, (self.classes,))
-        if target != expected:
-            return f"its target is {target[0]} of shape {target[1]}, not {expected[0]} of shape {expected[1]}"
-        values = clip.target.reshape(-1).tolist()
-        if self.dataset.task == "single-label":
-            if not 0 <= values[0] < self.classes:
-                return f"its target is {values[0]}, none of the {self.classes} classes from 0 on"
-        elif not {*values} <= {0.0, 1.0}:
-            return f"its target has the value {next(x for x in values if x not in (0, 1)):g}, not zeros and ones alone"
-        for name, x in clip.inputs.items():
-            spec = self.dataset.media[name]
-            if tuple(x.shape) != spec.shape or x.dtype != torch.float32:
-                return f"{name} is {x.dtype} of shape {tuple(x.shape)}, not torch.float32 of shape {spec.shape}"
-            # The sum carries any NaN or infinity, at a tenth of the cost of looking at each value.
-            if math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all()):
-                continue
-            if not (spec.optional and bool(x.isnan().all())):
-                return f"{name} has values that are not finite"
-        return None
-
-
-def _collate(items: Sequence[Clip | AvrobustError]) -> tuple[Batch | None, list[AvrobustError]]:
-    clips = [item for item in items if isinstance(item, Clip)]
-    return (Batch.stack(clips) if clips else None), [item for item in items if isinstance(item, AvrobustError)]
-
-
-def read_clip(dataset: Dataset, split: str, index: int) -> Clip:
-    """One clip that could be read before.
-
-    Raises:
-        DataError: if it no longer can be; names it.
-    """
-    found = _Reader(dataset, split)[index]
-    if isinstance(found, AvrobustError) and not isinstance(found, ClipError):
-        raise found
-    if isinstance(found, ClipError):
-        raise DataError(f"clip {found.clip_id} of split {split!r} could be read before, and no longer: {found.reason}")
-    return found
-
-
-def read_batches(
-    dataset: Dataset, split: str, batches: Sequence[Sequence[int]], *, skipped: Skipped, workers: int, pin: bool
-) -> Iterator[Batch | None]:
-    """Read batches of clips; what cannot be read is left out of its batch and recorded.
-
-    Yields one item per batch asked for, None where none of its clips could be read.
-
-    Args:
-        dataset: what to read from.
-        split: the split.
-        batches: positions within the split, batch by batch.
-        skipped: where unreadable clips are recorded, which ends the run when there are too many; and constant ones.
-        workers: processes that read; 0 reads in this one.
-        pin: whether to pin memory for copies to a GPU.
-
-    Raises:
-        DatasetFailure: if more clips cannot be read than the data set allows.
-        RunError: if the system fails (too many open files), or a process that reads dies; names the clips.
-    """
-    if not batches:
-        return
-    reader = _Reader(dataset, split, workers)
-    loader: DataLoader[Any] = DataLoader(
-        reader,
-        batch_sampler=batches,  # type: ignore[arg-type]  # any sized iterable of lists serves
-        collate_fn=_collate,
-        generator=torch.Generator(),  # else the loader draws a seed from the global random state
-        num_workers=workers,
-        pin_memory=pin,
-    )
-    items = _begun(loader)
-    for number in range(len(batches)):
-        try:
-            batch, errors = next(items)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error) or reader.reading is None:
-                raise
-            # Each worker is given two batches ahead.
-            waiting = [index for batch in batches[number : number + 2 * workers] for index in batch]
-            known = [index for index in reader.reading.tolist() if index >= 0]
-            clips = clips_named([reader.ids[index] for index in known or waiting])
-            raise RunError(
-                f"a process that reads split {split!r} died {'at' if known else 'before it had read'} {clips} "
-                f"({plain_text(error, 200)}): it was killed, perhaps for want of memory, or crashed; lower "
-                "engine.workers, or set it to 0 to see what happens"
-            ) from error
-        for fault in errors:
-            if not isinstance(fault, ClipError):
-                raise fault
-            skipped.add(split, fault)
-        if batch is not None:
-            skipped.look_at(split, batch)
-        yield batch
-
-
-def _begun(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's iterator; that a worker dies is noticed when its batch is asked for, not in the midst of an attack.
-
-    The loader's own handler of SIGCHLD raises wherever the main thread happens to be.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return iter(loader)
-    earlier = signal.getsignal(signal.SIGCHLD)
-    items = iter(loader)
-    if earlier is not None and signal.getsignal(signal.SIGCHLD) is not earlier:
-        signal.signal(signal.SIGCHLD, earlier)
-    return items

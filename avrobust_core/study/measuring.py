@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.data.dataset import Dataset
-from avrobust_core.data.loading import Selection, read_clip, select
+from avrobust_core.data.loader import read_clip
+from avrobust_core.data.loading import Selection, select
 from avrobust_core.data.readings import FirstReading
 from avrobust_core.errors import ComponentError, DataError, ModelError, RunError
 from avrobust_core.evaluation.failures import Failure, Keep, recorded

@@ -15,7 +15,8 @@ from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.model import AttackPrecision
 from avrobust_core.attacks.victim import Victim
 from avrobust_core.data.batches import Batch
-from avrobust_core.data.loading import Selection, Skipped, read_batches, select
+from avrobust_core.data.loader import Loader
+from avrobust_core.data.loading import Selection, Skipped, select
 from avrobust_core.data.readings import FirstReading
 from avrobust_core.deadline import limited
 from avrobust_core.errors import RunError
@@ -44,6 +45,7 @@ class Process:
 
     Attributes:
         dataset: the data set.
+        loader: reads it for every step of the run; to be closed when the run ends.
         selection: the clips that are evaluated, all processes' together.
         attacks: built, by the names that the spec gives them.
         skipped: the clips that could not be read, so far.
@@ -55,6 +57,8 @@ class Process:
         self.builder = builder
         self.monitor = monitor
         self.dataset = builder.dataset()
+        pin = fabric.device.type == "cuda"
+        self.loader = Loader(self.dataset, workers=builder.spec.engine.workers, pin=pin)
         self.selection = select(self.dataset, self.spec.evaluation.split, self.spec.evaluation.clips)
         self.attacks = {name: builder.attack(name) for name in self.spec.attacks}
         self.skipped = Skipped(self.dataset)
@@ -156,14 +160,7 @@ class Process:
 
     def read(self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped) -> Iterator[Batch | None]:
         """Batches of clips by their positions; None where no clip of a batch can be read."""
-        return read_batches(
-            self.dataset,
-            split,
-            batches,
-            skipped=skipped,
-            workers=self.spec.engine.workers,
-            pin=self.device.type == "cuda",
-        )
+        return self.loader.batches(split, batches, skipped)
 
 
 def end_others(fabric: Fabric) -> None:

@@ -64,7 +64,9 @@ def carry_out(
             if first:
                 remove_leftovers(root)
             with collected(lambda note: monitor.say(f"note: {note}")) as notes:
-                return _Run(Process(fabric, Builder(loaded.spec, registry), monitor), loaded, root, notes).carry_out()
+                process = Process(fabric, Builder(loaded.spec, registry), monitor)
+                with process.loader:
+                    return _Run(process, loaded, root, notes).carry_out()
     except BaseException:
         end_others(fabric)
         raise

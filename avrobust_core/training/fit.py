@@ -16,16 +16,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from avrobust_core.data.batches import Batch
-from avrobust_core.data.dataset import Dataset
-from avrobust_core.data.loading import (
-    Selection,
-    Skipped,
-    epoch_order,
-    in_batches,
-    read_batches,
-    select,
-    split_for_training,
-)
+from avrobust_core.data.loader import Loader
+from avrobust_core.data.loading import Selection, Skipped, epoch_order, in_batches, select, split_for_training
 from avrobust_core.deadline import limited
 from avrobust_core.errors import AvrobustError, DataError
 from avrobust_core.files import read_record, write_record, write_text
@@ -64,13 +56,12 @@ class Fit:
     Attributes:
         fabric: launched.
         module: with its initial weights.
-        dataset: to train on.
+        loader: of the data set to train on.
         regime: epochs, optimiser, selection.
         augmentations: built, in order.
         seed: of order, dropout and augmentations.
         folder: the cell's; receives model.safetensors, last.safetensors, history.jsonl and, last of all, fit.json.
         report: told of progress.
-        workers: processes that read clips; 0 reads in this one.
         batch_size: clips per forward pass on the validation clips.
         batch_timeout: seconds that a step may take; None for no limit.
         made_with: gives the versions for the record, asked when the fit has ended and all it needs is imported.
@@ -78,20 +69,20 @@ class Fit:
 
     fabric: Fabric
     module: nn.Module
-    dataset: Dataset
+    loader: Loader
     regime: Regime
     augmentations: Sequence[Augmentation]
     _: KW_ONLY
     seed: int
     folder: Path
     report: Report
-    workers: int = 0
     batch_size: int = 32
     batch_timeout: float | None = None
     made_with: Callable[[], Mapping[str, Any]] = dict
 
     def __post_init__(self) -> None:
         fabric, regime = self.fabric, self.regime
+        self.dataset = self.loader.dataset
         if regime.batch_size % fabric.world_size:
             raise AvrobustError(
                 f"training batch_size {regime.batch_size} cannot be shared evenly by {fabric.world_size} processes"
@@ -240,14 +231,7 @@ class Fit:
         self.optimizer.zero_grad()
 
     def _read(self, split: str, batches: Sequence[Sequence[int]]) -> Iterator[Batch | None]:
-        return read_batches(
-            self.dataset,
-            split,
-            batches,
-            skipped=self.skipped,
-            workers=self.workers,
-            pin=self.fabric.device.type == "cuda",
-        )
+        return self.loader.batches(split, batches, self.skipped)
 
     def _close_epoch(self, epoch: int) -> None:
         state, began = self.progress, time.monotonic()

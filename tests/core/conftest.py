@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from avrobust_core import AVModel, Clip, ClipError, Dataset, Encoded, EncodedDims, Encoder, Fusion, MediaSpec
+from avrobust_core.data.loader import Loader
 from avrobust_core.training.fit import Fit
 from avrobust_core.training.settings import Regime
 
@@ -107,13 +108,14 @@ def new_fit(fabric: Fabric):
         report=None,
         model=None,
         launched: Fabric | None = None,
+        loader: Loader | None = None,
         **regime,
     ) -> Fit:
         settings = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01} | regime
         return Fit(
             launched or fabric,
             model or make_model(),
-            dataset or Blobs(),
+            loader or Loader(dataset or Blobs()),
             Regime(**settings),
             list(augmentations),
             seed=5,

@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
 from avrobust_core import Registry
+from avrobust_core.data.loader import Loader
 from avrobust_core.registry.choices import configure
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.building import Builder
@@ -47,7 +48,7 @@ def fit(tiny: Path):
         ]
         model = builder.model("concat", dataset)
         fabric = Fabric(accelerator="cpu", devices=1)
-        return Fit(fabric, model, dataset, regime, augmentations, seed=5, folder=folder, report=report)
+        return Fit(fabric, model, Loader(dataset), regime, augmentations, seed=5, folder=folder, report=report)
 
     return build
 

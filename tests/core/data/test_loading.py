@@ -6,12 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avrobust_core.data.loader import Loader
 from avrobust_core.data.loading import (
     Selection,
     Skipped,
     epoch_order,
     in_batches,
-    read_batches,
     select,
     split_for_training,
 )
@@ -47,7 +47,7 @@ def test_the_global_random_states_are_not_touched(blobs) -> None:
     before = (random.getstate(), torch.random.get_rng_state())
     epoch_order(_selection(10), 0, 0)
     dataset = blobs()
-    list(read_batches(dataset, "test", [[0, 1]], skipped=Skipped(dataset), workers=0, pin=False))
+    list(Loader(dataset).batches("test", [[0, 1]], Skipped(dataset)))
     assert random.getstate() == before[0]
     assert torch.equal(torch.random.get_rng_state(), before[1])
 
@@ -80,7 +80,7 @@ def test_validation_clips_are_held_out_by_id_and_never_trained_on(blobs) -> None
 def test_unreadable_clips_are_left_out_counted_and_named(blobs) -> None:
     dataset = blobs(corrupt=["test-1", "test-4", "test-5"])
     skipped = Skipped(dataset)
-    batches = list(read_batches(dataset, "test", [[0, 1, 2], [4, 5], [6]], skipped=skipped, workers=0, pin=False))
+    batches = list(Loader(dataset).batches("test", [[0, 1, 2], [4, 5], [6]], skipped))
     assert [batch.ids if batch else None for batch in batches] == [("test-0", "test-2"), None, ("test-6",)]
     assert skipped.to_json() == {"test": dict.fromkeys(("test-1", "test-4", "test-5"), "made corrupt")}
 
@@ -89,11 +89,7 @@ def test_unreadable_clips_are_left_out_counted_and_named(blobs) -> None:
 def test_too_many_unreadable_clips_end_the_run_and_are_named(blobs, workers: int) -> None:
     dataset = blobs(test=20, corrupt=["test-1", "test-4", "test-5"], max_unreadable=0.1)
     with pytest.raises(DataError, match=r"3 of the 20 clips of split 'test'.*test-1: made corrupt"):
-        list(
-            read_batches(
-                dataset, "test", [[i] for i in range(20)], skipped=Skipped(dataset), workers=workers, pin=False
-            )
-        )
+        list(Loader(dataset, workers=workers).batches("test", [[i] for i in range(20)], Skipped(dataset)))
 
 
 def test_a_clip_of_the_wrong_shape_or_with_nan_is_skipped_with_the_reason(blobs) -> None:
@@ -122,7 +118,7 @@ def test_a_clip_of_the_wrong_shape_or_with_nan_is_skipped_with_the_reason(blobs)
 
     dataset = Faulty()
     skipped = Skipped(dataset)
-    (batch,) = read_batches(dataset, "test", [list(range(10))], skipped=skipped, workers=0, pin=False)
+    (batch,) = Loader(dataset).batches("test", [list(range(10))], skipped)
     assert batch is not None
     assert batch.ids == ("test-4",)
     reasons = skipped.to_json()["test"]
@@ -149,7 +145,7 @@ def test_only_an_optional_modality_may_be_nan_and_only_throughout(blobs) -> None
 
     dataset = Lacking()
     skipped = Skipped(dataset)
-    (batch,) = read_batches(dataset, "test", [[0, 1, 2, 3]], skipped=skipped, workers=0, pin=False)
+    (batch,) = Loader(dataset).batches("test", [[0, 1, 2, 3]], skipped)
     assert batch is not None
     assert batch.ids == ("test-2", "test-3")
     assert skipped.to_json()["test"] == {
@@ -168,7 +164,7 @@ def test_targets_of_several_labels_are_zeros_and_ones(blobs) -> None:
             return type(clip)(clip.id, clip.inputs, target)
 
     skipped = Skipped(Several())
-    (batch,) = read_batches(Several(), "test", [[0, 1]], skipped=skipped, workers=0, pin=False)
+    (batch,) = Loader(Several()).batches("test", [[0, 1]], skipped)
     assert batch is not None
     assert batch.ids == ("test-1",)
     assert "has the value 0.5, not zeros and ones" in skipped.to_json()["test"]["test-0"]
@@ -183,7 +179,7 @@ def test_the_ids_of_a_split_are_asked_for_once_not_per_clip(blobs) -> None:
             return super().ids(split)
 
     dataset = Counting()
-    list(read_batches(dataset, "test", [[i] for i in range(20)], skipped=Skipped(dataset), workers=0, pin=False))
+    list(Loader(dataset).batches("test", [[i] for i in range(20)], Skipped(dataset)))
     assert len(calls) == 1, "a split may have millions of clips"
 
 
@@ -211,7 +207,7 @@ def test_clips_that_are_the_same_throughout_are_read_and_named(blobs) -> None:
     dataset = SomeConstant(blobs())
     skipped = Skipped(dataset)
     for _ in range(2):
-        batches = list(read_batches(dataset, "test", [[0, 1], [2, 3]], skipped=skipped, workers=0, pin=False))
+        batches = list(Loader(dataset).batches("test", [[0, 1], [2, 3]], skipped))
     assert [len(batch) for batch in batches] == [2, 2]
     wanted = {"test-1": "left is 0 throughout", "test-2": "left is 2.5 throughout, right is 2.5 throughout"}
     assert skipped.constant_json() == {"test": wanted}

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from avrobust_core import Attack, AttackResult, AttackRun, Batch, Budget, ThreatModel, Victim
-from avrobust_core.data.loading import Skipped, read_batches, select
+from avrobust_core.data.loader import Loader
+from avrobust_core.data.loading import Skipped, select
 from avrobust_core.errors import AttackViolation, DataError, ModelError
 from avrobust_core.evaluation import shards
 from avrobust_core.evaluation.outcomes import Intervals, Outcome, summarise
@@ -48,9 +49,7 @@ def _evaluate(folder: Path, dataset, model, *, batch_size=32, run=None, clips=No
                 selection.share(rank, shares),
                 lambda batch: evaluate_batch(victim, batch, run),
                 batch_size=batch_size,
-                read=lambda split, batches: read_batches(
-                    dataset, split, batches, skipped=skipped, workers=0, pin=False
-                ),
+                read=lambda split, batches: Loader(dataset).batches(split, batches, skipped),
                 skipped=skipped,
                 device=torch.device("cpu"),
                 rank=rank,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from avrobust_core.data.loading import Skipped, read_batches, select
+from avrobust_core.data.loader import Loader
+from avrobust_core.data.loading import Skipped, select
 from avrobust_core.errors import DataError
 from avrobust_core.evaluation import shards
 from avrobust_core.files import read_record
@@ -35,7 +36,7 @@ def _embed(folder: Path, dataset, model, kinds, *, batch_size=7, shares=1, until
             selection.share(rank, shares),
             work,
             batch_size=batch_size,
-            read=lambda split, batches: read_batches(dataset, split, batches, skipped=skipped, workers=0, pin=False),
+            read=lambda split, batches: Loader(dataset).batches(split, batches, skipped),
             skipped=skipped,
             device=torch.device("cpu"),
             rank=rank,

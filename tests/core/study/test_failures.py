@@ -135,7 +135,8 @@ def test_a_clip_whose_reader_ends_the_program_is_an_unreadable_clip(study, monke
 
 
 def test_a_worker_that_is_killed_names_the_clip_that_it_read(blobs, monkeypatch) -> None:
-    from avrobust_core.data.loading import Skipped, read_batches
+    from avrobust_core.data.loader import Loader
+    from avrobust_core.data.loading import Skipped
     from avrobust_core.errors import RunError
 
     read = blobs.read
@@ -148,7 +149,7 @@ def test_a_worker_that_is_killed_names_the_clip_that_it_read(blobs, monkeypatch)
     monkeypatch.setattr(blobs, "read", deadly)
     dataset = blobs()
     handler = signal.getsignal(signal.SIGCHLD)
-    batches = read_batches(dataset, "test", [[0, 1, 2], [3, 4, 5]], skipped=Skipped(dataset), workers=1, pin=False)
+    batches = Loader(dataset, workers=1).batches("test", [[0, 1, 2], [3, 4, 5]], Skipped(dataset))
     with pytest.raises(RunError, match=r"reads split 'test' died at clip test-5 .*lower engine.workers"):
         list(batches)
     assert signal.getsignal(signal.SIGCHLD) is handler

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from avrobust_core.data.loading import Skipped, read_batches, select
+from avrobust_core.data.loader import Loader
+from avrobust_core.data.loading import Skipped, select
 from avrobust_core.errors import RunError
 from avrobust_core.evaluation import shards
 from avrobust_core.evaluation.predictions import from_parquet, to_parquet
@@ -168,7 +169,7 @@ def test_a_damaged_part_of_an_interrupted_evaluation_is_done_again(tmp_path: Pat
             selection,
             work,
             batch_size=7,
-            read=lambda split, batches: read_batches(dataset, split, batches, skipped=skipped, workers=0, pin=False),
+            read=lambda split, batches: Loader(dataset).batches(split, batches, skipped),
             skipped=skipped,
             device="cpu",
             rank=0,

@@ -19,6 +19,7 @@ from avrobust_core import (
     Victim,
     attack_batch,
 )
+from avrobust_core.data.loader import Loader
 from avrobust_core.registry.choices import configure
 from avrobust_core.training.fit import Fit
 from avrobust_core.training.settings import Regime
@@ -83,7 +84,7 @@ def robust(make, network, tmp_path_factory):
         record = Fit(
             Fabric(accelerator="cpu", devices=1),
             model,
-            dataset,
+            Loader(dataset),
             Regime(epochs=epochs, learning_rate=0.02, batch_size=32, select="last"),
             [make(name, **config) for name, config in augments],
             seed=0,
