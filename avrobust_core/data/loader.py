@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -211,6 +212,7 @@ class _Workers:
             num_workers=number,
             persistent_workers=True,
             prefetch_factor=_AHEAD,
+            worker_init_fn=_quiet,
         )
         self.children: list[BaseProcess] = []
 
@@ -329,6 +331,7 @@ class _Pieces:
         self.together = (workers + 1) // 2
         self.given: deque[list[tuple[int, int, Place]]] = deque()
         self._owners: dict[str, NDArray[np.int16]] = {}
+        self._owned = [0] * workers
         self._next: Iterator[list[Place]] = iter(())
 
     def begin(self, split: str, ids: Sequence[str], batches: Sequence[Sequence[int]]) -> None:
@@ -348,11 +351,23 @@ class _Pieces:
             for number, batch in enumerate(batches[start : start + self.together]):
                 for position, index in enumerate(batch):
                     if owners[index] < 0:
-                        owners[index] = min(range(self.workers), key=lambda worker: len(pieces[worker]))
+                        owners[index] = min(range(self.workers), key=lambda k: (len(pieces[k]), self._owned[k]))
+                        self._owned[owners[index]] += 1
                     pieces[owners[index]].append((number, position, Place(split, index, ids[index])))
             for piece in pieces:
                 self.given.append(piece)
                 yield [place for _, _, place in piece]
+
+
+def _quiet(worker: int) -> None:
+    """In a worker: say nothing where the main process goes away, stopped by a signal, while it is handed a tensor."""
+    said = sys.excepthook  # here, only by multiprocessing's thread that hands over tensors
+
+    def say(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+        if not issubclass(kind, OSError | EOFError):
+            said(kind, error, at)
+
+    sys.excepthook = say
 
 
 def _packed(found: Sequence[Found]) -> tuple[Batch | None, dict[int, AvrobustError]]:
