@@ -44,6 +44,8 @@ from avrobust_core.models.answers import logits_of as logits_of
 from avrobust_core.models.base_classes import EncodedDims as EncodedDims
 from avrobust_core.models.base_classes import Encoder as Encoder
 from avrobust_core.models.base_classes import Fusion as Fusion
+from avrobust_core.models.class_names import audioset_classes as audioset_classes
+from avrobust_core.models.class_names import kinetics_classes as kinetics_classes
 from avrobust_core.models.frontends import KaldiFbank as KaldiFbank
 from avrobust_core.models.frontends import PixelNormalisation as PixelNormalisation
 from avrobust_core.models.layers import AttentionPooling as AttentionPooling

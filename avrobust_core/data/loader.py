@@ -37,7 +37,7 @@ class Place(NamedTuple):
     """Where a clip is in the data set."""
 
     split: str
-    index: int
+    number: int
     id: str
 
 
@@ -155,7 +155,7 @@ class _Reader:
 
     def __getitem__(self, place: Place) -> Found:
         try:
-            clip = self.dataset.read(place.split, place.index)
+            clip = self.dataset.read(place.split, place.number)
             fault = self._fault(clip, place.id)
         except (ClipError, BatchTimeout) as error:
             return error
@@ -206,7 +206,7 @@ class _Workers:
         self.watched = _Watched(reader, number)
         self.loader: DataLoader[Any] | None = DataLoader(
             self.watched,
-            batch_sampler=self.pieces,  # type: ignore[arg-type]  # any iterable of lists serves
+            batch_sampler=self.pieces,  # any iterable of lists serves
             collate_fn=_packed,
             generator=torch.Generator(),  # else the loader draws a seed from the global random state
             num_workers=number,
@@ -298,7 +298,7 @@ class _Watched(TorchDataset[Found]):
         worker = get_worker_info()
         assert worker is not None
         note = self.reading[worker.id]
-        note.copy_(torch.tensor([os.getpid(), self.splits.index(place.split), place.index]))
+        note.copy_(torch.tensor([os.getpid(), self.splits.index(place.split), place.number]))
         found = self.reader[place]
         note[1] = -1
         return found

@@ -1,5 +1,6 @@
 """Files of weights: read without executing anything, within the sizes that they state, out of what wraps them."""
 
+import json
 import pickle
 import re
 import warnings
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from avrobust_core.errors import WeightsError
+from avrobust_core.models.class_names import NAMES_IN_FILES, names_from
 from avrobust_core.models.inert import HARMLESS, Inert
 from avrobust_core.models.module_state import is_extra, pack_extra
 from avrobust_core.plain_text import plain_text
@@ -54,11 +56,23 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         WeightsError: if the file is missing, damaged, states more than it can hold, has what may not be loaded, no
             tensors, or several sets of them.
     """
+    return read_with_classes(path)[0]
+
+
+def read_with_classes(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """As `read_checkpoint`, and the names of the classes, in order, where the file has them beside the weights.
+
+    A safetensors file has them in its metadata, as JSON; one of torch.save beside or around the weights, or in "meta".
+    They are a list of names, or names by position.
+    """
     if path.is_dir():
         raise WeightsError(f"weights {path}: is a folder; name the file of weights in it")
     if not path.is_file():
         raise WeightsError(f"weights {path}: there is no such file")
-    content = _safetensors(path) if _is_safetensors(path) else _torch_file(path)
+    if _is_safetensors(path):
+        content, around = _safetensors(path)
+    else:
+        content = around = _torch_file(path)
     content = _opened(content, path)
     state: dict[str, Tensor] = {}
     for key, value in content.items():
@@ -69,7 +83,20 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not any(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"weights {path}: there are no tensors in it, only {listed(content) or 'nothing'}")
     _refuse_unfounded(state, path)
-    return state
+    return state, _classes(around)
+
+
+def _classes(around: Any) -> tuple[str, ...] | None:
+    """The names of classes in what lies around the weights."""
+    if not isinstance(around, Mapping):
+        return None
+    for place in (around, around.get("meta")):
+        if isinstance(place, Mapping):
+            found = (names_from(place.get(name)) for name in NAMES_IN_FILES)
+            names = next((names for names in found if names), None)
+            if names is not None:
+                return names
+    return None
 
 
 def torch_load(path: Path, device: torch.device | str = "cpu", *, beside: Sequence[tuple[Any, str]] = ()) -> Any:
@@ -188,15 +215,26 @@ def _is_safetensors(path: Path) -> bool:
     return named or (len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _HEADER)
 
 
-def _safetensors(path: Path) -> Any:
+def _safetensors(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The tensors, and what the metadata says in JSON."""
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            stated: dict[str, str] = file.metadata() or {}
+        return load_file(path), {key: _json(stated[key]) for key in NAMES_IN_FILES if key in stated}
     except Exception as error:  # SafetensorError, and what torch says of types that it does not have
         raise WeightsError(
             f"weights {path}: cannot be read as safetensors, it is damaged or something else ({_reason(error)})"
         ) from error
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _torch_file(path: Path) -> Any:

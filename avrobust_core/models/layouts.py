@@ -1,13 +1,17 @@
 """Published layouts of weights: recognised by their keys, converted to a module's own."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 State = Mapping[str, Tensor]
 """Tensors by key."""
+
+
+def unknown_classes(outputs: int) -> None:
+    """Of a layout that does not say what its checkpoints tell apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,11 +23,14 @@ class CheckpointLayout:
         marks: keys that every such checkpoint has, and together no other.
         convert: from the checkpoint's tensors to those of the module, by the module's own keys. What it leaves out is
             not loaded (fixed front ends, say); keys that begin with "head." belong to the model's head.
+        classes: from the number of outputs of a published head to its classes in order, such as `audioset_classes`;
+            None where they are not known. A head is taken only if they are the data set's.
     """
 
     name: str
     marks: tuple[str, ...]
     convert: Callable[[State], State]
+    classes: Callable[[int], Sequence[str] | None] = unknown_classes
 
     def recognises(self, state: State) -> bool:
         """True if a checkpoint has this layout."""

@@ -1,5 +1,7 @@
 """A cell's own files of weights: written whole or not at all, read back into a model of the same layout."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file, save
@@ -11,13 +13,19 @@ from avrobust_core.models.module_state import plain_state, take_state
 from avrobust_core.plain_text import plain_text
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path, classes: Sequence[str] | None = None) -> None:
     """Write a model's parameters, buffers and extra state as safetensors, whole or not at all.
+
+    Args:
+        model: to be written.
+        path: of the file.
+        classes: what its logits stand for, in order; written beside the weights.
 
     Raises:
         WeightsError: if the model has what cannot be written; see `plain_state`.
     """
-    content = save(plain_state(model))
+    metadata = {"classes": json.dumps(list(classes))} if classes is not None else None
+    content = save(plain_state(model), metadata)
     write_atomically(path, lambda file: file.write(content))
 
 

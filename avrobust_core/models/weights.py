@@ -1,7 +1,7 @@
 """Weights that were trained elsewhere: recognised by their keys, checked, loaded whole or not at all."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,7 @@ from avrobust_core.errors import WeightsError
 from avrobust_core.models.checkpoint_keys import agreeing
 from avrobust_core.models.checkpoints import listed
 from avrobust_core.models.checkpoints import read_checkpoint as read_checkpoint
+from avrobust_core.models.checkpoints import read_with_classes as read_with_classes
 from avrobust_core.models.layouts import CheckpointLayout, State
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.module_state import is_packed, take_state, tied
@@ -65,13 +66,26 @@ def load_fitting_head(head: nn.Module, state: State) -> bool:
     return True
 
 
-def load_model(model: AVModel, state: State, source: str) -> str:
+def load_model(
+    model: AVModel, state: State, source: str, takes_head: Callable[[str, State], bool] = lambda name, head: True
+) -> str:
     """Load a whole model, in its own layout or in one that its fusion knows; the layout's name.
+
+    Args:
+        model: what is loaded into.
+        state: as `read_checkpoint` gives it.
+        source: for messages.
+        takes_head: from the layout's name and the file's own classifier, by the keys of the model's head, to whether it
+            is loaded, too; else the model's head stays as it is.
 
     Raises:
         WeightsError: as `load_checkpoint`.
     """
     name, converted = _converted(model, state, model.fusion.layouts, source, "")
+    head = {key.removeprefix(HEAD): value for key, value in converted.items() if key.startswith(HEAD)}
+    if (head or not model.head.state_dict()) and not takes_head(name, head):
+        kept = {HEAD + key: value for key, value in model.head.state_dict().items()}
+        converted = {key: value for key, value in converted.items() if not key.startswith(HEAD)} | kept
     load_strictly(model, converted, f"{source} ({name})")
     return name
 

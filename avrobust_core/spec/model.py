@@ -52,6 +52,7 @@ def _file(value: Any) -> Any:
 
 
 File = Annotated[Path, BeforeValidator(_file)]
+Classes = Literal["trusted", "new"] | File
 
 
 class EncoderEntry(EncoderChoice):
@@ -61,8 +62,12 @@ class EncoderEntry(EncoderChoice):
     """The modality of the data set that it reads; by default the entry's own name."""
     weights: File | None = None
     """A file of weights to start from: safetensors, or one of torch.save, in the encoder's own layout or a published
-    one that it knows. A classifier that the file holds becomes the head of a model with this encoder alone, where it
-    has as many classes as the data set; they must be in the same order. Relative to the working directory."""
+    one that it knows. A classifier that the file holds becomes the head of a model with this encoder alone, if its
+    classes are the data set's by name and order. Relative to the working directory."""
+    classes: Classes | None = None
+    """What the classifier in that file tells apart, where neither the file nor its layout says it: `trusted`, the data
+    set's classes; `new`, others, so that the head starts from initial weights; or a file of their names in order, such
+    as AudioSet's class_labels_indices.csv."""
 
 
 class ModelEntry(Section):
@@ -73,7 +78,9 @@ class ModelEntry(Section):
     fusion: FusionChoice | None = None
     """The fusion of them; needed with two encoders or more."""
     weights: File | None = None
-    """A file of weights of the whole model to start from: encoders, fusion and head."""
+    """A file of weights of the whole model to start from: encoders, fusion and head, which is taken as an encoder's."""
+    classes: Classes | None = None
+    """What the classifier in that file tells apart; as with encoders."""
 
 
 class TrainingEntry(Regime):

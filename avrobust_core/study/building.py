@@ -1,7 +1,6 @@
 """From a valid spec to live objects: the data set, models, attacks, metrics; and their identities."""
 
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,18 @@ from avrobust_core.attacks.attack import Attack
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.loading import check_ids, refuse_split
-from avrobust_core.errors import AvrobustWarning, ComponentError
+from avrobust_core.errors import ComponentError
 from avrobust_core.models.base_classes import Encoder
-from avrobust_core.models.layouts import State
+from avrobust_core.models.class_names import Offered, Said, takes_head
+from avrobust_core.models.layouts import CheckpointLayout, State
 from avrobust_core.models.model import AVModel, channels_last
-from avrobust_core.models.weights import fingerprint, load_checkpoint, load_fitting_head, load_model, read_checkpoint
+from avrobust_core.models.weights import (
+    fingerprint,
+    load_checkpoint,
+    load_fitting_head,
+    load_model,
+    read_with_classes,
+)
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.registry.choices import ComponentChoice, Configured
 from avrobust_core.registry.registry import Registry
@@ -30,7 +36,7 @@ class Builder:
     def __init__(self, spec: Spec, registry: Registry) -> None:
         self.spec = spec
         self.registry = registry
-        self._checkpoint = cache(read_checkpoint)
+        self._checkpoint = cache(read_with_classes)
         self._fingerprint = cache(fingerprint)
         self._data: tuple[Dataset, str] | None = None
 
@@ -80,35 +86,49 @@ class Builder:
         entry = self.spec.models[name]
         encoders, fusion = self.model_components(entry)
         refuse_modalities(name, encoders, dataset)
-        weights = self._encoder_weights(entry)
+        weights, classes = self._encoder_weights(entry), dataset.classes
         built: dict[str, Encoder] = {}
-        heads: dict[str, State] = {}
+        heads: list[Offered] = []
         for modality, part in encoders.items():
             with seeded(derive_seed(self.spec.seed, "encoder", modality)):
                 built[modality] = encoder = part.build(dataset.media[modality])
             if modality in weights:
                 path = weights[modality]
-                state, prefix = self._checkpoint(path), f"encoders.{modality}."
-                _, heads[modality] = load_checkpoint(encoder, state, encoder.layouts, str(path), prefix)
+                (state, names), prefix = self._checkpoint(path), f"encoders.{modality}."
+                layout, head = load_checkpoint(encoder, state, encoder.layouts, str(path), prefix)
+                heads.append(Offered(head, path, names or _stated(encoder.layouts, layout, len(classes))))
         with seeded(derive_seed(self.spec.seed, "fusion")):
             joined = None
             if fusion is not None:
                 joined = fusion.build({modality: encoder.dims for modality, encoder in built.items()})
-            model = AVModel(built, joined, len(dataset.classes))
-        if fusion is None and load_fitting_head(model.head, next(iter(heads.values()), {})):
-            _note_head(name, next(iter(weights.values())), dataset)
+            model = AVModel(built, joined, len(classes))
+        if fusion is None and heads:
+            said = self.spec.encoders[entry.encoders[0]].classes
+            if takes_head(name, model.head, heads[0], said, classes):
+                load_fitting_head(model.head, heads[0].state)
         if entry.weights is not None:
-            layout = load_model(model, self._checkpoint(entry.weights), str(entry.weights))
-            if layout in {known.name for known in model.fusion.layouts}:
-                _note_head(name, entry.weights, dataset)
+            self._load_whole(name, model, entry.weights, entry.classes, classes)
         if self.spec.engine.channels_last:
             channels_last(model)
         return model
+
+    def _load_whole(self, name: str, model: AVModel, path: Path, said: Said, classes: Sequence[str]) -> None:
+        state, names = self._checkpoint(path)
+
+        def takes(layout: str, head: State) -> bool:
+            stated = names or _stated(model.fusion.layouts, layout, len(classes))
+            return takes_head(name, model.head, Offered(head, path, stated), said, classes)
+
+        load_model(model, state, str(path), takes)
 
     def _encoder_weights(self, entry: ModelEntry) -> dict[str, Path]:
         """The files of weights of a model's encoders, by modality."""
         found = {modality_of(self.spec, name): self.spec.encoders[name].weights for name in entry.encoders}
         return {modality: path for modality, path in sorted(found.items()) if path is not None}
+
+    def _told(self, said: Said) -> str | None:
+        """What a spec says of a file's classes, without paths."""
+        return self._fingerprint(said) if isinstance(said, Path) else said
 
     def augmentations(self, entry: TrainingEntry) -> list[Augmentation]:
         """The augmentations of a training regime, in order."""
@@ -143,6 +163,8 @@ class Builder:
         weights = {modality: self._fingerprint(path) for modality, path in self._encoder_weights(chosen).items()}
         if chosen.weights is not None:
             weights["model"] = self._fingerprint(chosen.weights)
+        named = {modality_of(self.spec, name): self.spec.encoders[name].classes for name in chosen.encoders}
+        said = [chosen.classes, *(classes for _, classes in sorted(named.items(), key=lambda item: item[0]))]
         identity = {
             "seed": self.spec.seed,
             "data": {
@@ -156,7 +178,7 @@ class Builder:
             | {"augment": [self.component(reference).identity() for reference in regime.augment]},
             "precision": self.spec.engine.precision,
         }
-        return identity | ({"weights": weights} if weights else {})
+        return identity | ({"weights": weights, "classes": list(map(self._told, said))} if weights else {})
 
 
 def refuse_modalities(name: str, read: Iterable[str], dataset: Dataset) -> None:
@@ -173,13 +195,6 @@ def refuse_modalities(name: str, read: Iterable[str], dataset: Dataset) -> None:
         )
 
 
-def _note_head(name: str, path: Path, dataset: Dataset) -> None:
-    """Say that the classes of a checkpoint's own head are not known by name."""
-    names = dataset.classes
-    shown = ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ..., {names[-1]}"
-    warnings.warn(
-        f"model {name!r} takes the head of {path} as it is, for its {len(names)} outputs are as many as the data set's "
-        f"classes; the file does not say in which order its classes are, the data set's are {shown}",
-        AvrobustWarning,
-        stacklevel=3,
-    )
+def _stated(layouts: Sequence[CheckpointLayout], name: str, outputs: int) -> Sequence[str] | None:
+    """The classes that the layout of that name states for a head of so many outputs."""
+    return next((layout.classes(outputs) for layout in layouts if layout.name == name), None)

@@ -327,7 +327,7 @@ class Fit:
 
     def _write_weights(self, name: str) -> None:
         if self.fabric.is_global_zero:
-            save_weights(self.module, self.folder / name)
+            save_weights(self.module, self.folder / name, self.dataset.classes)
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:

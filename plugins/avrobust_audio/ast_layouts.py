@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avrobust_core import CheckpointLayout, State, renamed
+from avrobust_core import CheckpointLayout, State, audioset_classes, renamed
 
 BLOCK: Final = r"^(v\.blocks\.\d+\.)"
 
@@ -46,12 +46,14 @@ def ast_layouts(rows: int, columns: int) -> tuple[CheckpointLayout, ...]:
         name="AST",
         marks=("v.cls_token", "v.dist_token", "v.pos_embed", "mlp_head.1.weight"),
         convert=partial(_from_ast, rows, columns),
+        classes=audioset_classes,
     )
     of_transformers = (
         CheckpointLayout(
             name=name,
             marks=(f"{start}embeddings.distillation_token", f"{start}{query}.weight"),
             convert=partial(_from_transformers, rows, columns),
+            classes=audioset_classes,
         )
         for name, query in (
             ("transformers", "encoder.layer.0.attention.attention.query"),

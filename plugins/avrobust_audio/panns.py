@@ -24,6 +24,7 @@ from avrobust_core import (
     MediaSpec,
     State,
     WeightsError,
+    audioset_classes,
     linear,
     renamed,
 )
@@ -70,6 +71,7 @@ class Panns(Encoder):
             name="PANNs",
             marks=("bn0.weight", "conv_block1.conv1.weight", "fc1.weight", "fc_audioset.weight"),
             convert=partial(_convert, self.frontend.filters),
+            classes=audioset_classes,
         )
         self.layouts = (layout,)
         width = self.widths[-1]

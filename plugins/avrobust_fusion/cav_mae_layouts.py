@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Final, Literal
 
-from avrobust_core import CheckpointLayout, renamed
+from avrobust_core import CheckpointLayout, audioset_classes, renamed
 
 Side = Literal["a", "v"]
 """The letter of a modality in the checkpoints' keys: audio, video."""
@@ -31,6 +31,7 @@ def branch_layout(side: Side) -> CheckpointLayout:
         name="CAV-MAE",
         marks=(f"patch_embed_{side}.proj.weight", f"modality_{side}", f"blocks_{side}.0.attn.qkv.weight"),
         convert=partial(renamed, rules, without=without),
+        classes=audioset_classes,
     )
 
 
@@ -45,4 +46,5 @@ def joint_layout(audio: str, video: str) -> CheckpointLayout:
         name="CAV-MAE",
         marks=("patch_embed_a.proj.weight", "patch_embed_v.proj.weight", "blocks_u.0.norm1.weight"),
         convert=partial(renamed, rules, without=UNUSED),
+        classes=audioset_classes,
     )

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Final
 
-from avrobust_core import CheckpointLayout, renamed
+from avrobust_core import CheckpointLayout, kinetics_classes, renamed
 
 STEP: Final = r"^(blocks\.\d\.multipathway_(?:blocks\.[01](?:\.res_blocks\.\d+)?|fusion)\.)"
 """The beginning, in PyTorchVideo, of the keys of a block, a stem or a lateral connection."""
@@ -37,6 +37,7 @@ def pytorchvideo(head: int, mark: str) -> CheckpointLayout:
         name="PyTorchVideo",
         marks=(f"blocks.{head}.proj.weight", mark),
         convert=partial(renamed, [(rf"blocks\.{head}\.proj\.", "head.")]),
+        classes=kinetics_classes,
     )
 
 
@@ -44,5 +45,6 @@ PYSLOWFAST: Final = CheckpointLayout(
     name="PySlowFast",
     marks=("s1.pathway0_stem.conv.weight", "s1.pathway1_stem.conv.weight", "head.projection.weight"),
     convert=partial(renamed, FROM_PYSLOWFAST),
+    classes=kinetics_classes,
 )
 """PySlowFast's SlowFast networks."""

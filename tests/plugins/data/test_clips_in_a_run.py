@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from avrobust_core import AvrobustWarning
+from avrobust_core import AvrobustWarning, WeightsError
 from avrobust_core.cli import main
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import load_spec
@@ -70,19 +70,51 @@ def test_a_file_replaced_by_another_of_its_size_is_fitted_again(tmp_path, spec, 
     assert "to fit: changed: data.fingerprint" in capsys.readouterr().out
 
 
-def test_a_head_that_is_taken_by_its_size_alone_is_told(tmp_path, spec, monkeypatch) -> None:
+def _with_head(builder: Builder, dataset, path, **around) -> dict[str, torch.Tensor]:
+    """Write weights of the encoder that the spec has, with a head of ones for the data set's classes; the head."""
+    model = builder.model("heard", dataset)
+    head = {name: torch.ones_like(x) for name, x in model.head.state_dict().items()}
+    encoder = model.encoders["audio"].state_dict()
+    torch.save({"model": encoder | {f"head.{name}": x for name, x in head.items()}, **around}, path)
+    return head
+
+
+@pytest.mark.parametrize(
+    ("around", "more", "taken"),
+    [
+        ({}, [], False),
+        ({}, ["encoders.audio.classes=trusted"], True),
+        ({"classes": ["0", "1", "2"]}, [], True),
+        ({"classes": ["0", "2", "1"]}, ["encoders.audio.classes=new"], False),
+    ],
+)
+def test_a_head_is_taken_if_its_classes_are_known_to_be_the_data_sets(tmp_path, spec, around, more, taken) -> None:
     registry = Registry.discover()
-    changes = [f"encoders.audio.weights={tmp_path}/theirs.pt"]
-    torch.save({"layer.weight": torch.zeros(2, 2)}, tmp_path / "theirs.pt")
+    plain = Builder(load_spec(spec, registry, []).spec, registry)
+    dataset = plain.dataset()
+    head = _with_head(plain, dataset, tmp_path / "theirs.pt", **around)
+    changes = [f"encoders.audio.weights={tmp_path}/theirs.pt", *more]
     builder = Builder(load_spec(spec, registry, changes).spec, registry)
-    head: dict[str, torch.Tensor] = {}
-    monkeypatch.setattr("avrobust_core.study.building.load_checkpoint", lambda *_: ("theirs", head))
-    dataset = builder.dataset()
-    head |= {name: torch.ones_like(x) for name, x in builder.model("heard", dataset).head.state_dict().items()}
-    with pytest.warns(AvrobustWarning, match=r"takes the head of .*theirs\.pt as it is.* the data set's are 0, 1, 2"):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         model = builder.model("heard", dataset)
-    assert torch.equal(model.head.state_dict()["weight"], head["weight"])
-    head |= {name: torch.cat([x, x]) for name, x in head.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        builder.model("heard", dataset)  # a head of another size is for other classes, and not taken
+    start = plain.model("heard", dataset).head.state_dict()
+    assert torch.equal(model.head.state_dict()["weight"], (head if taken else start)["weight"])
+    notes = [str(note.message) for note in told if note.category is AvrobustWarning]
+    assert [("is not taken" in note, "trusted" in note) for note in notes] == ([] if around or more else [(True, True)])
+
+
+def test_a_head_with_classes_in_another_order_is_refused(tmp_path, spec) -> None:
+    registry = Registry.discover()
+    plain = Builder(load_spec(spec, registry, []).spec, registry)
+    dataset = plain.dataset()
+    _with_head(plain, dataset, tmp_path / "theirs.pt", classes=["0", "2", "1"])
+    changes = [f"encoders.audio.weights={tmp_path}/theirs.pt"]
+    builder = Builder(load_spec(spec, registry, changes).spec, registry)
+    with pytest.raises(WeightsError, match=r"positions 1: '2', not '1', 2: '1', not '2'; they are the same in another"):
+        builder.model("heard", dataset)
+    identities = set()
+    for more in ([], ["encoders.audio.classes=new"], ["encoders.audio.classes=trusted"]):
+        builder = Builder(load_spec(spec, registry, [*changes, *more]).spec, registry)
+        identities.add(json.dumps(builder.fit_identity("heard", "short", dataset)))
+    assert len(identities) == 3, "what a cell starts from is part of what it is"
