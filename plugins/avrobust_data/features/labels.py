@@ -157,7 +157,8 @@ def _is_text(dtype: np.dtype[Any]) -> bool:
 
 def _numbers(array: StoredArray, block: NDArray[Any], start: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """From numbers of classes to themselves and how many each clip has: one."""
-    wrong = ~((block >= 0) & (block < 2**31) & (block == np.floor(block)))
+    wide = block.astype(np.float64)  # of float16, no limit that large could be asked for
+    wrong = ~((wide >= 0) & (wide < 2**31) & (wide == np.floor(wide)))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise DataError(f"{array.place} row {start + row} is {block[row]}, which is no number of a class: 0, 1, ...")
