@@ -3,6 +3,7 @@
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,7 +119,7 @@ class Hdf5Array(StoredArray):
             raise DataError(f"{self.place} has its data in other files, which are not opened; copy it into this one")
         if not self.shape:
             raise DataError(f"{self.place} is a single value, not one row for each clip")
-        if not found.id.get_storage_size():
+        if found.size and not found.id.get_storage_size():
             raise DataError(f"{self.place} was made, but never written")
         settings = found.id.get_create_plist()
         for i in range(settings.get_nfilters()):
@@ -166,7 +167,8 @@ class Hdf5(Source):
                 found.append(name)
             return len(found) >= _MOST_NAMES or None
 
-        self._files.get(self.path).visititems(look)  # follows no soft or external links
+        with suppress(*_FAILURES):  # of a damaged file the others are told
+            self._files.get(self.path).visititems(look)  # follows no soft or external links
         return found
 
 

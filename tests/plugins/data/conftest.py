@@ -125,7 +125,8 @@ def write_arrays(place: Path, arrays: dict[str, np.ndarray], storage: str) -> No
     else:
         with h5py.File(place, "w") as file:
             for name, array in arrays.items():
-                settings = {"chunks": (1, *array.shape[1:]), "compression": "gzip"} if storage == "hdf5-gzip" else {}
+                packed = storage == "hdf5-gzip" and array.size
+                settings = {"chunks": (1, *array.shape[1:]), "compression": "gzip"} if packed else {}
                 file.create_dataset(name, data=array, **settings)
 
 

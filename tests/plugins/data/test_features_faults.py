@@ -1,4 +1,4 @@
-"""What is wrong with feature files is told with file, array and row; nothing in them is executed, or opens other files."""
+"""What is wrong with feature files is told by file, array and row; nothing in them is executed, or opens others."""
 
 import os
 import pickle
@@ -87,7 +87,7 @@ def test_arrays_that_are_missing_or_do_not_fit_are_named(opened, storage, change
 def test_numbers_that_are_no_classes_are_named(opened, storage, row, value, says) -> None:
     labels = np.zeros(5)
     labels[row] = value
-    with pytest.raises(DataError, match=rf"labels {says}.*, which is no number of a class"):
+    with pytest.raises(DataError, match=rf"labels\S* {says}.*, which is no number of a class"):
         opened(storage, {"valid/data/labels": np.zeros(7), "eval/data/labels": labels})
 
 
@@ -100,7 +100,7 @@ def test_faults_are_named_by_their_row_in_whatever_block_they_are(opened, monkey
 
 
 def test_labels_and_class_names_must_agree(opened, tmp_path) -> None:
-    with pytest.raises(DataError, match="has 5 columns, but data.with.classes names 3 classes"):
+    with pytest.raises(DataError, match=r"has 5 columns, but data\.with\.classes names 3 classes"):
         opened(classes=["a", "b", "c"])
     numbers = {"valid/data/labels": np.array([0, 1, 0, 2, 5, 1, 0]), "eval/data/labels": np.zeros(5, int)}
     with pytest.raises(DataError, match=r"valid/data/labels row 4 is 5, but there are only 3 classes"):
