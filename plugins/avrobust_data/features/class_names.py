@@ -11,29 +11,30 @@ _COLUMNS = ("index", "mid", "display_name")
 """The header of AudioSet's class_labels_indices.csv."""
 
 
-def class_names(given: Path | tuple[str, ...] | None, count: int) -> tuple[str, ...]:
+def class_names(given: tuple[str, ...] | None, file: Path | None, count: int) -> tuple[str, ...]:
     """The class names in the order of the targets.
 
     Args:
-        given: names; a file with a name in each line, or with the columns of class_labels_indices.csv, in which the
-            column `index` states the order; or None for numbers.
-        count: names needed, if none are given.
+        given: names, if they are given.
+        file: else a file with a name in each line, or with the columns of class_labels_indices.csv, in which the
+            column `index` states the order.
+        count: else how many numbers.
 
     Raises:
         DataError: if the file cannot be used: it names a class twice, or leaves out an index.
     """
-    if given is None:
-        return tuple(map(str, range(count)))
-    if isinstance(given, tuple):
+    if given is not None:
         return given
-    lines = read_lines(given, "class names")
+    if file is None:
+        return tuple(map(str, range(count)))
+    lines = read_lines(file, "class names")
     rows = list(csv.reader(lines, skipinitialspace=True)) if tuple(lines[0].split(",")) == _COLUMNS else None
-    names = lines if rows is None else _indexed(rows[1:], given)
+    names = lines if rows is None else _indexed(rows[1:], file)
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
-        raise DataError(f"{given} names the class {twice[0]!r} twice")
+        raise DataError(f"{file} names the class {twice[0]!r} twice")
     if len(names) < 2:
-        raise DataError(f"{given} names {len(names)} class; a classifier needs two at least")
+        raise DataError(f"{file} names {len(names)} class; a classifier needs two at least")
     return tuple(names)
 
 

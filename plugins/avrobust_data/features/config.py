@@ -65,9 +65,11 @@ class FeaturesConfig(Config):
     names: Name | None = None
     """The name of an array of the clips' ids; in a folder also of a text file (.txt), an id in each line. By default
     ids are made from the split and the row: "test/0"."""
-    classes: Path | tuple[Name, ...] | None = None
-    """The class names in the order of the targets; or a file that has them: AudioSet's class_labels_indices.csv (index,
-    mid, display_name), or a text with one name in each line. By default numbers."""
+    classes: tuple[Name, ...] | None = None
+    """The class names in the order of the targets; by default numbers."""
+    class_list: Path | None = None
+    """A file that has the class names instead: AudioSet's class_labels_indices.csv (index, mid, display_name), or a
+    text with a name in each line, in the order of the targets."""
     ids: Path | None = None
     """A text file with an id in each line: only those clips are used. Ids that are not there are counted and named."""
     max_unreadable: float = Field(default=0.05, ge=0, le=1)
@@ -76,8 +78,8 @@ class FeaturesConfig(Config):
 
     @field_validator("classes")
     @classmethod
-    def _distinct(cls, classes: Path | tuple[str, ...] | None) -> Path | tuple[str, ...] | None:
-        if isinstance(classes, tuple):
+    def _distinct(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if classes is not None:
             if len(classes) < 2:
                 raise ValueError("a classifier needs two classes at least")
             if len(set(classes)) < len(classes):
@@ -85,7 +87,9 @@ class FeaturesConfig(Config):
         return classes
 
     @model_validator(mode="after")
-    def _kinds_are_known(self) -> "FeaturesConfig":
+    def _fits_together(self) -> "FeaturesConfig":
+        if self.classes is not None and self.class_list is not None:
+            raise ValueError("classes and class_list both name the classes; keep one")
         for name, feature in self.modalities.items():
             if feature.kind is None and name not in ("audio", "video"):
                 raise ValueError(f"modalities.{name}: say what kind it is: audio for spectrograms, video for sequences")

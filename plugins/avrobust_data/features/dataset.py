@@ -6,11 +6,12 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from avrobust_core import AvrobustWarning, Clip, ClipError, DataError, Dataset, MediaSpec, Task, first_of
 from avrobust_data.contents import default_store, digests
@@ -50,7 +51,7 @@ class Features(Dataset):
             name: _media_spec(config, name, [split.arrays[name] for split in splits]) for name in config.modalities
         }
         labels = [split.labels for split in splits]
-        self.task: Task = "single-label" if labels[0].columns is None else "multi-label"
+        self.task: Task = "single-label" if labels[0].single else "multi-label"
         self.classes = _classes(config, labels)
         if config.ids is not None:
             self._restrict(config.ids)
@@ -64,8 +65,12 @@ class Features(Dataset):
     def ids(self, split: str) -> Sequence[str]:
         found = self._split(split)
         if found.names is not None:
-            return cast(list[str], found.names.to_pylist())
+            return [name.decode() for name in found.names.tolist()]
         return [f"{split}/{row}" for row in (range(len(found)) if found.rows is None else found.rows.tolist())]
+
+    def label_matrix(self, split: str) -> csr_array:
+        """The labels of a split's clips: (n, K) float32 zeros and ones."""
+        return self._split(split).labels.matrix
 
     def read(self, split: str, index: int) -> Clip:
         """Read one clip's rows.
@@ -127,7 +132,7 @@ class Features(Dataset):
 
     def _id(self, split: str, index: int) -> str:
         found = self._splits[split]
-        return f"{split}/{found.row(index)}" if found.names is None else str(found.names[index].as_py())
+        return f"{split}/{found.row(index)}" if found.names is None else found.names[index].decode()
 
     def _restrict(self, file: Path) -> None:
         """Leave out the clips that a list of ids does not name; warn of ids that there are not."""
@@ -152,10 +157,10 @@ class Features(Dataset):
 
     def _tell_what_has_no_label(self) -> None:
         for name, split in self._splits.items():
-            bare = np.flatnonzero(split.labels.counts == 0)
-            if len(bare):
+            bare = split.labels.without
+            if bare:
                 some = f"{len(bare)} of the {len(split)} clips of split {name!r} have no label"
-                _warn(f"{split.labels.place}: {some}: {first_of(self._id(name, i) for i in bare.tolist())}")
+                _warn(f"{split.labels.place}: {some}: {first_of(self._id(name, i) for i in bare)}")
 
 
 def _warn(text: str) -> None:
@@ -178,30 +183,34 @@ def _media_spec(config: FeaturesConfig, modality: str, arrays: Sequence[StoredAr
 
 
 def _classes(config: FeaturesConfig, labels: Sequence[Labels]) -> tuple[str, ...]:
-    """The class names, as many as the labels need."""
-    first = labels[0]
+    """The class names, as many as the labels need; every split's labels get a column for each.
+
+    Raises:
+        DataError: if splits differ, or there are more or fewer names.
+    """
+    first, most = labels[0], max(labels, key=lambda each: each.matrix.shape[1])
     for each in labels:
-        if each.columns != first.columns:
+        if each.single != first.single or not (each.single or each.matrix.shape[1] == first.matrix.shape[1]):
             raise DataError(
-                f"{each.place} has {_columns(each)}, and {first.place} {_columns(first)}; all splits' must be alike"
+                f"{each.place} has {_form(each)}, and {first.place} {_form(first)}; all splits' must be alike"
             )
-    largest = max(labels, key=lambda each: int(each.positions.max(initial=-1)))
-    highest = int(largest.positions.max(initial=-1))
-    needed = first.columns or max(highest + 1, 2)
-    names = class_names(config.classes, needed)
-    if first.columns is not None and first.columns != len(names):
+    columns = most.matrix.shape[1]
+    names = class_names(config.classes, config.class_list, max(columns, 2))
+    if not first.single and columns != len(names):
         raise DataError(
-            f"{first.place} has {first.columns} columns, but data.with.classes names {len(names)} classes; there must "
-            "be one for each column, in the same order"
+            f"{first.place} has {columns} columns, but data.with names {len(names)} classes; there must be one for each "
+            "column, in the same order"
         )
-    if highest >= len(names):
-        row = int(np.searchsorted(largest.ends, int(np.argmax(largest.positions)), side="right"))
-        raise DataError(f"{largest.place} row {row} is {highest}, but there are only {len(names)} classes, from 0 on")
+    if columns > len(names):
+        row = int(np.argmax(most.matrix.indices))
+        raise DataError(f"{most.place} row {row} is {columns - 1}, but there are only {len(names)} classes, from 0 on")
+    for each in labels:
+        each.matrix.resize(len(each), len(names))
     return names
 
 
-def _columns(labels: Labels) -> str:
-    return "numbers of classes" if labels.columns is None else f"{labels.columns} columns of zeros and ones"
+def _form(labels: Labels) -> str:
+    return "numbers of classes" if labels.single else f"{labels.matrix.shape[1]} columns of zeros and ones"
 
 
 def _fault(values: NDArray[Any], bounds: tuple[float, float] | None) -> str | None:

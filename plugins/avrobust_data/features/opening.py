@@ -2,19 +2,18 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from avrobust_core import AvrobustWarning, DataError
 from avrobust_data.features.arrays import Folder, Joined, Npz, Source, StoredArray, missing
 from avrobust_data.features.config import SPLIT, USUAL_SPLITS, FeaturesConfig
 from avrobust_data.features.hdf5 import Hdf5, OpenFiles
-from avrobust_data.features.labels import Labels, as_names, read_labels, read_lines, read_names
+from avrobust_data.features.labels import Labels, Names, as_names, read_labels, read_lines, read_names
 
 _LARGEST: Final = 2**30
 """Bytes that may be read, or unpacked, for one clip."""
@@ -36,7 +35,7 @@ class StoredSplit:
 
     arrays: Mapping[str, StoredArray]
     labels: Labels
-    names: pa.Array | None
+    names: Names | None
     rows: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -48,8 +47,8 @@ class StoredSplit:
 
     def taken(self, index: NDArray[np.int64]) -> "StoredSplit":
         """Some of the clips of a split that has all of them."""
-        names = None if self.names is None else self.names.take(pa.array(index))
-        return StoredSplit(self.arrays, self.labels.taken(index), names, index)
+        names = None if self.names is None else self.names[index]
+        return StoredSplit(self.arrays, replace(self.labels, matrix=self.labels.matrix[index]), names, index)
 
 
 def open_splits(config: FeaturesConfig, files: OpenFiles) -> dict[str, StoredSplit]:
@@ -101,7 +100,7 @@ class _Opening:
         counts = [(array.place, len(array)) for array in arrays.values()]
         names = None
         if config.names is not None:
-            names = pa.concat_arrays([self._names(split, piece, config.names) for piece in pieces])
+            names = np.concatenate([self._names(split, piece, config.names) for piece in pieces])
             counts.append((f"the array of ids {config.names!r}", len(names)))
         for what, count in counts:
             if count != len(labels):
@@ -129,7 +128,7 @@ class _Opening:
         self._taken[key] = split
         return array
 
-    def _names(self, split: str, piece: str, name: str) -> pa.Array:
+    def _names(self, split: str, piece: str, name: str) -> Names:
         source, inner = self._find(piece, name)
         file = source.lines(inner) if isinstance(source, Folder) else None
         if file is not None:

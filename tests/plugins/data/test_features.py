@@ -179,9 +179,9 @@ def test_class_names_and_their_order(opened, tmp_path) -> None:
     rows = ['2,/m/c,"Male speech, man speaking"', "0,/m/a,Speech", "1,/m/b,Dog", "3,/m/d,Cat", '4,/t/e,"Rain, heavy"']
     official.write_text("index,mid,display_name\n" + "\n".join(rows) + "\n")
     named = ("Speech", "Dog", "Male speech, man speaking", "Cat", "Rain, heavy")
-    assert opened(classes=official).classes == named
+    assert opened(class_list=official).classes == named
     (tmp_path / "names.txt").write_text("\ufeff" + "\n".join(named) + "\n")
-    assert opened(classes=tmp_path / "names.txt").classes == named
+    assert opened(class_list=tmp_path / "names.txt").classes == named
     assert opened(classes=named).classes == named
 
 
@@ -320,6 +320,7 @@ def _bytes_read_and_held() -> tuple[int, int]:
         ({"path": "x", "modalities": {"audio": {"array": "a", "bounds": [0, float("inf")]}}}, "must be finite"),
         ({"path": "x", "classes": ["a"]}, "two classes"),
         ({"path": "x", "classes": ["a", "b", "a"]}, "'a' is named twice"),
+        ({"path": "x", "classes": ["a", "b"], "class_list": "c.csv"}, "keep one"),
         ({"path": "x", "splits": {"test": []}}, "at least 1 item"),
         ({"path": "x", "pickle": True}, "Extra inputs"),
     ],

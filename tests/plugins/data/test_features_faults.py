@@ -100,7 +100,7 @@ def test_faults_are_named_by_their_row_in_whatever_block_they_are(opened, monkey
 
 
 def test_labels_and_class_names_must_agree(opened, tmp_path) -> None:
-    with pytest.raises(DataError, match=r"has 5 columns, but data\.with\.classes names 3 classes"):
+    with pytest.raises(DataError, match=r"has 5 columns, but data\.with names 3 classes"):
         opened(classes=["a", "b", "c"])
     numbers = {"valid/data/labels": np.array([0, 1, 0, 2, 5, 1, 0]), "eval/data/labels": np.zeros(5, int)}
     with pytest.raises(DataError, match=r"valid/data/labels row 4 is 5, but there are only 3 classes"):
@@ -117,9 +117,9 @@ def test_labels_and_class_names_must_agree(opened, tmp_path) -> None:
     ):
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(DataError, match=says):
-            opened(classes=file)
+            opened(class_list=file)
     with pytest.raises(DataError, match=r"gone\.csv, cannot be read: it is not there"):
-        opened(classes=tmp_path / "gone.csv")
+        opened(class_list=tmp_path / "gone.csv")
 
 
 def test_ids_that_cannot_be_meant_are_named(opened) -> None:
