@@ -198,8 +198,8 @@ def _classes(config: FeaturesConfig, labels: Sequence[Labels]) -> tuple[str, ...
     names = class_names(config.classes, config.class_list, max(columns, 2))
     if not first.single and columns != len(names):
         raise DataError(
-            f"{first.place} has {columns} columns, but data.with names {len(names)} classes; there must be one for each "
-            "column, in the same order"
+            f"{first.place} has {columns} columns, but data.with names {len(names)} classes; there must be one for "
+            "each column, in the same order"
         )
     if columns > len(names):
         row = int(np.argmax(most.matrix.indices))
