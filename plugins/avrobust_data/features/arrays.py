@@ -41,6 +41,10 @@ class StoredArray(ABC):
         """File and name, for messages."""
         return f"{self.file}:{self.inner}" if self.inner else f"{self.file}"
 
+    def where(self, row: int) -> str:
+        """File, name and row, for messages."""
+        return f"{self.place} row {row}"
+
     @property
     def row_bytes(self) -> int:
         """The bytes of one row."""
@@ -50,6 +54,11 @@ class StoredArray(ABC):
     def bytes_per_read(self) -> int:
         """The bytes that are read, or unpacked, for one row."""
         return self.row_bytes
+
+    @property
+    def together(self) -> int:
+        """The rows that are read, or unpacked, together with each."""
+        return 1
 
     @abstractmethod
     def rows(self, start: int, stop: int) -> NDArray[Any]:
@@ -125,9 +134,9 @@ class FlatArray(StoredArray):
         try:
             found = np.fromfile(self.file, self.dtype, count, offset=self._offset + start * self.row_bytes)
         except OSError as error:
-            raise DataError(f"{self.place} cannot be read at row {start}: {error.strerror or error}") from error
+            raise DataError(f"{self.where(start)} cannot be read: {error.strerror or error}") from error
         if len(found) < count:
-            raise DataError(f"{self.place} has become shorter: row {start} cannot be read")
+            raise DataError(f"{self.where(start)} cannot be read: the file has become shorter")
         return found.reshape(stop - start, *self.shape[1:])
 
 
@@ -153,6 +162,14 @@ class Joined(StoredArray):
         self.file, self.inner, self.dtype = first.file, first.inner, first.dtype
         self._ends = np.cumsum([len(part) for part in parts])
         self.shape = (int(self._ends[-1]), *first.shape[1:])
+
+    def where(self, row: int) -> str:
+        i = int(np.searchsorted(self._ends, row, side="right"))
+        return self.parts[i].where(row - int(self._ends[i]) + len(self.parts[i]))
+
+    @property
+    def together(self) -> int:
+        return max(part.together for part in self.parts)
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         found = []

@@ -96,7 +96,7 @@ class Features(Dataset):
                 values = values.astype(np.float32)
             fault = _fault(values, self.media[name].bounds)
             if fault is not None:
-                raise ClipError(clip, f"{name} ({array.place} row {row}) {fault}")
+                raise ClipError(clip, f"{name} ({array.where(row)}) {fault}")
             inputs[name] = torch.from_numpy(values.reshape(self.media[name].shape))
         target = target_of(found.labels.of(index), len(self.classes), self.task)
         return Clip(id=clip, inputs=inputs, target=target)

@@ -103,13 +103,17 @@ class Hdf5Array(StoredArray):
         across = [-(-size // piece) * piece for size, piece in zip(self.shape[1:], self._pieces[1:], strict=True)]
         return int(np.prod([self._pieces[0], *across], dtype=object)) * self.dtype.itemsize
 
+    @property
+    def together(self) -> int:
+        return 1 if self._pieces is None else int(self._pieces[0])
+
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         try:
             found: NDArray[Any] = find(self._files.get(self.file), self.inner, self.place)[start:stop]
         except _FAILURES as error:
-            raise DataError(f"{self.place} cannot be read at row {start}: {_said(error)}") from error
+            raise DataError(f"{self.where(start)} cannot be read: {_said(error)}") from error
         if found.shape != (stop - start, *self.shape[1:]):
-            raise DataError(f"{self.place} has changed: row {start} is not as it was")
+            raise DataError(f"{self.where(start)} cannot be read: the file has changed")
         return found
 
     def _refuse(self, found: Any) -> None:

@@ -1,7 +1,7 @@
 """Labels and ids of clips as arrays hold them, checked row by row and kept in little memory."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -81,9 +81,7 @@ def read_labels(array: StoredArray) -> Labels:
             "least; numbers of classes are of shape (clips,)"
         )
     positions, counts = [], []
-    step = max(1, _BLOCK // array.row_bytes)
-    for start in range(0, len(array), step):
-        block = array.rows(start, min(start + step, len(array)))
+    for start, block in _blocks(array):
         found, many = _numbers(array, block, start) if single else _ones(array, block, start)
         positions.append(found.astype(np.int32))
         counts.append(many)
@@ -103,13 +101,12 @@ def read_names(array: StoredArray) -> Names:
     if len(array.shape) != 1 or not (array.dtype.kind in "SUiu" or _is_text(array.dtype)):
         raise DataError(f"{array.place} is {array.dtype} of shape {array.shape}; ids are (clips,) texts")
     names: list[str] = []
-    step = max(1, _BLOCK // max(array.row_bytes, 16))
-    for start in range(0, len(array), step):
-        for row, name in enumerate(array.rows(start, min(start + step, len(array))).tolist(), start):
+    for start, block in _blocks(array):
+        for row, name in enumerate(block.tolist(), start):
             try:
                 names.append(name.decode() if isinstance(name, bytes) else str(name))
             except UnicodeDecodeError:
-                raise DataError(f"{array.place} row {row} is not UTF-8") from None
+                raise DataError(f"{array.where(row)} is not UTF-8") from None
     return as_names(names, array.place)
 
 
@@ -148,6 +145,13 @@ def read_lines(file: Path, what: str) -> list[str]:
     return found
 
 
+def _blocks(array: StoredArray) -> Iterator[tuple[int, NDArray[Any]]]:
+    """All rows, some at a time, with the number of the first; what is stored together is read together."""
+    step = -(-max(1, _BLOCK // array.row_bytes) // array.together) * array.together
+    for start in range(0, len(array), step):
+        yield start, array.rows(start, min(start + step, len(array)))
+
+
 def _is_text(dtype: np.dtype[Any]) -> bool:
     """Whether this is HDF5's text of any length, which numpy holds as objects."""
     known: Mapping[str, Any] = dtype.metadata or {}
@@ -160,7 +164,7 @@ def _numbers(array: StoredArray, block: NDArray[Any], start: int) -> tuple[NDArr
     wrong = ~((wide >= 0) & (wide < 2**31) & (wide == np.floor(wide)))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{array.place} row {start + row} is {block[row]}, which is no number of a class: 0, 1, ...")
+        raise DataError(f"{array.where(start + row)} is {block[row]}, which is no number of a class: 0, 1, ...")
     return block, np.ones(len(block), np.int64)
 
 
@@ -170,7 +174,7 @@ def _ones(array: StoredArray, block: NDArray[Any], start: int) -> tuple[NDArray[
     if wrong.any():
         row, column = (int(x) for x in np.argwhere(wrong)[0])
         raise DataError(
-            f"{array.place} row {start + row}, column {column}, is {block[row, column]:g}; labels with a column for "
+            f"{array.where(start + row)}, column {column}, is {block[row, column]:g}; labels with a column for "
             "each class are 0 or 1"
         )
     rows, found = np.nonzero(block)

@@ -126,6 +126,9 @@ class _Opening:
                 "`path`, `group` or the array's name, or mend `splits` of data.with"
             )
         self._taken[key] = split
+        if array.bytes_per_read > _LARGEST:
+            needed = f"{array.bytes_per_read / 2**20:,.0f} MiB"
+            raise DataError(f"{array.place}: to read one clip takes {needed}; at most 1024 MiB are read")
         return array
 
     def _names(self, split: str, piece: str, name: str) -> Names:
@@ -177,8 +180,6 @@ def _check_features(array: StoredArray) -> None:
         )
     for part in array.parts if isinstance(array, Joined) else (array,):
         needed = part.bytes_per_read
-        if needed > _LARGEST:
-            raise DataError(f"{part.place}: to read one clip takes {needed / 2**20:,.0f} MiB; at most 1024 are read")
         if needed > _SLOW and needed > 8 * part.row_bytes:
             warnings.warn(
                 f"{part.place}: to read a clip of {part.row_bytes / 2**20:.2g} MiB unpacks {needed / 2**20:.0f} MiB, "

@@ -12,6 +12,7 @@ import pytest
 import torch
 from avrobust_data.features.config import FeaturesConfig
 from avrobust_data.features.dataset import Features
+from avrobust_data.features.hdf5 import Hdf5Array
 
 from avrobust_core import AvrobustError, AvrobustWarning, ClipError, DataError
 from avrobust_core.data.loading import Skipped, read_batches
@@ -97,6 +98,34 @@ def test_faults_are_named_by_their_row_in_whatever_block_they_are(opened, monkey
     labels[3, 1] = 7
     with pytest.raises(DataError, match="row 3, column 1, is 7"):
         opened(changes={"eval/data/labels": labels})
+
+
+def test_faults_in_pieces_of_a_split_are_named_by_their_own_file(tmp_path, store) -> None:
+    for name, labels in (("a", np.eye(3)), ("b", np.eye(3) * 2), ("c", np.eye(3))):
+        store(
+            tmp_path / f"{name}.npz",
+            {"labels": labels, "feat_v": np.full((3, 2), 1.0 if name < "c" else np.nan)},
+            "npz",
+        )
+    path, config = str(tmp_path / "{split}.npz"), {"group": "", "modalities": ONLY_VIDEO}
+    with pytest.raises(DataError, match=r"b\.npz:labels row 0, column 0, is 2"):
+        Features(FeaturesConfig(path=path, splits={"test": ["a", "b"]}, **config))
+    data = Features(FeaturesConfig(path=path, splits={"test": ["a", "c"]}, **config))
+    with pytest.raises(ClipError, match=r"clip 'test/4': video \(.*c\.npz:feat_v row 1\) has 2 of 2 values"):
+        data.read("test", 4)
+
+
+def test_labels_that_are_packed_together_are_read_together(reference_file, monkeypatch) -> None:
+    monkeypatch.setattr("avrobust_data.features.labels._BLOCK", 15)  # three rows of five bytes
+    with h5py.File(reference_file, "r+") as file:
+        del file["eval/data/labels"]
+        file.create_dataset("eval/data/labels", data=np.eye(5, dtype="u1"), chunks=(2, 5), compression="gzip")
+    asked = []
+    rows = Hdf5Array.rows
+    monkeypatch.setattr(Hdf5Array, "rows", lambda self, *span: asked.append(span) or rows(self, *span))
+    data = reopened(reference_file)
+    assert asked == [(0, 4), (4, 5)]
+    assert int(data.read("test", 4).target.argmax()) == 4
 
 
 def test_labels_and_class_names_must_agree(opened, tmp_path) -> None:
@@ -339,7 +368,6 @@ def test_odd_datasets_are_refused(reference_file) -> None:
         data["type"] = np.dtype("f4")
         data.create_dataset("bomb", (5, 2**12, 2**18), "f4", chunks=(1, 2**12, 2**6), compression="gzip")
         data["bomb"][0, 0, 0] = 1
-        data.create_dataset("wide", (2**20, 3, 6), "f4", chunks=(2**20, 3, 6), compression="gzip")
     for name, says in {
         "empty": "is a single value, not one row",
         "scalar": "is a single value, not one row",
