@@ -4,6 +4,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,14 @@ _FAILURES: Final = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 """What h5py raises for files that are damaged, or hold what it cannot read."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """An open h5py.File, and the datasets of it that have been found, by name."""
+
+    file: Any
+    datasets: dict[str, Any] = field(default_factory=dict)
+
+
 class OpenFiles:
     """HDF5 files, opened at their first use in each process: the library's state must not be shared by two.
 
@@ -34,24 +43,48 @@ class OpenFiles:
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        self._files: OrderedDict[Path, Any] = OrderedDict()
+        self._open: OrderedDict[Path, _Open] = OrderedDict()
 
     def __reduce__(self) -> tuple[type["OpenFiles"], tuple[()]]:
         return OpenFiles, ()
 
-    def get(self, path: Path) -> Any:
+    def file(self, path: Path) -> Any:
         """The open h5py.File.
 
         Raises:
             AvrobustError: if h5py is not installed.
             DataError: if it is no HDF5 file, or damaged.
         """
+        return self._get(path).file
+
+    def dataset(self, path: Path, name: str) -> Any:
+        """The h5py.Dataset of a name like "eval/data/labels"; None if there is none.
+
+        Raises:
+            AvrobustError: if h5py is not installed.
+            DataError: if the file is damaged, or a link leads out of it.
+        """
+        found = self._get(path)
+        if name not in found.datasets:
+            place = f"{path}:{name}"
+            try:
+                found.datasets[name] = _find(found.file, name, place)
+            except _FAILURES as error:
+                raise DataError(f"{place} is damaged: {_said(error)}") from error
+        return found.datasets[name]
+
+    def close(self) -> None:
+        """Close all of this process's."""
+        while self._open:
+            self._open.popitem()[1].file.close()
+
+    def _get(self, path: Path) -> _Open:
         if self._process != os.getpid():
-            self._files.clear()
+            self._open.clear()
             self._process = os.getpid()
-        if path in self._files:
-            self._files.move_to_end(path)
-            return self._files[path]
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
         try:
             import h5py
         except ImportError as error:
@@ -60,17 +93,12 @@ class OpenFiles:
             raise DataError(f"{path} cannot be read: it is not there, or no file")
         try:
             # No lock: the file is only read, and many file systems have none.
-            self._files[path] = h5py.File(path, "r", locking=False)
+            self._open[path] = _Open(h5py.File(path, "r", locking=False))
         except _FAILURES as error:
             raise DataError(f"{path} is no HDF5 file, or damaged or cut short: {_said(error)}") from error
-        if len(self._files) > _MOST_OPEN:
-            self._files.popitem(last=False)[1].close()
-        return self._files[path]
-
-    def close(self) -> None:
-        """Close all of this process's."""
-        while self._files:
-            self._files.popitem()[1].close()
+        if len(self._open) > _MOST_OPEN:
+            self._open.popitem(last=False)[1].file.close()
+        return self._open[path]
 
 
 class Hdf5Array(StoredArray):
@@ -109,7 +137,7 @@ class Hdf5Array(StoredArray):
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         try:
-            found: NDArray[Any] = find(self._files.get(self.file), self.inner, self.place)[start:stop]
+            found: NDArray[Any] = self._files.dataset(self.file, self.inner)[start:stop]
         except _FAILURES as error:
             raise DataError(f"{self.where(start)} cannot be read: {_said(error)}") from error
         if found.shape != (stop - start, *self.shape[1:]):
@@ -151,14 +179,10 @@ class Hdf5(Source):
 
     def __init__(self, path: Path, files: OpenFiles) -> None:
         self.path, self._files = path, files
-        files.get(path)
+        files.file(path)
 
     def array(self, name: str) -> StoredArray | None:
-        place = f"{self.path}:{name}"
-        try:
-            found = find(self._files.get(self.path), name, place)
-        except _FAILURES as error:
-            raise DataError(f"{place} is damaged: {_said(error)}") from error
+        found = self._files.dataset(self.path, name)
         return None if found is None else Hdf5Array(self._files, self.path, name, found)
 
     def known(self) -> Sequence[str]:
@@ -172,11 +196,11 @@ class Hdf5(Source):
             return len(found) >= _MOST_NAMES or None
 
         with suppress(*_FAILURES):  # of a damaged file the others are told
-            self._files.get(self.path).visititems(look)  # follows no soft or external links
+            self._files.file(self.path).visititems(look)  # follows no soft or external links
         return found
 
 
-def find(file: Any, name: str, place: str) -> Any:
+def _find(file: Any, name: str, place: str) -> Any:
     """The dataset of a name, by links inside the file alone; None if there is none.
 
     Every step is looked at before it is taken: HDF5 itself would open whatever file an external link names.

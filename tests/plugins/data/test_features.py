@@ -243,6 +243,21 @@ def test_processes_that_are_forked_while_files_are_open_read_each_clip_once(open
     assert torch.equal(data.read("train", 2).inputs["audio"], expected["train/2"])  # still, after they have ended
 
 
+def test_a_split_of_more_files_than_are_kept_open(tmp_path, store, monkeypatch) -> None:
+    monkeypatch.setattr("avrobust_data.features.hdf5._MOST_OPEN", 2)
+    names = list("abcd")
+    for i, name in enumerate(names):
+        store(tmp_path / f"{name}.h5", {"labels": np.array([0, 1]), "feat_v": np.full((2, 3), float(i))}, "hdf5")
+    modalities = {"video": {"array": "feat_v"}}
+    data = Features(
+        FeaturesConfig(path=str(tmp_path / "{split}.h5"), group="", splits={"test": names}, modalities=modalities)
+    )
+    for index in (0, 7, 2, 4, 1, 6, 3, 5, 0):
+        assert data.read("test", index).inputs["video"].tolist() == [index // 2] * 3
+    opened = data._splits["test"].arrays["video"].parts[0]._files._open
+    assert len(opened) == 2
+
+
 @pytest.mark.slow
 def test_a_process_that_is_spawned_reads_the_same(opened) -> None:
     data = opened("hdf5-gzip")
