@@ -122,7 +122,8 @@ class Features(Dataset):
             for (split, name, part), content in zip(parts, contents, strict=True):
                 digest.update(json.dumps([split, name, part.inner, part.shape, content]).encode())
             for split, found in sorted(self._splits.items()):
-                digest.update(json.dumps([split, found.labels.digest(), *self.ids(split)]).encode())
+                rows = None if found.rows is None else found.rows.tolist()
+                digest.update(json.dumps([split, found.labels.digest(), rows, *self.ids(split)]).encode())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 

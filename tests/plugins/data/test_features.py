@@ -293,6 +293,17 @@ def test_the_fingerprint_is_of_the_content_not_of_the_place(opened, tmp_path, re
     assert len({first, *other.values()}) == 1 + len(other)
 
 
+def test_the_fingerprint_of_a_restricted_set_is_of_its_clips(opened, tmp_path) -> None:
+    (tmp_path / "ids.txt").write_text("a\nb\n")
+    found = set()
+    for order in ("ab---", "a-b--", "ab=--"):
+        names = np.array([f"{name}{i}" if name in "-=" else name for i, name in enumerate(order)])
+        changes = {"eval/data/n": names, "eval/data/labels": np.ones((5, 2))}
+        fields = {"names": "n", "splits": {"test": "eval"}, "ids": tmp_path / "ids.txt"}
+        found.add(opened("npy", changes, **fields).fingerprint())
+    assert len(found) == 2  # ids of clips that are left out do not count
+
+
 def test_another_array_of_the_same_file_is_another_set(opened, reference_layout) -> None:
     again = {name.replace("feat_v", "again"): x for name, x in reference_layout.items() if name.endswith("feat_v")}
     one = opened(changes=again, modalities={"video": {"array": "feat_v"}}).fingerprint()
