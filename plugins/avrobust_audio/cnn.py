@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from avrobust_audio.blocks import ConvBlock
 from avrobust_audio.configs import CnnConfig
-from avrobust_audio.frontend import LogMel
+from avrobust_audio.frontend import LogMel, ReadyMade, front_end
 from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec, linear
 
 
@@ -20,21 +20,21 @@ class Cnn(Encoder):
 
     Args:
         config: of the front end, and the widths.
-        media: a waveform.
+        media: a waveform, or its spectrogram.
 
     Raises:
-        DataError: if the modality is not a waveform, or mel bands or frames are too few for the pools.
+        DataError: if the modality is neither, or mel bands or frames are too few for the pools.
         AvrobustError: if the front end does not fit the sample rate.
     """
 
-    frontend: LogMel
+    frontend: LogMel | ReadyMade
     time_axis = 1
 
     def __init__(self, config: CnnConfig, media: MediaSpec) -> None:
         super().__init__()
         channels = config.channels
         self.dims = EncodedDims(token=channels[-1], embed=config.embed)
-        self.frontend = LogMel(config, media)
+        self.frontend = front_end(config, media)
         self.blocks = len(channels)
         self._check_size("mel bands", config.n_mels, "raise n_mels")
         self._check_size("frames", self.frontend.frames(media.shape[1]), "use longer clips, or lower hop_ms")

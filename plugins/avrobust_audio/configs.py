@@ -17,7 +17,7 @@ PATCH: Final = 16
 
 
 class LogMelConfig(Config):
-    """The log-mel front end that audio encoders share."""
+    """The log-mel front end that audio encoders share; of spectrograms made beforehand only `n_mels` counts."""
 
     n_mels: int = Field(default=64, ge=1)
     """Mel bands."""

@@ -1,4 +1,4 @@
-"""The log-mel front end: differentiable from the waveform to decibels per frame and mel band."""
+"""The log-mel front end: differentiable from the waveform to decibels per frame and mel band; or made beforehand."""
 
 import math
 from typing import Final
@@ -117,6 +117,46 @@ class LogMel(nn.Module):
     def extra_repr(self) -> str:
         sizes = f"n_fft={self.n_fft}, window={len(self.window)}, hop={self.hop}, n_mels={self.n_mels}"
         return f"{sizes}, floor={self.floor!r}"
+
+
+class ReadyMade(nn.Module):
+    """In the place of `LogMel` where the data set's clips are log-mel spectrograms already: hands them on as they are.
+
+    Args:
+        config: of which only `n_mels` counts.
+        media: spectrograms (1, frames, bands), kind "audio".
+
+    Raises:
+        DataError: if the clips are something else, or have another number of bands.
+    """
+
+    def __init__(self, config: LogMelConfig, media: MediaSpec) -> None:
+        super().__init__()
+        media.require("spectrograms", "audio", (1, "frames", "bands"))
+        if media.shape[2] != config.n_mels:
+            raise DataError(
+                f"the data set's spectrograms have {media.shape[2]} bands, and n_mels is {config.n_mels}; set n_mels "
+                f"to {media.shape[2]}"
+            )
+        self.n_mels = config.n_mels
+
+    def frames(self, length: int) -> int:
+        """Count the frames of a spectrogram of so many."""
+        return length
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The spectrograms (B, 1, frames, bands) themselves."""
+        return x
+
+
+def front_end(config: LogMelConfig, media: MediaSpec) -> LogMel | ReadyMade:
+    """What makes log-mel spectrograms of a modality: of waveforms (channels, samples), or ones made beforehand.
+
+    Raises:
+        DataError: if the modality is neither, or the clips are too short.
+        AvrobustError: if the configuration does not fit the sample rate.
+    """
+    return ReadyMade(config, media) if len(media.shape) == 3 else LogMel(config, media)
 
 
 def mel_filters(n_fft: int, rate: int, n_mels: int, f_min: float, f_max: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_audio.configs import PatchesConfig
-from avrobust_audio.frontend import LogMel
+from avrobust_audio.frontend import LogMel, ReadyMade, front_end
 from avrobust_core import Encoded, EncodedDims, Encoder, MediaSpec, sinusoids
 
 
@@ -21,20 +21,20 @@ class AudioPatches(Encoder):
 
     Args:
         config: of the front end, and the patches.
-        media: a waveform.
+        media: a waveform, or its spectrogram.
 
     Raises:
-        DataError: if the modality is not a waveform, or its clips are too short.
+        DataError: if the modality is neither, or its clips are too short.
         AvrobustError: if the front end does not fit the sample rate.
     """
 
-    frontend: LogMel
+    frontend: LogMel | ReadyMade
     time_axis = 1
 
     def __init__(self, config: PatchesConfig, media: MediaSpec) -> None:
         super().__init__()
         self.dims = EncodedDims(token=config.width, embed=config.width)
-        self.frontend = LogMel(config, media)
+        self.frontend = front_end(config, media)
         self.patch = (config.patch_frames, config.patch_mels)
         self.bn0 = nn.BatchNorm1d(config.n_mels)
         self.proj = nn.Linear(config.patch_frames * config.patch_mels, config.width)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from avrobust_audio.blocks import ConvBlock
 from avrobust_audio.configs import POOLS, TalTransConfig
-from avrobust_audio.frontend import LogMel
+from avrobust_audio.frontend import LogMel, ReadyMade, front_end
 from avrobust_core import (
     AttentionPooling,
     DataError,
@@ -39,20 +39,20 @@ class TalTrans(Encoder):
 
     Args:
         config: of the front end, and the widths.
-        media: a waveform.
+        media: a waveform, or its spectrogram.
 
     Raises:
-        DataError: if the modality is not a waveform, or its clips are too short.
+        DataError: if the modality is neither, or its clips are too short.
         AvrobustError: if the front end does not fit the sample rate.
     """
 
-    frontend: LogMel
+    frontend: LogMel | ReadyMade
     time_axis = 1
 
     def __init__(self, config: TalTransConfig, media: MediaSpec) -> None:
         super().__init__()
         self.dims = EncodedDims(token=config.embed, embed=config.embed)
-        self.frontend = LogMel(config, media)
+        self.frontend = front_end(config, media)
         _check_frames(self.frontend.frames(media.shape[1]))
         self.bn0 = nn.BatchNorm1d(config.n_mels)
         widths = [config.embed * 2**i // config.n_mels for i in range(1, POOLS + 1)]

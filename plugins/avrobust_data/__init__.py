@@ -1,1 +1,1 @@
-"""Data sets: `toy-av`, generated on the fly, and `clips`, a manifest of media files."""
+"""Data sets: `toy-av`, generated on the fly, `clips`, a manifest of media files, `features`, computed beforehand."""

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 from avrobust_core import Component, hookimpl
 from avrobust_data.configs import ClipsConfig, ToyAVConfig
+from avrobust_data.features.config import FeaturesConfig
 
 
 @hookimpl
 def avrobust_datasets() -> Iterator[Component]:
-    """Offer `toy-av` and `clips`."""
+    """Offer `toy-av`, `clips` and `features`."""
     yield Component(
         name="toy-av",
         summary="Generated audio-visual events, some told apart only by sound, some only by sight; nothing downloaded.",
@@ -23,4 +24,13 @@ def avrobust_datasets() -> Iterator[Component]:
         build="avrobust_data.clips:make_clips",
         references=("https://pyav.basswood-io.com",),
         example={"manifest": "manifest.csv"},
+    )
+    yield Component(
+        name="features",
+        summary="Features computed beforehand, in HDF5 as the reference's, .npy or .npz files; read clip by clip.",
+        config=FeaturesConfig,
+        build="avrobust_data.features.dataset:Features",
+        references=("https://arxiv.org/abs/2203.12122",),
+        example={"path": "features.h5"},
+        extras=("features",),
     )

@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import h5py
 import numpy as np
 import pytest
 
@@ -110,3 +111,44 @@ def write_manifest(tmp_path: Path) -> Callable[[str], Path]:
 def media() -> Callable[..., Path]:
     """The function that encodes a file."""
     return write_media
+
+
+def write_arrays(place: Path, arrays: dict[str, np.ndarray], storage: str) -> None:
+    """Write arrays, by names like "eval/data/feat_a", as one HDF5 or .npz file, or as a folder of .npy files."""
+    if storage == "npy":
+        for name, array in arrays.items():
+            file = place / f"{name}.npy"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, array)
+    elif storage == "npz":
+        np.savez(place, **arrays)
+    else:
+        with h5py.File(place, "w") as file:
+            for name, array in arrays.items():
+                packed = storage == "hdf5-gzip" and array.size
+                settings = {"chunks": (1, *array.shape[1:]), "compression": "gzip"} if packed else {}
+                file.create_dataset(name, data=array, **settings)
+
+
+@pytest.fixture(scope="session")
+def store() -> Callable[..., None]:
+    """The function that writes arrays."""
+    return write_arrays
+
+
+def features_of(split: str, clips: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """A split in the reference's layout, smaller: features (N, 8, 32) and (N, 3, 6), labels (N, 5); all float32."""
+    rng = np.random.default_rng([seed, clips])
+    labels = (rng.random((clips, 5)) < 0.3).astype(np.float32)
+    labels[np.arange(clips), rng.integers(5, size=clips)] = 1
+    return {
+        f"{split}/data/feat_a": rng.uniform(-2, 2, (clips, 8, 32)).astype(np.float32),
+        f"{split}/data/feat_v": rng.uniform(-0.5, 1.5, (clips, 3, 6)).astype(np.float32),
+        f"{split}/data/labels": labels,
+    }
+
+
+@pytest.fixture(scope="session")
+def reference_layout() -> dict[str, np.ndarray]:
+    """The arrays of a small file as the reference's: seven clips to validate with, five to evaluate."""
+    return features_of("valid", 7) | features_of("eval", 5)
