@@ -54,6 +54,7 @@ class Features(Dataset):
         labels = [split.labels for split in splits]
         self.task: Task = "single-label" if labels[0].single else "multi-label"
         self.classes = _classes(config, labels)
+        self._said: dict[str, Any] = {}
         if config.ids is not None:
             self._restrict(config.ids)
         self._tell_what_has_no_label()
@@ -72,6 +73,10 @@ class Features(Dataset):
     def label_matrix(self, split: str) -> csr_array:
         """The labels of a split's clips: (n, K) float32 zeros and ones."""
         return self._split(split).labels.matrix
+
+    def provenance(self) -> Mapping[str, Any]:
+        """How many of the listed ids there are, where a list of ids restricts the set."""
+        return self._said
 
     def read(self, split: str, index: int) -> Clip:
         """Read one clip's rows.
@@ -152,6 +157,13 @@ class Features(Dataset):
                 gone.append(name)
         if not self._splits:
             raise DataError(f"{file} names none of the clips of {self.config.path}, whose ids are like {like!r}")
+        found = len(asked) - len(missing)
+        self._said = {
+            "summary": f"features: {found} of the {len(asked)} ids listed in {file.name} found",
+            "listed": len(asked),
+            "found": found,
+            "missing": len(missing),
+        }
         if missing:
             _warn(f"{file}: {len(missing)} of its {len(asked)} ids are not in the data: {first_of(sorted(missing))}")
         if gone:

@@ -190,6 +190,12 @@ def test_a_list_of_ids_restricts_the_set_and_what_is_missing_is_told(opened, tmp
     published.write_text("# as published\ntest/3\ntrain/6\n\ntest/0\ntest/9\n")
     with pytest.warns(AvrobustWarning, match=r"ids\.txt: 1 of its 4 ids are not in the data: test/9"):
         data = opened(ids=published)
+    assert data.provenance() == {
+        "summary": "features: 3 of the 4 ids listed in ids.txt found",
+        "listed": 4,
+        "found": 3,
+        "missing": 1,
+    }
     assert data.ids("train") == ["train/6"]
     assert data.ids("test") == ["test/0", "test/3"]
     clip = data.read("test", 1)
@@ -206,6 +212,18 @@ def test_a_list_of_ids_restricts_the_set_and_what_is_missing_is_told(opened, tmp
     published.write_text("7\n")
     with pytest.raises(DataError, match=r"names none of the clips of .*, whose ids are like 'train/0'"):
         opened(ids=published)
+
+
+def test_labels_are_known_without_reading_features(opened, reference_layout, tmp_path) -> None:
+    data = opened(modalities={"video": {"array": "feat_v"}})
+    assert np.array_equal(data.label_matrix("train").toarray(), reference_layout["valid/data/labels"])
+    (tmp_path / "ids.txt").write_text("test/4\ntest/1\n")
+    with pytest.warns(AvrobustWarning, match="names no clip of split train"):
+        data = opened(ids=tmp_path / "ids.txt")
+    assert np.array_equal(data.label_matrix("test").toarray(), reference_layout["eval/data/labels"][[1, 4]])
+    numbers = {"valid/data/labels": np.array([3, 0, 0, 1, 0, 0, 3]), "eval/data/labels": np.array([0, 0, 1, 0, 1])}
+    data = opened("npz", numbers)
+    assert data.label_matrix("test").toarray().tolist() == np.eye(4)[[0, 0, 1, 0, 1]].tolist()
 
 
 def test_clips_without_a_label_are_told(opened, reference_layout) -> None:
