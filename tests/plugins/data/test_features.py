@@ -10,13 +10,15 @@ import pytest
 import torch
 from avrobust_data.features.config import FeaturesConfig
 from avrobust_data.features.dataset import Features
+from avrobust_data.features.hdf5 import OpenFiles
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pydantic import ValidationError
 
 from avrobust_core import AvrobustWarning, DataError
-from avrobust_core.data.loading import Skipped, read_batches
+from avrobust_core.data.loader import Loader
+from avrobust_core.data.loading import Skipped
 
 STORAGES = ("hdf5", "hdf5-gzip", "npy", "npz")
 PATHS = {"hdf5": "features.h5", "hdf5-gzip": "features.h5", "npy": "features", "npz": "features.npz"}
@@ -252,9 +254,10 @@ def test_processes_that_are_forked_while_files_are_open_read_each_clip_once(open
     skipped = Skipped(data)
     seen = {}
     batches = [[0, 5], [1, 6], [2, 3], [4]]
-    for batch in read_batches(data, "train", batches, skipped=skipped, workers=2, pin=False):
-        assert batch is not None
-        seen |= dict(zip(batch.ids, batch.inputs["audio"], strict=True))
+    with Loader(data, workers=2) as loader:
+        for batch in loader.batches("train", batches, skipped):
+            assert batch is not None
+            seen |= {clip: x.clone() for clip, x in zip(batch.ids, batch.inputs["audio"], strict=True)}
     assert seen.keys() == expected.keys()
     assert all(torch.equal(seen[clip], expected[clip]) for clip in seen)
     assert not skipped.by_split
@@ -274,6 +277,18 @@ def test_a_split_of_more_files_than_are_kept_open(tmp_path, store, monkeypatch) 
         assert data.read("test", index).inputs["video"].tolist() == [index // 2] * 3
     opened = data._splits["test"].arrays["video"].parts[0]._files._open
     assert len(opened) == 2
+
+
+def test_a_forked_process_opens_files_anew(tmp_path, store) -> None:
+    store(tmp_path / "x.h5", {"x": np.arange(3)}, "hdf5")
+    files = OpenFiles()
+    handle = files.file(tmp_path / "x.h5")
+    child = os.fork()
+    if not child:
+        anew = files.file(tmp_path / "x.h5") is not handle and files.dataset(tmp_path / "x.h5", "x")[2] == 2
+        os._exit(0 if anew else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert files.file(tmp_path / "x.h5") is handle
 
 
 @pytest.mark.slow
