@@ -142,14 +142,17 @@ class Cells:
             `id`, `group`, `start` and `stop` where they are there.
         """
         if any(len(cells) != self._width for _, cells in rows):
-            rows = [(line, cells) for line, found in rows if (cells := self._fitted(line, found)) is not None]
+            fitted = [(line, self._fitted(line, found)) for line, found in rows]
+            rows = [(line, found) for line, found in fitted if found is not None]
         raw, cells = self._columns_of(rows)
         labels, known = self._labels.positions(cells[self._label])
         if not (known and self._sound(raw, cells)):
             rows = [row for row in rows if self._readable(*row)]
             raw, cells = self._columns_of(rows)
             labels, _ = self._labels.positions(cells[self._label])
-        found = {name: pa.array(cells[name], pa.string()) for name in ("id", "path", "group") if name in cells}
+        found: dict[str, pa.Array] = {
+            name: pa.array(cells[name], pa.string()) for name in ("id", "path", "group") if name in cells
+        }
         found["split"] = pa.array([self._splits.get(cell) for cell in cells["split"]], pa.int32())
         found["labels"] = labels
         for name in ("start", "stop"):
@@ -161,8 +164,8 @@ class Cells:
         self, rows: Sequence[tuple[int, list[str]]]
     ) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
         """The cells of each column that is read, as they stand and without blanks around them."""
-        columns = list(zip(*(cells for _, cells in rows), strict=True)) or [()] * self._width
-        raw = {name: columns[at] for name, at in self._columns.items()}
+        columns: list[tuple[str, ...]] = list(zip(*(cells for _, cells in rows), strict=True)) or [()] * self._width
+        raw: dict[str, Sequence[str]] = {name: columns[at] for name, at in self._columns.items()}
         return raw, {name: list(map(str.strip, column)) for name, column in raw.items()}
 
     def _fitted(self, line: int, cells: list[str]) -> list[str] | None:

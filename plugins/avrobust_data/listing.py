@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, overload
+from typing import Any, Final, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -70,10 +70,11 @@ class Listing:
             for row in batch.to_pylist():
                 yield Entry(**row | {"labels": tuple(row["labels"])})
 
-    def chunks(self) -> Iterator[dict[str, list[object]]]:
+    def chunks(self) -> Iterator[dict[str, list[Any]]]:
         """The columns of ten thousand clips at a time."""
         for start in range(0, len(self), 10_000):
-            yield self.table.slice(start, 10_000).to_pydict()
+            columns: dict[str, list[Any]] = self.table.slice(start, 10_000).to_pydict()
+            yield columns
 
     def every(self, step: int) -> "Listing":
         """One in `step` clips, from the first on."""

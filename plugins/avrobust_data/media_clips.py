@@ -38,7 +38,6 @@ class MediaClips(Dataset):
         specs = media_specs(config)
         self.media: Mapping[str, MediaSpec] = {name: specs[name] for name in config.modalities}
         self._by_split = listing.by_split(splits)
-        self._ids = {split: part.texts("id") for split, part in self._by_split.items()}
         self._fingerprint: str | None = None
         self._cache = ClipCache(config.cache_mib * 2**20)
 
@@ -47,8 +46,7 @@ class MediaClips(Dataset):
         return tuple(self._by_split)
 
     def ids(self, split: str) -> Sequence[str]:
-        self._split(split)
-        return self._ids[split]
+        return self._split(split).texts("id")
 
     def groups(self, split: str) -> Sequence[str] | None:
         """The listing's groups; None where there is none."""

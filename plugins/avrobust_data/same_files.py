@@ -54,7 +54,8 @@ def files_of(paths: pa.Array, root: Path) -> NDArray[np.int64]:
         spelled: dict[str, int] = {}
         for i in missing.tolist():
             codes[i] = spelled.setdefault(_normal(folder, names[i]), i)
-    return codes[distinct.indices.to_numpy()]
+    by_row: NDArray[np.int64] = codes[distinct.indices.to_numpy()]
+    return by_row
 
 
 def misspelt(paths: pa.ChunkedArray, root: Path) -> Iterator[tuple[str, str]]:
