@@ -24,6 +24,7 @@ _LONGEST: Final = {"path": 4096, "labels": 4096}
 _USUAL_LONGEST: Final = 500
 
 _SCHEME: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]+://")
+_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 
 
 class Faults:
@@ -230,8 +231,10 @@ class Cells:
         """What is wrong with the place that a path names; None if nothing is."""
         if path.startswith("~") and path[1:2] in ("", "/", "\\"):
             return "begins with ~, which is not expanded; write the whole path"
-        if "://" in path and _SCHEME.match(path):
+        if ":" in path and _SCHEME.match(path):
             return "is an address of the network; download the file, and name it"
+        if ":" in path and os.name != "nt" and _DRIVE.match(path):
+            return "is a path of Windows; write it as this system does"
         return None if self._fence is None else self._fence.fault(path)
 
 

@@ -169,7 +169,7 @@ def _spellings(rows: Rows, root: Path) -> Iterator[str]:
     """A remark on paths that name no file, where one of another spelling is there."""
     found = [f"{path!r} ({other!r} is there)" for path, other in misspelt(rows.table["path"], root)]
     if found:
-        yield f"{len(found)} paths or more name no file, but one that is spelled otherwise is there: {first_of(found)}"
+        yield f"paths name no file, where one that is spelled otherwise is there: {first_of(found)}"
 
 
 def _raise(faults: Faults) -> None:

@@ -110,7 +110,7 @@ def remarks(rows: Rows) -> Iterator[str]:
             "labels that differ in case, blanks, invisible characters or leading zeros alone are different classes "
             f"(clips in brackets): {first_of(groups)}"
         )
-    yield from _not_learned(rows, values, np.repeat(np.arange(len(labels)), np.diff(labels.offsets.to_numpy())))
+    yield from _apart(rows, values, np.repeat(np.arange(len(labels)), np.diff(labels.offsets.to_numpy())))
     first = _first_of_clip(rows)
     again = np.flatnonzero(first != np.arange(len(first)))
     if len(again):
@@ -206,8 +206,8 @@ def _overlaps(
     return found
 
 
-def _not_learned(rows: Rows, values: NDArray[np.int64], owners: NDArray[np.int64]) -> Iterator[str]:
-    """A remark for each split with classes that "train" lacks."""
+def _apart(rows: Rows, values: NDArray[np.int64], owners: NDArray[np.int64]) -> Iterator[str]:
+    """A remark for each split with classes that "train" lacks, and one on those that it alone has."""
     names: list[str] = rows.table["split"].combine_chunks().dictionary.to_pylist()
     if "train" not in names:
         return
@@ -224,6 +224,13 @@ def _not_learned(rows: Rows, values: NDArray[np.int64], owners: NDArray[np.int64
                 f"{len(missing)} of the {len(classes)} classes of split {split!r} have no clip in 'train', so that "
                 f"none can be learned: {first_of(named)}"
             )
+    untried = sorted(set(learned).difference(*(classes for split, classes in by_split.items() if split != "train")))
+    if untried and len(by_split) > 1:
+        named = [repr(rows.classes[label]) for label in untried]
+        yield (
+            f"{len(untried)} of the {len(learned)} classes of 'train' have no clip in another split, so that nothing "
+            f"is measured of them: {first_of(named)}"
+        )
 
 
 def _named(rows: Rows, earlier: int, later: int) -> str:
