@@ -183,10 +183,9 @@ class Cells:
     def _sound(self, raw: Mapping[str, Sequence[str]], cells: Mapping[str, Sequence[str]]) -> bool:
         """False if a row may have a fault, other than in its labels."""
         for name, column in raw.items():
-            together = "".join(column)
-            if not together.isprintable() or '"' in together:
-                return False
-            if max(map(len, column), default=0) > _LONGEST.get(name, _USUAL_LONGEST):
+            together, limit = "".join(column), _LONGEST.get(name, _USUAL_LONGEST)
+            plain = together.isprintable() and '"' not in together and max(map(len, column), default=0) <= limit
+            if not plain and any(_fault(cell, limit) for cell in column):
                 return False
         if not self._splits.keys() >= set(cells["split"]):
             return False

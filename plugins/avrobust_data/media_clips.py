@@ -13,7 +13,7 @@ from avrobust_data.collectors import MediaError
 from avrobust_data.configs import DecodingConfig
 from avrobust_data.contents import default_store, digests, sizes
 from avrobust_data.decoding import DECODER_VERSION, decode
-from avrobust_data.listing import Entry, Listing
+from avrobust_data.listing import Listing
 from avrobust_data.media import media_specs, target_of
 from avrobust_data.rows import copies
 
@@ -49,7 +49,7 @@ class MediaClips(Dataset):
         return self._split(split).texts("id")
 
     def groups(self, split: str) -> Sequence[str] | None:
-        """The listing's groups; None where there is none."""
+        """The listing's groups; None where a clip has none."""
         part = self._split(split)
         return None if part.table["group"].null_count else part.texts("group")
 
@@ -83,12 +83,10 @@ class MediaClips(Dataset):
         Contents are looked at once per object. Of a file of more than 1 MiB only its size and 16 blocks are: a change
         between them is not noticed, nor one that leaves a file's size and all its times as they were. Of a set of more
         than `hashed_files` clips the contents of so many are looked at, evenly spread over each split, and only the
-        sizes of the others, which an `AvrobustWarning` says: two million contents are up to two terabytes.
+        sizes of the others, which an `AvrobustWarning` says: two million contents are up to two terabytes. Copies in
+        two splits are then looked for among those alone.
         """
         if self._fingerprint is None:
-            digest = hashlib.sha256()
-            head = [DECODER_VERSION, self.config.identity(), self.task, self.classes]
-            digest.update(json.dumps(head, sort_keys=True).encode())
             clips = sum(len(part) for part in self._by_split.values())
             step = -(-clips // self.config.hashed_files)
             if step > 1:
@@ -98,28 +96,27 @@ class MediaClips(Dataset):
                     AvrobustWarning,
                     stacklevel=2,
                 )
-            looked = {split: part.every(step) for split, part in sorted(self._by_split.items())}
-            entries = [entry for part in looked.values() for entry in part.entries()]
-            contents = self._contents(entries)
-            for remark in copies(entries, contents):
-                warnings.warn(f"{self.source}: {remark}", AvrobustWarning, stacklevel=2)
-            digest.update(json.dumps(contents).encode())
+            head = [DECODER_VERSION, self.config.identity(), self.task, self.classes]
+            digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+            digest.update(json.dumps(self._contents(step)).encode())
             for split, part in sorted(self._by_split.items()):
                 for columns in part.chunks():
                     paths = columns["path"]
-                    row = {
-                        **columns,
-                        "split": split,
-                        "path": [self._place(path) for path in paths],
-                        "sizes": sizes(self._absolute(paths)) if step > 1 else None,
-                    }
-                    digest.update(json.dumps(row, sort_keys=True).encode())
+                    found = sizes(self._absolute(paths)) if step > 1 else None
+                    said = {**columns, "split": split, "path": [self._place(path) for path in paths], "sizes": found}
+                    digest.update(json.dumps(said, sort_keys=True).encode())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
-    def _contents(self, entries: Sequence[Entry]) -> list[str]:
+    def _contents(self, step: int) -> list[str]:
+        """Digests of one in `step` files of each split; copies among them in two splits are warned of."""
+        parts = [part.every(step) for _, part in sorted(self._by_split.items())]
+        entries = [entry for part in parts for entry in part.entries()]
         store = default_store(f"{Path(self.source).absolute()}\n{self.root.absolute()}")
-        return digests(self._absolute([entry.path for entry in entries]), store)
+        contents = digests(self._absolute([entry.path for entry in entries]), store)
+        for remark in copies(entries, contents):
+            warnings.warn(f"{self.source}: {remark}", AvrobustWarning, stacklevel=2)
+        return contents
 
     def _absolute(self, paths: Sequence[str]) -> list[str]:
         folder = os.fspath(self.root.absolute())
