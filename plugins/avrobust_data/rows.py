@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -15,6 +15,8 @@ from avrobust_core import first_of
 
 SHOWN: Final = 5
 """Rows that a message shows; the others are counted."""
+
+_NO_VALUE: Final = frozenset({"nan", "null", "n/a", "#n/a", "<na>"})
 
 _NUMBER: Final = re.compile(r"([+-]?[0-9]+)(\.0+)?")
 
@@ -110,6 +112,7 @@ def remarks(rows: Rows) -> Iterator[str]:
             "labels that differ in case, blanks, invisible characters or leading zeros alone are different classes "
             f"(clips in brackets): {first_of(groups)}"
         )
+    yield from _odd_names([rows.classes[i] for i in np.flatnonzero(counts).tolist()])
     yield from _apart(rows, values, np.repeat(np.arange(len(labels)), np.diff(labels.offsets.to_numpy())))
     first = _first_of_clip(rows)
     again = np.flatnonzero(first != np.arange(len(first)))
@@ -204,6 +207,24 @@ def _overlaps(
         if held is None or stop[row] > stop[held]:
             longest[int(split[row])] = row
     return found
+
+
+def _odd_names(labels: Sequence[str]) -> Iterator[str]:
+    """Remarks on labels that may be several, or none."""
+    known = set(labels)
+    joined = [
+        repr(label)
+        for label in labels
+        if any(mark in label and known >= set(map(str.strip, label.split(mark))) for mark in "|;,/")
+    ]
+    if joined:
+        yield (
+            f"{len(joined)} labels are other labels joined together, each a class of its own here; several per "
+            f"clip stand in a column labels, with data.with.separator between them: {first_of(joined)}"
+        )
+    none = [repr(label) for label in labels if label.casefold() in _NO_VALUE]
+    if none:
+        yield f"labels that tables write where a value is missing are classes as they stand: {first_of(none)}"
 
 
 def _apart(rows: Rows, values: NDArray[np.int64], owners: NDArray[np.int64]) -> Iterator[str]:

@@ -377,6 +377,19 @@ def test_labels_that_look_alike_are_warned_of(write_manifest, other) -> None:
     assert len(manifest.classes) == 2
 
 
+@pytest.mark.parametrize("column", ["label", "labels"])
+@pytest.mark.parametrize("joined", ["dog;cat", "dog / cat", '"cat, dog, dog"'])
+def test_labels_that_are_others_joined_together_are_warned_of(write_manifest, column, joined) -> None:
+    path = write_manifest(f"path,{column},split\na.mp4,dog,train\nb.mp4,cat,train\nc.mp4,{joined},train\n")
+    with pytest.warns(AvrobustWarning, match=f"1 labels are other labels joined together.*{joined[1:-1]}"):
+        read(path)
+
+
+def test_labels_of_missing_values_are_warned_of(write_manifest) -> None:
+    with pytest.warns(AvrobustWarning, match="where a value is missing are classes as they stand: 'NaN'"):
+        read(write_manifest("path,label,split\na.mp4,dog,train\nb.mp4,NaN,train\n"))
+
+
 def test_classes_without_a_clip_to_learn_from_are_warned_of(write_manifest) -> None:
     text = "path,label,split\na.mp4,x,train\nb.mp4,y,train\nc.mp4,z,test\nd.mp4,x,test\n"
     with pytest.warns(AvrobustWarning, match=r"1 of the 2 classes of split 'test' .* 'z' \(line 4\)"):
@@ -407,6 +420,7 @@ def test_copies_across_splits_are_told() -> None:
 def test_an_ordinary_manifest_raises_no_warning(write_manifest) -> None:
     text = "path,label,split\na.mp4,Dog,train\nb.mp4,Dog bark,train\nc.mp4,Dog,test\nd.mp4,10,val\ne.mp4,10,train\n"
     text += "f.mp4,Dog bark,test\n"
+    text += 'g.mp4,"Dog, barking",train\nh.mp4,"Dog, barking",val\n'
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read(write_manifest(text))
