@@ -2,7 +2,6 @@
 
 from avrobust_core import DataError
 from avrobust_data.configs import ClipsConfig
-from avrobust_data.listing import listing_of
 from avrobust_data.manifest import read_manifest
 from avrobust_data.media_clips import MediaClips
 
@@ -16,9 +15,4 @@ def make_clips(config: ClipsConfig) -> MediaClips:
     root = config.root if config.root is not None else config.manifest.parent
     if config.root is not None and not root.is_dir():
         raise DataError(f"data.with.root is {root}, which is not a folder")
-    manifest = read_manifest(config)
-    number = {name: i for i, name in enumerate(manifest.classes)}
-    columns = {name: [getattr(row, name) for row in manifest.rows] for name in ("id", "path", "split", "group")}
-    labels = [[number[label] for label in row.labels] for row in manifest.rows]
-    listing = listing_of({**columns, "labels": labels}, manifest.classes, manifest.task, str(config.manifest))
-    return MediaClips(listing, root, config.splits, config)
+    return MediaClips(read_manifest(config), root, config.splits, config)

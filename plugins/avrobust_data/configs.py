@@ -77,6 +77,9 @@ class DecodingConfig(Config):
     """Share of a split's files that may be unreadable before the run ends with an error."""
     cache_mib: int = Field(default=1024, ge=0)
     """Memory for keeping decoded clips, in MiB per process; 0 decodes them anew at each read."""
+    hashed_files: int = Field(default=100_000, ge=1)
+    """Files whose contents are hashed to notice changes. Of a set with more, so many are, evenly spread; of the others
+    only the sizes are looked at."""
 
     @field_validator("modalities")
     @classmethod
@@ -90,7 +93,7 @@ class DecodingConfig(Config):
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide how files are decoded; the fingerprint covers which clips there are."""
-        fields = DecodingConfig.model_fields.keys() - {"max_unreadable", "cache_mib"}
+        fields = DecodingConfig.model_fields.keys() - {"max_unreadable", "cache_mib", "hashed_files"}
         return self.model_dump(mode="json", include=set(fields))
 
 
@@ -100,7 +103,12 @@ class ManifestConfig(Config):
     manifest: Path
     """The CSV file (UTF-8, or with a byte-order mark); a relative path is relative to the working directory."""
     root: Path | None = None
-    """The folder that the manifest's paths are relative to; by default the manifest's own."""
+    """The folder that the manifest's paths are relative to and must not leave; by default the manifest's own."""
+    outside_root: bool = False
+    """Whether paths may leave the root, by `..` or because they are absolute; for manifests that you trust."""
+    ids: Path | None = None
+    """A list of ids, one per line or in the column `id` of a CSV: only these clips are used. Those that the manifest
+    lacks are counted in a warning."""
     separator: str = Field(default="|", min_length=1)
     """The separator between the labels of one cell of the column `labels`; often "|" or ";"."""
     classes: tuple[str, ...] | None = None
@@ -126,8 +134,9 @@ class ClipsConfig(DecodingConfig, ManifestConfig):
     """Media files named by a CSV manifest.
 
     The manifest has a header with the columns `path`, `split`, and either `label` (single-label) or `labels`
-    (multi-label); `id` and `group` (what clips were drawn with: a speaker, a source) are optional, and other columns
-    are ignored. Cells are separated by commas, semicolons or tabs.
+    (multi-label). Optional are `id`, `group` (what clips were drawn with: a speaker, a source), and `start` and `stop`,
+    in seconds, for clips that are segments of longer files. Other columns are ignored. Cells are separated by commas,
+    semicolons or tabs.
     """
 
 

@@ -1,85 +1,75 @@
 """Reading a manifest: a CSV of media files with their labels and splits."""
 
-import difflib
+import itertools
 import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from avrobust_core import AvrobustWarning, DataError, Task
+import numpy as np
+import pyarrow as pa
+
+from avrobust_core import AvrobustWarning, DataError, Task, first_of
+from avrobust_data.cells import Cells, Faults, Labels
 from avrobust_data.configs import ClipsConfig
-from avrobust_data.rows import Row, clashes, files_of, number_of, remarks
+from avrobust_data.listing import SCHEMA, Listing, listed
+from avrobust_data.rows import Rows, clashes, number_of, remarks
+from avrobust_data.same_files import files_of, misspelt
 from avrobust_data.table import read_rows
 
-SHOWN: Final = 5
-"""Faulty rows that an error shows; the others are counted."""
+_CHUNK: Final = 2000
+"""Rows that are looked at together; so few that Python's collector of garbage never meets them."""
 
-_LONGEST: Final = {"path": 4096, "labels": 4096}
-"""Characters that a cell of a column may have, where it is not the usual limit."""
+_ENDS: Final = frozenset({"end", "end_seconds", "stop_seconds", "end_time"})
+"""Names under which the ends of segments are known elsewhere."""
 
-_USUAL_LONGEST: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """The content of a manifest: its rows in order, the task, and the class names in the order of the targets."""
-
-    rows: tuple[Row, ...]
-    task: Task
-    classes: tuple[str, ...]
+_COLUMNS: Final = ("id", "path", "start", "stop", "label", "labels", "split", "group")
 
 
-def read_manifest(config: ClipsConfig) -> Manifest:
-    """Read a CSV with the columns `path`, `label` or `labels`, `split`, and optionally `id` and `group`.
+def read_manifest(config: ClipsConfig) -> Listing:
+    """Read a CSV with the columns `path`, `label` or `labels`, `split`, and optionally `id`, `group`, `start`, `stop`.
 
-    The header's case does not matter. Cells are stripped of blanks; blank lines and other columns are ignored. What
-    looks wrong but may be meant is an `AvrobustWarning`: labels that differ in case or blanks alone, classes without a
-    clip to learn from, files that count twice.
+    The header's case does not matter. Cells are stripped of blanks; blank lines and other columns are ignored. `start`
+    and `stop` are seconds in the file, of which an empty cell means its beginning or its end. What looks wrong but may
+    be meant is an `AvrobustWarning`: labels that differ in case or blanks alone, classes without a clip to learn from,
+    clips that count twice, a file with segments in several splits, paths that are spelled otherwise than the files.
 
     Args:
         config: the file, the separator between labels, the classes and the splits that may occur. Without `classes`
-            they are those that do, in the order of `ordered`.
+            they are those that do, in the order of `ordered`, whichever ids are then read.
 
     Raises:
         DataError: if the file cannot be read, lacks a column, or has faulty rows; all of them are counted and the
-            first few are shown as file:line. A file that is in two splits, or has different labels in two rows, is a
+            first few are shown as file:line. A clip that is in two splits, or has different labels in two rows, is a
             fault of the later row, by whatever path it is named.
     """
-    file = config.manifest
+    file, root = config.manifest, config.root or config.manifest.parent
     lines = read_rows(file)
     header_line, header = next(lines)
     columns = _columns(file, header_line, header)
     task: Task = "multi-label" if "labels" in columns else "single-label"
-    allowed = _composed(config.classes) if config.classes is not None else None
-    faults: list[str] = []
-    rows: list[Row] = []
-    first_line: dict[str, int] = {}
-    for line, cells in lines:
-        if len(cells) != len(header):
-            faults.append(f"{file}:{line}: has {len(cells)} cells where the header has {len(header)} (quote commas)")
-            continue
-        row, wrong = _row({name: cells[at] for name, at in columns.items()}, line, config, allowed)
-        if row.id in first_line:
-            wrong.append(f"its id {row.id!r} is that of line {first_line[row.id]}; give the rows a column 'id'")
-        if row.id:
-            first_line.setdefault(row.id, line)
-        faults += [f"{file}:{line}: {fault}" for fault in wrong]
-        rows.append(row)
-    files = files_of(rows, config.root or file.parent) if not faults else []
-    if not faults:
-        faults = [f"{file}:{line}: {fault}" for line, fault in clashes(rows, files)]
-    if faults:
-        raise DataError(_summary(file, faults))
-    if not rows:
+    stated = _composed(config.classes) if config.classes is not None else None
+    labels = Labels(stated, config.separator if task == "multi-label" else None)
+    faults = Faults(file)
+    cells = Cells(columns, _width(header), config, labels, faults)
+    table = _taken(lines, cells)
+    if table is None:
         raise DataError(f"{file} has a header and no rows; add one per clip")
-    names = allowed if allowed is not None else ordered({label for row in rows for label in row.labels})
+    _note_repeated_ids(table, faults)
+    _raise(faults)
+    names = stated if stated is not None else ordered(labels.classes)
+    rows = _rows(table, labels, names, config, root)
+    for line, fault in clashes(rows):
+        faults.add(line, [fault])
+    _raise(faults)
     if len(names) < 2:
         raise DataError(f"{file}: all clips are of the class {names[0]!r}; a classifier needs two classes at least")
-    for remark in remarks(rows, files):
+    if config.ids is not None:
+        rows = rows.at(listed(rows.table["id"], config.ids, str(file)).to_numpy(zero_copy_only=False))
+    for remark in (*remarks(rows), *_spellings(rows, root), *_lost_ends(columns, header)):
         warnings.warn(f"{file}: {remark}", AvrobustWarning, stacklevel=2)
-    return Manifest(tuple(rows), task, names)
+    return Listing(rows.table, names, task, str(file))
 
 
 def ordered(labels: Iterable[str]) -> tuple[str, ...]:
@@ -109,66 +99,79 @@ def _columns(file: Path, line: int, header: Sequence[str]) -> Mapping[str, int]:
         raise DataError(f"{where}; it lacks {' and '.join(missing)}")
     if "label" in names and "labels" in names:
         raise DataError(f"{where}; keep either label (one per clip) or labels (several), and rename the other")
-    columns: dict[str, int] = {
-        name: names.index(name) for name in ("id", "path", "label", "labels", "split", "group") if name in names
-    }
+    columns: dict[str, int] = {name: names.index(name) for name in _COLUMNS if name in names}
     for name in columns:
         if names.count(name) > 1:
             raise DataError(f"{where}; the column {name} is there {names.count(name)} times")
     return columns
 
 
-def _row(
-    raw: Mapping[str, str], line: int, config: ClipsConfig, classes: Sequence[str] | None
-) -> tuple[Row, list[str]]:
-    """The row, and what is wrong with it."""
-    cells = {name: cell.strip() for name, cell in raw.items()}
-    faults = {name: _fault(cell, _LONGEST.get(name, _USUAL_LONGEST)) for name, cell in raw.items()}
-    wrong = [f"the {name} {fault}" for name, fault in faults.items() if fault is not None]
-    if wrong:
-        return Row("", "", (), "", line=line), wrong
-    if "labels" in cells:
-        parts = (unicodedata.normalize("NFC", part).strip() for part in cells["labels"].split(config.separator))
-        labels = tuple(dict.fromkeys(part for part in parts if part))
-    else:
-        labels = (unicodedata.normalize("NFC", cells["label"]),) if cells["label"] else ()
-    row = Row(cells.get("id", cells["path"]), cells["path"], labels, cells["split"], cells.get("group"), line)
-    wrong += [f"the {name} is empty" for name in ("path", "group") if cells.get(name) == ""]
-    if not row.id and "id" in cells:
-        wrong.append("the id is empty; fill it, or drop the column to use the paths")
-    if not labels:
-        wrong.append("the label is empty")
-    if classes is not None:
-        wrong += [
-            f"the label {label!r} is not in data.with.classes{_nearest(label, classes)}"
-            for label in labels
-            if label not in classes
-        ]
-    if row.split not in config.splits:
-        wrong.append(
-            f"the split {row.split!r} is none of {', '.join(config.splits)}{_nearest(row.split, config.splits)}; "
-            "correct it, or name it in data.with.splits"
+def _width(header: Sequence[str]) -> int:
+    """The columns up to the last that has a name."""
+    return max(i for i, name in enumerate(header, 1) if name.strip())
+
+
+def _lost_ends(columns: Mapping[str, int], header: Sequence[str]) -> Iterator[str]:
+    """A remark on the ends of segments in a column that is not read."""
+    ends = [name.strip() for name in header if name.strip().casefold() in _ENDS]
+    if "start" in columns and "stop" not in columns and ends:
+        yield (
+            f"clips begin at their start and end with their files, for the column {ends[0]!r} is not read; call it "
+            "stop if they end there"
         )
-    return row, wrong
 
 
-def _fault(cell: str, limit: int) -> str | None:
-    """The fault of a cell as a text, whatever it is for; None if there is none."""
-    if len(cell) > limit:
-        return f"has {len(cell)} characters, more than {limit}; a quote or a delimiter may be missing"
-    if not cell.isprintable() and any(unicodedata.category(character) == "Cc" for character in cell.strip()):
-        return f"{cell!r} has a control character; remove it"
-    if cell.strip().startswith('"') and cell != cell.strip():
-        return f"{cell!r} has something before its quote that looks like a blank; remove it"
-    return None
+def _taken(lines: Iterator[tuple[int, list[str]]], cells: Cells) -> pa.Table | None:
+    """The columns of all rows, `id` among them; None if there is no row."""
+    parts = [cells.take(chunk) for chunk in iter(lambda: list(itertools.islice(lines, _CHUNK)), [])]
+    if not parts:
+        return None
+    table = pa.concat_tables(parts).combine_chunks()
+    return table if "id" in table.column_names else table.append_column("id", table["path"])
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+def _rows(table: pa.Table, labels: Labels, names: tuple[str, ...], config: ClipsConfig, root: Path) -> Rows:
+    """The rows in the columns of a listing."""
+    number = {name: i for i, name in enumerate(names)}
+    position = pa.array([number[name] for name in labels.classes], pa.int32())
+    found = table["labels"].combine_chunks()
+    split = table["split"].combine_chunks()
+    count = table.num_rows
+    columns = {
+        **{name: table[name] for name in table.column_names if name != "line"},
+        "split": pa.DictionaryArray.from_arrays(split, pa.array(config.splits, pa.string())),
+        "labels": pa.ListArray.from_arrays(found.offsets, position.take(found.values)),
+    }
+    arrays = [columns.get(field.name, pa.nulls(count, field.type)) for field in SCHEMA]
+    listing = pa.Table.from_arrays(arrays, schema=SCHEMA)
+    files = files_of(table["path"].combine_chunks(), root)
+    return Rows(listing, names, table["line"].to_numpy().astype(np.int64), files)
 
 
-def _summary(file: Path, faults: Sequence[str]) -> str:
-    shown = "\n".join(f"  {fault}" for fault in faults[:SHOWN])
-    more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    return f"the manifest {file} has {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n{shown}{more}"
+def _note_repeated_ids(table: pa.Table, faults: Faults) -> None:
+    ids = table["id"].combine_chunks().dictionary_encode()
+    codes = ids.indices.to_numpy()
+    if len(ids.dictionary) == len(codes):
+        return
+    lines = table["line"].to_numpy()
+    first = np.full(len(ids.dictionary), -1)
+    for row, code in enumerate(codes.tolist()):
+        if first[code] < 0:
+            first[code] = row
+            continue
+        name = ids.dictionary[code].as_py()
+        if name:  # that it is empty is said already
+            fault = f"its id {name!r} is that of line {lines[first[code]]}; give the rows a column 'id'"
+            faults.add(int(lines[row]), [fault])
+
+
+def _spellings(rows: Rows, root: Path) -> Iterator[str]:
+    """A remark on paths that name no file, where one of another spelling is there."""
+    found = [f"{path!r} ({other!r} is there)" for path, other in misspelt(rows.table["path"], root)]
+    if found:
+        yield f"paths name no file, where one that is spelled otherwise is there: {first_of(found)}"
+
+
+def _raise(faults: Faults) -> None:
+    if faults.count:
+        raise DataError(str(faults))

@@ -6,15 +6,14 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 from avrobust_core import AvrobustWarning, Clip, ClipError, DataError, Dataset, MediaSpec
 from avrobust_data.cache import ClipCache, to_tensors
 from avrobust_data.collectors import MediaError
 from avrobust_data.configs import DecodingConfig
-from avrobust_data.contents import default_store, digests
+from avrobust_data.contents import default_store, digests, sizes
 from avrobust_data.decoding import DECODER_VERSION, decode
-from avrobust_data.listing import Entry, Listing
+from avrobust_data.listing import Listing
 from avrobust_data.media import media_specs, target_of
 from avrobust_data.rows import copies
 
@@ -47,12 +46,12 @@ class MediaClips(Dataset):
         return tuple(self._by_split)
 
     def ids(self, split: str) -> Sequence[str]:
-        return cast(list[str], self._split(split).column("id"))
+        return self._split(split).texts("id")
 
     def groups(self, split: str) -> Sequence[str] | None:
-        """The listing's groups; None where there is none."""
-        groups = cast(list[str | None], self._split(split).column("group"))
-        return [group for group in groups if group is not None] or None
+        """The listing's groups; None where a clip has none."""
+        part = self._split(split)
+        return None if part.table["group"].null_count else part.texts("group")
 
     def read(self, split: str, index: int) -> Clip:
         """Decode one clip, or take it from memory.
@@ -82,34 +81,56 @@ class MediaClips(Dataset):
         """Over the listing, the files' contents and the decoding; not over where the files lie.
 
         Contents are looked at once per object. Of a file of more than 1 MiB only its size and 16 blocks are: a change
-        between them is not noticed, nor one that leaves a file's size and all its times as they were.
+        between them is not noticed, nor one that leaves a file's size and all its times as they were. Of a set of more
+        than `hashed_files` clips the contents of so many are looked at, evenly spread over each split, and only the
+        sizes of the others, which an `AvrobustWarning` says: two million contents are up to two terabytes. Copies in
+        two splits are then looked for among those alone.
         """
         if self._fingerprint is None:
-            entries = [entry for _, listing in sorted(self._by_split.items()) for entry in listing.entries()]
-            store = default_store(f"{Path(self.source).absolute()}\n{self.root.absolute()}")
-            folder = os.fspath(self.root.absolute())
-            contents = digests([os.path.join(folder, entry.path) for entry in entries], store)
-            for remark in copies(entries, contents):
-                warnings.warn(f"{self.source}: {remark}", AvrobustWarning, stacklevel=2)
-            digest = hashlib.sha256()
+            clips = sum(len(part) for part in self._by_split.values())
+            step = -(-clips // self.config.hashed_files)
+            if step > 1:
+                warnings.warn(
+                    f"{self.source}: the contents of one in {step} of the {clips} files are hashed, and of the others "
+                    "the sizes: that another of its size replaces one goes unnoticed (data.with.hashed_files)",
+                    AvrobustWarning,
+                    stacklevel=2,
+                )
             head = [DECODER_VERSION, self.config.identity(), self.task, self.classes]
-            digest.update(json.dumps(head, sort_keys=True).encode())
-            for entry, content in zip(entries, contents, strict=True):
-                part = (entry.start, entry.stop)
-                row = [entry.id, entry.labels, entry.split, self._place(entry), part, content]
-                digest.update(json.dumps(row).encode())
+            digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+            digest.update(json.dumps(self._contents(step)).encode())
+            for split, part in sorted(self._by_split.items()):
+                for columns in part.chunks():
+                    paths = columns["path"]
+                    found = sizes(self._absolute(paths)) if step > 1 else None
+                    said = {**columns, "split": split, "path": [self._place(path) for path in paths], "sizes": found}
+                    digest.update(json.dumps(said, sort_keys=True).encode())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
+
+    def _contents(self, step: int) -> list[str]:
+        """Digests of one in `step` files of each split; copies among them in two splits are warned of."""
+        parts = [part.every(step) for _, part in sorted(self._by_split.items())]
+        entries = [entry for part in parts for entry in part.entries()]
+        store = default_store(f"{Path(self.source).absolute()}\n{self.root.absolute()}")
+        contents = digests(self._absolute([entry.path for entry in entries]), store)
+        for remark in copies(entries, contents):
+            warnings.warn(f"{self.source}: {remark}", AvrobustWarning, stacklevel=2)
+        return contents
+
+    def _absolute(self, paths: Sequence[str]) -> list[str]:
+        folder = os.fspath(self.root.absolute())
+        return [os.path.join(folder, path) for path in paths]
 
     def _split(self, split: str) -> Listing:
         if split not in self._by_split:
             raise DataError(f"{self.source} has no clip of the split {split!r}, only {', '.join(self._by_split)}")
         return self._by_split[split]
 
-    def _place(self, entry: Entry) -> str:
+    def _place(self, path: str) -> str:
         """The path below the root; of a file elsewhere, its name."""
-        path = Path(entry.path)
-        if not path.is_absolute():
-            return path.as_posix()
-        root = self.root.absolute()
-        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        if not os.path.isabs(path):
+            regular = os.sep == "/" and not ("//" in path or "./" in path or path.endswith("/"))
+            return path if regular else Path(path).as_posix()
+        place, root = Path(path), self.root.absolute()
+        return place.relative_to(root).as_posix() if place.is_relative_to(root) else place.name

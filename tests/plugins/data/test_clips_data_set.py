@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_the_cache_changes_no_bit(folder) -> None:
 def test_the_cache_saves_the_decoding(folder, monkeypatch) -> None:
     data = make_clips(settings(folder))
     wanted = data.read("train", 0).inputs
-    monkeypatch.setattr("avrobust_data.media_clips.decode", lambda path, window: pytest.fail("decoded again"))
+    monkeypatch.setattr("avrobust_data.media_clips.decode", lambda *window: pytest.fail("decoded again"))
     assert all(torch.equal(x, wanted[m]) for m, x in data.read("train", 0).inputs.items())
 
 
@@ -133,7 +134,7 @@ def test_the_fingerprint_follows_content_and_decoding_not_place_or_cache(folder,
     text = (copy / "manifest.csv").read_text()
     (copy / "manifest.csv").write_text(text.replace("0.mp4", f"{copy / '0.mp4'}"))
     absolute = make_clips(settings(copy))
-    assert absolute._place(absolute._split("train")[0]) == "0.mp4"
+    assert absolute._place(absolute._split("train")[0].path) == "0.mp4"
     (copy / "manifest.csv").write_text(text)
     prints = {plain}
     for change in ({"frames": 8}, {"size": 8}, {"seconds": 1.0}, {"crop": "start"}, {"resize": "stretch"}):
@@ -159,6 +160,58 @@ def test_a_file_replaced_by_another_of_its_size_is_noticed(tmp_path) -> None:
     os.utime(tmp_path / "a.pcm", ns=(times.st_atime_ns, times.st_mtime_ns))  # as `cp -p` and `rsync -t` do
     prints.append(make_clips(settings(tmp_path)).fingerprint())
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_of_a_set_of_many_files_some_contents_are_hashed_and_all_sizes(tmp_path) -> None:
+    names = [f"{i}.pcm" for i in range(6)]
+    (tmp_path / "manifest.csv").write_text("".join(["path,label,split\n", *(f"{n},{n[0]},train\n" for n in names)]))
+
+    def fingerprint(files: int, **changed: bytes) -> str:
+        for name in names:
+            (tmp_path / name).write_bytes(changed.get(f"n{name[0]}", name.encode()))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = make_clips(settings(tmp_path, hashed_files=files)).fingerprint()
+        told = [str(warning.message) for warning in caught if "data.with.hashed_files" in str(warning.message)]
+        assert len(told) == (files < 6)
+        assert all("the contents of one in 3 of the 6 files are hashed" in message for message in told)
+        return found
+
+    assert fingerprint(6) == fingerprint(100_000)
+    some = fingerprint(2)
+    assert fingerprint(2) == some != fingerprint(6)
+    assert fingerprint(2, n3=b"x.pcm") != some  # 0 and 3 are hashed
+    assert fingerprint(2, n4=b"x.pcm") == some
+    assert fingerprint(2, n4=b"longer.pcm") != some
+
+
+def test_a_segment_is_read_from_its_place_in_the_file(tmp_path, media) -> None:
+    loud = np.concatenate([np.zeros((1, 8000)), np.full((1, 8000), 0.5)], axis=1).astype(np.float32)
+    media(tmp_path / "a.wav", sound=loud, audio_codec="pcm_f32le")
+    (tmp_path / "manifest.csv").write_text(
+        "id,path,start,stop,label,split\n1,a.wav,0,0.5,x,train\n2,a.wav,0.5,1,y,train\n"
+    )
+    data = make_clips(settings(tmp_path, modalities=["audio"]))
+    peaks = [float(data.read("train", index).inputs["audio"].abs().mean()) for index in (0, 1)]
+    assert peaks[0] < 0.02
+    assert peaks[1] > 0.48
+    times = data.fingerprint()
+    (tmp_path / "manifest.csv").write_text(
+        "id,path,start,stop,label,split\n1,a.wav,0,0.5,x,train\n2,a.wav,0.5,0.9,y,train\n"
+    )
+    assert make_clips(settings(tmp_path, modalities=["audio"])).fingerprint() != times
+
+
+def test_ids_are_a_sequence_that_another_process_gets_as_it_is(folder) -> None:
+    ids = make_clips(settings(folder)).ids("train")
+    assert list(ids) == [ids[i] for i in range(3)] == ids[:] == ["0.mp4", "1.mp4", "broken.mp4"]
+    assert ids[-1] == "broken.mp4"
+    assert ids[1:] == ["1.mp4", "broken.mp4"]
+    assert "1.mp4" in ids
+    assert ids != ["0.mp4", "1.mp4"]
+    assert pickle.loads(pickle.dumps(ids)) == ids
+    with pytest.raises(IndexError):
+        ids[3]
 
 
 def test_groups_are_those_of_the_manifest(folder) -> None:
