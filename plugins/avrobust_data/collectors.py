@@ -48,7 +48,7 @@ class SoundCollector:
     would have met in phase: the window is the same, bit for bit, as if all had been resampled.
 
     The mix is made here, because libswresample mixes two channels down with 0.71 each where its output is float: 3 dB
-    too loud, and above full scale.
+    too loud, and above full scale. Samples come to it interleaved, since PyAV crashes over frames of eight planes.
 
     Args:
         stream: the stream.
@@ -68,7 +68,8 @@ class SoundCollector:
         self._start = window.start
         self._rate = rate
         self._downmix = downmix
-        self._resampler: av.AudioResampler | None = None
+        self._resampler: av.AudioResampler | None = None  # of the mix
+        self._converter = av.AudioResampler(format="flt")  # of the frames
         self._form: tuple[str, str, int] | None = None  # of the frames that are taken now
         self._weights: NDArray[np.float32] | None = None  # of their channels
         self._window = np.zeros(samples, np.float32)
@@ -118,6 +119,7 @@ class SoundCollector:
             if self._form is not None:
                 self._drain()
             self._form = form
+            self._converter = av.AudioResampler(format="flt")
             self._weights = weights([channel.name for channel in frame.layout.channels], self._downmix)
         self.step = frame.samples / frame.sample_rate
         self._next += self.step
@@ -125,9 +127,12 @@ class SoundCollector:
             self._passed += frame.samples
             self.end = self._next
             return
+        mix = self._mix(frame)
         if self._resampler is None:
-            self._begin_in_phase(frame)
-        self._place(frame)
+            mix = np.concatenate([self._begin_in_phase(frame.sample_rate), mix])
+        piece = av.AudioFrame.from_ndarray(mix[None], format="fltp", layout="mono")
+        piece.sample_rate = frame.sample_rate
+        self._place(piece)
 
     def hold(self, until: float) -> None:
         """Nothing: what is missing is seen by the next timestamp."""
@@ -174,20 +179,14 @@ class SoundCollector:
         self._next = stated
         self._passed = max(0, whole if abs(whole - apart) <= tick else round(apart))
 
-    def _begin_in_phase(self, frame: av.AudioFrame) -> None:
-        """Begin to resample, at a sample that falls onto one of the result's: with silence before the frame."""
+    def _begin_in_phase(self, rate: int) -> NDArray[np.float32]:
+        """Begin to resample, at a sample that falls onto one of the result's: with this silence before the frame."""
         self._resampler = av.AudioResampler(format="fltp", rate=self._rate)
         assert self._position is not None
-        period = frame.sample_rate // gcd(frame.sample_rate, self._rate)
-        over = self._passed % period
-        self._position += (self._passed - over) * self._rate // frame.sample_rate
+        over = self._passed % (rate // gcd(rate, self._rate))
+        self._position += (self._passed - over) * self._rate // rate
         self._passed = 0
-        if over:
-            silence = av.AudioFrame(frame.format.name, frame.layout.name, over)
-            silence.sample_rate = frame.sample_rate
-            for plane in silence.planes:
-                plane.update(bytes(plane.buffer_size))
-            self._place(silence)
+        return np.zeros(over, np.float32)
 
     def _drain(self) -> None:
         """Take what the resampler still holds; frames after it need a new one."""
@@ -199,11 +198,11 @@ class SoundCollector:
         self._resampler = self._form = None
 
     def _place(self, frame: av.AudioFrame | None) -> None:
-        """Put the resampled frame, or with None what the resampler still holds, where it belongs."""
+        """Put the resampled mix, or with None what the resampler still holds, where it belongs."""
         assert self._position is not None
         assert self._resampler is not None
         for piece in self._resampler.resample(frame):
-            samples = self._mixed(cast(NDArray[np.float32], piece.to_ndarray()))
+            samples = piece.to_ndarray()[0]
             low, high = max(self._position, self._filled), min(self._position + len(samples), self._limit)
             if low < high:
                 self._window[low:high] = samples[low - self._position : high - self._position]
@@ -212,11 +211,14 @@ class SoundCollector:
             self._position += len(samples)
         self.end = self._start + self._position / self._rate
 
-    def _mixed(self, channels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N,) of (C, N)."""
-        if self._weights is None:
-            return cast(NDArray[np.float32], channels.mean(axis=0, dtype=np.float32))
-        return cast(NDArray[np.float32], self._weights @ channels)
+    def _mix(self, frame: av.AudioFrame) -> NDArray[np.float32]:
+        """(N,) of a frame of N samples in several channels."""
+        count = frame.layout.nb_channels
+        pieces = [piece.to_ndarray().reshape(-1, count) for piece in self._converter.resample(frame)]
+        samples = cast(NDArray[np.float32], np.concatenate(pieces) if pieces else np.zeros((0, count), np.float32))
+        if self._weights is not None:
+            return samples @ self._weights
+        return samples[:, 0] if count == 1 else samples.mean(axis=1, dtype=np.float32)
 
 
 class PictureCollector:
