@@ -34,6 +34,17 @@ _WIDEST_PICTURE = 100.0
 _LEAD_SECONDS = 0.1
 """Sound is resampled from this much before the window on: far more than the resampler's filters reach."""
 
+_FULL_SCALE = {
+    **dict.fromkeys(("u8", "u8p"), (128.0, np.float32(1 << 7))),
+    **dict.fromkeys(("s16", "s16p"), (0.0, np.float32(1 << 15))),
+    **dict.fromkeys(("s32", "s32p"), (0.0, np.float32(1 << 31))),
+    **dict.fromkeys(("flt", "fltp", "dbl", "dblp"), (0.0, np.float32(1))),
+}
+"""By format of samples, its zero and its full scale."""
+
+_FRAGILE_PLANES = 8
+"""From so many planes on, PyAV 18 looks for more behind the last one, and the process crashes."""
+
 _LOUDEST = 16.0
 """Samples beyond it are no overshoot: decoders and mixes exceed full scale by a few times at most."""
 
@@ -48,7 +59,7 @@ class SoundCollector:
     would have met in phase: the window is the same, bit for bit, as if all had been resampled.
 
     The mix is made here, because libswresample mixes two channels down with 0.71 each where its output is float: 3 dB
-    too loud, and above full scale. Samples come to it interleaved, since PyAV crashes over frames of eight planes.
+    too loud, and above full scale. Frames of eight planes, over which PyAV crashes, are interleaved before.
 
     Args:
         stream: the stream.
@@ -69,7 +80,7 @@ class SoundCollector:
         self._rate = rate
         self._downmix = downmix
         self._resampler: av.AudioResampler | None = None  # of the mix
-        self._converter = av.AudioResampler(format="flt")  # of the frames
+        self._converter = av.AudioResampler(format="flt")
         self._form: tuple[str, str, int] | None = None  # of the frames that are taken now
         self._weights: NDArray[np.float32] | None = None  # of their channels
         self._window = np.zeros(samples, np.float32)
@@ -214,11 +225,18 @@ class SoundCollector:
     def _mix(self, frame: av.AudioFrame) -> NDArray[np.float32]:
         """(N,) of a frame of N samples in several channels."""
         count = frame.layout.nb_channels
-        pieces = [piece.to_ndarray().reshape(-1, count) for piece in self._converter.resample(frame)]
-        samples = cast(NDArray[np.float32], np.concatenate(pieces) if pieces else np.zeros((0, count), np.float32))
+        if count < _FRAGILE_PLANES and frame.format.name in _FULL_SCALE:
+            zero, one = _FULL_SCALE[frame.format.name]
+            raw = frame.to_ndarray()
+            samples = (raw if frame.format.is_planar else raw.reshape(-1, count).T).astype(np.float32)
+            if one != 1:
+                samples = (samples - zero) / one
+        else:
+            pieces = [piece.to_ndarray().reshape(-1, count) for piece in self._converter.resample(frame)]
+            samples = np.concatenate([np.zeros((0, count), np.float32), *pieces]).T
         if self._weights is not None:
-            return samples @ self._weights
-        return samples[:, 0] if count == 1 else samples.mean(axis=1, dtype=np.float32)
+            return cast(NDArray[np.float32], self._weights @ samples)
+        return cast(NDArray[np.float32], samples[0] if count == 1 else samples.mean(axis=0))
 
 
 class PictureCollector:

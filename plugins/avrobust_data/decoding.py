@@ -68,7 +68,7 @@ def _decode(path: Path, config: DecodingConfig, begin: float | None, end: float 
     with open_file(path, watch) as container:
         streams = _streams(container, config)
         window = window_of(container, path, config.window, config.seconds, begin, end, watch)
-        targets = targets_before(container, window)
+        targets = targets_before(container, window, "audio" in streams)
         first = first_frame(container, streams["audio"], watch) if targets and "audio" in streams else None
         for target in targets:
             collectors = _collectors(streams, config, window)

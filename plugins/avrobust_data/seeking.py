@@ -16,8 +16,9 @@ _SOUGHT: Final = frozenset(
 )
 """Formats whose timestamps after a seek are those that they have without; of others they may be estimates."""
 
-_RUN_UP: Final = 1.0
-"""Seconds of sound that are decoded before the window: the state that codecs carry from frame to frame has settled."""
+_RUN_UP: Final = 0.5
+"""Seconds of sound that are decoded before the window: what codecs carry from frame to frame has then settled (Opus
+asks for 0.08; MP3 of few bits borrows them from 0.25 before; HE-AAC states upper bands by what changed in them)."""
 
 _BACK: Final = (0.0, 4.0, 20.0)
 """Where a seek ends behind the window's beginning, or not at a keyframe, the next aims this many seconds earlier."""
@@ -61,11 +62,17 @@ def add_frames(packet: Any, collector: Collector) -> None:
         collector.add(frame)
 
 
-def targets_before(container: InputContainer, window: Window) -> list[float]:
-    """Where to seek to for a window, in seconds as timestamps count, one to be tried after the other; often nowhere."""
+def targets_before(container: InputContainer, window: Window, heard: bool) -> list[float]:
+    """Where to seek to for a window, in seconds as timestamps count, one to be tried after the other; often nowhere.
+
+    Args:
+        container: the file.
+        window: what is read.
+        heard: whether sound is.
+    """
     if _SOUGHT.isdisjoint(container.format.name.split(",")):
         return []
-    targets = [window.start - _RUN_UP - back for back in _BACK]
+    targets = [window.start - _RUN_UP * heard - back for back in _BACK]
     return [target for target in targets if target > window.first + _WORTH]
 
 
@@ -110,6 +117,7 @@ def feed_from(
     Raises:
         MediaError: if the time is up.
     """
+    seconds = {each.stream.index: float(each.stream.time_base or 0) for each in collectors}
     leading = next((each.stream for each in collectors if not isinstance(each, SoundCollector)), None)
     at_keyframe = set()
     try:
@@ -124,7 +132,7 @@ def feed_from(
                 collector.begin_from(first)
         for packet, collector in packets_for(container, collectors, watch):
             if isinstance(collector, SoundCollector):
-                if packet.pts is not None and float(packet.pts * packet.time_base) < window.start - _RUN_UP:
+                if packet.pts is not None and packet.pts * seconds[packet.stream.index] < window.start - _RUN_UP:
                     continue
             elif packet.is_keyframe:
                 at_keyframe.add(collector)
