@@ -34,6 +34,9 @@ _WIDEST_PICTURE = 100.0
 _LEAD_SECONDS = 0.1
 """Sound is resampled from this much before the window on: far more than the resampler's filters reach."""
 
+_ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
+"""For resizing; the loader's processes share the cores already. Earlier versions of PyAV have one only."""
+
 _FULL_SCALE = {
     **dict.fromkeys(("u8", "u8p"), (128.0, np.float32(1 << 7))),
     **dict.fromkeys(("s16", "s16p"), (0.0, np.float32(1 << 15))),
@@ -79,7 +82,8 @@ class SoundCollector:
         self._start = window.start
         self._rate = rate
         self._downmix = downmix
-        self._resampler: av.AudioResampler | None = None  # of the mix
+        self._begun = False  # whether the mix is resampled by now
+        self._resampler: av.AudioResampler | None = None  # of the mix, if its rate is not the wanted one
         self._converter = av.AudioResampler(format="flt")
         self._form: tuple[str, str, int] | None = None  # of the frames that are taken now
         self._weights: NDArray[np.float32] | None = None  # of their channels
@@ -134,16 +138,20 @@ class SoundCollector:
             self._weights = weights([channel.name for channel in frame.layout.channels], self._downmix)
         self.step = frame.samples / frame.sample_rate
         self._next += self.step
-        if self._resampler is None and self._next < self._start - _LEAD_SECONDS:
+        if not self._begun and self._next < self._start - _LEAD_SECONDS:
             self._passed += frame.samples
             self.end = self._next
             return
         mix = self._mix(frame)
-        if self._resampler is None:
+        if not self._begun:
             mix = np.concatenate([self._begin_in_phase(frame.sample_rate), mix])
-        piece = av.AudioFrame.from_ndarray(mix[None], format="fltp", layout="mono")
-        piece.sample_rate = frame.sample_rate
-        self._place(piece)
+        if self._resampler is None:
+            self._place(mix)
+        else:
+            piece = av.AudioFrame.from_ndarray(mix[None], format="fltp", layout="mono")
+            piece.sample_rate = frame.sample_rate
+            for resampled in self._resampler.resample(piece):
+                self._place(resampled.to_ndarray()[0])
 
     def hold(self, until: float) -> None:
         """Nothing: what is missing is seen by the next timestamp."""
@@ -192,7 +200,9 @@ class SoundCollector:
 
     def _begin_in_phase(self, rate: int) -> NDArray[np.float32]:
         """Begin to resample, at a sample that falls onto one of the result's: with this silence before the frame."""
-        self._resampler = av.AudioResampler(format="fltp", rate=self._rate)
+        self._begun = True
+        if rate != self._rate:
+            self._resampler = av.AudioResampler(format="fltp", rate=self._rate)
         assert self._position is not None
         over = self._passed % (rate // gcd(rate, self._rate))
         self._position += (self._passed - over) * self._rate // rate
@@ -202,24 +212,23 @@ class SoundCollector:
     def _drain(self) -> None:
         """Take what the resampler still holds; frames after it need a new one."""
         if self._resampler is not None:
-            self._place(None)
+            for resampled in self._resampler.resample(None):
+                self._place(resampled.to_ndarray()[0])
         elif self._passed and self._position is not None and self._form is not None:
             self._position += round(self._passed * self._rate / self._form[2])
             self._passed = 0
         self._resampler = self._form = None
+        self._begun = False
 
-    def _place(self, frame: av.AudioFrame | None) -> None:
-        """Put the resampled mix, or with None what the resampler still holds, where it belongs."""
+    def _place(self, samples: NDArray[np.float32]) -> None:
+        """Put the next samples of the wanted rate where they belong."""
         assert self._position is not None
-        assert self._resampler is not None
-        for piece in self._resampler.resample(frame):
-            samples = piece.to_ndarray()[0]
-            low, high = max(self._position, self._filled), min(self._position + len(samples), self._limit)
-            if low < high:
-                self._window[low:high] = samples[low - self._position : high - self._position]
-                self._filled = high
-                self._heard = True
-            self._position += len(samples)
+        low, high = max(self._position, self._filled), min(self._position + len(samples), self._limit)
+        if low < high:
+            self._window[low:high] = samples[low - self._position : high - self._position]
+            self._filled = high
+            self._heard = True
+        self._position += len(samples)
         self.end = self._start + self._position / self._rate
 
     def _mix(self, frame: av.AudioFrame) -> NDArray[np.float32]:
@@ -235,8 +244,8 @@ class SoundCollector:
             pieces = [piece.to_ndarray().reshape(-1, count) for piece in self._converter.resample(frame)]
             samples = np.concatenate([np.zeros((0, count), np.float32), *pieces]).T
         if self._weights is not None:
-            return cast(NDArray[np.float32], self._weights @ samples)
-        return cast(NDArray[np.float32], samples[0] if count == 1 else samples.mean(axis=0))
+            return cast("NDArray[np.float32]", self._weights @ samples)
+        return cast("NDArray[np.float32]", samples[0] if count == 1 else samples.mean(axis=0))
 
 
 class PictureCollector:
@@ -255,11 +264,13 @@ class PictureCollector:
         self.begin: float | None = None
         self.end = _first(stream)
         self.step = float(1 / stream.average_rate) if stream.average_rate else 0.0
+        self._tick = float(stream.time_base or 0)
         self._start = window.start
         times = window.start + (np.arange(count) + 0.5) * (window.seconds / count)
         self._times = times if window.limit is None else np.minimum(times, window.limit - 2 * _TIE_SECONDS)
         self._size = size
         self._stretch = stretch
+        self._aspect: float | None = None  # of a pixel
         self._pictures: list[NDArray[np.uint8]] = []
         self._shown: av.VideoFrame | None = None  # the frame on show until the next one
         self._converted: NDArray[np.uint8] | None = None  # the same, resized, once it was needed
@@ -289,8 +300,7 @@ class PictureCollector:
         while not self.done and self._times[len(self._pictures)] < time - _TIE_SECONDS:
             self._keep()
         self._shown, self._converted = frame, None
-        lasts = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else self.step
-        self.end = time + lasts
+        self.end = time + (frame.duration * self._tick or self.step)
 
     def hold(self, until: float) -> None:
         """The last picture stays on show."""
@@ -321,14 +331,16 @@ class PictureCollector:
         """(S, S, 3), upright."""
         width = height = self._size
         if not self._stretch:
-            aspect = self._pixel_aspect() * frame.width / frame.height
+            if self._aspect is None:
+                self._aspect = self._pixel_aspect()
+            aspect = self._aspect * frame.width / frame.height
             if not 1 / _WIDEST_PICTURE <= aspect <= _WIDEST_PICTURE:
                 raise MediaError(f"its pictures are {aspect:.4g} times as wide as high")
             width, height = max(width, round(width * aspect)), max(height, round(height / aspect))
         converted = self._reformatter.reformat(
-            frame, width, height, format="rgb24", interpolation=Interpolation.BILINEAR
+            frame, width, height, format="rgb24", interpolation=Interpolation.BILINEAR, **_ONE_THREAD
         )
-        resized = cast(NDArray[np.uint8], converted.to_ndarray())
+        resized = cast("NDArray[np.uint8]", converted.to_ndarray())
         left, top = (width - self._size) // 2, (height - self._size) // 2
         return _upright(resized[top : top + self._size, left : left + self._size], frame)
 
@@ -362,7 +374,7 @@ def _upright(picture: NDArray[np.uint8], frame: av.VideoFrame) -> NDArray[np.uin
     Raises:
         MediaError: if the picture is to be turned by less than a quarter.
     """
-    side_data = cast(Mapping[SideDataType, Any], frame.side_data)
+    side_data = cast("Mapping[SideDataType, Any]", frame.side_data)
     stated = side_data.get(SideDataType.DISPLAYMATRIX)
     if stated is None:
         return picture

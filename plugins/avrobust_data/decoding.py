@@ -84,9 +84,8 @@ def _read(container: InputContainer, path: Path, config: DecodingConfig, window:
     """Decode from the start of the file."""
     streams = _streams(container, config)
     collectors = _collectors(streams, config, window)
-    open_ended = is_open_ended(path)
     for packet, collector in packets_for(container, collectors, watch):
-        if packet.is_corrupt and not open_ended:  # the last packet of an open-ended file may be cut
+        if packet.is_corrupt and not is_open_ended(path):  # the last packet of an open-ended file may be cut
             raise MediaError("it is damaged or cut short: a packet is incomplete")
         add_frames(packet, collector)
     return _finish(container, path, config, window, collectors)
