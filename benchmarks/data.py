@@ -51,12 +51,13 @@ def bare(path: Path, begin: float | None = None, seconds: float = 1.0, tuned: bo
         for packet in container.demux(sound, picture):
             frames = list(packet.decode())
             for frame in frames:
-                if begin is not None and frame.time > start + seconds:
+                time_of: float = frame.time
+                if begin is not None and time_of > start + seconds:
                     over.add(packet.stream.type)
                 elif isinstance(frame, av.AudioFrame):
-                    if frame.time >= start - 0.1:
+                    if time_of >= start - 0.1:
                         samples += [piece.to_ndarray() for piece in resampler.resample(frame)]
-                elif begin is None or (wanted is not None and frame.time >= wanted):
+                elif begin is None or (wanted is not None and time_of >= wanted):
                     resize = partial(reformatter.reformat, frame) if tuned else frame.reformat
                     pictures.append(resize(SIZE, SIZE, format="rgb24").to_ndarray())
                     wanted = next(times, None)
@@ -102,7 +103,7 @@ def seeking(folder: Path, length: float, repeats: int) -> dict[str, float]:
         for second in range(int(length)):
             tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
             frame = av.AudioFrame.from_ndarray(tone[None].astype(np.float32), format="fltp", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = 44100, second * 44100, Fraction(1, 44100)
+            frame.sample_rate, frame.pts, time_of_base = 44100, second * 44100, Fraction(1, 44100)
             container.mux(sound.encode(frame))
             still = rng.integers(0, 255, (12, 16, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
             for number in range(25):
