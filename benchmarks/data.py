@@ -103,7 +103,7 @@ def seeking(folder: Path, length: float, repeats: int) -> dict[str, float]:
         for second in range(int(length)):
             tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
             frame = av.AudioFrame.from_ndarray(tone[None].astype(np.float32), format="fltp", layout="mono")
-            frame.sample_rate, frame.pts, time_of_base = 44100, second * 44100, Fraction(1, 44100)
+            frame.sample_rate, frame.pts, frame.time_base = 44100, second * 44100, Fraction(1, 44100)
             container.mux(sound.encode(frame))
             still = rng.integers(0, 255, (12, 16, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
             for number in range(25):
