@@ -62,11 +62,15 @@ class DecodingConfig(Config):
     modalities: tuple[Modality, ...] = Field(default=("audio", "video"), min_length=1)
     """The modalities read from each file; leave one out for audio-only or video-only files."""
     seconds: PositiveSeconds = 1.0
-    """Length of a clip; longer files are cropped, shorter ones end in silence and a held last picture."""
-    crop: Literal["centre", "start"] = "centre"
-    """The part of a longer file that is read, of sound and picture alike."""
+    """Length of a clip; of longer files a window is read, shorter ones end in silence and a held last picture."""
+    window: Literal["centre", "start"] = "centre"
+    """The part of a longer file (or of its segment) that is read, of sound and picture alike."""
     sample_rate: int = Field(default=16_000, ge=1000, le=192_000)
     """Samples of sound per second, after resampling."""
+    downmix: Literal["weighted", "mean"] = "weighted"
+    """The one channel made of several. weighted: more than two are weighted by their places (ITU-R BS.775: centre 0.71,
+    sides 0.5, surround 0.35, low-frequency 0, scaled to the sum 1), so that speech in the centre of 5.1 is 5 dB louder
+    than in the mean. mean: the mean of all. One or two channels, and unknown layouts, give the mean in either case."""
     frames: int = Field(default=16, ge=1)
     """Pictures per clip, evenly spread over `seconds` by their timestamps."""
     size: int = Field(default=64, ge=8, le=4096)
@@ -75,6 +79,8 @@ class DecodingConfig(Config):
     """crop: the shorter side is resized and the centre kept; stretch: the whole picture, aspect ratio ignored."""
     max_unreadable: float = Field(default=0.05, ge=0, le=1)
     """Share of a split's files that may be unreadable before the run ends with an error."""
+    clip_timeout: float = Field(default=60.0, gt=0, le=86_400, allow_inf_nan=False)
+    """Seconds that decoding one clip may take; a file that takes longer counts as unreadable."""
     cache_mib: int = Field(default=1024, ge=0)
     """Memory for keeping decoded clips, in MiB per process; 0 decodes them anew at each read."""
     hashed_files: int = Field(default=100_000, ge=1)
@@ -86,6 +92,13 @@ class DecodingConfig(Config):
     def _modalities(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return distinct_names(names)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "crop" in fields:
+            raise ValueError("crop is called window now: write `window: centre` or `window: start`")
+        return fields
+
     @model_validator(mode="after")
     def _has_samples(self) -> "DecodingConfig":
         _check_samples(self.seconds, self.sample_rate)
@@ -93,7 +106,8 @@ class DecodingConfig(Config):
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide how files are decoded; the fingerprint covers which clips there are."""
-        fields = DecodingConfig.model_fields.keys() - {"max_unreadable", "cache_mib", "hashed_files"}
+        machine = {"max_unreadable", "clip_timeout", "cache_mib", "hashed_files"}
+        fields = DecodingConfig.model_fields.keys() - machine
         return self.model_dump(mode="json", include=set(fields))
 
 

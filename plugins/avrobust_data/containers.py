@@ -13,7 +13,8 @@ from av.container import InputContainer
 from av.format import ContainerFormat
 from av.video.stream import VideoStream
 
-from avrobust_data.collectors import MediaError
+from avrobust_data.faults import MediaError
+from avrobust_data.guard import DECODER_LIMITS, Watch
 
 _TICKS: Final = 1_000_000
 """Container times are in microseconds."""
@@ -37,15 +38,20 @@ _OGG_PAGE: Final = 27 + 255 + 255 * 255
 """The longest page of an Ogg file in bytes."""
 
 
-def open_file(path: Path) -> InputContainer:
+def open_file(path: Path, watch: Watch) -> InputContainer:
     """Open one file as media: no playlist, pattern or script that names others, no address and no device.
 
     Raises:
-        MediaError: if it is not a regular file, is empty, or is a text.
+        MediaError: if it is not a regular file, is empty, or is a text, or the time is up.
         av.FFmpegError: if FFmpeg knows no format for it.
     """
+    watch.look()
     _check_file(path)
-    options: dict[str, Any] = {"container_options": {"protocol_whitelist": "file", "format_whitelist": _formats()}}
+    options: dict[str, Any] = {
+        "container_options": {"protocol_whitelist": "file", "format_whitelist": _formats()},
+        "options": dict(DECODER_LIMITS),  # for the decoders that FFmpeg opens to look into the file
+        "timeout": watch.seconds,
+    }
     if int(av.__version__.partition(".")[0]) < 19:  # later ones never fail over what encoding tags are in
         options["metadata_errors"] = "replace"
     return cast(InputContainer, av.open(os.fspath(path.absolute()), **options))
@@ -56,12 +62,12 @@ def start_of(container: InputContainer) -> float:
     return (container.start_time or 0) / _TICKS
 
 
-def duration_of(container: InputContainer, path: Path) -> float:
+def duration_of(container: InputContainer, path: Path, watch: Watch) -> float:
     """In seconds: as stated, or measured over all packets where nothing is stated."""
     if container.duration is not None and container.duration > 0:
         return container.duration / _TICKS
-    with open_file(path) as again:
-        ends = [0.0, *_packet_ends(again)]
+    with open_file(path, watch) as again:
+        ends = [0.0, *_packet_ends(again, watch)]
     return max(0.0, max(ends) - start_of(container))
 
 
@@ -147,8 +153,9 @@ def _formats() -> str:
     return ",".join(names)
 
 
-def _packet_ends(container: InputContainer) -> Iterator[float]:
+def _packet_ends(container: InputContainer, watch: Watch) -> Iterator[float]:
     for packet in container.demux():
+        watch.look()
         if packet.pts is not None and packet.time_base is not None:
             yield float((packet.pts + (packet.duration or 0)) * packet.time_base)
 

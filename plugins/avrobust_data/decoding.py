@@ -1,5 +1,6 @@
 """From a media file to arrays: one window of time, sound and picture alike, decoded with PyAV (FFmpeg)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -8,19 +9,15 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from avrobust_data.cache import Media
-from avrobust_data.collectors import Collector, MediaError, PictureCollector, SoundCollector
+from avrobust_data.collectors import Collector, PictureCollector, SoundCollector
 from avrobust_data.configs import DecodingConfig
-from avrobust_data.containers import (
-    duration_of,
-    end_of,
-    is_open_ended,
-    lacks_its_end,
-    open_file,
-    start_of,
-    states_length,
-)
+from avrobust_data.containers import end_of, is_open_ended, lacks_its_end, open_file, states_length
+from avrobust_data.faults import MediaError
+from avrobust_data.guard import DECODER_LIMITS, TooSlow, Watch, refuse_size
+from avrobust_data.seeking import add_frames, feed_from, first_frame, packets_for, targets_before
+from avrobust_data.windows import Window, window_of
 
-DECODER_VERSION: Final = 2
+DECODER_VERSION: Final = 3
 """Raised when the same file gives other arrays."""
 
 _ONE_LENGTH: Final = frozenset({"asf", "flv", "matroska", "webm"})
@@ -37,22 +34,29 @@ def decode(path: Path, config: DecodingConfig, begin: float | None = None, end: 
         path: the file.
         config: what is asked for.
         begin: where the clip begins in the file, in seconds from the file's own beginning; by default there.
-        end: where it ends, likewise; by default at the file's end.
+        end: where it ends, likewise; by default at the file's end. Nothing behind it becomes part of the clip.
 
     Sound and pictures stand where their timestamps put them. Picture i of n is the one on show at (i + 1/2) / n of the
-    window, upright and with square pixels. Where sound is missing, in a gap or after the end of a shorter file, there
-    is silence; where a picture is missing, the last one is held.
+    window, upright and with square pixels. Where sound is missing, in a gap or after the end of a shorter file or
+    segment, there is silence; where a picture is missing, the last one is held.
+
+    What lies well before the window is not decoded, in formats that can be sought in. The result is that of decoding
+    from the start, up to rounding; but codecs that fill bands with noise of their own (AAC may) draw another noise.
 
     Returns:
-        "audio": (1, T) float32 in [-1, 1], the mean of all channels; "video": (3, F, S, S) uint8, RGB.
+        "audio": (1, T) float32 in [-1, 1], mixed as `config.downmix` says; "video": (3, F, S, S) uint8, RGB.
 
     Raises:
-        MediaError: if the file is missing, damaged, cut short, or lacks sound or picture; the message names it.
+        MediaError: if the file is missing, damaged, cut short, or lacks sound or picture; if the segment is not in it;
+            if it takes too long, or its pictures are too large. The message names it.
     """
+    watch = Watch(config.clip_timeout)
     try:
-        return _decode(path, config, begin or 0.0, end)
+        return _decode(path, config, begin, end, watch)
     except MediaError as error:
-        raise MediaError(f"{error} ({path})") from error.__cause__
+        raise type(error)(f"{error} ({path})") from error.__cause__
+    except av.ExitError as error:  # FFmpeg was interrupted
+        raise TooSlow(f"to read it takes more than {watch.seconds:g} s (clip_timeout) ({path})") from error
     except av.FFmpegError as error:
         raise MediaError(f"it cannot be decoded: {error.strerror} ({path})") from error
     except (OSError, ValueError, ArithmeticError, MemoryError) as error:
@@ -60,49 +64,67 @@ def decode(path: Path, config: DecodingConfig, begin: float | None = None, end: 
         raise MediaError(f"it cannot be decoded: {type(error).__name__}: {error} ({path})") from error
 
 
-def _decode(path: Path, config: DecodingConfig, begin: float, end: float | None) -> Media:
-    centre = config.crop == "centre"
-    with open_file(path) as container:
-        start = start_of(container) + begin
-        if centre:
-            length = (duration_of(container, path) if end is None else end) - begin
-            start += max(0.0, (length - config.seconds) / 2)
-        collectors: dict[str, Collector] = {}
-        if "audio" in config.modalities:
-            samples = round(config.seconds * config.sample_rate)
-            collectors["audio"] = SoundCollector(_stream(container, "audio"), start, samples, config.sample_rate)
-        if "video" in config.modalities:
-            stream, stretch = _stream(container, "video"), config.resize == "stretch"
-            collectors["video"] = PictureCollector(
-                stream, start, config.seconds, config.frames, size=config.size, stretch=stretch
-            )
-        _feed(container, list(collectors.values()), is_open_ended(path))
-        if (centre or not all(collector.done for collector in collectors.values())) and lacks_its_end(path):
-            raise MediaError("it is cut short: its last bytes are missing")
-        if states_length(container, path):
-            _check_whole(container, list(collectors.values()), start + config.seconds)
-        return {name: collector.finish() for name, collector in collectors.items()}
+def _decode(path: Path, config: DecodingConfig, begin: float | None, end: float | None, watch: Watch) -> Media:
+    with open_file(path, watch) as container:
+        streams = _streams(container, config)
+        window = window_of(container, path, config.window, config.seconds, begin, end, watch)
+        targets = targets_before(container, window, "audio" in streams)
+        first = first_frame(container, streams["audio"], watch) if targets and "audio" in streams else None
+        for target in targets:
+            collectors = _collectors(streams, config, window)
+            if feed_from(target, container, collectors, first, window, watch):
+                return _finish(container, path, config, window, collectors)
+        if not targets:
+            return _read(container, path, config, window, watch)
+    with open_file(path, watch) as container:
+        return _read(container, path, config, window, watch)
 
 
-def _feed(container: InputContainer, collectors: list[Collector], open_ended: bool) -> None:
-    """Decode in one pass, until no collector needs more; the last packet of an open-ended file may be cut."""
-    by_stream = {collector.stream.index: collector for collector in collectors}
-    for packet in container.demux([collector.stream for collector in collectors]):
-        collector = by_stream[packet.stream.index]
-        if collector.done:
-            continue
-        if packet.size == 0 and packet.pts is not None:  # "the last picture again"; to a decoder it would be the end
-            collector.hold(float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            continue
-        if packet.is_corrupt and not open_ended:
+def _read(container: InputContainer, path: Path, config: DecodingConfig, window: Window, watch: Watch) -> Media:
+    """Decode from the start of the file."""
+    streams = _streams(container, config)
+    collectors = _collectors(streams, config, window)
+    for packet, collector in packets_for(container, collectors, watch):
+        if packet.is_corrupt and not is_open_ended(path):  # the last packet of an open-ended file may be cut
             raise MediaError("it is damaged or cut short: a packet is incomplete")
-        frames: list[Any] = packet.decode()
-        for frame in frames:
-            if frame.is_corrupt:
-                raise MediaError(f"it is damaged at {frame.time or 0:.2f} s")
-            collector.add(frame)
-        if all(collector.done for collector in collectors):
-            return
+        add_frames(packet, collector)
+    return _finish(container, path, config, window, collectors)
+
+
+def _streams(container: InputContainer, config: DecodingConfig) -> dict[str, Any]:
+    return {name: _stream(container, name) for name in config.modalities}
+
+
+def _collectors(streams: Mapping[str, Any], config: DecodingConfig, window: Window) -> list[Collector]:
+    collectors: list[Collector] = []
+    if "audio" in streams:
+        samples = round(config.seconds * config.sample_rate)
+        collectors.append(SoundCollector(streams["audio"], window, samples, config.sample_rate, config.downmix))
+    if "video" in streams:
+        stretch = config.resize == "stretch"
+        collectors.append(PictureCollector(streams["video"], window, config.frames, size=config.size, stretch=stretch))
+    return collectors
+
+
+def _finish(
+    container: InputContainer, path: Path, config: DecodingConfig, window: Window, collectors: list[Collector]
+) -> Media:
+    """The arrays, once all that is needed was decoded.
+
+    Raises:
+        MediaError: if the file ended too early, or has nothing in the window.
+    """
+    if (config.window == "centre" or not all(each.done for each in collectors)) and lacks_its_end(path):
+        raise MediaError("it is cut short: its last bytes are missing")
+    if states_length(container, path):
+        _check_whole(container, collectors, window.stop)
+    last = max(each.end for each in collectors)
+    if window.first < window.begin and last <= window.start and not any(each.done for each in collectors):
+        raise MediaError(
+            f"the segment begins at {window.begin - window.first:.2f} s, where the file has ended: "
+            f"it is {last - window.first:.2f} s long"
+        )
+    return {each.stream.type: each.finish() for each in collectors}
 
 
 def _stream(container: InputContainer, kind: Literal["audio", "video"]) -> Any:
@@ -117,7 +139,10 @@ def _stream(container: InputContainer, kind: Literal["audio", "video"]) -> Any:
         raise MediaError("it has no moving picture, only cover art")
     if stream.codec_context is None:
         raise MediaError(f"this FFmpeg has no decoder for its {kind}")
+    if kind == "video":
+        refuse_size(stream.width, stream.height)
     stream.codec_context.thread_count = 1
+    stream.codec_context.options = dict(DECODER_LIMITS)
     return stream
 
 

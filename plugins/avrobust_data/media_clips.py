@@ -9,10 +9,10 @@ from pathlib import Path
 
 from avrobust_core import AvrobustWarning, Clip, ClipError, DataError, Dataset, MediaSpec
 from avrobust_data.cache import ClipCache, to_tensors
-from avrobust_data.collectors import MediaError
 from avrobust_data.configs import DecodingConfig
 from avrobust_data.contents import default_store, digests, sizes
 from avrobust_data.decoding import DECODER_VERSION, decode
+from avrobust_data.faults import MediaError
 from avrobust_data.listing import Listing
 from avrobust_data.media import media_specs, target_of
 from avrobust_data.rows import copies

@@ -137,7 +137,7 @@ def test_the_fingerprint_follows_content_and_decoding_not_place_or_cache(folder,
     assert absolute._place(absolute._split("train")[0].path) == "0.mp4"
     (copy / "manifest.csv").write_text(text)
     prints = {plain}
-    for change in ({"frames": 8}, {"size": 8}, {"seconds": 1.0}, {"crop": "start"}, {"resize": "stretch"}):
+    for change in ({"frames": 8}, {"size": 8}, {"seconds": 1.0}, {"window": "start"}, {"resize": "stretch"}):
         prints.add(make_clips(settings(copy, **change)).fingerprint())
     (copy / "manifest.csv").write_text(text.replace("0.mp4,cat", "0.mp4,dog"))
     prints.add(make_clips(settings(copy)).fingerprint())

@@ -9,9 +9,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from avrobust_data.collectors import MediaError
 from avrobust_data.configs import ClipsConfig
 from avrobust_data.decoding import decode
+from avrobust_data.faults import MediaError
 
 
 def reading(
@@ -27,7 +27,7 @@ def reading(
     asked = {"audio": ("sample_rate", sample_rate), "video": ("frames", frames)}
     modalities = [name for name, (_, value) in asked.items() if value is not None]
     crop, resize = "centre" if centre else "start", "stretch" if stretch else "crop"
-    fields = {"seconds": seconds, "size": size, "crop": crop, "resize": resize, "modalities": modalities}
+    fields = {"seconds": seconds, "size": size, "window": crop, "resize": resize, "modalities": modalities}
     return ClipsConfig(manifest=Path("m.csv"), **fields, **{key: value for key, value in asked.values() if value})
 
 

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
-from avrobust_data.collectors import MediaError, PictureCollector, SoundCollector
+from avrobust_data.collectors import PictureCollector, SoundCollector
 from avrobust_data.configs import ClipsConfig
 from avrobust_data.decoding import decode
+from avrobust_data.faults import MediaError
+from avrobust_data.windows import Window
 
 
 def reading(
@@ -28,7 +30,7 @@ def reading(
     asked = {"audio": ("sample_rate", sample_rate), "video": ("frames", frames)}
     modalities = [name for name, (_, value) in asked.items() if value is not None]
     crop, resize = "centre" if centre else "start", "stretch" if stretch else "crop"
-    fields = {"seconds": seconds, "size": size, "crop": crop, "resize": resize, "modalities": modalities}
+    fields = {"seconds": seconds, "size": size, "window": crop, "resize": resize, "modalities": modalities}
     return ClipsConfig(manifest=Path("m.csv"), **fields, **{key: value for key, value in asked.values() if value})
 
 
@@ -134,7 +136,7 @@ def test_sound_is_joined_without_a_seam_where_timestamps_are_rounded(tmp_path, m
 def feed(starts: list[int], sample_rate: int = 16000) -> SoundCollector:
     """A collector for 0.4 s that was given tenths of a second of a ramp, each at its place in time."""
     ramp = np.linspace(-0.5, 0.5, sample_rate, dtype=np.float32)
-    collector = SoundCollector(None, 0.0, 6400, 16000)
+    collector = SoundCollector(None, Window(0.0, 0.4, None, 0.0, 0.0), 6400, 16000)
     for start in starts:
         piece = ramp.take(range(start, start + sample_rate // 10), mode="wrap")
         frame = av.AudioFrame.from_ndarray(piece[None], format="fltp", layout="mono")
@@ -153,7 +155,7 @@ def test_timestamps_that_begin_anew_are_refused() -> None:
     with pytest.raises(MediaError, match=r"timestamps of its sound go back from 2\.10 to 0\.00 s; rewrite it"):
         feed([0, 32000, 0])
     stream = SimpleNamespace(average_rate=Fraction(25), start_time=0, time_base=Fraction(1, 25))
-    collector = PictureCollector(stream, 0.0, 4.0, 8, size=8, stretch=True)
+    collector = PictureCollector(stream, Window(0.0, 4.0, None, 0.0, 0.0), 8, size=8, stretch=True)
     frames = [av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), format="rgb24") for _ in range(3)]
     for frame, pts in zip(frames, (0, 50, 0), strict=True):
         frame.pts, frame.time_base = pts, Fraction(1, 25)
