@@ -43,8 +43,8 @@ class Dataset(ABC):
         """
         return None
 
-    def labels(self, split: str) -> "csr_array | None":
-        """The labels of a split's clips, (n, K) of zeros and ones in the order of `ids`, known without reading any media.
+    def label_matrix(self, split: str) -> "csr_array | None":
+        """The labels of a split's clips, known without reading any media: (n, K) zeros and ones, in the order of `ids`.
 
         None, as here, where they are not: what needs them then cannot be used.
         """

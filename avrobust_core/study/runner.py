@@ -44,9 +44,9 @@ def carry_out(
 
     Returns:
         What the run's result.json holds: `run`, `cells`, `reused`, `failed`, `contradicted`, `skipped`, `constant`,
-        `data`, `notes`, ... A cell that failed as a whole has an `error`, one of which evaluations or metrics failed has them
-        under `failures`; `failed` counts both. `contradicted` counts the cells with a robust accuracy that the audit
-        contradicts. `problems` is what went wrong outside of the cells.
+        `data`, `notes`, ... A cell that failed as a whole has an `error`, one of which evaluations or metrics failed
+        has them under `failures`; `failed` counts both. `contradicted` counts the cells with a robust accuracy that the
+        audit contradicts. `problems` is what went wrong outside of the cells.
 
     Raises:
         DatasetFailure: if the data set cannot be used, or too many of its clips cannot be read.

@@ -38,7 +38,7 @@ class TrainingStep:
         scratch: a folder of this fit, which need not exist yet, for what should not lie in memory; all processes see
             it, a resumed fit finds it again, and it is deleted when the fit has ended. None where there is none.
         labels: gives the labels of training clips by their ids, (n, K) of zeros and ones; None where the data set does
-            not know them without reading its media (see `Dataset.labels`).
+            not know them without reading its media (see `Dataset.label_matrix`).
     """
 
     epoch: int

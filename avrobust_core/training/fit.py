@@ -213,7 +213,7 @@ class Fit:
         )
 
     def _labels(self, clips: Sequence[str]) -> "csr_array | None":
-        labels = self.dataset.labels("train")
+        labels = self.dataset.label_matrix("train")
         if labels is None:
             return None
         if self._rows is None:
