@@ -1,7 +1,7 @@
 """Finding the files of listed clips in a folder that is scanned once: by the names that copies of data sets have."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from avrobust_core import DataError
+from avrobust_data.sets.sheets import SHOWN
 
 _PICTURES: Final = frozenset(
     "3gp asf avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv qt ts webm wmv".split()  # noqa: SIM905  # as one reads them
@@ -21,7 +22,10 @@ _PICTURES: Final = frozenset(
 _SOUNDS: Final = frozenset("aac aif aiff flac m4a mp2 mp3 oga ogg opus wav wma".split())  # noqa: SIM905
 """Suffixes of containers; what lies beside media (texts, thumbnails, downloads that were broken off) is passed over."""
 
-_TIMED: Final = r"_[0-9]+(\.[0-9]+)?$"
+_TIME: Final = r"_[0-9]+(\.[0-9]+)?$"
+
+_SAMPLE: Final = 1000
+"""Clips that tell which names are the commonest."""
 
 Column = Any
 """A pyarrow array, or one in chunks."""
@@ -49,7 +53,7 @@ class Found:
     Attributes:
         paths: one for each clip, null where none was found.
         timed: true where the name of the file states the clip's times, so that it is no more than the clip.
-        several: clips with several files, of which the first was taken, each as "id: path, path".
+        several: for each clip with several files, of which the first was taken, their paths.
     """
 
     paths: pa.StringArray
@@ -115,27 +119,30 @@ def find(folder: Folder, clips: pa.Table, template: str | None = None) -> Found:
         template: a path below the folder, with {id}, {start}, {end}, {label} and {split} in it, `id` being the
             video's; a suffix `.*` stands for any.
     """
+    clips = clips.select(["video", "start", "stop", "label", "split"]).combine_chunks()
     known = folder.stems
-    ways = _usual(clips, known)
-    if template is not None:
+    if template is None:
+        ways = _usual(clips, known)
+    else:
         any_suffix = template.endswith(".*")
         known = pc.replace_substring_regex(folder.paths, r"\.[^./]*$", "") if any_suffix else folder.paths
-        bare = template.removesuffix(".*")
-        ways = iter([_Way(lambda part: _written(bare, part), "{start" in template or "{end" in template)])
-    first, again = _first(known)
+        names = partial(_written, template=template.removesuffix(".*"))
+        ways = [_Way(names, "{start" in template or "{end" in template)]
+    left, places, again = _first(known)
     found = np.full(len(clips), -1, np.int64)
     timed = np.zeros(len(clips), np.bool_)
-    rows = np.arange(len(clips))
     for way in ways:
-        names = way.names(clips.take(pa.array(rows)))
-        at = pc.index_in(names, value_set=first.values).fill_null(-1).to_numpy(zero_copy_only=False)
-        hit = at >= 0
-        found[rows[hit]], timed[rows[hit]] = first.places[at[hit]], way.timed
-        rows = rows[~hit]
-        if not len(rows):
+        rows = np.flatnonzero(found < 0)
+        if not len(rows) or not len(left):
             break
+        at = _places(way, clips.take(pa.array(rows)), left)
+        hit = at >= 0
+        found[rows[hit]], timed[rows[hit]] = places[at[hit]], way.timed
+        free = np.ones(len(left), np.bool_)  # what is taken need not be looked through again
+        free[at[hit]] = False
+        left, places = left.filter(pa.array(free)), places[free]
     paths = folder.paths.take(pa.array(found, mask=found < 0))
-    return Found(paths, timed, _several(folder, known, found, again, clips))
+    return Found(paths, timed, _several(folder, known, found, again))
 
 
 def _is_below(folder: str, path: str) -> bool:
@@ -151,30 +158,21 @@ def _is_text(path: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class _First:
-    """Different names, and the place where each comes first."""
-
-    values: pa.StringArray
-    places: NDArray[np.int64]
-
-
-def _first(names: pa.StringArray) -> tuple[_First, set[int]]:
-    """The first of each name, and the places of those that come again."""
+def _first(names: pa.StringArray) -> tuple[pa.StringArray, NDArray[np.int64], set[int]]:
+    """The different names, the place where each comes first, and the places of those that come again."""
     codes = names.dictionary_encode()
+    if len(codes.dictionary) == len(names):
+        return names, np.arange(len(names)), set()
     _, places, counts = np.unique(codes.indices.to_numpy(), return_index=True, return_counts=True)
-    return _First(codes.dictionary, places.astype(np.int64)), set(places[counts > 1].tolist())
+    return codes.dictionary, places, set(places[counts > 1].tolist())
 
 
-def _several(
-    folder: Folder, known: pa.StringArray, found: NDArray[np.int64], again: set[int], clips: pa.Table
-) -> tuple[str, ...]:
-    rows = [row for row, place in enumerate(found.tolist()) if place in again] if again else []
+def _several(folder: Folder, known: pa.StringArray, found: NDArray[np.int64], again: set[int]) -> tuple[str, ...]:
+    """For each clip whose file has a name that others have, their paths; of the later clips only the first path."""
     said: list[str] = []
-    for row in rows:
-        name = known[int(found[row])]
-        same = folder.paths.filter(pc.equal(known, name)).to_pylist() if len(said) < 5 else []
-        said.append(f"{clips['id'][row].as_py()}: {', '.join(same)}")
+    for place in [place for place in found.tolist() if place in again] if again else []:
+        same = folder.paths.filter(pc.equal(known, known[place])) if len(said) < SHOWN else folder.paths[place:][:1]
+        said.append(" and ".join(same.to_pylist()))
     return tuple(said)
 
 
@@ -186,7 +184,7 @@ class _Way:
     timed: bool
 
 
-def _written(template: str, clips: pa.Table) -> pa.StringArray:
+def _written(clips: pa.Table, template: str) -> pa.StringArray:
     """The paths that a template gives; times that are whole seconds are written as whole numbers."""
     columns = [clips[name].to_pylist() for name in ("video", "start", "stop", "label", "split")]
     return pa.array(
@@ -203,14 +201,29 @@ def _whole(seconds: float | None) -> float | int:
     return int(seconds) if seconds.is_integer() else seconds
 
 
-def _usual(clips: pa.Table, stems: pa.StringArray) -> Iterator[_Way]:
-    """The usual names; those with times only where some file has one."""
+def _places(way: _Way, clips: pa.Table, known: pa.StringArray) -> NDArray[np.int64]:
+    """The position of each clip's name among those of files, -1 where there is none."""
+    at: NDArray[np.int64] = pc.index_in(way.names(clips), value_set=known).fill_null(-1).to_numpy(zero_copy_only=False)
+    return at
+
+
+def _usual(clips: pa.Table, stems: pa.StringArray) -> list[_Way]:
+    """The usual names, the commonest of this folder first, those with times only where there can be some."""
     prefixes = ["", "Y"] if pc.any(pc.starts_with(stems, "Y")).as_py() else [""]
-    if pc.any(pc.match_substring_regex(stems, _TIMED)).as_py() and clips["start"].null_count < len(clips):
-        for ends, written, prefix in product((("start", "stop"), ("start",)), _TIMES, prefixes):
-            yield _Way(partial(_with_times, ends=ends, written=written, prefix=prefix), True)
-    for prefix in prefixes:
-        yield _Way(partial(_with_times, ends=(), written=_TIMES[0], prefix=prefix), False)
+    bare = [_Way(partial(_with_times, ends=(), written=_TIMES[0], prefix=prefix), False) for prefix in prefixes]
+    shortest = pc.min(pc.utf8_length(clips["video"])).as_py() or 0
+    long = stems.filter(pc.greater(pc.utf8_length(stems), shortest + 1))  # longer than an ID, or Y and an ID
+    if clips["start"].null_count or not pc.any(pc.match_substring_regex(long, _TIME)).as_py():
+        return bare
+    timed = [
+        _Way(partial(_with_times, ends=ends, written=written, prefix=prefix), True)
+        for ends, written, prefix in product((("start", "stop"), ("start",)), _TIMES, prefixes)
+    ]
+    sample = clips.take(pa.array(np.arange(0, len(clips), max(1, len(clips) // _SAMPLE))))
+    names = [way.names(sample) for way in timed]
+    there = stems.filter(pc.is_in(stems, pa.concat_arrays(names)))
+    hits = [pc.sum(pc.is_in(each, there, skip_nulls=True)).as_py() or 0 for each in names]
+    return [timed[i] for i in sorted(range(len(timed)), key=lambda i: -hits[i])] + bare
 
 
 def _with_times(

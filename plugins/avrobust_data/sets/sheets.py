@@ -145,10 +145,11 @@ def read_sheet(
         DataError: if the file cannot be read, has no row, or has lines with other numbers of cells; names the lines.
     """
     data = _bytes(file)
-    before = 0
-    while data.startswith(b"#"):
-        data = data.partition(b"\n")[2]
+    before = begin = 0
+    while data.startswith(b"#", begin):
+        begin = data.find(b"\n", begin) + 1 or len(data)
         before += 1
+    data = data[begin:]
     named = list(columns)
     if header is not False:
         head, _, rest = data.lstrip(b"\r\n").partition(b"\n")
