@@ -114,7 +114,7 @@ def _numbered(clips: pa.Table, source: str) -> pa.Table:
     labelled = [video for video, given in seen.items() if len({label for label, _ in given}) > 1]
     for videos, what in (
         (labelled, "have several classes, and count as a clip of each"),
-        (split_up, "are in two splits"),
+        (split_up, "have rows in two splits"),
     ):
         if videos:
             warnings.warn(f"{source}: {len(videos)} videos {what}: {first_of(videos)}", AvrobustWarning, stacklevel=3)
