@@ -220,9 +220,7 @@ def test_missing_files_are_counted_warned_of_and_limited(audioset, put) -> None:
     names = [f"clip_{i:06d}" for i in range(10)]
     put(*(f"{name}.mp4" for name in names[2:]))
     rows = {"balanced_train": [(name, 0, 10, ["/m/04rlf"]) for name in names]}
-    with pytest.warns(
-        AvrobustWarning, match=r"2 of the 10 listed .* no file below .*: clip_000000, clip_000001"
-    ):
+    with pytest.warns(AvrobustWarning, match=r"2 of the 10 listed .* no file below .*: clip_000000, clip_000001"):
         dataset = audioset(rows)
     assert list(dataset.ids("train")) == names[2:]
     assert dataset.provenance()["missing"] == {"train": 2}
@@ -333,9 +331,7 @@ def test_kinetics_sounds_takes_the_clips_with_its_labels(kinetics, put) -> None:
 def test_kinetics_lists_without_labels_are_refused(tmp_path, put) -> None:
     lists = {"train": write(tmp_path / "test.csv", "youtube_id,time_start,time_end,split", "AAAAAAAAAAA,1,11,test")}
     config = configs.KineticsSoundsConfig(lists=lists, media=put("x.mp4"))
-    with pytest.raises(
-        DataError, match=r"test.csv:1: .*it lacks label; a test list of Kinetics has no labels: t"
-    ):
+    with pytest.raises(DataError, match=r"test.csv:1: .*it lacks label; a test list of Kinetics has no labels: t"):
         make_kinetics_sounds(config)
 
 
@@ -378,9 +374,7 @@ def test_vggsound_reads_the_official_list(vggsound, tmp_path) -> None:
     given = vggsound(class_list=order)
     assert [int(given.read("train", i).target) for i in range(3)] == [0, 3, 1]
     write(order, "waterfall burbling", "people marching", "playing timpany", VGG_ROWS[2][2])
-    with pytest.raises(
-        DataError, match=r"csv:4: the label 'playing timpani' is no class \(did you mean 'play"
-    ):
+    with pytest.raises(DataError, match=r"csv:4: the label 'playing timpani' is no class \(did you mean 'play"):
         vggsound(class_list=order)
 
 
@@ -393,9 +387,7 @@ def test_vggsound_reads_the_official_list(vggsound, tmp_path) -> None:
         ("both", {"people marching"}, None),
     ],
 )
-def test_vggsounder_gives_test_clips_their_audible_and_visible_labels(
-    vggsound, tmp_path, tags, first, second
-) -> None:
+def test_vggsounder_gives_test_clips_their_audible_and_visible_labels(vggsound, tmp_path, tags, first, second) -> None:
     rows = [
         ("---g-f_I2yQ_000001", "people marching", "AV"),
         ("---g-f_I2yQ_000001", "playing timpani", "A"),
