@@ -169,11 +169,13 @@ def warn_of_classes(name: str, classes: Sequence[str], table: pa.Table) -> None:
 
 def _parts(config: MediaFolderConfig, clips: pa.Table, found: Found) -> NDArray[np.bool_]:
     """For each clip, whether its file is a video that it is a part of."""
-    timed = np.asarray(clips["start"].is_valid())
-    if config.segments != "auto":
-        return np.logical_and(timed, config.segments == "whole")
-    bare = timed & ~found.timed & np.asarray(found.paths.is_valid())
-    return np.logical_and(bare, _are_whole(config, clips, found, np.flatnonzero(bare)))
+    parts: NDArray[np.bool_] = np.asarray(clips["start"].is_valid())
+    if config.segments == "auto":
+        parts = parts & ~found.timed & np.asarray(found.paths.is_valid())
+        whole = _are_whole(config, clips, found, np.flatnonzero(parts))
+    else:
+        whole = config.segments == "whole"
+    return parts if whole else np.zeros_like(parts)
 
 
 def _are_whole(config: MediaFolderConfig, clips: pa.Table, found: Found, rows: NDArray[np.int64]) -> bool:
