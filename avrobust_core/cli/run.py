@@ -54,6 +54,8 @@ def _run(options: argparse.Namespace) -> int:
 def _closing_lines(result: dict[str, Any]) -> list[str]:
     total = len(result["cells"])
     lines = [f"{result['reused']} of {total} cells reused; results in {result['run']}"]
+    if "summary" in result["data"]:
+        lines.append(f"data: {result['data']['summary']}")
     for split, clips in result["skipped"].items():
         lines.append(f"skipped {len(clips)} unreadable clip(s) of split {split!r}: {_some_clips(clips)}")
     for split, clips in result["constant"].items():

@@ -2,9 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from avrobust_core.data.batches import Clip
 from avrobust_core.data.media import MediaSpec, Task
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 class Dataset(ABC):
@@ -38,6 +42,20 @@ class Dataset(ABC):
         stands for itself.
         """
         return None
+
+    def label_matrix(self, split: str) -> "csr_array | None":
+        """The labels of a split's clips, known without reading any media: (n, K) zeros and ones, in the order of `ids`.
+
+        None, as here, where they are not: what needs them then cannot be used.
+        """
+        return None
+
+    def provenance(self) -> Mapping[str, Any]:
+        """What the clips were taken from, as JSON data; a run keeps it in result.json. Empty, as here, if all is said.
+
+        `summary`, where it is there, is one sentence that the run prints: what was listed, found and missing.
+        """
+        return {}
 
     @abstractmethod
     def read(self, split: str, index: int) -> Clip:

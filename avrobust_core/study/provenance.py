@@ -1,5 +1,6 @@
 """The provenance of a run and of its records: versions, plugins, git commit, data fingerprint; lock.json."""
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -13,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from avrobust_core._version import __version__
+from avrobust_core.data.dataset import Dataset
 from avrobust_core.errors import RunError
 from avrobust_core.files import read_json
 from avrobust_core.registry.choices import Configured, choices_in
@@ -127,6 +129,28 @@ def otherwise(records: Iterable[Mapping[str, Any]], today: Mapping[str, Any]) ->
         if differences:
             found.setdefault(differences, []).extend(entry["records"])
     return [{"differences": list(differences), "records": names} for differences, names in found.items()]
+
+
+def data_used(dataset: Dataset, unreadable: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """What a run's clips were, as JSON data: of copies that differ, runs that read the same ids have the same hashes.
+
+    Args:
+        dataset: the run's.
+        unreadable: the clips that could not be read, by split and id.
+
+    Returns:
+        `splits`: for each the number of `clips`, of those `unreadable` so far, and `ids`, the SHA-256 of the ids of
+        all others, sorted, each with a newline behind it; and what the data set says itself (`Dataset.provenance`).
+    """
+    splits = {}
+    for split in dataset.splits:
+        ids, left_out = dataset.ids(split), unreadable.get(split, {})
+        digest = hashlib.sha256()
+        for clip_id in sorted(ids):
+            if clip_id not in left_out:
+                digest.update(f"{clip_id}\n".encode())
+        splits[split] = {"clips": len(ids), "unreadable": len(left_out), "ids": digest.hexdigest()}
+    return {**dataset.provenance(), "splits": splits}
 
 
 def _flat(versions: Mapping[str, Any]) -> dict[str, str]:

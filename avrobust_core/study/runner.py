@@ -25,7 +25,7 @@ from avrobust_core.study.plan import PlannedCell, plan
 from avrobust_core.study.pooling import pool
 from avrobust_core.study.problems import Problems
 from avrobust_core.study.process import Process, end_others
-from avrobust_core.study.provenance import lock, records_of
+from avrobust_core.study.provenance import data_used, lock, records_of
 
 RESULT_FORMAT = 1
 """The version of result.json."""
@@ -44,9 +44,9 @@ def carry_out(
 
     Returns:
         What the run's result.json holds: `run`, `cells`, `reused`, `failed`, `contradicted`, `skipped`, `constant`,
-        `notes`, ... A cell that failed as a whole has an `error`, one of which evaluations or metrics failed has them
-        under `failures`; `failed` counts both. `contradicted` counts the cells with a robust accuracy that the audit
-        contradicts. `problems` is what went wrong outside of the cells.
+        `data`, `notes`, ... A cell that failed as a whole has an `error`, one of which evaluations or metrics failed
+        has them under `failures`; `failed` counts both. `contradicted` counts the cells with a robust accuracy that the
+        audit contradicts. `problems` is what went wrong outside of the cells.
 
     Raises:
         DatasetFailure: if the data set cannot be used, or too many of its clips cannot be read.
@@ -125,6 +125,7 @@ class _Run:
             "problems": self.problems.found,
             "skipped": process.skipped.to_json(),
             "constant": process.skipped.constant_json(),
+            "data": data_used(process.dataset, process.skipped.by_split) if process.first else {},
             "notes": self.notes,
         }
         if process.first:

@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import Any
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -87,11 +88,18 @@ class Scene:
     def read(self, positions: Sequence[int]) -> Batch:
         """The clips at these positions, stacked: a fifth of their values lies at the bounds."""
         inputs = {name: torch.stack([_values(spec, IDS[i]) for i in positions]) for name, spec in self.media.items()}
+        return Batch(inputs, self._targets(positions), tuple(IDS[i] for i in positions))
+
+    def labels(self, clips: Sequence[str]) -> csr_array:
+        """The labels of clips, (n, K) of zeros and ones."""
+        return csr_array(soft_targets(self._targets([IDS.index(clip) for clip in clips]), CLASSES).numpy())
+
+    def _targets(self, positions: Sequence[int]) -> Tensor:
         rows = torch.tensor(positions)
         targets = rows % CLASSES
         if self.task == "multi-label":
             targets = (one_hot(targets, CLASSES) | one_hot(rows // 3 % CLASSES, CLASSES)).float()
-        return Batch(inputs, targets, tuple(IDS[i] for i in positions))
+        return targets
 
 
 @cache
@@ -199,6 +207,7 @@ class Course:
             replay=replay,
             media=self.scene.media,
             cost=Cost() if cost is None else cost,
+            labels=self.scene.labels,
         )
 
     def epoch(self, epoch: int, *, start: int = 0, stop: int | None = None) -> Iterator[Seen]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.models.model import AVModel
 from avrobust_core.training.costs import Cost
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Gather = Callable[[Any], list[Any]]
 """From this process's object to those of all processes, in the order of their ranks; every process must call it."""
@@ -34,6 +37,8 @@ class TrainingStep:
         cost: add to it what is spent beside the loop's own pass; `counting` does.
         scratch: a folder of this fit, which need not exist yet, for what should not lie in memory; all processes see
             it, a resumed fit finds it again, and it is deleted when the fit has ended. None where there is none.
+        labels: gives the labels of training clips by their ids, (n, K) of zeros and ones; None where the data set does
+            not know them without reading its media (see `Dataset.label_matrix`).
     """
 
     epoch: int
@@ -46,6 +51,7 @@ class TrainingStep:
     media: Mapping[str, MediaSpec] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
     scratch: Path | None = None
+    labels: "Callable[[Sequence[str]], csr_array | None]" = lambda clips: None
 
     def read_by_model(self, modalities: Iterable[str]) -> list[str]:
         """Those of the modalities that the model reads; all of them if it does not say."""

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
@@ -35,6 +35,9 @@ from avrobust_core.training.mixing import hard_targets
 from avrobust_core.training.optimization import parameter_groups, schedule
 from avrobust_core.training.processes import gathered, share_of, summed
 from avrobust_core.training.settings import Regime
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 CHECKPOINT_SECONDS = 60.0
 """Seconds of training that a killed process loses at most, beside the step it was in."""
@@ -96,6 +99,7 @@ class Fit:
             raise DataError(f"{len(self.train)} training clips cannot be shared by {fabric.world_size} processes")
         self.skipped = Skipped(self.dataset)
         self.progress = Progress()
+        self._rows: dict[str, int] | None = None  # of the training clips, made when an augmentation asks for labels
         optimizer = torch.optim.AdamW(parameter_groups(self.module, regime.weight_decay), lr=regime.learning_rate)
         self.model, self.optimizer = fabric.setup(self.module, optimizer)
         self.learner = Learner(self.model, self.augmentations)
@@ -205,7 +209,16 @@ class Fit:
             media=dataset.media,
             cost=cost,
             scratch=self.folder / SCRATCH,
+            labels=self._labels,
         )
+
+    def _labels(self, clips: Sequence[str]) -> "csr_array | None":
+        labels = self.dataset.label_matrix("train")
+        if labels is None:
+            return None
+        if self._rows is None:
+            self._rows = {clip: i for i, clip in enumerate(self.dataset.ids("train"))}
+        return labels[[self._rows[clip] for clip in clips]]
 
     def _batches(self, where: TrainingStep) -> list[Sequence[int]]:
         order = epoch_order(self.train, self.seed, where.epoch)

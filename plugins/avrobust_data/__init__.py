@@ -1,1 +1,1 @@
-"""Data sets: `toy-av`, generated on the fly, `clips`, a manifest of media files, `features`, computed beforehand."""
+"""Data sets: generated clips, media files named by a manifest or by folders, features, and published sets by name."""

@@ -6,6 +6,11 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
 
 from avrobust_core import AvrobustWarning, Clip, ClipError, DataError, Dataset, MediaSpec
 from avrobust_data.cache import ClipCache, to_tensors
@@ -26,9 +31,17 @@ class MediaClips(Dataset):
         root: the folder that their paths are relative to.
         splits: the order of the splits; those without clips are left out.
         config: how files are decoded.
+        said: what `provenance` says.
     """
 
-    def __init__(self, listing: Listing, root: Path, splits: Sequence[str], config: DecodingConfig) -> None:
+    def __init__(
+        self,
+        listing: Listing,
+        root: Path,
+        splits: Sequence[str],
+        config: DecodingConfig,
+        said: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.config = config
         self.root = root
         self.source = listing.source
@@ -37,6 +50,7 @@ class MediaClips(Dataset):
         self.max_unreadable = config.max_unreadable
         specs = media_specs(config)
         self.media: Mapping[str, MediaSpec] = {name: specs[name] for name in config.modalities}
+        self._said = dict(said)
         self._by_split = listing.by_split(splits)
         self._fingerprint: str | None = None
         self._cache = ClipCache(config.cache_mib * 2**20)
@@ -52,6 +66,16 @@ class MediaClips(Dataset):
         """The listing's groups; None where a clip has none."""
         part = self._split(split)
         return None if part.table["group"].null_count else part.texts("group")
+
+    def label_matrix(self, split: str) -> csr_array:
+        """As the listing has them."""
+        column = self._split(split).table["labels"].combine_chunks()
+        starts, labels = column.offsets.to_numpy(), column.values.to_numpy()
+        return csr_array((np.ones(len(labels), np.float32), labels, starts), shape=(len(column), len(self.classes)))
+
+    def provenance(self) -> Mapping[str, Any]:
+        """What was listed, found and missing."""
+        return self._said
 
     def read(self, split: str, index: int) -> Clip:
         """Decode one clip, or take it from memory.

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from avrobust_core import Clip, DataError, Dataset, MediaSpec, derive_seed
 from avrobust_data.cache import ClipCache, Media, to_tensors
@@ -77,6 +78,13 @@ class ToyAV(Dataset):
     def fingerprint(self) -> str:
         content = {"generator": GENERATOR_VERSION, "classes": self.classes, **self.config.identity()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def label_matrix(self, split: str) -> csr_array:
+        """From `labels` of each clip."""
+        pairs = [(i, label) for i in range(self._size(split)) for label in self.labels(split, i)]
+        rows, labels = np.array(pairs).T
+        shape = (self._size(split), self.config.classes)
+        return csr_array((np.ones(len(pairs), np.float32), (rows, labels)), shape=shape)
 
     def labels(self, split: str, index: int) -> tuple[int, ...]:
         """The classes of a clip's events, in the order in which they are drawn."""

@@ -12,6 +12,10 @@ Layer = Literal["input", "encoded"]
 Axis = Literal["time", "time-frequency", "space"]
 
 
+class BalancedSamplingConfig(Config):
+    """Configuration of `balanced-sampling`, which has nothing to choose."""
+
+
 class MixingConfig(Config):
     """The configuration that all augmentations share that mix pairs of clips."""
 

@@ -8,7 +8,7 @@ from avrobust_training import configs
 
 @hookimpl
 def avrobust_augmentations() -> Iterator[Component]:
-    """Mix-up and its kin, noise, dropout and masks."""
+    """Mix-up and its kin, noise, dropout and masks, and sampling by classes."""
     yield Component(
         name="mixup",
         summary="Mix-up: convex combinations of pairs of clips and of their targets, one ratio for all modalities.",
@@ -67,4 +67,12 @@ def avrobust_augmentations() -> Iterator[Component]:
         build="avrobust_training.specaugment:SpecAugment",
         references=("https://arxiv.org/abs/1904.08779",),
         example={"time_masks": 2, "frequency_masks": 2},
+    )
+    yield Component(
+        name="balanced-sampling",
+        summary="Epochs drawn with replacement, clips of rare classes more often: AudioSet's usual weights.",
+        config=configs.BalancedSamplingConfig,
+        build="avrobust_training.balanced_sampling:BalancedSampling",
+        references=("https://arxiv.org/abs/2102.01243",),
+        example={},
     )

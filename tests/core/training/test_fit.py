@@ -2,9 +2,11 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from scipy.sparse import csr_array
 from torch import nn
 
 from avrobust_core import Augmentation, AugmentedStep, Fusion
@@ -311,3 +313,30 @@ def test_processes_pass_over_a_batch_together(tmp_path: Path, new_fit, blobs) ->
     steps = record["train_clips"] // 8
     assert rows[0]["clips"] == 8 * (steps - 1)
     assert set(record["skipped"]["train"]) == dataset.corrupt
+
+
+class _Asking(Augmentation):
+    """Remembers what it is told of the labels of an epoch's clips."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[list[str], list[list[float]]]] = []
+
+    def order(self, clips, step):
+        labels = step.labels(clips)
+        if labels is not None:
+            self.told.append((list(clips), labels.toarray().tolist()))
+
+
+def test_augmentations_are_told_labels_in_their_order_where_the_data_set_states_them(
+    tmp_path, new_fit, blobs, monkeypatch
+) -> None:
+    asking = _Asking()
+    new_fit(tmp_path / "silent", epochs=1, augmentations=[asking]).run()
+    assert asking.told == []
+    rows = [[float(k == i % 3) for k in range(3)] for i in range(48)]
+    monkeypatch.setattr(blobs, "label_matrix", lambda self, split: csr_array(np.array(rows)))
+    new_fit(tmp_path / "stated", epochs=2, augmentations=[asking]).run()
+    assert len(asking.told) == 2
+    for clips, labels in asking.told:
+        assert labels == [rows[int(clip.removeprefix("train-"))] for clip in clips]
+    assert asking.told[0][0] != asking.told[1][0]
