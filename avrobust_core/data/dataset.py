@@ -2,9 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from avrobust_core.data.batches import Clip
 from avrobust_core.data.media import MediaSpec, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Locality:
+    """Where the clips of a split lie, for data sets that are slow to read at random.
+
+    Attributes:
+        blocks: the number of the block of each clip, in the order of `ids`; clips of a block are read fastest together.
+        window: how many blocks training may mix at a time.
+    """
+
+    blocks: Sequence[int]
+    window: int
 
 
 class Dataset(ABC):
@@ -39,12 +53,20 @@ class Dataset(ABC):
         """
         return None
 
+    def locality(self, split: str) -> Locality | None:
+        """Where the clips of a split lie: training then mixes neighbouring ones. None, as here, for any order.
+
+        The fits of a study depend on the order, so that the fingerprint must cover what this returns.
+        """
+        return None
+
     @abstractmethod
     def read(self, split: str, index: int) -> Clip:
         """Read one clip; deterministic.
 
         Raises:
             ClipError: if it cannot be read; the loader skips it, counts it and names it.
+            DatasetFailure: if the fault is not the clip's, but that of what holds them all: it ends the run.
         """
 
     @abstractmethod

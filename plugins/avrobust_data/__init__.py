@@ -1,1 +1,1 @@
-"""Data sets: `toy-av`, generated on the fly, `clips`, a manifest of media files, `features`, computed beforehand."""
+"""Data sets: made on the spot, of media files, of features computed beforehand, and packed ones."""

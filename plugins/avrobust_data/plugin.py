@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from avrobust_core import Component, hookimpl
 from avrobust_data.configs import ClipsConfig, ToyAVConfig
 from avrobust_data.features.config import FeaturesConfig
+from avrobust_data.shards_config import ShardsConfig
 
 
 @hookimpl
 def avrobust_datasets() -> Iterator[Component]:
-    """Offer `toy-av`, `clips` and `features`."""
+    """Offer the data sets."""
     yield Component(
         name="toy-av",
         summary="Generated audio-visual events, some told apart only by sound, some only by sight; nothing downloaded.",
@@ -33,4 +34,11 @@ def avrobust_datasets() -> Iterator[Component]:
         references=("https://arxiv.org/abs/2203.12122",),
         example={"path": "features.h5"},
         extras=("features",),
+    )
+    yield Component(
+        name="shards",
+        summary="Clips of any data set that `avrobust data pack` has decoded and packed; read without decoding.",
+        config=ShardsConfig,
+        build="avrobust_data.shards:make_shards",
+        example={"root": "packed"},
     )

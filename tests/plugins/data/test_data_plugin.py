@@ -11,7 +11,7 @@ from avrobust_core import Dataset
 
 def test_it_offers_its_data_sets_with_valid_examples() -> None:
     components = {component.name: component for component in avrobust_datasets()}
-    assert components.keys() == {"toy-av", "clips", "features"}
+    assert components.keys() == {"toy-av", "clips", "features", "shards"}
     for component in components.values():
         config = component.config.model_validate(component.example)
         assert config.identity().keys() <= set(component.config.model_fields)
