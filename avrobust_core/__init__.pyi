@@ -24,13 +24,16 @@ from avrobust_core.data.batches import Clip as Clip
 from avrobust_core.data.batches import Encoded as Encoded
 from avrobust_core.data.batches import select_inputs as select_inputs
 from avrobust_core.data.dataset import Dataset as Dataset
+from avrobust_core.data.dataset import Locality as Locality
 from avrobust_core.data.media import MediaSpec as MediaSpec
 from avrobust_core.data.media import Task as Task
+from avrobust_core.data.packed import PackedClips as PackedClips
 from avrobust_core.errors import AttackViolation as AttackViolation
 from avrobust_core.errors import AvrobustError as AvrobustError
 from avrobust_core.errors import AvrobustWarning as AvrobustWarning
 from avrobust_core.errors import ClipError as ClipError
 from avrobust_core.errors import DataError as DataError
+from avrobust_core.errors import DatasetFailure as DatasetFailure
 from avrobust_core.errors import ModelError as ModelError
 from avrobust_core.errors import WeightsError as WeightsError
 from avrobust_core.metrics.latents import LatentRequest as LatentRequest

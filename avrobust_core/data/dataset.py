@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from avrobust_core.data.batches import Clip
@@ -9,6 +10,19 @@ from avrobust_core.data.media import MediaSpec, Task
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
+
+
+@dataclass(frozen=True, slots=True)
+class Locality:
+    """Where the clips of a split lie, for data sets that are slow to read at random.
+
+    Attributes:
+        blocks: the number of the block of each clip, in the order of `ids`; clips of a block are read fastest together.
+        window: how many blocks training may mix at a time.
+    """
+
+    blocks: Sequence[int]
+    window: int
 
 
 class Dataset(ABC):
@@ -57,12 +71,20 @@ class Dataset(ABC):
         """
         return {}
 
+    def locality(self, split: str) -> Locality | None:
+        """Where the clips of a split lie: training then mixes neighbouring ones. None, as here, for any order.
+
+        The fits of a study depend on the order, so that the fingerprint must cover what this returns.
+        """
+        return None
+
     @abstractmethod
     def read(self, split: str, index: int) -> Clip:
         """Read one clip; deterministic.
 
         Raises:
             ClipError: if it cannot be read; the loader skips it, counts it and names it.
+            DatasetFailure: if the fault is not the clip's, but that of what holds them all: it ends the run.
         """
 
     @abstractmethod

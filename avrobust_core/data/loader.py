@@ -22,7 +22,7 @@ from avrobust_core.blame import NO_CLIPS_FAULT, sentence
 from avrobust_core.data.batches import Batch, Clip
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.loading import Skipped
-from avrobust_core.errors import AvrobustError, BatchTimeout, ClipError, DataError, RunError
+from avrobust_core.errors import AvrobustError, BatchTimeout, ClipError, DataError, DatasetFailure, RunError
 from avrobust_core.naming import clips_named
 from avrobust_core.plain_text import plain_text
 
@@ -157,7 +157,7 @@ class _Reader:
         try:
             clip = self.dataset.read(place.split, place.number)
             fault = self._fault(clip, place.id)
-        except (ClipError, BatchTimeout) as error:
+        except (ClipError, BatchTimeout, DatasetFailure) as error:
             return error
         except Exception as error:  # noqa: BLE001  # a reader's bug is counted and named like a bad clip, and limited
             if isinstance(error, OSError) and error.errno in NO_CLIPS_FAULT:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.data.batches import Batch
-from avrobust_core.data.dataset import Dataset
+from avrobust_core.data.dataset import Dataset, Locality
 from avrobust_core.errors import ClipError, DataError, DatasetFailure
 from avrobust_core.naming import first_of
 from avrobust_core.randomness import derive_seed
@@ -46,6 +46,8 @@ class Skipped:
     def look_at(self, split: str, batch: Batch) -> None:
         """Record the clips of which a modality has one value throughout: silence, or a picture of one colour."""
         for modality, x in batch.inputs.items():
+            if x[0].numel() < 2:  # a single value is no content that could be missing
+                continue
             flat = x.flatten(1)
             probe = flat[:, :: max(1, flat.shape[1] // 64)]  # a few values, that most clips need no second look
             for i in (probe == probe[:, :1]).all(1).nonzero().flatten().tolist():
@@ -171,11 +173,31 @@ def split_for_training(dataset: Dataset, held_out: float) -> tuple[Selection, Se
     return train.where(not flag for flag in held), train.where(held)
 
 
-def epoch_order(selection: Selection, seed: int, epoch: int) -> list[int]:
-    """The positions of one epoch's training clips: a permutation from (seed, epoch) alone."""
+def epoch_order(selection: Selection, seed: int, epoch: int, locality: Locality | None = None) -> list[int]:
+    """The positions of one epoch's training clips: a permutation from (seed, epoch) alone, and from where clips lie.
+
+    Args:
+        selection: the training clips.
+        seed: the fit's.
+        epoch: from 0.
+        locality: where the split's clips lie. Blocks are then permuted, and the clips of a window of them mixed.
+    """
+    chance = random.Random(derive_seed(seed, "order", epoch))  # not torch's: no global state is touched
     order = list(selection.indices)
-    random.Random(derive_seed(seed, "order", epoch)).shuffle(order)  # not torch's: no global state is touched
-    return order
+    if locality is None:
+        chance.shuffle(order)
+        return order
+    blocks: dict[int, list[int]] = {}
+    for position in order:
+        blocks.setdefault(locality.blocks[position], []).append(position)
+    numbers = list(blocks)
+    chance.shuffle(numbers)
+    mixed: list[int] = []
+    for start in range(0, len(numbers), locality.window):
+        window = [position for number in numbers[start : start + locality.window] for position in blocks[number]]
+        chance.shuffle(window)
+        mixed += window
+    return mixed
 
 
 def in_batches(order: Sequence[int], batch_size: int) -> list[Sequence[int]]:

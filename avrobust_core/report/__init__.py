@@ -1,1 +1,1 @@
-"""Terminal tables of a run's results."""
+"""Terminal tables of a run's results, and contact sheets of clips."""

@@ -221,7 +221,7 @@ class Fit:
         return labels[[self._rows[clip] for clip in clips]]
 
     def _batches(self, where: TrainingStep) -> list[Sequence[int]]:
-        order = epoch_order(self.train, self.seed, where.epoch)
+        order = epoch_order(self.train, self.seed, where.epoch, self.dataset.locality(self.train.split))
         ids = dict(zip(self.train.indices, self.train.ids, strict=True))
         began = time.monotonic()
         order = self.learner.order(order, [ids[i] for i in order], where)

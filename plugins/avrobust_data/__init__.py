@@ -1,1 +1,1 @@
-"""Data sets: generated clips, media files named by a manifest or by folders, features, and published sets by name."""
+"""Data sets: made on the spot, of media files, published sets by name, features, and packed clips."""

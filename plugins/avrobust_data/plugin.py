@@ -6,11 +6,12 @@ from avrobust_core import Component, hookimpl
 from avrobust_data.configs import ClipsConfig, ToyAVConfig
 from avrobust_data.features.config import FeaturesConfig
 from avrobust_data.sets import configs as sets
+from avrobust_data.shards_config import ShardsConfig
 
 
 @hookimpl
 def avrobust_datasets() -> Iterator[Component]:
-    """Offer generated clips, media files that a manifest or folders name, features, and published data sets."""
+    """Offer the data sets."""
     yield Component(
         name="toy-av",
         summary="Generated audio-visual events, some told apart only by sound, some only by sight; nothing downloaded.",
@@ -83,4 +84,11 @@ def avrobust_datasets() -> Iterator[Component]:
             "lists": {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"},
             "media": "AVE",
         },
+    )
+    yield Component(
+        name="shards",
+        summary="Clips of any data set that `avrobust data pack` has decoded and packed; read without decoding.",
+        config=ShardsConfig,
+        build="avrobust_data.shards:make_shards",
+        example={"root": "packed"},
     )

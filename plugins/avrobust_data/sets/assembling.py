@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from avrobust_core import AvrobustWarning, DataError, Task, derive_seed, first_of
-from avrobust_data.collectors import MediaError
 from avrobust_data.containers import duration_of, open_file
+from avrobust_data.faults import MediaError
+from avrobust_data.guard import Watch
 from avrobust_data.listing import SCHEMA, Listing
 from avrobust_data.media_clips import MediaClips
 from avrobust_data.sets.configs import MediaFolderConfig
@@ -191,9 +192,10 @@ def _are_whole(config: MediaFolderConfig, clips: pa.Table, found: Found, rows: N
     longer: dict[bool, list[str]] = {True: [], False: []}
     for row in chosen[:_PROBED]:
         path = found.paths[row].as_py()
+        watch = Watch(config.clip_timeout)
         try:
-            with open_file(config.media / path) as container:
-                seconds = duration_of(container, config.media / path)
+            with open_file(config.media / path, watch) as container:
+                seconds = duration_of(container, config.media / path, watch)
         except (MediaError, av.FFmpegError, OSError, ValueError):  # reading will tell
             continue
         longer[seconds > stop[row] - start[row] + _LONGER].append(f"{path} ({seconds:.1f} s)")

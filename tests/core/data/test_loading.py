@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avrobust_core.data.dataset import Locality
 from avrobust_core.data.loader import Loader
 from avrobust_core.data.loading import (
     Selection,
@@ -41,6 +42,33 @@ def test_an_epoch_is_a_permutation_in_full_batches(n: int, size: int, epoch: int
 def test_epochs_and_seeds_differ_in_order() -> None:
     orders = {str(epoch_order(_selection(40), seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
     assert len(orders) == 4
+
+
+@given(n=st.integers(1, 150), size=st.integers(1, 20), window=st.integers(1, 6), epoch=st.integers(0, 3))
+def test_an_order_that_keeps_neighbours_together_is_a_permutation_too(
+    n: int, size: int, window: int, epoch: int
+) -> None:
+    chosen = _selection(n).where(i % 5 != 3 for i in range(n))
+    locality = Locality([i // size for i in range(n)], window)
+    order = epoch_order(chosen, 3, epoch, locality)
+    assert sorted(order) == list(chosen.indices)
+    assert order == epoch_order(chosen, 3, epoch, locality)
+    blocks = list(dict.fromkeys(i // size for i in order))
+    for start in range(0, len(blocks), window):
+        here = set(blocks[start : start + window])
+        positions = [place for place, i in enumerate(order) if i // size in here]
+        assert positions == list(range(positions[0], positions[0] + len(positions))), "no block is read twice"
+
+
+def test_an_order_that_keeps_neighbours_together_mixes_blocks_and_clips() -> None:
+    locality = Locality([i // 10 for i in range(400)], 4)
+    orders = [epoch_order(_selection(400), 0, epoch, locality) for epoch in (0, 1)]
+    assert orders[0] != orders[1]
+    for order in orders:
+        first = [i // 10 for i in order[:40]]
+        assert len(set(first)) == 4
+        assert max(first) - min(first) > 4, "blocks are of all places"
+        assert first != sorted(first, key=first.index), "clips of a window's blocks are mixed"
 
 
 def test_the_global_random_states_are_not_touched(blobs) -> None:

@@ -12,7 +12,7 @@ from avrobust_core import Dataset
 def test_it_offers_its_data_sets_with_valid_examples() -> None:
     components = {component.name: component for component in avrobust_datasets()}
     published = {"audioset", "kinetics-sounds", "vggsound", "ave"}
-    assert components.keys() == {"toy-av", "clips", "features", "folder"} | published
+    assert components.keys() == {"toy-av", "clips", "features", "folder", "shards"} | published
     for component in components.values():
         config = component.config.model_validate(component.example)
         assert config.identity().keys() <= set(component.config.model_fields)
