@@ -3,7 +3,6 @@
 import os
 import pickle
 import shutil
-import time
 import warnings
 from pathlib import Path
 
@@ -264,7 +263,6 @@ def test_all_real_clips_decode_in_bounds(real_clips) -> None:
     data = make_clips(ClipsConfig(manifest=real_clips, cache_mib=0))
     assert {split: len(data.ids(split)) for split in data.splits} == {"train": 800, "test": 200}
     assert len(data.classes) == 10
-    start = time.perf_counter()
     loudness, sharpness = [], []
     for split in data.splits:
         for index in range(len(data.ids(split))):
@@ -276,7 +274,5 @@ def test_all_real_clips_decode_in_bounds(real_clips) -> None:
             assert 0 <= picture.min() <= picture.max() <= 1
             loudness.append(sound.std())
             sharpness.append((picture[:, 1:] - picture[:, :-1]).abs().mean())
-    milliseconds = 1000 * (time.perf_counter() - start) / 1000
     assert min(loudness) > 0.01
     assert min(sharpness) > 0.001
-    assert milliseconds < 60
