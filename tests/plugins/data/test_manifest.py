@@ -279,7 +279,7 @@ def test_times_that_are_none_are_refused_with_their_line(write_manifest, start, 
             ":3: its file 'a.mp4' is that of line 2, which is in split 'train'",
         ),
         ("1,a.mp4,0,10,x,train\n2,a.mp4,,,y,test\n", ":3: its file 'a.mp4' is that of line 2"),
-        ("1,a.mp4,5,,x,train\n2,a.mp4,0,1,y,train\n3,a.mp4,100,101,y,test\n", ":4: its file 'a.mp4' is that of line 2"),
+        ("1,a.mp4,,,x,train\n2,a.mp4,5,6,y,train\n3,a.mp4,100,101,y,test\n", ":4: its file 'a.mp4' is that of line 2"),
         ("1,a.mp4,0,10,x,train\n2,a.mp4,0.0,10.0,y,train\n", ":3: .* which is labelled 'x', not 'y'"),
     ],
 )

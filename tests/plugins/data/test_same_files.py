@@ -1,5 +1,6 @@
 """Which paths name one file: the same answer from a folder's listing and from a look at each file."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_numbers_of_a_listing_that_the_files_do_not_have_are_not_believed(tree, 
             self.name, self.is_symlink = entry.name, entry.is_symlink
 
         def inode(self) -> int:
-            return 2**32 - 1  # as some file systems in user space give all files
+            return next(numbers)  # as some file systems do that are laid over others
 
     class Entries(list):
         def __enter__(self):
@@ -67,7 +68,7 @@ def test_numbers_of_a_listing_that_the_files_do_not_have_are_not_believed(tree, 
 
         def __exit__(self, *error) -> None: ...
 
-    scan = os.scandir
+    numbers, scan = itertools.count(1), os.scandir
     monkeypatch.setattr(same_files.os, "scandir", lambda folder: Entries(map(Entry, scan(folder))))
     paths = [f"{folder}/{i}.mp4" for folder in ("a", "hard") for i in range(LISTED)]
     codes = files_of(pa.array(paths), tree)
