@@ -52,7 +52,7 @@ class Skipped:
             probe = flat[:, :: max(1, flat.shape[1] // 64)]  # a few values, that most clips need no second look
             for i in (probe == probe[:, :1]).all(1).nonzero().flatten().tolist():
                 if bool((flat[i] == flat[i, 0]).all()):
-                    found = f"{modality} is {float(flat[i, 0]):g} throughout"
+                    found = f"{modality} is {float(flat[i, 0]) + 0.0:g} throughout"  # not "-0"
                     clips = self.constant.setdefault(split, {})
                     earlier = clips.get(batch.ids[i])
                     if earlier is None or found not in earlier:
