@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -325,6 +325,9 @@ class Fit:
             "constant": self.skipped.constant_json(),
             "made_with": dict(self.made_with()),
         }
+        reached = getattr(self.module, "reached", None)
+        if reached is not None and not self.regime.epochs:  # the network is as it was published
+            record["published"] = asdict(reached)
         if self.fabric.is_global_zero:
             weights = [self.folder / name for name in (WEIGHTS, "last.safetensors")]
             write_record(self.folder / "fit.json", record, weights)
