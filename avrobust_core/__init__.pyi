@@ -62,6 +62,7 @@ from avrobust_core.models.layers import linear as linear
 from avrobust_core.models.layers import scale_and_shift as scale_and_shift
 from avrobust_core.models.layers import sinusoids as sinusoids
 from avrobust_core.models.layouts import CheckpointLayout as CheckpointLayout
+from avrobust_core.models.layouts import Reached as Reached
 from avrobust_core.models.layouts import State as State
 from avrobust_core.models.layouts import renamed as renamed
 from avrobust_core.models.model import AVModel as AVModel

@@ -51,6 +51,24 @@ def _run(options: argparse.Namespace) -> int:
     return CONTRADICTED if result["contradicted"] else 0
 
 
+def _as_published(cell: dict[str, Any]) -> str | None:
+    """The clean value of a published network that was not trained further, beside the published one."""
+    published = cell.get("fit", {}).get("published")
+    if published is None:
+        return None
+    name = published["metric"]
+    if name == "accuracy":
+        found = cell["clean_accuracy"]
+    else:
+        clean = [entry["values"] for entry in cell["metrics"] if entry["attack"] is None]
+        found = next((values[name] for values in clean if name in values), None)
+    here = f"not measured: ask for `metrics: [{name}]`" if found is None else f"{100 * found['value']:.1f} %"
+    return (
+        f"{cell['model']}/{cell['training']} as published: clean {name} here {here}; published "
+        f"{100 * published['value']:.1f} % on {published['on']}"
+    )
+
+
 def _closing_lines(result: dict[str, Any]) -> list[str]:
     total = len(result["cells"])
     lines = [f"{result['reused']} of {total} cells reused; results in {result['run']}"]
@@ -61,6 +79,7 @@ def _closing_lines(result: dict[str, Any]) -> list[str]:
     for split, clips in result["constant"].items():
         lines.append(f"read {len(clips)} clip(s) of split {split!r} without content: {_some_clips(clips)}")
     lines += [f"note: {note}" for note in result["notes"]]
+    lines += filter(None, map(_as_published, result["cells"]))
     otherwise = [cell for cell in result["cells"] if cell.get("made_otherwise")]
     if otherwise:
         entries = [entry for cell in otherwise for entry in cell["made_otherwise"]]

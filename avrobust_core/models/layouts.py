@@ -3,11 +3,27 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 State = Mapping[str, Tensor]
 """Tensors by key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What a published network reached on clean clips, to be compared with what is found here.
+
+    Attributes:
+        metric: "accuracy", or a value of the metric `map`.
+        value: in [0, 1].
+        on: the clips, for messages: "AudioSet's evaluation segments".
+    """
+
+    metric: Literal["accuracy", "map"]
+    value: float
+    on: str
 
 
 def unknown_classes(outputs: int) -> None:
@@ -25,12 +41,14 @@ class CheckpointLayout:
             not loaded (fixed front ends, say); keys that begin with "head." belong to the model's head.
         classes: from the number of outputs of a published head to its classes in order, such as `audioset_classes`;
             None where they are not known. A head is taken only if they are the data set's.
+        reached: what the published network with the head of those classes reached; None where it is not known.
     """
 
     name: str
     marks: tuple[str, ...]
     convert: Callable[[State], State]
     classes: Callable[[int], Sequence[str] | None] = unknown_classes
+    reached: Reached | None = None
 
     def recognises(self, state: State) -> bool:
         """True if a checkpoint has this layout."""

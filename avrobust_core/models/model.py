@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from avrobust_core.data.batches import Encoded
 from avrobust_core.models.answers import check_logits, logits_of
 from avrobust_core.models.base_classes import EncodedDims, Encoder, Fusion
+from avrobust_core.models.layouts import Reached
 
 
 class Single(Fusion):
@@ -39,6 +40,9 @@ class AVModel(nn.Module):
         encoders: by modality; a modality is a name, and nothing here knows any of them.
         fusion: None for a model with one encoder.
         classes: the number of logits K.
+
+    Attributes:
+        reached: what these weights reached where they were published; None of others.
     """
 
     def __init__(self, encoders: Mapping[str, Encoder], fusion: Fusion | None, classes: int) -> None:
@@ -54,6 +58,7 @@ class AVModel(nn.Module):
             fusion = Single(modality, encoder.dims, pooled=head is None)
         self.encoders = nn.ModuleDict(encoders)
         self.classes = classes
+        self.reached: Reached | None = None
         self.fusion = fusion
         self.head = head if head is not None else fusion.make_head(classes)
 

@@ -55,6 +55,11 @@ File = Annotated[Path, BeforeValidator(_file)]
 Classes = Literal["trusted", "new"] | File
 
 
+def _need_weights(classes: Path | str | None, weights: Path | None) -> None:
+    if classes is not None and weights is None:
+        raise ValueError("`classes` says what the classifier in a file of `weights` tells apart, and none is given")
+
+
 class EncoderEntry(EncoderChoice):
     """An encoder and the modality that it reads."""
 
@@ -69,6 +74,11 @@ class EncoderEntry(EncoderChoice):
     set's classes; `new`, others, so that the head starts from initial weights; or a file of their names in order, such
     as AudioSet's class_labels_indices.csv."""
 
+    @model_validator(mode="after")
+    def _classes_of_weights(self) -> "EncoderEntry":
+        _need_weights(self.classes, self.weights)
+        return self
+
 
 class ModelEntry(Section):
     """A model: which encoders, fused how."""
@@ -81,6 +91,11 @@ class ModelEntry(Section):
     """A file of weights of the whole model to start from: encoders, fusion and head, which is taken as an encoder's."""
     classes: Classes | None = None
     """What the classifier in that file tells apart; as with encoders."""
+
+    @model_validator(mode="after")
+    def _classes_of_weights(self) -> "ModelEntry":
+        _need_weights(self.classes, self.weights)
+        return self
 
 
 class TrainingEntry(Regime):
@@ -161,7 +176,8 @@ class EngineSection(Section):
     """Clips per forward pass in evaluation and attacks; changes speed and memory, not results. Halved by itself where
     the device's memory does not hold it."""
     workers: int = Field(default=0, ge=0, le=1024)
-    """Processes that read clips; 0 reads in the main process."""
+    """Processes that read clips, for the whole of a run. Each clip is always read by the same one, and each keeps in
+    memory what a data set keeps per process. 0 reads in the main process."""
     batch_timeout: float | None = Field(default=14400, gt=0, le=1e8, allow_inf_nan=False)
     """Seconds that reading, attacking, embedding or learning from one batch may take before it is taken for hanging: it
     is interrupted and recorded as failed, and the run goes on; null for no limit."""

@@ -12,7 +12,7 @@ from avrobust_core.data.loading import check_ids, refuse_split
 from avrobust_core.errors import ComponentError
 from avrobust_core.models.base_classes import Encoder
 from avrobust_core.models.class_names import Offered, Said, takes_head
-from avrobust_core.models.layouts import CheckpointLayout, State
+from avrobust_core.models.layouts import CheckpointLayout, Reached, State
 from avrobust_core.models.model import AVModel, channels_last
 from avrobust_core.models.weights import (
     fingerprint,
@@ -88,7 +88,7 @@ class Builder:
         refuse_modalities(name, encoders, dataset)
         weights, classes = self._encoder_weights(entry), dataset.classes
         built: dict[str, Encoder] = {}
-        heads: list[Offered] = []
+        heads: list[tuple[Offered, Reached | None]] = []
         for modality, part in encoders.items():
             with seeded(derive_seed(self.spec.seed, "encoder", modality)):
                 built[modality] = encoder = part.build(dataset.media[modality])
@@ -96,7 +96,8 @@ class Builder:
                 path = weights[modality]
                 (state, names), prefix = self._checkpoint(path), f"encoders.{modality}."
                 layout, head = load_checkpoint(encoder, state, encoder.layouts, str(path), prefix)
-                heads.append(Offered(head, path, names or _stated(encoder.layouts, layout, len(classes))))
+                stated, reached = _stated(encoder.layouts, layout, len(classes))
+                heads.append((Offered(head, path, names or stated), reached))
         with seeded(derive_seed(self.spec.seed, "fusion")):
             joined = None
             if fusion is not None:
@@ -104,8 +105,10 @@ class Builder:
             model = AVModel(built, joined, len(classes))
         if fusion is None and heads:
             said = self.spec.encoders[entry.encoders[0]].classes
-            if takes_head(name, model.head, heads[0], said, classes):
-                load_fitting_head(model.head, heads[0].state)
+            offered, reached = heads[0]
+            if takes_head(name, model.head, offered, said, classes):
+                load_fitting_head(model.head, offered.state)
+                model.reached = reached
         if entry.weights is not None:
             self._load_whole(name, model, entry.weights, entry.classes, classes)
         if self.spec.engine.channels_last:
@@ -116,8 +119,10 @@ class Builder:
         state, names = self._checkpoint(path)
 
         def takes(layout: str, head: State) -> bool:
-            stated = names or _stated(model.fusion.layouts, layout, len(classes))
-            return takes_head(name, model.head, Offered(head, path, stated), said, classes)
+            stated, reached = _stated(model.fusion.layouts, layout, len(classes))
+            taken = takes_head(name, model.head, Offered(head, path, names or stated), said, classes)
+            model.reached = reached if taken else None
+            return taken
 
         load_model(model, state, str(path), takes)
 
@@ -195,6 +200,10 @@ def refuse_modalities(name: str, read: Iterable[str], dataset: Dataset) -> None:
         )
 
 
-def _stated(layouts: Sequence[CheckpointLayout], name: str, outputs: int) -> Sequence[str] | None:
-    """The classes that the layout of that name states for a head of so many outputs."""
-    return next((layout.classes(outputs) for layout in layouts if layout.name == name), None)
+def _stated(
+    layouts: Sequence[CheckpointLayout], name: str, outputs: int
+) -> tuple[Sequence[str] | None, Reached | None]:
+    """What the layout of that name states of a head of so many outputs: its classes, and what it reached."""
+    layout = next((layout for layout in layouts if layout.name == name), None)
+    classes = None if layout is None else layout.classes(outputs)
+    return classes, None if layout is None or classes is None else layout.reached

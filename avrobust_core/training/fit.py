@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +137,7 @@ class Fit:
         loss_sum = torch.tensor(state.loss_sum, device=self.fabric.device, dtype=torch.float64)
         hits = torch.tensor(state.hits, device=self.fabric.device, dtype=torch.float64)
         self.model.train()
-        for asked, batch in zip(mine, self._read("train", mine), strict=True):
+        for asked, batch in self._read("train", mine):
             state.step += 1
             if not self._enough(asked, batch) or batch is None:
                 continue
@@ -243,8 +243,17 @@ class Fit:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _read(self, split: str, batches: Sequence[Sequence[int]]) -> Iterator[Batch | None]:
-        return self.loader.batches(split, batches, self.skipped)
+    def _read(self, split: str, batches: Sequence[Sequence[int]]) -> Iterator[tuple[Sequence[int], Batch | None]]:
+        """What is asked for, and what could be read of it, batch by batch."""
+        reading = self.loader.batches(split, batches, self.skipped)
+        for asked in batches:
+            with limited(self.batch_timeout, partial(self._reading, split, asked), last_resort=False):
+                batch = next(reading)
+            yield asked, batch
+
+    def _reading(self, split: str, asked: Sequence[int]) -> str:
+        ids = self.dataset.ids(split)
+        return f"fitting: reading ({clips_named([ids[index] for index in asked])})"
 
     def _close_epoch(self, epoch: int) -> None:
         state, began = self.progress, time.monotonic()
@@ -288,7 +297,7 @@ class Fit:
         loss_sum = hits = 0.0
         seen = 0
         self.model.eval()
-        for batch in self._read(selection.split, mine.chunks(self.batch_size)):
+        for _, batch in self._read(selection.split, mine.chunks(self.batch_size)):
             if batch is None:
                 continue
             batch = batch.to(self.fabric.device)
@@ -325,6 +334,9 @@ class Fit:
             "constant": self.skipped.constant_json(),
             "made_with": dict(self.made_with()),
         }
+        reached = getattr(self.module, "reached", None)
+        if reached is not None and not self.regime.epochs:  # the network is as it was published
+            record["published"] = asdict(reached)
         if self.fabric.is_global_zero:
             weights = [self.folder / name for name in (WEIGHTS, "last.safetensors")]
             write_record(self.folder / "fit.json", record, weights)

@@ -5,7 +5,9 @@ Recognition", 2020 (arXiv 1912.10211), section 3 and table 1, and its checkpoint
 augmentation of spectrograms in training is left out.
 """
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import ClassVar, Final
 
 import torch
@@ -22,6 +24,7 @@ from avrobust_core import (
     EncodedDims,
     Encoder,
     MediaSpec,
+    Reached,
     State,
     WeightsError,
     audioset_classes,
@@ -50,6 +53,7 @@ class Panns(Encoder):
         widths: channels of each block.
         kernel: side of their square kernels.
         layers: convolutions per block.
+        published_map: by sample rate, the mAP of the published network on AudioSet's evaluation segments.
         pools: how many of the blocks are followed by a 2x2 average pool, from the first.
 
     Raises:
@@ -61,17 +65,20 @@ class Panns(Encoder):
     kernel: ClassVar[int] = 3
     layers: ClassVar[int] = 2
     pools: ClassVar[int] = 4
+    published_map: ClassVar[Mapping[int, float]] = MappingProxyType({})
     frontend: LogMel
     time_axis = 1
 
     def __init__(self, config: PannsConfig, media: MediaSpec) -> None:
         super().__init__()
         self.frontend = self._published_frontend(media)
+        figure = self.published_map.get(sample_rate(media))
         layout = CheckpointLayout(
             name="PANNs",
             marks=("bn0.weight", "conv_block1.conv1.weight", "fc1.weight", "fc_audioset.weight"),
             convert=partial(_convert, self.frontend.filters),
             classes=audioset_classes,
+            reached=None if figure is None else Reached("map", figure, "AudioSet's evaluation segments"),
         )
         self.layouts = (layout,)
         width = self.widths[-1]
@@ -146,6 +153,7 @@ class Cnn14(Panns):
 
     widths = (64, 128, 256, 512, 1024, 2048)
     pools = 5
+    published_map = MappingProxyType({32_000: 0.431, 16_000: 0.438})
 
 
 def _convert(filters: Tensor, state: State) -> State:

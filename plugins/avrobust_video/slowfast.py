@@ -14,7 +14,7 @@ from avrobust_core import DataError, Encoded, EncodedDims, Encoder, MediaSpec, P
 from avrobust_video.configs import SlowFastConfig
 from avrobust_video.convolution import Residual, Stage, checked, conv_norm, normalised
 from avrobust_video.pictures import PICTURES, check_side, pool_space
-from avrobust_video.published import PYSLOWFAST, pytorchvideo
+from avrobust_video.published import PYSLOWFAST, SLOWFAST_R50, pytorchvideo
 from avrobust_video.sizes import SIZES, Size
 
 
@@ -157,7 +157,6 @@ class SlowFast(Encoder):
     """
 
     time_axis = 1
-    layouts = (pytorchvideo(6, "blocks.0.multipathway_blocks.0.conv.weight"), PYSLOWFAST)
 
     def __init__(self, config: SlowFastConfig, media: MediaSpec) -> None:
         super().__init__()
@@ -172,6 +171,9 @@ class SlowFast(Encoder):
         width = size.slow_out + size.fast_out
         self.dims = EncodedDims(token=width, embed=width)
         self.alpha = config.alpha
+        published = config.size == "r50" and media.shape[1] == 32 and config.alpha == 4
+        mark = "blocks.0.multipathway_blocks.0.conv.weight"
+        self.layouts = (pytorchvideo(6, mark, SLOWFAST_R50 if published else None), PYSLOWFAST)
         self.frontend = PixelNormalisation()
         self.blocks = build_blocks(size, config.alpha)
         self.window = size.window

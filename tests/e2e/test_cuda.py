@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from avrobust_core import Registry, evaluate
+from avrobust_core.data.loader import Loader
+from avrobust_core.data.loading import Skipped
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.runner import carry_out
 
@@ -187,3 +189,17 @@ def test_recurrent_models_are_attacked_on_a_gpu_as_on_a_processor(kind: type[tor
             values = [each[attack][threat]["value"] for each in robust]
             # Two clips of 32: where gradients are small, rounding turns a step.
             assert abs(values[0] - values[1]) < 0.07, (attack, threat, values)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_for_a_gpu_are_read_into_pinned_memory(workers: int) -> None:
+    from avrobust_data.configs import ToyAVConfig
+    from avrobust_data.toy import ToyAV
+
+    dataset = ToyAV(ToyAVConfig(classes=3, train=6, val=0, test=6))
+    with Loader(dataset, workers=workers, pin=True) as loader:
+        (batch,) = loader.batches("test", [[0, 3, 5]], Skipped(dataset))
+    assert batch is not None
+    assert batch.targets.is_pinned()
+    assert all(x.is_pinned() for x in batch.inputs.values())
+    assert torch.equal(batch.to("cuda").inputs["audio"].cpu()[1], dataset.read("test", 3).inputs["audio"])

@@ -231,6 +231,18 @@ def test_an_attack_without_any_threat_in_the_spec_is_refused(good: str, problems
     assert problem.message == "attacks.fast: there are no threats to attack under"
 
 
+@pytest.mark.parametrize("section", ["encoders.audio", "models.both"])
+def test_classes_of_a_file_of_weights_need_the_file(section: str, good: str, problems_of: Check) -> None:
+    said = {
+        "encoders.audio": ("channels: [8, 16]}", "channels: [8, 16]}, WITH"),
+        "models.both": ("concat}", "concat, WITH}"),
+    }
+    before, after = said[section]
+    (problem,) = problems_of(good.replace(before, after.replace("WITH", "classes: trusted")))
+    assert "`classes` says what the classifier in a file of `weights` tells apart" in problem.message
+    assert not problems_of(good.replace(before, after.replace("WITH", "classes: names.csv, weights: w.pt")))
+
+
 def test_a_problem_shows_its_line_a_caret_and_a_hint() -> None:
     problem = Problem(Place("f.yaml", 3, 6, "a:\tb: c"), "wrong", "try harder")
     assert problem.render() == "f.yaml:3:6: wrong\n    a:\tb: c\n      \t  ^\n    try harder"

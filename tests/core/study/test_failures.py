@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -153,6 +154,31 @@ def test_a_worker_that_is_killed_names_the_clip_that_it_read(blobs, monkeypatch)
     with pytest.raises(RunError, match=r"reads split 'test' died at clip test-5 .*lower engine.workers"):
         list(batches)
     assert signal.getsignal(signal.SIGCHLD) is handler
+
+
+def test_a_run_reads_with_the_same_processes_whatever_fails_in_it(study, tmp_path: Path, monkeypatch) -> None:
+    from avrobust_core.data import loader
+
+    started: list[int] = []
+
+    class Counted(loader._Workers):
+        def __init__(self, reader, number) -> None:
+            started.append(number)
+            super().__init__(reader, number)
+
+    monkeypatch.setattr(loader, "_Workers", Counted)
+    changes = [
+        "training={standard: {epochs: 2, batch_size: 4}}",
+        "attacks={bad: {use: naughty, with: {how: error}}, fgsm: fgsm}",
+        "engine.batch_size=4",
+    ]
+    result = study(*changes, "engine.workers=1")
+    assert result["failed"] == 1
+    assert started == [1], "for two epochs, validation, clean clips, an attack that fails, another, and the audit"
+    assert not multiprocessing.active_children()
+    (cell,), (alone,) = result["cells"], study(*changes, out=tmp_path / "alone")["cells"]
+    assert not alone["reused"]
+    assert cell["files"] == alone["files"]
 
 
 def test_a_full_disk_in_the_handling_of_an_error_does_not_stop_the_later_cells(study, tmp_path, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from scipy.sparse import csr_array
 from torch import nn
 
 from avrobust_core import Augmentation, AugmentedStep, Fusion
+from avrobust_core.data.loader import Loader
 from avrobust_core.data.loading import epoch_order
-from avrobust_core.errors import AvrobustError, DataError, ModelError, RunError, WeightsError
+from avrobust_core.errors import AvrobustError, BatchTimeout, DataError, ModelError, RunError, WeightsError
 from avrobust_core.models.saving import load_weights, save_weights
 from avrobust_core.randomness import seeded
 from avrobust_core.training import fit as training
@@ -295,6 +297,24 @@ def test_a_model_that_writes_into_the_clips_it_learns_from_is_refused(tmp_path: 
     fit.module.encoders["left"].register_forward_pre_hook(lambda module, args: (args[0].mul_(0.5),))
     with pytest.raises(ModelError, match=r"AVModel writes into its inputs in place \(left\)"):
         fit.run()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_clip_that_hangs_while_it_is_read_is_named(tmp_path: Path, new_fit, blobs, split: str, workers: int) -> None:
+    class Hanging(blobs):
+        def read(self, part, index):
+            if (part, index) == (split, 7):
+                time.sleep(1000)
+            return super().read(part, index)
+
+    dataset = Hanging()
+    dataset.sizes["val"] = 12
+    with Loader(dataset, workers=workers) as loader:
+        fit = new_fit(tmp_path, loader=loader)
+        fit.batch_timeout = 1.0
+        with pytest.raises(BatchTimeout, match=rf"fitting: reading \(clips .*{split}-.*took longer than the 1 s"):
+            fit.run()
 
 
 @pytest.mark.slow

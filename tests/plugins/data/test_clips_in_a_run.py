@@ -2,13 +2,14 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from avrobust_core import AvrobustWarning, WeightsError
+from avrobust_core import AvrobustWarning, CheckpointLayout, Reached, WeightsError
 from avrobust_core.cli import main
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import load_spec
@@ -71,9 +72,10 @@ def test_a_file_replaced_by_another_of_its_size_is_fitted_again(tmp_path, spec, 
 
 
 def _with_head(builder: Builder, dataset, path, **around) -> dict[str, torch.Tensor]:
-    """Write weights of the encoder that the spec has, with a head of ones for the data set's classes; the head."""
+    """Write weights of the encoder that the spec has, with a head that always says the first class; the head."""
     model = builder.model("heard", dataset)
-    head = {name: torch.ones_like(x) for name, x in model.head.state_dict().items()}
+    own = model.head.state_dict()
+    head = {"weight": torch.zeros_like(own["weight"]), "bias": -torch.arange(len(own["bias"])).float()}
     encoder = model.encoders["audio"].state_dict()
     torch.save({"model": encoder | {f"head.{name}": x for name, x in head.items()}, **around}, path)
     return head
@@ -118,3 +120,33 @@ def test_a_head_with_classes_in_another_order_is_refused(tmp_path, spec) -> None
         builder = Builder(load_spec(spec, registry, [*changes, *more]).spec, registry)
         identities.add(json.dumps(builder.fit_identity("heard", "short", dataset)))
     assert len(identities) == 3, "what a cell starts from is part of what it is"
+
+
+def test_a_published_network_that_is_not_trained_has_its_published_value_beside_the_one_found(
+    tmp_path, spec, monkeypatch, capsys
+) -> None:
+    from avrobust_audio.cnn import Cnn
+
+    registry = Registry.discover()
+    builder = Builder(load_spec(spec, registry, []).spec, registry)
+    _with_head(builder, builder.dataset(), tmp_path / "w.pt")
+    reached = Reached("accuracy", 0.625, "the published clips")
+    layout = CheckpointLayout(
+        name="theirs",
+        marks=("head.weight",),
+        convert=lambda state: state,
+        classes=lambda outputs: tuple(map(str, range(outputs))),
+        reached=reached,
+    )
+    monkeypatch.setattr(Cnn, "layouts", (layout,))
+    monkeypatch.chdir(tmp_path)
+    run = ["run", str(spec), "--quiet", "--set", "encoders.audio.weights=w.pt", "--set"]
+    for _ in range(2):  # computed, and reused
+        assert main([*run, "training.short.epochs=0", "--set", "audit=off"]) == 0
+        found = " ".join(capsys.readouterr().out.split())
+        assert "heard/short as published: clean accuracy here 50.0 %; published 62.5 % on the published clips" in found
+    assert main([*run, "training.short.epochs=1", "--set", "audit=off"]) == 0
+    assert "as published" not in capsys.readouterr().out, "it was trained further"
+    monkeypatch.setattr(Cnn, "layouts", (replace(layout, reached=replace(reached, metric="map")),))
+    assert main([*run, "training.short.epochs=0", "--set", "audit=off", "--set", "seed=1"]) == 0
+    assert "clean map here not measured: ask for `metrics: [map]`; published 62.5 %" in capsys.readouterr().out
