@@ -13,6 +13,7 @@ from av.container import InputContainer
 from av.format import ContainerFormat
 from av.video.stream import VideoStream
 
+from avrobust_data.boxes import refuse_impossible_counts
 from avrobust_data.faults import MediaError
 from avrobust_data.guard import DECODER_LIMITS, Watch
 
@@ -42,11 +43,12 @@ def open_file(path: Path, watch: Watch) -> InputContainer:
     """Open one file as media: no playlist, pattern or script that names others, no address and no device.
 
     Raises:
-        MediaError: if it is not a regular file, is empty, or is a text, or the time is up.
+        MediaError: if it is not a regular file, is empty, is a text, or has an impossible index; or the time is up.
         av.FFmpegError: if FFmpeg knows no format for it.
     """
     watch.look()
     _check_file(path)
+    refuse_impossible_counts(path, watch)
     options: dict[str, Any] = {
         "container_options": {"protocol_whitelist": "file", "format_whitelist": _formats()},
         "options": dict(DECODER_LIMITS),  # for the decoders that FFmpeg opens to look into the file

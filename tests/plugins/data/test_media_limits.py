@@ -84,6 +84,24 @@ def test_pictures_of_256_million_pixels_are_refused_before_there_is_memory_for_t
     assert peak_mib() - before < 300  # one such picture takes 360 at least; FFmpeg itself refuses from 268 million on
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_an_index_of_more_samples_than_bytes_is_refused(tmp_path, ordinary, large) -> None:
+    data = bytearray(ordinary.read_bytes())
+    count = 1 << 24  # FFmpeg would take 0.5 GB, and 100 times as much for the largest count
+    at = data.rindex(b"stsz") + 8
+    data[at : at + 8] = struct.pack(">II", 1, count)
+    at = data.rindex(b"stsc") + 8
+    data[at + 8 : at + 12] = struct.pack(">I", count)
+    if large:  # the same behind a box with a long header
+        data[:0] = struct.pack(">I4sQ", 1, b"free", 24) + bytes(8)
+    path = tmp_path / "bomb.mp4"
+    path.write_bytes(data)
+    before = peak_mib()
+    with pytest.raises(MediaError, match=rf"its index counts {count} samples, but the file has {len(data)} bytes"):
+        decode(path, SOUND)
+    assert peak_mib() - before < 200
+
+
 def test_ten_hours_without_sound_are_no_longer_than_a_second(tmp_path) -> None:
     path = tmp_path / "silence.mka"
     with av.open(str(path), "w") as container:
@@ -159,3 +177,12 @@ def test_pictures_that_are_all_width_are_refused(tmp_path, media, width, height)
     path = media(tmp_path / "line.mkv", pictures=pictures, fps=4, video_codec="ffv1", pixel_format="yuv444p")
     with pytest.raises(MediaError, match="times as wide as high"):
         decode(path, PICTURES)
+
+
+def test_boxes_within_boxes_without_end_are_refused(tmp_path) -> None:
+    path = tmp_path / "deep.mp4"
+    depth = 20_000
+    boxes = b"".join(struct.pack(">I4s", 8 * (depth - level), b"moov") for level in range(depth))
+    path.write_bytes(struct.pack(">I4s", 8, b"ftyp") + boxes)
+    with pytest.raises(MediaError, match=r"deep\.mp4"):
+        decode(path, SOUND)
