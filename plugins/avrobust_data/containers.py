@@ -29,6 +29,9 @@ _STATES_LENGTH: Final = frozenset(
 """Formats whose header says how long each file is; of others, FFmpeg may only have estimated it. FFmpeg reads MP4 as
 "mov" too, and WebM as "matroska"."""
 
+_TIMED: Final = frozenset({"mpeg", "mpegts", "mxf", "nut", "ogg", "rm", "wtv"})
+"""Formats whose last timestamp says how long each file is, though no header does."""
+
 _XING_SPAN: Final = 2048
 """Bytes behind an MP3's tags among which its first frame is, and in it the count of all frames."""
 
@@ -65,8 +68,9 @@ def start_of(container: InputContainer) -> float:
 
 
 def duration_of(container: InputContainer, path: Path, watch: Watch) -> float:
-    """In seconds: as stated, or measured over all packets where nothing is stated."""
-    if container.duration is not None and container.duration > 0:
+    """In seconds: as stated; or measured over all packets, where FFmpeg could only guess it from the rate of bits."""
+    known = states_length(container, path) or not _TIMED.isdisjoint(container.format.name.split(","))
+    if known and container.duration is not None and container.duration > 0:
         return container.duration / _TICKS
     with open_file(path, watch) as again:
         ends = [0.0, *_packet_ends(again, watch)]

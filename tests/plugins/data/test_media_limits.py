@@ -139,7 +139,7 @@ def test_a_file_that_takes_too_long_is_refused_and_named(slow) -> None:
     with pytest.raises(TooSlow, match=r"takes more than 0\.02 s \(clip_timeout\) \(.*slow\.aac\)"):
         decode(slow, hasty)
     manifest = slow.parent / "manifest.csv"
-    manifest.write_text("path,label,split\nslow.aac,a,train\nslow.aac,b,test\n".replace("slow.aac,b", "other.aac,b"))
+    manifest.write_text("path,label,split\nslow.aac,a,train\nother.aac,b,train\n")
     clips = make_clips(ClipsConfig(manifest=manifest, **hasty.model_dump(exclude={"modalities"}), modalities=["audio"]))
     with pytest.raises(ClipError, match=r"takes more than 0\.02 s \(clip_timeout\)"):
         clips.read("train", 0)
