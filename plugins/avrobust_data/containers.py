@@ -13,6 +13,7 @@ from av.container import InputContainer
 from av.format import ContainerFormat
 from av.video.stream import VideoStream
 
+from avrobust_data.boxes import refuse_impossible_counts
 from avrobust_data.faults import MediaError
 from avrobust_data.guard import DECODER_LIMITS, Watch
 
@@ -28,6 +29,9 @@ _STATES_LENGTH: Final = frozenset(
 """Formats whose header says how long each file is; of others, FFmpeg may only have estimated it. FFmpeg reads MP4 as
 "mov" too, and WebM as "matroska"."""
 
+_TIMED: Final = frozenset({"mpeg", "mpegts", "mxf", "nut", "ogg", "rm", "wtv"})
+"""Formats whose last timestamp says how long each file is, though no header does."""
+
 _XING_SPAN: Final = 2048
 """Bytes behind an MP3's tags among which its first frame is, and in it the count of all frames."""
 
@@ -42,11 +46,12 @@ def open_file(path: Path, watch: Watch) -> InputContainer:
     """Open one file as media: no playlist, pattern or script that names others, no address and no device.
 
     Raises:
-        MediaError: if it is not a regular file, is empty, or is a text, or the time is up.
+        MediaError: if it is not a regular file, is empty, is a text, or has an impossible index; or the time is up.
         av.FFmpegError: if FFmpeg knows no format for it.
     """
     watch.look()
     _check_file(path)
+    refuse_impossible_counts(path, watch)
     options: dict[str, Any] = {
         "container_options": {"protocol_whitelist": "file", "format_whitelist": _formats()},
         "options": dict(DECODER_LIMITS),  # for the decoders that FFmpeg opens to look into the file
@@ -63,8 +68,9 @@ def start_of(container: InputContainer) -> float:
 
 
 def duration_of(container: InputContainer, path: Path, watch: Watch) -> float:
-    """In seconds: as stated, or measured over all packets where nothing is stated."""
-    if container.duration is not None and container.duration > 0:
+    """In seconds: as stated; or measured over all packets, where FFmpeg could only guess it from the rate of bits."""
+    known = states_length(container, path) or not _TIMED.isdisjoint(container.format.name.split(","))
+    if known and container.duration is not None and container.duration > 0:
         return container.duration / _TICKS
     with open_file(path, watch) as again:
         ends = [0.0, *_packet_ends(again, watch)]

@@ -9,12 +9,14 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from avrobust_data.cache import Media
-from avrobust_data.collectors import Collector, PictureCollector, SoundCollector
+from avrobust_data.collectors import Collector
 from avrobust_data.configs import DecodingConfig
 from avrobust_data.containers import end_of, is_open_ended, lacks_its_end, open_file, states_length
 from avrobust_data.faults import MediaError
 from avrobust_data.guard import DECODER_LIMITS, TooSlow, Watch, refuse_size
+from avrobust_data.picture_collector import PictureCollector
 from avrobust_data.seeking import add_frames, feed_from, first_frame, packets_for, targets_before
+from avrobust_data.sound_collector import SoundCollector
 from avrobust_data.windows import Window, window_of
 
 DECODER_VERSION: Final = 3
@@ -124,6 +126,7 @@ def _finish(
             f"the segment begins at {window.begin - window.first:.2f} s, where the file has ended: "
             f"it is {last - window.first:.2f} s long"
         )
+    _refuse_early_end(collectors, window)
     return {each.stream.type: each.finish() for each in collectors}
 
 
@@ -144,6 +147,25 @@ def _stream(container: InputContainer, kind: Literal["audio", "video"]) -> Any:
     stream.codec_context.thread_count = 1
     stream.codec_context.options = dict(DECODER_LIMITS)
     return stream
+
+
+def _refuse_early_end(collectors: list[Collector], window: Window) -> None:
+    """Refuse a picture that stops while the sound goes on, so that a held one would fill most of the window.
+
+    A file with a single picture is left: that clip is of one picture throughout.
+
+    Raises:
+        MediaError: states both ends.
+    """
+    pictures = [each for each in collectors if isinstance(each, PictureCollector) and not each.done and each.moves]
+    sounds = [each for each in collectors if isinstance(each, SoundCollector)]
+    for picture, sound in zip(pictures, sounds, strict=False):
+        heard = min(sound.end, window.stop) - window.start
+        if window.start < picture.end < window.start + heard / 2:
+            raise MediaError(
+                f"its picture ends at {picture.end - window.first:.2f} s, "
+                f"its sound at {sound.end - window.first:.2f} s or later"
+            )
 
 
 def _check_whole(container: InputContainer, collectors: list[Collector], stop: float) -> None:

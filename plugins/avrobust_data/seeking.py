@@ -6,9 +6,10 @@ from typing import Any, Final
 import av
 from av.container import InputContainer
 
-from avrobust_data.collectors import Collector, SoundCollector
+from avrobust_data.collectors import Collector
 from avrobust_data.faults import MediaError
 from avrobust_data.guard import TooSlow, Watch
+from avrobust_data.sound_collector import SoundCollector
 from avrobust_data.windows import Window
 
 _SOUGHT: Final = frozenset(

@@ -143,6 +143,30 @@ def test_sound_and_picture_are_cropped_to_the_same_window(tmp_path, media) -> No
     assert np.allclose(start["video"].mean((0, 2, 3)), 5 * np.arange(10), atol=4)
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("aac", "aac"), ("mp3", "libmp3lame"), ("ac3", "ac3"), ("mp2", "mp2")])
+def test_the_centre_is_that_of_the_file_not_of_a_length_guessed_from_its_rate_of_bits(tmp_path, suffix, codec) -> None:
+    path = tmp_path / f"guessed.{suffix}"
+    data, t = b"", np.arange(48000) / 48000
+    for number, bit_rate in enumerate((64000, 64000, 320000)):  # FFmpeg takes the first one's for that of all
+        part = tmp_path / f"{number}.{suffix}"
+        with av.open(str(part), "w", options={"write_xing": "0"} if suffix == "mp3" else {}) as container:
+            audio = container.add_stream(codec, rate=48000, layout="mono" if codec != "mp2" else "stereo")
+            audio.bit_rate = bit_rate
+            resampler = av.AudioResampler(
+                audio.codec_context.format, audio.layout, 48000, frame_size=audio.codec_context.frame_size or 1536
+            )
+            tone = (0.5 * np.sin(2 * np.pi * 440 * (number + 1) * t)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(np.tile(tone, 4)[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
+            for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+                container.mux(audio.encode(piece))
+            container.mux(audio.encode(None))
+        data += part.read_bytes()
+    path.write_bytes(data)  # 12 s: the middle second is of 880 Hz
+    heard = decode(path, reading(seconds=1.0, sample_rate=16000))["audio"][0]
+    assert np.abs(np.fft.rfft(heard)).argmax() == 880
+
+
 def test_a_shorter_file_ends_in_silence_and_its_last_picture(tmp_path, media) -> None:
     path = media(tmp_path / "short.mp4", sound=sine(440, 0.5, 16000, 1.0), pictures=counting(8, 20), fps=8)
     long = decode(path, reading(seconds=3.0, sample_rate=16000, frames=12, size=8))

@@ -26,6 +26,7 @@ FORMATS = {
     "avi/pcm": ("mjpeg", "pcm_s16le", 16000),
     "ts": ("libx264", "aac", 44100),
     "ts/mpeg2": ("mpeg2video", "mp2", 48000),
+    "ts/mpeg4": ("mpeg4", "mp2", 48000),
     "flv": ("flv", "libmp3lame", 44100),
     "asf": ("msmpeg4v3", "wmav2", 44100),
     "nut": ("ffv1", "flac", 16000),

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
-from avrobust_data.collectors import PictureCollector, SoundCollector
 from avrobust_data.configs import ClipsConfig
 from avrobust_data.decoding import decode
 from avrobust_data.faults import MediaError
+from avrobust_data.picture_collector import PictureCollector
+from avrobust_data.sound_collector import SoundCollector
 from avrobust_data.windows import Window
 
 
@@ -304,3 +305,18 @@ def test_pixels_are_as_wide_as_matroska_says(tmp_path, media, suffix, codec, pix
         else:
             with pytest.raises(MediaError, match="its pixels are said to be 200 times as wide as high"):
                 columns(path)
+
+
+def test_a_picture_that_ends_long_before_the_sound_is_refused(tmp_path, media) -> None:
+    sound = (0.5 * np.sin(np.arange(64000) / 10)).astype(np.float32)[None]
+    window = reading(seconds=4.0, sample_rate=16000, frames=8, size=16)
+    for count, refused in ((8, True), (14, True), (18, False), (30, False), (1, False)):
+        pictures = np.zeros((count, 32, 32, 3), np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None]
+        path = media(tmp_path / f"{count}.mkv", sound=sound, pictures=pictures, fps=8)
+        if refused:
+            with pytest.raises(MediaError, match=r"its picture ends at \d\.\d+ s, its sound at \d\.\d+ s or later"):
+                decode(path, window)
+        else:
+            assert decode(path, window)["video"].shape == (3, 8, 16, 16)
+    both = media(tmp_path / "both.mkv", sound=sound[:, :16000], pictures=pictures.repeat(8, 0), fps=8)
+    decode(both, window)  # a short file, not a picture cut off
