@@ -1,5 +1,6 @@
 """Arrays in files, of which rows are read by themselves; and those of numpy's files."""
 
+import difflib
 import os
 import struct
 import zipfile
@@ -244,8 +245,10 @@ class Npz(Source):
 def missing(source: Source, name: str, what: str) -> DataError:
     """The error that says that an array is not there, and which are."""
     known = source.known()
+    near = difflib.get_close_matches(name, known, 1)
     there = f"it has {first_of(known)}" if known else "it has no array at all"
-    return DataError(f"{source.path} has no array {name!r} for {what}; {there}: mend data.with")
+    hint = f"; did you mean {near[0]!r}?" if near else ": mend data.with"
+    return DataError(f"{source.path} has no array {name!r} for {what}; {there}{hint}")
 
 
 def _header(stream: BinaryIO, place: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

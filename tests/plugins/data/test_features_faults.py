@@ -436,6 +436,11 @@ def test_what_is_no_file_of_features_is_told(tmp_path, store, reference_layout) 
         reopened(tmp_path / "empty")
 
 
+def test_a_name_that_is_mistyped_is_told_with_the_nearest(reference_file) -> None:
+    with pytest.raises(DataError, match="no array 'eval/data/lables' for labels .*; did you mean 'eval/data/labels'"):
+        reopened(reference_file, labels="lables")
+
+
 def test_without_h5py_the_error_says_how_to_get_it(reference_file, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(AvrobustError, match=r"features needs h5py: pip install 'avrobust\[features\]'"):
