@@ -437,7 +437,7 @@ def test_what_is_no_file_of_features_is_told(tmp_path, store, reference_layout) 
 
 
 def test_a_name_that_is_mistyped_is_told_with_the_nearest(reference_file) -> None:
-    with pytest.raises(DataError, match="no array 'eval/data/lables' for labels .*; did you mean 'eval/data/labels'"):
+    with pytest.raises(DataError, match=r"no array 'eval/data/lables' for labels .*; did you mean 'eval/data/labels'\?"):
         reopened(reference_file, labels="lables")
 
 
