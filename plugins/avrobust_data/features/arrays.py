@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avrobust_core import DataError, first_of
+from avrobust_data.sets.sheets import nearest
 
 _HEADERS: Final = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -245,7 +246,7 @@ def missing(source: Source, name: str, what: str) -> DataError:
     """The error that says that an array is not there, and which are."""
     known = source.known()
     there = f"it has {first_of(known)}" if known else "it has no array at all"
-    return DataError(f"{source.path} has no array {name!r} for {what}; {there}: mend data.with")
+    return DataError(f"{source.path} has no array {name!r}{nearest(name, known)} for {what}; {there}: mend data.with")
 
 
 def _header(stream: BinaryIO, place: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -17,12 +17,13 @@ from scipy.sparse import csr_array
 from avrobust_core import AvrobustWarning, Clip, ClipError, DataError, Dataset, MediaSpec, Task, first_of
 from avrobust_data.contents import default_store, digests
 from avrobust_data.features.arrays import Joined, StoredArray
-from avrobust_data.features.class_names import class_names
 from avrobust_data.features.config import FeaturesConfig
 from avrobust_data.features.hdf5 import OpenFiles
-from avrobust_data.features.labels import Labels, read_lines
+from avrobust_data.features.labels import Labels
 from avrobust_data.features.opening import StoredSplit, open_splits
 from avrobust_data.media import target_of
+from avrobust_data.sets.class_lists import read_classes
+from avrobust_data.sets.sheets import read_lines
 
 READER_VERSION: Final = 1
 """Raised when the same files give other clips."""
@@ -143,7 +144,7 @@ class Features(Dataset):
 
     def _restrict(self, file: Path) -> None:
         """Leave out the clips that a list of ids does not name; warn of ids that there are not."""
-        asked = set(read_lines(file, "ids"))
+        asked = set(read_lines(file))
         like = self._id(next(iter(self._splits)), 0)
         missing, gone = asked.copy(), []
         for name, split in [*self._splits.items()]:
@@ -209,7 +210,9 @@ def _classes(config: FeaturesConfig, labels: Sequence[Labels]) -> tuple[str, ...
                 f"{each.place} has {_form(each)}, and {first.place} {_form(first)}; all splits' must be alike"
             )
     columns = most.matrix.shape[1]
-    names = class_names(config.classes, config.class_list, max(columns, 2))
+    names = config.classes or tuple(map(str, range(max(columns, 2))))
+    if config.class_list is not None:
+        names = read_classes(config.class_list)
     if not first.single and columns != len(names):
         raise DataError(
             f"{first.place} has {columns} columns, but data.with names {len(names)} classes; there must be one for "

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -121,28 +120,6 @@ def as_names(names: Sequence[str], place: str) -> Names:
         if not name or len(name) > _LONGEST:
             raise DataError(f"{place} row {row}: an id has 1 to {_LONGEST} characters, not {len(name)}")
     return np.array([name.encode() for name in stripped])
-
-
-def read_lines(file: Path, what: str) -> list[str]:
-    """The lines of a text file, stripped of blanks; those that are empty or begin with "#" are left out.
-
-    Args:
-        file: UTF-8, with or without a byte-order mark.
-        what: it holds, for the error.
-
-    Raises:
-        DataError: if it cannot be read, is not UTF-8, or has no line.
-    """
-    if not file.is_file():
-        raise DataError(f"the file of {what}, {file}, cannot be read: it is not there, or no file")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the file of {what}, {file}, cannot be read: {error}") from error
-    found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not found:
-        raise DataError(f"the file of {what}, {file}, has no line")
-    return found
 
 
 def _blocks(array: StoredArray) -> Iterator[tuple[int, NDArray[Any]]]:

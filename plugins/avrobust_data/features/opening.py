@@ -13,7 +13,8 @@ from avrobust_core import AvrobustWarning, DataError
 from avrobust_data.features.arrays import Folder, Joined, Npz, Source, StoredArray, missing
 from avrobust_data.features.config import SPLIT, USUAL_SPLITS, FeaturesConfig
 from avrobust_data.features.hdf5 import Hdf5, OpenFiles
-from avrobust_data.features.labels import Labels, Names, as_names, read_labels, read_lines, read_names
+from avrobust_data.features.labels import Labels, Names, as_names, read_labels, read_names
+from avrobust_data.sets.sheets import read_lines
 
 _LARGEST: Final = 2**30
 """Bytes that may be read, or unpacked, for one clip."""
@@ -135,7 +136,7 @@ class _Opening:
         source, inner = self._find(piece, name)
         file = source.lines(inner) if isinstance(source, Folder) else None
         if file is not None:
-            return as_names(read_lines(file, "ids"), str(file))
+            return as_names(read_lines(file), str(file))
         return read_names(self._array(split, piece, name, "ids"))
 
     def _is_there(self, piece: str) -> bool:

@@ -1,6 +1,5 @@
 """`audioset`: ten-second segments of YouTube videos with one or more of 527 labels (Gemmeke et al. 2017)."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -8,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from avrobust_core import DataError
 from avrobust_data.media_clips import MediaClips
 from avrobust_data.sets.assembling import Listed, labels_of, media_clips
+from avrobust_data.sets.class_lists import indexed_classes
 from avrobust_data.sets.configs import AudioSetConfig
 from avrobust_data.sets.sheets import SHOWN, Part, joined, read_sheet
 
@@ -30,7 +29,7 @@ def make_audioset(config: AudioSetConfig) -> MediaClips:
     Raises:
         DataError: if lists or media cannot be used; a label that the class list lacks is named with file:line.
     """
-    mids, classes = _classes(config.class_list)
+    mids, classes = indexed_classes(config.class_list)
     parts = [_segments(file, split, mids, config.class_list) for split, file in config.listed()]
     published: dict[str, int | None] = {}
     for part in parts:
@@ -39,25 +38,6 @@ def make_audioset(config: AudioSetConfig) -> MediaClips:
     order = f"the index column of {config.class_list.name}"
     listed = Listed("audioset", config.source, joined(parts), classes, "multi-label", published, order)
     return media_clips(config, listed)
-
-
-def _classes(file: Path) -> tuple[pa.StringArray, tuple[str, ...]]:
-    """The labels' ids and names, in the order of the index."""
-    sheet = read_sheet(file, ("index", "mid", "display_name"), header=True)
-    index = sheet.column("index").to_pylist()
-    numbers = [str(i) for i in range(len(sheet))]
-    if sorted(index) != sorted(numbers):
-        wrong = next(i for i, number in enumerate(index) if number not in numbers or number in index[:i])
-        raise DataError(
-            f"{sheet.where(wrong)}: the index {index[wrong]!r} is not one of 0 to {len(sheet) - 1}, each given once"
-        )
-    ordered = sheet.table.take(pa.array(np.argsort([int(number) for number in index])))
-    names = tuple(ordered["display_name"].to_pylist())
-    for what in ("mid", "display_name"):
-        values: Sequence[str] = sheet.table[what].to_pylist()
-        twice = [row for row, value in enumerate(values) if value in values[:row] or not value]
-        sheet.refuse(twice, [f"the {what} {values[row]!r} is empty or was given before" for row in twice])
-    return ordered["mid"].combine_chunks(), names
 
 
 def _segments(file: Path, split: str, mids: pa.StringArray, class_list: Path) -> Part:

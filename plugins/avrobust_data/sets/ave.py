@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from avrobust_core import AvrobustWarning, DataError, first_of
+from avrobust_core import AvrobustWarning, first_of
 from avrobust_data.media_clips import MediaClips
 from avrobust_data.sets.assembling import Listed, labels_of, media_clips
+from avrobust_data.sets.class_lists import class_lines
 from avrobust_data.sets.configs import AVEConfig
-from avrobust_data.sets.sheets import SHOWN, Part, nearest, read_lines, read_sheet
+from avrobust_data.sets.sheets import SHOWN, Part, nearest, read_sheet
 
 CLASSES: Final = (
     "Church bell",
@@ -65,9 +66,7 @@ def make_ave(config: AVEConfig) -> MediaClips:
     classes: tuple[str, ...] = CLASSES
     order = "as Annotations.txt first names them"
     if config.class_list is not None:
-        classes, order = tuple(read_lines(config.class_list)), config.class_list.name
-        if len(set(classes)) < max(2, len(classes)):
-            raise DataError(f"{config.class_list} names a class twice, or fewer than two; give each a line of its own")
+        classes, order = class_lines(config.class_list), config.class_list.name
     parts = [_videos(file, split, classes) for split, file in config.listed()]
     clips = _numbered(pa.concat_tables([part.clips for part in parts]), config.source)
     published: dict[str, int | None] = {}

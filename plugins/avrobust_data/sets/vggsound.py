@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from avrobust_core import AvrobustWarning, DataError, Task, first_of
 from avrobust_data.media_clips import MediaClips
 from avrobust_data.sets.assembling import Listed, labels_of, media_clips, with_times
+from avrobust_data.sets.class_lists import class_lines
 from avrobust_data.sets.configs import VGGSoundConfig
-from avrobust_data.sets.sheets import Part, joined, nearest, read_lines, read_sheet
+from avrobust_data.sets.sheets import Part, joined, nearest, read_sheet
 
 CLASSES: Final = 309
 """Published; the class lists in use are alphabetical."""
@@ -55,10 +56,7 @@ def make_vggsound(config: VGGSoundConfig) -> MediaClips:
 def _classes(config: VGGSoundConfig, labels: pa.StringArray) -> tuple[tuple[str, ...], str]:
     """The class names, and where their order comes from."""
     if config.class_list is not None:
-        classes = tuple(read_lines(config.class_list))
-        if len(set(classes)) < max(2, len(classes)):
-            raise DataError(f"{config.class_list} names a class twice, or fewer than two; give each a line of its own")
-        return classes, config.class_list.name
+        return class_lines(config.class_list), config.class_list.name
     classes = tuple(sorted(labels.unique().to_pylist()))
     if len(classes) < 2:
         raise DataError(f"{config.clips}: all clips are of the class {classes[0]!r}; a classifier needs two at least")

@@ -49,7 +49,7 @@ def test_the_example_learns_from_features_and_is_attacked(features, tmp_path, ca
         "encoders.audio.with": "{embed: 32, heads: 2, n_mels: 32}",
         "encoders.video.with": "{width: 16, heads: 2}",
         "models.mid.fusion": "{use: mid, with: {width: 16}}",
-        "include": "[{model: video-only}, {model: mid}]",
+        "include": "[{model: mid}]",
         "training.standard.epochs": 8,
         "training.standard.learning_rate": 0.01,
         "training.standard.batch_size": 12,
@@ -66,7 +66,7 @@ def test_the_example_learns_from_features_and_is_attacked(features, tmp_path, ca
         assert '"Rain, heavy"' in names
         assert "Siren" in names
     cells = {cell["model"]: cell for cell in result["cells"]}
-    assert cells.keys() == {"video-only", "mid"}
+    assert cells.keys() == {"mid"}
     assert all(cell["clean_accuracy"]["value"] > 0.8 for cell in cells.values())
     assert all(cell["clean_accuracy"]["n"] == 23 for cell in cells.values())
 
