@@ -79,7 +79,7 @@ def media_clips(config: MediaFolderConfig, listed: Listed) -> MediaClips:
     """The clips of a data set whose files are in a folder.
 
     What looks wrong but may be meant is an `AvrobustWarning`: files that are missing, clips with several files, links
-    that are refused, classes without a clip to learn from.
+    that are refused, classes without a clip to learn from, videos in several splits.
 
     Raises:
         DataError: if the folder cannot be read, more clips than allowed have no file, no clip is left, or files that
@@ -103,10 +103,24 @@ def media_clips(config: MediaFolderConfig, listed: Listed) -> MediaClips:
     table = _table(clips, found.paths, parts).filter(there).combine_chunks()
     said = _said(listed, clips, table)
     warn_of_classes(listed.name, listed.classes, table)
+    _warn_of_leaks(listed, clips.filter(there))
     listing = Listing(table, listed.classes, listed.task, listed.source)
     splits = pc.unique(clips["split"]).to_pylist()
     order = [name for name in ("train", "val", "test") if name in splits]
     return MediaClips(listing, config.media, [*order, *(name for name in splits if name not in order)], config, said)
+
+
+def _warn_of_leaks(listed: Listed, clips: pa.Table) -> None:
+    """Warn of videos that have clips in several splits."""
+    pairs = clips.select(["video", "split"]).group_by(["video", "split"], use_threads=False).aggregate([])
+    if len(pairs) == pc.count_distinct(pairs["video"]).as_py():
+        return
+    counts = pairs.group_by("video", use_threads=False).aggregate([("split", "count")])
+    videos = counts.filter(pc.greater(counts["split_count"], 1))["video"].to_pylist()
+    _warn(
+        f"{listed.name}: {len(videos)} videos have clips in several splits, as if what is tested was learned: "
+        f"{first_of(videos)}"
+    )
 
 
 def _chosen(clips: pa.Table, file: Path) -> pa.Table:

@@ -109,12 +109,11 @@ def _numbered(clips: pa.Table, source: str) -> pa.Table:
             earlier.append((label, split))
             keep.append(row)
             ids.append(video if len(earlier) == 1 else f"{video}#{len(earlier)}")
-    split_up = [video for video, given in seen.items() if len({split for _, split in given}) > 1]
-    labelled = [video for video, given in seen.items() if len({label for label, _ in given}) > 1]
-    for videos, what in (
-        (labelled, "have several classes, and count as a clip of each"),
-        (split_up, "have rows in two splits"),
-    ):
-        if videos:
-            warnings.warn(f"{source}: {len(videos)} videos {what}: {first_of(videos)}", AvrobustWarning, stacklevel=3)
+    several = [video for video, given in seen.items() if len({label for label, _ in given}) > 1]
+    if several:
+        warnings.warn(
+            f"{source}: {len(several)} videos have several classes, and count as a clip of each: {first_of(several)}",
+            AvrobustWarning,
+            stacklevel=3,
+        )
     return clips.take(pa.array(keep)).set_column(0, "id", pa.array(ids, pa.string()))
