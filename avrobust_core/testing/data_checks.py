@@ -11,7 +11,8 @@ from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import ClipError
 from avrobust_core.testing.component_subjects import ComponentSubject
-from avrobust_core.testing.running import CheckFailed
+from avrobust_core.testing.running import CheckFailed, NotApplicable
+from avrobust_core.training.mixing import soft_targets
 
 
 def check_ids(subject: ComponentSubject) -> None:
@@ -53,6 +54,25 @@ def check_clips(subject: ComponentSubject) -> None:
                     f"clip {clip.id!r} read twice is not the same: draw from clip_generator(seed, id, ...)"
                 )
             _as_stated(dataset, clip)
+
+
+def check_label_matrix(subject: ComponentSubject) -> None:
+    """Where labels are stated without reading media, there is a row for each clip, and it is the clip's target."""
+    dataset: Dataset = subject.build()
+    matrices = {split: dataset.label_matrix(split) for split in dataset.splits}
+    if all(matrix is None for matrix in matrices.values()):
+        raise NotApplicable("it does not state its labels (label_matrix)")
+    for split, matrix in matrices.items():
+        ids, shape = dataset.ids(split), None if matrix is None else tuple(matrix.shape)
+        if matrix is None or shape != (len(ids), len(dataset.classes)):
+            raise CheckFailed(f"label_matrix({split!r}) is {shape}, not {(len(ids), len(dataset.classes))}")
+        for index in {0, len(ids) - 1} if ids else ():
+            try:
+                target = dataset.read(split, index).target
+            except ClipError:
+                continue
+            if matrix[[index]].toarray()[0].tolist() != soft_targets(target[None], len(dataset.classes))[0].tolist():
+                raise CheckFailed(f"the target of clip {ids[index]!r} is not its row of label_matrix({split!r})")
 
 
 def _as_stated(dataset: Dataset, clip: Clip) -> None:

@@ -44,6 +44,7 @@ import random
 import numpy as np
 from dataclasses import replace
 import torch
+from scipy.sparse import csr_array
 from torch import nn
 from avrobust_core import (
     Attack, AttackResult, Augmentation, AugmentedStep, Batch, Clip, DataError, Dataset, Encoded, EncodedDims, Encoder,
@@ -111,6 +112,8 @@ class Data(Dataset):
         return [f"{split}-{i}" for i in range(3)]
     def read(self, split, index):
         return Clip(self.ids(split)[index], {"audio": torch.full((1, 6), 0.1 * index)}, torch.tensor(index % 2))
+    def label_matrix(self, split):
+        return csr_array(torch.eye(2)[[0, 1, 0]].numpy())
     def fingerprint(self):
         return "f"
 
@@ -138,6 +141,14 @@ class DataTarget(Data):
 class DataPrint(Data):
     def fingerprint(self):
         return str(id(self))
+
+class DataLabels(Data):
+    def label_matrix(self, split):
+        return csr_array(torch.eye(2)[[0, 1, 1]].numpy())
+
+class DataOtherLabels(Data):
+    def label_matrix(self, split):
+        return csr_array(torch.eye(2)[[0, 1]].numpy())
 
 class DataAbsent(Data):
     def __init__(self):
@@ -278,6 +289,8 @@ FAULTY = [
     ("dataset", "DataLoud", "clips", "outside the bounds"),
     ("dataset", "DataTarget", "clips", "target"),
     ("dataset", "DataPrint", "clips", "fingerprint"),
+    ("dataset", "DataLabels", "label_matrix", "the target of clip 'train-2' is not its row"),
+    ("dataset", "DataOtherLabels", "label_matrix", "is (2, 2), not (3, 2)"),
     ("metric", "MetRandom", "measurement", "twice"),
     ("metric", "MetShape", "measurement", "(3,)"),
     ("metric", "MetClass", "measurement", "owl"),
@@ -360,7 +373,7 @@ def test_a_component_is_checked_line_by_line_and_a_failure_sets_the_exit_status(
     assert main(["check-plugin", "fake:sound"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("dataset fake:sound\n  passed          described_fields\n")
-    assert text.endswith("5 passed, 0 failed, 0 not applicable\n")
+    assert text.endswith("6 passed, 0 failed, 0 not applicable\n")
     assert main(["check-plugin", "fake:twice"]) == 1
     assert "  failed          ids: the id 'clip-0' is in 'train' and in 'test'" in capsys.readouterr().out
 
