@@ -1,7 +1,6 @@
 """Reading a data set through: which clips cannot be read and why, which have no content, and a few of each class."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from avrobust_core.data.batches import Batch, Clip
@@ -48,12 +47,11 @@ class Survey:
         ]
 
 
-def survey(dataset: Dataset, *, splits: Sequence[str] | None = None, workers: int = 0, show: int = 0) -> Survey:
+def survey(dataset: Dataset, *, workers: int = 0, show: int = 0) -> Survey:
     """Read all clips of a data set once.
 
     Args:
         dataset: any.
-        splits: those to be read; by default all.
         workers: processes that read; 0 reads in this one.
         show: how many clips of each class to keep.
 
@@ -62,12 +60,11 @@ def survey(dataset: Dataset, *, splits: Sequence[str] | None = None, workers: in
         RunError: if the system fails, or a process that reads dies; names the clips.
     """
     check_ids(dataset)
-    names = tuple(dataset.splits) if splits is None else tuple(splits)
     skipped = _All(dataset)
     shown: dict[str, list[Clip]] = {name: [] for name in dataset.classes}
     labels: dict[str, Counter[str]] = {}
     with Loader(dataset, workers=workers) as loader:
-        for split in names:
+        for split in dataset.splits:
             count = len(dataset.ids(split))
             batches = [list(range(start, min(start + _AT_ONCE, count))) for start in range(0, count, _AT_ONCE)]
             labels[split] = Counter()
@@ -75,7 +72,7 @@ def survey(dataset: Dataset, *, splits: Sequence[str] | None = None, workers: in
                 if batch is not None:
                     _count(batch, dataset, labels[split], shown, show)
     return Survey(
-        clips={split: len(dataset.ids(split)) for split in names},
+        clips={split: len(dataset.ids(split)) for split in dataset.splits},
         unreadable=skipped.to_json(),
         constant=skipped.constant_json(),
         labels=labels,

@@ -31,6 +31,7 @@ SOUND = torch.arange(-32768, 32768, 7).to(torch.int16)
         (torch.arange(256) / 256 + 1e-6, "float32"),
         (torch.tensor([70000.0, -1e-30]), "float32"),
         (torch.zeros(0, 3), "uint8/255"),
+        (torch.zeros(1000).index_fill_(0, torch.tensor(501), 0.3), "float32"),  # where no quick look falls
     ],
 )
 def test_values_are_kept_in_the_smallest_type_that_loses_nothing(x: torch.Tensor, encoding: str) -> None:
