@@ -233,7 +233,7 @@ def waiting(folder: Path, steps: int, batch_size: int = 2) -> Json:
     pack(Generated(steps * batch_size, 320_000, (3, 32, 224, 224)), folder)
     data, registry = PackedClips(folder), Registry.discover()
     encoders = {}
-    for modality, name, fields in (("audio", "cnn14", {}), ("video", "slowfast", {"variant": "r50"})):
+    for modality, name, fields in (("audio", "cnn14", {}), ("video", "slowfast", {"size": "r50"})):
         (entry,) = [entry for entry in registry.entries("encoder") if entry.component.name == name]
         encoders[modality] = entry.component.make(entry.component.config(**fields), data.media[modality])
     (concat,) = [entry for entry in registry.entries("fusion") if entry.component.name == "concat"]
@@ -272,7 +272,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="receives the JSON object, too")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".data-shards-") as made:
+    with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         manifest = options.manifest or write_films(folder)
         found: Json = {"reading": packed_over_decoding(manifest, folder / "packed")}

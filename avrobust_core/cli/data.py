@@ -43,7 +43,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "--shard-clips",
         type=_positive,
         metavar="N",
-        help="clips in each shard, the same for all parts (default: 1 GiB of them as float32)",
+        help="clips in each shard, the same for all parts (default: 1 GiB of them as float32, at most 10,000)",
     )
     _add_common(pack, "at the end")
     pack.set_defaults(run=_pack, resumes=True)

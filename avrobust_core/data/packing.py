@@ -37,6 +37,9 @@ from avrobust_core.files import TEMPORARY, digest, read_json, write_atomically, 
 SHARD_BYTES: Final = 2**30
 """Of a shard's clips as float32; pictures take a quarter of it."""
 
+SHARD_CLIPS: Final = 10_000
+"""The most that a shard has by default: what is known of each is kept in memory until the shard is whole."""
+
 _AT_ONCE: Final = 8
 """Clips that a process reads before it hands them on."""
 
@@ -102,7 +105,8 @@ def pack(
         dataset: any.
         folder: new, empty, or one that the same data set was being packed into.
         part: (i, n): this call makes the i-th of n parts of the shards, from 1; those that are whole are kept.
-        shard_clips: clips in each shard; by default as many as make `SHARD_BYTES`. All parts must say the same.
+        shard_clips: clips in each shard, the same for all parts; by default as many as make `SHARD_BYTES`, at most
+            `SHARD_CLIPS`.
         workers: processes that read; 0 reads in this one.
         report: told of each shard.
 
@@ -114,7 +118,7 @@ def pack(
     check_ids(dataset)
     if shard_clips is None:
         floats = sum(int(np.prod(spec.shape)) for spec in dataset.media.values())
-        shard_clips = max(1, SHARD_BYTES // max(1, 4 * floats))
+        shard_clips = min(SHARD_CLIPS, max(1, SHARD_BYTES // max(1, 4 * floats)))
     shards = _planned(dataset, shard_clips)
     plan = {
         "format": FORMAT,

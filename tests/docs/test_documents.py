@@ -150,6 +150,10 @@ def understood(words: list[str]) -> None:
             with pytest.raises(SystemExit, match=r"^0$"):
                 command_parser().parse_args([command, "--help"])
             files = []
+        case ["avrobust", "data", task]:
+            with pytest.raises(SystemExit, match=r"^0$"):
+                command_parser().parse_args(["data", task, "--help"])
+            files = []
         case ["avrobust", *arguments]:
             command_parser().parse_args(arguments)
             files = [word for word in arguments if word.startswith("examples/")]
@@ -177,7 +181,14 @@ def understood(words: list[str]) -> None:
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
-WRONG = ("avrobust rnu", "avrobust run --st x.yaml", "python benchmarks/none.py", "pip install '.[x]'", "make")
+WRONG = (
+    "avrobust rnu",
+    "avrobust data pakc",
+    "avrobust run --st x.yaml",
+    "python benchmarks/none.py",
+    "pip install '.[x]'",
+    "make",
+)
 
 
 @pytest.mark.parametrize("command", WRONG)
