@@ -153,26 +153,26 @@ def _claim(folder: Path, plan: Mapping[str, Any]) -> None:
         RunError: if it holds something else, or another packing.
     """
     path = folder / PLAN
-    if path.is_file():
-        found = read_json(path)
-        differing = [name for name in plan if not isinstance(found, dict) or found.get(name) != plan[name]]
-        if differing:
-            what = {"data": "its clips' content", "splits": "its clips", "shard_clips": "the clips in a shard"}
+    if not path.is_file():
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{folder} is no folder: choose another --out")
+        stranger = min((item.name for item in folder.iterdir()), default=None) if folder.is_dir() else None
+        # Another part may be writing the same plan at this moment.
+        if stranger is not None and not stranger.startswith(TEMPORARY) and not path.is_file():
             raise RunError(
-                f"{folder} holds shards of another packing, which differs in "
-                f"{' and '.join(what.get(name, name) for name in differing)}: choose another --out, or delete it"
+                f"{folder} is not empty, and nothing was packed into it (it holds {stranger!r}): choose a new folder, "
+                "or an empty one, for --out"
             )
-        return
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is no folder: choose another --out")
-    stranger = min((item.name for item in folder.iterdir()), default=None) if folder.is_dir() else None
-    # Another part may be writing the same plan at this moment.
-    if stranger is not None and not stranger.startswith(TEMPORARY) and not path.is_file():
+        if not path.is_file():
+            write_json(path, plan)
+    found = read_json(path)
+    differing = [name for name in plan if not isinstance(found, dict) or found.get(name) != plan[name]]
+    if differing:
+        what = {"data": "its clips' content", "splits": "its clips", "shard_clips": "the clips in a shard"}
         raise RunError(
-            f"{folder} is not empty, and nothing was packed into it (it holds {stranger!r}): choose a new folder, or "
-            "an empty one, for --out"
+            f"{folder} holds shards of another packing, which differs in "
+            f"{' and '.join(what.get(name, name) for name in differing)}: choose another --out, or delete it"
         )
-    write_json(path, plan)
 
 
 def _make(
