@@ -5,7 +5,7 @@ import json
 import os
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from avrobust_core.data.batches import Clip
@@ -74,6 +75,19 @@ class PackedClips(Dataset):
     def groups(self, split: str) -> Sequence[str] | None:
         rows = self._split(split)
         return None if rows.table["group"].null_count else rows.texts("group")
+
+    def label_matrix(self, split: str) -> csr_array | None:
+        """As packed; None if a clip could not be read, and the data set did not know its labels without that."""
+        column = self._split(split).table["labels"].combine_chunks()
+        if column.null_count:
+            return None
+        labels, counts = pc.list_flatten(column).to_numpy(), pc.list_value_length(column).to_numpy()
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        return csr_array((np.ones(len(labels), np.float32), labels, starts), shape=(len(column), len(self.classes)))
+
+    def provenance(self) -> Mapping[str, Any]:
+        """What the data set said that was packed."""
+        return self._index.provenance
 
     def locality(self, split: str) -> Locality | None:
         if self.shuffle_mib is None:

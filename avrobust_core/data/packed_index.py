@@ -40,7 +40,8 @@ SCHEMA: Final = pa.schema(
 )
 """A row per clip, in the order of the splits and of their ids. `offsets`: where in the shard's file the values of each
 modality begin, in the order of `PackedIndex.media`; `encodings`: numbers of `ENCODINGS`; `checksum`: CRC-32 of the
-values as they lie there, one modality after the other. A clip that could not be read has a `fault`, and none of these.
+values as they lie there, one modality after the other. A clip that could not be read has a `fault`, and none of these;
+`labels` only if the data set knew them.
 """
 
 
@@ -63,6 +64,7 @@ class _Head(BaseModel):
     media: dict[str, _Media]
     splits: tuple[str, ...]
     max_unreadable: float
+    provenance: dict[str, Any] = {}
     shards: tuple[Annotated[int, Field(ge=0)], ...]
 
 
@@ -76,6 +78,7 @@ class PackedIndex:
         media: likewise.
         splits: likewise.
         max_unreadable: likewise.
+        provenance: likewise.
         shards: the size of each shard's file in bytes.
         rows: one per clip; see `SCHEMA`.
     """
@@ -85,6 +88,7 @@ class PackedIndex:
     media: Mapping[str, MediaSpec]
     splits: tuple[str, ...]
     max_unreadable: float
+    provenance: Mapping[str, Any]
     shards: tuple[int, ...]
     rows: pa.Table
 
@@ -119,6 +123,7 @@ def write_index(folder: Path, index: PackedIndex, made: Mapping[str, Any]) -> No
         },
         splits=index.splits,
         max_unreadable=index.max_unreadable,
+        provenance=dict(index.provenance),
         shards=index.shards,
     )
     write_record(folder / INDEX, {"format": FORMAT, **head.model_dump(mode="json"), **made}, [rows])
@@ -152,7 +157,16 @@ def read_index(folder: Path) -> PackedIndex:
         raise DataError(f"{folder / INDEX}: {where}: {first['msg']}; pack the clips anew") from error
     rows = _read_rows(folder / ROWS)
     media = {name: MediaSpec(**dict(spec)) for name, spec in head.media.items()}
-    index = PackedIndex(head.classes, head.task, media, head.splits, head.max_unreadable, head.shards, rows)
+    index = PackedIndex(
+        classes=head.classes,
+        task=head.task,
+        media=media,
+        splits=head.splits,
+        max_unreadable=head.max_unreadable,
+        provenance=head.provenance,
+        shards=head.shards,
+        rows=rows,
+    )
     _check(folder / ROWS, index)
     return index
 
@@ -183,7 +197,7 @@ def _check(path: Path, index: PackedIndex) -> None:
         "shard": (there["shard"], shards),
         "offsets": (pc.list_flatten(there["offsets"]), max(index.shards, default=0) + 1),
         "encodings": (pc.list_flatten(there["encodings"]), len(ENCODINGS)),
-        "labels": (pc.list_flatten(there["labels"]), len(index.classes)),
+        "labels": (pc.list_flatten(index.rows["labels"]), len(index.classes)),
     }
     wrong = [name for name, (values, count) in ranges.items() if not _within(values, count)]
     if there.num_rows and any(found != {"min": modalities, "max": modalities} for found in lengths):

@@ -187,7 +187,7 @@ def _make(
     dataset = loader.dataset
     skipped = Skipped(dataset)
     items = loader.batches(split, [batch for shard in shards for batch in shard.batches()], skipped)
-    ids, groups = dataset.ids(split), dataset.groups(split)
+    ids, groups, known = dataset.ids(split), dataset.groups(split), dataset.label_matrix(split)
     for shard in shards:
         clips = (next(items) for _ in shard.batches())
         writer = _ShardWriter(dataset, clips)
@@ -198,6 +198,7 @@ def _make(
                 "split": split,
                 "id": ids[position],
                 "group": None if groups is None else groups[position],
+                "labels": None if known is None else known[[position]].nonzero()[1].tolist(),
                 "fault": faults.get(ids[position]),
                 **writer.places.get(ids[position], {}),
             }
@@ -293,6 +294,7 @@ def _finish(dataset: Dataset, folder: Path, shards: Sequence[_Shard], made: int,
             media=dataset.media,
             splits=tuple(dataset.splits),
             max_unreadable=dataset.max_unreadable,
+            provenance=dataset.provenance(),
             shards=tuple(each.bytes for each in whole),
             rows=rows,
         )

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 from avrobust_core import Clip, ClipError, DataError, Dataset, DatasetFailure, MediaSpec, PackedClips
 from avrobust_core.data.loader import Loader
@@ -108,6 +109,35 @@ def test_clips_that_could_not_be_read_stay_so_for_the_same_reason(packed: Packer
         found.read("test", 5)
     with pytest.raises(DataError, match="no clip of the split 'val', only test, train, none"):
         found.read("val", 0)
+
+
+def test_what_a_set_knows_of_labels_and_of_its_sources_is_packed(packed: Packer) -> None:
+    class Known(Mixed):
+        def label_matrix(self, split: str) -> csr_array:
+            rows = [[0.0] * (i % 3) + [float(i != 2)] * (3 - i % 3) for i in range(len(self.ids(split)))]
+            return csr_array(np.array(rows, np.float32).reshape(-1, 3))
+
+        def provenance(self) -> dict[str, Any]:
+            return {"summary": "20 clips listed, 18 found", "lists": {"a": [1, 2.5]}}
+
+    dataset = Known()
+    found = packed(dataset, shard_clips=7)
+    assert found.provenance() == dataset.provenance()
+    for split in dataset.splits:
+        matrix = found.label_matrix(split)
+        assert matrix is not None
+        assert matrix.toarray().tolist() == dataset.label_matrix(split).toarray().tolist()
+    with pytest.raises(ClipError):
+        found.read("test", 3)
+    unknown = packed(Mixed(), "unknown")
+    assert unknown.label_matrix("test") is None, "nobody knows the labels of a clip that cannot be read"
+    assert unknown.provenance() == {}
+
+
+def test_labels_that_were_read_are_known_afterwards(packed: Packer, blobs) -> None:
+    matrix = packed(blobs()).label_matrix("train")
+    assert matrix is not None
+    assert matrix.toarray().argmax(axis=1).tolist() == [i % 3 for i in range(48)]
 
 
 def test_too_many_unreadable_clips_end_packing_and_whole_shards_are_kept(tmp_path: Path, blobs) -> None:
