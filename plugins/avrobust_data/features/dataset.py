@@ -21,9 +21,9 @@ from avrobust_data.features.config import FeaturesConfig
 from avrobust_data.features.hdf5 import OpenFiles
 from avrobust_data.features.labels import Labels
 from avrobust_data.features.opening import StoredSplit, open_splits
+from avrobust_data.listing import read_ids
 from avrobust_data.media import target_of
 from avrobust_data.sets.class_lists import read_classes
-from avrobust_data.sets.sheets import read_lines
 
 READER_VERSION: Final = 1
 """Raised when the same files give other clips."""
@@ -144,7 +144,7 @@ class Features(Dataset):
 
     def _restrict(self, file: Path) -> None:
         """Leave out the clips that a list of ids does not name; warn of ids that there are not."""
-        asked = set(read_lines(file))
+        asked = set(read_ids(file))
         like = self._id(next(iter(self._splits)), 0)
         missing, gone = asked.copy(), []
         for name, split in [*self._splits.items()]:

@@ -16,11 +16,10 @@ from avrobust_core import AvrobustWarning, DataError, Task, derive_seed, first_o
 from avrobust_data.containers import duration_of, open_file
 from avrobust_data.faults import MediaError
 from avrobust_data.guard import Watch
-from avrobust_data.listing import SCHEMA, Listing
+from avrobust_data.listing import SCHEMA, Listing, read_ids
 from avrobust_data.media_clips import MediaClips
 from avrobust_data.sets.configs import MediaFolderConfig
 from avrobust_data.sets.finding import Folder, Found, find, scan, units
-from avrobust_data.sets.sheets import read_lines
 
 _PROBED: Final = 16
 """Files whose lengths tell whether a copy holds clips or whole videos."""
@@ -125,7 +124,7 @@ def _warn_of_leaks(listed: Listed, clips: pa.Table) -> None:
 
 def _chosen(clips: pa.Table, file: Path) -> pa.Table:
     """The clips that a file names by their ids, or by their videos'."""
-    names = pa.array(dict.fromkeys(read_lines(file)), pa.string())
+    names = pa.array(dict.fromkeys(read_ids(file)), pa.string())
     keep = pc.or_(pc.is_in(clips["id"], names), pc.is_in(clips["video"], names))
     known = pc.or_(pc.is_in(names, clips["id"].combine_chunks()), pc.is_in(names, clips["video"].combine_chunks()))
     unknown = names.filter(pc.invert(known))
