@@ -87,6 +87,21 @@ class Dataset(ABC):
             DatasetFailure: if the fault is not the clip's, but that of what holds them all: it ends the run.
         """
 
+    def read_to_learn(self, split: str, index: int, draw: int) -> Clip:
+        """Read one clip for a fit to learn from: as `read` gives it, as here, or another part of it in each epoch.
+
+        Args:
+            split: the split.
+            index: the clip's position in it.
+            draw: what chance is drawn from, together with the clip's id: one number for an epoch of a fit. The same
+                gives the same clip. Validation, attacks and measurements are of what `read` gives.
+
+        Raises:
+            ClipError: as from `read`.
+            DatasetFailure: as from `read`.
+        """
+        return self.read(split, index)
+
     @abstractmethod
     def fingerprint(self) -> str:
         """A hash of all that decides what `read` returns, but not of where it lies: part of every cell's id."""

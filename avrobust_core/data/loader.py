@@ -34,11 +34,12 @@ Found = Clip | AvrobustError
 
 
 class Place(NamedTuple):
-    """Where a clip is in the data set."""
+    """Where a clip is in the data set, and what chance is drawn from if it is read to be learned from."""
 
     split: str
     number: int
     id: str
+    draw: int | None = None
 
 
 class Loader:
@@ -72,7 +73,9 @@ class Loader:
         while self._started:
             self._started.pop().close()
 
-    def batches(self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped) -> Iterator[Batch | None]:
+    def batches(
+        self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped, draw: int | None = None
+    ) -> Iterator[Batch | None]:
         """Read batches of clips; what cannot be read is left out of its batch and recorded.
 
         Yields one item per batch asked for, None where none of its clips could be read. One reading may begin before
@@ -82,6 +85,7 @@ class Loader:
             split: the split.
             batches: positions within the split, batch by batch.
             skipped: where unreadable clips are recorded, which ends the run when there are too many; and constant ones.
+            draw: for clips that are learned from; see `Dataset.read_to_learn`. None for clips as `read` gives them.
 
         Raises:
             DatasetFailure: if more clips cannot be read than the data set allows.
@@ -91,7 +95,7 @@ class Loader:
             return
         if split not in self._ids:
             self._ids[split] = self.dataset.ids(split)
-        for found in self._found(split, batches):
+        for found in self._found(split, batches, draw):
             for fault in found:
                 if isinstance(fault, ClipError):
                     skipped.add(split, fault)
@@ -103,15 +107,15 @@ class Loader:
                 skipped.look_at(split, batch)
             yield batch if batch is None or not self.pin else batch.pinned()
 
-    def _found(self, split: str, batches: Sequence[Sequence[int]]) -> Iterator[list[Found]]:
+    def _found(self, split: str, batches: Sequence[Sequence[int]], draw: int | None) -> Iterator[list[Found]]:
         ids = self._ids[split]
         if not self.workers:
-            yield from ([self._reader[Place(split, index, ids[index])] for index in batch] for batch in batches)
+            yield from ([self._reader[Place(split, index, ids[index], draw)] for index in batch] for batch in batches)
             return
         workers = self._idle()
         workers.busy = True
         try:
-            yield from workers.read(split, ids, batches)
+            yield from workers.read(split, ids, batches, draw)
         except GeneratorExit:  # enough has been read: none of our own code was interrupted
             workers.busy = False
             raise
@@ -155,7 +159,10 @@ class _Reader:
 
     def __getitem__(self, place: Place) -> Found:
         try:
-            clip = self.dataset.read(place.split, place.number)
+            if place.draw is None:
+                clip = self.dataset.read(place.split, place.number)
+            else:
+                clip = self.dataset.read_to_learn(place.split, place.number, place.draw)
             fault = self._fault(clip, place.id)
         except (ClipError, BatchTimeout, DatasetFailure) as error:
             return error
@@ -229,14 +236,16 @@ class _Workers:
                 child.kill()
         self.loader = None  # its iterator ends the others when it goes
 
-    def read(self, split: str, ids: Sequence[str], batches: Sequence[Sequence[int]]) -> Iterator[list[Found]]:
+    def read(
+        self, split: str, ids: Sequence[str], batches: Sequence[Sequence[int]], draw: int | None
+    ) -> Iterator[list[Found]]:
         """What is found for each batch, in its order.
 
         Raises:
             RunError: if a process dies; names the clip.
         """
         pieces = self.pieces
-        pieces.begin(split, ids, batches)
+        pieces.begin(split, ids, batches, draw)
         received = self._received()
         for start in range(0, len(batches), pieces.together):
             found: list[list[Any]] = [[None] * len(batch) for batch in batches[start : start + pieces.together]]
@@ -334,15 +343,17 @@ class _Pieces:
         self._owned = [0] * workers
         self._next: Iterator[list[Place]] = iter(())
 
-    def begin(self, split: str, ids: Sequence[str], batches: Sequence[Sequence[int]]) -> None:
+    def begin(self, split: str, ids: Sequence[str], batches: Sequence[Sequence[int]], draw: int | None) -> None:
         """Set out the batches of the next epoch."""
         self.given.clear()
-        self._next = self._cut(split, ids, batches)
+        self._next = self._cut(split, ids, batches, draw)
 
     def __iter__(self) -> Iterator[list[Place]]:
         return self._next
 
-    def _cut(self, split: str, ids: Sequence[str], batches: Sequence[Sequence[int]]) -> Iterator[list[Place]]:
+    def _cut(
+        self, split: str, ids: Sequence[str], batches: Sequence[Sequence[int]], draw: int | None
+    ) -> Iterator[list[Place]]:
         if split not in self._owners:
             self._owners[split] = np.full(len(ids), -1, np.int16)
         owners = self._owners[split]
@@ -353,7 +364,7 @@ class _Pieces:
                     if owners[index] < 0:
                         owners[index] = min(range(self.workers), key=lambda k: (len(pieces[k]), self._owned[k]))
                         self._owned[owners[index]] += 1
-                    pieces[owners[index]].append((number, position, Place(split, index, ids[index])))
+                    pieces[owners[index]].append((number, position, Place(split, index, ids[index], draw)))
             for piece in pieces:
                 self.given.append(piece)
                 yield [place for _, _, place in piece]

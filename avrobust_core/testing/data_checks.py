@@ -33,7 +33,10 @@ def check_ids(subject: ComponentSubject) -> None:
 
 
 def check_clips(subject: ComponentSubject) -> None:
-    """A clip read twice, and by a copy as worker processes get it, is the same, and is what its MediaSpec says."""
+    """A clip read twice, and by a copy as worker processes get it, is the same, and is what its MediaSpec says.
+
+    So is what is learned from, for the same draw.
+    """
     dataset: Dataset = subject.build()
     copy: Dataset = pickle.loads(pickle.dumps(dataset))
     other: Dataset = subject.build()
@@ -54,6 +57,19 @@ def check_clips(subject: ComponentSubject) -> None:
                     f"clip {clip.id!r} read twice is not the same: draw from clip_generator(seed, id, ...)"
                 )
             _as_stated(dataset, clip)
+            _learned_from(dataset, copy, split, index, clip)
+
+
+def _learned_from(dataset: Dataset, copy: Dataset, split: str, index: int, clip: Clip) -> None:
+    """What is learned from is this clip, too: the same for the same draw."""
+    found, again = (each.read_to_learn(split, index, 5) for each in (dataset, copy))
+    if found.id != clip.id or not same_bits(found.target, clip.target):
+        raise CheckFailed(f"read_to_learn({split!r}, {index}, ...) gives another clip, or another target, than read")
+    if any(not same_bits(x, again.inputs[name]) for name, x in found.inputs.items()):
+        raise CheckFailed(
+            f"clip {clip.id!r}: read_to_learn differs for one and the same draw: use clip_generator(draw, id, ...)"
+        )
+    _as_stated(dataset, found)
 
 
 def check_label_matrix(subject: ComponentSubject) -> None:

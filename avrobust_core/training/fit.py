@@ -137,7 +137,7 @@ class Fit:
         loss_sum = torch.tensor(state.loss_sum, device=self.fabric.device, dtype=torch.float64)
         hits = torch.tensor(state.hits, device=self.fabric.device, dtype=torch.float64)
         self.model.train()
-        for asked, batch in self._read("train", mine):
+        for asked, batch in self._read("train", mine, derive_seed(self.seed, "read", where.epoch)):
             state.step += 1
             if not self._enough(asked, batch) or batch is None:
                 continue
@@ -243,9 +243,11 @@ class Fit:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _read(self, split: str, batches: Sequence[Sequence[int]]) -> Iterator[tuple[Sequence[int], Batch | None]]:
+    def _read(
+        self, split: str, batches: Sequence[Sequence[int]], draw: int | None = None
+    ) -> Iterator[tuple[Sequence[int], Batch | None]]:
         """What is asked for, and what could be read of it, batch by batch."""
-        reading = self.loader.batches(split, batches, self.skipped)
+        reading = self.loader.batches(split, batches, self.skipped, draw)
         for asked in batches:
             with limited(self.batch_timeout, partial(self._reading, split, asked), last_resort=False):
                 batch = next(reading)

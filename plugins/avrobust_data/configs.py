@@ -63,8 +63,10 @@ class DecodingConfig(Config):
     """The modalities read from each file; leave one out for audio-only or video-only files."""
     seconds: PositiveSeconds = 1.0
     """Length of a clip; of longer files a window is read, shorter ones end in silence and a held last picture."""
-    window: Literal["centre", "start"] = "centre"
-    """The part of a longer file (or of its segment) that is read, of sound and picture alike."""
+    window: Literal["centre", "start", "random"] = "centre"
+    """The part of a longer file (or of its segment) that is read, of sound and picture alike. random: learned from is
+    another part in each epoch, decoded each time; all that is measured is measured on the centre. What `vertex-mixup`
+    and `free-at` remember of a clip then belongs to another part of it."""
     sample_rate: int = Field(default=16_000, ge=1000, le=192_000)
     """Samples of sound per second, after resampling."""
     downmix: Literal["weighted", "mean"] = "weighted"

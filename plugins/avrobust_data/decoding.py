@@ -17,7 +17,7 @@ from avrobust_data.guard import DECODER_LIMITS, TooSlow, Watch, refuse_size
 from avrobust_data.picture_collector import PictureCollector
 from avrobust_data.seeking import add_frames, feed_from, first_frame, packets_for, targets_before
 from avrobust_data.sound_collector import SoundCollector
-from avrobust_data.windows import Window, window_of
+from avrobust_data.windows import Place, Window, window_of
 
 DECODER_VERSION: Final = 3
 """Raised when the same file gives other arrays."""
@@ -29,7 +29,13 @@ _SLACK_SECONDS: Final = 0.1
 """A stream may end this much earlier than stated: encoders' padding, at most about two AAC frames at 44.1 kHz."""
 
 
-def decode(path: Path, config: DecodingConfig, begin: float | None = None, end: float | None = None) -> Media:
+def decode(
+    path: Path,
+    config: DecodingConfig,
+    begin: float | None = None,
+    end: float | None = None,
+    share: float | None = None,
+) -> Media:
     """Decode of a file what a configuration asks for: a window of its time, or all of a shorter file.
 
     Args:
@@ -37,6 +43,8 @@ def decode(path: Path, config: DecodingConfig, begin: float | None = None, end: 
         config: what is asked for.
         begin: where the clip begins in the file, in seconds from the file's own beginning; by default there.
         end: where it ends, likewise; by default at the file's end. Nothing behind it becomes part of the clip.
+        share: where the window lies in a longer clip, from 0 (at its beginning) to 1 (at its end); by default where the
+            configuration says, and in the middle where that leaves it to chance.
 
     Sound and pictures stand where their timestamps put them. Picture i of n is the one on show at (i + 1/2) / n of the
     window, upright and with square pixels. Where sound is missing, in a gap or after the end of a shorter file or
@@ -54,7 +62,8 @@ def decode(path: Path, config: DecodingConfig, begin: float | None = None, end: 
     """
     watch = Watch(config.clip_timeout)
     try:
-        return _decode(path, config, begin, end, watch)
+        place: Place = "start" if config.window == "start" else "centre"
+        return _decode(path, config, begin, end, place if share is None else share, watch)
     except MediaError as error:
         raise type(error)(f"{error} ({path})") from error.__cause__
     except av.ExitError as error:  # FFmpeg was interrupted
@@ -66,10 +75,12 @@ def decode(path: Path, config: DecodingConfig, begin: float | None = None, end: 
         raise MediaError(f"it cannot be decoded: {type(error).__name__}: {error} ({path})") from error
 
 
-def _decode(path: Path, config: DecodingConfig, begin: float | None, end: float | None, watch: Watch) -> Media:
+def _decode(
+    path: Path, config: DecodingConfig, begin: float | None, end: float | None, place: Place, watch: Watch
+) -> Media:
     with open_file(path, watch) as container:
         streams = _streams(container, config)
-        window = window_of(container, path, config.window, config.seconds, begin, end, watch)
+        window = window_of(container, path, place, config.seconds, begin, end, watch)
         targets = targets_before(container, window, "audio" in streams)
         first = first_frame(container, streams["audio"], watch) if targets and "audio" in streams else None
         for target in targets:
@@ -116,7 +127,7 @@ def _finish(
     Raises:
         MediaError: if the file ended too early, or has nothing in the window.
     """
-    if (config.window == "centre" or not all(each.done for each in collectors)) and lacks_its_end(path):
+    if (config.window != "start" or not all(each.done for each in collectors)) and lacks_its_end(path):
         raise MediaError("it is cut short: its last bytes are missing")
     if states_length(container, path):
         _check_whole(container, collectors, window.stop)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from avrobust_core import AvrobustWarning, Clip, ClipError, DataError, Dataset, MediaSpec
-from avrobust_data.cache import ClipCache, to_tensors
+from avrobust_core import AvrobustWarning, Clip, ClipError, DataError, Dataset, MediaSpec, derive_seed
+from avrobust_data.cache import ClipCache, Media, to_tensors
 from avrobust_data.configs import DecodingConfig
 from avrobust_data.contents import default_store, digests, sizes
 from avrobust_data.decoding import DECODER_VERSION, decode
 from avrobust_data.faults import MediaError
-from avrobust_data.listing import Listing
+from avrobust_data.listing import Entry, Listing
 from avrobust_data.media import media_specs, target_of
 from avrobust_data.rows import copies
 
@@ -88,14 +88,28 @@ class MediaClips(Dataset):
             DataError: if there is no such split.
             IndexError: if the split has no such clip.
         """
+        entry = self._entry(split, index)
+        return self._clip(entry, lambda: self._cache.get((split, index), lambda: self._decoded(entry)))
+
+    def read_to_learn(self, split: str, index: int, draw: int) -> Clip:
+        """As `read`; with `window: random` another part of the clip for each draw, never taken from memory."""
+        if self.config.window != "random":
+            return self.read(split, index)
+        entry = self._entry(split, index)
+        return self._clip(entry, lambda: self._decoded(entry, derive_seed(draw, entry.id, "window") / 2**63))
+
+    def _entry(self, split: str, index: int) -> Entry:
         listing = self._split(split)
         if not 0 <= index < len(listing):
             raise IndexError(f"{split} has the clips 0 to {len(listing) - 1}; asked for {index}")
-        entry = listing[index]
+        return listing[index]
+
+    def _decoded(self, entry: Entry, share: float | None = None) -> Media:
+        return decode(self.root / entry.path, self.config, entry.start, entry.stop, share)
+
+    def _clip(self, entry: Entry, made: Callable[[], Media]) -> Clip:
         try:
-            media = self._cache.get(
-                (split, index), lambda: decode(self.root / entry.path, self.config, entry.start, entry.stop)
-            )
+            media = made()
         except MediaError as error:
             raise ClipError(entry.id, str(error)) from error
         target = target_of(entry.labels, len(self.classes), self.task)

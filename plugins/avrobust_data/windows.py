@@ -10,7 +10,8 @@ from avrobust_data.containers import duration_of, start_of
 from avrobust_data.faults import MediaError
 from avrobust_data.guard import Watch
 
-Place = Literal["centre", "start"]
+Place = Literal["centre", "start"] | float
+"""Where a window is in what it is taken from: in the middle, at the beginning, or at a share of the way, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def window_of(
     Args:
         container: the opened file.
         path: the file.
-        place: in the middle of the segment, or at its beginning.
+        place: in the segment.
         seconds: length of the window.
         begin: where the segment begins, in seconds from the file's own beginning; None for there.
         end: where it ends, likewise; None for the file's end.
@@ -67,8 +68,8 @@ def window_of(
     if end is not None and end <= begin:
         raise MediaError(f"the segment from {begin:.2f} to {end:.2f} s is empty")
     start = first + begin
-    if place == "centre":
+    if place != "start":
         stop = duration_of(container, path, watch)
         stop = stop if end is None else min(end, stop)
-        start += max(0.0, (stop - begin - seconds) / 2)
+        start += max(0.0, stop - begin - seconds) * (0.5 if place == "centre" else place)
     return Window(start, seconds, None if end is None else first + end, first + begin, first)

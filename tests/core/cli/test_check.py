@@ -150,6 +150,15 @@ class DataOtherLabels(Data):
     def label_matrix(self, split):
         return csr_array(torch.eye(2)[[0, 1]].numpy())
 
+class DataLearned(Data):
+    def read_to_learn(self, split, index, draw):
+        clip = super().read(split, index)
+        return replace(clip, inputs={"audio": torch.full((1, 6), random.random())})
+
+class DataOtherLearned(Data):
+    def read_to_learn(self, split, index, draw):
+        return self.read("test", 0)
+
 class DataAbsent(Data):
     def __init__(self):
         raise DataError("no files here")
@@ -290,6 +299,8 @@ FAULTY = [
     ("dataset", "DataTarget", "clips", "target"),
     ("dataset", "DataPrint", "clips", "fingerprint"),
     ("dataset", "DataLabels", "label_matrix", "the target of clip 'train-2' is not its row"),
+    ("dataset", "DataLearned", "clips", "read_to_learn differs for one and the same draw"),
+    ("dataset", "DataOtherLearned", "clips", "gives another clip, or another target, than read"),
     ("dataset", "DataOtherLabels", "label_matrix", "is (2, 2), not (3, 2)"),
     ("metric", "MetRandom", "measurement", "twice"),
     ("metric", "MetShape", "measurement", "(3,)"),

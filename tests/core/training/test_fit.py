@@ -299,6 +299,31 @@ def test_a_model_that_writes_into_the_clips_it_learns_from_is_refused(tmp_path: 
         fit.run()
 
 
+def test_each_epoch_learns_from_another_draw_and_what_is_measured_is_read_plainly(tmp_path, new_fit, blobs) -> None:
+    class Varying(blobs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.draws: list[int] = []
+            self.plain: set[str] = set()
+
+        def read(self, part, index):
+            self.plain.add(part)
+            return super().read(part, index)
+
+        def read_to_learn(self, part, index, draw):
+            assert part == "train"
+            self.draws.append(draw)
+            return super().read(part, index)
+
+    first, again = Varying(), Varying()
+    for dataset in (first, again):
+        dataset.sizes["val"] = 12
+        new_fit(tmp_path / str(id(dataset)), dataset=dataset).run()
+    assert len(set(first.draws)) == 3  # one for each epoch
+    assert first.draws == again.draws
+    assert first.plain == {"val"}
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_clip_that_hangs_while_it_is_read_is_named(tmp_path: Path, new_fit, blobs, split: str, workers: int) -> None:
