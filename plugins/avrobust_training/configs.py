@@ -12,6 +12,19 @@ Layer = Literal["input", "encoded"]
 Axis = Literal["time", "time-frequency", "space"]
 
 
+class RandomResizedCropConfig(Config):
+    """Configuration of `random-resized-crop`."""
+
+    scale: float = Field(default=0.5, gt=0, le=1)
+    """Smallest share of the picture's area that a crop has; shares are uniform from it to 1."""
+    ratio: float = Field(default=4 / 3, ge=1, le=10, allow_inf_nan=False)
+    """Largest aspect ratio of a crop; ratios are log-uniform between its inverse and it."""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability that a clip is mirrored; 0 where left and right tell classes apart (a digit, a direction)."""
+    modalities: Annotated[list[str], Field(min_length=1)] | None = None
+    """The modalities that are cropped; null for all that have pictures."""
+
+
 class BalancedSamplingConfig(Config):
     """Configuration of `balanced-sampling`, which has nothing to choose."""
 

@@ -69,6 +69,14 @@ def avrobust_augmentations() -> Iterator[Component]:
         example={"time_masks": 2, "frequency_masks": 2},
     )
     yield Component(
+        name="random-resized-crop",
+        summary="Random crops of pictures, resized, and mirrored ones: the same in all frames of a clip.",
+        config=configs.RandomResizedCropConfig,
+        build="avrobust_training.random_resized_crop:RandomResizedCrop",
+        references=("https://arxiv.org/abs/1409.4842",),
+        example={"scale": 0.5},
+    )
+    yield Component(
         name="balanced-sampling",
         summary="Epochs drawn with replacement, clips of rare classes more often: AudioSet's usual weights.",
         config=configs.BalancedSamplingConfig,
