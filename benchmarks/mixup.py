@@ -148,8 +148,8 @@ def regimes(result: Mapping[str, Any], epochs: Mapping[str, int]) -> dict[str, A
 
 
 def differences(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The first minus the second of each pair of regimes that the spec compares: guided mix-up minus mix-up, say."""
-    kept = ("attack", "threat", "difference", "only_first", "only_second", "p", "p_holm", "across_fits")
+    """The first minus the second of each pair of regimes that the spec compares, under each question that asks for it."""
+    kept = ("question", "attack", "threat", "difference", "only_first", "only_second", "p", "p_holm", "across_fits")
     found: dict[str, list[dict[str, Any]]] = {}
     for item in result["comparisons"]:
         if "left_out" not in item:
