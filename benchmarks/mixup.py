@@ -148,7 +148,7 @@ def regimes(result: Mapping[str, Any], epochs: Mapping[str, int]) -> dict[str, A
 
 
 def differences(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The first minus the second of each pair of regimes that the spec compares, under each question that asks for it."""
+    """The first minus the second of each pair of regimes that is compared, under each question that asks for it."""
     kept = ("question", "attack", "threat", "difference", "only_first", "only_second", "p", "p_holm", "across_fits")
     found: dict[str, list[dict[str, Any]]] = {}
     for item in result["comparisons"]:
