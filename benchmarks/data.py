@@ -1,12 +1,11 @@
 """Reading clips, beside the least that PyAV needs for the same media.
 
-python benchmarks/data.py [--clips 200] [--repeats 5] [--manifest ../shared/data/avdigits/manifest.csv]
+    python benchmarks/data.py --manifest CSV [--clips 200] [--repeats 5]
 
 `decoding`: clips per second of one process, and their ratio to loops that open each file with PyAV, decode it, resample
 the sound and resize the pictures, and check nothing: `bare` resizes by `frame.reformat`, `tuned` with one scaler for
-all pictures of a clip. `seeking`: a window of one second far into a long
-file, beside a loop that seeks, decodes from the keyframe on and stops. They take turns, the best
-of each counts, in seconds of the processor. The last line is JSON.
+all pictures of a clip. `seeking`: a window of one second far into a long file, beside a loop that seeks, decodes from
+the keyframe on and stops. They take turns, the best of each counts, in seconds of the processor. The last line is JSON.
 """
 
 import argparse
@@ -130,7 +129,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--long", type=float, default=600.0, help="length of the long file in seconds")
-    parser.add_argument("--manifest", type=Path, default=Path("../shared/data/avdigits/manifest.csv"))
+    parser.add_argument("--manifest", type=Path, required=True, help="of short clips, with a column path")
     asked = parser.parse_args()
     if not asked.manifest.is_file():
         sys.exit(f"no manifest {asked.manifest}: name one of short clips with --manifest")

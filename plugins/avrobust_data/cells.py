@@ -1,6 +1,5 @@
 """From a manifest's cells to columns, many rows at a time; a row is looked at by itself where its chunk has a fault."""
 
-import difflib
 import itertools
 import math
 import os
@@ -16,6 +15,7 @@ import pyarrow as pa
 
 from avrobust_data.configs import ClipsConfig
 from avrobust_data.rows import SHOWN
+from avrobust_data.suggesting import nearest
 from avrobust_data.table import DELIMITERS
 
 _LONGEST: Final = {"path": 4096, "labels": 4096}
@@ -96,7 +96,7 @@ class Labels:
             return ["the label is empty"]
         names = tuple(self.classes) if suggest else ()
         return [
-            f"the label {label!r} is not in data.with.classes{_nearest(label, names)}"
+            f"the label {label!r} is not in data.with.classes{nearest(label, names)}"
             for label in labels
             if self._closed and label not in self.classes
         ]
@@ -218,7 +218,7 @@ class Cells:
             names = tuple(self._splits)
             wrong.append(
                 f"the split {cells['split']!r} is none of {', '.join(names)}"
-                f"{_nearest(cells['split'], names if suggest else ())}; correct it, or name it in data.with.splits"
+                f"{nearest(cells['split'], names if suggest else ())}; correct it, or name it in data.with.splits"
             )
         if fault := self._misplaced(cells["path"]):
             wrong.append(f"the path {cells['path']!r} {fault}")
@@ -291,8 +291,3 @@ def _fault(cell: str, limit: int) -> str | None:
     if cell.strip().startswith('"') and cell != cell.strip():
         return f"{cell!r} has something before its quote that looks like a blank; remove it"
     return None
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avrobust_core import DataError, first_of
-from avrobust_data.sets.sheets import nearest
+from avrobust_data.suggesting import nearest
 
 _HEADERS: Final = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 

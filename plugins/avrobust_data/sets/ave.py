@@ -14,7 +14,8 @@ from avrobust_data.media_clips import MediaClips
 from avrobust_data.sets.assembling import Listed, labels_of, media_clips
 from avrobust_data.sets.class_lists import class_lines
 from avrobust_data.sets.configs import AVEConfig
-from avrobust_data.sets.sheets import SHOWN, Part, nearest, read_sheet
+from avrobust_data.sets.sheets import SHOWN, Part, read_sheet
+from avrobust_data.suggesting import nearest
 
 CLASSES: Final = (
     "Church bell",

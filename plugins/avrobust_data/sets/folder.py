@@ -13,7 +13,8 @@ from avrobust_data.media_clips import MediaClips
 from avrobust_data.sets.assembling import refuse_missing, warn_of_classes, warn_of_links
 from avrobust_data.sets.configs import FolderConfig, files_of
 from avrobust_data.sets.finding import scan
-from avrobust_data.sets.sheets import nearest, read_lines
+from avrobust_data.sets.sheets import read_lines
+from avrobust_data.suggesting import nearest
 
 _NUMBERED: Final = re.compile(r"^(.*\S)\s+\d+$")
 """A line of a list with the class's number behind the path, as UCF101 has them."""

@@ -12,7 +12,8 @@ from avrobust_core import DataError, first_of
 from avrobust_data.media_clips import MediaClips
 from avrobust_data.sets.assembling import Listed, labels_of, media_clips, with_times
 from avrobust_data.sets.configs import KineticsSoundsConfig
-from avrobust_data.sets.sheets import Part, Sheet, joined, nearest, read_sheet
+from avrobust_data.sets.sheets import Part, Sheet, joined, read_sheet
+from avrobust_data.suggesting import nearest
 
 _INSTRUMENTS: Final = (
     "accordion, bagpipes, bass guitar, clarinet, drums, guitar, harmonica, keyboard, organ, piano, saxophone, "

@@ -1,7 +1,6 @@
 """Reading the lists of published data sets: millions of lines into columns, and file:line for what is wrong in them."""
 
 import csv
-import difflib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -176,12 +175,6 @@ def read_lines(file: Path) -> list[str]:
     """
     lines = (line.strip() for line in _text(file, _bytes(file)).splitlines())
     return [line for line in lines if line and not line.startswith("#")]
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """A question after the name that was meant, if one is near."""
-    near = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _parsed(file: Path, data: bytes, names: Sequence[str], delimiter: str, before: int) -> pa.Table:

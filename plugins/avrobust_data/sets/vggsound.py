@@ -14,7 +14,8 @@ from avrobust_data.media_clips import MediaClips
 from avrobust_data.sets.assembling import Listed, labels_of, media_clips, with_times
 from avrobust_data.sets.class_lists import class_lines
 from avrobust_data.sets.configs import VGGSoundConfig
-from avrobust_data.sets.sheets import Part, joined, nearest, read_sheet
+from avrobust_data.sets.sheets import Part, joined, read_sheet
+from avrobust_data.suggesting import nearest
 
 CLASSES: Final = 309
 """Published; the class lists in use are alphabetical."""
