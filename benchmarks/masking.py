@@ -36,6 +36,7 @@ from avrobust_core.models.saving import load_weights
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.statistics.intervals import share
 from avrobust_core.study.building import Builder
+from avrobust_core.study.devices import fabric_of
 from avrobust_core.study.plan import plan
 from avrobust_core.training.fit import WEIGHTS
 from benchmarks.sets import sets_of
@@ -82,12 +83,13 @@ def one_set(path: Path, overrides: list[str], options: argparse.Namespace, regis
     loaded = load_spec(path, registry, [*overrides, *others])
     builder = Builder(loaded.spec, registry)
     dataset = builder.dataset()
+    device = fabric_of(loaded.spec.engine).device
     victims: dict[str, Victim] = {}
     for cell in plan(builder, dataset, options.runs / loaded.spec.name):
         if cell.fitted:
             model = builder.model(cell.model, dataset)
             load_weights(model, cell.folder / WEIGHTS)
-            victims[cell.training] = Victim(model.eval(), media=dataset.media, task=dataset.task, seed=cell.seed)
+            victims[cell.training] = Victim(model.eval().to(device), media=dataset.media, task=dataset.task, seed=cell.seed)
     threat = loaded.spec.threats[THREAT]
     runs = {name: AttackRun(name, builder.attack(name), threat) for name in ("ensemble", "longer", "square")}
     runs["far"] = AttackRun("far", builder.attack("far"), threat.scaled(FAR))
@@ -96,11 +98,12 @@ def one_set(path: Path, overrides: list[str], options: argparse.Namespace, regis
     (batch,) = Loader(dataset).batches(split, [chunk], Skipped(dataset))
     if batch is None:
         raise RuntimeError(f"none of the {options.clips} clips can be read")
+    batch = batch.to(device)
     moved = {name: transferred(victim, batch, threat) for name, victim in victims.items()}
     found = {}
     for name in options.regimes or list(victims):
         with victims[name].frozen():
-            left = {attack: ~attack_batch(victims[name], batch, run).success for attack, run in runs.items()}
+            left = {attack: ~attack_batch(victims[name], batch, run).success.cpu() for attack, run in runs.items()}
         rivals = {other: inputs for other, inputs in moved.items() if other != name}
         found[name] = summary(left, {other: withstood(victims[name], batch, x) for other, x in rivals.items()})
         print(f"{name}: {found[name]['left']}", flush=True)
@@ -126,7 +129,7 @@ def transferred(victim: Victim, batch: Batch, threat: ThreatModel) -> dict[str, 
 def withstood(victim: Victim, batch: Batch, inputs: Mapping[str, Tensor]) -> Tensor:
     """Which clips a network still assigns to their classes: (N,) bool."""
     with victim.frozen():
-        return victim.logits(inputs).argmax(1) == batch.targets
+        return victim.logits(inputs).argmax(1).cpu() == batch.targets.cpu()
 
 
 def summary(left: Left, by_rival: Left) -> dict[str, Any]:
