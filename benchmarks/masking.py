@@ -89,7 +89,9 @@ def one_set(path: Path, overrides: list[str], options: argparse.Namespace, regis
         if cell.fitted:
             model = builder.model(cell.model, dataset)
             load_weights(model, cell.folder / WEIGHTS)
-            victims[cell.training] = Victim(model.eval().to(device), media=dataset.media, task=dataset.task, seed=cell.seed)
+            victims[cell.training] = Victim(
+                model.eval().to(device), media=dataset.media, task=dataset.task, seed=cell.seed
+            )
     threat = loaded.spec.threats[THREAT]
     runs = {name: AttackRun(name, builder.attack(name), threat) for name in ("ensemble", "longer", "square")}
     runs["far"] = AttackRun("far", builder.attack("far"), threat.scaled(FAR))
