@@ -118,7 +118,7 @@ def judged(values: Floats, robust: Floats, families: NDArray[Any], weights: Floa
         "worst": {"family": worst, "error": by_family[worst]},
     }
     if values.min() >= 0 and values.max() <= 1:
-        found["as_it_is"] = float(np.abs(values - robust).mean())
+        found["as_it_is"] = _weighted(np.abs(values - robust), weights)
     return found
 
 
@@ -138,6 +138,32 @@ def predicted(values: Floats, robust: Floats, families: NDArray[Any]) -> Floats:
             regression = IsotonicRegression(increasing=bool(rank >= 0), out_of_bounds="clip")
             found[unseen] = regression.fit(values[~unseen], robust[~unseen]).predict(values[unseen])
     return found
+
+
+def calibration(lines: Sequence[Line], name: str, confidence: float = 0.95) -> dict[str, Any]:
+    """What a predictor that is an estimate of robust accuracy itself is wrong by.
+
+    Args:
+        lines: as in `analysed`; those without this predictor are left out.
+        name: of the predictor, in [0, 1].
+        confidence: of the intervals whose coverage is told.
+
+    Returns:
+        `models`; `errors`, sorted: robust accuracy minus the predictor, as it is; and `coverage`: by what is unseen and
+        by family, the share of its models inside the interval that the errors of all others would have given.
+    """
+    there = [line for line in lines if np.isfinite(line["predictors"].get(name, np.nan))]
+    errors = np.array([line["robust"] - line["predictors"][name] for line in there], dtype=np.float64)
+    coverage: dict[str, dict[str, float]] = {}
+    for kind, family_of in FAMILIES.items():
+        families = np.array([family_of(line) for line in there])
+        coverage[kind] = {}
+        for family in np.unique(families):
+            unseen = families == family
+            low, high = np.quantile(errors[~unseen], [(1 - confidence) / 2, (1 + confidence) / 2])
+            inside = (errors[unseen] >= low) & (errors[unseen] <= high)
+            coverage[kind][str(family)] = round(float(inside.mean()), 3)
+    return {"models": len(there), "errors": [round(each, 4) for each in np.sort(errors).tolist()], "coverage": coverage}
 
 
 def floor_of(robust: Floats, families: NDArray[Any]) -> Floats:

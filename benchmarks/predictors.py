@@ -2,6 +2,7 @@
 
     python benchmarks/predictors.py [--manifest CSV] [--seeds N ...] [--jobs N] [--cuda-fits N] [--limit SECONDS]
     python benchmarks/predictors.py --jobs 0 --out predictors.jsonl    # what is in the file already, once more
+    python benchmarks/predictors.py --jobs 0 --calibration plugins/avrobust_metrics/calibration.json
 
 Fits every model and regime of `examples/predictors.yaml` on `toy-av`, and with --manifest of
 `examples/predictors_clips.yaml` on clips. The work is shared by processes; each fit is a line of JSON in --out as soon
@@ -13,7 +14,8 @@ passes that they took of each. Robust accuracy is what the attack `ensemble` lea
 
 The last line is one JSON object: for the sets together and each alone, and for families of models by training,
 architecture and data, each predictor's rank correlation with robust accuracy and the mean absolute error of the robust
-accuracy that it predicts for a family that it has not seen, with intervals; `benchmarks/prediction.py` says how.
+accuracy that it predicts for a family that it has not seen, with intervals; `benchmarks/prediction.py` says how. With
+--calibration the file is written from which the metric `margin` estimates robust accuracy.
 """
 
 import argparse
@@ -29,20 +31,26 @@ from avrobust_core import AvrobustError, Registry
 from avrobust_core.spec.cells import expand
 from avrobust_core.spec.loading import LoadedSpec, load_spec
 from avrobust_core.study.runner import carry_out
-from benchmarks.prediction import analysed, tables
+from benchmarks.prediction import analysed, calibration, tables
 from benchmarks.sets import sets_of
 from benchmarks.sharing import Desk, Job, add_options, share
 
 STUDY = "predictors"
 TRUTH, THREAT = "ensemble", "both"
 """The attack and the threat whose robust accuracy is predicted."""
+CALIBRATED = "margin withstands/joint"
+"""The predictor of which `--calibration` writes what it is worth."""
 
 
 def main() -> None:
     """Share the work, analyse, and print."""
     options = parse()
     asked = jobs(options) if options.jobs else []
-    found = analysed(share(options, asked, prepare), resamples=options.resamples)
+    lines = share(options, asked, prepare)
+    if options.calibration:
+        written = {"predictor": CALIBRATED, "truth": f"{TRUTH}/{THREAT}", **calibration(lines, CALIBRATED)}
+        options.calibration.write_text(json.dumps(written) + "\n")
+    found = analysed(lines, resamples=options.resamples)
     print(tables(found))
     print(json.dumps(found))
 
@@ -54,6 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="each fits every model and regime once")
     parser.add_argument("--rival-clips", type=int, default=64, help="clips that the cheap attacks see")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap over families and models")
+    parser.add_argument("--calibration", type=Path, help="the file for the metric `margin`, written anew")
     parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="overrides of the specs")
     add_options(parser, "predictors.jsonl")
     return parser.parse_args()
@@ -113,8 +122,9 @@ def measured(load: Callable[..., LoadedSpec], registry: Registry, desk: Desk, cl
     shutil.rmtree(folder)
     predictors = {"clean accuracy": cell["clean_accuracy"]["value"]}
     for entry in cell["metrics"]:
-        named = {f"{entry['metric']} {name}": found["value"] for name, found in entry.get("values", {}).items()}
-        predictors |= {name: value for name, value in named.items() if value is not None}
+        for name, found in entry.get("values", {}).items():
+            if found["value"] is not None and found["method"] != "prediction":  # another value, with this interval
+                predictors[f"{entry['metric']} {name}"] = found["value"]
     passes = {}
     for name, threats in few["robust_accuracy"].items():
         predictors[f"attack {name}"] = threats[THREAT]["value"]

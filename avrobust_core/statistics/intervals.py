@@ -22,7 +22,7 @@ def finite_or_none(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in data.items()}
 
 
-Method = Literal["bootstrap", "clopper-pearson", "square-and-add", "dyadic", "none"]
+Method = Literal["bootstrap", "clopper-pearson", "square-and-add", "dyadic", "prediction", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class Estimate:
         n: the number of clips behind it.
         method: "clopper-pearson" for shares of clips; "square-and-add" for paired differences of shares; "bootstrap"
             (percentile, multinomial weights over clips or groups) for all else; "dyadic" where pairs of clips are
-            measured, which share clips; "none" where there is no interval.
+            measured, which share clips; "prediction" where the interval is for what was not measured itself; "none"
+            where there is no interval.
         groups: the number of groups of clips that were resampled, or taken for the draws; None where clips stand for
             themselves.
     """

@@ -28,6 +28,7 @@ from avrobust_core import (
     refuse_not_finite,
     share,
 )
+from avrobust_metrics.calibration import robust_estimate
 from avrobust_metrics.configs import MarginConfig
 from avrobust_metrics.predictions import own_classes
 
@@ -50,8 +51,11 @@ class Margin(Metric):
     | distance/MODALITY, distance/joint | mean first-order distance, in radii; above `cap` it counts as `cap` |
     | withstands/MODALITY, withstands/joint | share of clips whose first-order distance is above 1 |
     | loss-rise/MODALITY, loss-rise/joint | mean first-order rise of the loss over one radius: its gradient's norm |
+    | robust-estimate | withstands/joint with an interval of prediction for robust accuracy under a strong attack |
 
-    Each but the first also per clip. A modality of the threat that the model does not read is left out.
+    `robust-estimate` is there for a threat on several modalities, where clips have one label: it is no attack, and says
+    nothing where gradients are masked (`avrobust_metrics.calibration`). Each but the first and the last also per clip.
+    A modality of the threat that the model does not read is left out.
 
     Args:
         config: threat, rivals and cap.
@@ -82,6 +86,8 @@ class Margin(Metric):
                 )
             else:
                 values[name] = _mean(found, subject)
+        if f"withstands/{JOINT}" in values and subject.task == "single-label":
+            values["robust-estimate"] = robust_estimate(values[f"withstands/{JOINT}"], subject.confidence)
         rivals = self._rivals(subject)
         details = {
             "threat": config.threat.model_dump(mode="json", exclude_none=True),

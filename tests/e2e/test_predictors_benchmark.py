@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import predictors, sharing
-from benchmarks.prediction import FEWEST, analysed, draws, predicted, tables
+from benchmarks.prediction import FEWEST, analysed, calibration, draws, predicted, tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +80,23 @@ def test_a_family_is_predicted_without_its_own_models():
     np.testing.assert_allclose(found[4:], 0.4)  # level above what was seen, whatever the family's own models are
     robust[4:] = 0.9, 0.95
     np.testing.assert_allclose(predicted(values, robust, families)[4:], 0.4)
+
+
+def test_an_interval_of_prediction_covers_what_errs_alike_and_not_a_family_that_errs_more():
+    generator = np.random.default_rng(0)
+    lines = models(sets=("toy-av", "clips"))
+    for line in lines:
+        line["predictors"] = {"estimate": line["robust"] + 0.05 + generator.uniform(-0.02, 0.02)}
+        line["predictors"]["estimate"] += 0.2 * (line["model"] == "model 0")
+    found = calibration([*lines, {"predictors": {}}], "estimate")
+    assert found["models"] == len(found["errors"]) == 80
+    assert found["errors"] == sorted(found["errors"])
+    assert -0.28 < found["errors"][0] < -0.25
+    assert -0.05 < found["errors"][-1] < -0.02
+    assert np.mean(list(found["coverage"]["training"].values())) >= 0.9
+    assert found["coverage"]["architecture"].pop("model 0") == 0
+    assert min(found["coverage"]["architecture"].values()) >= 0.8
+    assert set(found["coverage"]["data"]) == {"toy-av", "clips"}
 
 
 def test_few_families_are_not_resampled_and_many_are():

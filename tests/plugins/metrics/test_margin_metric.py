@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from avrobust_metrics.calibration import calibration
 from avrobust_metrics.configs import MarginConfig
 from avrobust_metrics.margin import Margin
 from pydantic import ValidationError
@@ -129,3 +130,18 @@ def test_what_cannot_be_measured_is_refused_in_words():
     )
     with pytest.raises(AvrobustError, match="needs the model"):
         Margin(MarginConfig.model_validate({"threat": {"audio": {"eps": 0.1}}})).measure(bare)
+
+
+def test_robust_accuracy_is_estimated_with_the_errors_of_models_that_were_attacked():
+    problem = make_problem(bounds=None)
+    threat = problem.threat(["audio", "video"], "linf", share=0.5, slack=1.01)
+    found = measured(problem, threat).values
+    errors, share, estimate = calibration()["errors"], found["withstands/joint"], found["robust-estimate"]
+    assert len(errors) == calibration()["models"] >= 40
+    assert (estimate.value, estimate.method, estimate.n) == (share.value, "prediction", share.n)
+    assert estimate.low == pytest.approx(max(0, share.low + np.quantile(errors, 0.025)))
+    assert estimate.high == pytest.approx(min(1, share.high + np.quantile(errors, 0.975)))
+    assert estimate.low < share.low
+    assert "robust-estimate" not in measured(problem, threat.restricted(["audio"])).values
+    several = np.eye(3, dtype=np.float32)[problem.batch.targets.numpy()]
+    assert "robust-estimate" not in measured(problem, threat, "multi-label", several).values
