@@ -198,5 +198,5 @@ def _arranged(
     among = ordered if points is reference else reference.taken(behind)
     own = None if own is None else _places(behind, reference.n)[own[ahead]]
     single = SingleLabel(torch.from_numpy(known[behind.numpy()]), device)
-    cls = torch.from_numpy(has)[ahead]
+    cls = torch.from_numpy(has[ahead.numpy()])  # a copy: what a run reads back is not writable
     return _ByClass(ordered, among, own, torch.arange(points.n), k, device, cls, single, ahead)
