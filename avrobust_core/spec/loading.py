@@ -16,6 +16,7 @@ from avrobust_core.spec.model import Spec
 from avrobust_core.spec.nodes import MapNode, Path
 from avrobust_core.spec.problems import SpecError, in_order
 from avrobust_core.spec.references import repeated_metrics, resolve_references, settle
+from avrobust_core.spec.sweeps import expand_sweeps
 from avrobust_core.spec.tree import apply_override, override_source, read_tree
 from avrobust_core.spec.values import unusable_values
 from avrobust_core.spec.yaml_writer import write_yaml
@@ -44,7 +45,7 @@ class LoadedSpec:
 
         Loading its YAML gives the same resolution again.
         """
-        data: dict[str, Any] = self.spec.model_dump(mode="json", by_alias=True)
+        data: dict[str, Any] = self.spec.model_dump(mode="json", by_alias=True, exclude={"sweep"})
         for path, component in self.components.items():
             entry: Any = data
             for key in path:
@@ -85,6 +86,8 @@ def load_spec(path: str | FilePath, registry: Registry, overrides: Sequence[str]
     spec: Spec | None = None
     components: dict[Path, Configured] = {}
     if root is not None:
+        root, found = expand_sweeps(root)
+        problems += found
         unusable = unusable_values(root)
         problems += unusable
         if not unusable:  # else validators would meet numbers and text that nobody wrote them for

@@ -42,6 +42,7 @@ Devices = (
     | Literal["auto"]
     | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
 )
+Values = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
 Compared = Annotated[list[str], Field(min_length=2, json_schema_extra={"uniqueItems": True})]
 
 
@@ -223,6 +224,28 @@ class Comparison(Section):
         return self
 
 
+class Sweep(Section):
+    """Values that one entry takes in turn: the entry becomes one for each point."""
+
+    # A null is the absence of a map: what is resolved spells it out.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"properties": {name: {"type": "object"}}, "required": [name]} for name in ("matrix", "zip")]
+        }
+    )
+
+    matrix: Values | None = None
+    """By path, as in training.vertex.epochs, the values: every combination of them is a point."""
+    zip: Values | None = None
+    """By path, the values, lists of one length: the first of each are a point, then the second, and so on."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Sweep":
+        if (self.matrix is None) == (self.zip is None):
+            raise ValueError("give either `matrix`, for every combination, or `zip`, for one value of each at a time")
+        return self
+
+
 class Spec(Section):
     """A study: data, encoders, models x training regimes x seeds, attacks x threats, metrics."""
 
@@ -254,6 +277,8 @@ class Spec(Section):
     classes and models are against them? Rank correlations with intervals."""
     compare: list[Comparison] = Field(default_factory=list)
     """Differences in accuracy, clip by clip, clean and under each attack: with intervals and p-values."""
+    sweep: list[Sweep] = Field(default_factory=list)
+    """Entries of encoders, models, training, threats or attacks that become several, each with other values."""
     include: list[Pattern] = Field(default_factory=list)
     """If given, only what matches one of these is kept."""
     exclude: list[Pattern] = Field(default_factory=list)

@@ -80,7 +80,7 @@ def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]
     source = override_source(argument)
     written, equals, value = argument.partition("=")
     place = Place(source, 1, 1, source.removeprefix("--set "))
-    steps = _steps(written, place)
+    steps = steps_of(written, place)
     if not equals or not steps:
         return root, [Problem(place, "not of the form path=value", "as in --set training.standard.epochs=3")]
     if len(steps) > MAX_DEPTH:
@@ -93,7 +93,7 @@ def apply_override(root: MapNode, argument: str) -> tuple[MapNode, list[Problem]
     if reading.root is None:
         return root, list(reading.problems)
     try:
-        changed = _set(root, steps, reading.root, ())
+        changed = set_at(root, steps, reading.root, ())
     except SpecError as error:
         return root, [*reading.problems, *error.problems]
     assert isinstance(changed, MapNode)
@@ -222,10 +222,10 @@ def _other_component(base: MapNode, over: MapNode) -> bool:
 
 def split_path(written: str) -> tuple[str, ...]:
     """The keys and indices of `training.standard.augment[0]`, as text; empty if the path is malformed."""
-    return tuple(name for name, _ in _steps(written, Place("", 1, 1)))
+    return tuple(name for name, _ in steps_of(written, Place("", 1, 1)))
 
 
-def _steps(written: str, place: Place) -> list[tuple[str, Place]]:
+def steps_of(written: str, place: Place) -> list[tuple[str, Place]]:
     """The keys and indices of a path, each with its place in the argument; empty if the path is malformed."""
     steps = []
     column = 1
@@ -238,15 +238,19 @@ def _steps(written: str, place: Place) -> list[tuple[str, Place]]:
     return steps
 
 
-def _set(node: Node, steps: Sequence[tuple[str, Place]], value: Node, path: Path) -> Node:
-    """A copy of `node` with `value` at the end of `steps`."""
+def set_at(node: Node, steps: Sequence[tuple[str, Place]], value: Node, path: Path) -> Node:
+    """A copy of `node`, which stands at `path`, with `value` at the end of `steps`; missing keys of maps are made.
+
+    Raises:
+        SpecError: if a step leads into a single value, or to an item that a list does not have.
+    """
     if not steps:
         return value
     (name, place), rest = steps[0], steps[1:]
     node = _opened(node, path)
     match node:
         case MapNode():
-            below = _set(node.children.get(name, MapNode({}, {}, place)), rest, value, (*path, name))
+            below = set_at(node.children.get(name, MapNode({}, {}, place)), rest, value, (*path, name))
             return MapNode({**node.children, name: below}, {**node.keys, name: place}, node.place)
         case ListNode():
             index: Key = int(name) if name.isascii() and name.isdigit() and len(name) < 10 else name
@@ -255,7 +259,7 @@ def _set(node: Node, steps: Sequence[tuple[str, Place]], value: Node, path: Path
                 there = f"0 to {len(node.items) - 1}" if node.items else "none: the list is empty"
                 message = f"{dotted(path)} is a list, and has no item '{name}'"
                 raise SpecError([Problem(place, message, f"items: {there}")])
-            changed = _set(item, rest, value, (*path, index))
+            changed = set_at(item, rest, value, (*path, index))
             return ListNode((*node.items[:index], changed, *node.items[index + 1 :]), node.place)
         case _:
             message = f"{dotted(path)} is a single value, and has no '{name}'"

@@ -63,6 +63,7 @@ def estimates(data: Any) -> Iterator[dict[str, Any]]:
         yield from estimates(each)
 
 
+@pytest.mark.slow
 def test_every_interval_of_a_study_is_over_groups_and_says_so(tiny, tmp_path, run_command, environment) -> None:
     out = tmp_path / "out"
     done = run_command("run", tiny, "--out", out, *OPTIONS, env=environment | {"CLIPS_PER_SPEAKER": "3"})

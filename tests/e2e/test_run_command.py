@@ -87,6 +87,7 @@ def test_the_run_folder_holds_what_was_asked_meant_and_found(done, tiny, tmp_pat
                 assert row["norm/audio"] <= 0.01 * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_names_engine_and_place_do_not_change_a_cell_but_what_changes_results_does(
     done, tiny, tmp_path, run_command
 ) -> None:

@@ -30,6 +30,7 @@ def _weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(next(out.glob("cells/*/model.safetensors")))
 
 
+@pytest.mark.slow
 def test_an_encoder_and_a_whole_model_start_from_a_file(tiny, fitted, tmp_path, run_command) -> None:
     source = load_file(fitted)
     one = run_command(
