@@ -97,7 +97,7 @@ def collect(
             "kinds": sorted({*before["kinds"], *kinds}),
             "layers": layers,
             "seconds": round(before["seconds"] + sum(shards.seconds_in(path) for path in paths), 3),
-            "skipped": shards.notes_of(made, selection, "skipped"),
+            **shards.notes_of(made, selection),
         },
         [folder / CLIPS, *(folder / f"{_file_name(layer)}.npy" for layer in layers)],
     )
