@@ -69,7 +69,7 @@ class Windows:
 
     def mean(self, logits: Tensor) -> Tensor:
         """The mean over the windows of each clip: from (B N, K) to (B, K)."""
-        return logits if self.count == 1 else logits.unflatten(0, (-1, self.count)).mean(dim=1)
+        return logits if self.count == 1 else logits.reshape(-1, self.count, logits.shape[1]).mean(dim=1)
 
 
 def make_windows(media: Mapping[str, MediaSpec], count: int, seconds: float | None = None) -> Windows:

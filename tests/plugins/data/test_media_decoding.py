@@ -506,3 +506,8 @@ def test_files_are_closed_whatever_comes_of_them(tmp_path, ordinary) -> None:
         with pytest.raises(MediaError):
             decode(broken, BOTH)
     assert len(list(descriptors.iterdir())) <= before
+
+
+def test_all_windows_of_a_clip_are_asked_of_the_model_not_of_the_files() -> None:
+    with pytest.raises(ValueError, match=r"give the model `windows: \{count: 5, seconds: 2\}`"):
+        ClipsConfig(manifest=Path("m.csv"), window="all")
