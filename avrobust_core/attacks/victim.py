@@ -56,13 +56,17 @@ class Victim(AttackedModel):
         if budget.space == "input":
             bounds, time_axis = (spec.bounds, spec.time_axis) if spec is not None else (None, None)
         else:  # the media's bounds say nothing of features
-            encoders = self.audio_visual().encoders
-            if name not in encoders:
+            model = self.audio_visual()
+            if name not in model.encoders:
                 raise DataError(f"the threat attacks features of {name!r}, which the model does not read")
-            encoder = cast(Encoder, encoders[name])
+            if budget.needs_time and model.windows.count > 1:
+                raise DataError(
+                    f"the threat speaks of time in the features of {name!r}, and the model has features of "
+                    f"{model.windows.count} windows, each with a time of its own: state the threat on the input"
+                )
             with torch.no_grad():
-                clean = encoder.frontend(clean)
-            bounds, time_axis = None, encoder.time_axis
+                clean = model.features(name, clean)
+            bounds, time_axis = None, cast(Encoder, model.encoders[name]).time_axis
         ball = make_ball(clean, budget, bounds, time_axis)
         _check_bounds(name, ball, batch.ids)
         return ball

@@ -111,6 +111,7 @@ def _check(options: argparse.Namespace) -> int:
     counts = _counts(found)
     write_text(out / "faults.csv", _table("fault", found.unreadable))
     write_text(out / "constant.csv", _table("found", found.constant))
+    write_text(out / "padded.csv", _table("found", found.padded))
     write_json(out / "counts.json", counts)
     with suppress(FileNotFoundError):
         for earlier in out.glob("sheet-*.png"):
@@ -128,8 +129,9 @@ def _check(options: argparse.Namespace) -> int:
 
 def _say(found: "Survey", out: Path) -> None:
     for split, count in found.clips.items():
-        unreadable, constant = (len(each.get(split, {})) for each in (found.unreadable, found.constant))
-        say(f"{split}: {count} clips, {unreadable} unreadable, {constant} without content")
+        kinds = (found.unreadable, found.constant, found.padded)
+        unreadable, constant, padded = (len(each.get(split, {})) for each in kinds)
+        say(f"{split}: {count} clips, {unreadable} unreadable, {constant} without content, {padded} padded")
     for split in found.too_many:
         say(f"more of split {split!r} cannot be read than the allowed share of {found.limit:g} (max_unreadable)")
     say(f"the lists, counts and contact sheets are in {out}")
@@ -144,6 +146,7 @@ def _counts(found: "Survey") -> dict[str, object]:
                 "clips": count,
                 "unreadable": len(found.unreadable.get(split, {})),
                 "constant": len(found.constant.get(split, {})),
+                "padded": len(found.padded.get(split, {})),
                 "labels": dict(found.labels[split]),
             }
             for split, count in found.clips.items()

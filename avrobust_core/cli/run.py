@@ -78,6 +78,8 @@ def _closing_lines(result: dict[str, Any]) -> list[str]:
         lines.append(f"skipped {len(clips)} unreadable clip(s) of split {split!r}: {_some_clips(clips)}")
     for split, clips in result["constant"].items():
         lines.append(f"read {len(clips)} clip(s) of split {split!r} without content: {_some_clips(clips)}")
+    for split, clips in result["padded"].items():
+        lines.append(f"read {len(clips)} clip(s) of split {split!r} that are shorter, and padded: {_some_clips(clips)}")
     lines += [f"note: {note}" for note in result["notes"]]
     lines += filter(None, map(_as_published, result["cells"]))
     otherwise = [cell for cell in result["cells"] if cell.get("made_otherwise")]

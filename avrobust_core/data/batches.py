@@ -1,7 +1,7 @@
 """The data on its way from a data set through encoders to logits: clips, batches, encodings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,11 +15,14 @@ class Clip:
         id: unique in its data set; results are keyed by it.
         inputs: by modality, each of the shape that the modality's `MediaSpec` states; float32.
         target: 0-d int64 class index, or (K,) float32 multi-hot.
+        padded: by modality, the share of its time, above 0, at the end, that is none of the clip's: its file was
+            shorter, and silence or a held picture fills the rest. A run names such clips.
     """
 
     id: str
     inputs: dict[str, Tensor]
     target: Tensor
+    padded: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,13 @@ class Batch:
         inputs: by modality, each (B, ...); float32. Audio (B, C, T), video (B, 3, T, H, W).
         targets: (B,) int64 class indices, or (B, K) float32: multi-hot, or soft targets after an augmentation.
         ids: the clips' ids, in order.
+        padded: of each clip, as `Clip.padded` has it, in a batch as it was read; empty in those made from it.
     """
 
     inputs: dict[str, Tensor]
     targets: Tensor
     ids: tuple[str, ...]
+    padded: tuple[Mapping[str, float], ...] = ()
 
     @classmethod
     def stack(cls, clips: Sequence[Clip]) -> "Batch":
@@ -50,6 +55,7 @@ class Batch:
             inputs={name: torch.stack([clip.inputs[name] for clip in clips]) for name in names},
             targets=torch.stack([clip.target for clip in clips]),
             ids=tuple(clip.id for clip in clips),
+            padded=tuple(clip.padded for clip in clips),
         )
 
     def __len__(self) -> int:

@@ -84,7 +84,8 @@ class Loader:
         Args:
             split: the split.
             batches: positions within the split, batch by batch.
-            skipped: where unreadable clips are recorded, which ends the run when there are too many; and constant ones.
+            skipped: where unreadable clips are recorded, which ends the run when there are too many; and what is odd
+                about others.
             draw: for clips that are learned from; see `Dataset.read_to_learn`. None for clips as `read` gives them.
 
         Raises:
@@ -393,7 +394,8 @@ def _unpacked(batch: Batch | None, faults: dict[int, AvrobustError]) -> list[Fou
     clips: list[Found] = []
     if batch is not None:
         for k, clip_id in enumerate(batch.ids):
-            clips.append(Clip(clip_id, {name: x[k] for name, x in batch.inputs.items()}, batch.targets[k]))
+            inputs = {name: x[k] for name, x in batch.inputs.items()}
+            clips.append(Clip(clip_id, inputs, batch.targets[k], batch.padded[k]))
     for k, fault in sorted(faults.items()):
         clips.insert(k, fault)
     return clips

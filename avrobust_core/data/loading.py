@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.data.batches import Batch
@@ -11,17 +12,30 @@ from avrobust_core.errors import ClipError, DataError, DatasetFailure
 from avrobust_core.naming import first_of
 from avrobust_core.randomness import derive_seed
 
+ClipNotes = dict[str, dict[str, str]]
+"""By split and id, what there is to say of a clip."""
+
+NOTE_KINDS: Final = ("skipped", "constant", "padded")
+"""What is kept of clips in results: those that could not be read, that have no content, that are shorter."""
+
 
 @dataclass(slots=True)
 class Skipped:
-    """The clips that could not be read, by split and id, each with its reason; and those that were, but are constant.
+    """The clips that could not be read, by split and id, each with its reason; and what is odd about others.
 
     A clip that fails again in the next epoch counts once.
+
+    Attributes:
+        dataset: whose clips they are.
+        by_split: those that could not be read.
+        constant: those with a modality of one value throughout.
+        padded: those that are shorter than what was asked for.
     """
 
     dataset: Dataset
-    by_split: dict[str, dict[str, str]] = field(default_factory=dict)
-    constant: dict[str, dict[str, str]] = field(default_factory=dict)
+    by_split: ClipNotes = field(default_factory=dict)
+    constant: ClipNotes = field(default_factory=dict)
+    padded: ClipNotes = field(default_factory=dict)
     _totals: dict[str, int] = field(default_factory=dict)
 
     def add(self, split: str, error: ClipError) -> None:
@@ -44,7 +58,11 @@ class Skipped:
             )
 
     def look_at(self, split: str, batch: Batch) -> None:
-        """Record the clips of which a modality has one value throughout: silence, or a picture of one colour."""
+        """Record clips that are padded, or of which a modality has one value throughout: silence, or one colour."""
+        for clip_id, shares in zip(batch.ids, batch.padded, strict=True):
+            if shares:
+                found = ", ".join(f"{100 * share:.0f} % of {name}" for name, share in sorted(shares.items()))
+                self.padded.setdefault(split, {}).setdefault(clip_id, f"{found} is padding")
         for modality, x in batch.inputs.items():
             if x[0].numel() < 2:  # a single value is no content that could be missing
                 continue
@@ -58,25 +76,21 @@ class Skipped:
                     if earlier is None or found not in earlier:
                         clips[batch.ids[i]] = found if earlier is None else f"{earlier}, {found}"
 
-    def merge(
-        self, by_split: Mapping[str, Mapping[str, str]], constant: Mapping[str, Mapping[str, str]] | None = None
-    ) -> None:
-        """Take in what was recorded elsewhere."""
-        for mine, theirs in ((self.by_split, by_split), (self.constant, constant or {})):
-            for split, clips in theirs.items():
+    def merge(self, record: Mapping[str, Any]) -> None:
+        """Take in what was recorded elsewhere: what `to_json` gives, alone or among other things of a record."""
+        for name, mine in self._kinds().items():
+            for split, clips in record.get(name, {}).items():
                 mine.setdefault(split, {}).update(clips)
 
-    def to_json(self) -> dict[str, dict[str, str]]:
-        """Those that could not be read, by split and id, sorted."""
-        return _sorted(self.by_split)
+    def to_json(self) -> dict[str, ClipNotes]:
+        """`skipped`, `constant` and `padded`, as results have them: each by split and id, sorted."""
+        return {
+            name: {split: dict(sorted(clips.items())) for split, clips in sorted(notes.items()) if clips}
+            for name, notes in self._kinds().items()
+        }
 
-    def constant_json(self) -> dict[str, dict[str, str]]:
-        """Those that are constant, by split and id, sorted: which modality, and its value."""
-        return _sorted(self.constant)
-
-
-def _sorted(by_split: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
-    return {split: dict(sorted(clips.items())) for split, clips in sorted(by_split.items()) if clips}
+    def _kinds(self) -> dict[str, ClipNotes]:
+        return dict(zip(NOTE_KINDS, (self.by_split, self.constant, self.padded), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

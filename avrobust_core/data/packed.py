@@ -125,7 +125,8 @@ class PackedClips(Dataset):
             inputs[modality] = decode(kept.reshape(spec.shape), names[kind])
         if checksum != rows.checksum[index]:
             raise self._damaged(shard, f"clip {clip_id} is not what was packed")
-        return Clip(clip_id, inputs, self._target(rows.value("labels", index)))
+        padded = {name: share for name, share in zip(self.media, rows.value("padded", index), strict=True) if share}
+        return Clip(clip_id, inputs, self._target(rows.value("labels", index)), padded)
 
     def fingerprint(self) -> str:
         """Over what the index says of the clips, and the checksums of what they hold; not over where they lie.

@@ -18,7 +18,7 @@ from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.errors import DataError
 from avrobust_core.files import read_record, write_atomically, write_record
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised when folders that were packed before can no longer be read."""
 
 INDEX: Final = "index.json"
@@ -35,12 +35,14 @@ SCHEMA: Final = pa.schema(
         ("offsets", pa.list_(pa.int64())),
         ("encodings", pa.list_(pa.int8())),
         ("checksum", pa.uint32()),
+        ("padded", pa.list_(pa.float32())),
         ("fault", pa.string()),
     ]
 )
 """A row per clip, in the order of the splits and of their ids. `offsets`: where in the shard's file the values of each
 modality begin, in the order of `PackedIndex.media`; `encodings`: numbers of `ENCODINGS`; `checksum`: CRC-32 of the
-values as they lie there, one modality after the other. A clip that could not be read has a `fault`, and none of these;
+values as they lie there, one modality after the other; `padded`: of each modality, the share of its time that is none
+of the clip's. A clip that could not be read has a `fault`, and none of these;
 `labels` only if the data set knew them.
 """
 

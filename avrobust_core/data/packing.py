@@ -215,7 +215,7 @@ class _ShardWriter:
     """Writes one shard, and says where in it each clip lies.
 
     Attributes:
-        places: by id: the columns labels, offsets, encodings and checksum of the clips that could be read.
+        places: by id: the columns labels, offsets, encodings, checksum and padded of the clips that could be read.
     """
 
     def __init__(self, dataset: Dataset, batches: Iterator[Batch | None]) -> None:
@@ -230,7 +230,8 @@ class _ShardWriter:
             if batch is not None:
                 for i, clip_id in enumerate(batch.ids):
                     inputs = {modality: batch.inputs[modality][i] for modality in self.dataset.media}
-                    self.places[clip_id] = self._add(tar, clip_id, inputs, batch.targets[i])
+                    padded = [float(batch.padded[i].get(modality, 0)) for modality in inputs]
+                    self.places[clip_id] = self._add(tar, clip_id, inputs, batch.targets[i]) | {"padded": padded}
         tar.end()
 
     def _add(self, tar: "_Tar", clip_id: str, inputs: Mapping[str, Tensor], target: Tensor) -> dict[str, object]:

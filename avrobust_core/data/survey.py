@@ -27,6 +27,7 @@ class Survey:
         clips: how many each split has.
         unreadable: by split and id: why.
         constant: by split and id, the clips with a modality that has one value throughout: which, and its value.
+        padded: by split and id, the clips that are shorter than what was asked for: by how much.
         labels: by split: how often each class was read.
         limit: the share of a split's clips that the data set allows to be unreadable.
         shown: by class, the first clips that were read, as many as were asked for.
@@ -35,6 +36,7 @@ class Survey:
     clips: dict[str, int]
     unreadable: dict[str, dict[str, str]]
     constant: dict[str, dict[str, str]]
+    padded: dict[str, dict[str, str]]
     labels: dict[str, Counter[str]]
     limit: float
     shown: dict[str, list[Clip]] = field(default_factory=dict)
@@ -71,10 +73,12 @@ def survey(dataset: Dataset, *, workers: int = 0, show: int = 0) -> Survey:
             for batch in loader.batches(split, batches, skipped):
                 if batch is not None:
                     _count(batch, dataset, labels[split], shown, show)
+    notes = skipped.to_json()
     return Survey(
         clips={split: len(dataset.ids(split)) for split in dataset.splits},
-        unreadable=skipped.to_json(),
-        constant=skipped.constant_json(),
+        unreadable=notes["skipped"],
+        constant=notes["constant"],
+        padded=notes["padded"],
         labels=labels,
         limit=dataset.max_unreadable,
         shown={name: clips for name, clips in shown.items() if clips},

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.data.batches import Batch
-from avrobust_core.data.loading import Selection, Skipped
+from avrobust_core.data.loading import NOTE_KINDS, ClipNotes, Selection, Skipped
 from avrobust_core.data.readings import checksums
 from avrobust_core.errors import DatasetFailure
 from avrobust_core.files import write_atomically
@@ -106,7 +106,7 @@ def carry_out(
         work: on each batch.
         batch_size: clips per call of `work`.
         read: reads batches.
-        skipped: the record in which `read` notes clips that cannot be read, or are constant.
+        skipped: the record in which `read` notes clips that cannot be read, or are odd.
         device: of the model.
         rank: of this process: names its shards.
         report: told of progress.
@@ -140,8 +140,7 @@ def carry_out(
         now = time.monotonic()
         full = sum(table.nbytes for table in tables) > SHARD_BYTES
         if full or now - saved > SHARD_SECONDS or number == len(chunks):
-            notes = {"skipped": skipped.by_split, "constant": skipped.constant}
-            own = {what: by_split.get(selection.split, {}) for what, by_split in notes.items()}
+            own = {what: by_split.get(selection.split, {}) for what, by_split in skipped.to_json().items()}
             _write(folder, rank, tables, now - saved, own)
             tables, saved = [], now
 
@@ -151,7 +150,8 @@ def _remove_damaged(folder: Path) -> None:
     for path in paths(folder):
         try:
             pq.read_table(path, page_checksum_verification=True)
-            _notes_in(path, "skipped")
+            for what in NOTE_KINDS:
+                _notes_in(path, what)
             seconds_in(path)
         except (OSError, ValueError, KeyError, TypeError):  # pyarrow's errors are ValueErrors or OSErrors
             path.unlink()
@@ -191,10 +191,13 @@ def in_order(found: Sequence[str], selection: Selection) -> NDArray[np.int64]:
     return np.argsort(np.argsort([position[clip_id] for clip_id in found], kind="stable"))
 
 
-def notes_of(folder: Path, selection: Selection, what: Literal["skipped", "constant"]) -> dict[str, dict[str, str]]:
-    """By split, the selection's clips that no shard could read, or that are constant; each with the reason."""
-    found = {clip_id: text for path in paths(folder) for clip_id, text in _notes_in(path, what).items()}
-    return {selection.split: {clip_id: found[clip_id] for clip_id in selection.ids if clip_id in found}}
+def notes_of(folder: Path, selection: Selection) -> dict[str, ClipNotes]:
+    """What the shards say of the selection's clips, as `Skipped.merge` takes it."""
+    notes = {}
+    for what in NOTE_KINDS:
+        found = {clip_id: text for path in paths(folder) for clip_id, text in _notes_in(path, what).items()}
+        notes[what] = {selection.split: {clip_id: found[clip_id] for clip_id in selection.ids if clip_id in found}}
+    return notes
 
 
 def _notes_in(path: Path, what: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from avrobust_core.data.batches import Encoded
 from avrobust_core.models.answers import check_logits, logits_of
 from avrobust_core.models.base_classes import EncodedDims, Encoder, Fusion
 from avrobust_core.models.layouts import Reached
+from avrobust_core.models.windows import Windows
 
 
 class Single(Fusion):
@@ -40,12 +41,16 @@ class AVModel(nn.Module):
         encoders: by modality; a modality is a name, and nothing here knows any of them.
         fusion: None for a model with one encoder.
         classes: the number of logits K.
+        windows: the parts of a clip that encoders, fusion and head read one by one, each as a clip of its own; the
+            logits are the mean over them, in training as in evaluation. By default the clip as it is.
 
     Attributes:
         reached: what these weights reached where they were published; None of others.
     """
 
-    def __init__(self, encoders: Mapping[str, Encoder], fusion: Fusion | None, classes: int) -> None:
+    def __init__(
+        self, encoders: Mapping[str, Encoder], fusion: Fusion | None, classes: int, windows: Windows | None = None
+    ) -> None:
         super().__init__()
         if not encoders:
             raise ValueError("a model needs at least one encoder")
@@ -58,6 +63,7 @@ class AVModel(nn.Module):
             fusion = Single(modality, encoder.dims, pooled=head is None)
         self.encoders = nn.ModuleDict(encoders)
         self.classes = classes
+        self.windows = windows or Windows()
         self.reached: Reached | None = None
         self.fusion = fusion
         self.head = head if head is not None else fusion.make_head(classes)
@@ -78,18 +84,32 @@ class AVModel(nn.Module):
 
         Args:
             inputs: by modality, raw.
-            features: the modalities whose inputs are features already, as their encoder's frontend gives them.
+            features: the modalities whose inputs are features already, as `features` gives them.
+
+        Returns:
+            By modality tokens (B, T, D) and pooled (B, E); of N windows (B, N T, D) and (B, N E), side by side.
         """
-        found = {}
+        found, windows = {}, self.windows
         for name, encoder in self.encoders.items():
             if name in inputs:
-                whole = cast(Encoder, encoder)
-                found[name] = whole.encode(inputs[name]) if name in features else cast(Encoded, whole(inputs[name]))
+                whole, x = cast(Encoder, encoder), inputs[name]
+                encoded = whole.encode(windows.unfold(x)) if name in features else whole(windows.cut(name, x))
+                found[name] = Encoded(windows.fold(encoded.tokens), windows.fold(encoded.pooled))
         return found
+
+    def features(self, name: str, x: Tensor) -> Tensor:
+        """What the frontend of a modality's encoder makes of raw inputs: (B, S, ...); of N windows (B, N S, ...)."""
+        return self.windows.fold(cast(Encoder, self.encoders[name]).frontend(self.windows.cut(name, x)))
 
     def classify(self, encoded: Mapping[str, Encoded]) -> Tensor:
         """Logits (B, K) from the encodings of all modalities."""
-        return self.score(self.fusion(encoded))
+        return self.score(self.fuse(encoded))
+
+    def fuse(self, encoded: Mapping[str, Encoded]) -> Tensor:
+        """The fused embedding of all encodings: (B, F), or (B, L, F) where the head pools it; N F or N L of windows."""
+        unfold = self.windows.unfold
+        rows = {name: Encoded(unfold(each.tokens), unfold(each.pooled)) for name, each in encoded.items()}
+        return self.windows.fold(self.fusion(rows))
 
     def score(self, fused: Tensor) -> Tensor:
         """Logits (B, K) from the fused embedding.
@@ -97,11 +117,13 @@ class AVModel(nn.Module):
         Raises:
             ModelError: if fusion and head return anything else.
         """
-        return check_logits(logits_of(self.head(fused), of=self.title), self.title, len(fused), self.classes)
+        rows = self.windows.unfold(fused)
+        logits = check_logits(logits_of(self.head(rows), of=self.title), self.title, len(rows), self.classes)
+        return self.windows.mean(logits)
 
     def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The fused embedding of raw inputs: (B, F), or (B, L, F) where the head pools it."""
-        return cast(Tensor, self.fusion(self.encode(inputs)))
+        """The fused embedding of raw inputs, as `fuse` gives it."""
+        return self.fuse(self.encode(inputs))
 
     def forward(
         self,

@@ -81,6 +81,20 @@ class EncoderEntry(EncoderChoice):
         return self
 
 
+class WindowsEntry(Section):
+    """The parts of a clip that a model reads one by one: its answer is the mean of its logits for each.
+
+    They are cut inside the model, in training as in evaluation: an attack perturbs the whole clip, within one budget,
+    against the mean.
+    """
+
+    count: int = Field(ge=2, le=1000)
+    """How many, evenly spaced from the clip's beginning to its end."""
+    seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """The length of each: a whole number of samples and of pictures. They may overlap, or leave parts unread. By
+    default the clip's length divided by their number, so that they lie one behind another."""
+
+
 class ModelEntry(Section):
     """A model: which encoders, fused how."""
 
@@ -88,6 +102,8 @@ class ModelEntry(Section):
     """Names from `encoders`, of different modalities."""
     fusion: FusionChoice | None = None
     """The fusion of them; needed with two encoders or more."""
+    windows: WindowsEntry | None = None
+    """The windows of a clip whose logits are averaged; null for the clip as it is."""
     weights: File | None = None
     """A file of weights of the whole model to start from: encoders, fusion and head, which is taken as an encoder's."""
     classes: Classes | None = None

@@ -9,7 +9,7 @@ from avrobust_core.attacks.attack import Attack
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.loading import check_ids, refuse_split
-from avrobust_core.errors import ComponentError
+from avrobust_core.errors import ComponentError, DataError
 from avrobust_core.models.base_classes import Encoder
 from avrobust_core.models.class_names import Offered, Said, takes_head
 from avrobust_core.models.layouts import CheckpointLayout, Reached, State
@@ -21,6 +21,7 @@ from avrobust_core.models.weights import (
     load_model,
     read_with_classes,
 )
+from avrobust_core.models.windows import Windows, make_windows
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.registry.choices import ComponentChoice, Configured
 from avrobust_core.registry.registry import Registry
@@ -48,15 +49,16 @@ class Builder:
         """The data set.
 
         Raises:
-            ComponentError: if a model reads a modality that it does not have.
+            ComponentError: if a model reads a modality that it does not have, or windows that it cannot have.
             DataError: if its clips' ids are not what they should be, or it lacks the split or class that is asked for.
         """
         made: Dataset = self.component(self.spec.data).build()
         check_ids(made)
         refuse_split(made, self.spec.evaluation.split)
         for name in dict.fromkeys(cell.model for cell in expand(self.spec)):
-            encoders = self.spec.models[name].encoders
-            refuse_modalities(name, [modality_of(self.spec, encoder) for encoder in encoders], made)
+            read = [modality_of(self.spec, encoder) for encoder in self.spec.models[name].encoders]
+            refuse_modalities(name, read, made)
+            self._windows(name, read, made)
         for name, attack in self.spec.attacks.items():
             entry_goal(name, attack, made.classes)
         return made
@@ -80,18 +82,19 @@ class Builder:
         weights in every model of the study; or they are those of the file that the spec names.
 
         Raises:
-            ComponentError: if the data set lacks a modality.
+            ComponentError: if the data set lacks a modality, or has no such windows.
             WeightsError: if weights cannot be read, or do not fit.
         """
         entry = self.spec.models[name]
         encoders, fusion = self.model_components(entry)
         refuse_modalities(name, encoders, dataset)
         weights, classes = self._encoder_weights(entry), dataset.classes
+        windows = self._windows(name, encoders, dataset)
         built: dict[str, Encoder] = {}
         heads: list[tuple[Offered, Reached | None]] = []
         for modality, part in encoders.items():
             with seeded(derive_seed(self.spec.seed, "encoder", modality)):
-                built[modality] = encoder = part.build(dataset.media[modality])
+                built[modality] = encoder = part.build(windows.media(modality, dataset.media[modality]))
             if modality in weights:
                 path = weights[modality]
                 (state, names), prefix = self._checkpoint(path), f"encoders.{modality}."
@@ -102,7 +105,7 @@ class Builder:
             joined = None
             if fusion is not None:
                 joined = fusion.build({modality: encoder.dims for modality, encoder in built.items()})
-            model = AVModel(built, joined, len(classes))
+            model = AVModel(built, joined, len(classes), windows)
         if fusion is None and heads:
             said = self.spec.encoders[entry.encoders[0]].classes
             offered, reached = heads[0]
@@ -114,6 +117,16 @@ class Builder:
         if self.spec.engine.channels_last:
             channels_last(model)
         return model
+
+    def _windows(self, name: str, read: Iterable[str], dataset: Dataset) -> Windows:
+        """The windows of a model that reads these modalities."""
+        asked = self.spec.models[name].windows
+        if asked is None:
+            return Windows()
+        try:
+            return make_windows({each: dataset.media[each] for each in read}, asked.count, asked.seconds)
+        except DataError as error:
+            raise ComponentError(f"windows of model {name!r}: {error}") from error
 
     def _load_whole(self, name: str, model: AVModel, path: Path, said: Said, classes: Sequence[str]) -> None:
         state, names = self._checkpoint(path)
@@ -183,6 +196,8 @@ class Builder:
             | {"augment": [self.component(reference).identity() for reference in regime.augment]},
             "precision": self.spec.engine.precision,
         }
+        if chosen.windows is not None:
+            identity["windows"] = chosen.windows.model_dump(mode="json")
         return identity | ({"weights": weights, "classes": list(map(self._told, said))} if weights else {})
 
 

@@ -38,7 +38,7 @@ def embed_batch(model: AVModel, batch: Batch, kinds: Collection[LayerKind]) -> d
         ModelError: if the logits cannot be used, or they or a layer are not finite; names the clips.
     """
     encoded = model.encode(batch.inputs)
-    fused = model.fusion(encoded)
+    fused = model.fuse(encoded)
     found = {_LAYER + name: layer.float() for name, layer in layers_of(model, encoded, fused, kinds).items()}
     found["logits"] = model.score(fused).float()
     for name, values in found.items():
@@ -97,7 +97,7 @@ def collect(
             "kinds": sorted({*before["kinds"], *kinds}),
             "layers": layers,
             "seconds": round(before["seconds"] + sum(shards.seconds_in(path) for path in paths), 3),
-            "skipped": shards.notes_of(made, selection, "skipped"),
+            **shards.notes_of(made, selection),
         },
         [folder / CLIPS, *(folder / f"{_file_name(layer)}.npy" for layer in layers)],
     )

@@ -52,5 +52,5 @@ def fitted(process: Process, cell: PlannedCell, builder: Builder, root: Path, la
                 batch_timeout=engine.batch_timeout,
                 made_with=lambda: made_with(process.device.type, used),
             ).run()
-    process.skipped.merge(record["skipped"], record["constant"])
+    process.skipped.merge(record)
     return record

@@ -257,7 +257,7 @@ class Measuring:
         if process.first:
             embedding.remove_leftovers(folder)
         process.fabric.barrier()
-        process.skipped.merge(read_record(folder / embedding.RECORD, check=())["skipped"])
+        process.skipped.merge(read_record(folder / embedding.RECORD, check=()))
         return embedding.load(folder)
 
     def _carry_out(

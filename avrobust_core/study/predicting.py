@@ -84,7 +84,7 @@ class Predicting:
         """The predictions of a record, read from its folder unless this process holds them."""
         if predictions is None:
             predictions = evaluating.from_parquet(evaluation.folder / evaluating.PREDICTIONS, record["seconds"])
-        self.process.skipped.merge(record["skipped"], record["constant"])
+        self.process.skipped.merge(record)
         return predictions
 
     def _keep(self, evaluation: PlannedEvaluation, weights: str) -> Predictions:
@@ -98,8 +98,7 @@ class Predicting:
             "weights": weights,
             "clips": len(predictions.ids),
             "seconds": round(predictions.seconds, 3),
-            "skipped": shards.notes_of(folder, selection, "skipped"),
-            "constant": shards.notes_of(folder, selection, "constant"),
+            **shards.notes_of(folder, selection),
         }
         made_with = self.process.made_with(map(self.process.builder.component, attack))
         write_record(folder / RECORD, found | made_with, [folder / evaluating.PREDICTIONS])
@@ -169,5 +168,5 @@ class Predicting:
             timeout *= len(clips.chunks(preparation.batch_size))
         with victim.frozen(), limited(timeout, lambda: f"{run.name}: what it prepares from split {split!r}"):
             ready = prepared(victim, run, batches)
-        self.process.skipped.merge(skipped.by_split, skipped.constant)
+        self.process.skipped.merge(skipped.to_json())
         return ready

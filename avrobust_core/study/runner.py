@@ -123,8 +123,7 @@ class _Run:
             "failed": sum("error" in result or bool(result["failures"]) for result in results),
             "contradicted": sum(bool(result.get("audit", {}).get("contradictions")) for result in results),
             "problems": self.problems.found,
-            "skipped": process.skipped.to_json(),
-            "constant": process.skipped.constant_json(),
+            **process.skipped.to_json(),
             "data": data_used(process.dataset, process.skipped.by_split) if process.first else {},
             "notes": self.notes,
         }

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from avrobust_core.data.loading import ClipNotes
 from avrobust_core.errors import RunError
 from avrobust_core.files import write_atomically
 from avrobust_core.models.checkpoints import torch_load
@@ -33,8 +34,7 @@ class Progress:
         best: accuracy and minus the loss of the best epoch on the validation clips.
         best_epoch: its number, from 1.
         history: the rows of history.jsonl.
-        skipped: the clips that could not be read, by split and id, with the reason.
-        constant: those of which a modality is constant, likewise.
+        clip_notes: of the clips that could not be read, or are odd; see `Skipped.to_json`.
     """
 
     epoch: int = 0
@@ -49,8 +49,7 @@ class Progress:
     best: tuple[float, float] | None = None
     best_epoch: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
-    skipped: dict[str, dict[str, str]] = field(default_factory=dict)
-    constant: dict[str, dict[str, str]] = field(default_factory=dict)
+    clip_notes: dict[str, ClipNotes] = field(default_factory=dict)
 
     def next_epoch(self) -> None:
         """Begin the next epoch, of which nothing is known yet."""

@@ -32,14 +32,15 @@ def counting(model: nn.Module, cost: Cost) -> Iterator[None]:
     """
 
     def went_back(gradient: Tensor) -> None:
-        cost.backwards += len(gradient)
+        cost.backwards += len(gradient) // rows
 
     def went_through(module: nn.Module, args: object, logits: Tensor) -> None:
-        cost.forwards += len(logits)
+        cost.forwards += len(logits) // rows
         if logits.requires_grad:
             logits.register_hook(went_back)  # type: ignore[no-untyped-call]
 
-    last = model.head if isinstance(model, AVModel) else model
+    # The head sees each window of a clip, and all windows together are one pass.
+    last, rows = (model.head, model.windows.count) if isinstance(model, AVModel) else (model, 1)
     handle = last.register_forward_hook(went_through)
     try:
         yield

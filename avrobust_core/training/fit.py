@@ -320,8 +320,8 @@ class Fit:
         self._write_weights("last.safetensors")
         self._write_history()
         forwards, backwards = summed(self.fabric, state.forwards, state.backwards)
-        for skipped, constant in gathered(self.fabric, (self.skipped.to_json(), self.skipped.constant_json())):
-            self.skipped.merge(skipped, constant)
+        for found in gathered(self.fabric, self.skipped.to_json()):
+            self.skipped.merge(found)
         record = {
             "epochs": self.regime.epochs,
             "best_epoch": state.best_epoch,
@@ -332,8 +332,7 @@ class Fit:
             "clip_backwards": int(backwards),
             "seconds": round(sum(row["seconds"] for row in state.history), 3),
             "between_epochs_seconds": round(sum(row["between_epochs_seconds"] for row in state.history), 3),
-            "skipped": self.skipped.to_json(),
-            "constant": self.skipped.constant_json(),
+            **self.skipped.to_json(),
             "made_with": dict(self.made_with()),
         }
         reached = getattr(self.module, "reached", None)
@@ -358,7 +357,7 @@ class Fit:
 
     def _save(self) -> None:
         if self.fabric.is_global_zero:
-            self.progress.skipped, self.progress.constant = self.skipped.to_json(), self.skipped.constant_json()
+            self.progress.clip_notes = self.skipped.to_json()
             self.checkpoint.save(self.progress)
 
     def _resume(self) -> None:
@@ -366,7 +365,7 @@ class Fit:
             shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
         self.fabric.barrier()
         self.progress = self.checkpoint.resume(self.fabric.device)
-        self.skipped.merge(self.progress.skipped, self.progress.constant)
+        self.skipped.merge(self.progress.clip_notes)
         # Sums over processes are kept by the first alone; the others start from nothing.
         if not self.fabric.is_global_zero:
             self.progress.loss_sum = self.progress.hits = 0.0

@@ -1,6 +1,7 @@
 """A memory-bound store of clips, in the compact form in which they are made."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Media = Mapping[str, NDArray[Any]]
-"""Of one clip, by modality: float32 in the range of the modality's bounds, or uint8 for pictures."""
+
+class Media(dict[str, NDArray[Any]]):
+    """The arrays of one clip by modality: float32 in the range of the modality's bounds, or uint8 for pictures.
+
+    Attributes:
+        padded: as `Clip.padded`.
+    """
+
+    padded: Mapping[str, float] = MappingProxyType({})
 
 
 class ClipCache:

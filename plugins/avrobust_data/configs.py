@@ -62,7 +62,8 @@ class DecodingConfig(Config):
     modalities: tuple[Modality, ...] = Field(default=("audio", "video"), min_length=1)
     """The modalities read from each file; leave one out for audio-only or video-only files."""
     seconds: PositiveSeconds = 1.0
-    """Length of a clip; of longer files a window is read, shorter ones end in silence and a held last picture."""
+    """Length of a clip; of longer files a window is read, shorter ones end in silence and a held last picture, and are
+    counted and named."""
     window: Literal["centre", "start", "random"] = "centre"
     """The part of a longer file (or of its segment) that is read, of sound and picture alike. random: learned from is
     another part in each epoch, decoded each time; all that is measured is measured on the centre. What `vertex-mixup`
@@ -99,6 +100,11 @@ class DecodingConfig(Config):
     def _renamed(cls, fields: Any) -> Any:
         if isinstance(fields, dict) and "crop" in fields:
             raise ValueError("crop is called window now: write `window: centre` or `window: start`")
+        if isinstance(fields, dict) and fields.get("window") == "all":
+            raise ValueError(
+                "several windows of a clip are a model's to average: ask for clips that hold all of them here "
+                "(`seconds: 10`), and give the model `windows: {count: 5, seconds: 2}`"
+            )
         return fields
 
     @model_validator(mode="after")

@@ -54,7 +54,8 @@ def decode(
     from the start, up to rounding; but codecs that fill bands with noise of their own (AAC may) draw another noise.
 
     Returns:
-        "audio": (1, T) float32 in [-1, 1], mixed as `config.downmix` says; "video": (3, F, S, S) uint8, RGB.
+        "audio": (1, T) float32 in [-1, 1], mixed as `config.downmix` says; "video": (3, F, S, S) uint8, RGB. `padded`
+        says what share of each is silence or a held picture after its end; sound may end 0.1 s early for nothing.
 
     Raises:
         MediaError: if the file is missing, damaged, cut short, or lacks sound or picture; if the segment is not in it;
@@ -138,7 +139,9 @@ def _finish(
             f"it is {last - window.first:.2f} s long"
         )
     _refuse_early_end(collectors, window)
-    return {each.stream.type: each.finish() for each in collectors}
+    media = Media({each.stream.type: each.finish() for each in collectors})
+    media.padded = {each.stream.type: each.padded for each in collectors if each.padded}
+    return media
 
 
 def _stream(container: InputContainer, kind: Literal["audio", "video"]) -> Any:

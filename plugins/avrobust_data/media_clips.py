@@ -113,7 +113,7 @@ class MediaClips(Dataset):
         except MediaError as error:
             raise ClipError(entry.id, str(error)) from error
         target = target_of(entry.labels, len(self.classes), self.task)
-        return Clip(id=entry.id, inputs=to_tensors(media), target=target)
+        return Clip(id=entry.id, inputs=to_tensors(media), target=target, padded=media.padded)
 
     def fingerprint(self) -> str:
         """Over the listing, the files' contents and the decoding; not over where the files lie.

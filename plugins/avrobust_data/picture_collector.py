@@ -47,6 +47,7 @@ class PictureCollector:
         self._start = window.start
         times = window.start + (np.arange(count) + 0.5) * (window.seconds / count)
         self._times = times if window.limit is None else np.minimum(times, window.limit - 2 * _TIE_SECONDS)
+        self._held = int((self._times < times).sum())  # pictures that are the last one, held
         self._size = size
         self._stretch = stretch
         self._aspect: float | None = None  # of a pixel
@@ -60,6 +61,11 @@ class PictureCollector:
     def done(self) -> bool:
         """True if there is a picture for each time."""
         return len(self._pictures) == len(self._times)
+
+    @property
+    def padded(self) -> float:
+        """The share of the pictures, once they are finished, that are the last one of the stream or segment, held."""
+        return self._held / len(self._times)
 
     @property
     def moves(self) -> bool:
@@ -103,6 +109,8 @@ class PictureCollector:
             raise MediaError("its video decodes to no pictures")
         if self.end <= self._start:
             raise MediaError("it has no picture in the part that is read")
+        late = self._times[len(self._pictures) :] > self.end
+        self._held = max(self._held, int(late.sum()))
         while not self.done:
             self._keep()
         return np.ascontiguousarray(np.stack(self._pictures).transpose(3, 0, 1, 2))

@@ -19,6 +19,9 @@ _SLIP_SECONDS = 0.015
 _LEAD_SECONDS = 0.1
 """Sound is resampled from this much before the window on: far more than the resampler's filters reach."""
 
+_BLOCK_SECONDS, _BLOCK_SHARE = 0.1, 0.1
+"""Sound that ends this much before the window, whichever is less, is no shorter for it: encoders work in blocks."""
+
 _FULL_SCALE = {
     **dict.fromkeys(("u8", "u8p"), (128.0, np.float32(1 << 7))),
     **dict.fromkeys(("s16", "s16p"), (0.0, np.float32(1 << 15))),
@@ -82,6 +85,12 @@ class SoundCollector:
     def done(self) -> bool:
         """True if the window is full."""
         return self._position is not None and self._position >= self._limit
+
+    @property
+    def padded(self) -> float:
+        """The share of the window behind the end of the sound, once it is finished; 0 for encoders' padding."""
+        missing = 1 - self._filled / len(self._window)
+        return missing if missing > min(_BLOCK_SECONDS * self._rate / len(self._window), _BLOCK_SHARE) else 0.0
 
     @property
     def early(self) -> bool:

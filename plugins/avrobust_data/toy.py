@@ -113,10 +113,10 @@ class ToyAV(Dataset):
         spans = list(zip(onsets.tolist(), durations.tolist(), strict=True))
         sounds = [sound for sound, _ in events]
         patterns = [pattern for _, pattern in events]
-        return {
-            "audio": self._sound_track(sounds, spans, self._rng(split, index, "audio")),
-            "video": self._pictures(patterns, spans, self._rng(split, index, "video")),
-        }
+        return Media(
+            audio=self._sound_track(sounds, spans, self._rng(split, index, "audio")),
+            video=self._pictures(patterns, spans, self._rng(split, index, "video")),
+        )
 
     def _sound_track(
         self, sounds: Sequence[int], spans: Sequence[tuple[float, float]], rng: Generator

@@ -41,7 +41,7 @@ def few(config):
             x = torch.full((1, 800), 0.5) if index == 4 else torch.sin(torch.arange(800.0))[None]
             video = torch.linspace(0, 1, 384).reshape(3, 2, 8, 8)
             inputs = {"audio": x, "video": video, "scalar": torch.tensor(float(index))}
-            return Clip(f"{split}{index}", inputs, torch.tensor(index % 2))
+            return Clip(f"{split}{index}", inputs, torch.tensor(index % 2), {"audio": 0.5} if index > 7 else {})
 
         def fingerprint(self):
             return "few"
@@ -94,7 +94,7 @@ def test_a_spec_of_packed_clips_is_checked_as_that_of_the_set_itself(spec: str, 
     assert main(["data", "check", spec, "--out", "of-files", "--json"]) == 0
     Path(spec).write_text(SPEC.replace("{use: few, with: {faulty: 1}}", "{use: shards, with: {root: packed}}"))
     assert main(["data", "check", spec, "--out", "of-shards", "--json"]) == 0
-    for name in ("faults.csv", "constant.csv", "counts.json", "sheet-01.png"):
+    for name in ("faults.csv", "constant.csv", "padded.csv", "counts.json", "sheet-01.png"):
         assert (tmp_path / "of-shards" / name).read_bytes() == (tmp_path / "of-files" / name).read_bytes()
 
 
@@ -102,7 +102,9 @@ def test_a_check_lists_faults_and_constant_clips_and_counts_labels(spec: str, tm
     assert main(["data", "check", spec]) == 0
     out = tmp_path / "checks" / "few"
     told = capsys.readouterr().out
-    assert "train: 10 clips, 1 unreadable, 1 without content\ntest: 10 clips, 0 unreadable, 1 without content" in told
+    assert "train: 10 clips, 1 unreadable, 1 without content, 2 padded\ntest: 10 clips, 0 unreadable, 1 with" in told
+    with (out / "padded.csv").open(newline="") as file:
+        assert list(csv.reader(file))[:2] == [["split", "id", "found"], ["test", "test8", "50 % of audio is padding"]]
     with (out / "faults.csv").open(newline="") as file:
         faults = list(csv.reader(file))
     assert faults == [["split", "id", "fault"], ["train", "train0", 'it says "no",\nand is cut short']]
@@ -112,6 +114,7 @@ def test_a_check_lists_faults_and_constant_clips_and_counts_labels(spec: str, tm
     assert {row[2] for row in constant[1:]} == {"audio is 0.5 throughout"}, "a single value is not constant"
     counts = json.loads((out / "counts.json").read_text())
     assert counts["splits"]["train"]["labels"] == {"dog, \x1b[31mred": 4, "cat": 5}
+    assert counts["splits"]["train"]["padded"] == 2
     assert counts["too_many_unreadable"] == []
 
 

@@ -110,7 +110,7 @@ def test_unreadable_clips_are_left_out_counted_and_named(blobs) -> None:
     skipped = Skipped(dataset)
     batches = list(Loader(dataset).batches("test", [[0, 1, 2], [4, 5], [6]], skipped))
     assert [batch.ids if batch else None for batch in batches] == [("test-0", "test-2"), None, ("test-6",)]
-    assert skipped.to_json() == {"test": dict.fromkeys(("test-1", "test-4", "test-5"), "made corrupt")}
+    assert skipped.by_split == {"test": dict.fromkeys(("test-1", "test-4", "test-5"), "made corrupt")}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -149,7 +149,7 @@ def test_a_clip_of_the_wrong_shape_or_with_nan_is_skipped_with_the_reason(blobs)
     (batch,) = Loader(dataset).batches("test", [list(range(10))], skipped)
     assert batch is not None
     assert batch.ids == ("test-4",)
-    reasons = skipped.to_json()["test"]
+    reasons = skipped.by_split["test"]
     assert "(1, 5)" in reasons["test-0"]
     assert "not finite" in reasons["test-1"]
     assert "a bug of the reader" in reasons["test-2"]
@@ -176,7 +176,7 @@ def test_only_an_optional_modality_may_be_nan_and_only_throughout(blobs) -> None
     (batch,) = Loader(dataset).batches("test", [[0, 1, 2, 3]], skipped)
     assert batch is not None
     assert batch.ids == ("test-2", "test-3")
-    assert skipped.to_json()["test"] == {
+    assert skipped.by_split["test"] == {
         "test-0": "right has values that are not finite",
         "test-1": "left has values that are not finite",
     }
@@ -195,7 +195,7 @@ def test_targets_of_several_labels_are_zeros_and_ones(blobs) -> None:
     (batch,) = Loader(Several()).batches("test", [[0, 1]], skipped)
     assert batch is not None
     assert batch.ids == ("test-1",)
-    assert "has the value 0.5, not zeros and ones" in skipped.to_json()["test"]["test-0"]
+    assert "has the value 0.5, not zeros and ones" in skipped.by_split["test"]["test-0"]
 
 
 def test_the_ids_of_a_split_are_asked_for_once_not_per_clip(blobs) -> None:
@@ -238,8 +238,26 @@ def test_clips_that_are_the_same_throughout_are_read_and_named(blobs) -> None:
         batches = list(Loader(dataset).batches("test", [[0, 1], [2, 3]], skipped))
     assert [len(batch) for batch in batches] == [2, 2]
     wanted = {"test-1": "left is 0 throughout", "test-2": "left is 2.5 throughout, right is 2.5 throughout"}
-    assert skipped.constant_json() == {"test": wanted}
-    assert skipped.to_json() == {}
+    assert skipped.to_json() == {"skipped": {}, "constant": {"test": wanted}, "padded": {}}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_clips_that_are_padded_are_read_and_named_whoever_reads_them(blobs, workers: int) -> None:
+    class Short(blobs):  # type: ignore[misc]
+        def read(self, split, index):
+            clip = super().read(split, index)
+            return replace(clip, padded={"right": 0.25, "left": 2 / 3}) if index in (2, 3) else clip
+
+    dataset = Short(corrupt=["test-1"])
+    skipped = Skipped(dataset)
+    with Loader(dataset, workers=workers) as loader:
+        for _ in range(2):
+            list(loader.batches("test", [[0, 1, 2], [3, 4]], skipped))
+    wanted = dict.fromkeys(("test-2", "test-3"), "67 % of left, 25 % of right is padding")
+    found = {"skipped": {"test": {"test-1": "made corrupt"}}, "constant": {}, "padded": {"test": wanted}}
+    assert skipped.to_json() == found
     together = Skipped(dataset)
-    together.merge({}, skipped.constant_json())
-    assert together.constant_json() == {"test": wanted}
+    together.merge({**found, "clips": 5})
+    assert together.to_json() == found
+    together.merge({"skipped": {}})  # a record of an earlier version
+    assert together.to_json() == found

@@ -62,13 +62,13 @@ class Mixed(Dataset):
         }
         target = torch.zeros(3)
         target[index % 3 :] = float(index != 2)
-        return Clip(clip_id, inputs, target)
+        return Clip(clip_id, inputs, target, {"sound.l": 0.625, "pictures": 0.5} if index == 4 else {})
 
     def fingerprint(self) -> str:
         return "mixed"
 
 
-def read_all(dataset: Dataset, split: str) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+def read_all(dataset: Dataset, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
     skipped, found = Skipped(dataset), {}
     batches = [[i] for i in range(len(dataset.ids(split)))]
     for batch in Loader(dataset).batches(split, batches, skipped):
@@ -104,7 +104,11 @@ def test_clips_that_could_not_be_read_stay_so_for_the_same_reason(packed: Packer
     found = packed(Mixed())
     with pytest.raises(ClipError, match="it is cut short"):
         found.read("test", 3)
-    assert read_all(found, "test")[1] == {"test": {"../test 3\n": "it is cut short"}}
+    assert read_all(found, "test")[1] == {
+        "skipped": {"test": {"../test 3\n": "it is cut short"}},
+        "constant": {},
+        "padded": {"test": {"../test 4\n": "50 % of pictures, 62 % of sound.l is padding"}},
+    }
     with pytest.raises(IndexError):
         found.read("test", 5)
     with pytest.raises(DataError, match="no clip of the split 'val', only test, train, none"):
@@ -305,7 +309,7 @@ def test_other_formats_and_fields_are_refused_by_name(packed: Packer) -> None:
     folder = packed().folder
     record = json.loads((folder / "index.json").read_text())
     del record["hash"]
-    for change, said in (({"format": 2}, "is of format 2"), ({"shards": [-1]}, r"shards\.0"), ({"task": 1}, "task")):
+    for change, said in (({"format": 9}, "is of format 9"), ({"shards": [-1]}, r"shards\.0"), ({"task": 1}, "task")):
         write_record(folder / "index.json", {**record, **change}, [folder / "clips.parquet"])
         with pytest.raises(DataError, match=said):
             PackedClips(folder)

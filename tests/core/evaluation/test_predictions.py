@@ -56,7 +56,7 @@ def _evaluate(folder: Path, dataset, model, *, batch_size=32, run=None, clips=No
                 report=lambda done, total: None,
             )
     whole = select(dataset, "test", clips)
-    return collect(folder, whole), shards.notes_of(folder, whole, "skipped")["test"]
+    return collect(folder, whole), shards.notes_of(folder, whole)["skipped"]["test"]
 
 
 def test_a_data_set_that_reads_otherwise_each_time_is_refused_by_the_first_clip(tmp_path, blobs, new_model) -> None:

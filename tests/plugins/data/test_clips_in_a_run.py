@@ -18,11 +18,12 @@ from avrobust_core.study.building import Builder
 
 @pytest.fixture
 def spec(tmp_path: Path, media) -> Path:
-    """Ten short sounds of two classes, one of them silent, and one of a class that nobody learns."""
+    """Ten short sounds of two classes, one of them silent, one half as long, and one of a class that nobody learns."""
     rng = np.random.default_rng(0)
     rows = ["path,label,split"]
     for i in range(10):
         sound = rng.uniform(-0.5, 0.5, (1, 2000)).astype(np.float32) * (i != 8)
+        sound = sound[:, : 1000 if i == 7 else None]
         media(tmp_path / f"{i}.wav", sound=sound, rate=8000, audio_codec="pcm_f32le")
         rows.append(f"{i}.wav,{2 if i == 9 else i % 2},{'train' if i < 6 else 'test'}")
     (tmp_path / "manifest.csv").write_text("\n".join(rows) + "\n")
@@ -50,9 +51,13 @@ def test_silent_clips_and_classes_without_clips_are_told_by_every_run(tmp_path, 
         assert main(["run", str(spec), "--out", str(tmp_path / "run"), "--quiet"]) == 0
         printed = capsys.readouterr().out
         assert "read 1 clip(s) of split 'test' without content: 8.wav (audio is 0 throughout)" in printed
+        assert (
+            "read 1 clip(s) of split 'test' that are shorter, and padded: 7.wav (50 % of audio is padding)" in printed
+        )
         assert "1 of the 3 classes of split 'test' have no clip in 'train'" in printed
         result = json.loads((tmp_path / "run" / "result.json").read_text())
         assert result["constant"] == {"test": {"8.wav": "audio is 0 throughout"}}
+        assert result["padded"] == {"test": {"7.wav": "50 % of audio is padding"}}
         assert result["skipped"] == {}
         assert len(result["notes"]) == 1
     assert result["reused"] == 1

@@ -173,6 +173,10 @@ def test_a_shorter_file_ends_in_silence_and_its_last_picture(tmp_path, media) ->
     assert np.abs(long["audio"][0, 1000:15000]).max() > 0.4
     assert np.abs(long["audio"][0, 17500:]).max() == 0
     assert np.allclose(long["video"].mean((0, 2, 3))[4:], 140, atol=4)
+    assert long.padded == {"audio": pytest.approx(2 / 3, abs=0.03), "video": 8 / 12}
+    assert decode(path, reading(seconds=1.0, sample_rate=16000, frames=12, size=8)).padded == {}
+    part = decode(path, reading(seconds=0.5, sample_rate=16000, frames=4, size=8), begin=0.25, end=0.5)
+    assert part.padded == {"audio": 0.5, "video": 0.5}
 
 
 def test_sound_that_starts_late_stays_late(tmp_path) -> None:
@@ -502,3 +506,8 @@ def test_files_are_closed_whatever_comes_of_them(tmp_path, ordinary) -> None:
         with pytest.raises(MediaError):
             decode(broken, BOTH)
     assert len(list(descriptors.iterdir())) <= before
+
+
+def test_all_windows_of_a_clip_are_asked_of_the_model_not_of_the_files() -> None:
+    with pytest.raises(ValueError, match=r"give the model `windows: \{count: 5, seconds: 2\}`"):
+        ClipsConfig(manifest=Path("m.csv"), window="all")
