@@ -84,8 +84,7 @@ class Loader:
         Args:
             split: the split.
             batches: positions within the split, batch by batch.
-            skipped: where unreadable clips are recorded, which ends the run when there are too many; and what is odd
-                about others.
+            skipped: where unreadable clips are recorded, which ends the run when there are too many; and odd ones.
             draw: for clips that are learned from; see `Dataset.read_to_learn`. None for clips as `read` gives them.
 
         Raises:

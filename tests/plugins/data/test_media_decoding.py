@@ -175,6 +175,7 @@ def test_a_shorter_file_ends_in_silence_and_its_last_picture(tmp_path, media) ->
     assert np.allclose(long["video"].mean((0, 2, 3))[4:], 140, atol=4)
     assert long.padded == {"audio": pytest.approx(2 / 3, abs=0.03), "video": 8 / 12}
     assert decode(path, reading(seconds=1.0, sample_rate=16000, frames=12, size=8)).padded == {}
+    assert "audio" not in decode(path, reading(seconds=1.05, sample_rate=16000, frames=12, size=8)).padded
     part = decode(path, reading(seconds=0.5, sample_rate=16000, frames=4, size=8), begin=0.25, end=0.5)
     assert part.padded == {"audio": 0.5, "video": 0.5}
 
