@@ -69,8 +69,10 @@ def _compared(first: FinishedRun, second: FinishedRun, asked: Sequence[tuple[str
             run, cell = (second, theirs) if sides[0] else (first, ours)
             found.append(names | {"left_out": f"{'/'.join(cell)} of {run.folder} failed"})
             continue
-        for item in differences(names, *_with_seeds(*sides), intervals, flipped=True):
-            found.append(item | {"not_alike": list(_not_alike(item, first, ours, second, theirs))})
+        found += [
+            item | {"not_alike": list(_not_alike(item, first, ours, second, theirs))}
+            for item in differences(names, *_with_seeds(*sides), intervals, flipped=True)
+        ]
     correct(found)
     return {
         "first": str(first.folder),
@@ -143,9 +145,7 @@ def _asked(ours: str, theirs: str, first: FinishedRun, second: FinishedRun) -> I
         return
     shared = [(one, other) for one in sides[0] for other in sides[1] if one[1] == other[1]]
     if not shared:
-        raise RunError(
-            f"--pair {ours}={theirs}: the two have no training regime of the same name: write model/training"
-        )
+        raise RunError(f"--pair {ours}={theirs}: the two have no regime of the same name: write both as model/training")
     yield from shared
 
 
@@ -187,7 +187,7 @@ def _not_alike(
     conditions = [condition for condition in kept[0] if condition in kept[1] and condition[1] == threat]
     for condition in conditions:
         if attack in (condition[0], "worst_case"):
-            one, other = ({name: side[condition].get(name) for name in _OF_AN_ATTACK} for side in kept)
+            one, other = (_attacked_how(side[condition]) for side in kept)
             if one["threat"] is None or other["threat"] is None:
                 continue  # it touches nothing of what one of the two reads
             shared = set(one["threat"]) & set(other["threat"])  # what the other does not read cannot be alike
@@ -195,6 +195,10 @@ def _not_alike(
                 side["threat"] = {name: value for name, value in side["threat"].items() if name in shared}
             where = f"{condition[0]}: " if attack == "worst_case" else ""
             yield from (f"{where}{difference}" for difference in listed(one, other))
+
+
+def _attacked_how(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: identity.get(name) for name in _OF_AN_ATTACK}
 
 
 def _told(first: Any, second: Any) -> list[dict[str, Any]]:

@@ -129,7 +129,7 @@ class _Reading:
         path = folder / SAMPLES
         if not path.is_file() or file_hash(path) != cell["files"][SAMPLES]:
             raise RunError(
-                f"{path} is missing, damaged, or newer than result.json: run the spec again, which makes both anew"
+                f"{path} is missing, damaged, or not of this result.json: run the spec again to make it anew"
             )
         table = pq.read_table(path)
         ids, attacks, threats = (table[name].to_pylist() for name in ("id", "attack", "threat"))

@@ -7,6 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from avrobust_core.study.comparing_runs import compare_runs
+from avrobust_core.study.finished import read_run
+
 ATTACKS = (
     "--set", "threats={video: {video: {eps: 4/255}}, audio: {audio: {eps: 0.01}}}",
     "--set", "attacks={pgd: {use: pgd, with: {steps: 2}}, fgsm: {use: fgsm, threats: [video]}}",
@@ -102,6 +105,21 @@ def test_what_is_compared_is_what_the_tables_of_samples_hold(studies) -> None:
     assert item["difference"]["low"] <= item["difference"]["value"] <= item["difference"]["high"]
     assert 0 < item["p"] <= item["p_holm"] <= 1
     assert "concat vs audio-only" in several.stdout
+
+
+def test_a_run_against_itself_says_what_its_own_comparisons_say(studies) -> None:
+    run = read_run(studies[0])
+    (found,) = compare_runs([run, run], [("concat", "audio-only")])["comparisons"]
+    extra = {"flipped", "not_alike", "first", "second"}
+    ours, theirs = (
+        [{key: value for key, value in item.items() if key not in extra} for item in items]
+        for items in (found["differences"], run.result["comparisons"])
+    )
+    assert ours == theirs
+    assert "across_fits" in ours[0]
+    assert all(item["not_alike"] == [] for item in found["differences"])
+    assert set(run.checksums) == {"audio", "video", "targets"}
+    assert found["differs"] == {"spec": [], "lock": []}
 
 
 def test_what_one_modality_overturns_is_what_the_tables_of_samples_hold(studies) -> None:
