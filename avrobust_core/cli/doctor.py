@@ -1,4 +1,7 @@
-"""The command `avrobust doctor`: what of this installation does not fit, and what there is to compute on."""
+"""The command `avrobust doctor`: what of this installation does not fit, and what there is to compute on.
+
+What takes time to import is imported inside, so that parsing the command line costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
@@ -172,6 +174,8 @@ def _is_there(module: str) -> bool:
 
 def _disks() -> Iterator[Finding]:
     """The room where runs, hashes of files and temporary files go."""
+    import tempfile
+
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     for what, folder in (("here", Path.cwd()), ("cache", cache), ("temporary files", Path(tempfile.gettempdir()))):
         there = next((each for each in (folder, *folder.parents) if each.exists()), None)
