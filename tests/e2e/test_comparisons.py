@@ -148,6 +148,7 @@ def test_what_one_modality_overturns_is_what_the_tables_of_samples_hold(studies)
     assert "Does one modality overturn the fusion" in several.stdout
 
 
+@pytest.mark.slow
 def test_clips_attacked_on_one_network_are_tried_on_all_others(studies, tmp_path, capsys) -> None:
     run = tmp_path / "run"
     shutil.copytree(studies[0], run)
