@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from avrobust_core.attacks.attack import Attack
+from avrobust_core.attacks.attack import Attack, AttackResult
 from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.verification import NORM_TOLERANCE, Verdict, verify
@@ -15,6 +15,7 @@ from avrobust_core.data.batches import Batch, select_inputs
 from avrobust_core.errors import ComponentError
 from avrobust_core.models.answers import refuse_unanswered
 from avrobust_core.threats.budgets import ThreatModel
+from avrobust_core.threats.clips import where_clips
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,24 @@ def attack_batch(victim: Victim, batch: Batch, run: AttackRun) -> Attacked:
     found = (_search if run.attack.minimal else _sweep)(batch, pristine, bound, run)
     refuse_unanswered(victim.model, bound.unanswered, batch.ids, f" where attack {run.name!r} looked")
     return found
+
+
+def moved_by(victim: Victim, batch: Batch, run: AttackRun) -> dict[str, Tensor]:
+    """The attacked modalities as the attack leaves them, verified, to be tried on other models; at factor 1.
+
+    A clip that fooled the victim is as it did; any other stands where the search ended, if the attack says where.
+
+    Raises:
+        AttackViolation: if the attack broke its threat model.
+    """
+    pristine, batch = batch.inputs, batch.copied(batch.targets.device)
+    bound = victim.bind(batch, run.threat, run.goal)
+    result = run.attack(bound)
+    inputs = dict(result.inputs)
+    if result.last is not None:
+        inputs = where_clips(result.success, inputs, result.last)
+    verify(run.name, batch, pristine, bound, AttackResult(inputs, result.success), bounded=run.attack.bounded)
+    return inputs
 
 
 def _search(batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run: AttackRun) -> Attacked:

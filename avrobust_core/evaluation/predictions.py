@@ -116,12 +116,8 @@ def collect(folder: Path, selection: Selection) -> Predictions:
     Raises:
         DatasetFailure: if no clip could be read.
     """
-    # pq.read_table(path) of a folder would memory-map nothing useful and hold the files open.
-    tables = [pq.read_table(path) for path in shards.paths(folder)]
-    table = pa.concat_tables(tables, promote_options="default").combine_chunks()
-    rows = shards.in_order(table["id"].to_pylist(), selection)
     seconds = sum(shards.seconds_in(path) for path in shards.paths(folder))
-    return from_table(table.take(pa.array(np.argsort(rows))), seconds)
+    return from_table(shards.collected(folder, selection), seconds)
 
 
 def to_parquet(path: Path, predictions: Predictions) -> None:

@@ -15,6 +15,9 @@ from avrobust_core.evaluation.outcomes import Outcome
 from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.files import write_atomically, write_text
 
+SAMPLES = "samples.parquet"
+"""The file of a cell's table of clips."""
+
 
 def write_per_class(path: Path, measured: Sequence[Mapping[str, Any]]) -> None:
     """Write one row per metric, evaluation, name and class: what a metric found of each class; none if it found none.
@@ -31,11 +34,13 @@ def write_per_class(path: Path, measured: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
-def write_samples(path: Path, clean: Predictions, outcomes: Sequence[Outcome], dataset: Dataset) -> None:
+def write_samples(
+    path: Path, clean: Predictions, outcomes: Sequence[Outcome], dataset: Dataset, grouping: Mapping[str, str]
+) -> None:
     """Write one row per clip and evaluation: what was predicted, and what it took.
 
     The norm of a modality that was not attacked is 0: the core has checked that it is as it was, bit for bit. `factor`
-    is null for clean rows and where no budget tried has broken the clip.
+    is null for clean rows and where no budget tried has broken the clip, `group` where every clip stands for itself.
     """
     rows: list[tuple[str | None, str | None, Predictions]] = [(None, None, clean)]
     rows += [(outcome.attack, outcome.threat, outcome.predictions) for outcome in outcomes]
@@ -49,6 +54,7 @@ def write_samples(path: Path, clean: Predictions, outcomes: Sequence[Outcome], d
                     "id": pa.array(predictions.ids, type=pa.string()),
                     "attack": pa.array([attack] * count, type=pa.string()),
                     "threat": pa.array([threat] * count, type=pa.string()),
+                    "group": pa.array([grouping.get(clip_id) for clip_id in predictions.ids], type=pa.string()),
                     "labels": pa.array(labels, type=pa.list_(pa.string())),
                     "prediction": pa.array(classes[predictions.logits.argmax(axis=1)], type=pa.string()),
                     "correct": predictions.correct,

@@ -179,6 +179,18 @@ def remove(folder: Path) -> None:
         path.unlink()
 
 
+def collected(folder: Path, selection: Selection) -> pa.Table:
+    """All shards together, one row per clip that could be read, in the selection's order.
+
+    Raises:
+        DatasetFailure: if there is no clip.
+    """
+    # pq.read_table(path) of a folder would memory-map nothing useful and hold the files open.
+    tables = [pq.read_table(path) for path in paths(folder)]
+    table = pa.concat_tables(tables, promote_options="default").combine_chunks()
+    return table.take(pa.array(np.argsort(in_order(table["id"].to_pylist(), selection))))
+
+
 def in_order(found: Sequence[str], selection: Selection) -> NDArray[np.int64]:
     """For each clip of the shards, taken one after the other, its row in the selection's order: (N,).
 

@@ -49,6 +49,12 @@ class Configured:
             "config": self.config.identity(),
         }
 
+    def entries(self) -> Iterator[RegistryEntry]:
+        """Its entry in the registry, and those of every component inside its configuration."""
+        yield self.entry
+        for _, choice in choices_in(self.config):
+            yield from choice.configured().entries()
+
     def build(self, *arguments: Any) -> Any:
         """Build it.
 

@@ -62,7 +62,7 @@ def print_overturned(console: Console, result: Mapping[str, Any]) -> None:
     for item in items:
         names = item["fused"]["model"], item["own"]["model"], item["fused"]["training"]
         shares = [doubted(item) + percent(item[share]) for share in _BROKEN]
-        table.add_row(*names, *_condition(item), str(item["both_right"]), *shares, f"{item['p_holm']:.2g}")
+        table.add_row(*names, *condition_of(item), str(item["both_right"]), *shares, f"{item['p_holm']:.2g}")
     console.print(table)
 
 
@@ -77,16 +77,21 @@ def _doubted(result: Mapping[str, Any], sides: tuple[str, str]) -> Doubted:
     cells: Sequence[Mapping[str, Any]] = result["cells"]
 
     def mark(item: Mapping[str, Any]) -> str:
-        compared = [(item[side]["model"], item[side]["training"]) for side in sides]
-        attack, threat = _condition(item)
+        compared = [_cell(item[side]) for side in sides]
+        attack, threat = condition_of(item)
         found = [
             doubt(cell, attack if threat else None, threat or None)
             for cell in cells
-            if "error" not in cell and (cell["model"], cell["training"]) in compared
+            if "error" not in cell and _cell(cell) in compared
         ]
-        return max(found, default="")
+        return max(found, default="") + ("~ " if item.get("not_alike") else "")
 
     return mark
+
+
+def _cell(names: Mapping[str, Any]) -> tuple[str | None, str, str]:
+    """A cell, whichever of its seeds; with its run where several are compared."""
+    return names.get("run"), names["model"], names["training"]
 
 
 def _pairs_beside(items: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str, str]], doubted: Doubted) -> Table:
@@ -94,7 +99,7 @@ def _pairs_beside(items: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str,
     methods = any(map(of_method, items))
     table = table_of(("attack", "threat", *(["between"] if methods else [])), map("\n".join, pairs))
     found = {
-        (_condition(item), between, _pair(item)): doubted(item) + text
+        (condition_of(item), between, _pair(item)): doubted(item) + text
         for item in items
         for between, text in _differences(item)
     }
@@ -110,19 +115,24 @@ def _pairs_below(items: Sequence[Mapping[str, Any]], doubted: Doubted) -> Table:
     table = table_of(("pair", "", "attack", "threat", *(["between"] if methods else [])), ["difference"])
     for item in items:
         for between, text in _differences(item):
-            table.add_row(*_pair(item), *_condition(item), *([between] if methods else []), doubted(item) + text)
+            table.add_row(*_pair(item), *condition_of(item), *([between] if methods else []), doubted(item) + text)
     return table
 
 
 def _pair(item: Mapping[str, Any]) -> tuple[str, str]:
     """The compared pair, and where: "concat vs sum", "standard"."""
-    first, second = item["first"], item["second"]
-    if first["model"] == second["model"]:
-        return f"{first['training']} vs {second['training']}", first["model"]
-    return f"{first['model']} vs {second['model']}", first["training"]
+    first, second = ((item[side]["model"], item[side]["training"]) for side in ("first", "second"))
+    if first == second:  # of two runs
+        return first
+    if first[0] == second[0]:
+        return f"{first[1]} vs {second[1]}", first[0]
+    if first[1] == second[1]:
+        return f"{first[0]} vs {second[0]}", first[1]
+    return f"{'/'.join(first)} vs {'/'.join(second)}", ""
 
 
-def _condition(item: Mapping[str, Any]) -> tuple[str, str]:
+def condition_of(item: Mapping[str, Any]) -> tuple[str, str]:
+    """The attack and the threat of a comparison, for a table: "clean" and nothing, "pgd" and "both"."""
     if item["attack"] is None:
         return "clean", ""
     return "worst case" if item["attack"] == "worst_case" else item["attack"], item["threat"]
@@ -140,5 +150,10 @@ def _why_left_out(item: Mapping[str, Any]) -> str:
     """The reason; with the pair and the attack where it is not one cell's."""
     if "/" in item["left_out"]:
         return str(item["left_out"])
-    where = " under ".join(_condition(item)) if "attack" in item else ""
-    return f"{' in '.join(_pair(item))}{f', {where}' if where else ''}: {item['left_out']}"
+    where = " under ".join(condition_of(item)) if "attack" in item else ""
+    return f"{where_of(item)}{f', {where}' if where else ''}: {item['left_out']}"
+
+
+def where_of(item: Mapping[str, Any]) -> str:
+    """The cells of a comparison: "concat vs sum in standard"."""
+    return " in ".join(filter(None, _pair(item)))

@@ -31,9 +31,14 @@ Item = TypeVar("Item")
 WIDTH_WITHOUT_TERMINAL = 320
 
 
+def results_console() -> TextConsole:
+    """Standard output, for tables: as wide as the terminal, and wide enough where there is none."""
+    return TextConsole(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+
+
 def print_tables(result: Mapping[str, Any]) -> None:
     """Print a run's results: accuracies, and where there are any, comparisons, curves, perturbations, metrics."""
-    console = TextConsole(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+    console = results_console()
     _print_accuracies(console, result)
     print_comparisons(console, result)
     print_overturned(console, result)

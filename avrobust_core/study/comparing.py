@@ -1,7 +1,7 @@
 """Paired comparisons: the difference in accuracy between models, or between training regimes, over the same clips."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, compress
 from typing import Any
 
 from avrobust_core.evaluation.outcomes import Intervals
@@ -49,11 +49,10 @@ def compare(
             names = {"entry": index, "question": entry.question, "first": _names(first), "second": _names(second)}
             why = _missing(by_seed, first) or _missing(by_seed, second)
             if why is None:
-                asked += _differences(names, by_seed[first], by_seed[second], intervals)
+                asked += differences(names, by_seed[first], by_seed[second], intervals)
             else:
                 asked.append(names | {"left_out": why})
-        _correct(asked)
-        _correct([difference["across_fits"] for difference in asked if "across_fits" in difference])
+        correct(asked)
         found += asked
     return found
 
@@ -79,13 +78,24 @@ def _missing(by_seed: Mapping[Cell, Mapping[int, ClipOutcomes]], cell: Cell) -> 
     return None if by_seed[cell] else f"{'/'.join(cell)} failed"
 
 
-def _differences(
+def differences(
     names: Mapping[str, Any],
     first: Mapping[int, ClipOutcomes],
     second: Mapping[int, ClipOutcomes],
     intervals: Intervals,
+    *,
+    flipped: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """The differences of one pair."""
+    """The differences of one pair, before Holm's correction (`correct`).
+
+    Args:
+        names: what stands in front of each.
+        first: its outcomes by seed.
+        second: likewise.
+        intervals: their settings.
+        flipped: also name the clips that are right more often on one side: under `flipped`, `only_first` and
+            `only_second`, their ids.
+    """
     seeds = [seed for seed in first if seed in second]
     if not seeds:
         yield {**names, "left_out": "no seed is done in both"}
@@ -103,6 +113,10 @@ def _differences(
         else:
             ours, theirs = (right_by_seed(side, attacks, threat) for side in sides)
             told = shared | _estimated(ours, theirs, over)
+            if flipped:
+                balance = ours.sum(axis=0) - theirs.sum(axis=0)
+                sides_of = {"only_first": balance > 0, "only_second": balance < 0}
+                told["flipped"] = {side: list(compress(clips, where)) for side, where in sides_of.items()}
         yield {**names, "attack": attack, "threat": threat, **told}
 
 
@@ -144,8 +158,14 @@ def _estimated(first: Right, second: Right, intervals: Intervals) -> dict[str, A
     }
 
 
-def _correct(compared: Sequence[dict[str, Any]]) -> None:
-    """Add Holm's correction over those of one entry's differences that have a p-value."""
-    tested = [found for found in compared if "p" in found]
+def correct(compared: Sequence[dict[str, Any]]) -> None:
+    """Add Holm's correction to the differences of one entry: over the tests between networks, and over methods'."""
+    _correct(compared)
+    _correct([found["across_fits"] for found in compared if "across_fits" in found])
+
+
+def _correct(tests: Sequence[dict[str, Any]]) -> None:
+    """Add Holm's correction over those that have a p-value."""
+    tested = [found for found in tests if "p" in found]
     for found, corrected in zip(tested, holm([found["p"] for found in tested]), strict=True):
         found["p_holm"] = corrected

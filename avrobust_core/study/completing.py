@@ -10,7 +10,7 @@ from avrobust_core.audit.auditing import caveats_of
 from avrobust_core.evaluation.failures import Failure, recorded
 from avrobust_core.evaluation.outcomes import Intervals, Outcome, summarise
 from avrobust_core.evaluation.predictions import Predictions
-from avrobust_core.evaluation.samples import write_per_class, write_samples
+from avrobust_core.evaluation.samples import SAMPLES, write_per_class, write_samples
 from avrobust_core.files import file_hash, without_upkeep
 from avrobust_core.study.auditing import audited
 from avrobust_core.study.building import Builder
@@ -111,9 +111,10 @@ class Completing:
         files: dict[str, str] = {}
         if process.first:
             with self.problems.noted("writing"):
-                write_samples(cell.folder / "samples.parquet", clean, outcomes, process.dataset)
+                grouping = seeded.intervals.grouping
+                write_samples(cell.folder / SAMPLES, clean, outcomes, process.dataset, grouping)
                 write_per_class(cell.folder / "per_class.csv", measured)
-                files = {name: file_hash(cell.folder / name) for name in ("samples.parquet", "per_class.csv")}
+                files = {name: file_hash(cell.folder / name) for name in (SAMPLES, "per_class.csv")}
         runs = self.predicting.runs(cell)
         audit = audited(process, cell, weights, clean, outcomes, runs, seeded.intervals, label)
         summary = summarise(clean, outcomes, seeded.intervals, caveats_of(audit))

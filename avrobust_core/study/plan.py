@@ -188,10 +188,16 @@ def why_stale(cell: PlannedCell, root: Path) -> str:
     return "never run" if nearest is None else "changed: " + first_of(nearest, "; ")
 
 
-def differences(old: object, new: object, path: str = "") -> Iterator[str]:
+def differences(old: object, new: object) -> Iterator[str]:
     """The differences between JSON data, as "training.epochs 8 -> 9"."""
+    for path, before, after in differing(old, new):
+        yield f"{path} {before} -> {after}"
+
+
+def differing(old: object, new: object, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The values in which JSON data differ: dotted path, old, new; None where one side has nothing there."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
-            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+            yield from differing(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     elif old != new:
-        yield f"{path} {old} -> {new}"
+        yield path, old, new

@@ -54,6 +54,17 @@ def clip_outcomes(clean: Predictions, outcomes: Sequence[Outcome], failures: Seq
     """The outcomes of one cell's clips; `failures` are those of its result."""
     right: dict[Condition, NDArray[np.bool_]] = {(None, None): clean.correct}
     right |= {(each.attack, each.threat): clean.correct & each.predictions.correct for each in outcomes}
+    return ClipOutcomes(
+        ids=clean.ids,
+        right=right,
+        untouched=frozenset((each.attack, each.threat) for each in outcomes if not each.modalities),
+        unbounded=frozenset((each.attack, each.threat) for each in outcomes if not each.bounded),
+        failed=failed_conditions(failures),
+    )
+
+
+def failed_conditions(failures: Sequence[Failure]) -> dict[Condition, str]:
+    """What `ClipOutcomes.failed` holds, from the `failures` of a cell's result."""
     failed: dict[Condition, str] = {}
     for failure in failures:
         if failure["metric"] is None and failure["direction"] is None:
@@ -61,13 +72,7 @@ def clip_outcomes(clean: Predictions, outcomes: Sequence[Outcome], failures: Seq
             failed[attack, threat] = "the attack failed for one of the two"
             if failure["bounded"]:
                 failed["worst_case", threat] = f"{attack}, which belongs to it, failed for one of the two"
-    return ClipOutcomes(
-        ids=clean.ids,
-        right=right,
-        untouched=frozenset((each.attack, each.threat) for each in outcomes if not each.modalities),
-        unbounded=frozenset((each.attack, each.threat) for each in outcomes if not each.bounded),
-        failed=failed,
-    )
+    return failed
 
 
 def on_common_clips(outcomes: Sequence[ClipOutcomes]) -> tuple[list[ClipOutcomes], int]:

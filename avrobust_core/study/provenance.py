@@ -5,7 +5,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -17,8 +17,8 @@ from avrobust_core._version import __version__
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.errors import RunError
 from avrobust_core.files import read_json
-from avrobust_core.registry.choices import Configured, choices_in
-from avrobust_core.registry.registry import Registry, RegistryEntry
+from avrobust_core.registry.choices import Configured
+from avrobust_core.registry.registry import Registry
 from avrobust_core.study.plan import PlannedCell
 
 DECIDING: Mapping[str, str] = MappingProxyType(
@@ -57,7 +57,7 @@ def made_with(device: str, components: Iterable[Configured]) -> dict[str, Any]:
         device: its type: cpu, cuda.
         components: the components whose work it is; those inside their configurations count, too.
     """
-    versions = {o.full_name: o.distribution_version for used in components for o in _all_entries(used)}
+    versions = {o.full_name: o.distribution_version for used in components for o in used.entries()}
     unused = {name for name, module in DECIDING.items() if module not in sys.modules}
     libraries = {name: value for name, value in _versions().items() if name not in unused}
     return {**libraries, "device": device, "components": dict(sorted(versions.items()))}
@@ -66,13 +66,6 @@ def made_with(device: str, components: Iterable[Configured]) -> dict[str, Any]:
 def made_today(device: str, components: Iterable[Configured]) -> dict[str, Any]:
     """The data of `made_with`, and the versions of the libraries that nothing has imported yet, for `otherwise`."""
     return _versions() | made_with(device, components)
-
-
-def _all_entries(component: Configured) -> Iterator[RegistryEntry]:
-    """The registry's entries of a component and of every one inside its configuration."""
-    yield component.entry
-    for _, choice in choices_in(component.config):
-        yield from _all_entries(choice.configured())
 
 
 @cache

@@ -145,9 +145,14 @@ class _Run:
         measuring.refuse()
 
     def _lock(self, locked: Mapping[str, Any], cells: Sequence[PlannedCell]) -> None:
-        """Write lock.json: what this command runs with, and what the records that lie there now were made with."""
+        """Write lock.json: what this command runs with, where each evaluation lies, what made the records there now."""
         if self.process.first:
-            told = [cell.names | {"made_with": records_of(cell)} for cell in cells]
+            told = [
+                cell.names
+                | {"evaluations": {each.label: each.folder.name for each in cell.evaluations}}
+                | {"made_with": records_of(cell)}
+                for cell in cells
+            ]
             self.problems.write(self.root / "lock.json", {**locked, "cells": told})
 
     def _across_cells(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:

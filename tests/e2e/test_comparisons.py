@@ -1,11 +1,17 @@
 """Several seeds in one study, and paired comparisons: what is reported, what is reused, what stays as it was."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+
+from avrobust_core.cli import main
+from avrobust_core.report.transfer_tables import print_transfer
+from avrobust_core.study.comparing_runs import compare_runs
+from avrobust_core.study.finished import read_run
 
 ATTACKS = (
     "--set", "threats={video: {video: {eps: 4/255}}, audio: {audio: {eps: 0.01}}}",
@@ -104,6 +110,21 @@ def test_what_is_compared_is_what_the_tables_of_samples_hold(studies) -> None:
     assert "concat vs audio-only" in several.stdout
 
 
+def test_a_run_against_itself_says_what_its_own_comparisons_say(studies) -> None:
+    run = read_run(studies[0])
+    (found,) = compare_runs([run, run], [("concat", "audio-only")])["comparisons"]
+    extra = {"flipped", "not_alike", "first", "second"}
+    ours, theirs = (
+        [{key: value for key, value in item.items() if key not in extra} for item in items]
+        for items in (found["differences"], run.result["comparisons"])
+    )
+    assert ours == theirs
+    assert "across_fits" in ours[0]
+    assert all(item["not_alike"] == [] for item in found["differences"])
+    assert set(run.checksums) == {"audio", "video", "targets"}
+    assert found["differs"] == {"spec": [], "lock": []}
+
+
 def test_what_one_modality_overturns_is_what_the_tables_of_samples_hold(studies) -> None:
     out, before, _, several = studies
     result = json.loads((out / "result.json").read_text())
@@ -125,6 +146,53 @@ def test_what_one_modality_overturns_is_what_the_tables_of_samples_hold(studies)
         assert item[share]["value"] == (pytest.approx(count / len(both)) if both else None)
     assert [found["seeds"] for found in before["overturned"]] == [[0]], "with one seed, and nothing to compare, too"
     assert "Does one modality overturn the fusion" in several.stdout
+
+
+@pytest.mark.slow
+def test_clips_attacked_on_one_network_are_tried_on_all_others(studies, tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(studies[0], run)
+    result = json.loads((run / "result.json").read_text())
+    ours, twin = (run / "cells" / cell["id"] / "model.safetensors" for cell in result["cells"][2:])
+    shutil.copy(ours, twin)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    arguments = ["transfer", str(run), "--attack", "pgd", "--threat", "video", "--quiet"]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    audio, concat = ([f"{model}/standard, seed {seed}" for seed in (0, 1)] for model in ("audio-only", "concat"))
+    assert [cell["label"] for cell in found["cells"]] == [*audio, *concat]
+    rates = {(each["source"], each["target"]): each for each in found["matrix"]}
+    assert set(rates) == {(source, target) for source in concat for target in (*audio, *concat)}, "audio-only: no row"
+    rate = result["cells"][2]["attack_success_rate"]["pgd"]["video"]
+    assert rates[concat[0], concat[0]]["broken"] == rate, "on the diagonal stands the study's own attack"
+    assert rate["value"] > 0
+    assert rates[concat[0], concat[1]]["broken"] == rate, "the same weights, which the clips were not attacked on"
+    for target in audio:
+        assert rates[concat[0], target]["untouched"]
+        assert rates[concat[0], target]["broken"]["value"] in (0, None)
+    means = {each["target"]: each for each in found["ensembles"]}
+    assert set(means) == {*audio, *concat}
+    assert means[concat[0]]["sources"] == [*audio, concat[1]]
+    assert means[concat[0]]["broken"]["n"] == rate["n"]
+    print_transfer(found)
+    text = capsys.readouterr().out
+    assert f"no row of {audio[0]}: the threat touches nothing that it reads" in text
+    assert "│ mean of all others" in text
+    assert "= nothing was moved that this network reads" in text
+
+
+def test_a_transfer_of_what_the_run_does_not_have_is_refused(studies, capsys) -> None:
+    out = str(studies[0])
+    for arguments, why in (
+        (["--attack", "pdg"], "the run has no attack 'pdg'; did you mean 'pgd'?"),
+        (["--set", "threats.audio.audio.space=features", "--threat", "audio"], "is on features of audio"),
+        (["--set", "training.standard.epochs=7"], "has no fitted network of its spec as it is today"),
+    ):
+        assert main(["transfer", out, *arguments]) == 1
+        assert why in capsys.readouterr().err
+    assert main(["transfer", str(studies[0] / "cells")]) == 1
+    assert "holds no run: it has no resolved.yaml" in capsys.readouterr().err
 
 
 def test_resuming_and_asking_for_other_comparisons_computes_nothing_again(

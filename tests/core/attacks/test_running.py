@@ -6,7 +6,7 @@ from torch import nn
 
 from avrobust_core import Attack, AttackResult, Batch, MediaSpec, ThreatModel, Victim
 from avrobust_core.attacks.goals import Goal
-from avrobust_core.attacks.running import AttackRun, attack_batch
+from avrobust_core.attacks.running import AttackRun, attack_batch, moved_by
 from avrobust_core.errors import AttackViolation
 
 
@@ -147,3 +147,20 @@ def test_an_attack_that_is_no_corruption_is_refused_outside_its_ball(victim, bat
 def test_factors_that_are_no_curve_are_refused(factors):
     with pytest.raises(ValueError, match="positive, ascending, each once, 1 among them"):
         AttackRun("push", Push(), THREAT, factors=factors)
+
+
+def test_clips_that_are_to_be_tried_on_others_stand_where_the_search_ended(victim, batch):
+    moved = moved_by(victim, batch, AttackRun("push", Push(), THREAT))["audio"]
+    torch.testing.assert_close(moved, batch.inputs["audio"] + 0.2)  # "c" and "d" withstand, and are moved all the same
+    unmoved = moved_by(victim, batch, AttackRun("smallest", Smallest(), THREAT))["audio"]
+    assert torch.equal(unmoved[2:], batch.inputs["audio"][2:]), "an attack that does not say where it ended"
+
+
+def test_where_a_search_ended_is_verified_like_its_result(victim, batch):
+    class Far(Push):
+        def __call__(self, victim):
+            result = super().__call__(victim)
+            return AttackResult(result.inputs, result.success, last={"audio": torch.ones_like(result.inputs["audio"])})
+
+    with pytest.raises(AttackViolation, match="left the linf ball of audio"):
+        moved_by(victim, batch, AttackRun("far", Far(), THREAT))

@@ -1,0 +1,266 @@
+"""Transfer: clips attacked on one network of a finished run, and on the mean of others, tried on all its networks."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from avrobust_core.attacks.running import AttackRun, moved_by, refuse_norms
+from avrobust_core.attacks.victim import Victim
+from avrobust_core.config.suggest import did_you_mean
+from avrobust_core.data.batches import Batch
+from avrobust_core.data.readings import FirstReading
+from avrobust_core.errors import RunError
+from avrobust_core.evaluation import shards
+from avrobust_core.evaluation.failures import Failure, recorded
+from avrobust_core.evaluation.outcomes import Intervals, groups_by_clip
+from avrobust_core.models.objectives import correct
+from avrobust_core.randomness import derive_seed
+from avrobust_core.registry.registry import Registry
+from avrobust_core.spec.loading import LoadedSpec
+from avrobust_core.spec.model import EngineSection, Spec
+from avrobust_core.study.building import Builder
+from avrobust_core.study.console import Monitor
+from avrobust_core.study.devices import fabric_of
+from avrobust_core.study.plan import plan
+from avrobust_core.study.predicting import Predicting
+from avrobust_core.study.process import Process
+
+FORMAT = 1
+"""The version of what `transfer` returns."""
+
+_RIGHT = "right/"
+"""The prefix of the columns that say which clips a network gets right."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What clips are attacked on.
+
+    Attributes:
+        label: of the network; for several, of the one that is left out of them.
+        victim: the network, or the mean of several.
+        modalities: those that it reads.
+        members: the networks of a mean, by label; none of a single one.
+    """
+
+    label: str
+    victim: Victim
+    modalities: tuple[str, ...]
+    members: tuple[str, ...] = ()
+
+
+class _Mean(nn.Module):
+    """The mean of several networks' logits."""
+
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return torch.stack([network(inputs) for network in self.networks]).mean(dim=0)
+
+
+def transfer(
+    loaded: LoadedSpec,
+    registry: Registry,
+    root: Path,
+    *,
+    attack: str | None = None,
+    threat: str | None = None,
+    silent: bool = False,
+) -> dict[str, Any]:
+    """Attack the clips that are evaluated on each fitted network of a run, and try them on all, as JSON data.
+
+    A clip that fooled its source is tried as it did so; any other as the search left it. `broken` is the share, of the
+    clips that the target gets right clean, that it gets wrong then: on the diagonal the white-box rate. A source reads
+    some of the threat's modalities, and those are moved. Where there are three networks or more, each is also tried
+    with clips that were attacked on the mean of the others' logits.
+
+    Args:
+        loaded: the run's resolved spec, with the attack.
+        registry: that it was loaded with.
+        root: the run's folder, of which nothing is changed.
+        attack: its name in the spec; by default the first.
+        threat: likewise; by default, of the attack's threats, the first that names most modalities.
+        silent: show no progress.
+
+    Returns:
+        `cells` (`label`, ..., `clean_accuracy`), `matrix` (`source`, `target`, `broken`, and `untouched` where the
+        target reads nothing that was moved), `ensembles` (the same with `sources`), `failures` by source.
+
+    Raises:
+        RunError: if there is no such attack or threat, no network is fitted, or the threat is one in features.
+        ComponentError: if the attack does not support a norm of the threat.
+    """
+    spec = loaded.spec
+    attack, threat = _chosen(spec, attack, threat)
+    monitor = Monitor(silent=silent)
+    process = Process(fabric_of(_one_device(spec.engine)), Builder(loaded.spec, registry), monitor)
+    refuse_norms(attack, process.attacks[attack], threat, spec.threats[threat])
+    with process.loader:
+        return _Transfer(process, root, attack, threat).carry_out()
+
+
+def _chosen(spec: Spec, attack: str | None, threat: str | None) -> tuple[str, str]:
+    """The attack and the threat, if the spec has them."""
+    for what, name, known in (("attack", attack, spec.attacks), ("threat", threat, spec.threats)):
+        if not known:
+            raise RunError(f"the run has no {what}s: give it one, as in --set attacks.pgd=pgd")
+        if name is not None and name not in known:
+            raise RunError(
+                f"the run has no {what} {name!r}{did_you_mean(name, known) or '; it has: ' + ', '.join(known)}"
+            )
+    attack = attack or next(iter(spec.attacks))
+    asked = spec.attacks[attack].threats
+    threat = threat or max(
+        spec.threats if asked is None else asked, key=lambda name: len(spec.threats[name].modalities)
+    )
+    features = [name for name, budget in spec.threats[threat].items() if budget.space == "features"]
+    if features:
+        raise RunError(
+            f"threat {threat!r} is on features of {', '.join(features)}, which are each network's own: choose one "
+            "on the input"
+        )
+    return attack, threat
+
+
+def _one_device(engine: EngineSection) -> EngineSection:
+    devices = [engine.devices[0]] if isinstance(engine.devices, list) else 1
+    return engine.model_copy(update={"devices": devices})
+
+
+class _Transfer:
+    """One attack under one threat, on each network of a run."""
+
+    def __init__(self, process: Process, root: Path, attack: str, threat: str) -> None:
+        self.process = process
+        self.attack, self.threat = attack, threat
+        planned = plan(process.builder, process.dataset, root)
+        self.cells = [cell for cell in planned if cell.fitted]
+        if not self.cells:
+            raise RunError(
+                f"{root} has no fitted network of its spec as it is today: `avrobust plan {root}/resolved.yaml --out "
+                f"{root}` says why"
+            )
+        self.left_out = [cell.label for cell in planned if not cell.fitted]
+        self.root = root
+        precision = process.spec.engine.attack_precision
+        self.victims = {cell.label: process.victim(cell, precision) for cell in self.cells}
+        self.predicting = Predicting(process)
+        self.first: FirstReading | None = None
+
+    def carry_out(self) -> dict[str, Any]:
+        clean, ids, checksums = self._right("clean", None)
+        self.first = FirstReading(ids, checksums)
+        section, spec = self.process.spec.evaluation, self.process.spec
+        grouping = groups_by_clip(self.process.dataset, section.split)
+        seed = derive_seed(spec.seed, "bootstrap")
+        intervals = Intervals(section.confidence, section.resamples, seed, grouping).over(ids)
+        failures: list[Failure] = []
+        found: dict[str, list[dict[str, Any]]] = {"matrix": [], "ensembles": []}
+        for source in (*self._single(), *self._means()):
+            label = f"without {source.label}" if source.members else source.label
+            with recorded(lambda failure, label=label: failures.append({"source": label, **failure})):  # type: ignore[misc]
+                told = self._tried(source, clean, intervals)
+                found["ensembles" if source.members else "matrix"] += told
+        for failure in failures:
+            self.process.monitor.say(f"{failure['source']} failed: {failure['message']}")
+        return {
+            "format": FORMAT,
+            "run": str(self.root),
+            "attack": self.attack,
+            "threat": self.threat,
+            "confidence": section.confidence,
+            "clips": len(ids),
+            "cells": [
+                cell.names | {"label": cell.label, "clean_accuracy": intervals.mean(clean[cell.label]).to_json()}
+                for cell in self.cells
+            ],
+            "left_out": self.left_out,
+            **found,
+            "failures": failures,
+        }
+
+    def _single(self) -> Iterator[_Source]:
+        for cell in self.cells:
+            yield _Source(cell.label, self.victims[cell.label], cell.modalities)
+
+    def _means(self) -> Iterator[_Source]:
+        """For each network the mean of all others, where there are several others."""
+        process = self.process
+        for cell in self.cells if len(self.cells) > 2 else ():
+            others = [other for other in self.cells if other is not cell]
+            victim = Victim(
+                _Mean(process.model(other) for other in others),
+                media=process.dataset.media,
+                task=process.dataset.task,
+                seed=cell.seed,
+                samples=process.spec.evaluation.samples,
+                precision=process.spec.engine.attack_precision,
+            )
+            modalities = tuple(sorted({name for other in others for name in other.modalities}))
+            yield _Source(cell.label, victim, modalities, tuple(other.label for other in others))
+
+    def _tried(
+        self, source: _Source, clean: Mapping[str, NDArray[np.bool_]], intervals: Intervals
+    ) -> list[dict[str, Any]]:
+        """How the clips that were attacked on one source do in its targets."""
+        threat = self.process.spec.threats[self.threat].restricted(source.modalities)
+        if threat is None:  # it touches nothing that the source reads
+            return []
+        run = AttackRun(self.attack, self.process.attacks[self.attack], threat, self.process.goal(self.attack))
+        label = f"{self.attack}/{self.threat} on {self._named(source)}"
+        kept, *_ = self._right(label, (source.victim, run))
+        told = []
+        for cell in self.cells:
+            if source.members and cell.label != source.label:
+                continue
+            broken = clean[cell.label] & ~kept[cell.label]
+            entry: dict[str, Any] = {
+                "target": cell.label,
+                "broken": intervals.share(broken, clean[cell.label]).to_json(),
+            }
+            if source.members:
+                entry["sources"] = list(source.members)
+            else:
+                entry["source"] = source.label
+            told.append(entry | {"untouched": not set(threat.modalities) & set(cell.modalities)})
+        return told
+
+    def _named(self, source: _Source) -> str:
+        return f"the mean of all but {source.label}" if source.members else source.label
+
+    def _right(
+        self, label: str, attacked: tuple[Victim, AttackRun] | None
+    ) -> tuple[dict[str, NDArray[np.bool_]], tuple[str, ...], dict[str, NDArray[Any]]]:
+        """Which clips each network gets right, clean or attacked: by label (N,); the clips; and their checksums."""
+        process = self.process
+        process.monitor.say(label)
+        task, run = process.dataset.task, None
+        if attacked is not None:
+            run = self.predicting.ready(*attacked, self.first)
+
+        def work(batch: Batch) -> shards.Columns:
+            inputs = dict(batch.inputs)
+            if attacked is not None and run is not None:
+                inputs |= moved_by(attacked[0], batch, run)
+            found = {}
+            for name, victim in self.victims.items():
+                logits = victim.logits(inputs) if attacked else victim.clean_logits(batch)
+                found[_RIGHT + name] = correct(logits, batch.targets, task)
+            return found
+
+        frozen = nullcontext() if attacked is None else attacked[0].frozen()
+        with TemporaryDirectory() as folder, process.monitor.task(label), frozen:
+            process.in_shards(Path(folder), process.selection, work, label, self.first)
+            table = shards.collected(Path(folder), process.selection)
+        right: dict[str, NDArray[np.bool_]] = shards.columns_named(table, _RIGHT)
+        return right, tuple(table["id"].to_pylist()), shards.columns_named(table, shards.CHECKSUM)
