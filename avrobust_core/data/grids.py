@@ -8,8 +8,11 @@ from torch import Tensor
 
 from avrobust_core.data.media import MediaSpec
 
-_ON = 1e-3
-"""A value this close to one of the grid's, in steps, is that one: float32 holds few of them exactly."""
+_ON: Final = 1e-4
+"""A value this close to one of the grid's, in steps, is that one: float32 holds few of the 255ths exactly."""
+
+GRID_TOLERANCE: Final = 1e-4
+"""The share of a radius of a step or more by which a value of the grid that lies on its edge may seem to exceed it."""
 
 _SIGNAL_HALF: Final = 2**15
 _PICTURE_LEVELS: Final = 2**8 - 1
@@ -41,7 +44,7 @@ class Grid:
 
     def nearest(self, x: Tensor) -> Tensor:
         """`x` as a file keeps it: float32, each value the nearest one of the grid."""
-        return self._values(self._position(x).round_().clamp_(self.first, self.last))
+        return self.values(self.index(x))  # by whole numbers, which know no -0
 
     def towards(self, x: Tensor, clean: Tensor) -> Tensor:
         """`x` on the grid, no value further from `clean` than it was, where the grid has such a value.

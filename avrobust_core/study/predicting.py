@@ -123,7 +123,7 @@ class Predicting:
         victim = self.process.victim(cell, self.process.spec.engine.attack_precision)
         run = self._run(evaluation)
         if run is not None:
-            run = self._prepared(victim, run, first)
+            run = self.ready(victim, run, first)
 
         def work(batch: Batch) -> shards.Columns:
             return evaluating.evaluate_batch(victim, batch, run)
@@ -144,7 +144,7 @@ class Predicting:
         factors = self.process.spec.attacks[name].factors
         return AttackRun(name, self.process.attacks[name], evaluation.applied, self.process.goal(name), factors)
 
-    def _prepared(self, victim: Victim, run: AttackRun, first: FirstReading | None) -> AttackRun:
+    def ready(self, victim: Victim, run: AttackRun, first: FirstReading | None) -> AttackRun:
         """The run after its attack has seen the clips that it prepares from: in every process all of them, in order."""
         preparation = run.attack.preparation
         if preparation is None:

@@ -6,6 +6,7 @@ import torch
 
 from avrobust_attacks.rounded.configs import RoundedConfig
 from avrobust_core import (
+    GRID_TOLERANCE,
     Attack,
     AttackResult,
     AvrobustError,
@@ -19,9 +20,6 @@ from avrobust_core import (
 
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0)
 """The shares of a perturbation that are tried, one after the other, where the rounded clip leaves the region."""
-
-BEYOND = 1e-4
-"""A size beyond 1 by less than this is float32's rounding of values that lie on the edge exactly."""
 
 
 class Rounded(Attack):
@@ -96,7 +94,7 @@ def _inside(grids: Mapping[str, Grid], region: Region, x: Inputs) -> dict[str, t
     clean = region.clean
     found = _on_grid(grids, region, x)
     for share in SHARES:
-        outside = region.size(found) > 1 + BEYOND
+        outside = region.size(found) > 1 + GRID_TOLERANCE
         if not outside.any():
             break
         shorter = {name: clean[name] + share * (each - clean[name]) for name, each in x.items()}
