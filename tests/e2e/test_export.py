@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import subprocess
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ name: tiny
 data: {use: toy-av, with: {classes: 4, train: 48, val: 0, test: 16, size: 16, frames: 4, sample_rate: 4000}}
 encoders:
   audio: {use: cnn, with: {channels: [8], n_mels: 16, hop_ms: 16}}
-  video: {use: video-patches, with: {dim: 16, depth: 1, heads: 2, patch: 8}}
+  video: {use: video-patches, with: {width: 16, patch_size: 8}}
 models: {concat: {encoders: [audio, video], fusion: concat}}
 training: {standard: {epochs: 0}}
 threats: {both: {audio: {eps: 0.01}, video: {eps: 6.4/255}}, loud: {audio: {eps: 0.00002}, video: {eps: 0.4/255}}}
@@ -168,7 +169,8 @@ def test_the_manifest_keeps_versions_of_a_clip_together_and_says_which_is_which(
         assert row["fooled_saved"] == str(int(clips[row["path"]]["fooled_saved"]))
         assert row["path"].startswith(f"concat_standard/{row['attack']}/{row['threat']}/{row['source']}.")
     for row in rows:
-        assert (folder / row["wav"]).stat().st_size == 44 + 2 * 4000
+        with wave.open(str(folder / row["wav"])) as sound:
+            assert (sound.getframerate(), sound.getsampwidth(), sound.getnframes()) == (4000, 2, 4000)
         assert sorted(path.name for path in (folder / row["png"]).iterdir()) == [f"{i:04}.png" for i in range(4)]
     assert not list(folder.parent.glob(".avrobust-unfinished*"))
 
@@ -204,16 +206,16 @@ def test_clips_that_the_model_has_right_are_chosen_by_a_hash_and_named_in_the_la
         (["--cells", "concat/standrd"], "there is no cell 'concat/standrd'; there are: concat/standard; did you mean"),
         (["--attacks", "pgd/bth"], "there is no attack 'pgd/bth'"),
         (["--ids", "test-000999"], "has not evaluated concat/standard on clip test-000999"),
-        (["--sound", "mp3:64k"], "'mp3:64k' is no coding|'mp3' is no coding"),
+        (["--sound", "mp3:64k"], "'mp3' is no coding; there are: pcm16, float32, aac, opus"),
         (["--sound", "aac"], "aac needs bits per second"),
         (["--pictures", "ffv1:9k"], "ffv1 loses nothing"),
-        (["--set", "training.standard.epochs=3"], "it is not fitted here (changed: training.epochs 0 -> 3)"),
+        (["--set", "training.standard.epochs=3"], "it is not fitted here: changed: training.epochs 0"),
     ],
 )
 def test_what_cannot_be_exported_is_said_and_leaves_nothing(run, tmp_path, capsys, options, message) -> None:
     assert main(["export", str(run), "--out", str(tmp_path / "out"), "--quiet", *options]) == 1
     said = capsys.readouterr().err
-    assert any(part in said for part in message.split("|")), said
+    assert message in said
     assert not list(tmp_path.iterdir())
 
 
@@ -229,7 +231,7 @@ def test_a_folder_that_is_no_run_and_one_that_is_not_empty_are_refused(run, expo
 def test_real_clips_are_what_was_reported(tmp_path: Path) -> None:
     data = f"{{use: clips, with: {{manifest: '{AVDIGITS}'}}}}"
     text = SPEC.replace(SPEC.splitlines()[2], f"data: {data}").replace("resamples: 100", "resamples: 100, clips: 40")
-    run = made(tmp_path, text.replace("patch: 8", "patch: 16"))
+    run = made(tmp_path, text)
     assert main(["export", str(run), "--clips", "6", "--quiet"]) == 0
     check(run, run / "export", json.loads((run / "export" / "export.json").read_text()))
 
