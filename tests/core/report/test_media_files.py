@@ -1,4 +1,4 @@
-"""Clips as media files: what is read back is what the grid says, or, coded with losses, the same clip at the same time."""
+"""Clips as media files: read back as the grid says, or, coded with losses, the same clip at the same time."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_nothing_is_lost_but_what_the_grid_takes(tmp_path, sound, which, samples
     }
     clip["audio"][0, :3] = torch.tensor([1.0, -1.0, -0.0])
     clip["video"][:, 0, 0, 0] = torch.tensor([0.0, 1.0, 0.5])
-    specs = media(samples, rate, frames, size)
+    specs = media(*form)
     part = {name: clip[name] for name in which}
     read, kept, files = written_and_read(tmp_path, {name: specs[name] for name in which}, part, sound, "ffv1")
     assert files["path"] == ("clip.wav" if which == ("audio",) else "clip.mkv")
