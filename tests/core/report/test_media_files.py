@@ -32,10 +32,9 @@ def written_and_read(tmp_path, specs, clip, sound, pictures):
 
 @pytest.mark.parametrize("sound", ["pcm16", "float32"])
 @pytest.mark.parametrize("which", [("audio", "video"), ("audio",), ("video",)])
-@pytest.mark.parametrize(
-    ("samples", "rate", "frames", "size"), [(8000, 8000, 8, 32), (44100, 44100, 3, 17), (12000, 8000, 1, 8)]
-)
-def test_nothing_is_lost_but_what_the_grid_takes(tmp_path, sound, which, samples, rate, frames, size) -> None:
+@pytest.mark.parametrize("form", [(8000, 8000, 8, 32), (44100, 44100, 3, 17), (12000, 8000, 1, 8)])
+def test_nothing_is_lost_but_what_the_grid_takes(tmp_path, sound, which, form) -> None:
+    samples, _, frames, size = form
     generator = torch.Generator().manual_seed(0)
     clip = {
         "audio": torch.rand(1, samples, generator=generator) * 2 - 1,
