@@ -30,9 +30,6 @@ _LOSSLESS: Final = frozenset({"pcm16", "float32", "ffv1"})
 
 _THOUSANDS: Final = {"": 1, "k": 1000, "M": 1_000_000}
 
-_OPUS_RATE: Final = 48_000
-"""Samples per second in an Opus file; its encoder takes others, too, but not all that there are."""
-
 
 @dataclass(frozen=True, slots=True)
 class Coding:
@@ -220,9 +217,8 @@ class Writer:
 
     def _whole(self, path: Path, heard: Tensor | None, seen: NDArray[np.uint8] | None) -> None:
         kind = "wav" if path.suffix == ".wav" else "matroska"
-        with av.open(
-            str(path), "w", format=kind, options={} if kind == "wav" else {"fflags": "+bitexact"}
-        ) as container:
+        same = {"fflags": "+bitexact"}  # no version and no random number: the same clip gives the same bytes
+        with av.open(str(path), "w", format=kind, container_options=same) as container:
             pictures = None if seen is None else self._picture_stream(container)
             sound = None if heard is None else self._sound_stream(container)
             if seen is not None and pictures is not None:
@@ -245,11 +241,16 @@ class Writer:
         return stream
 
     def _sound_stream(self, container: Any) -> Any:
-        rate = _OPUS_RATE if self.sound.name == "opus" else self.form.sample_rate
-        stream = container.add_stream(self.sound.encoder, rate=rate, layout="mono")
+        stream = container.add_stream(self.sound.encoder, rate=self._rate(), layout="mono")
         if self.sound.rate is not None:
             stream.bit_rate = self.sound.rate
         return stream
+
+    def _rate(self) -> int:
+        """Samples per second in the file: of an encoder that takes a few rates only, the next higher one."""
+        wanted = self.form.sample_rate
+        taken = sorted(av.Codec(self.sound.encoder, "w").audio_rates or [wanted])
+        return next((rate for rate in taken if rate >= wanted), taken[-1])
 
     def _sound_packets(self, stream: Any, heard: Tensor) -> Iterator[Any]:
         """Packets of samples, in the encoder's own format, rate and size of frames."""
