@@ -119,6 +119,22 @@ def test_the_search_sees_the_model_through_the_file_and_gradients_pass_the_round
     assert torch.allclose(slope.flatten(1), model.weights["video"][:, 0].expand(4, -1))
 
 
+class SecondFrame(torch.nn.Module):
+    """Class 1 where the second frame's first colour is above 100.2 of 255."""
+
+    def forward(self, inputs):
+        odds = 255 * inputs["video"][:, 0, 1, 0, 0] - 100.2
+        return torch.stack([torch.zeros_like(odds), odds], dim=1)
+
+
+def test_a_clip_that_saving_alone_sets_right_again_is_no_success():
+    video = torch.full((1, *VIDEO.shape), 100.4 / 255)
+    batch = Batch({"video": video}, torch.zeros(1, dtype=torch.int64), ("c",))
+    threat = {"video": {"eps": 0.1, "frames": [[0, 1]]}}  # the second frame must stay off the grid
+    result, verdict, _, _, fooled = attacked(Rounded(Edge()), batch, threat, SecondFrame())
+    assert (bool(verdict.success), bool(fooled), bool(result.success)) == (True, False, False)
+
+
 def test_selected_clips_are_rounded_towards_their_own_clean_values():
     batch = clips(6)
     threat = {"audio": {"eps": 0.002}, "video": {"eps": "3/255"}}
