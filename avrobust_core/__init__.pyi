@@ -25,6 +25,9 @@ from avrobust_core.data.batches import Encoded as Encoded
 from avrobust_core.data.batches import select_inputs as select_inputs
 from avrobust_core.data.dataset import Dataset as Dataset
 from avrobust_core.data.dataset import Locality as Locality
+from avrobust_core.data.grids import GRID_TOLERANCE as GRID_TOLERANCE
+from avrobust_core.data.grids import Grid as Grid
+from avrobust_core.data.grids import grid_of as grid_of
 from avrobust_core.data.media import MediaSpec as MediaSpec
 from avrobust_core.data.media import Task as Task
 from avrobust_core.data.packed import PackedClips as PackedClips

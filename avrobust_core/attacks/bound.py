@@ -1,6 +1,6 @@
 """A victim bound to a batch under a threat: what an attack is given, and asks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
@@ -17,7 +17,11 @@ from avrobust_core.data.media import Task
 from avrobust_core.models.model import AVModel
 from avrobust_core.randomness import clip_generator
 from avrobust_core.threats.balls import Ball
+from avrobust_core.threats.clips import Inputs
 from avrobust_core.threats.regions import Region
+
+Change = Callable[[Region, Inputs], Inputs]
+"""From the region of some clips and points, by attacked modality, (b, ...) to those that the model is to see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class BoundVictim:
         self.ids = ids
         self.start: Mapping[str, Tensor] | None = None
         self._hidden = hidden
+        self._change: Change | None = None
         device = goal.labels.device
         self.queries = torch.zeros(len(ids), dtype=torch.int64, device=device)
         self.gradients = GradientRecord(region.balls, len(ids), device)
@@ -186,11 +191,25 @@ class BoundVictim:
         found.start = start
         return found
 
+    def seen_after(self, change: Change) -> Self:
+        """The same victim, whose model sees every point after a change, such as rounding to what a file keeps.
+
+        Gradients pass the change by (Athalye et al. 2018, "straight through"): they are those at the changed point. The
+        change is not asked about the region's edges: what it makes of a point may lie outside.
+        """
+        found = copy(self)
+        found._change = change
+        return found
+
     def _precision(self, device: str) -> AbstractContextManager[object]:
         return nullcontext() if self.exact else torch.autocast(device, dtype=torch.bfloat16)
 
     def _forward(self, perturbed: Mapping[str, Tensor]) -> Tensor:
         self.queries[self._positions] += self.victim.samples
+        if self._change is not None:
+            seen = self._change(self.region, {name: x.detach() for name, x in perturbed.items()})
+            # The difference is exactly 0, and has the gradient.
+            perturbed = {name: seen[name] + (x - x.detach()) for name, x in perturbed.items()}
         model, hidden = self.victim.model, self._hidden
         given = {**hidden.fixed, **perturbed, **hidden.encodings}
 

@@ -10,27 +10,24 @@ from avrobust_core.attacks.running import attack_batch
 from avrobust_core.audit.checks import Check, not_applicable
 from avrobust_core.audit.look import Look
 from avrobust_core.audit.recorded import broken
+from avrobust_core.data.grids import Grid, grid_of
 from avrobust_core.evaluation.outcomes import Outcome
 from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.naming import first_of
 
 ROUNDED_CLIPS, ROUNDED_FEWEST = 6, 4
 
-SIGNAL_LEVELS, PICTURE_LEVELS = 2**16, 2**8 - 1
-"""In how many steps a file divides a modality's range: 16-bit PCM for signals of one axis beside their channels, 8 bits
-for pictures and films."""
-
 
 def rounding(look: Look) -> Iterator[Check]:
     """Attack a few broken clips again, round them, and ask the model once more: one check for each attack."""
-    levels = _levels(look)
+    grids = _grids(look)
     for outcome in look.standing.worst:
-        yield replace(_rounded(look, outcome, levels), **outcome.where)
+        yield replace(_rounded(look, outcome, grids), **outcome.where)
 
 
-def _rounded(look: Look, outcome: Outcome, levels: Mapping[str, float]) -> Check:
+def _rounded(look: Look, outcome: Outcome, grids: Mapping[str, Grid]) -> Check:
     run, victim = look.case.runs[outcome.attack, outcome.threat], look.case.victim
-    if not levels:
+    if not grids:
         return not_applicable("rounding", "no attacked modality has known bounds")
     if run.attack.preparation is not None or outcome.minimal or look.known.random:
         why = "the attack is prepared for a whole set, ends at the boundary itself, or faces a random model"
@@ -42,9 +39,7 @@ def _rounded(look: Look, outcome: Outcome, levels: Mapping[str, float]) -> Check
     positions = np.array(chosen[: look.case.batch_size])
     batch = look.case.read(look.case.ids(positions))
     attacked = attack_batch(victim, batch, replace(run, factors=(1.0,)))
-    rounded = {
-        name: (x / levels[name]).round() * levels[name] if name in levels else x for name, x in attacked.inputs.items()
-    }
+    rounded = {name: grids[name].nearest(x) if name in grids else x for name, x in attacked.inputs.items()}
     again = victim.logits({**batch.inputs, **rounded})
     look.meter.spend(int(attacked.queries.sum() + attacked.backwards.sum()) + 2 * len(batch))
     lost = attacked.success & ~BatchGoal(batch.targets, victim.task).reached(again)
@@ -78,11 +73,11 @@ def _affordable(look: Look, predictions: Predictions) -> list[int]:
     return chosen
 
 
-def _levels(look: Look) -> dict[str, float]:
+def _grids(look: Look) -> dict[str, Grid]:
     found = {}
     for name, budget in look.standing.threat.items():
         media = look.case.victim.media.get(name)
-        if media is not None and media.bounds is not None and budget.space == "input":
-            levels = SIGNAL_LEVELS if len(media.shape) <= 2 else PICTURE_LEVELS
-            found[name] = (media.bounds[1] - media.bounds[0]) / levels
+        grid = None if media is None or budget.space != "input" else grid_of(media)
+        if grid is not None:
+            found[name] = grid
     return found

@@ -1,1 +1,1 @@
-"""Terminal tables of a run's results, and contact sheets of clips."""
+"""Terminal tables of a run's results, contact sheets of clips, and clips exported as media files."""

@@ -1,0 +1,220 @@
+"""Attacked clips of a run as media files, beside the clean ones, and what they are still worth once saved."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avrobust_core.attacks.running import AttackRun, attack_batch
+from avrobust_core.data.batches import Batch, Clip
+from avrobust_core.data.readings import FirstReading, checksums
+from avrobust_core.errors import RunError
+from avrobust_core.evaluation.outcomes import Intervals, groups_by_clip
+from avrobust_core.files import TEMPORARY, read_json
+from avrobust_core.notes import collected
+from avrobust_core.registry.registry import Registry
+from avrobust_core.report.export_choice import Asked, Job, jobs_of, stored
+from avrobust_core.report.exported import FileNames, Row, Written
+from avrobust_core.report.media_files import Form, Writer
+from avrobust_core.report.saved_clips import Measuring, SavedClips
+from avrobust_core.spec.loading import LoadedSpec
+from avrobust_core.study.building import Builder
+from avrobust_core.study.console import Monitor
+from avrobust_core.study.devices import fabric_of
+from avrobust_core.study.plan import PlannedEvaluation
+from avrobust_core.study.predicting import Predicting
+from avrobust_core.study.process import Process
+
+EXPORT_FORMAT = 1
+"""The version of export.json."""
+
+
+def export(
+    loaded: LoadedSpec,
+    registry: Registry,
+    root: Path,
+    out: Path,
+    asked: Asked,
+    writer_of: Callable[[Form], Writer],
+    *,
+    silent: bool = False,
+) -> dict[str, Any]:
+    """Attack clips of a run once more, write them as media files, read these back, and ask the models again.
+
+    A run keeps no perturbations: attacks repeat themselves, from the seed and the clip's id. The folder appears whole,
+    or not at all.
+
+    Args:
+        loaded: the run's resolved spec.
+        registry: of the components that are installed.
+        root: the run's folder.
+        out: the folder to make.
+        asked: which clips.
+        writer_of: from the form of the clips to what writes them.
+        silent: show no progress.
+
+    Returns:
+        What export.json holds, which docs/export.md describes, and `out`.
+
+    Raises:
+        RunError: if there is no such cell, attack or clip, the run has not come so far, `out` is not empty, the clips
+            are nothing that media files hold, or a file without loss is not read back as it was written.
+        DataError: if a clip is not what it was in the run.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} is there already, and not empty: choose another --out, or delete it")
+    engine, monitor = loaded.spec.engine, Monitor(silent=silent)
+    devices = engine.devices[:1] if isinstance(engine.devices, list) else 1
+    fabric = fabric_of(engine.model_copy(update={"devices": devices}))
+    fabric.launch()
+    with collected(lambda note: monitor.say(f"note: {note}")):
+        process = Process(fabric, Builder(loaded.spec, registry), monitor)
+        with process.loader:
+            writer = writer_of(Form.of(process.dataset.media))
+            jobs = jobs_of(process, asked, root)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f"{TEMPORARY}{out.name}."))
+            try:
+                folder.chmod(0o755)
+                exporting = _Exporting(
+                    process, writer, Written(folder, writer.form, process.dataset, jobs[0].selection.split)
+                )
+                findings = {
+                    "format": EXPORT_FORMAT,
+                    "run": str(root),
+                    "chosen": str(asked),
+                    "sound": str(writer.sound),
+                    "pictures": str(writer.pictures),
+                    **exporting.carry_out(jobs),
+                }
+                exporting.written.write_rest(out, findings)
+                folder.rename(out)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    return findings | {"out": str(out)}
+
+
+class _Exporting:
+    """Writes clips, and has them measured.
+
+    Args:
+        process: of the run.
+        writer: of the files.
+        written: what is there of them.
+    """
+
+    def __init__(self, process: Process, writer: Writer, written: Written) -> None:
+        section = process.spec.evaluation
+        self.process = process
+        self.writer = writer
+        self.written = written
+        self.predicting = Predicting(process)
+        self.grouping = groups_by_clip(process.dataset, written.split)
+        self.intervals = Intervals(section.confidence, section.resamples, process.spec.seed, self.grouping)
+        self.names = FileNames()
+        self.clean: dict[str, Row] = {}
+        self.expected: dict[str, dict[str, int]] = {}
+
+    def carry_out(self, jobs: list[Job]) -> dict[str, Any]:
+        """Write the clips of these cells, read them back, and sum up."""
+        attacked = [[self._attack(job, *each) for each in job.attacks] for job in jobs]
+        self.written.rows[:] = [*self.clean.values(), *(row for job in attacked for rows, _ in job for row in rows)]
+        self.written.write_manifest()
+        saved = SavedClips(self.written, self.process.builder.registry, self.expected)
+        measuring = Measuring(self.process, saved, self.intervals)
+        cells = []
+        for job, results in zip(jobs, attacked, strict=True):
+            headlines = _headlines(job)
+            self.process.monitor.say(f"{job.cell.label}: read back from the files")
+            entry: dict[str, Any] = {**job.cell.names, "clips": list(job.selection.ids), "attacks": []}
+            with job.victim.frozen():
+                entry["clean"] = measuring.clean(job, [self.clean[clip_id] for clip_id in job.selection.ids])
+                for (evaluation, run), (rows, before) in zip(job.attacks, results, strict=True):
+                    found = measuring.attacked(job, evaluation, run, rows, [each["success"] for each in before])
+                    for clip, known in zip(found["clips"], before, strict=True):
+                        clip |= {"norm": known["norm"], "logits": known["logits"]}
+                    headline = headlines.get(str(evaluation.attack), {}).get(str(evaluation.threat))
+                    entry["attacks"].append(
+                        found | {"success_rate_in_run": headline} | _otherwise(job, evaluation, before)
+                    )
+            cells.append(entry)
+        self.written.write_manifest()  # with what was found
+        about = {"split": self.written.split, "confidence": self.intervals.confidence}
+        return about | {"classes": list(self.process.dataset.classes), "cells": cells}
+
+    def _attack(
+        self, job: Job, evaluation: PlannedEvaluation, run: AttackRun
+    ) -> tuple[list[Row], list[dict[str, Any]]]:
+        """Attack a cell's clips and write them, and the clean ones that are not there yet.
+
+        Returns:
+            A row for each clip; and `success`, `norm` and `logits` of each before it was saved.
+        """
+        label = f"{job.cell.label}: {evaluation.label}"
+        self.process.monitor.say(f"{label}: {len(job.selection)} clips attacked again")
+        rows: list[Row] = []
+        before: list[dict[str, Any]] = []
+        with job.victim.frozen():
+            run = self.predicting.ready(job.victim, run, FirstReading(job.clean.ids, job.clean.checksums))
+            for batch in job.batches(self.process, label):
+                found = attack_batch(job.victim, batch.to(self.process.device), run)
+                after = Batch(
+                    {**batch.inputs, **{k: x.cpu() for k, x in found.inputs.items()}}, batch.targets, batch.ids
+                )
+                norms = {name: each.tolist() for name, each in found.norms.items()}
+                logits, success = found.logits.tolist(), found.success.tolist()
+                for i, clip_id in enumerate(batch.ids):
+                    if clip_id not in self.clean:
+                        self.clean[clip_id] = self._row(batch, i, ("clean",))
+                    where = (job.cell.label, str(evaluation.attack), str(evaluation.threat))
+                    rows.append(self._row(after, i, where))
+                    norm = {name: each[i] for name, each in norms.items()}
+                    before.append({"success": success[i], "norm": norm, "logits": logits[i]})
+        return rows, before
+
+    def _row(self, batch: Batch, i: int, where: tuple[str, ...]) -> Row:
+        """Write a clip of a batch, and note it for the manifest."""
+        clip = Clip(batch.ids[i], {name: x[i] for name, x in batch.inputs.items()}, batch.targets[i])
+        lacking = [name for name, x in clip.inputs.items() if not bool(torch.isfinite(x).all())]
+        if lacking:
+            raise RunError(f"clip {clip.id!r} cannot be exported, for it has no {lacking[0]}; name others with --ids")
+        place, _, name = self.names.of((*where, clip.id)).rpartition("/")
+        files = self.writer.write(clip.inputs, self.written.folder / place, name)
+        form, writer, dataset = self.writer.form, self.writer, self.process.dataset
+        kept = checksums(Batch.stack([Clip(clip.id, form.kept(clip.inputs, writer.sound), clip.target)]))
+        exact = {form.sound: writer.sound.lossless, form.pictures: writer.pictures.lossless}
+        row_id = f"{place}/{name}"
+        self.expected[row_id] = {each: int(kept[each][0]) for each in clip.inputs if exact[each]}
+        own = [int(clip.target)] if clip.target.dim() == 0 else clip.target.nonzero().flatten().tolist()
+        cell, attack, threat = where if len(where) == 3 else ("", "", "")
+        return Row(
+            id=row_id,
+            source=clip.id,
+            labels=[dataset.classes[label] for label in own],
+            group=self.grouping.get(clip.id, clip.id),
+            files={kind: f"{place}/{file}" if file else "" for kind, file in files.items()},
+            version="attacked" if attack else "clean",
+            cell=cell,
+            attack=attack,
+            threat=threat,
+        )
+
+
+def _headlines(job: Job) -> dict[str, Any]:
+    """The success rates that the run has found over all its clips, by attack and threat; none where it is not done."""
+    path = job.cell.folder / "result.json"
+    found: dict[str, Any] = read_json(path).get("attack_success_rate", {}) if path.exists() else {}
+    return found
+
+
+def _otherwise(job: Job, evaluation: PlannedEvaluation, before: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many clips the attack, carried out again, left otherwise than in the run; None where that is not known."""
+    kept = stored(job.cell, evaluation)
+    if kept is None:
+        return {"otherwise_than_in_run": None}
+    known = dict(zip(kept.ids, kept.success.tolist(), strict=True))
+    pairs = zip(job.selection.ids, before, strict=True)
+    return {"otherwise_than_in_run": sum(known.get(clip_id) != each["success"] for clip_id, each in pairs)}

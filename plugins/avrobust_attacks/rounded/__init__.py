@@ -1,0 +1,1 @@
+"""An attack whose points are those that a media file can keep."""
