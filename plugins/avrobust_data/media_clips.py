@@ -50,6 +50,7 @@ class MediaClips(Dataset):
         self.classes = listing.classes
         self.task = listing.task
         self.max_unreadable = config.max_unreadable
+        self.redrawn = config.window == "random"
         specs = media_specs(config)
         self.media: Mapping[str, MediaSpec] = {name: specs[name] for name in config.modalities}
         self._said = dict(said)
@@ -95,7 +96,7 @@ class MediaClips(Dataset):
 
     def read_to_learn(self, split: str, index: int, draw: int) -> Clip:
         """As `read`; with `window: random` another part of the clip for each draw, never taken from memory."""
-        if self.config.window != "random":
+        if not self.redrawn:
             return self.read(split, index)
         entry = self._entry(split, index)
         return self._clip(entry, lambda: self._decoded(entry, derive_seed(draw, entry.id, "window") / 2**63))
