@@ -47,7 +47,10 @@ def decode_clip(
     stop = length if end is None else min(end, length)
     begin += max(0.0, stop - begin - config.seconds) * place
     heard, seen = (config.model_copy(update={"modalities": (name,)}) for name in ("audio", "video"))
-    return {**_decoded(sound, heard, begin, end, 0.0), **_decoded(path, seen, begin, end, 0.0)}
+    sounds, pictures = _decoded(sound, heard, begin, end, 0.0), _decoded(path, seen, begin, end, 0.0)
+    media = Media(sounds | pictures)
+    media.padded = {**sounds.padded, **pictures.padded}
+    return media
 
 
 def length_of(path: Path, config: DecodingConfig) -> float | None:
@@ -72,7 +75,7 @@ def _decoded(path: Path, config: DecodingConfig, begin: float | None, end: float
     with naming(path, watch):
         if "audio" in config.modalities:
             raise MediaError("it is a folder, which has no sound: name the file of the sound beside it")
-        return {"video": decode_folder(path, config, begin or 0.0, end, _place(config, share), watch)}
+        return decode_folder(path, config, begin or 0.0, end, _place(config, share), watch)
 
 
 def _place(config: DecodingConfig, share: float | None) -> float:

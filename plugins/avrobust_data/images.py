@@ -11,6 +11,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
+from avrobust_data.cache import Media
 from avrobust_data.configs import DecodingConfig
 from avrobust_data.faults import MediaError
 from avrobust_data.guard import DECODER_LIMITS, Watch, refuse_size
@@ -78,8 +79,8 @@ def length_of_folder(folder: Path, config: DecodingConfig) -> float | None:
 
 def decode_folder(
     folder: Path, config: DecodingConfig, begin: float, end: float | None, place: float, watch: Watch
-) -> NDArray[np.uint8]:
-    """(3, F, S, S) uint8, RGB: of a folder's images those on show at the times that `decode` says of a file.
+) -> Media:
+    """Of a folder's images those on show at the times that `decode` says of a file, and likewise padded.
 
     Only these are opened. A single image is shown throughout.
 
@@ -90,6 +91,9 @@ def decode_folder(
         end: where it ends; None for the end of the last image.
         place: where the window lies in a longer clip, from 0 to 1.
         watch: over the time that it takes.
+
+    Returns:
+        "video": (3, F, S, S) uint8, RGB.
 
     Raises:
         MediaError: if the segment is empty or behind the last image, or an image is missing, damaged or too large.
@@ -106,6 +110,7 @@ def decode_folder(
     stop = length if end is None else min(end, length)
     start = begin + max(0.0, stop - begin - config.seconds) * place
     times = start + (np.arange(config.frames) + 0.5) * (config.seconds / config.frames)
+    held = np.zeros(0) if len(names) == 1 else times[times > stop - _TIE]
     times = times if end is None else np.minimum(times, end - 2 * _TIE)
     shown = np.clip(np.floor(times * rate + _TIE).astype(int), 0, len(names) - 1)
     square = Squarer(config.size, stretch=config.resize == "stretch")
@@ -116,7 +121,9 @@ def decode_folder(
             pictures[i] = square(*_image(folder / names[i]))
         except MediaError as error:
             raise MediaError(f"the image {names[i]!r}: {error}") from error.__cause__
-    return np.ascontiguousarray(np.stack([pictures[i] for i in shown.tolist()]).transpose(3, 0, 1, 2))
+    media = Media(video=np.ascontiguousarray(np.stack([pictures[i] for i in shown.tolist()]).transpose(3, 0, 1, 2)))
+    media.padded = {"video": len(held) / config.frames} if len(held) else {}
+    return media
 
 
 def _rate(config: DecodingConfig) -> float:

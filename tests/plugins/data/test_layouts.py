@@ -60,13 +60,21 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("apart", ["pictures.mkv", "images"])
 @pytest.mark.parametrize(
     ("window", "times"),
-    [("centre", ()), ("start", ()), ("centre", (None, None, 0.3)), ("centre", (0.5, 3.2)), ("start", (1.25, 1.75))],
+    [
+        ("centre", ()),
+        ("start", ()),
+        ("centre", (None, None, 0.3)),
+        ("centre", (0.5, 3.2)),
+        ("start", (1.25, 1.75)),
+        ("start", (3.5, None)),
+    ],
 )
 def test_what_is_apart_is_read_as_what_is_together(parts, apart, window, times) -> None:
     config = DecodingConfig(**SMALL, window=window, frame_rate=PER_SECOND)
     together = decode(parts / "both.mkv", config, *times)
     found = decode_clip(parts / apart, parts / "sound.wav", config, *times)
     assert found.keys() == together.keys()
+    assert found.padded == together.padded
     assert np.array_equal(found["video"], together["video"])
     assert np.abs(found["audio"] - together["audio"]).max() < 1e-6
 
