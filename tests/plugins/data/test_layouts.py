@@ -66,7 +66,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("centre", (None, None, 0.3)),
         ("centre", (0.5, 3.2)),
         ("start", (1.25, 1.75)),
-        ("start", (3.5, None)),
+        ("start", (3.45, None)),
     ],
 )
 def test_what_is_apart_is_read_as_what_is_together(parts, apart, window, times) -> None:
