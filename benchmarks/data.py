@@ -1,11 +1,19 @@
-"""Reading clips, beside the least that PyAV needs for the same media.
+"""Data: decoding, packed clips, what training waits for, the cost of many clips.
 
-    python benchmarks/data.py --manifest CSV [--clips 200] [--repeats 5]
+    python benchmarks/data.py --manifest CSV [--only PART ...] [--clips 200] [--repeats 5] [--rows 2000000]
 
-`decoding`: clips per second of one process, and their ratio to loops that open each file with PyAV, decode it, resample
-the sound and resize the pictures, and check nothing: `bare` resizes by `frame.reformat`, `tuned` with one scaler for
-all pictures of a clip. `seeking`: a window of one second far into a long file, beside a loop that seeks, decodes from
-the keyframe on and stops. They take turns, the best of each counts, in seconds of the processor. The last line is JSON.
+The last line is one JSON object.
+
+| part | what is measured |
+|---|---|
+| `decoding` | clips per second of one process, over loops of PyAV that check nothing, and torchcodec where it loads |
+| `seeking` | a window of one second far into a long file, over a loop that seeks and decodes from the keyframe on |
+| `packed` | clips per second from shards, over decoding the same files |
+| `formats` | the same clips in other formats: microseconds per clip |
+| `cold` | an epoch's reading with nothing in the system's cache |
+| `per-clip` | packing, opening and reading sets of 1,000 to 100,000 generated clips, and their memory |
+| `waiting` | the share of training that waits for shards, with `cnn14` and `slowfast` (r50) at full size |
+| `listing` | a manifest of two million rows, listed in a fresh process |
 """
 
 import argparse
@@ -13,132 +21,75 @@ import csv
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from fractions import Fraction
-from functools import partial
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
-from av.video.reformatter import VideoReformatter
-from avrobust_data.configs import DecodingConfig
-from avrobust_data.decoding import decode
-from numpy.typing import NDArray
+import torch
 
-RATE, FRAMES, SIZE = 16_000, 16, 64
+from benchmarks import data_decoding, data_listing, data_shards
 
-
-Arrays = tuple[NDArray[np.float32], NDArray[np.uint8]]
-
-
-def bare(path: Path, begin: float | None = None, seconds: float = 1.0, tuned: bool = False) -> Arrays:
-    """Sound and pictures of a file, or of a window of it, by nothing but PyAV; tuned, with one scaler."""
-    with av.open(str(path)) as container:
-        streams: Any = container.streams
-        sound, picture = streams.audio[0], streams.video[0]
-        sound.thread_count = picture.thread_count = 1
-        start = 0.0 if begin is None else begin
-        if begin is not None:
-            container.seek(int(begin / picture.time_base), stream=picture)
-        resampler, reformatter = av.AudioResampler(format="fltp", layout="mono", rate=RATE), VideoReformatter()
-        samples, pictures = [], []
-        times = iter([start + (i + 0.5) * seconds / FRAMES for i in range(FRAMES)] if begin is not None else ())
-        wanted, over = next(times, None), set()
-        frames: list[Any] = []
-        for packet in container.demux(sound, picture):
-            frames = list(packet.decode())
-            for frame in frames:
-                time_of: float = frame.time
-                if begin is not None and time_of > start + seconds:
-                    over.add(packet.stream.type)
-                elif isinstance(frame, av.AudioFrame):
-                    if time_of >= start - 0.1:
-                        samples += [piece.to_ndarray() for piece in resampler.resample(frame)]
-                elif begin is None or (wanted is not None and time_of >= wanted):
-                    resize = partial(reformatter.reformat, frame) if tuned else frame.reformat
-                    pictures.append(resize(SIZE, SIZE, format="rgb24").to_ndarray())
-                    wanted = next(times, None)
-            if len(over) == 2:
-                break
-    return np.concatenate(samples, axis=1), np.stack(pictures)
-
-
-def best_of(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Seconds of the processor that each way takes at best; they take turns, so that both see the same machine."""
-    found = dict.fromkeys(ways, float("inf"))
-    for _ in range(repeats):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            found[name] = min(found[name], time.process_time() - start)
-    return found
-
-
-def decoding(paths: Sequence[Path], repeats: int) -> dict[str, float]:
-    """Whole clips of one second."""
-    config = DecodingConfig(seconds=1.0, sample_rate=RATE, frames=FRAMES, size=SIZE)
-    found = best_of(
-        {
-            "ours": lambda: [decode(path, config) for path in paths],
-            "bare": lambda: [bare(path) for path in paths],
-            "tuned": lambda: [bare(path, tuned=True) for path in paths],
-        },
-        repeats,
-    )
-    clips = {f"{name}_clips_per_second": round(len(paths) / seconds, 1) for name, seconds in found.items()}
-    return clips | {f"over_{name}": round(found[name] / found["ours"], 3) for name in ("bare", "tuned")}
-
-
-def seeking(folder: Path, length: float, repeats: int) -> dict[str, float]:
-    """Windows of one second at eight tenths of a file: milliseconds for each."""
-    path = folder / "long.mp4"
-    with av.open(str(path), "w") as container:
-        picture = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
-        picture.width, picture.height, picture.pix_fmt, picture.gop_size = 160, 120, "yuv420p", 125
-        sound = container.add_stream("aac", rate=44100, layout="mono")
-        rng = np.random.default_rng(0)
-        for second in range(int(length)):
-            tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
-            frame = av.AudioFrame.from_ndarray(tone[None].astype(np.float32), format="fltp", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = 44100, second * 44100, Fraction(1, 44100)
-            container.mux(sound.encode(frame))
-            still = rng.integers(0, 255, (12, 16, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
-            for number in range(25):
-                image = av.VideoFrame.from_ndarray(np.roll(still, 4 * number, 1), format="rgb24")
-                image.pts, image.time_base = second * 25 + number, Fraction(1, 25)
-                container.mux(picture.encode(image))
-        container.mux([*sound.encode(None), *picture.encode(None)])
-    config = DecodingConfig(seconds=1.0, sample_rate=RATE, frames=FRAMES, size=SIZE, window="start")
-    begins = [0.8 * length + 0.57 * number for number in range(15)]  # anywhere between two keyframes
-    found = best_of(
-        {
-            "ours": lambda: [decode(path, config, begin, begin + 1) for begin in begins],
-            "bare": lambda: [bare(path, begin, tuned=True) for begin in begins],
-        },
-        repeats,
-    )
-    figures = {f"{name}_ms": round(1000 * seconds / len(begins), 1) for name, seconds in found.items()}
-    return {"file_seconds": length, **figures, "over_bare": round(found["bare"] / found["ours"], 3)}
+Json = dict[str, Any]
 
 
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--manifest", type=Path, required=True, help="of short clips, with a column path")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run; all by default")
+    parser.add_argument("--clips", type=int, default=200, help="of the manifest, to decode")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--long", type=float, default=600.0, help="length of the long file in seconds")
-    parser.add_argument("--manifest", type=Path, required=True, help="of short clips, with a column path")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1000, 10_000, 100_000], help="of generated sets")
+    parser.add_argument("--steps", type=int, default=3, help="of training with cnn14 and slowfast_r50")
+    parser.add_argument("--rows", type=int, default=2_000_000, help="of the manifest that is listed")
+    parser.add_argument("--out", type=Path, help="receives the JSON object, too")
     asked = parser.parse_args()
     if not asked.manifest.is_file():
         sys.exit(f"no manifest {asked.manifest}: name one of short clips with --manifest")
-    with asked.manifest.open(newline="", encoding="utf-8") as file:
-        paths = [asked.manifest.parent / row["path"] for row in csv.DictReader(file)][: asked.clips]
-    result: dict[str, object] = {"clips": len(paths), "decoding": decoding(paths, asked.repeats)}
+    torch.set_num_threads(1)
+    found: Json = {}
     with tempfile.TemporaryDirectory() as folder:
-        result["seeking"] = seeking(Path(folder), asked.long, asked.repeats)
-    print(json.dumps(result))
+        parts = _parts(asked, Path(folder))
+        for name in asked.only:
+            found[name] = parts[name]()
+            print(f"{name}: {found[name]}", flush=True)
+    line = json.dumps(found)
+    if asked.out is not None:
+        asked.out.write_text(f"{line}\n", encoding="utf-8")
+    print(line)
+
+
+PARTS = ("decoding", "seeking", "packed", "formats", "cold", "per-clip", "waiting", "listing")
+
+
+def _parts(asked: argparse.Namespace, folder: Path) -> dict[str, Callable[[], object]]:
+    """What measures each part."""
+
+    @cache
+    def packed() -> Json:
+        return data_shards.packed_over_decoding(asked.manifest, folder / "packed", asked.clips)
+
+    def shards() -> Path:
+        packed()
+        return folder / "packed"
+
+    def decoding() -> Json:
+        with asked.manifest.open(newline="", encoding="utf-8") as file:
+            paths = [asked.manifest.parent / row["path"] for row in csv.DictReader(file)][: asked.clips]
+        return data_decoding.decoding(paths, asked.repeats)
+
+    return {
+        "decoding": decoding,
+        "seeking": lambda: data_decoding.seeking(folder, asked.long, asked.repeats),
+        "packed": packed,
+        "formats": lambda: data_shards.formats(shards(), folder),
+        "cold": lambda: data_shards.cold_reading(shards()),
+        "per-clip": lambda: data_shards.cost_per_clip(asked.sizes, folder),
+        "waiting": lambda: data_shards.waiting(folder / "large", asked.steps),
+        "listing": lambda: data_listing.listing(folder, asked.rows),
+    }
 
 
 if __name__ == "__main__":

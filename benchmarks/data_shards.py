@@ -1,23 +1,18 @@
 """Packed clips: reading beside decoding, formats beside one another, the cost per clip, how long training waits.
 
-    python benchmarks/data_shards.py [--manifest FILE] [--sizes 1000 10000 100000] [--steps 3] [--out FILE]
-
-The last line is one JSON object. Times are processor seconds of one thread where nothing else is said, since other work
-on the machine changes them less; readers take turns, 25 clips each.
+Times are processor seconds of one thread where nothing else is said, since other work on the machine changes them less;
+readers take turns, 25 clips each.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,24 +67,6 @@ class Generated(Dataset):
         return f"generated {self.clips} {self.media}"
 
 
-def write_films(folder: Path, count: int = 120) -> Path:
-    """Films of a second, 64 x 64 at 16 per second (H.264) with 16 kHz sound (AAC); returns their manifest."""
-    rng, rows = np.random.default_rng(0), ["path,label,split"]
-    for i in range(count):
-        with av.open(str(folder / f"{i}.mp4"), "w") as container:
-            video, audio = container.add_stream("libx264", rate=16), container.add_stream("aac", rate=16_000)
-            video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
-            audio.layout = "mono"
-            for picture in rng.integers(0, 256, (16, 64, 64, 3), dtype=np.uint8):
-                container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            sound = av.AudioFrame.from_ndarray(rng.normal(0, 0.1, (1, 16_000)).astype(np.float32), "fltp", "mono")
-            sound.sample_rate = 16_000
-            container.mux([*video.encode(None), *audio.encode(sound), *audio.encode(None)])
-        rows.append(f"{i}.mp4,{i % 2},{'train' if i >= 20 else 'test'}")
-    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
-    return folder / "manifest.csv"
-
-
 def spent(work: Callable[[], object]) -> float:
     """Processor seconds that it took."""
     began = time.process_time()
@@ -126,11 +103,12 @@ def packed_over_decoding(manifest: Path, folder: Path, clips: int = 200) -> Json
     }
 
 
-def formats(shards: PackedClips, folder: Path, clips: int = 400) -> Json:
+def formats(packed: Path, folder: Path, clips: int = 400) -> Json:
     """The same clips in other formats, read in one random order: microseconds per clip, to float32 tensors.
 
     All keep the same compact numbers. Only ours checks what it reads.
     """
+    shards = PackedClips(packed)
     names = list(shards.media)
     count = min(clips, len(shards.ids("train")))
     kept = [{name: encode(x) for name, x in shards.read("train", i).inputs.items()} for i in range(count)]
@@ -267,37 +245,3 @@ def waiting(folder: Path, steps: int, batch_size: int = 2) -> Json:
         "share_waited": waited / total,
         "share_waited_after_the_first_batch": (waited - first) / (total - first),
     }
-
-
-def main() -> None:
-    """Measure, and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--manifest", type=Path, help="clips to pack (default: films made on the spot)")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[1000, 10_000, 100_000], help="of generated sets")
-    parser.add_argument("--steps", type=int, default=3, help="of training with cnn14 and slowfast_r50; 0 for none")
-    parser.add_argument("--out", type=Path, help="receives the JSON object, too")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        manifest = options.manifest or write_films(folder)
-        found: Json = {"reading": packed_over_decoding(manifest, folder / "packed")}
-        print(f"reading: {found['reading']}", flush=True)
-        found["formats_us"] = formats(PackedClips(folder / "packed"), folder)
-        print(f"formats: {found['formats_us']}", flush=True)
-        found["cold_s"] = cold_reading(folder / "packed")
-        print(f"cold: {found['cold_s']}", flush=True)
-        found["per_clip"] = cost_per_clip(options.sizes, folder)
-        for row in found["per_clip"]:
-            print(f"per clip: {row}", flush=True)
-        if options.steps:
-            found["waiting"] = waiting(folder / "large", options.steps)
-            print(f"waiting: {found['waiting']}", flush=True)
-    line = json.dumps(found)
-    if options.out is not None:
-        options.out.write_text(f"{line}\n", encoding="utf-8")
-    print(line)
-
-
-if __name__ == "__main__":
-    main()

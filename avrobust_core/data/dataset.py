@@ -33,12 +33,14 @@ class Dataset(ABC):
         classes: the class names, in the order of the targets' indices.
         task: whether a clip has one label or several.
         max_unreadable: the share of a split's clips that may fail to load before the run ends with an error.
+        redrawn: whether `read_to_learn` gives other parts of clips than `read`. Such a data set cannot be packed.
     """
 
     media: Mapping[str, MediaSpec]
     classes: tuple[str, ...]
     task: Task
     max_unreadable: float = 0.0
+    redrawn: bool = False
 
     @property
     @abstractmethod

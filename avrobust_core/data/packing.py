@@ -31,7 +31,7 @@ from avrobust_core.data.packed_index import (
     write_index,
     write_shard_rows,
 )
-from avrobust_core.errors import RunError
+from avrobust_core.errors import DataError, RunError
 from avrobust_core.files import TEMPORARY, digest, read_json, write_atomically, write_json
 
 SHARD_BYTES: Final = 2**30
@@ -111,10 +111,15 @@ def pack(
         report: told of each shard.
 
     Raises:
-        DataError: if the data set's ids are not unique.
+        DataError: if the data set's ids are not unique, or it gives another part of a clip in each epoch.
         DatasetFailure: if more clips cannot be read than the data set allows; the shards made until then are kept.
         RunError: if the folder holds something else.
     """
+    if dataset.redrawn:
+        raise DataError(
+            "the data set gives another part of each clip in each epoch to learn from, and shards hold one part of it: "
+            "pack it with one (`--set data.with.window=centre`), or learn from the files"
+        )
     check_ids(dataset)
     if shard_clips is None:
         floats = sum(int(np.prod(spec.shape)) for spec in dataset.media.values())

@@ -61,13 +61,18 @@ def check_clips(subject: ComponentSubject) -> None:
 
 
 def _learned_from(dataset: Dataset, copy: Dataset, split: str, index: int, clip: Clip) -> None:
-    """What is learned from is this clip, too: the same for the same draw."""
+    """What is learned from is this clip, too: the same for the same draw; and for any, unless the data set says so."""
     found, again = (each.read_to_learn(split, index, 5) for each in (dataset, copy))
     if found.id != clip.id or not same_bits(found.target, clip.target):
         raise CheckFailed(f"read_to_learn({split!r}, {index}, ...) gives another clip, or another target, than read")
     if any(not same_bits(x, again.inputs[name]) for name, x in found.inputs.items()):
         raise CheckFailed(
             f"clip {clip.id!r}: read_to_learn differs for one and the same draw: use clip_generator(draw, id, ...)"
+        )
+    if not dataset.redrawn and any(not same_bits(x, found.inputs[name]) for name, x in clip.inputs.items()):
+        raise CheckFailed(
+            f"clip {clip.id!r}: read_to_learn gives another part of it than read: say so (`redrawn = True`), or the "
+            "data set can be packed, which loses that"
         )
     _as_stated(dataset, found)
 

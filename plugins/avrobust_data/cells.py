@@ -18,10 +18,13 @@ from avrobust_data.rows import SHOWN
 from avrobust_data.suggesting import nearest
 from avrobust_data.table import DELIMITERS
 
-_LONGEST: Final = {"path": 4096, "labels": 4096}
+_LONGEST: Final = {"path": 4096, "sound": 4096, "labels": 4096}
 """Characters that a cell of a column may have, where it is not the usual limit."""
 
 _USUAL_LONGEST: Final = 500
+
+_FILES: Final = ("path", "sound")
+"""Columns of files."""
 
 _SCHEME: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]+://")
 _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
@@ -140,7 +143,7 @@ class Cells:
 
         Returns:
             `path`, `split` (position in the configuration's), `labels` (positions in `Labels.classes`), `line`, and
-            `id`, `group`, `start` and `stop` where they are there.
+            `id`, `sound`, `group`, `start` and `stop` where they are there.
         """
         if any(len(cells) != self._width for _, cells in rows):
             fitted = [(line, self._fitted(line, found)) for line, found in rows]
@@ -154,6 +157,8 @@ class Cells:
         found: dict[str, pa.Array] = {
             name: pa.array(cells[name], pa.string()) for name in ("id", "path", "group") if name in cells
         }
+        if "sound" in cells:
+            found["sound"] = pa.array([cell or None for cell in cells["sound"]], pa.string())
         found["split"] = pa.array([self._splits.get(cell) for cell in cells["split"]], pa.int32())
         found["labels"] = labels
         for name in ("start", "stop"):
@@ -191,7 +196,7 @@ class Cells:
             return False
         if any("" in cells[name] for name in ("id", "path", "group") if name in cells):
             return False
-        if any(self._misplaced(path) for path in cells["path"]):
+        if any(self._misplaced(path) for name in _FILES if name in cells for path in cells[name]):
             return False
         times = [cells[name] for name in ("start", "stop") if name in cells]
         return not times or not any(map(any, map(_wrong_times, *self._times(cells))))
@@ -220,8 +225,11 @@ class Cells:
                 f"the split {cells['split']!r} is none of {', '.join(names)}"
                 f"{nearest(cells['split'], names if suggest else ())}; correct it, or name it in data.with.splits"
             )
-        if fault := self._misplaced(cells["path"]):
-            wrong.append(f"the path {cells['path']!r} {fault}")
+        wrong += [
+            f"the path {cells[name]!r} {fault}"
+            for name in _FILES
+            if name in cells and (fault := self._misplaced(cells[name]))
+        ]
         wrong += _wrong_times(cells.get("start", ""), cells.get("stop", ""))
         self._faults.add(line, wrong)
         return True

@@ -76,6 +76,9 @@ class DecodingConfig(Config):
     than in the mean. mean: the mean of all. One or two channels, and unknown layouts, give the mean in either case."""
     frames: int = Field(default=16, ge=1)
     """Pictures per clip, evenly spread over `seconds` by their timestamps."""
+    frame_rate: float | None = Field(default=None, gt=0, le=1000, allow_inf_nan=False)
+    """Images per second, where the pictures of a clip are a folder of images (jpg, png, webp), one for each frame, with
+    numbers in their names. Files of media state theirs."""
     size: int = Field(default=64, ge=8, le=4096)
     """Height and width of a picture in pixels, after resizing."""
     resize: Literal["crop", "stretch"] = "crop"
@@ -156,9 +159,10 @@ class ClipsConfig(DecodingConfig, ManifestConfig):
     """Media files named by a CSV manifest.
 
     The manifest has a header with the columns `path`, `split`, and either `label` (single-label) or `labels`
-    (multi-label). Optional are `id`, `group` (what clips were drawn with: a speaker, a source), and `start` and `stop`,
-    in seconds, for clips that are segments of longer files. Other columns are ignored. Cells are separated by commas,
-    semicolons or tabs.
+    (multi-label). Where the sound has a file of its own, `video` and `audio` stand in place of `path`. Pictures may
+    be a folder of images (see `frame_rate`). Optional are `id`, `group` (what clips were drawn with: a speaker, a
+    source), and `start` and `stop`, in seconds, for clips that are segments of longer files. Other columns are ignored.
+    Cells are separated by commas, semicolons or tabs.
     """
 
 

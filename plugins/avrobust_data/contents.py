@@ -1,11 +1,12 @@
 """Digests of files' contents, kept on disk by size and times, so that a file that does not change is read once."""
 
 import hashlib
+import json
 import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, cast
@@ -13,9 +14,12 @@ from typing import Final, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from avrobust_data.images import is_image
+
 BLOCK: Final = 64 * 2**10
 BLOCKS: Final = 16
-"""A file of at most 16 blocks of 64 KiB is read whole; of a longer one that many, evenly spread from end to end."""
+"""A file of at most 16 blocks of 64 KiB is read whole; of a longer one that many, evenly spread from end to end; of a
+folder of images the first block of each of 16, likewise, and all names and sizes."""
 
 _SETTLED_NS: Final = 2_000_000_000
 """A file that changed less than this long ago may change again within one tick of the file system's clock."""
@@ -36,7 +40,7 @@ Look = tuple[State | None, str]
 
 
 def digests(names: Sequence[str], store: Path | None) -> list[str]:
-    """The digest of each file's content: hexadecimal, "" for a file that cannot be read.
+    """The digest of the content of each file or folder of images: hexadecimal, "" for what cannot be read.
 
     Args:
         names: absolute paths.
@@ -73,14 +77,33 @@ def default_store(name: str) -> Path | None:
 
 
 def _state(name: str) -> State | None:
-    """A file's state; None for what is not there, or no regular file."""
+    """The state of a file, or of a folder of images; None for what is not there, or neither."""
     try:
         found = os.stat(name)
+        if stat.S_ISDIR(found.st_mode):
+            return _state_of_folder(name, found)
     except (OSError, ValueError):
         return None
-    if not stat.S_ISREG(found.st_mode):
+    return _of(found) if stat.S_ISREG(found.st_mode) else None
+
+
+def _state_of_folder(name: str, folder: os.stat_result) -> State | None:
+    """All images' bytes, the latest times among theirs and the folder's, its number; None without images."""
+    states = [_of(os.stat(os.path.join(name, image))) for image in _images(name)]
+    if not states:
         return None
+    sizes, modified, changed, _ = zip(*states, strict=True)
+    own = _of(folder)
+    return sum(sizes), max(own[1], *modified), max(own[2], *changed), own[3]
+
+
+def _of(found: os.stat_result) -> State:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (2**63 - 1)
+
+
+def _images(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if is_image(entry.name) and entry.is_file())
 
 
 def _size(name: str) -> int | None:
@@ -89,26 +112,45 @@ def _size(name: str) -> int | None:
 
 
 def _look_into(name: str) -> Look:
-    """A file's state and digest, where it can be read; to open a pipe would wait for a writer."""
+    """A file's or folder's state and digest, where it can be read; to open a pipe would wait for a writer."""
     state = _state(name)
     if state is None:
         return None, ""
     digest = hashlib.blake2b(str(state[0]).encode(), digest_size=16)
     try:
-        with open(name, "rb", buffering=0) as file:
-            for start in _starts(state[0]):
-                file.seek(start)
-                digest.update(file.read(BLOCK))
+        for block in _blocks_of_folder(name) if os.path.isdir(name) else _blocks(name, _starts(state[0])):
+            digest.update(block)
     except OSError:
         return None, ""
     return state, digest.hexdigest()
+
+
+def _blocks_of_folder(name: str) -> Iterator[bytes]:
+    """The names and sizes of all images, and the first block of some."""
+    images = _images(name)
+    paths = [os.path.join(name, image) for image in images]
+    yield json.dumps([images, [os.stat(path).st_size for path in paths]]).encode()
+    for i in _spread(len(paths), BLOCKS):
+        yield from _blocks(paths[i], (0,))
+
+
+def _blocks(name: str, starts: Iterable[int]) -> Iterator[bytes]:
+    with open(name, "rb", buffering=0) as file:
+        for start in starts:
+            file.seek(start)
+            yield file.read(BLOCK)
 
 
 def _starts(size: int) -> Iterable[int]:
     """The offsets of the blocks that are read from a file."""
     if size <= BLOCK * BLOCKS:
         return range(0, size, BLOCK)
-    return (round(i * (size - BLOCK) / (BLOCKS - 1)) for i in range(BLOCKS))
+    return _spread(size - BLOCK + 1, BLOCKS)
+
+
+def _spread(count: int, most: int) -> Iterable[int]:
+    """At most so many of the numbers below `count`, evenly spread from the first to the last."""
+    return range(count) if count <= most else (round(i * (count - 1) / (most - 1)) for i in range(most))
 
 
 def _load(store: Path) -> dict[str, Look]:

@@ -1,6 +1,7 @@
 """From a media file to arrays: one window of time, sound and picture alike, decoded with PyAV (FFmpeg)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -62,9 +63,20 @@ def decode(
             if it takes too long, or its pictures are too large. The message names it.
     """
     watch = Watch(config.clip_timeout)
-    try:
+    with naming(path, watch):
         place: Place = "start" if config.window == "start" else "centre"
         return _decode(path, config, begin, end, place if share is None else share, watch)
+
+
+@contextmanager
+def naming(path: Path, watch: Watch) -> Iterator[None]:
+    """Make one sentence of what goes wrong while a file is read, with its name.
+
+    Raises:
+        MediaError: in place of what was raised.
+    """
+    try:
+        yield
     except MediaError as error:
         raise type(error)(f"{error} ({path})") from error.__cause__
     except av.ExitError as error:  # FFmpeg was interrupted

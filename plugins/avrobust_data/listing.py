@@ -17,6 +17,7 @@ SCHEMA: Final = pa.schema(
     [
         ("id", pa.string()),
         ("path", pa.string()),
+        ("sound", pa.string()),
         ("start", pa.float64()),
         ("stop", pa.float64()),
         ("labels", pa.list_(pa.int32())),
@@ -24,7 +25,8 @@ SCHEMA: Final = pa.schema(
         ("group", pa.string()),
     ]
 )
-"""Columns of a listing: the id, unique; the file, relative to the root; where the clip begins and ends in it, in
+"""Columns of a listing: the id, unique; the file (or folder of images), relative to the root; the file of its sound,
+likewise, where that is another one (null: it is not); where the clip begins and ends in it, in
 seconds (null: at its beginning, at its end); positions in `classes`; the split; the group (null: none)."""
 
 
@@ -34,6 +36,7 @@ class Entry:
 
     id: str
     path: str
+    sound: str | None
     start: float | None
     stop: float | None
     labels: tuple[int, ...]

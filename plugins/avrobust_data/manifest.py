@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from avrobust_core import AvrobustWarning, DataError, Task, first_of
 from avrobust_data.cells import Cells, Faults, Labels
@@ -30,6 +31,7 @@ _COLUMNS: Final = ("id", "path", "start", "stop", "label", "labels", "split", "g
 def read_manifest(config: ClipsConfig) -> Listing:
     """Read a CSV with the columns `path`, `label` or `labels`, `split`, and optionally `id`, `group`, `start`, `stop`.
 
+    `video` and `audio` may stand in place of `path`, with a file each, or the same where `audio` is empty.
     The header's case does not matter. Cells are stripped of blanks; blank lines and other columns are ignored. `start`
     and `stop` are seconds in the file, of which an empty cell means its beginning or its end. What looks wrong but may
     be meant is an `AvrobustWarning`: labels that differ in case or blanks alone, classes without a clip to learn from,
@@ -47,7 +49,7 @@ def read_manifest(config: ClipsConfig) -> Listing:
     file, root = config.manifest, config.root or config.manifest.parent
     lines = read_rows(file)
     header_line, header = next(lines)
-    columns = _columns(file, header_line, header)
+    columns = _columns(file, header_line, header, config.modalities)
     task: Task = "multi-label" if "labels" in columns else "single-label"
     stated = _composed(config.classes) if config.classes is not None else None
     labels = Labels(stated, config.separator if task == "multi-label" else None)
@@ -87,23 +89,32 @@ def _composed(classes: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _columns(file: Path, line: int, header: Sequence[str]) -> Mapping[str, int]:
+def _columns(file: Path, line: int, header: Sequence[str], modalities: Sequence[str]) -> Mapping[str, int]:
     """The positions of the columns that are read, by name."""
     names = [name.strip().casefold() for name in header]
+    called = _file_columns(names, modalities)
     shown = ", ".join(name.strip() if name.isprintable() else repr(name) for name in header)
     where = f"{file}:{line}: the header is {shown if len(shown) <= 200 else shown[:200] + '...'}"
-    missing = [name for name in ("path", "split") if name not in names]
+    ways = {"path": "path (or audio and video, for two files per clip)", "split": "split"}
+    missing = [way for name, way in ways.items() if called.get(name, name) not in names]
     if "label" not in names and "labels" not in names:
         missing.insert(1, "label (or labels, for several per clip)")
     if missing:
         raise DataError(f"{where}; it lacks {' and '.join(missing)}")
     if "label" in names and "labels" in names:
         raise DataError(f"{where}; keep either label (one per clip) or labels (several), and rename the other")
-    columns: dict[str, int] = {name: names.index(name) for name in _COLUMNS if name in names}
-    for name in columns:
+    called |= {name: name for name in _COLUMNS if name in names}
+    for name in called.values():
         if names.count(name) > 1:
             raise DataError(f"{where}; the column {name} is there {names.count(name)} times")
-    return columns
+    return {name: names.index(column) for name, column in called.items()}
+
+
+def _file_columns(names: Sequence[str], modalities: Sequence[str]) -> dict[str, str]:
+    """What the columns of files are called, in a manifest that has one for each modality in place of `path`."""
+    if "path" in names or any(name not in names for name in modalities):
+        return {}
+    return {"path": "video", "sound": "audio"} if len(modalities) > 1 else {"path": modalities[0]}
 
 
 def _width(header: Sequence[str]) -> int:
@@ -144,8 +155,16 @@ def _rows(table: pa.Table, labels: Labels, names: tuple[str, ...], config: Clips
     }
     arrays = [columns.get(field.name, pa.nulls(count, field.type)) for field in SCHEMA]
     listing = pa.Table.from_arrays(arrays, schema=SCHEMA)
-    files = files_of(table["path"].combine_chunks(), root)
-    return Rows(listing, names, table["line"].to_numpy().astype(np.int64), files)
+    line = table["line"].to_numpy().astype(np.int64)
+    if "sound" not in table.column_names:
+        return Rows(listing, names, line, files_of(table["path"].combine_chunks(), root))
+    both = files_of(pa.concat_arrays([listing["path"].combine_chunks(), _sounds(listing)]), root)
+    return Rows(listing, names, line, both[:count], both[count:])
+
+
+def _sounds(listing: pa.Table) -> pa.Array:
+    """The files with the sound."""
+    return pc.coalesce(listing["sound"], listing["path"]).combine_chunks()
 
 
 def _note_repeated_ids(table: pa.Table, faults: Faults) -> None:
@@ -167,7 +186,8 @@ def _note_repeated_ids(table: pa.Table, faults: Faults) -> None:
 
 def _spellings(rows: Rows, root: Path) -> Iterator[str]:
     """A remark on paths that name no file, where one of another spelling is there."""
-    found = [f"{path!r} ({other!r} is there)" for path, other in misspelt(rows.table["path"], root)]
+    paths = itertools.chain(*(misspelt(rows.table[name].drop_null(), root) for name in ("path", "sound")))
+    found = [f"{path!r} ({other!r} is there)" for path, other in paths]
     if found:
         yield f"paths name no file, where one that is spelled otherwise is there: {first_of(found)}"
 

@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,9 +15,10 @@ from scipy.sparse import csr_array
 
 from avrobust_core import AvrobustWarning, Clip, ClipError, DataError, Dataset, MediaSpec, derive_seed
 from avrobust_data.cache import ClipCache, Media, to_tensors
+from avrobust_data.clip_files import decode_clip
 from avrobust_data.configs import DecodingConfig
 from avrobust_data.contents import default_store, digests, sizes
-from avrobust_data.decoding import DECODER_VERSION, decode
+from avrobust_data.decoding import DECODER_VERSION
 from avrobust_data.faults import MediaError
 from avrobust_data.listing import Entry, Listing
 from avrobust_data.media import media_specs, target_of
@@ -48,6 +50,7 @@ class MediaClips(Dataset):
         self.classes = listing.classes
         self.task = listing.task
         self.max_unreadable = config.max_unreadable
+        self.redrawn = config.window == "random"
         specs = media_specs(config)
         self.media: Mapping[str, MediaSpec] = {name: specs[name] for name in config.modalities}
         self._said = dict(said)
@@ -93,7 +96,7 @@ class MediaClips(Dataset):
 
     def read_to_learn(self, split: str, index: int, draw: int) -> Clip:
         """As `read`; with `window: random` another part of the clip for each draw, never taken from memory."""
-        if self.config.window != "random":
+        if not self.redrawn:
             return self.read(split, index)
         entry = self._entry(split, index)
         return self._clip(entry, lambda: self._decoded(entry, derive_seed(draw, entry.id, "window") / 2**63))
@@ -105,7 +108,8 @@ class MediaClips(Dataset):
         return listing[index]
 
     def _decoded(self, entry: Entry, share: float | None = None) -> Media:
-        return decode(self.root / entry.path, self.config, entry.start, entry.stop, share)
+        sound = None if entry.sound is None else self.root / entry.sound
+        return decode_clip(self.root / entry.path, sound, self.config, entry.start, entry.stop, share)
 
     def _clip(self, entry: Entry, made: Callable[[], Media]) -> Clip:
         try:
@@ -139,31 +143,36 @@ class MediaClips(Dataset):
             digest.update(json.dumps(self._contents(step)).encode())
             for split, part in sorted(self._by_split.items()):
                 for columns in part.chunks():
-                    paths = columns["path"]
-                    found = sizes(self._absolute(paths)) if step > 1 else None
-                    said = {**columns, "split": split, "path": [self._place(path) for path in paths], "sizes": found}
+                    files = {name: columns[name] for name in ("path", "sound") if any(columns[name])}
+                    said = columns | {"split": split} | {name: self._places(paths) for name, paths in files.items()}
+                    if step > 1:
+                        said["sizes"] = [sizes(self._absolute(paths)) for paths in files.values()]
                     digest.update(json.dumps(said, sort_keys=True).encode())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
     def _contents(self, step: int) -> list[str]:
-        """Digests of one in `step` files of each split; copies among them in two splits are warned of."""
+        """Digests of the files of one in `step` clips of each split; copies among them in two splits are warned of."""
         parts = [part.every(step) for _, part in sorted(self._by_split.items())]
         entries = [entry for part in parts for entry in part.entries()]
+        entries += [replace(entry, path=entry.sound) for entry in entries if entry.sound is not None]
         store = default_store(f"{Path(self.source).absolute()}\n{self.root.absolute()}")
         contents = digests(self._absolute([entry.path for entry in entries]), store)
         for remark in copies(entries, contents):
             warnings.warn(f"{self.source}: {remark}", AvrobustWarning, stacklevel=2)
         return contents
 
-    def _absolute(self, paths: Sequence[str]) -> list[str]:
+    def _absolute(self, paths: Sequence[str | None]) -> list[str]:
         folder = os.fspath(self.root.absolute())
-        return [os.path.join(folder, path) for path in paths]
+        return [os.path.join(folder, path) for path in paths if path is not None]
 
     def _split(self, split: str) -> Listing:
         if split not in self._by_split:
             raise DataError(f"{self.source} has no clip of the split {split!r}, only {', '.join(self._by_split)}")
         return self._by_split[split]
+
+    def _places(self, paths: Sequence[str | None]) -> list[str | None]:
+        return [None if path is None else self._place(path) for path in paths]
 
     def _place(self, path: str) -> str:
         """The path below the root; of a file elsewhere, its name."""

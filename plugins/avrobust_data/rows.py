@@ -30,17 +30,20 @@ class Rows:
         classes: the class names.
         lines: (N,) where each row ends in the file.
         files: (N,) the same number for just the rows of one file.
+        sounds: (N,) the number of the file with the sound, if rows may have another one for it.
     """
 
     table: pa.Table
     classes: tuple[str, ...]
     lines: NDArray[np.int64]
     files: NDArray[np.int64]
+    sounds: NDArray[np.int64] | None = None
 
     def at(self, keep: NDArray[np.bool_]) -> "Rows":
         """The rows for which `keep` (N,) is true."""
         kept = self.table.filter(pa.array(keep))
-        return Rows(kept, self.classes, self.lines[keep], self.files[keep])
+        sounds = None if self.sounds is None else self.sounds[keep]
+        return Rows(kept, self.classes, self.lines[keep], self.files[keep], sounds)
 
     def text(self, column: str, row: int) -> str:
         """A cell."""
@@ -121,7 +124,7 @@ def remarks(rows: Rows) -> Iterator[str]:
         more = f" and {len(again) - SHOWN} more" if len(again) > SHOWN else ""
         yield f"{len(again)} rows have a file that an earlier row has, and count again: {lines}{more}"
     apart = [
-        f"{rows.text('path', one)!r} (lines {rows.lines[one]} and {rows.lines[other]})"
+        f"{_common(rows, one, other)!r} (lines {rows.lines[one]} and {rows.lines[other]})"
         for one, other in _shared(rows, overlapping=False)
     ]
     if apart:
@@ -159,8 +162,10 @@ def copies(rows: Iterable[Placed], contents: Iterable[str]) -> Iterator[str]:
 
 
 def _first_of_clip(rows: Rows) -> NDArray[np.int64]:
-    """(N,) for each row the first row with the same time of the same file."""
+    """(N,) for each row the first row with the same time of the same files."""
     keys = rows.files
+    if rows.sounds is not None:
+        keys = np.unique(keys * (1 + rows.sounds.max()) + rows.sounds, return_inverse=True)[1]
     if rows.table["start"].null_count < len(keys) or rows.table["stop"].null_count < len(keys):
         for time in rows.times():
             values, places = np.unique(time, return_inverse=True)
@@ -177,7 +182,11 @@ def _shared(rows: Rows, *, overlapping: bool) -> Iterator[tuple[int, int]]:
     """
     split = rows.split_codes()
     order = np.argsort(rows.files, kind="stable")
-    starts = np.flatnonzero(np.diff(rows.files[order], prepend=-1))
+    files = rows.files[order]
+    if rows.sounds is not None:
+        order = np.argsort(np.r_[rows.files, rows.sounds], kind="stable")
+        files, order = np.r_[rows.files, rows.sounds][order], order % len(rows.files)
+    starts = np.flatnonzero(np.diff(files, prepend=-1))
     if len(starts) == len(order):
         return
     lowest, highest = np.minimum.reduceat(split[order], starts), np.maximum.reduceat(split[order], starts)
@@ -255,8 +264,15 @@ def _apart(rows: Rows, values: NDArray[np.int64], owners: NDArray[np.int64]) -> 
 
 
 def _named(rows: Rows, earlier: int, later: int) -> str:
-    path, other = rows.text("path", later), rows.text("path", earlier)
+    path, other = _common(rows, later, earlier), _common(rows, earlier, later)
     return f"{path!r} is that of line {rows.lines[earlier]}" + (f" ({other!r})" if other != path else "")
+
+
+def _common(rows: Rows, row: int, other: int) -> str:
+    """What a row calls the file that another has, too."""
+    if rows.sounds is None or rows.files[row] in (rows.files[other], rows.sounds[other]):
+        return rows.text("path", row)
+    return rows.text("sound", row)
 
 
 def _look(label: str) -> str:

@@ -1,24 +1,23 @@
 """From listed clips and a folder of media to a data set: its files, its parts of videos, what is missing."""
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from avrobust_core import AvrobustWarning, DataError, Task, derive_seed, first_of
-from avrobust_data.containers import duration_of, open_file
+from avrobust_data.clip_files import length_of
 from avrobust_data.faults import MediaError
-from avrobust_data.guard import Watch
 from avrobust_data.listing import SCHEMA, Listing, read_ids
 from avrobust_data.media_clips import MediaClips
-from avrobust_data.sets.configs import MediaFolderConfig
+from avrobust_data.sets.configs import MediaFolderConfig, PlacedConfig
 from avrobust_data.sets.finding import Folder, Found, find, scan, units
 
 _PROBED: Final = 16
@@ -84,29 +83,82 @@ def media_clips(config: MediaFolderConfig, listed: Listed) -> MediaClips:
         DataError: if the folder cannot be read, more clips than allowed have no file, no clip is left, or files that
             hold clips and files that hold whole videos are mixed.
     """
-    if not config.media.is_dir():
-        raise DataError(f"data.with.media is {config.media}, which is not a folder")
+    media, audio = config.places()
     clips = listed.clips if config.ids is None else _chosen(listed.clips, config.ids)
     if not len(clips):
         raise DataError(f"{listed.source} lists no clip" + (f" that {config.ids} names" if config.ids else ""))
-    folder = scan(config.media, config.modalities)
-    warn_of_links(config.media, folder)
-    found = find(folder, clips, config.files)
-    if found.several:
-        _warn(f"{len(found.several)} clips have several files, the first of which is read: {first_of(found.several)}")
+    files = config.files if "video" in config.modalities or config.audio is None else config.audio_files
+    found = _found(config, media, config.modalities, clips, files)
     there = pc.is_valid(found.paths)
-    missing = clips["id"].filter(pc.invert(there)).combine_chunks()
-    hint = "; say in data.with.files how files are named, e.g. '{id}_{start:06d}.mp4'"
-    refuse_missing(config.media, missing, len(clips), config.max_missing, hint)
-    parts = _parts(config, clips, found)
-    table = _table(clips, found.paths, parts).filter(there).combine_chunks()
+    parts = _parts(config, media, clips, found)
+    sound = pa.nulls(len(clips), pa.string())
+    if audio is not None:
+        heard = _found(config, audio, ("audio",), clips, config.audio_files)
+        there = pc.and_(there, pc.is_valid(heard.paths))
+        _refuse_other_parts(clips, parts, _parts(config, audio, clips, heard), there)
+        sound = pc.binary_join_element_wise(os.path.abspath(audio), heard.paths, "/")
+    table = _table(clips, found.paths, sound, parts).filter(there).combine_chunks()
     said = _said(listed, clips, table)
     warn_of_classes(listed.name, listed.classes, table)
     _warn_of_leaks(listed, clips.filter(there))
     listing = Listing(table, listed.classes, listed.task, listed.source)
     splits = pc.unique(clips["split"]).to_pylist()
     order = [name for name in ("train", "val", "test") if name in splits]
-    return MediaClips(listing, config.media, [*order, *(name for name in splits if name not in order)], config, said)
+    return MediaClips(listing, media, [*order, *(name for name in splits if name not in order)], config, said)
+
+
+def scanned(config: PlacedConfig, place: Path, modalities: Sequence[str]) -> Folder:
+    """The media files below one of a configuration's folders; of links that are refused is warned.
+
+    Args:
+        config: says whether pictures are folders of images.
+        place: the folder.
+        modalities: looked for in it.
+
+    Raises:
+        DataError: if it is no folder, or cannot be read.
+    """
+    if not place.is_dir():
+        field = "media" if place == config.media else "audio"
+        raise DataError(f"data.with.{field} is {place}, which is not a folder")
+    folder = scan(place, modalities, images=config.has_images and "video" in modalities)
+    if folder.refused:
+        _warn(
+            f"{len(folder.refused)} links below {place} lead out of it or nowhere and are not followed: "
+            f"{first_of(folder.refused)}; give data.with the folder that they lead to"
+        )
+    return folder
+
+
+def _found(
+    config: MediaFolderConfig, place: Path, modalities: Sequence[str], clips: pa.Table, files: str | None
+) -> Found:
+    """The files of clips in one of the folders.
+
+    Raises:
+        DataError: if too many have none.
+    """
+    found = find(scanned(config, place, modalities), clips, files)
+    if found.several:
+        _warn(f"{len(found.several)} clips have several files, the first of which is read: {first_of(found.several)}")
+    missing = clips["id"].filter(pc.is_null(found.paths)).combine_chunks()
+    field = "files" if place == config.media else "audio_files"
+    hint = f"; say in data.with.{field} how files are named, e.g. '{{id}}_{{start:06d}}.mp4'"
+    refuse_missing(place, missing, len(clips), config.max_missing, hint)
+    return found
+
+
+def _refuse_other_parts(
+    clips: pa.Table, parts: NDArray[np.bool_], heard: NDArray[np.bool_], there: pa.BooleanArray
+) -> None:
+    """Refuse pictures that are cut beside sound that is whole, or the reverse."""
+    other = np.flatnonzero((parts != heard) & np.asarray(there))
+    if len(other):
+        ids = clips["id"].take(pa.array(other[:1000])).to_pylist()
+        raise DataError(
+            f"of {len(other)} clips the pictures' file is a whole video and the sound's no more than the clip, or the "
+            f"reverse: {first_of(ids)}; cut both or neither, and say data.with.segments: cut or whole"
+        )
 
 
 def _warn_of_leaks(listed: Listed, clips: pa.Table) -> None:
@@ -160,15 +212,6 @@ def refuse_missing(media: Path, missing: Sequence[object], total: int, allowed: 
     _warn(f"{what}; they are left out")
 
 
-def warn_of_links(media: Path, folder: Folder) -> None:
-    """Warn of links that are not followed."""
-    if folder.refused:
-        _warn(
-            f"{len(folder.refused)} links below {media} lead out of it or nowhere and are not followed: "
-            f"{first_of(folder.refused)}; give data.with.media the folder that they lead to"
-        )
-
-
 def warn_of_classes(name: str, classes: Sequence[str], table: pa.Table) -> None:
     """Warn of classes that no clip of the split "train" has, if there is such a split."""
     learned = table.filter(pc.equal(table["split"].cast(pa.string()), "train"))["labels"]
@@ -181,18 +224,18 @@ def warn_of_classes(name: str, classes: Sequence[str], table: pa.Table) -> None:
         )
 
 
-def _parts(config: MediaFolderConfig, clips: pa.Table, found: Found) -> NDArray[np.bool_]:
+def _parts(config: MediaFolderConfig, place: Path, clips: pa.Table, found: Found) -> NDArray[np.bool_]:
     """For each clip, whether its file is a video that it is a part of."""
     parts: NDArray[np.bool_] = np.asarray(clips["start"].is_valid())
     if config.segments == "auto":
         parts = parts & ~found.timed & np.asarray(found.paths.is_valid())
-        whole = _are_whole(config, clips, found, np.flatnonzero(parts))
+        whole = _are_whole(config, place, clips, found, np.flatnonzero(parts))
     else:
         whole = config.segments == "whole"
     return parts if whole else np.zeros_like(parts)
 
 
-def _are_whole(config: MediaFolderConfig, clips: pa.Table, found: Found, rows: NDArray[np.int64]) -> bool:
+def _are_whole(config: MediaFolderConfig, place: Path, clips: pa.Table, found: Found, rows: NDArray[np.int64]) -> bool:
     """Whether files are longer than their clips, asked of a few whose clips begin late.
 
     Raises:
@@ -205,29 +248,30 @@ def _are_whole(config: MediaFolderConfig, clips: pa.Table, found: Found, rows: N
     longer: dict[bool, list[str]] = {True: [], False: []}
     for row in chosen[:_PROBED]:
         path = found.paths[row].as_py()
-        watch = Watch(config.clip_timeout)
         try:
-            with open_file(config.media / path, watch) as container:
-                seconds = duration_of(container, config.media / path, watch)
-        except (MediaError, av.FFmpegError, OSError, ValueError):  # reading will tell
+            seconds = length_of(place / path, config)
+        except MediaError:  # reading will tell
+            continue
+        if seconds is None:
             continue
         longer[seconds > stop[row] - start[row] + _LONGER].append(f"{path} ({seconds:.1f} s)")
     if longer[True] and longer[False]:
         raise DataError(
-            f"some files below {config.media} are longer than their clips, as if they were whole videos "
+            f"some files below {place} are longer than their clips, as if they were whole videos "
             f"({first_of(longer[True])}), others are not ({first_of(longer[False])}): say data.with.segments: cut or "
             "whole, and keep the two in different folders"
         )
     return bool(longer[True])
 
 
-def _table(clips: pa.Table, paths: pa.StringArray, parts: NDArray[np.bool_]) -> pa.Table:
+def _table(clips: pa.Table, paths: pa.StringArray, sound: pa.StringArray, parts: NDArray[np.bool_]) -> pa.Table:
     none = pa.scalar(None, pa.float64())
     part = pa.array(parts)
     alone = pc.count_distinct(clips["video"]).as_py() == len(clips)
     columns = {
         "id": clips["id"],
         "path": paths,
+        "sound": sound,
         "start": pc.if_else(part, clips["start"], none),
         "stop": pc.if_else(part, clips["stop"], none),
         "labels": clips["labels"],

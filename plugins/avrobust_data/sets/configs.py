@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,17 +16,46 @@ Share = Annotated[float, Field(gt=0, le=1)]
 _EXAMPLE = {"id": "x", "start": 0, "end": 10, "label": "x", "split": "train"}
 
 
-class MediaFolderConfig(DecodingConfig):
+class PlacedConfig(DecodingConfig):
+    """Folders of media files."""
+
+    media: Path
+    """The folder with the media files, in any folders below it; it is scanned once. Links out of it are refused. With
+    `frame_rate`, the folder with a folder of images for each clip."""
+    audio: Path | None = None
+    """The folder with the files of the sound, where it is not in those of the pictures: of each clip one in either."""
+
+    @model_validator(mode="after")
+    def _heard(self) -> Self:
+        if self.frame_rate is not None and self.audio is None and {"audio", "video"} <= set(self.modalities):
+            raise ValueError(
+                "images (frame_rate) have no sound: name the folder of its files in audio, or say modalities: [video]"
+            )
+        return self
+
+    def places(self) -> tuple[Path, Path | None]:
+        """The folder of the pictures and that of the sound; None if what is read is in the first."""
+        if "video" not in self.modalities:
+            return self.audio or self.media, None
+        return self.media, self.audio if "audio" in self.modalities else None
+
+    @property
+    def has_images(self) -> bool:
+        """Whether pictures are folders of images."""
+        return self.frame_rate is not None and "video" in self.modalities
+
+
+class MediaFolderConfig(PlacedConfig):
     """A folder of media files, and which clips of a data set to look for in it."""
 
     seconds: PositiveSeconds = 10.0
     """Length of a clip; longer ones are cropped, shorter ones end in silence and a held last picture."""
-    media: Path
-    """The folder with the media files, in any folders below it; it is scanned once. Links out of it are refused."""
     files: str | None = Field(default=None, min_length=1)
     """How files are named below `media`, e.g. "{label}/{id}_{start:06d}_{end:06d}.mp4", with {id}, {start}, {end},
     {label}, {split}; the suffix ".*" stands for any. By default the usual names are tried: the id alone or with its
-    start, or start and end, in seconds or milliseconds, perhaps behind a Y, in any folder."""
+    start, or start and end, in seconds or milliseconds, perhaps behind "Y", "v_" or "video_", in any folder."""
+    audio_files: str | None = Field(default=None, min_length=1)
+    """Likewise below `audio`."""
     segments: Literal["auto", "cut", "whole"] = "auto"
     """What a file holds: cut: the clip; whole: the video that the clip is a part of. auto: the clip, if the file's
     name states its times; else some files' lengths decide for all of them."""
@@ -35,7 +64,7 @@ class MediaFolderConfig(DecodingConfig):
     ids: Path | None = None
     """A text with an id in each line: of all clips, only these are taken. Ids of videos stand for all their clips."""
 
-    @field_validator("files")
+    @field_validator("files", "audio_files")
     @classmethod
     def _files(cls, template: str | None) -> str | None:
         if template is not None:
@@ -138,11 +167,13 @@ class AVEConfig(ListedConfig):
     (Annotations.txt, in the order in which it first names them), which the lists must not go beyond."""
 
 
-class FolderConfig(DecodingConfig):
-    """Media files in folders that are named as their classes: SPLIT/CLASS/FILE, or CLASS/FILE with splits stated."""
+class FolderConfig(PlacedConfig):
+    """Media files in folders that are named as their classes: SPLIT/CLASS/FILE, or CLASS/FILE with splits stated.
 
-    media: Path
-    """The folder. Below a class's folder files may lie in further folders; links out of it are refused."""
+    Below a class's folder files may lie in further folders. With `frame_rate` a FILE is a folder of images. The sound
+    of a clip has the same path below `audio`, but for the suffix.
+    """
+
     lists: Lists | None = None
     """For each split the texts that list its files: a path below `media` in each line, with or without suffix, perhaps
     followed by a blank and a number. Files that no list names are left out."""

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from avrobust_core import DataError
+from avrobust_data.images import is_image
 from avrobust_data.sets.sheets import SHOWN
 
 _PICTURES: Final = frozenset(
@@ -22,7 +23,14 @@ _PICTURES: Final = frozenset(
 _SOUNDS: Final = frozenset("aac aif aiff flac m4a mp2 mp3 oga ogg opus wav wma".split())  # noqa: SIM905
 """Suffixes of containers; what lies beside media (texts, thumbnails, downloads that were broken off) is passed over."""
 
-_TIME: Final = r"_[0-9]+(\.[0-9]+)?$"
+_PREFIXES: Final = ("", "Y", "v_", "video_", "audio_")
+
+_SEPARATORS: Final = {
+    "_": r"_[0-9]+(\.[0-9]+)?$",
+    "-": r"-[0-9]+(\.[0-9]+)?$",
+    "": r"[^_-][0-9]{6}$",
+}
+"""What may stand before times, and how names end that have it; where nothing does, times have six digits."""
 
 _SAMPLE: Final = 1000
 """Clips that tell which names are the commonest."""
@@ -36,12 +44,14 @@ class Folder:
     """The media files below a folder, those preferred first that hold what is asked for.
 
     Attributes:
-        paths: relative to the folder, with "/".
-        stems: the files' names without suffix.
+        paths: relative to the folder, with "/"; of files, or of folders of images.
+        bare: the same without suffix.
+        stems: the last parts of them.
         refused: links that lead out of the folder, or to what is not there.
     """
 
     paths: pa.StringArray
+    bare: pa.StringArray
     stems: pa.StringArray
     refused: tuple[str, ...]
 
@@ -61,7 +71,7 @@ class Found:
     several: tuple[str, ...]
 
 
-def scan(root: Path, modalities: Sequence[str]) -> Folder:
+def scan(root: Path, modalities: Sequence[str], images: bool = False) -> Folder:
     """List the media files below a folder, once. Names that begin with a dot are passed over.
 
     A link to a file below the folder counts as a file; one to a folder is not followed, since what is below the
@@ -70,11 +80,12 @@ def scan(root: Path, modalities: Sequence[str]) -> Folder:
     Args:
         root: the folder.
         modalities: sound files are listed only where no pictures are asked for, and then come first.
+        images: list the folders that have images in them, in place of files.
 
     Raises:
         DataError: if a folder cannot be read.
     """
-    ranks = dict.fromkeys(_PICTURES, 1)
+    ranks = {} if images else dict.fromkeys(_PICTURES, 1)
     if "video" not in modalities:
         ranks |= dict.fromkeys(_SOUNDS, 0)
     real = os.path.realpath(root)
@@ -83,6 +94,7 @@ def scan(root: Path, modalities: Sequence[str]) -> Folder:
     folders = [""]
     while folders:
         folder = folders.pop()
+        shown = not images or not folder
         try:
             with os.scandir(os.path.join(root, folder)) as entries:
                 for entry in entries:
@@ -93,6 +105,9 @@ def scan(root: Path, modalities: Sequence[str]) -> Folder:
                         refused.append(path)
                     elif entry.is_dir(follow_symlinks=False):
                         folders.append(f"{path}/")
+                    elif not shown and is_image(entry.name):
+                        shown = True
+                        found.append((0, folder.removesuffix("/")))
                     else:
                         rank = ranks.get(entry.name.rpartition(".")[2].lower())
                         if rank is not None and entry.is_file():
@@ -101,16 +116,18 @@ def scan(root: Path, modalities: Sequence[str]) -> Folder:
             raise DataError(f"the folder {os.path.join(root, folder)} cannot be read: {error.strerror}") from error
     found.sort()
     paths = pa.array([path for _, path in found if _is_text(path)], pa.string())
-    stems = pc.replace_substring_regex(paths, r"^(.*/)?([^/]*)\.[^./]*$", r"\2")
-    return Folder(paths, stems, tuple(sorted(refused)))
+    bare = paths if images else pc.replace_substring_regex(paths, r"\.[^./]*$", "")
+    stems = pc.replace_substring_regex(bare, r"(?s)^.*/", "")
+    return Folder(paths, bare, stems, tuple(sorted(refused)))
 
 
 def find(folder: Folder, clips: pa.Table, template: str | None = None) -> Found:
     """Find the file of each clip.
 
     Without a template the names are tried that copies commonly have, in any folder, the more specific ones first:
-    `ID_START_END.*` and `ID_START.*`, times in seconds (30, 000030, 30.0, 30.000) or milliseconds (30000, 030000);
-    `ID.*`; and each of them with a Y before it.
+    `ID_START_END.*` and `ID_START.*`, times in seconds (30, 000030, 30.0, 30.000) or milliseconds (30000, 030000),
+    with "-" in place of "_", or with nothing before times of six digits; `ID.*`; and each of them behind "Y", "v_",
+    "video_" or "audio_".
 
     Args:
         folder: of media.
@@ -124,8 +141,7 @@ def find(folder: Folder, clips: pa.Table, template: str | None = None) -> Found:
     if template is None:
         ways = _usual(clips, known)
     else:
-        any_suffix = template.endswith(".*")
-        known = pc.replace_substring_regex(folder.paths, r"\.[^./]*$", "") if any_suffix else folder.paths
+        known = folder.bare if template.endswith(".*") else folder.paths
         names = partial(_written, template=template.removesuffix(".*"))
         ways = [_Way(names, "{start" in template or "{end" in template)]
     left, places, again = _first(known)
@@ -209,15 +225,17 @@ def _places(way: _Way, clips: pa.Table, known: pa.StringArray) -> NDArray[np.int
 
 def _usual(clips: pa.Table, stems: pa.StringArray) -> list[_Way]:
     """The usual names, the commonest of this folder first, those with times only where there can be some."""
-    prefixes = ["", "Y"] if pc.any(pc.starts_with(stems, "Y")).as_py() else [""]
+    prefixes = [prefix for prefix in _PREFIXES if not prefix or pc.any(pc.starts_with(stems, prefix)).as_py()]
     bare = [_Way(partial(_with_times, ends=(), written=_TIMES[0], prefix=prefix), False) for prefix in prefixes]
     shortest = pc.min(pc.utf8_length(clips["video"])).as_py() or 0
     long = stems.filter(pc.greater(pc.utf8_length(stems), shortest + 1))  # longer than an ID, or Y and an ID
-    if clips["start"].null_count or not pc.any(pc.match_substring_regex(long, _TIME)).as_py():
+    separators = [mark for mark, end in _SEPARATORS.items() if pc.any(pc.match_substring_regex(long, end)).as_py()]
+    if clips["start"].null_count or not separators:
         return bare
     timed = [
-        _Way(partial(_with_times, ends=ends, written=written, prefix=prefix), True)
-        for ends, written, prefix in product((("start", "stop"), ("start",)), _TIMES, prefixes)
+        _Way(partial(_with_times, ends=ends, written=written, prefix=prefix, separator=separator), True)
+        for separator in separators
+        for ends, written, prefix in product((("start", "stop"), ("start",)), _TIMES if separator else _SIX, prefixes)
     ]
     sample = clips.take(pa.array(np.arange(0, len(clips), max(1, len(clips) // _SAMPLE))))
     names = [way.names(sample) for way in timed]
@@ -227,11 +245,15 @@ def _usual(clips: pa.Table, stems: pa.StringArray) -> list[_Way]:
 
 
 def _with_times(
-    clips: pa.Table, ends: Sequence[str], written: Callable[[pa.DoubleArray], pa.StringArray], prefix: str
+    clips: pa.Table,
+    ends: Sequence[str],
+    written: Callable[[pa.DoubleArray], pa.StringArray],
+    prefix: str,
+    separator: str = "_",
 ) -> pa.StringArray:
     """The names ID_START_END, with as many times as asked for; null where one of them cannot be written so."""
     parts = [clips["video"].combine_chunks(), *(written(clips[name].combine_chunks()) for name in ends)]
-    names = pc.binary_join_element_wise(*parts, "_")
+    names = pc.binary_join_element_wise(*parts, separator)
     return pc.binary_join_element_wise(prefix, names, "") if prefix else names
 
 
@@ -266,3 +288,5 @@ _TIMES: Final[tuple[Callable[[pa.DoubleArray], pa.StringArray], ...]] = (
     lambda times: units(times, 1000, decimals=3),
 )
 """The ways in which copies write seconds: 000030, 30, 30000, 030000 (milliseconds), 30.0, 30.000."""
+
+_SIX: Final = (_TIMES[0], _TIMES[3])

@@ -66,10 +66,10 @@ def make_kinetics_sounds(config: KineticsSoundsConfig) -> MediaClips:
     Raises:
         DataError: if lists or media cannot be used, or one of your own classes is no label in any list.
     """
-    classes = CLASSES[config.classes] if isinstance(config.classes, str) else config.classes
+    classes = CLASSES[config.classes] if isinstance(config.classes, str) else tuple(map(_blank, config.classes))
     sheets = [(split, read_sheet(file, _COLUMNS, header=True, hint=_HINT)) for split, file in config.listed()]
     if not isinstance(config.classes, str):
-        labels = pa.concat_arrays([sheet.column("label") for _, sheet in sheets]).unique().to_pylist()
+        labels = pa.concat_arrays([_labels(sheet) for _, sheet in sheets]).unique().to_pylist()
         for name in classes:
             if name not in labels:
                 near = nearest(name, labels)
@@ -84,8 +84,17 @@ def make_kinetics_sounds(config: KineticsSoundsConfig) -> MediaClips:
     return media_clips(config, Listed("kinetics-sounds", config.source, clips, classes, "single-label", {}, order))
 
 
+def _labels(sheet: Sheet) -> pa.StringArray:
+    """The labels as the publishers write them; some copies of the lists have underscores for blanks."""
+    return pc.replace_substring(sheet.column("label"), "_", " ")
+
+
+def _blank(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _clips(sheet: Sheet, split: str, by_label: Mapping[str, int]) -> Part:
-    at = pc.index_in(sheet.column("label"), pa.array(by_label))
+    at = pc.index_in(_labels(sheet), pa.array(by_label))
     start, stop = sheet.seconds("time_start"), sheet.seconds("time_end")
     early = pc.indices_nonzero(pc.and_(pc.is_valid(at), pc.less_equal(stop, start))).to_pylist()
     sheet.refuse(early, ["the clip ends before it begins"] * len(early))

@@ -155,6 +155,11 @@ class DataLearned(Data):
         clip = super().read(split, index)
         return replace(clip, inputs={"audio": torch.full((1, 6), random.random())})
 
+class DataRedrawn(Data):
+    def read_to_learn(self, split, index, draw):
+        clip = super().read(split, index)
+        return replace(clip, inputs={name: x + draw for name, x in clip.inputs.items()})
+
 class DataOtherLearned(Data):
     def read_to_learn(self, split, index, draw):
         return self.read("test", 0)
@@ -300,6 +305,7 @@ FAULTY = [
     ("dataset", "DataPrint", "clips", "fingerprint"),
     ("dataset", "DataLabels", "label_matrix", "the target of clip 'train-2' is not its row"),
     ("dataset", "DataLearned", "clips", "read_to_learn differs for one and the same draw"),
+    ("dataset", "DataRedrawn", "clips", "read_to_learn gives another part of it than read: say so (`redrawn = True`)"),
     ("dataset", "DataOtherLearned", "clips", "gives another clip, or another target, than read"),
     ("dataset", "DataOtherLabels", "label_matrix", "is (2, 2), not (3, 2)"),
     ("metric", "MetRandom", "measurement", "twice"),

@@ -83,7 +83,7 @@ def test_the_cache_changes_no_bit(folder) -> None:
 def test_the_cache_saves_the_decoding(folder, monkeypatch) -> None:
     data = make_clips(settings(folder))
     wanted = data.read("train", 0).inputs
-    monkeypatch.setattr("avrobust_data.media_clips.decode", lambda *window: pytest.fail("decoded again"))
+    monkeypatch.setattr("avrobust_data.media_clips.decode_clip", lambda *window: pytest.fail("decoded again"))
     assert all(torch.equal(x, wanted[m]) for m, x in data.read("train", 0).inputs.items())
 
 

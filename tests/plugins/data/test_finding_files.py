@@ -47,6 +47,11 @@ def clips(*rows: tuple[str, float | None, float | None], label: str = "a dog", s
         ("deep/er/--x_y_000030.mp4", True),
         ("--x_y_30.mp4", True),
         ("--x_y_30000.mp4", True),
+        ("--x_y-30-40.mp4", True),
+        ("--x_y000030.mp4", True),
+        ("Y--x_y-000030.mp4", True),
+        ("v_--x_y.mp4", False),
+        ("videos/video_--x_y_000030_000040.mp4", True),
     ],
 )
 def test_the_usual_names_are_found(tmp_path, name, timed) -> None:
@@ -60,12 +65,14 @@ def test_the_usual_names_are_found(tmp_path, name, timed) -> None:
 @given(
     videos=st.lists(st.text("ab_-Y0", min_size=11, max_size=11), min_size=1, max_size=6, unique=True),
     starts=st.lists(st.integers(0, 900), min_size=6, max_size=6),
-    form=st.sampled_from(["{0}_{1}_{2}", "{0}_{1:06d}_{2:06d}", "Y{0}_{1}", "{0}_{1}000_{2}000", "{0}", "Y{0}"]),
+    form=st.sampled_from(
+        ["{0}_{1}_{2}", "{0}_{1:06d}_{2:06d}", "Y{0}_{1}", "{0}_{3}_{4}", "{0}-{1}-{2}", "{0}{1:06d}", "v_{0}", "Y{0}"]
+    ),
 )
 def test_each_clip_has_its_own_file_in_every_way_of_naming(tmp_path_factory, videos, starts, form) -> None:
     root = tmp_path_factory.mktemp("media")
     rows = [(video, float(start), start + 10.0) for video, start in zip(videos, starts, strict=False)]
-    names = [form.format(video, int(start), int(stop)) + ".mp4" for video, start, stop in rows]
+    names = [form.format(video, *map(int, (a, b, 1000 * a, 1000 * b))) + ".mp4" for video, a, b in rows]
     touch(root, *names[1:])  # the first one is missing
     expected = [None, *names[1:]] if names[0] not in names[1:] else names
     assert find(scan(root, BOTH), clips(*rows)).paths.to_pylist() == expected

@@ -410,7 +410,7 @@ def test_files_that_count_twice_are_warned_of(write_manifest) -> None:
 
 def test_copies_across_splits_are_told() -> None:
     splits = (("a", "train"), ("b", "test"), ("c", "test"))
-    rows = [Entry(name, name, None, None, (0,), split, None) for name, split in splits]
+    rows = [Entry(name, name, None, None, None, (0,), split, None) for name, split in splits]
     assert list(copies(rows, ["1", "2", "1"])) == [
         "1 files are copies of one in another split, as if what is tested was learned: 'c' in 'test' and 'a' in 'train'"
     ]

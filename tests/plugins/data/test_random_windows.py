@@ -6,9 +6,10 @@ import torch
 from avrobust_data.clips import make_clips
 from avrobust_data.configs import ClipsConfig
 
-from avrobust_core import derive_seed
+from avrobust_core import DataError, derive_seed
 from avrobust_core.data.loader import Loader
 from avrobust_core.data.loading import Skipped
+from avrobust_core.data.packing import pack
 
 SECONDS = 6.0
 
@@ -88,3 +89,10 @@ def test_workers_draw_the_same_and_the_memory_of_clips_is_left_alone(manifest) -
             assert here is not None
             assert all(torch.equal(x, here.inputs[name]) for name, x in there.inputs.items())
     assert same(clips.read("train", 0), data(manifest, "centre").read("train", 0))
+
+
+@pytest.mark.filterwarnings("ignore::avrobust_core.AvrobustWarning")
+def test_random_windows_are_not_packed(manifest, tmp_path) -> None:
+    with pytest.raises(DataError, match=r"another part of each clip in each epoch .*`--set data.with.window=centre`"):
+        pack(data(manifest), tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
