@@ -1,1 +1,1 @@
-"""Terminal tables of a run's results, and contact sheets of clips."""
+"""Terminal tables of a run's results, its report as one page, and contact sheets of clips."""

@@ -12,6 +12,9 @@ SHAPES: Final = ("circle", "square", "triangle", "diamond", "cross", "ring")
 SERIES: Final = 8
 """Colours; with `SHAPES`, 24 series look different."""
 
+MANY_ROWS: Final = 5
+"""Rows that are drawn in two halves."""
+
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 42
 _ROW, _STEP = 20, 13
 
@@ -109,8 +112,7 @@ def rows_chart(
         span: of x; by default that of the points.
         zero: True to draw a line at 0.
     """
-    points = [point for _, found in rows for point in found if point is not None]
-    low, high = span or _span([x for p in points for x in (p.x, p.low, p.high) if x is not None] + [0.0] * zero)
+    low, high = span or _span_of_rows(rows, zero)
     ticks = _ticks(low, high)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
     to_x = _scale(low, high, _RIGHT, WIDTH - _RIGHT)
@@ -134,6 +136,23 @@ def rows_chart(
     labels += [Label(to_x(tick), y + 14, _number(tick), _towards(tick, ticks)) for tick in ticks]
     labels.append(Label(WIDTH / 2, y + 31, axis, css="axis"))
     return Drawing(title, about, y + 38, [*grid, *lines], marks, labels)
+
+
+def rows_charts(
+    title: str,
+    about: str,
+    rows: Sequence[tuple[str, Sequence[Point | None]]],
+    axis: str,
+    span: tuple[float, float] | None = None,
+    zero: bool = False,
+) -> list[Drawing]:
+    """The same, of many rows in two halves over one span."""
+    if len(rows) < MANY_ROWS:
+        return [rows_chart(title, about, rows, axis, span, zero)]
+    half = (len(rows) + 1) // 2
+    span = span or _span_of_rows(rows, zero)
+    parts = ((title, rows[:half]), (f"{title}, continued", rows[half:]))
+    return [rows_chart(name, about, part, axis, span, zero) for name, part in parts]
 
 
 def plane(
@@ -187,6 +206,11 @@ def plane(
                 lines.append(Line(ends, f"interval s{number % SERIES}"))
             marks.append(Mark(x, y, number, point.label))
     return Drawing(title, about, height, lines, marks, labels)
+
+
+def _span_of_rows(rows: Sequence[tuple[str, Sequence[Point | None]]], zero: bool) -> tuple[float, float]:
+    points = [point for _, found in rows for point in found if point is not None]
+    return _span([x for p in points for x in (p.x, p.low, p.high) if x is not None] + [0.0] * zero)
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

@@ -158,9 +158,9 @@ def _confusions(run: Run, read: Mapping[str, Sequence[Clips]]) -> Iterator[Part]
         having = [clips for clips in fits if condition in clips.predicted]
         pairs = [(when, Counter(_pairs(having, when))) for when in (CLEAN, condition)]
         if len(names) <= MOST_CLASSES:
-            shown = [_matrix(names, counts, condition_name(when)) for when, counts in pairs]
+            shown = [_matrix(names, counts, f"{label}, {condition_name(when)}") for when, counts in pairs]
         else:
-            shown = [_commonest(*(counts for _, counts in pairs))]
+            shown = [_commonest(label, *(counts for _, counts in pairs))]
         yield Fold(label, shown, open=not number)
     if len(known) > MOST_CELLS:
         yield Text(f"The first {MOST_CELLS} of {len(known)}; samples.parquet of each cell has all predictions.")
@@ -191,10 +191,12 @@ def _heat(share: float) -> Value:
     return Value(f"{100 * share:.0f}" if share else "·", share, tone=f"heat{level}")
 
 
-def _commonest(clean: Mapping[tuple[str, str], int], attacked: Mapping[tuple[str, str], int]) -> Table:
+def _commonest(label: str, clean: Mapping[tuple[str, str], int], attacked: Mapping[tuple[str, str], int]) -> Table:
     wrong = Counter({pair: count for pair, count in attacked.items() if pair[0] != pair[1]})
     rows = [
         [*map(Value, pair), *(Value(str(n), n) for n in (clean.get(pair, 0), count))]
         for pair, count in wrong.most_common(MOST_CONFUSIONS)
     ]
-    return table("The commonest confusions under attack", ("class", "taken for"), ("clips clean", "under attack"), rows)
+    return table(
+        f"{label}: the commonest confusions under attack", ("class", "taken for"), ("clips clean", "under attack"), rows
+    )

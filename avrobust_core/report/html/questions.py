@@ -5,7 +5,7 @@ from typing import Any
 
 from avrobust_core.evaluation.wording import difference, interval, of_method, over_seeds, percent
 from avrobust_core.report.conditions import WORST, condition_of, pair_of, why_left_out
-from avrobust_core.report.html.charts import Point, rows_chart
+from avrobust_core.report.html.charts import Point, rows_charts
 from avrobust_core.report.html.numbers import FEW, Condition, condition_name, doubts
 from avrobust_core.report.html.reading import Run
 from avrobust_core.report.html.view import Charts, Items, Part, Section, Text, Value, table
@@ -170,8 +170,8 @@ def _chart(done: Sequence[Item]) -> Charts:
         (pair, [_point(found.get((pair, condition)), pair, condition) for condition in conditions]) for pair in pairs
     ]
     about = "Differences in accuracy with intervals, a row for each pair; the table below has the numbers."
-    drawing = rows_chart("Differences in accuracy", about, rows, "points, first minus second", zero=True)
-    return Charts([drawing], list(map(condition_name, conditions)))
+    drawings = rows_charts("Differences in accuracy", about, rows, "points, first minus second", zero=True)
+    return Charts(drawings, list(map(condition_name, conditions)))
 
 
 def _point(item: Item | None, pair: str, condition: Condition) -> Point | None:

@@ -7,7 +7,7 @@ from avrobust_core.audit.saying import verdict_lines
 from avrobust_core.evaluation.wording import interval, of_method, over_seeds
 from avrobust_core.naming import first_of
 from avrobust_core.report.conditions import WORST, cell_label, conditions_of
-from avrobust_core.report.html.charts import rows_chart
+from avrobust_core.report.html.charts import rows_charts
 from avrobust_core.report.html.numbers import accuracy, condition_name, estimate_of, fits_of, headline_conditions, point
 from avrobust_core.report.html.questions import answers
 from avrobust_core.report.html.reading import Run
@@ -100,7 +100,7 @@ def _chart(run: Run) -> Charts:
     left = len(run.together) - len(cells)
     note = f"The first {len(cells)}; the table has the other {left}, too." if left > 0 else ""
     return Charts(
-        [rows_chart("Accuracy", about, rows, "accuracy in %", (0, 100))],
+        rows_charts("Accuracy", about, rows, "accuracy in %", (0, 100)),
         [condition_name(column) for column in columns],
         note,
     )

@@ -44,6 +44,7 @@ class MadeRun:
             "no_gradient": {},
         }
         metric = {"metric": name("density"), "attack": None, "threat": None, "per_class": {}}
+        metric |= {"details": {"notes": [name("n")]}}
         clip = {"audit": {"verdict": "passed", "checks": [], "contradictions": [], "left_out": 0}}
         clip["audit"] |= {"passes": 10, "attack_passes": 100, "share": 0.1}
         point = {"direction": {name("audio"): 1.0, name("video"): 0.5}, "median_size": estimate(robust)}
