@@ -153,9 +153,15 @@ class Page:
     sections: Sequence[Section]
 
 
+MOST_ROWS = 3000
+"""The most rows of a table, so that a page stays small enough to be opened."""
+
+
 def table(
     title: str, left: Sequence[str], right: Sequence[str], rows: Sequence[Sequence[Value]], note: str = ""
 ) -> Table:
     """A table with columns of text under the left headings, of numbers under the right ones."""
     columns = [Column(heading) for heading in left] + [Column(heading, number=True) for heading in right]
-    return Table(title, columns, rows, note)
+    if len(rows) > MOST_ROWS:
+        note = f"{note} The first {MOST_ROWS} of {len(rows)} rows; result.json has all.".strip()
+    return Table(title, columns, rows[:MOST_ROWS], note)

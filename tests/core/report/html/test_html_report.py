@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -227,6 +228,14 @@ def test_a_run_that_has_not_ended_shows_its_cells_seed_by_seed_and_says_what_is_
     assert "lock.json is missing" in told
     assert "cells/y1/result.json: cannot be read" in told
     render(page)
+
+
+def test_a_run_that_was_taken_up_again_says_that_its_result_is_old(made_run) -> None:
+    folder = made_run().write()
+    assert "taken up again" not in items(page_of(folder), "summary")
+    later = (folder / "result.json").stat().st_mtime + 60
+    os.utime(folder / "lock.json", (later, later))
+    assert "The run was taken up again" in items(page_of(folder), "summary")
 
 
 def test_a_run_without_any_result_says_so(tmp_path: Path) -> None:
