@@ -28,19 +28,25 @@ def condition_name(condition: Condition) -> str:
 
 
 def told_conditions(cells: Sequence[Mapping[str, Any]]) -> list[Condition]:
-    """The attacks and threats of some cells; `WORST` under those threats only that several attacks have."""
+    """The attacks and threats of some cells; `WORST` under those threats only where it is over several attacks."""
     found = conditions_of(cells)
-    several = {threat for threat, count in Counter(threat for _, threat in found).items() if count > 2}
-    return [condition for condition in found if condition[0] != WORST or condition[1] in several]
+    counted = Counter(threat for attack, threat in found if attack != WORST and _bounded(cells, (attack, threat)))
+    return [condition for condition in found if condition[0] != WORST or counted[condition[1]] > 1]
 
 
 def headline_conditions(cells: Sequence[Mapping[str, Any]]) -> list[Condition]:
     """Clean, and the attacks and threats of a first table: of many, one for each threat."""
     found = told_conditions(cells)
     if len(found) > FEW:
-        last = {threat: (attack, threat) for attack, threat in found}  # the worst case, if there is one
+        last = {condition[1]: condition for condition in found if _bounded(cells, condition)}  # the worst case, if told
         found = list(last.values())
     return [CLEAN, *found]
+
+
+def _bounded(cells: Sequence[Mapping[str, Any]], condition: Condition) -> bool:
+    """True if some cell has a number there that the threat's radii bound."""
+    estimates = (robust_estimate(cell, *condition) for cell in cells)
+    return any(estimate is not None and estimate.get("bounded", True) for estimate in estimates)
 
 
 def estimate_of(cell: Mapping[str, Any], condition: Condition) -> Mapping[str, Any] | None:

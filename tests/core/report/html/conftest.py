@@ -55,7 +55,7 @@ class MadeRun:
             "seed": seed,
             "clips": 12,
             "clean_accuracy": estimate(0.8),
-            "robust_accuracy": {name("pgd"): {name("both"): attacked}, name("fmn"): {name("both"): attacked}},
+            "robust_accuracy": {name("pgd"): {name("both"): dict(attacked)}, name("fmn"): {name("both"): dict(attacked)}},
             "attack_success_rate": {name("pgd"): {name("both"): estimate(0.3)}},
             "worst_case": {name("both"): estimate(robust)},
             "curves": {name("pgd"): {name("both"): [{"factor": f} | estimate(robust / f) for f in (1.0, 2.0)]}},

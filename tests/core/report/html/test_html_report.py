@@ -139,6 +139,17 @@ def test_the_first_table_has_every_cell_with_intervals_and_the_verdict(made_run)
     assert [value.text for value in column(first, "audit")] == ["passed"] * 2
 
 
+def test_a_worst_case_over_one_attack_is_not_told_twice(made_run) -> None:
+    made = made_run()
+    made.write()
+    for cell in (*made.result["cells"], *made.result["pooled"]):
+        cell["robust_accuracy"]["fmn"]["both"]["bounded"] = False
+    made.save()
+    (first,) = tables(page_of(made.folder), "summary")
+    assert [each.heading for each in first.columns[2:-1]] == ["clean", "pgd on both", "fmn on both"]
+    assert column(first, "fmn on both")[0].notes[0].startswith("! unbounded")
+
+
 def test_what_the_audit_contradicts_is_said_beside_the_number_and_first(made_run) -> None:
     made = made_run()
     made.write()
