@@ -132,11 +132,18 @@ def _warnings(run: Run) -> Iterator[str]:
     otherwise = sum(bool(cell.get("made_otherwise")) for cell in run.cells)
     if otherwise:
         yield f"{otherwise} of {total} cells rest on what was made with other versions; see Provenance."
-    for split, clips in result.get("skipped", {}).items():
-        yield f"{len(clips)} clips of the split {split} could not be read: {first_of(clips)}."
-    for split, clips in result.get("constant", {}).items():
-        yield f"{len(clips)} clips of the split {split} are without content: {first_of(clips)}."
+    for kind, words in _CLIPS.items():
+        for split, clips in result.get(kind, {}).items():
+            yield f"{len(clips)} clips of the split {split} {words}: {first_of(clips)}."
     yield from result.get("notes", [])
+
+
+_CLIPS = {
+    "skipped": "could not be read",
+    "constant": "are without content",
+    "padded": "are shorter than what was asked for, and padded",
+}
+"""What result.json names clips for, and its words."""
 
 
 def _studied(run: Run) -> dict[str, str]:
