@@ -55,7 +55,10 @@ class MadeRun:
             "seed": seed,
             "clips": 12,
             "clean_accuracy": estimate(0.8),
-            "robust_accuracy": {name("pgd"): {name("both"): dict(attacked)}, name("fmn"): {name("both"): dict(attacked)}},
+            "robust_accuracy": {
+                name("pgd"): {name("both"): dict(attacked)},
+                name("fmn"): {name("both"): dict(attacked)},
+            },
             "attack_success_rate": {name("pgd"): {name("both"): estimate(0.3)}},
             "worst_case": {name("both"): estimate(robust)},
             "curves": {name("pgd"): {name("both"): [{"factor": f} | estimate(robust / f) for f in (1.0, 2.0)]}},
@@ -143,12 +146,12 @@ class MadeRun:
         write_json(self.folder / "result.json", self.result)
 
     def _samples(self, cell: dict[str, Any]) -> str:
-        """Four clips of each class: all right clean but one dog; under attack the dogs are taken for cats."""
+        """Four clips of each class: all right clean but one dog; under attack all other dogs are taken for cats."""
         rows = []
         for attack in (None, "pgd", "fmn"):
             for i in range(12):
                 true = CLASSES[i // 4]
-                taken = "cat" if true == "dog" and (attack or i == 0) else true
+                taken = "cat" if true == "dog" and (attack is None) == (i == 0) else true
                 rows.append(
                     {
                         "id": f"clip-{i}",
