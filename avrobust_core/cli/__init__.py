@@ -55,7 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command_parser() -> argparse.ArgumentParser:
     """The parser of the command line; what it gives holds, as `run`, the function that carries the command out."""
-    from avrobust_core.cli import check, cite, compare, data, doctor, export, measure, plugins, run, spec, transfer
+    from avrobust_core.cli import (
+        check,
+        cite,
+        compare,
+        data,
+        doctor,
+        export,
+        measure,
+        plugins,
+        report,
+        run,
+        spec,
+        transfer,
+    )
 
     parser = argparse.ArgumentParser(
         prog="avrobust", description="Measure and improve the adversarial robustness of multi-modal models."
@@ -68,7 +81,7 @@ def command_parser() -> argparse.ArgumentParser:
         help="do not load this plugin (entry point, dist:entry-point or distribution); may be repeated",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (run, spec, compare, transfer, export, cite, plugins, check, measure, data, doctor):
+    for module in (run, report, spec, compare, transfer, export, cite, plugins, check, measure, data, doctor):
         module.add_parsers(commands)
     return parser
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from avrobust_core.evaluation.wording import MOST_COLUMNS, difference, doubt, interval, of_method, over_seeds, percent
+from avrobust_core.report.conditions import condition_of, pair_of, why_left_out
 
 
 def table_of(left: Iterable[str], right: Iterable[str], title: str | None = None) -> Table:
@@ -24,7 +25,7 @@ def print_comparisons(console: Console, result: Mapping[str, Any]) -> None:
         entries.setdefault(item["entry"], []).append(item)
     for items in entries.values():
         done = [item for item in items if "left_out" not in item]
-        pairs = dict.fromkeys(_pair(item) for item in done)
+        pairs = dict.fromkeys(pair_of(item) for item in done)
         if items[0].get("question"):
             console.print(f"\n{items[0]['question']}", style="bold")
         if done:
@@ -38,7 +39,7 @@ def print_comparisons(console: Console, result: Mapping[str, Any]) -> None:
             console.print(_pairs_beside(done, pairs, doubted) if beside else _pairs_below(done, doubted))
         for reason in dict.fromkeys(item["across_fits"]["left_out"] for item in done if not of_method(item)):
             console.print(f"these are differences between networks, not between methods: {reason}")
-        for reason in dict.fromkeys(_why_left_out(item) for item in items if "left_out" in item):
+        for reason in dict.fromkeys(why_left_out(item) for item in items if "left_out" in item):
             console.print(f"not compared: {reason}")
 
 
@@ -99,7 +100,7 @@ def _pairs_beside(items: Sequence[Mapping[str, Any]], pairs: Iterable[tuple[str,
     methods = any(map(of_method, items))
     table = table_of(("attack", "threat", *(["between"] if methods else [])), map("\n".join, pairs))
     found = {
-        (condition_of(item), between, _pair(item)): doubted(item) + text
+        (condition_of(item), between, pair_of(item)): doubted(item) + text
         for item in items
         for between, text in _differences(item)
     }
@@ -115,27 +116,8 @@ def _pairs_below(items: Sequence[Mapping[str, Any]], doubted: Doubted) -> Table:
     table = table_of(("pair", "", "attack", "threat", *(["between"] if methods else [])), ["difference"])
     for item in items:
         for between, text in _differences(item):
-            table.add_row(*_pair(item), *condition_of(item), *([between] if methods else []), doubted(item) + text)
+            table.add_row(*pair_of(item), *condition_of(item), *([between] if methods else []), doubted(item) + text)
     return table
-
-
-def _pair(item: Mapping[str, Any]) -> tuple[str, str]:
-    """The compared pair, and where: "concat vs sum", "standard"."""
-    first, second = ((item[side]["model"], item[side]["training"]) for side in ("first", "second"))
-    if first == second:  # of two runs
-        return first
-    if first[0] == second[0]:
-        return f"{first[1]} vs {second[1]}", first[0]
-    if first[1] == second[1]:
-        return f"{first[0]} vs {second[0]}", first[1]
-    return f"{'/'.join(first)} vs {'/'.join(second)}", ""
-
-
-def condition_of(item: Mapping[str, Any]) -> tuple[str, str]:
-    """The attack and the threat of a comparison, for a table: "clean" and nothing, "pgd" and "both"."""
-    if item["attack"] is None:
-        return "clean", ""
-    return "worst case" if item["attack"] == "worst_case" else item["attack"], item["threat"]
 
 
 def _differences(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -144,16 +126,3 @@ def _differences(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "these networks", difference(value, item["difference"], item["p_holm"])
     if of_method(item):
         yield "the methods", difference(value, item["across_fits"], item["across_fits"].get("p_holm"))
-
-
-def _why_left_out(item: Mapping[str, Any]) -> str:
-    """The reason; with the pair and the attack where it is not one cell's."""
-    if "/" in item["left_out"]:
-        return str(item["left_out"])
-    where = " under ".join(condition_of(item)) if "attack" in item else ""
-    return f"{where_of(item)}{f', {where}' if where else ''}: {item['left_out']}"
-
-
-def where_of(item: Mapping[str, Any]) -> str:
-    """The cells of a comparison: "concat vs sum in standard"."""
-    return " in ".join(filter(None, _pair(item)))

@@ -5,7 +5,8 @@ from typing import Any
 
 from avrobust_core.naming import first_of
 from avrobust_core.plain_text import shortened
-from avrobust_core.report.comparison_tables import condition_of, print_comparisons, where_of
+from avrobust_core.report.comparison_tables import print_comparisons
+from avrobust_core.report.conditions import condition_of, where_of
 from avrobust_core.report.tables import results_console
 from avrobust_core.spec.explaining import as_json
 

@@ -1,7 +1,7 @@
 """The tables of a run's results, on stdout."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -24,6 +24,17 @@ from avrobust_core.evaluation.wording import (
 )
 from avrobust_core.plain_text import plain_text
 from avrobust_core.report.comparison_tables import print_comparisons, print_overturned, table_of
+from avrobust_core.report.conditions import (
+    WHERE,
+    Row,
+    cell_label,
+    conditions_of,
+    metric_row,
+    metric_values,
+    robust_estimate,
+    section_entries,
+    with_seed,
+)
 from avrobust_core.study.console import TextConsole
 
 Item = TypeVar("Item")
@@ -42,7 +53,7 @@ def print_tables(result: Mapping[str, Any]) -> None:
     _print_accuracies(console, result)
     print_comparisons(console, result)
     print_overturned(console, result)
-    cells = [_named(result, cell) for cell in result["cells"] if "error" not in cell]
+    cells = [with_seed(result, cell) for cell in result["cells"] if "error" not in cell]
     _print_curves(console, cells)
     _print_sizes(console, cells)
     _print_fronts(console, cells)
@@ -52,7 +63,7 @@ def print_tables(result: Mapping[str, Any]) -> None:
 
 def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     cells: Sequence[Mapping[str, Any]] = result.get("pooled") or result["cells"]
-    columns = _columns(cells)
+    columns = conditions_of(cells)
     clean = [cell["clean_accuracy"] for cell in cells if "error" not in cell]
     brackets = interval(result, clean, any(map(of_method, clean)))
     console.print(f"{result['name']}: accuracy in %{over_seeds(result)}, {brackets}")
@@ -61,7 +72,7 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     else:
         for part in _parts(columns):
             console.print(_by_cell(cells, part))
-    named = [(_label(cell), cell) for cell in (_named(result, each) for each in result["cells"])]
+    named = [(cell_label(cell), cell) for cell in (with_seed(result, each) for each in result["cells"])]
     for name, cell in named:
         if "error" in cell:
             _print_failure(console, name, cell["error"])
@@ -76,7 +87,7 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     for cell in cells:
         left_out = cell.get("clean_accuracy", {}).get("across_fits", {}).get("left_out")
         if left_out is not None:
-            console.print(f"{_label(cell)}, the method: no interval: {left_out}")
+            console.print(f"{cell_label(cell)}, the method: no interval: {left_out}")
     shown = [_robust(cell, *column) for cell in cells for column in columns]
     for mark, why in (
         ("= ", "the threat touches nothing that this model reads: its clean accuracy stands"),
@@ -84,10 +95,6 @@ def _print_accuracies(console: Console, result: Mapping[str, Any]) -> None:
     ):
         if any(mark in text for text in shown):
             console.print(mark + why)
-
-
-def _label(cell: Mapping[str, Any]) -> str:
-    return f"{cell['model']}/{cell['training']}"
 
 
 def _print_failure(console: Console, what: str, failure: Mapping[str, Any]) -> None:
@@ -122,10 +129,10 @@ def _clean(cell: Mapping[str, Any]) -> str:
 
 
 def _print_curves(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
-    rows = list(_entries(cells, "curves"))
+    rows = list(section_entries(cells, "curves"))
     factors = sorted({point["factor"] for *_, curve in rows for point in curve})
     title = "robust accuracy in % by factor of the threat's radii"
-    table = table_of(_WHERE, [f"x {factor:g}" for factor in factors], title)
+    table = table_of(WHERE, [f"x {factor:g}" for factor in factors], title)
     for where, mark, curve in rows:
         by_factor = {point["factor"]: f"{mark}{100 * point['value']:.1f}" for point in curve}
         table.add_row(*where, *(by_factor.get(factor, "-") for factor in factors))
@@ -135,8 +142,8 @@ def _print_curves(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
 
 def _print_sizes(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
     title = "median size of the smallest perturbation found, in shares of the threat's radii"
-    table = table_of(_WHERE, ["median"], title)
-    for where, mark, found in _entries(cells, "smallest_perturbation"):
+    table = table_of(WHERE, ["median"], title)
+    for where, mark, found in section_entries(cells, "smallest_perturbation"):
         table.add_row(*where, mark + size(found["median_size"]))
     if table.row_count:
         console.print(table)
@@ -144,8 +151,8 @@ def _print_sizes(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
 
 def _print_fronts(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
     title = "smallest joint budgets that break half of the clips, in shares of the threat's radii"
-    table = table_of((*_WHERE, "direction"), ["budgets"], title)
-    for where, mark, front in _entries(cells, "fronts"):
+    table = table_of((*WHERE, "direction"), ["budgets"], title)
+    for where, mark, front in section_entries(cells, "fronts"):
         for point in front:
             direction = ", ".join(f"{name} {share:.2f}" for name, share in point["direction"].items())
             budgets = ", ".join(
@@ -164,9 +171,9 @@ def _print_metrics(console: Console, result: Mapping[str, Any]) -> None:
     for cell in done:
         heading = f"{cell['model']}\n{cell['training']}"
         values = columns.setdefault(heading, {})
-        for row, found in _values(cell).items():
+        for row, found in metric_values(cell).items():
             values.setdefault(row, []).append(found)
-        failed |= {(heading, _row(each)) for each in cell.get("failures", []) if each["metric"] is not None}
+        failed |= {(heading, metric_row(each)) for each in cell.get("failures", []) if each["metric"] is not None}
     rows = dict.fromkeys(row for values in columns.values() for row in values)
     measured = {(row[0], "", *row[2:]) for row in rows}
     rows |= dict.fromkeys(row for _, row in sorted(failed) if row not in measured)
@@ -205,25 +212,6 @@ def _parts(items: Sequence[Item]) -> list[Sequence[Item]]:
     return [items[i : i + MOST_COLUMNS] for i in range(0, max(len(items), 1), MOST_COLUMNS)]
 
 
-Row = tuple[str, str, str, str]
-"""A metric, a name, an attack ("clean" for none) and a threat."""
-
-
-def _row(entry: Mapping[str, Any], name: str = "") -> Row:
-    """The row of a metric's entry or failure; of the whole metric, without a name."""
-    return entry["metric"], name, entry["attack"] or "clean", entry["threat"] or ""
-
-
-def _values(cell: Mapping[str, Any]) -> dict[Row, tuple[str, Mapping[str, Any]]]:
-    """The measured values, each with the mark before it."""
-    return {
-        _row(entry, name): (doubt(cell, entry["attack"], entry["threat"]), estimate)
-        for entry in cell.get("metrics", [])
-        for name, estimate in entry.get("values", {}).items()
-        if not name.partition("/")[0].endswith("-micro")  # the same, weighed otherwise: result.json has both
-    }
-
-
 def _print_notes(console: Console, cells: Sequence[Mapping[str, Any]]) -> None:
     """Print the metrics' notes, once for all cells and attacks."""
     entries = [entry for cell in cells for entry in cell.get("metrics", [])]
@@ -238,7 +226,7 @@ def _print_correlations(console: Console, result: Mapping[str, Any]) -> None:
     for entry in result.get("correlations", []):
         cell = "all models"
         if "model" in entry:
-            cell = "\n".join(_named(result, entry)[name] for name in ("model", "training"))
+            cell = "\n".join(with_seed(result, entry)[name] for name in ("model", "training"))
         predictors = found.setdefault((entry["level"], entry["robustness"]), {})
         predictors.setdefault((entry["metric"] or "", entry["predictor"]), {})[cell] = entry
     for (level, robustness), predictors in found.items():
@@ -279,43 +267,8 @@ def _correlation(entry: Mapping[str, Any] | None) -> str:
     return figures(entry) + (f"; {figures(beyond)}" if beyond is not None else "")
 
 
-def _named(result: Mapping[str, Any], cell: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A cell whose regime names the seed, too, where there are several."""
-    if not result.get("pooled"):
-        return cell
-    return {**cell, "training": f"{cell['training']}, seed {cell['seed']}"}
-
-
-_WHERE = ("model", "training", "attack", "threat")
-
-
-def _entries(cells: Iterable[Mapping[str, Any]], section: str) -> Iterator[tuple[tuple[str, ...], str, Any]]:
-    """A section's entries, each after what stands under `_WHERE` and the mark of a doubtful number."""
-    for cell in cells:
-        for attack, threats in cell.get(section, {}).items():
-            for threat, entry in threats.items():
-                yield (cell["model"], cell["training"], attack, threat), doubt(cell, attack, threat), entry
-
-
-def _columns(cells: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    found: dict[tuple[str, str], None] = {}
-    for cell in cells:
-        for attack, threats in cell.get("robust_accuracy", {}).items():
-            found.update(dict.fromkeys((attack, threat) for threat in threats))
-        for failure in cell.get("failures", []):
-            if failure["metric"] is None:
-                found[failure["attack"], failure["threat"]] = None
-    worst = {threat for cell in cells for threat in cell.get("worst_case", {})}
-    if len({attack for attack, _ in found}) > 1:
-        found.update(dict.fromkeys(("worst case", threat) for _, threat in list(found) if threat in worst))
-    return list(found)
-
-
 def _robust(cell: Mapping[str, Any], attack: str, threat: str) -> str:
-    if attack == "worst case":
-        estimate = cell.get("worst_case", {}).get(threat)
-    else:
-        estimate = cell.get("robust_accuracy", {}).get(attack, {}).get(threat)
+    estimate = robust_estimate(cell, attack, threat)
     if estimate is None:
         return "-" if why_missing(cell, attack, threat) is None else "failed"
     mark = "= " if estimate.get("attacked") == [] else "" if estimate.get("bounded", True) else "! "

@@ -60,6 +60,9 @@ def test_the_wheel_ships_every_package_typed_and_nothing_else(wheel: Path) -> No
         in_checkout = next(ROOT.glob(f"{package}")) if package == "avrobust_core" else ROOT / "plugins" / package
         modules = {path.relative_to(in_checkout.parent).as_posix() for path in in_checkout.rglob("*.py")}
         assert modules <= set(names)
+    templates = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("avrobust_core/report/html/templates/*")}
+    assert len(templates) >= 4
+    assert templates <= set(names)
 
 
 def test_every_bundled_plugin_resolves_outside_of_the_checkout(installed: Path, tmp_path: Path) -> None:
