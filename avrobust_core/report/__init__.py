@@ -1,1 +1,1 @@
-"""Terminal tables of a run's results, its report as one page, contact sheets of clips, and clips exported as media files."""
+"""Terminal tables of a run's results, its report as a page, contact sheets, and clips exported as media files."""
