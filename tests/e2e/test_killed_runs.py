@@ -56,7 +56,7 @@ def _check(target: str, nth: int, tiny: Path, tmp_path: Path, whole: Path, run_c
 @pytest.mark.parametrize(
     ("target", "nth"),
     [
-        (ATTACKED_BATCH, 2),
+        pytest.param(ATTACKED_BATCH, 2, marks=pytest.mark.slow),
         pytest.param(TRAINING_STEP, 5, marks=pytest.mark.slow),
         pytest.param(FILE_WRITTEN, 9, marks=pytest.mark.slow),
     ],

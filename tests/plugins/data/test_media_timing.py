@@ -155,7 +155,9 @@ def test_what_is_written_twice_is_heard_once() -> None:
 def test_timestamps_that_begin_anew_are_refused() -> None:
     with pytest.raises(MediaError, match=r"timestamps of its sound go back from 2\.10 to 0\.00 s; rewrite it"):
         feed([0, 32000, 0])
-    stream = SimpleNamespace(average_rate=Fraction(25), start_time=0, time_base=Fraction(1, 25))
+    stream = SimpleNamespace(
+        average_rate=Fraction(25), start_time=0, time_base=Fraction(1, 25), sample_aspect_ratio=Fraction(1)
+    )
     collector = PictureCollector(stream, Window(0.0, 4.0, None, 0.0, 0.0), 8, size=8, stretch=True)
     frames = [av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), format="rgb24") for _ in range(3)]
     for frame, pts in zip(frames, (0, 50, 0), strict=True):
