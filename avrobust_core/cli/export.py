@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from avrobust_core.cli.layout import say
-from avrobust_core.cli.options import installed
+from avrobust_core.cli.options import loaded_run
 from avrobust_core.plain_text import plain_text
 
 
@@ -47,14 +47,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _export(options: argparse.Namespace) -> int:
-    from avrobust_core.errors import RunError
-    from avrobust_core.spec.loading import load_spec
-
-    spec = options.folder / "resolved.yaml"
-    if not spec.is_file():
-        raise RunError(f"{options.folder} is no run: it holds no resolved.yaml")
-    registry = installed(options)
-    loaded = load_spec(spec, registry, options.set)
+    loaded, registry = loaded_run(options)
     from avrobust_core.report.export_choice import Asked
     from avrobust_core.report.exporting import export
     from avrobust_core.report.media_files import PICTURES, SOUND, Coding, Writer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,3 +41,20 @@ def loaded_spec(options: argparse.Namespace) -> tuple[LoadedSpec, Registry]:
 
     registry = installed(options)
     return load_spec(options.spec, registry, options.set), registry
+
+
+def loaded_run(options: argparse.Namespace, *more: str) -> tuple[LoadedSpec, Registry]:
+    """The spec of the run in `options.folder` as it was carried out, with `--set` and more overrides; as `loaded_spec`.
+
+    Raises:
+        RunError: if the folder is no run's.
+        SpecError: with every mistake found.
+    """
+    from avrobust_core.errors import RunError
+    from avrobust_core.spec.loading import load_spec
+
+    file: Path = options.folder / "resolved.yaml"
+    if not file.is_file():
+        raise RunError(f"{options.folder} is no run: it holds no resolved.yaml; `avrobust run` makes one")
+    registry = installed(options)
+    return load_spec(file, registry, [*options.set, *more]), registry

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from avrobust_core.cli.layout import complain
-from avrobust_core.cli.options import installed
+from avrobust_core.cli.options import loaded_run
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -31,16 +31,10 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _transfer(options: argparse.Namespace) -> int:
-    from avrobust_core.errors import RunError
     from avrobust_core.notes import collected
-    from avrobust_core.spec.loading import load_spec
 
-    file = options.folder / "resolved.yaml"
-    if not file.is_file():
-        raise RunError(f"{options.folder} holds no run: it has no resolved.yaml; `avrobust run` makes one")
-    registry = installed(options)
     clips = [] if options.clips is None else [f"evaluation.clips={options.clips}"]
-    loaded = load_spec(file, registry, [*options.set, *clips])
+    loaded, registry = loaded_run(options, *clips)
     from avrobust_core.report.transfer_tables import print_transfer
     from avrobust_core.study.transferring import transfer
 

@@ -59,18 +59,23 @@ def expand_sweeps(root: MapNode) -> tuple[MapNode, list[Problem]]:
     a model for each point of it. Lists of names, `correlate` and patterns that name a swept entry name all its points.
 
     Returns:
-        A new tree, and the mistakes in the sweeps; what is wrong is left as it was.
+        A new tree, and the mistakes in the sweeps; if there are any, the tree as it was.
     """
+    if SWEEP not in root.children:
+        return root, []
     problems: list[Problem] = []
     names: dict[tuple[str, str], tuple[str, ...]] = {}
+    tree = root
     for node in items_of(root.children.get(SWEEP)):
         try:
-            root = _swept(root, node, names)
+            tree = _swept(tree, node, names)
         except SpecError as error:
             problems += error.problems
-    if any(section == "encoders" for section, _ in names):
-        root = _models_of(root, names)
-    return (_renamed(root, names) if names else root), problems
+    try:
+        tree = _renamed(_models_of(tree, names), names)
+    except SpecError as error:
+        problems += error.problems
+    return (root if problems else tree), problems
 
 
 def _swept(root: MapNode, sweep: Node, names: dict[tuple[str, str], tuple[str, ...]]) -> MapNode:
@@ -106,6 +111,7 @@ def _swept(root: MapNode, sweep: Node, names: dict[tuple[str, str], tuple[str, .
         if name in made:
             raise _error(axes[0].place, f"two points of the sweep are called '{name}'", "give each value once")
         made[name] = point
+    _refuse_taken(root, section, made, axes[0].place)
     names[section, entry] = tuple(made)
     return _replaced(root, section, entry, made)
 
@@ -151,7 +157,7 @@ def _word(axis: _Axis, value: Node) -> str:
 
 
 def _letters(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_") or "_"
+    return re.sub(r"[^A-Za-z0-9]+", "_", text) or "_"
 
 
 def _models_of(root: MapNode, names: dict[tuple[str, str], tuple[str, ...]]) -> MapNode:
@@ -162,7 +168,7 @@ def _models_of(root: MapNode, names: dict[tuple[str, str], tuple[str, ...]]) -> 
             continue
         found = [text_of(item) for item in listed.items]
         choices = [names.get(("encoders", name), (name,)) if name is not None else (None,) for name in found]
-        if all(len(points) == 1 for points in choices):
+        if all(points == (name,) for points, name in zip(choices, found, strict=True)):
             continue
         made: dict[str, Node] = {}
         for chosen in product(*choices):
@@ -177,6 +183,7 @@ def _models_of(root: MapNode, names: dict[tuple[str, str], tuple[str, ...]]) -> 
             ]
             encoders = ListNode(items, listed.place)
             made["-".join([model, *ends])] = replace(node, children={**node.children, "encoders": encoders})
+        _refuse_taken(root, "models", made, listed.place)
         names["models", model] = tuple(made)
         for key, points in list(names.items()):  # a model that is a point of a sweep itself
             if key[0] == "models" and key[1] != model and model in points:
@@ -184,6 +191,15 @@ def _models_of(root: MapNode, names: dict[tuple[str, str], tuple[str, ...]]) -> 
                 names[key] = (*points[:at], *made, *points[at + 1 :])
         root = _replaced(root, "models", model, made)
     return root
+
+
+def _refuse_taken(root: MapNode, section: str, made: Mapping[str, Node], place: Place) -> None:
+    """Refuse points that are called as another entry is."""
+    for name in made:
+        if name in _section(root, section):
+            raise _error(
+                place, f"a point of the sweep is called '{name}', as an entry of {section}", "rename the entry"
+            )
 
 
 def _replaced(root: MapNode, section: str, entry: str, made: Mapping[str, Node]) -> MapNode:

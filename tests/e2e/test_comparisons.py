@@ -192,7 +192,7 @@ def test_a_transfer_of_what_the_run_does_not_have_is_refused(studies, capsys) ->
         assert main(["transfer", out, *arguments]) == 1
         assert why in capsys.readouterr().err
     assert main(["transfer", str(studies[0] / "cells")]) == 1
-    assert "holds no run: it has no resolved.yaml" in capsys.readouterr().err
+    assert "is no run: it holds no resolved.yaml" in capsys.readouterr().err
 
 
 def test_resuming_and_asking_for_other_comparisons_computes_nothing_again(

@@ -70,6 +70,32 @@ def test_a_swept_model_of_a_swept_encoder_has_a_point_for_each_pair(good: str, l
     assert len(spec.compare[0].models) == 4
 
 
+def test_an_encoder_with_one_point_keeps_its_models_and_signs_tell_values_apart(good: str, load: Load) -> None:
+    spec = load(
+        good + "sweep:\n- matrix: {encoders.audio.with.channels: [[4]]}\n"
+        "- matrix: {'training.mixed.augment[1].with.alpha': [1, 1e-7]}\n"
+    ).spec
+    assert spec.models["audio-only-channels-1"].encoders == ["audio-channels-1"]
+    spec = load(good + "sweep:\n- matrix: {attacks.strong.with.mark: ['-1', '1']}\n").spec
+    assert list(spec.attacks) == ["fast", "strong-mark-_1", "strong-mark-1"]
+
+
+@pytest.mark.parametrize(
+    ("taken", "sweep"),
+    [
+        ("  mixed-epochs-3: {epochs: 1}\nthreats:", "training.mixed.epochs: [3]"),
+        ("threats:", "encoders.audio.with.channels: [[4]]"),
+    ],
+)
+def test_a_point_never_replaces_another_entry(good: str, problems_of: Check, taken: str, sweep: str) -> None:
+    text = good.replace("threats:", taken, 1).replace(
+        "training:\n", "  both-channels-1: {encoders: [video]}\ntraining:\n"
+    )
+    (problem,) = problems_of(f"{text}sweep:\n- matrix: {{{sweep}}}\n")
+    assert "a point of the sweep is called" in problem.message
+    assert "as an entry of" in problem.message
+
+
 def test_what_is_resolved_has_the_points_and_no_sweep(good: str, load: Load) -> None:
     loaded = load(
         good + "sweep:\n- matrix: {training.mixed.epochs: [3, 4]}\n", "sweep.0.matrix={training.mixed.epochs: [5, 6]}"
