@@ -8,8 +8,12 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from hypothesis import settings
 
 FakeDistribution = Callable[..., Path]
+
+settings.register_profile("untimed", deadline=None)  # a shared machine stops for seconds
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -37,6 +37,8 @@ class TrainingStep:
         cost: add to it what is spent beside the loop's own pass; `counting` does.
         scratch: a folder of this fit, which need not exist yet, for what should not lie in memory; all processes see
             it, a resumed fit finds it again, and it is deleted when the fit has ended. None where there is none.
+        clips: the ids of all training clips, of which an epoch may leave some out and repeat others; the same in every
+            epoch and process, also of a resumed fit. Empty where nobody says.
         labels: gives the labels of training clips by their ids, (n, K) of zeros and ones; None where the data set does
             not know them without reading its media (see `Dataset.label_matrix`).
     """
@@ -51,6 +53,7 @@ class TrainingStep:
     media: Mapping[str, MediaSpec] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
     scratch: Path | None = None
+    clips: Sequence[str] = ()
     labels: "Callable[[Sequence[str]], csr_array | None]" = lambda clips: None
 
     def read_by_model(self, modalities: Iterable[str]) -> list[str]:

@@ -209,6 +209,7 @@ class Fit:
             media=dataset.media,
             cost=cost,
             scratch=self.folder / SCRATCH,
+            clips=self.train.ids,
             labels=self._labels,
         )
 

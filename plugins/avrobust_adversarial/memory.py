@@ -26,8 +26,8 @@ class Memory:
     from depends neither on the order of the epoch nor on whether a part of it has been learned from before, by a
     process that was killed.
 
-    In the folder of a fit there is one sparse memory-mapped file per modality, which all processes share; the state is
-    then empty. Without a folder everything lies in memory and belongs to the state.
+    In the folder of a fit that says which clips there are, there is one sparse memory-mapped file per modality, which
+    all processes share; the state is then empty. Elsewhere everything lies in memory and belongs to the state.
 
     Args:
         bits: per value; see `Code`.
@@ -45,11 +45,12 @@ class Memory:
         """Tell if what is read is nowhere larger than what was written."""
         return Code(self.bits, ()).shrinks
 
-    def begin_epoch(self, clips: Sequence[str], step: TrainingStep) -> None:
-        """Learn of all clips that there are, before the first of them is read."""
-        self._folder = step.scratch
-        if not self._rows or self._folder is not None:
-            self._rows = {clip_id: row for row, clip_id in enumerate(sorted(clips))} | self._rows
+    def begin_epoch(self, step: TrainingStep) -> None:
+        """Learn of all clips that there are, before the first of them is read: an epoch may have but some of them."""
+        # A place in a file must be the same in every process, and after a resume.
+        self._folder = step.scratch if step.clips else None
+        if not self._rows:
+            self._rows = {clip_id: row for row, clip_id in enumerate(sorted(step.clips))}
 
     def read(self, name: str, ids: Sequence[str], clean: Tensor, epoch: int) -> tuple[Tensor, list[int]]:
         """The last perturbations of clips from before an epoch: (n, ...), and the positions of these n clips.

@@ -57,7 +57,7 @@ def problems(shapes, bounds, seed, *, disagree):
     return fused, alone, sides
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shapes=SHAPES, norm=NORMS, bounds=BOUNDS, seed=st.integers(0, 10_000))
 def test_the_modality_that_the_fusion_sides_with_flips_it_below_its_own_threshold(shapes, norm, bounds, seed):
     fused, alone, sides = problems(shapes, bounds, seed, disagree=True)
@@ -69,7 +69,7 @@ def test_the_modality_that_the_fusion_sides_with_flips_it_below_its_own_threshol
     assert torch.equal(sides["audio"], ~sides["video"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(shapes=SHAPES, norm=NORMS, bounds=BOUNDS, seed=st.integers(0, 10_000))
 def test_where_the_modalities_agree_the_fusion_needs_at_least_as_much(shapes, norm, bounds, seed):
     fused, alone, _ = problems(shapes, bounds, seed, disagree=False)
@@ -78,7 +78,7 @@ def test_where_the_modalities_agree_the_fusion_needs_at_least_as_much(shapes, no
         assert (fused.smallest_size(threat) >= alone[name].smallest_size(threat)).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(shapes=SHAPES, seed=st.integers(0, 10_000))
 def test_in_l2_without_bounds_the_fused_threshold_is_the_own_one_times_the_lead_over_what_it_leads(shapes, seed):
     fused, alone, sides = problems(shapes, None, seed, disagree=True)
@@ -97,7 +97,7 @@ def of_the_class_that(name, fused, alone):
     return LinearProblem(fused.oracle, batch, fused.bounds)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(shapes=SHAPES, norm=NORMS, bounds=BOUNDS, seed=st.integers(0, 10_000))
 def test_where_the_other_modality_says_more_the_fusion_is_wrong_without_an_attack(shapes, norm, bounds, seed):
     fused, alone, sides = problems(shapes, bounds, seed, disagree=True)

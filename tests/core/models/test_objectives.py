@@ -31,7 +31,7 @@ def test_a_clip_of_every_class_is_always_correct_and_one_of_none_never():
     assert correct(logits, targets, "multi-label").tolist() == [True, False]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     rows=st.lists(st.lists(st.integers(-50, 50), min_size=4, max_size=4), min_size=1, max_size=6),
     shift=st.sampled_from([-100.0, 0.0, 64.0]),

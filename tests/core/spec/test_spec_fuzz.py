@@ -291,7 +291,7 @@ CASES = st.tuples(
     st.lists(CHANGE, max_size=3),
     OVERRIDES,
 )
-OPTIONS = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+OPTIONS = settings(derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @settings(OPTIONS, max_examples=100)

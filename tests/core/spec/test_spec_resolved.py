@@ -70,7 +70,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=specs())
 def test_a_resolved_spec_loads_to_the_same_resolution(data: dict[str, Any], tmp_path: Path, registry: Registry) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"

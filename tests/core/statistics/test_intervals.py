@@ -108,7 +108,7 @@ def test_a_value_from_elsewhere_is_kept():
     assert bootstrap(lambda w: w[:, 0], 5, value=0.25).value == 0.25
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(outcomes=st.lists(st.booleans(), min_size=1, max_size=60), per_group=st.integers(1, 7))
 def test_the_interval_lies_in_the_unit_interval_and_holds_the_share(outcomes, per_group):
     for groups in (None, [i // per_group for i in range(len(outcomes) + per_group)][per_group:]):

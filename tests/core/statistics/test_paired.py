@@ -18,14 +18,14 @@ def paired(only_first: int, only_second: int, clips: int) -> np.ndarray:
 
 
 @given(st.integers(0, 40), st.integers(0, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_with_one_seed_the_p_value_is_mcnemars_exact_one(only_first: int, only_second: int) -> None:
     expected = binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
     assert sign_flip_p(paired(only_first, only_second, 100)) == pytest.approx(expected, rel=1e-9)
 
 
 @given(st.lists(st.integers(-3, 3), max_size=9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_with_several_seeds_the_p_value_counts_every_flip(differences: list[int]) -> None:
     sums = [
         abs(sum(sign * value for sign, value in zip(signs, differences, strict=True)))
@@ -94,7 +94,7 @@ def test_the_same_accuracies_on_other_clips_are_less_certain() -> None:
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_swapping_the_sides_changes_the_sign_of_all(only_first: int, only_second: int, seeds: int) -> None:
     differences = paired(only_first, only_second, 61) / seeds
     there, back = paired_difference(differences), paired_difference(-differences)
@@ -139,7 +139,7 @@ def test_the_p_value_rejects_a_true_hypothesis_no_more_often_than_its_level() ->
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 6)), max_size=14))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_with_groups_the_p_value_counts_every_flip_of_whole_groups(clips: list[tuple[int, int]]) -> None:
     differences, groups = [d for d, _ in clips], [g for _, g in clips]
     totals = [sum(d for d, g in clips if g == group) for group in set(groups)]

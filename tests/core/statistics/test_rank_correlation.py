@@ -9,7 +9,7 @@ from avrobust_core.statistics.rank_correlation import partial_spearman, spearman
 VALUES = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0, 3.0, float("inf")]), min_size=4, max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_weights_mean_copies_of_clips(data) -> None:
     x = np.array(data.draw(VALUES))

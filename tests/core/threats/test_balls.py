@@ -43,7 +43,7 @@ def clips(draw):
     return x.clamp(low, high), bounds, generator
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(drawn=clips(), norm=st.sampled_from(NORMS), eps=SMALL_TO_LARGE, reach=st.sampled_from([0.1, 1.0, 30.0]))
 def test_what_is_projected_is_inside_in_float64_and_stays_there(drawn, norm, eps, reach):
     center, bounds, generator = drawn
@@ -77,7 +77,7 @@ def independent_norm(x, center, norm):
     }[norm]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(drawn=clips(), eps=st.floats(1e-3, 3))
 def test_linf_projection_is_the_nearest_point(drawn, eps):
     center, bounds, generator = drawn
@@ -90,7 +90,7 @@ def test_linf_projection_is_the_nearest_point(drawn, eps):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(drawn=clips(), eps=st.floats(1e-2, 3))
 def test_l2_projection_is_the_nearest_point_of_the_ball(drawn, eps):
     center, _, generator = drawn
@@ -124,7 +124,7 @@ def test_one_clip_outside_does_not_move_the_others(norm):
         assert torch.equal(ball.within(far, ball.radius * sizes)[[0, 2]], ball.within(x, ball.radius * others)[[0, 2]])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(drawn=clips(), norm=st.sampled_from(NORMS), eps=SMALL_TO_LARGE)
 def test_a_clip_s_results_are_the_same_alone_and_among_others(drawn, norm, eps):
     center, bounds, generator = drawn

@@ -66,7 +66,7 @@ def solve(delta, room, reach, norm):
     return found.x[:n] - found.x[n:]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(drawn=problems(most=2, rank=4), norm=st.sampled_from(["l2", "l1"]), eps=st.sampled_from([0.03, 0.3, 1.0, 4.0]))
 def test_projections_agree_with_quadratic_programming(drawn, norm, eps):
     center, x, bounds = drawn
@@ -76,7 +76,7 @@ def test_projections_agree_with_quadratic_programming(drawn, norm, eps):
         np.testing.assert_allclose(ours - clip, theirs, rtol=0, atol=3e-5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(drawn=problems(), eps=st.floats(1e-3, 8))
 def test_the_l2_projection_is_the_point_that_a_bisection_ends_on(drawn, eps):
     """All shapes: a share of the perturbation, clamped, whose length is the radius."""
@@ -98,7 +98,7 @@ def test_the_l2_projection_is_the_point_that_a_bisection_ends_on(drawn, eps):
         np.testing.assert_allclose(loose[i], expected, rtol=1e-5, atol=3e-6 * eps + 5e-7)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(drawn=problems(), eps=st.floats(1e-3, 8))
 def test_the_l1_projection_is_the_point_that_a_bisection_ends_on(drawn, eps):
     center, x, bounds = drawn
@@ -120,7 +120,7 @@ def test_the_l1_projection_is_the_point_that_a_bisection_ends_on(drawn, eps):
         np.testing.assert_allclose(ours - clip, expected, rtol=0, atol=1e-5 * eps + grain)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     drawn=problems(most=2, rank=3),
     count=st.integers(0, 5),
@@ -154,7 +154,7 @@ def test_the_l0_projection_is_the_best_of_all_subsets(drawn, count, cap, frame_s
         assert ((ours - point) ** 2).sum() <= best + 1e-6 * (1 + best)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(drawn=problems(), length=st.floats(0.01, 6))
 def test_an_l1_step_is_the_best_point_of_box_and_ball(drawn, length):
     center, x, bounds = drawn

@@ -48,7 +48,7 @@ def flat(x, i, scale=None):
 radii_of = st.fixed_dictionaries({name: st.sampled_from([0.0, 0.05, 0.3, 1.0, 4.0]) for name in NAMES})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 10_000), eps=radii_of, spread=st.sampled_from([0.05, 1.0, 5.0]), bounded=st.booleans())
 def test_the_shared_projection_is_that_of_one_ball_over_all_modalities_in_units_of_their_radii(
     seed, eps, spread, bounded
@@ -88,7 +88,7 @@ def test_the_shared_projection_is_that_of_one_ball_over_all_modalities_in_units_
         np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), eps=st.sampled_from([0.1, 1.0, 3.0]))
 def test_with_equal_radii_the_shared_ball_is_the_l2_ball_of_all_laid_end_to_end(seed, eps):
     clean = {name: x.clamp(0, 1) for name, x in rand(seed, 3).items()}
@@ -192,7 +192,7 @@ def test_radii_of_0_leave_the_clips_bit_for_bit(kind):
     assert region.gain(gradients).tolist() == [0, 0]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), spread=st.sampled_from([0.1, 2.0]))
 def test_a_clip_s_region_is_the_same_alone_and_among_others(seed, spread):
     clean = cleans(seed, 3)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avrobust_core import AvrobustError
+from avrobust_core.training.learner import Learner
 
 IDS = [f"clip-{i}" for i in range(6)]
 
@@ -20,7 +21,7 @@ def deltas(seed, shape=(2, 5)):
 def memory(request, tmp_path, step_of, network):
     def build(bits=16, folder="scratch"):
         made = Memory(bits)
-        made.begin_epoch(IDS, step_of(network(), scratch=tmp_path / folder if request.param == "files" else None))
+        made.begin_epoch(step_of(network(), scratch=tmp_path / folder if request.param == "files" else None, clips=IDS))
         return made
 
     return build
@@ -99,24 +100,24 @@ def test_another_memory_goes_on_from_the_state(memory):
 
 
 def test_files_do_not_grow_a_checkpoint_and_are_missed_when_gone(tmp_path, step_of, network):
-    step = step_of(network(), scratch=tmp_path / "scratch")
+    step = step_of(network(), scratch=tmp_path / "scratch", clips=IDS)
     one = Memory(8)
-    one.begin_epoch(IDS, step)
+    one.begin_epoch(step)
     one.write("audio", IDS, deltas(1), 0)
     assert one.state_dict() == {"in_files": True}
     assert (tmp_path / "scratch" / "perturbations-audio").stat().st_size == 6 * 2 * (8 + 10)
     again = Memory(8)
     again.load_state_dict(one.state_dict())
-    again.begin_epoch(IDS, step_of(network(), scratch=tmp_path / "elsewhere"))
+    again.begin_epoch(step_of(network(), scratch=tmp_path / "elsewhere", clips=IDS))
     with pytest.raises(AvrobustError, match="delete the cell's checkpoint"):
         again.read("audio", IDS, deltas(0), 1)
 
 
 def test_two_processes_write_into_one_file(tmp_path, step_of, network):
-    step = step_of(network(), scratch=tmp_path)
+    step = step_of(network(), scratch=tmp_path, clips=list(reversed(IDS)))
     both = [Memory(16), Memory(16)]
     for one in both:
-        one.begin_epoch(list(reversed(IDS)), step)
+        one.begin_epoch(step)
     both[0].write("audio", IDS[::2], deltas(1)[::2], 0)
     both[1].write("audio", IDS[1::2], deltas(1)[1::2], 0)
     for one in both:
@@ -124,3 +125,31 @@ def test_two_processes_write_into_one_file(tmp_path, step_of, network):
         found, places = one.read("audio", IDS, deltas(0), 1)
         assert places == list(range(6))
         torch.testing.assert_close(found, deltas(1), atol=1e-5, rtol=0)
+
+
+def test_epochs_that_draw_their_clips_keep_one_place_for_each(make, tmp_path, step_of, network, clips):
+    """As with balanced sampling: an epoch has some of the clips, another has others, and some come twice."""
+    batch, model = clips(), network()
+    learner = Learner(model, [make("free-at", threat={"audio": {"eps": 0.1}}, memory=True)])
+    known = {"scratch": tmp_path, "clips": batch.ids}
+    left: dict[str, torch.Tensor] = {}
+    for epoch, drawn in enumerate(([5, 4], [0, 1, 1], [1, 5, 0])):
+        step = step_of(model, epoch=epoch, **known)
+        order = learner.order(drawn, [batch.ids[i] for i in drawn], step)
+        part = batch.select(torch.tensor(order))
+        learned = learner.learn(part, step)
+        if epoch == 2:  # each begins where it ended itself
+            begun = learned.forward.batch.inputs["audio"].detach() - part.inputs["audio"]
+            for clip_id, found in zip(part.ids, begun, strict=True):
+                torch.testing.assert_close(found, left[clip_id], atol=2e-3, rtol=0)
+        learned.losses.mean().backward()
+        learned.after_backward()
+        memory = learner.augmentations[0].memory
+        delta, places = memory.read("audio", part.ids, part.inputs["audio"], epoch + 1)
+        assert len(places) == len(part)
+        left |= dict(zip(part.ids, delta, strict=True))
+        learner.end_epoch(step, lambda mine: [mine])
+    resumed = make("free-at", threat={"audio": {"eps": 0.1}}, memory=True).memory
+    resumed.load_state_dict(memory.state_dict())
+    resumed.begin_epoch(step_of(model, epoch=3, **known))
+    assert torch.equal(resumed.read("audio", part.ids, part.inputs["audio"], 3)[0], delta)

@@ -67,7 +67,7 @@ def test_has_the_settings_of_panns_at_32_khz() -> None:
 
 
 @given(st.integers(8, 5000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_transform_is_the_smallest_power_of_two_that_holds_the_window(window: int) -> None:
     config = LogMelConfig(window_ms=window / 48, hop_ms=1 / 48, n_mels=1, f_min=0, f_max=24000)
     frontend = LogMel(config, media(48000, 48000))
@@ -178,7 +178,7 @@ def test_a_range_without_any_frequency_is_an_error() -> None:
     window_ms=st.floats(4, 64),
     n_mels=st.integers(1, 128),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_band_is_ever_empty(rate: int, window_ms: float, n_mels: int) -> None:
     config = LogMelConfig(window_ms=window_ms, hop_ms=4, n_mels=n_mels)
     try:

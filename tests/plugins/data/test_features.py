@@ -128,7 +128,7 @@ def _labels(layout):
     return [name for name in layout if name.endswith("labels")]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     values=arrays.arrays(
         st.sampled_from(["<f4", ">f8", "<f2", "u1", "<i4"]),

@@ -61,7 +61,7 @@ def test_the_usual_names_are_found(tmp_path, name, timed) -> None:
     assert found.timed.tolist() == [timed, False]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     videos=st.lists(st.text("ab_-Y0", min_size=11, max_size=11), min_size=1, max_size=6, unique=True),
     starts=st.lists(st.integers(0, 900), min_size=6, max_size=6),

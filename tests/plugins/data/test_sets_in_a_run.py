@@ -14,12 +14,13 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 LEFT_OUT = [
     f"{{model: {model}, training: {regime}}}"
     for model in ("audio-only", "video-only", "late", "decision")
-    for regime in ("mixup", "guided-mixup", "adversarial")
+    for regime in ("mixup", "guided-mixup", "guided-vertex-mixup", "adversarial")
 ]
 SMALL = [
     *("data.with.sample_rate=8000", "data.with.frames=2", "data.with.size=32", "data.with.seconds=0.5"),
     *("encoders.audio.with.embed=64", "encoders.video.with.model=resnet18", "models.mid.fusion.with.width=32"),
     *("training.standard.epochs=1", "training.mixup.epochs=1", "training.guided-mixup.epochs=2"),
+    "training.guided-vertex-mixup.epochs=3",
     *("training.adversarial.epochs=1", "attacks.pgd.with.steps=2", "attacks.fmn.with.steps=2"),
     *("attacks.universal.with.epochs=1", "audit=off"),
     *(f"exclude=[{', '.join(LEFT_OUT)}]", "attacks.pgd.curve=[0.5]"),
@@ -134,7 +135,7 @@ def test_the_four_questions_are_answered_on_a_copy_in_the_official_layout(
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["task"] == task
     assert result["failed"] == 0
-    assert len(result["cells"]) == 8
+    assert len(result["cells"]) == 9
     assert result["data"]["missing"] == {"train": 0, "test": 0}
     assert {comparison["question"][0] for comparison in result["comparisons"]} == {"1", "3", "4"}
     assert result["correlations"]

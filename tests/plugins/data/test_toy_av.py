@@ -27,7 +27,7 @@ def same(a, b) -> bool:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     classes=st.integers(2, 30),
     several=st.integers(1, 4),
@@ -72,7 +72,7 @@ def test_every_clip_fits_what_is_said_of_it(classes, several, rate, seconds, fra
         assert clip.target[index % classes] == 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(index=st.integers(0, 39), train=st.integers(40, 10_000), val=st.integers(0, 500), test=st.integers(1, 500))
 def test_a_clip_does_not_depend_on_how_many_there_are(index, train, val, test) -> None:
     few = ToyAV(ToyAVConfig(train=40))

@@ -70,7 +70,7 @@ def with_head(fusion: Fusion) -> nn.Sequential:
 
 @pytest.mark.parametrize(("name", "fields"), KINDS)
 @given(widths=widths_by_modality, data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_order_of_modalities_changes_nothing(
     name: str, fields: dict[str, object], widths: dict[str, int], data: st.DataObject
 ) -> None:
@@ -116,7 +116,7 @@ def test_sum_adds_one_linear_map_per_modality() -> None:
 
 
 @given(st.lists(st.floats(-2, 2, width=32), min_size=3, max_size=3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_sum_is_affine_in_each_modality(direction: list[float]) -> None:
     encoded = encode({"a": 2, "b": 3})
     fusion = build("sum", {"a": 2, "b": 3}, dim=5)

@@ -21,7 +21,7 @@ def linear(classes, width, seed):
     return lambda x: x @ weight + bias
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), classes=st.integers(2, 6), width=st.integers(1, 8))
 def test_a_linear_head_is_convex_whatever_the_labels_are(seed, classes, width):
     rng = np.random.default_rng(seed)
@@ -34,7 +34,7 @@ def test_a_linear_head_is_convex_whatever_the_labels_are(seed, classes, width):
         assert found.values["conditional-micro"].value == 1
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6))
 def test_so_is_one_with_thresholds(seed):
     rng = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ def test_numbers_of_pairs_are_the_pairs_in_order(n):
     assert np.array_equal(np.stack([first, second]), np.stack(np.triu_indices(n, 1)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), n=st.one_of(st.integers(2, 2**27), st.just(2**27)))
 def test_numbers_of_pairs_are_exact_for_very_many_things(data, n):
     row = data.draw(st.integers(0, n - 2))

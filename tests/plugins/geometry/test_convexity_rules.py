@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 from avrobust_core import margin
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_the_highest_logit_has_the_cores_margin_and_a_tie_is_outside(data):
     n, k = data.draw(st.integers(1, 6)), data.draw(st.integers(2, 5))
@@ -22,7 +22,7 @@ def test_the_highest_logit_has_the_cores_margin_and_a_tie_is_outside(data):
     assert np.array_equal(Highest().holds(found.numpy()), (found > 0).numpy())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_thresholds_have_the_best_f1_of_all(data):
     n = data.draw(st.integers(1, 12))

@@ -35,7 +35,7 @@ def assert_same(one, other, *, shift=0.0, rtol=1e-6, atol=1e-9):
     assert other.details["m"] == pytest.approx(one.details["m"], rel=rtol)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000), power=st.integers(-20, 20), itself=st.booleans())
 def test_scale_and_rotation_change_nothing_but_the_level_of_log_density(seed, power, itself):
     points, labels, logits = cluttered(seed)
@@ -52,7 +52,7 @@ def test_scale_and_rotation_change_nothing_but_the_level_of_log_density(seed, po
         assert again.values["coverage"] == plain.values["coverage"]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000))
 def test_order_of_clips_and_of_the_reference_changes_nothing(seed):
     points, labels, logits = cluttered(seed)

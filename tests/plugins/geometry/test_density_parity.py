@@ -130,7 +130,7 @@ def brute_ratio(points, labels, reference, known, own, k, m):
     return odds, plain
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     n=st.integers(3, 40),
@@ -168,7 +168,7 @@ def test_class_ratio_of_several_labels_is_the_formula(seed, n, classes, share, k
         assert found.values[name].n == len(measured)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), n=st.integers(4, 40), classes=st.integers(1, 5), k=st.integers(1, 8))
 def test_one_label_per_clip_is_the_case_of_a_single_positive(seed, n, classes, k):
     rng = np.random.default_rng(seed)

@@ -31,7 +31,7 @@ def agree(found, expected):
     np.testing.assert_array_equal(found.n_other, lines[:, 3])
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(
     n=st.integers(2, 80),
     m=st.integers(1, 80) | st.none(),

@@ -39,7 +39,7 @@ def _data(seed: int, n: int = 90, width: int = 6) -> NDArray[np.float64]:
 MAGNITUDES = st.integers(-40, 38).map(lambda e: 10.0**e)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 99),
     outliers=st.lists(st.tuples(MAGNITUDES, st.integers(0, 89), st.booleans()), max_size=6),
@@ -73,7 +73,7 @@ def test_outliers_of_any_magnitude_change_no_other_neighbours(
         np.testing.assert_allclose(pairs.same[pair], float(np.sort(among)[1]), rtol=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 99), size=MAGNITUDES, side=st.sampled_from(["points", "reference", "both"]), k=st.integers(1, 9)
 )

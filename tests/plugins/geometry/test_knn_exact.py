@@ -37,7 +37,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(tiles, "TILE", 48)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n=st.integers(2, 90),
     m=st.integers(1, 90) | st.none(),
@@ -204,7 +204,7 @@ def test_finite_values_whose_sum_overflows_are_no_error():
         assert Rows(points, "points").n == 4
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     rows=st.integers(1, 12),
     columns=st.integers(1, 400),

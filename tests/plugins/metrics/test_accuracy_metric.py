@@ -69,7 +69,7 @@ def test_with_several_labels_a_hit_at_rank_one_needs_no_threshold():
     assert found.per_class["hit@1"] == pytest.approx({"a": 1.0, "b": 2 / 3, "c": 1 / 2})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), task=st.sampled_from(["single-label", "multi-label"]))
 def test_rank_one_is_what_the_core_calls_correct(data, task):
     n, k = data.draw(st.integers(1, 6)), data.draw(st.integers(2, 5))

@@ -35,7 +35,7 @@ def several(n=300, k=6, share=0.2, seed=0):
     return subject(rng.normal(size=(n, k)) + targets, targets, "multi-label")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_weighted_ap_and_auc_equal_scikit_learn(data):
     n = data.draw(st.integers(2, 25))

@@ -136,7 +136,7 @@ def test_a_clip_of_half_patches_is_filled_up_with_grey(make, clips) -> None:
 
 
 @given(shape=st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5)), width=st.integers(1, 20))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_positions_have_the_width_and_tell_places_apart(shape: tuple[int, int, int], width: int) -> None:
     found = grid_positions(shape, width, torch.zeros(()))
     assert found.shape == (*shape, width)

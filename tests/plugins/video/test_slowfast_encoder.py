@@ -129,7 +129,6 @@ def test_the_slow_pathway_sees_the_frames_of_pack_pathway(frames: int) -> None:
 
 
 @given(frames=st.integers(1, 200), alpha=st.integers(1, 16))
-@settings(deadline=None)
 def test_slow_frames_are_distinct_and_ordered_from_the_first(frames: int, alpha: int) -> None:
     index = slow_frames(frames, alpha, torch.device("cpu")).tolist()
     assert len(index) == -(-frames // alpha)
@@ -139,7 +138,7 @@ def test_slow_frames_are_distinct_and_ordered_from_the_first(frames: int, alpha:
 
 
 @given(frames=st.integers(1, 13), alpha=st.integers(1, 5), height=st.integers(16, 24), width=st.integers(16, 24))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_pathways_stay_aligned_at_every_size(frames: int, alpha: int, height: int, width: int) -> None:
     encoder = SlowFast(SlowFastTinyConfig(alpha=alpha), MediaSpec(kind="video", shape=(3, 30, 32, 32))).eval()
     with torch.no_grad():
