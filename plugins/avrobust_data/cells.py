@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from avrobust_data.configs import ClipsConfig
 from avrobust_data.rows import SHOWN
@@ -163,7 +164,7 @@ class Cells:
         found["labels"] = labels
         for name in ("start", "stop"):
             if name in cells:
-                found[name] = pa.array([_seconds(cell) for cell in cells[name]], pa.float64())
+                found[name] = pa.array(_times(cells[name]), pa.float64())
         return pa.table(found | {"line": pa.array([line for line, _ in rows], pa.int32())})
 
     def _columns_of(
@@ -196,14 +197,14 @@ class Cells:
             return False
         if any("" in cells[name] for name in ("id", "path", "group") if name in cells):
             return False
-        if any(self._misplaced(path) for name in _FILES if name in cells for path in cells[name]):
+        paths = [cells[name] for name in _FILES if name in cells]
+        if any(self._misplaced(path) for column in paths if not _plain_paths(column) for path in column):
             return False
-        times = [cells[name] for name in ("start", "stop") if name in cells]
-        return not times or not any(map(any, map(_wrong_times, *self._times(cells))))
-
-    def _times(self, cells: Mapping[str, Sequence[str]]) -> tuple[Sequence[str], Sequence[str]]:
+        if "start" not in cells and "stop" not in cells:
+            return True
         empty = [""] * len(cells["path"])
-        return cells.get("start", empty), cells.get("stop", empty)
+        starts, stops = cells.get("start", empty), cells.get("stop", empty)
+        return _plain_times(starts, stops) or not any(map(any, map(_wrong_times, starts, stops)))
 
     def _readable(self, line: int, raw: list[str]) -> bool:
         """Note what is wrong with a row; False if it cannot even be named."""
@@ -268,6 +269,35 @@ class Fence:
 
 def _composed(label: str) -> str:
     return unicodedata.normalize("NFC", label).strip()
+
+
+def _plain_paths(paths: Sequence[str]) -> bool:
+    """True if none of the paths has anything that could make it lead elsewhere; many are looked at at once."""
+    together = "\n" + "\n".join(paths)
+    return os.name != "nt" and not any(sign in together for sign in ("\n/", "\n~", "..", ":"))
+
+
+def _plain_times(starts: Sequence[str], stops: Sequence[str]) -> bool:
+    """True if each cell is a time, and each stop after its start; many are looked at at once."""
+    begins, ends = _numbers(starts), _numbers(stops)
+    return begins is not None and ends is not None and bool((begins < ends).all())
+
+
+def _times(column: Sequence[str]) -> Sequence[float | None] | NDArray[np.float64]:
+    """The times of cells, None where one is empty, or no time."""
+    found = _numbers(column)
+    return found if found is not None else [_seconds(cell) for cell in column]
+
+
+def _numbers(column: Sequence[str]) -> NDArray[np.float64] | None:
+    """The numbers of cells that are all times; None if any is not."""
+    if "_" in "".join(column):  # which `float` would read
+        return None
+    try:
+        found = np.fromiter(map(float, column), np.float64, len(column))
+    except ValueError:
+        return None
+    return found if bool((np.isfinite(found) & (found >= 0)).all()) else None
 
 
 def _seconds(cell: str) -> float | None:
