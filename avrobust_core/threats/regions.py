@@ -357,16 +357,17 @@ def radii(clean: Tensor, budget: Budget, time: TimeConstraint | None = None) -> 
     """
     if not isinstance(budget.eps, Snr):
         return torch.full((len(clean),), budget.eps, dtype=torch.float64, device=clean.device)
-    heard, samples = clean.double(), torch.tensor(clean[:1].numel(), dtype=torch.float64, device=clean.device)
+    heard = clean.double()
+    samples: float | Tensor = clean[:1].numel()
     padding = None if time is None else time.padding(clean)
     if padding is not None:
         heard = heard.masked_fill(padding, 0)
         samples = (~padding).expand_as(clean).flatten(1).sum(dim=1).clamp(min=1).double()
     length: Tensor = torch.linalg.vector_norm(heard.flatten(1), dim=1)
     if budget.norm == "linf":
-        length = length / samples.sqrt()
+        length = length / samples**0.5
     if budget.norm == "l1":
-        length = length * samples.sqrt()
+        length = length * samples**0.5
     return length * 10 ** (-budget.eps.snr_db / 20)
 
 

@@ -515,6 +515,16 @@ class TooShortToCross(Climb):
         return victim.start or victim.region.sample(lambda name: victim.generators(f"start/{name}"))
 
 
+class ReachesIntoPadding(Climb):
+    def move(self, victim, x, gradients):
+        moved = victim.region.step(x, gradients, self.length)
+        # `around` is for other clips, and drops what is known of these.
+        return {
+            name: ball.around(ball.center, ball.radius, ball.bounds).project(moved[name] + ball.step_radius * 1e-3)
+            for name, ball in victim.balls.items()
+        }
+
+
 @dataclass(frozen=True)
 class Planted:
     """A fault, by its number in the list of known faults (None: not one of them), and the check that catches it."""
@@ -566,6 +576,7 @@ TABLE = (
     Planted(None, "several_labels", OneLabelOnly, Climb),
     Planted(None, "one_step", TooShortToCross, Climb),
     Planted(None, "warm_start", StartIsTheCenter, Climb),
+    Planted(None, "padding", ReachesIntoPadding, Climb),
 )
 
 
