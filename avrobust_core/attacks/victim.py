@@ -87,7 +87,7 @@ def _own_replaced(raw: Tensor, axis: int, padded: Sequence[float]) -> Tensor:
     return torch.where(TimeConstraint(axis, raw.shape[axis], own=own).free(raw), noise, raw)
 
 
-def _padded_features(features: Tensor, others: Tensor, axis: int, padded: Sequence[float]) -> list[float]:
+def _padded_features(features: Tensor, others: Tensor, axis: int, padded: Sequence[float]) -> tuple[float, ...]:
     """Of each clip, the share of its features' time, at the end, that its own part has no part in.
 
     It is asked for, not counted: a frontend may look ahead, or cut and fill up clips by itself.
@@ -101,7 +101,7 @@ def _padded_features(features: Tensor, others: Tensor, axis: int, padded: Sequen
     changed = (others != features).movedim(batch_axis(features, axis), 1).flatten(2).any(dim=2)
     steps = changed.shape[1]
     ends = (changed * torch.arange(1, steps + 1, device=changed.device)).amax(dim=1).tolist()
-    return [1 - end / steps if share else 0.0 for end, share in zip(ends, padded, strict=True)]
+    return tuple(1 - end / steps if share else 0.0 for end, share in zip(ends, padded, strict=True))
 
 
 def _check_bounds(modality: str, ball: Ball, ids: tuple[str, ...]) -> None:

@@ -72,7 +72,8 @@ def check_padding(subject: AttackSubject) -> None:
     """What is padding in a clip stays as it is, in every norm, and does not move the clip's batch mates."""
     problem = make_problem(seed=64, clips=6)
     media = {name: replace(spec, time_axis=1) for name, spec in problem.media.items()}
-    padded = ({}, {"audio": 0.5}, {"audio": 0.25, "video": 0.5}, {"audio": 1.0, "video": 1.0}, {}, {})
+    shares = ((0, 0), (0.5, 0), (0.25, 0.5), (1.0, 1.0), (0, 0), (0, 0))
+    padded = tuple({name: share for name, share in zip(BOTH, clip, strict=True) if share} for clip in shares)
     for norm in subject.norms:
         case = Case.of(problem, problem.threat(BOTH, norm, share=0.6))
         case = replace(case, media=media, batch=replace(case.batch, padded=padded))

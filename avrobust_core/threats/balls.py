@@ -91,7 +91,9 @@ class TimeConstraint:
 
     def samples(self, shape: torch.Size) -> int | Tensor:
         """The number of samples of a clip of this shape that may change, each by itself; as `counts`."""
-        steps = 1 if self.invariant else self.counts
+        steps = self.counts
+        if self.invariant:
+            steps = steps.clamp(max=1) if isinstance(steps, Tensor) else 1
         return shape.numel() // shape[self.axis - 1] * steps
 
     def _number(self, like: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def test_features_that_the_own_part_reaches_may_change_and_no_others():
 def test_without_padding_a_ball_has_no_constraint_and_an_axis_need_not_be_known():
     batch = make_batch(({}, {}, {}))
     assert bind(batch, {"eps": 0.1}, time_axis=None).balls["audio"].time is None
-    with pytest.raises(DataError, match="clips are padded.*time_axis"):
+    with pytest.raises(DataError, match=r"clips are padded.*time_axis"):
         bind(make_batch(), {"eps": 0.1}, time_axis=None)
 
 

@@ -72,7 +72,7 @@ def test_padding_stays_as_it_is_and_a_clip_is_as_it_is_by_itself(budget):
             torch.testing.assert_close(x[0], whole[how][i], rtol=1e-5, atol=1e-6, msg=how)
             torch.testing.assert_close(x, by_itself[how], rtol=1e-5, atol=1e-6, msg=how)
         torch.testing.assert_close(ball.gain(gradient)[i : i + 1], alone.gain(gradient[i : i + 1]))
-    assert not ball.overruns(whole["project"]).any() and not ball.strays(whole["project"]).any()
+    assert not (ball.overruns(whole["project"]) | ball.strays(whole["project"])).any()
     beyond = whole["project"].clone()
     beyond[:, :, 6] += 0.01
     assert ball.overruns(beyond).tolist() == [False, True, True, True]
@@ -98,7 +98,7 @@ def test_a_shared_ball_leaves_padding_alone_and_samples_the_dimensions_that_are_
     alone = region.select(torch.tensor([1])).sample(lambda name: generators([1]))
     torch.testing.assert_close(alone["a"][0], x["a"][1])
     assert balls["a"].samples.tolist() == [48, 24, 0, 36]
-    assert balls["b"].samples.tolist() == [6, 6, 6, 6]
+    assert balls["b"].samples.tolist() == [6, 0, 6, 6]
 
 
 def test_nothing_is_made_of_clips_that_are_not_padded():
