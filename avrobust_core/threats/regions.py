@@ -293,7 +293,8 @@ def batch_axis(clean: Tensor, time_axis: int | None) -> int:
     if time_axis is None:
         raise DataError(
             "clips are padded, or the budget speaks of time (frames, time_invariant or per: frame), but the time axis "
-            "is not known: the data set's MediaSpec, or for space: features the encoder, must state `time_axis`"
+            "is not known: the data set's MediaSpec (`media` of evaluate), or for space: features the encoder, must "
+            "state `time_axis`"
         )
     rank = clean.dim() - 1
     if not -rank <= time_axis < rank:
