@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from avrobust_core import Attack, AttackResult, Preparation
+from avrobust_core import Attack, AttackResult, Preparation, Region
 from avrobust_core.testing import ATTACK_CHECKS, AttackSubject, CheckFailed, parametrize_with_checks
 
 CHECKS = {check.name: check for check in ATTACK_CHECKS}
@@ -517,12 +517,10 @@ class TooShortToCross(Climb):
 
 class ReachesIntoPadding(Climb):
     def move(self, victim, x, gradients):
-        moved = victim.region.step(x, gradients, self.length)
-        # `around` is for other clips, and drops what is known of these.
-        return {
-            name: ball.around(ball.center, ball.radius, ball.bounds).project(moved[name] + ball.step_radius * 1e-3)
-            for name, ball in victim.balls.items()
-        }
+        balls = victim.balls.items()
+        # `around` is for other clips, and knows nothing of the padding of these.
+        region = Region({name: ball.around(ball.center, ball.radius, ball.bounds) for name, ball in balls})
+        return region.project(region.step(x, gradients, self.length))
 
 
 @dataclass(frozen=True)
