@@ -104,4 +104,5 @@ from avrobust_core.training.costs import Cost as Cost
 from avrobust_core.training.costs import counting as counting
 from avrobust_core.training.mixing import Mixture as Mixture
 from avrobust_core.training.mixing import hard_targets as hard_targets
+from avrobust_core.training.mixing import mixed_padding as mixed_padding
 from avrobust_core.training.mixing import soft_targets as soft_targets

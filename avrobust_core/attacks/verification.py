@@ -121,6 +121,8 @@ def _check_modality(name: str, modality: str, bound: BoundVictim, x: Tensor, *, 
             f"not as {clean.dtype} {tuple(clean.shape)} on {clean.device}"
         )
     _reject(name, bound, ~torch.isfinite(x).flatten(1).all(dim=1), f"returned non-finite {modality}")
+    why = "what its file is too short to hold stays as it is"
+    _reject(name, bound, ball.overruns(x), f"changed the padding of {modality} ({why})")
     norm = ball.measure(x)
     if bounded:
         beyond, worst = norm > ball.radius * (1 + NORM_TOLERANCE), float((norm - ball.radius).max())

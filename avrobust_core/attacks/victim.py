@@ -1,8 +1,10 @@
 """The victim: a model under attack that can be bound to a batch under a threat."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from avrobust_core.attacks.bound import BoundVictim, Hidden
 from avrobust_core.attacks.goals import Goal, batch_goal
@@ -11,10 +13,10 @@ from avrobust_core.data.batches import Batch, Encoded
 from avrobust_core.errors import DataError
 from avrobust_core.models.base_classes import Encoder
 from avrobust_core.models.model import AVModel
-from avrobust_core.threats.balls import Ball
+from avrobust_core.threats.balls import Ball, TimeConstraint
 from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.threats.clips import first_flagged
-from avrobust_core.threats.regions import REGIONS, make_ball
+from avrobust_core.threats.regions import REGIONS, batch_axis, make_ball, own_steps
 
 
 class Victim(AttackedModel):
@@ -29,8 +31,9 @@ class Victim(AttackedModel):
             goal: the attack's goal; by default any other class.
 
         Raises:
-            DataError: if the batch lacks an attacked modality, a clean clip is outside its bounds, or the threat asks
-                for features or time where the model or the data set has none.
+            DataError: if the batch lacks an attacked modality, a clean clip is outside its bounds, the threat asks for
+                features or time where the model or the data set has none, or a clip is padded along an axis of time
+                that the data set does not state.
         """
         features = frozenset(name for name, budget in threat.items() if budget.space == "features")
         balls = {name: self._ball(batch, threat, name) for name in threat.modalities}
@@ -52,10 +55,9 @@ class Victim(AttackedModel):
         if name not in batch.inputs:
             raise DataError(f"the threat attacks {name!r}, but the batch has only: {', '.join(sorted(batch.inputs))}")
         spec = self.media.get(name)
-        clean = batch.inputs[name]
-        if budget.space == "input":
-            bounds, time_axis = (spec.bounds, spec.time_axis) if spec is not None else (None, None)
-        else:  # the media's bounds say nothing of features
+        clean, padded = batch.inputs[name], batch.padding_of(name)
+        bounds, time_axis = (spec.bounds, spec.time_axis) if spec is not None else (None, None)
+        if budget.space == "features":  # the media's bounds say nothing of them
             model = self.audio_visual()
             if name not in model.encoders:
                 raise DataError(f"the threat attacks features of {name!r}, which the model does not read")
@@ -64,12 +66,42 @@ class Victim(AttackedModel):
                     f"the threat speaks of time in the features of {name!r}, and the model has features of "
                     f"{model.windows.count} windows, each with a time of its own: state the threat on the input"
                 )
-            with torch.no_grad():
-                clean = model.features(name, clean)
+            raw, raw_axis = clean, time_axis
             bounds, time_axis = None, cast(Encoder, model.encoders[name]).time_axis
-        ball = make_ball(clean, budget, bounds, time_axis)
+            with torch.no_grad():
+                clean = model.features(name, raw)
+                if time_axis is None or model.windows.count > 1:
+                    padded = ()  # no axis of these features is the clip's time
+                elif padded:
+                    others = model.features(name, _own_replaced(raw, batch_axis(raw, raw_axis), padded))
+                    padded = _padded_features(clean, others, time_axis, padded)
+        ball = make_ball(clean, budget, bounds, time_axis, padded)
         _check_bounds(name, ball, batch.ids)
         return ball
+
+
+def _own_replaced(raw: Tensor, axis: int, padded: Sequence[float]) -> Tensor:
+    """Clips (B, ...), padded along an axis, with noise in the place of what is their own: the same for all."""
+    own = torch.tensor(own_steps(padded, raw.shape[axis]), device=raw.device)
+    noise = torch.rand(raw.shape[1:], generator=torch.Generator().manual_seed(0)).to(raw)
+    return torch.where(TimeConstraint(axis, raw.shape[axis], own=own).free(raw), noise, raw)
+
+
+def _padded_features(features: Tensor, others: Tensor, axis: int, padded: Sequence[float]) -> tuple[float, ...]:
+    """Of each clip, the share of its features' time, at the end, that its own part has no part in.
+
+    It is asked for, not counted: a frontend may look ahead, or cut and fill up clips by itself.
+
+    Args:
+        features: of the clips, (B, ...).
+        others: of clips with the same padding and nothing else in common, likewise.
+        axis: of time, without the batch.
+        padded: the share of each clip's time that is padding.
+    """
+    changed = (others != features).movedim(batch_axis(features, axis), 1).flatten(2).any(dim=2)
+    steps = changed.shape[1]
+    ends = (changed * torch.arange(1, steps + 1, device=changed.device)).amax(dim=1).tolist()
+    return tuple(1 - end / steps if share else 0.0 for end, share in zip(ends, padded, strict=True))
 
 
 def _check_bounds(modality: str, ball: Ball, ids: tuple[str, ...]) -> None:

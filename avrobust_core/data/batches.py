@@ -16,7 +16,7 @@ class Clip:
         inputs: by modality, each of the shape that the modality's `MediaSpec` states; float32.
         target: 0-d int64 class index, or (K,) float32 multi-hot.
         padded: by modality, the share of its time, above 0, at the end, that is none of the clip's: its file was
-            shorter, and silence or a held picture fills the rest. A run names such clips.
+            shorter, and silence or a held picture fills the rest. A run names such clips, and no attack may change it.
     """
 
     id: str
@@ -33,7 +33,7 @@ class Batch:
         inputs: by modality, each (B, ...); float32. Audio (B, C, T), video (B, 3, T, H, W).
         targets: (B,) int64 class indices, or (B, K) float32: multi-hot, or soft targets after an augmentation.
         ids: the clips' ids, in order.
-        padded: of each clip, as `Clip.padded` has it, in a batch as it was read; empty in those made from it.
+        padded: of each clip, as `Clip.padded` has it; empty where no clip is.
     """
 
     inputs: dict[str, Tensor]
@@ -64,7 +64,8 @@ class Batch:
     def select(self, index: Tensor) -> "Batch":
         """The clips at `index` (int64 positions)."""
         ids = tuple(self.ids[i] for i in index.tolist())
-        return Batch(select_inputs(self.inputs, index), self.targets.index_select(0, index), ids)
+        padded = tuple(self.padded[i] for i in index.tolist()) if self.padded else ()
+        return Batch(select_inputs(self.inputs, index), self.targets.index_select(0, index), ids, padded)
 
     def join(self, other: "Batch") -> "Batch":
         """The clips of both, in order."""
@@ -72,12 +73,13 @@ class Batch:
             inputs={name: torch.cat((x, other.inputs[name])) for name, x in self.inputs.items()},
             targets=torch.cat((self.targets, other.targets)),
             ids=(*self.ids, *other.ids),
+            padded=(*self._shares, *other._shares) if self.padded or other.padded else (),
         )
 
     def pinned(self) -> "Batch":
         """The same batch in memory that the system does not move, from where copies to a GPU need not be waited for."""
         inputs = {name: x.pin_memory() for name, x in self.inputs.items()}
-        return Batch(inputs, self.targets.pin_memory(), self.ids)
+        return Batch(inputs, self.targets.pin_memory(), self.ids, self.padded)
 
     def copied(self, device: torch.device | str) -> "Batch":
         """A copy of this batch on a device, even if it is there already: changes to either leave the other alone."""
@@ -94,7 +96,17 @@ class Batch:
             inputs={name: x.to(device, non_blocking=True, copy=copy) for name, x in self.inputs.items()},
             targets=self.targets.to(device, non_blocking=True, copy=copy),
             ids=self.ids,
+            padded=self.padded,
         )
+
+    def padding_of(self, modality: str) -> tuple[float, ...]:
+        """Of each clip, the share of this modality that is padding; empty where no clip's is."""
+        shares = tuple(clip.get(modality, 0.0) for clip in self.padded)
+        return shares if any(shares) else ()
+
+    @property
+    def _shares(self) -> tuple[Mapping[str, float], ...]:
+        return self.padded or tuple({} for _ in self.ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,9 @@ def as_batch(item: Any, number: int, position: int, task: Task) -> Batch:
         DataError: if it is none of these, or its parts are not all of the same number of clips.
     """
     ids: tuple[Any, ...] | range | None
+    padded: tuple[Mapping[str, float], ...] = ()
     if isinstance(item, Batch):
-        inputs, targets, ids = dict(item.inputs), item.targets, item.ids
+        inputs, targets, ids, padded = dict(item.inputs), item.targets, item.ids, item.padded
     elif isinstance(item, (tuple, list)) and len(item) in (2, 3) and isinstance(item[0], Mapping):
         inputs, targets, ids = dict(item[0]), item[1], _ids(item[2], number) if len(item) == 3 else None
     else:
@@ -57,7 +58,7 @@ def as_batch(item: Any, number: int, position: int, task: Task) -> Batch:
     if not ids:
         raise DataError(f"{where} is empty: it has 0 clips")
     detached = {str(name): x.detach() for name, x in inputs.items()}
-    return Batch(detached, _cast(targets.detach(), task), tuple(map(str, ids)))
+    return Batch(detached, _cast(targets.detach(), task), tuple(map(str, ids)), padded)
 
 
 def check_targets(targets: Tensor, ids: Sequence[str], classes: int, task: Task) -> None:

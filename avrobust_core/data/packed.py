@@ -138,7 +138,8 @@ class PackedClips(Dataset):
         digest.update(json.dumps([self.classes, self.task, media, list(ENCODINGS)]).encode())
         for split, rows in sorted(self._by_split.items()):
             faulty = pc.is_valid(rows.table["fault"]).to_pylist()
-            columns = [rows.table[name].to_pylist() for name in ("id", "labels", "group", "encodings", "checksum")]
+            said = ("id", "labels", "group", "encodings", "checksum", "padded")
+            columns = [rows.table[name].to_pylist() for name in said]
             digest.update(json.dumps([split, *columns, faulty]).encode())
             locality = self.locality(split)
             if locality is not None:  # a fit depends on the order in which it reads

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +162,7 @@ class _Exporting:
             run = self.predicting.ready(job.victim, run, FirstReading(job.clean.ids, job.clean.checksums))
             for batch in job.batches(self.process, label):
                 found = attack_batch(job.victim, batch.to(self.process.device), run)
-                after = Batch(
-                    {**batch.inputs, **{k: x.cpu() for k, x in found.inputs.items()}}, batch.targets, batch.ids
-                )
+                after = replace(batch, inputs={**batch.inputs, **{k: x.cpu() for k, x in found.inputs.items()}})
                 norms = {name: each.tolist() for name, each in found.norms.items()}
                 logits, success = found.logits.tolist(), found.success.tolist()
                 for i, clip_id in enumerate(batch.ids):

@@ -109,6 +109,12 @@ def _as_stated(dataset: Dataset, clip: Clip) -> None:
             raise CheckFailed(
                 f"{name} of clip {clip.id!r} is outside the bounds [{low}, {high}] of its MediaSpec, or NaN"
             )
+    for name, share in clip.padded.items():
+        if name not in dataset.media or not 0 < share <= 1 or dataset.media[name].time_axis is None:
+            raise CheckFailed(
+                f"clip {clip.id!r} says that {share} of {name} is padding: name a modality whose MediaSpec states its "
+                "time_axis, and a share above 0 and not above 1, or no attack can be kept from the padding"
+            )
     target, classes = clip.target, len(dataset.classes)
     single = dataset.task == "single-label"
     shape, kind = ((), torch.int64) if single else ((classes,), torch.float32)

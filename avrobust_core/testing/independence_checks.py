@@ -68,6 +68,27 @@ def check_radius_of_batch_mates(subject: AttackSubject) -> None:
             )
 
 
+def check_padding(subject: AttackSubject) -> None:
+    """What is padding in a clip stays as it is, in every norm, and does not move the clip's batch mates."""
+    problem = make_problem(seed=64, clips=6)
+    media = {name: replace(spec, time_axis=1) for name, spec in problem.media.items()}
+    shares = ((0, 0), (0.5, 0), (0.25, 0.5), (1.0, 1.0), (0, 0), (0, 0))
+    padded = tuple({name: share for name, share in zip(BOTH, clip, strict=True) if share} for clip in shares)
+    for norm in subject.norms:
+        case = Case.of(problem, problem.threat(BOTH, norm, share=0.6))
+        case = replace(case, media=media, batch=replace(case.batch, padded=padded))
+        attack = subject.prepared(case)
+        whole = subject.run(case, attack)
+        for position in (0, 2) if norm == subject.norm else ():
+            index = torch.tensor([position])
+            part = subject.run(replace(case, batch=case.batch.select(index)), attack)
+            if different := _different(whole, part, index):
+                raise CheckFailed(
+                    f"clip {different} comes out differently beside clips of which more, or less, is padding: what may "
+                    "change of a clip is told by its own row of victim.region; count and place nothing for all alike"
+                )
+
+
 @check(18)
 def check_global_random_state(subject: AttackSubject) -> None:
     """Global random state and global settings are left alone, and results do not depend on them."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from avrobust_core.attacks.bound import BoundVictim
-from avrobust_core.data.batches import Batch, Encoded
+from avrobust_core.data.batches import Encoded
 from avrobust_core.models.base_classes import EncodedDims, Encoder, Fusion
 from avrobust_core.models.model import AVModel
 from avrobust_core.testing.subjects import Case
@@ -133,7 +133,7 @@ def watched(case: Case, score: Callable[[Tensor, Tensor], Tensor] | None = None)
     witness = Witness(case.model, score)
     batch = case.batch
     tags = torch.arange(len(batch), dtype=torch.float32).unsqueeze(1)
-    return witness, replace(case, model=witness, batch=Batch({**batch.inputs, TAG: tags}, batch.targets, batch.ids))
+    return witness, replace(case, model=witness, batch=replace(batch, inputs={**batch.inputs, TAG: tags}))
 
 
 class StatefulEncoder(Encoder):

@@ -70,7 +70,7 @@ class Case:
     def with_several_labels(self, classes: int) -> Case:
         """The same case with multi-hot targets."""
         hot = nn.functional.one_hot(self.batch.targets, classes).float()
-        return replace(self, batch=Batch(self.batch.inputs, hot, self.batch.ids), task="multi-label")
+        return replace(self, batch=replace(self.batch, targets=hot), task="multi-label")
 
     def victim(self) -> Victim:
         """The model under attack."""

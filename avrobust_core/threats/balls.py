@@ -8,12 +8,13 @@ in float64 by which the core checks the result. A new norm is one subclass; avro
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from avrobust_core.threats.budgets import NormName
 from avrobust_core.threats.clips import checksum, largest, per_clip
@@ -36,37 +37,70 @@ class TimeConstraint:
 
     Attributes:
         axis: the time axis of a batch (B, ...); at least 1.
-        steps: how many steps of time may change.
+        steps: how many steps of time may change in a clip without padding.
         frames: (T,) bool, the steps of time that may change; None for all.
         invariant: whether the perturbation is the same at every step that may change.
+        own: (B,) int64, how many steps at its beginning are each clip's own; the rest is padding, and may not change.
+            None where no clip is padded.
     """
 
     axis: int
     steps: int
     frames: Tensor | None = None
     invariant: bool = False
+    own: Tensor | None = None
+
+    @property
+    def partial(self) -> bool:
+        """True if there are steps of time that may not change."""
+        return self.frames is not None or self.own is not None
+
+    @property
+    def counts(self) -> int | Tensor:
+        """How many steps of time may change: of every clip, or (B,) int64 where some are padded."""
+        if self.own is None:
+            return self.steps
+        return self.own if self.frames is None else functional.pad(self.frames.cumsum(0), (1, 0))[self.own]
 
     def confine(self, delta: Tensor) -> Tensor:
-        """The nearest allowed perturbation: zero outside `frames`, the mean over time if invariant; differentiable."""
+        """The nearest allowed perturbation: zero where not `free`, the mean over time if invariant; differentiable."""
         whole = delta
-        if self.frames is not None:
+        if self.partial:
             delta = torch.where(self.free(whole), delta, 0)  # not a product: 0 times infinity is NaN
         if self.invariant:
-            delta = (delta.sum(dim=self.axis, keepdim=True) / self.steps).expand_as(whole)
-            delta = delta if self.frames is None else torch.where(self.free(whole), delta, 0)
+            counts = self.counts
+            if isinstance(counts, Tensor):
+                counts = per_clip(counts.clamp(min=1).to(delta.dtype), delta)
+            delta = (delta.sum(dim=self.axis, keepdim=True) / counts).expand_as(whole)
+            delta = torch.where(self.free(whole), delta, 0) if self.partial else delta
         return delta
 
     def free(self, like: Tensor) -> Tensor:
-        """Flag the steps among `frames`: bool, shaped to broadcast over clips `like` (B, ...)."""
-        assert self.frames is not None
+        """Flag the steps of time that may change: bool, shaped to broadcast over clips `like` (B, ...)."""
+        number = self._number(like)
+        free = number >= 0 if self.own is None else number < per_clip(self.own, like)
+        return free if self.frames is None else free & self.frames.view(number.shape)
+
+    def padding(self, like: Tensor) -> Tensor | None:
+        """Flag the steps of time that are padding: bool, shaped to broadcast over clips `like`; None where none are."""
+        return None if self.own is None else self._number(like) >= per_clip(self.own, like)
+
+    def of(self, clips: slice | Tensor) -> "TimeConstraint":
+        """The constraint on some of the clips: a slice, or int64 positions."""
+        return self if self.own is None else replace(self, own=self.own[clips])
+
+    def samples(self, shape: torch.Size) -> int | Tensor:
+        """The number of samples of a clip of this shape that may change, each by itself; as `counts`."""
+        steps = self.counts
+        if self.invariant:
+            steps = steps.clamp(max=1) if isinstance(steps, Tensor) else 1
+        return shape.numel() // shape[self.axis - 1] * steps
+
+    def _number(self, like: Tensor) -> Tensor:
+        """The number of each step of time, from 0: int64, shaped to broadcast."""
         shape = [1] * like.dim()
         shape[self.axis] = -1
-        return self.frames.view(shape)
-
-    def samples(self, shape: torch.Size) -> int:
-        """The number of samples of a clip of this shape that may change, each by itself."""
-        steps = 1 if self.invariant else self.steps
-        return shape.numel() // shape[self.axis - 1] * steps
+        return torch.arange(like.shape[self.axis], device=like.device).view(shape)
 
 
 class Ball(ABC):
@@ -182,12 +216,24 @@ class Ball(ABC):
         return torch.zeros_like(self.radius)
 
     def around(self, center: Tensor, radius: Tensor, bounds: Bounds) -> Self:
-        """A ball of the same norm and constraint on time: (b, ...), (b,) and bounds as of the class."""
-        return type(self)(center, radius, bounds, self.time)
+        """A ball of the same norm and budget around other clips, which are not padded.
+
+        Args:
+            center: (b, ...).
+            radius: (b,).
+            bounds: as of the class.
+        """
+        time = self.time
+        if time is not None and time.own is not None:
+            time = replace(time, own=None) if time.frames is not None or time.invariant else None
+        return self._made(center, radius, bounds, time)
 
     def scaled(self, factor: float) -> Self:
         """The same ball with its radius multiplied by `factor`; a count (l0) is rounded down."""
-        return self.around(self.center, self.radius * factor, self.bounds)
+        return self._made(self.center, self.radius * factor, self.bounds, self.time)
+
+    def _made(self, center: Tensor, radius: Tensor, bounds: Bounds, time: TimeConstraint | None) -> Self:
+        return type(self)(center, radius, bounds, time)
 
     def strays(self, x: Tensor) -> Tensor:
         """Flag clips changed at a step of time that may not change, or not alike at all of them: (B,) bool."""
@@ -197,9 +243,16 @@ class Ball(ABC):
         astray = (delta - self.time.confine(delta)).abs()
         # What is the same at all steps of time is still rounded to float32 at each of them.
         allowed = self._grain(x) if self.time.invariant else torch.zeros_like(delta)
-        if self.time.frames is not None:
+        if self.time.partial:
             allowed = torch.where(self.time.free(delta), allowed, 0)
         return (astray > allowed).flatten(1).any(dim=1)
+
+    def overruns(self, x: Tensor) -> Tensor:
+        """Flag clips changed in their padding: (B,) bool."""
+        padding = None if self.time is None else self.time.padding(x)
+        if padding is None:
+            return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        return ((x != self.center) & padding).flatten(1).any(dim=1)
 
     def altered(self) -> Tensor:
         """Flag the clean clips that were changed in place since the ball was made: (B,) bool."""
@@ -213,6 +266,11 @@ class Ball(ABC):
         """A perturbation or gradient (B, ...) confined to what the constraint on time allows; itself without one."""
         return delta if self.time is None else self.time.confine(delta)
 
+    def unpadded(self, delta: Tensor) -> Tensor:
+        """A perturbation or gradient (B, ...) that is 0 in the clips' padding; itself where there is none."""
+        padding = None if self.time is None else self.time.padding(delta)
+        return delta if padding is None else delta.masked_fill(padding, 0)
+
     def select(self, index: Tensor) -> Self:
         """The balls of the clips at `index` (int64 positions).
 
@@ -220,6 +278,7 @@ class Ball(ABC):
         float64 arithmetic of a new ball costs more than a hundred times the selection.
         """
         selected = copy(self)
+        selected.time = None if self.time is None else self.time.of(index)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(selected, name, value.index_select(0, index))
@@ -235,9 +294,9 @@ class Ball(ABC):
         low, high = self.limits
         down, up = low - self.center, high - self.center
         if self.time is not None and self.time.invariant:
-            if self.time.frames is not None:
-                chosen = self.time.frames.nonzero().squeeze(1).to(down.device)
-                down, up = down.index_select(self.time.axis, chosen), up.index_select(self.time.axis, chosen)
+            if self.time.partial:
+                free = self.time.free(self.center)
+                down, up = torch.where(free, down, -torch.inf), torch.where(free, up, torch.inf)
             down = down.amax(dim=self.time.axis, keepdim=True)
             up = up.amin(dim=self.time.axis, keepdim=True)
         return down, up

@@ -75,7 +75,7 @@ class Budget(Described):
     space: Space = "input"
     """The space that is perturbed: raw input, or features after the encoder's frontend (which only `bounds` limits)."""
     frames: tuple[tuple[int, int], ...] | None = None
-    """Steps of time that may change, as ranges [first, end) of the modality's time axis; null for all."""
+    """Steps of time that may change, as ranges [first, end) of the modality's time axis; null for all but padding."""
     time_invariant: bool = False
     """Require the same perturbation at every step of time (linf and l2)."""
     per: Literal["sample", "frame"] = "sample"

@@ -35,8 +35,8 @@ class LinfBall(Ball):
         self._low, self._high = torch.empty_like(center), torch.empty_like(center)
         for piece in pieces(len(center), center[:1].numel(), center.device):
             part = reach[piece]
-            if time is not None and time.frames is not None:
-                part = torch.where(time.free(center), part, 0)
+            if time is not None and time.partial:
+                part = torch.where(time.of(piece).free(center[piece]), part, 0)
             self._high[piece] = _upper_edge(center[piece], part)
             self._low[piece] = _upper_edge(-center[piece], part).neg_()
         self._low.clamp_(min=self.limits[0])
@@ -123,13 +123,15 @@ class L2Ball(Ball):
         noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.center.device)
         noise = self.confined(noise)
         share = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])
-        share = share.to(noise.device) ** (1 / self.samples)
+        samples = self.samples
+        power = 1 / samples.clamp(min=1).double() if isinstance(samples, Tensor) else 1 / samples
+        share = share.to(noise.device) ** power
         share = share / clip_norm(noise).clamp(min=torch.finfo(noise.dtype).tiny)
         return self.project(self.center + noise * self.step_radius * per_clip(share.to(noise.dtype), noise))
 
     @property
-    def samples(self) -> int:
-        """The dimension of the ball: the samples of a clip that may change, each by itself."""
+    def samples(self) -> int | Tensor:
+        """The dimension of the ball: the samples that may change, each by itself; (B,) where some are padded."""
         shape = self.center.shape[1:]
         return shape.numel() if self.time is None else self.time.samples(shape)
 

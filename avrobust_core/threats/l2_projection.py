@@ -52,7 +52,7 @@ class _Part:
         self.weight = weight
         self.delta = torch.sub(x, self.center, out=into)
         if ball.time is not None:
-            self.delta.copy_(ball.time.confine(self.delta.clone()))
+            self.delta.copy_(ball.time.of(piece).confine(self.delta.clone()))
         # Where the perturbation is the same at all steps of time, the tightest of their limits holds for all.
         self.room = None
         if ball.time is not None and ball.time.invariant and ball.bounds is not None:

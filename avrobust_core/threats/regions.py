@@ -3,6 +3,7 @@
 Attacks work on regions, so that one attack serves every threat: balls side by side, or one ball shared by all.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Self
 
@@ -211,7 +212,9 @@ class SharedRegion(Region):
         drawn = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in next(iter(own.values()))])
         open_to = self._weights > 0  # a modality of radius 0 adds no dimension to the ball
         norms = torch.stack([clip_norm(each) for each in noise.values()]) * open_to
-        dimensions = torch.tensor([[ball.samples] for ball in self._l2.values()], device=norms.device)
+        dimensions = torch.stack(
+            [torch.as_tensor(ball.samples, device=norms.device).expand(norms.shape[1]) for ball in self._l2.values()]
+        )
         samples = (open_to * dimensions).sum(dim=0)
         share = drawn.to(norms.device) ** (1 / samples.clamp(min=1))
         share = share / torch.linalg.vector_norm(norms, dim=0).clamp(min=torch.finfo(norms.dtype).tiny)
@@ -247,7 +250,13 @@ REGIONS: Mapping[ThreatKind, type[Region]] = {region.kind: region for region in 
 """Each kind of threat's region."""
 
 
-def make_ball(clean: Tensor, budget: Budget, bounds: Bounds, time_axis: int | None = None) -> Ball:
+PADDING_ROUNDING = 1e-7
+"""The share of a clip's time that rounding a share of padding, to float32 in packed clips, may add to its own."""
+
+
+def make_ball(
+    clean: Tensor, budget: Budget, bounds: Bounds, time_axis: int | None = None, padded: Sequence[float] = ()
+) -> Ball:
     """The ball of one modality of a batch.
 
     Args:
@@ -255,15 +264,18 @@ def make_ball(clean: Tensor, budget: Budget, bounds: Bounds, time_axis: int | No
         budget: norm, radius and, where given, bounds of its own.
         bounds: the media's bounds, used where the budget has none.
         time_axis: of one clip, without the batch; None if it has none.
+        padded: of each clip, the share of its time, at the end, that is padding and may not change; empty for none.
 
     Raises:
-        DataError: if the budget needs a time axis that is not known, or frames that the clips do not have; or if
-            nothing limits how far an l0 perturbation may move a sample.
+        DataError: if the budget, or padding, needs a time axis that is not known; if the budget names frames that the
+            clips do not have; or if nothing limits how far an l0 perturbation may move a sample.
     """
     limits = budget.bounds or bounds
-    axis = _batch_axis(clean, time_axis) if budget.needs_time else None
-    time = _time_constraint(clean, budget, axis)
-    radius = radii(clean, budget)
+    axis = batch_axis(clean, time_axis) if budget.needs_time or any(padded) else None
+    time = None
+    if axis is not None:
+        time = time_constraint(clean, axis, padded, budget.frames, invariant=budget.time_invariant)
+    radius = radii(clean, budget, time)
     if budget.norm == "l0":
         if limits is None and budget.cap is None:
             raise DataError("an l0 budget needs `cap` where neither it nor the data set states bounds")
@@ -272,12 +284,17 @@ def make_ball(clean: Tensor, budget: Budget, bounds: Bounds, time_axis: int | No
     return BALLS[budget.norm](clean, radius, limits, time)
 
 
-def _batch_axis(clean: Tensor, time_axis: int | None) -> int:
-    """The axis of a batch that is time, from that of one clip, which may count from the end."""
+def batch_axis(clean: Tensor, time_axis: int | None) -> int:
+    """The axis of a batch that is time, from that of one clip, which may count from the end.
+
+    Raises:
+        DataError: if it is not known, or the clips do not have it.
+    """
     if time_axis is None:
         raise DataError(
-            "the budget speaks of time (frames, time_invariant or per: frame), but the time axis is not known: "
-            "the data set's MediaSpec, or for space: features the encoder, must state `time_axis`"
+            "clips are padded, or the budget speaks of time (frames, time_invariant or per: frame), but the time axis "
+            "is not known: the data set's MediaSpec (`media` of evaluate), or for space: features the encoder, must "
+            "state `time_axis`"
         )
     rank = clean.dim() - 1
     if not -rank <= time_axis < rank:
@@ -285,35 +302,73 @@ def _batch_axis(clean: Tensor, time_axis: int | None) -> int:
     return time_axis % rank + 1
 
 
-def _time_constraint(clean: Tensor, budget: Budget, axis: int | None) -> TimeConstraint | None:
-    if axis is None or (budget.frames is None and not budget.time_invariant):
+def own_steps(padded: Sequence[float], length: int) -> list[int]:
+    """Of each clip, how many of its steps of time are its own: a step that is so in part is.
+
+    Args:
+        padded: the share of each clip's time that is padding.
+        length: steps of time.
+    """
+    return [math.ceil((1 - share - PADDING_ROUNDING) * length) if share else length for share in padded]
+
+
+def time_constraint(
+    clean: Tensor,
+    axis: int,
+    padded: Sequence[float],
+    ranges: Sequence[tuple[int, int]] | None = None,
+    *,
+    invariant: bool = False,
+) -> TimeConstraint | None:
+    """The constraint on time of padding and a budget together; None where neither says anything.
+
+    Args:
+        clean: (B, ...).
+        axis: of the batch.
+        padded: of each clip, the share of its time that is padding; empty for none.
+        ranges: the steps that the budget allows to change; None for all.
+        invariant: whether it asks for the same perturbation at all of them.
+
+    Raises:
+        DataError: if the clips do not have these steps.
+    """
+    if ranges is None and not invariant and not any(padded):
         return None
     length = clean.shape[axis]
+    own = torch.tensor(own_steps(padded, length), device=clean.device) if any(padded) else None
     frames = None
-    if budget.frames is not None:
-        beyond = [f"[{first}, {end}]" for first, end in budget.frames if end > length]
+    if ranges is not None:
+        beyond = [f"[{first}, {end}]" for first, end in ranges if end > length]
         if beyond:
             raise DataError(f"frames {', '.join(beyond)} lie beyond the {length} steps of time that the clips have")
         frames = torch.zeros(length, dtype=torch.bool, device=clean.device)
-        for first, end in budget.frames:
+        for first, end in ranges:
             frames[first:end] = True
-    return TimeConstraint(axis, length if frames is None else int(frames.sum()), frames, budget.time_invariant)
+    steps = length if frames is None else int(frames.sum())
+    return TimeConstraint(axis, steps, frames, invariant, own)
 
 
-def radii(clean: Tensor, budget: Budget) -> Tensor:
+def radii(clean: Tensor, budget: Budget, time: TimeConstraint | None = None) -> Tensor:
     """The radius of each clip's ball: (B,) float64.
 
     For a signal-to-noise ratio it is the radius at which a perturbation that fills the ball has that ratio, so that
     its power is 10^(-snr/10) of the clip's: l2: ||x||_2 10^(-snr/20); linf: rms(x) 10^(-snr/20), every sample moved
-    by the full radius; l1: n rms(x) 10^(-snr/20), spread evenly over all n samples.
+    by the full radius; l1: n rms(x) 10^(-snr/20), spread evenly over all n samples. Padding, of which `time` may tell,
+    is none of the clip's.
     """
     if not isinstance(budget.eps, Snr):
         return torch.full((len(clean),), budget.eps, dtype=torch.float64, device=clean.device)
-    length: Tensor = torch.linalg.vector_norm(clean.double().flatten(1), dim=1)
+    heard = clean.double()
+    samples: float | Tensor = clean[:1].numel()
+    padding = None if time is None else time.padding(clean)
+    if padding is not None:
+        heard = heard.masked_fill(padding, 0)
+        samples = (~padding).expand_as(clean).flatten(1).sum(dim=1).clamp(min=1).double()
+    length: Tensor = torch.linalg.vector_norm(heard.flatten(1), dim=1)
     if budget.norm == "linf":
-        length = length / clean[0].numel() ** 0.5
+        length = length / samples**0.5
     if budget.norm == "l1":
-        length = length * clean[0].numel() ** 0.5
+        length = length * samples**0.5
     return length * 10 ** (-budget.eps.snr_db / 20)
 
 

@@ -53,7 +53,9 @@ class L1Ball(Ball):
         radius = radius.to(x.dtype)
         for piece in pieces(len(x), x[:1].numel(), x.device):
             center = self.center[piece]
-            delta = self.confined(x[piece] - center)
+            delta = x[piece] - center
+            if self.time is not None:
+                delta = self.time.of(piece).confine(delta)
             size = delta.abs()
             limit = None if self.bounds is None else _room(center, delta.sign(), self.bounds).flatten(1)
             threshold = soft_threshold(size.flatten(1), limit, radius[piece], cost[piece])
@@ -99,7 +101,7 @@ class L1Ball(Ball):
         drawn = torch.stack([torch.rand(2, shape.numel() + 1, generator=g) for g in generators])
         drawn = drawn.to(self.center.device)
         sizes = -torch.log1p(-drawn[:, 0])
-        if self.time is not None and self.time.frames is not None:
+        if self.time is not None and self.time.partial:
             free = self.time.free(self.center).expand_as(self.center).flatten(1)
             sizes = sizes * torch.cat((free, torch.ones_like(free[:, :1])), dim=1)
         shares = sizes[:, :-1] / sizes.sum(dim=1, keepdim=True)
@@ -221,12 +223,12 @@ class L0Ball(Ball):
     def quantum(self) -> Tensor:
         return 1 / self.radius.clamp(min=1)
 
-    def around(self, center: Tensor, radius: Tensor, bounds: Bounds) -> Self:
-        frame = (self._axis, self._frame_steps)
-        return type(self)(center, radius, bounds, self.time, cap=self._cap, frame=frame)
-
     def scaled(self, factor: float) -> Self:
-        return self.around(self.center, self._floor(self.radius * factor), self.bounds)
+        return self._made(self.center, self._floor(self.radius * factor), self.bounds, self.time)
+
+    def _made(self, center: Tensor, radius: Tensor, bounds: Bounds, time: TimeConstraint | None) -> Self:
+        frame = (self._axis, self._frame_steps)
+        return type(self)(center, radius, bounds, time, cap=self._cap, frame=frame)
 
     def measure(self, x: Tensor) -> Tensor:
         changed = (x != self.center).to(torch.float32)

@@ -1,7 +1,7 @@
 """One training pass: a batch through the augmentations and the model to losses, and the order of an epoch's clips."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, cast
 
@@ -104,7 +104,7 @@ class Learner:
         with unwritten(step.model, batch.inputs):
             # A model that is not augmented need not know `between`.
             logits = cast(Tensor, self.model(batch.inputs, **({"between": between} if augmented else {})))
-        forward = ForwardPass(Batch(batch.inputs, targets, batch.ids), encoded, logits)
+        forward = ForwardPass(replace(batch, targets=targets), encoded, logits)
         losses = classification_loss(logits, targets, step.task)
         for each in augmented:
             losses = each.loss(losses, forward)

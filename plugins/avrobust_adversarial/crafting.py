@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -48,4 +49,5 @@ def to_attack(batch: Batch, task: Task) -> Batch:
 
     Soft single-label targets, as mix-up leaves them, become the heavier label.
     """
-    return Batch({name: x.detach() for name, x in batch.inputs.items()}, hard_targets(batch.targets, task), batch.ids)
+    inputs = {name: x.detach() for name, x in batch.inputs.items()}
+    return replace(batch, inputs=inputs, targets=hard_targets(batch.targets, task))

@@ -1,7 +1,7 @@
 """Free adversarial training: the gradient that moves the weights moves the clips, too."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ class FreeTraining(Augmentation):
         for threat, index in self.threats.assigned(batch, step):
             part = to_attack(part_of(batch, index), step.task)
             # The other modalities are left out, or binding would encode them.
-            clean = Batch({name: part.inputs[name] for name in threat.modalities}, part.targets, part.ids)
+            clean = replace(part, inputs={name: part.inputs[name] for name in threat.modalities})
             bound = victim.bind(clean, threat)
             found = start(bound, threat, index)
             vertices = put(vertices, index, found)
@@ -104,7 +104,7 @@ class FreeTraining(Augmentation):
         attacked = sorted({name for region, _ in regions for name in region.balls})
         leaves = {name: inputs[name].detach().requires_grad_() for name in attacked}
         vertices = {name: vertices[name].detach() for name in attacked}
-        return Perturbed(Batch(inputs | leaves, batch.targets, batch.ids), self, step, leaves, vertices, regions)
+        return Perturbed(replace(batch, inputs=inputs | leaves), self, step, leaves, vertices, regions)
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
         """Take over what other processes keep of the clips that they have learned from."""
@@ -127,7 +127,8 @@ class FreeTraining(Augmentation):
         kept = {name: self.memory.read(name, bound.ids, clean, step.epoch) for name, clean in bound.clean.items()}
         # Each clip has a generator of its own, so that drawing takes long: not where it would be thrown away.
         if all(len(places) == len(bound) for _, places in kept.values()):
-            start = {name: kept[name][0].add_(clean) for name, clean in bound.clean.items()}
+            # With `window: random` another part of a clip may be padding.
+            start = {name: ball.unpadded(kept[name][0]).add_(ball.center) for name, ball in bound.balls.items()}
             if self.threats.constant and self.memory.shrinks:  # what was kept was inside, and so is this
                 return {name: step.clipped(name, x) for name, x in start.items()}
             return within(start, bound.region)

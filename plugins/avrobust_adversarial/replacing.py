@@ -1,6 +1,7 @@
 """Learning from attacked clips in place of clean ones, and the attacks that will do."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -50,7 +51,7 @@ class LearnFromAttacked(Augmentation):
                     for name, x in found.items():
                         found[name] = torch.where(per_clip(result.success, x), x, result.last[name])
                 inputs = put(inputs, index, found)
-        return AugmentedStep(Batch(inputs, batch.targets, batch.ids))
+        return AugmentedStep(replace(batch, inputs=inputs))
 
 
 def make_adversarial(config: AdversarialConfig) -> LearnFromAttacked:

@@ -20,8 +20,8 @@ from avrobust_data.seeking import add_frames, feed_from, first_frame, packets_fo
 from avrobust_data.sound_collector import SoundCollector
 from avrobust_data.windows import Place, Window, window_of
 
-DECODER_VERSION: Final = 3
-"""Raised when the same file gives other arrays."""
+DECODER_VERSION: Final = 4
+"""Raised when the same file gives other arrays, or attacks may change another part of them."""
 
 _ONE_LENGTH: Final = frozenset({"asf", "flv", "matroska", "webm"})
 """Formats whose header states one length for all streams."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from avrobust_core import AugmentedStep, Batch, DataError, MediaSpec, Mixture, TrainingStep
+from avrobust_core import AugmentedStep, Batch, DataError, MediaSpec, Mixture, TrainingStep, mixed_padding
 from avrobust_training.configs import Axis, CutMixConfig
 from avrobust_training.draws import generators
 from avrobust_training.pairing import PairMixing
@@ -57,7 +57,8 @@ class CutMix(PairMixing):
                 inputs[name] = torch.where(mask.to(device, non_blocking=True), x.index_select(0, partner), x)
             left[name] = Mixture(ratio.to(device, non_blocking=True), partner)
         read = [left[name] for name in step.read_by_model(left)]
-        return AugmentedStep(Batch(inputs, self.targets(batch.targets, read, step), batch.ids))
+        padded = mixed_padding(batch.padded, left)
+        return AugmentedStep(Batch(inputs, self.targets(batch.targets, read, step), batch.ids, padded))
 
     def _spans(self, batch: Batch, step: TrainingStep, drawn: Mixture) -> dict[str, Tensor]:
         """By modality, a mask (B, ...) bool of the values to replace, which broadcasts over the clips."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from avrobust_core import AugmentedStep, Batch, Encoded, Mixture, TrainingStep
+from avrobust_core import AugmentedStep, Batch, Encoded, Mixture, TrainingStep, mixed_padding
 from avrobust_training.configs import Layer, MixupConfig
 from avrobust_training.draws import one_of
 from avrobust_training.pairing import PairMixing
@@ -40,7 +40,8 @@ class Mixup(PairMixing):
         mixtures = self.mixtures(batch.inputs, batch.ids, step, batch.targets)
         read = [mixtures[name] for name in step.read_by_model(mixtures)]
         inputs = {name: self.blend(x, mixtures[name], name, batch.ids, step) for name, x in batch.inputs.items()}
-        return AugmentedStep(Batch(inputs, self.targets(batch.targets, read, step), batch.ids))
+        padded = mixed_padding(batch.padded, mixtures)
+        return AugmentedStep(Batch(inputs, self.targets(batch.targets, read, step), batch.ids, padded))
 
     def mixtures(
         self, modalities: Iterable[str], ids: Sequence[str], step: TrainingStep, like: Tensor

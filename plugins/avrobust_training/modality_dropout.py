@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from avrobust_core import Augmentation, AugmentedStep, Batch, TrainingStep, per_clip
+from avrobust_core import Augmentation, AugmentedStep, Batch, Mixture, TrainingStep, mixed_padding, per_clip
 from avrobust_training.configs import ModalityDropoutConfig
 from avrobust_training.draws import by_id, generators, other
 from avrobust_training.refusals import refuse_missing
@@ -40,7 +40,10 @@ class ModalityDropout(Augmentation):
             x = inputs[name]
             filling = x.index_select(0, partner.to(x.device)) if self.fill == "clip" else torch.zeros_like(x)
             inputs[name] = torch.where(per_clip(chosen.to(x.device), x), step.clipped(name, filling), x)
-        return AugmentedStep(Batch(inputs, batch.targets, batch.ids))
+        padded = batch.padded
+        if self.fill == "clip":
+            padded = mixed_padding(padded, {name: Mixture((~d).float(), partner) for name, d in dropped.items()})
+        return AugmentedStep(Batch(inputs, batch.targets, batch.ids, padded))
 
     def _draw(self, batch: Batch, step: TrainingStep) -> tuple[dict[str, Tensor], Tensor]:
         """By modality, whether each clip loses it, (B,) bool; and whose takes its place, (B,) int64."""

@@ -1,5 +1,7 @@
 """Noise on the raw clips."""
 
+from dataclasses import replace
+
 from avrobust_core import Augmentation, AugmentedStep, Batch, TrainingStep
 from avrobust_training.configs import NoiseConfig
 from avrobust_training.draws import noise_like
@@ -30,4 +32,4 @@ class Noise(Augmentation):
             x = inputs[name]
             noise = noise_like(x, batch.ids, step.seed, f"noise/{name}/{step.epoch}", self.config.distribution)
             inputs[name] = step.clipped(name, x + scale * noise)
-        return AugmentedStep(Batch(inputs, batch.targets, batch.ids))
+        return AugmentedStep(replace(batch, inputs=inputs))

@@ -1,6 +1,7 @@
 """Random crops of pictures, and mirrored ones: the same for all frames of a clip."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class RandomResizedCrop(Augmentation):
             drawn = generators(batch.ids, step.seed, f"random-resized-crop/{step.epoch}")  # the same for all of them
             boxes = torch.tensor([self._box(generator, x.shape[3] / x.shape[4]) for generator in drawn])
             inputs[name] = step.clipped(name, cropped(x, boxes))
-        return AugmentedStep(Batch(inputs, batch.targets, batch.ids))
+        return AugmentedStep(replace(batch, inputs=inputs))
 
     def _box(self, generator: np.random.Generator, tall: float) -> tuple[float, float, float, float]:
         """Left, top, right and bottom, as shares of a picture so many times as high as wide; see `cropped`."""

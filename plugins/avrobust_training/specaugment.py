@@ -1,6 +1,7 @@
 """SpecAugment: spans of time and bands of frequency are masked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class SpecAugment(Augmentation):
                 purpose = "time" if config.together else f"time/{name}"
                 spans = _draw(config.time_masks, config.time_width, batch.ids, step, purpose)
                 inputs[name] = self._masked(inputs[name], spans, axis, name, step)
-        return AugmentedStep(Batch(inputs, batch.targets, batch.ids))
+        return AugmentedStep(replace(batch, inputs=inputs))
 
     def _mask_frequencies(
         self, inputs: dict[str, Tensor], chosen: Sequence[str], ids: Sequence[str], step: TrainingStep

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from avrobust_core import Attack, AttackResult, Preparation
+from avrobust_core import Attack, AttackResult, Preparation, Region
 from avrobust_core.testing import ATTACK_CHECKS, AttackSubject, CheckFailed, parametrize_with_checks
 
 CHECKS = {check.name: check for check in ATTACK_CHECKS}
@@ -515,6 +515,14 @@ class TooShortToCross(Climb):
         return victim.start or victim.region.sample(lambda name: victim.generators(f"start/{name}"))
 
 
+class ReachesIntoPadding(Climb):
+    def move(self, victim, x, gradients):
+        balls = victim.balls.items()
+        # `around` is for other clips, and knows nothing of the padding of these.
+        region = Region({name: ball.around(ball.center, ball.radius, ball.bounds) for name, ball in balls})
+        return region.project(region.step(x, gradients, self.length))
+
+
 @dataclass(frozen=True)
 class Planted:
     """A fault, by its number in the list of known faults (None: not one of them), and the check that catches it."""
@@ -566,6 +574,7 @@ TABLE = (
     Planted(None, "several_labels", OneLabelOnly, Climb),
     Planted(None, "one_step", TooShortToCross, Climb),
     Planted(None, "warm_start", StartIsTheCenter, Climb),
+    Planted(None, "padding", ReachesIntoPadding, Climb),
 )
 
 

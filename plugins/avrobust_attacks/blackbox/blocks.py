@@ -20,11 +20,13 @@ class Axis:
         dim: its number in a batch (B, ...).
         steps: how many of its positions may change.
         places: (n,) int64, the number of each position among those that may change; -steps for the others.
+        own: (B, 1) int64, how many of its positions may change in each clip, where some are padded; else None.
     """
 
     dim: int
     steps: int
     places: Tensor
+    own: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Grid:
     The first axis of a clip holds the channels: each has a sign of its own. The exceptions are clips of rank 1, and
     matrices such as (frames, features), which have no channels. Blocks extend over all other axes; where the
     perturbation must be the same at all steps of time, over all of time.
+
+    In a padded clip they lie in the part that is its own, and are as long as in a whole clip, as far as it reaches.
 
     Attributes:
         shape: of one clip.
@@ -57,16 +61,17 @@ class Grid:
         axes = []
         for dim in range(2 if has_channels else 1, center.dim()):
             places = torch.arange(center.shape[dim], device=center.device)
-            steps = center.shape[dim]
+            steps, own = center.shape[dim], None
             if time is not None and dim == time.axis:
                 if time.invariant:
                     continue
+                steps, counts = time.steps, time.counts
+                own = counts.unsqueeze(1) if isinstance(counts, Tensor) else None
                 if time.frames is not None:
-                    steps = time.steps
                     places = torch.where(time.frames, time.frames.cumsum(0) - 1, -steps)
-            axes.append(Axis(dim, steps, places))
+            axes.append(Axis(dim, steps, places, own))
         frames = None
-        if time is not None and time.invariant and time.frames is not None:
+        if time is not None and time.invariant and time.partial:
             frames = time.free(center)
         return cls(shape, shape[0] if has_channels else 1, tuple(axes), frames)
 
@@ -91,10 +96,14 @@ class Grid:
             uniform: (B, axes), from [0, 1): where they lie.
         """
         within = []
+        lengths: list[int | Tensor] = []
         for number, (axis, side) in enumerate(zip(self.axes, sides, strict=True)):
-            first = (uniform[:, number : number + 1] * (axis.steps - side + 1)).long()
+            steps: int | Tensor = axis.steps if axis.own is None else axis.own
+            length: int | Tensor = side if axis.own is None else axis.own.clamp(max=side)
+            first = (uniform[:, number : number + 1] * (steps - length + 1)).long()
             within.append(axis.places - first)
-        return Blocks(self, tuple(sides), tuple(within), len(uniform))
+            lengths.append(length)
+        return Blocks(self, tuple(sides), tuple(lengths), tuple(within), len(uniform))
 
     def tile(self, most: int, clips: int) -> "Blocks":
         """All clips cut into equal blocks, at most so many along each axis; `within` starts anew in each of them."""
@@ -103,7 +112,7 @@ class Grid:
             torch.where(axis.places < 0, axis.places, axis.places % side).expand(clips, -1)
             for axis, side in zip(self.axes, sides, strict=True)
         )
-        return Blocks(self, sides, within, clips)
+        return Blocks(self, sides, sides, within, clips)
 
     def along(self, axis: Axis, values: Tensor) -> Tensor:
         """(B, n) values at the positions of an axis, shaped to broadcast over clips."""
@@ -128,13 +137,15 @@ class Blocks:
 
     Attributes:
         grid: of the clips.
-        sides: along each axis.
+        sides: along each axis, in a clip that is not padded.
+        lengths: the same in each clip: a number, or (B, 1) int64.
         within: for each axis, (B, n) int64 positions inside the block, from 0; negative or beyond the side outside.
         clips: B.
     """
 
     grid: Grid
     sides: tuple[int, ...]
+    lengths: tuple[int | Tensor, ...]
     within: tuple[Tensor, ...]
     clips: int
 
@@ -142,7 +153,7 @@ class Blocks:
         """Flag the samples in their clip's block: bool, shaped to broadcast over channels."""
         device = self.within[0].device if self.within else None
         found = torch.ones((self.clips, *[1] * len(self.grid.shape)), dtype=torch.bool, device=device)
-        for axis, side, within in zip(self.grid.axes, self.sides, self.within, strict=True):
+        for axis, side, within in zip(self.grid.axes, self.lengths, self.within, strict=True):
             found = found & self.grid.along(axis, (within >= 0) & (within < side))
         return found if self.grid.frames is None else found & self.grid.frames
 
@@ -157,7 +168,9 @@ class Blocks:
         """
         if len(self.grid.axes) != 1:
             return None
-        half = (float(self.sides[0]) ** uniform.unsqueeze(1)).round().long()
+        length = self.lengths[0]
+        longest = length.clamp(min=1).float() if isinstance(length, Tensor) else float(length)
+        half = (longest ** uniform.unsqueeze(1)).round().long()
         up = (self.within[0].clamp(min=0) // half) % 2 == 0
         return self.grid.along(self.grid.axes[0], torch.where(up, 1.0, -1.0))
 
@@ -177,7 +190,7 @@ class Blocks:
         furthest = max(self.sides)
         distance = torch.zeros((), dtype=torch.int64, device=inside.device)
         sign = torch.ones((), device=inside.device)
-        for number, (axis, side) in enumerate(zip(self.grid.axes, self.sides, strict=True)):
+        for number, (axis, side) in enumerate(zip(self.grid.axes, self.lengths, strict=True)):
             within, first = self.within[number], side // 2
             halved = (split == number) & (side > 1)
             second = halved & (within >= first)

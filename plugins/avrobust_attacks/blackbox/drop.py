@@ -21,8 +21,8 @@ Victims = Callable[[], Iterator[BoundVictim]]
 class Drop(Attack):
     """All attacked modalities replaced at once, at the price of one query.
 
-    Where the budget names `frames`, only those are replaced. Single-label: a clip that the model gets right without
-    the modality is returned clean, with success False. Multi-label: every clip is returned without it.
+    Where the budget names `frames`, only those are replaced, and padding never is. Single-label: a clip that the model
+    gets right without the modality is returned clean, with success False. Multi-label: every clip is returned without.
 
     Args:
         stand_in: what replaces them.
@@ -41,7 +41,7 @@ class Drop(Attack):
         for name, new in self.stand_in(victim).items():
             ball = victim.balls[name]
             new = new.to(ball.center).expand_as(ball.center).clamp(*ball.limits)
-            if ball.time is not None and ball.time.frames is not None:
+            if ball.time is not None and ball.time.partial:
                 new = torch.where(ball.time.free(ball.center), new, ball.center)
             replaced[name] = new.contiguous()
         return one_look(victim, replaced)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from avrobust_attacks.blackbox.blocks import Blocks, Grid
-from avrobust_core import Ball, per_clip
+from avrobust_core import Ball, BoundVictim, per_clip
 
 TILES = 5
 """Along each axis, the tiles of the start in l2."""
@@ -45,7 +45,7 @@ class Proposals(ABC):
         numbers: how many each clip's next point takes.
 
     Args:
-        grid: of its clips.
+        grid: of its clips, and of no others.
     """
 
     least_side: ClassVar[int] = 1
@@ -140,6 +140,7 @@ class L2Proposals(Proposals):
             shape[axis.dim] = axis.places.numel()
             signs = signs.index_select(number + 2, axis.places.clamp(min=0) // side)
         delta = (signs.reshape(shape) * _carried_bumps(tiled, uniform[:, -2:])).expand(ball.center.shape)
+        delta = ball.unpadded(delta)
         return ball.center + delta * ball.step_radius / _lengths(delta).clamp(min=SMALLEST_LENGTH)
 
     def change(self, x: Tensor, ball: Ball, share: float, uniform: Tensor, others: Others) -> Tensor:
@@ -174,9 +175,9 @@ class L2Proposals(Proposals):
         return x / self.grid.per_channel(size.clamp(min=SMALLEST_LENGTH))
 
 
-def proposals_for(ball: Ball) -> Proposals:
-    """Those that suit the ball's norm, linf or l2."""
-    return (L2Proposals if ball.smooth else LinfProposals)(Grid.of(ball))
+def proposals_for(victim: BoundVictim) -> dict[str, Proposals]:
+    """Those that suit each ball's norm, linf or l2, by attacked modality."""
+    return {name: (L2Proposals if ball.smooth else LinfProposals)(Grid.of(ball)) for name, ball in victim.balls.items()}
 
 
 def relative(x: Tensor, ball: Ball) -> Tensor:

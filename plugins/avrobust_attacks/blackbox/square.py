@@ -1,13 +1,12 @@
 """Square attack: a random search over blocks, which needs no gradient."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from avrobust_attacks.blackbox.configs import SquareConfig
-from avrobust_attacks.blackbox.proposals import Others, Proposals, proposals_for, relative
+from avrobust_attacks.blackbox.proposals import Others, proposals_for, relative
 from avrobust_attacks.keepers import BestPoint
 from avrobust_attacks.losses import LOSSES
 from avrobust_core import Attack, AttackResult, BoundVictim, Inputs
@@ -53,10 +52,9 @@ class Square(Attack):
         keeper = BestPoint(victim, LOSSES[config.loss])
         keeper.score(victim.clean)
         keeper.settle()
-        proposals = {name: proposals_for(ball) for name, ball in victim.balls.items()}
         for restart in range(config.restarts):
             if len(keeper.victim):
-                _Search(keeper, proposals, restart).run(config.queries - (restart == 0), config.p_init)
+                _Search(keeper, restart).run(config.queries - (restart == 0), config.p_init)
         return keeper.result()
 
 
@@ -65,13 +63,12 @@ class _Search:
 
     Args:
         keeper: holds the clips that go on.
-        proposals: by attacked modality.
         restart: its number.
     """
 
-    def __init__(self, keeper: BestPoint, proposals: Mapping[str, Proposals], restart: int) -> None:
+    def __init__(self, keeper: BestPoint, restart: int) -> None:
         self._keeper = keeper
-        self._proposals = proposals
+        self._proposals = proposals_for(keeper.victim)
         self._first = restart == 0
         self._generators = keeper.victim.generators(f"square/{restart}")
         self._drawn = torch.empty(len(self._generators), 0, device=keeper.victim.device)
@@ -137,6 +134,7 @@ class _Search:
         if kept is not None:
             self._generators = [self._generators[i] for i in kept.tolist()]
             self._drawn = self._drawn[kept]
+            self._proposals = proposals_for(self._keeper.victim)
 
 
 def share_at(p_init: float, step: int, steps: int) -> float:

@@ -35,7 +35,8 @@ class Universal(Attack):
     2203.12122): each batch's gradient, summed over its clips, moves the perturbation by `step_size` times the radius
     in the direction of steepest ascent; it is projected onto the ball after every step. All clips count, also those
     that the model misclassifies already. Where a clip lies at a bound, a gradient that points beyond it does not
-    count. The perturbation lives in the space that is attacked: the raw input, or the features.
+    count, nor does that of a clip's padding, which stays as it is. The perturbation lives in the space that is
+    attacked: the raw input, or the features.
 
     Clips whose radii differ (`snr_db`): the perturbation is made inside the ball of the mean radius of the set, and
     projected onto each clip's own ball where it is applied.
@@ -97,7 +98,8 @@ class Universal(Attack):
             leaf = x[name]
             low, high = victim.balls[name].limits
             beyond = (leaf <= low) & (gradient < 0) | (leaf >= high) & (gradient > 0)
-            sums[name] = gradient.masked_fill(beyond, 0).sum(dim=0, keepdim=True)
+            counted = victim.balls[name].unpadded(gradient.masked_fill(beyond, 0))
+            sums[name] = counted.sum(dim=0, keepdim=True)
         return sums
 
 

@@ -18,6 +18,7 @@ from avrobust_core import (
     TrainingStep,
     derive_seed,
     hard_targets,
+    mixed_padding,
     soft_targets,
 )
 from avrobust_geometry.configs import GuidedMixupConfig
@@ -101,6 +102,7 @@ class GuidedMixup(Guided):
                 inputs={name: mixture.mix(x) for name, x in batch.inputs.items()},
                 targets=mixture.mix(soft_targets(batch.targets, step.classes)),
                 ids=batch.ids,
+                padded=mixed_padding(batch.padded, dict.fromkeys(batch.inputs, drawn)),
             )
         return _Mixed(batch, self, step, drawn, mixture, hard)
 

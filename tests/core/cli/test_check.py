@@ -134,6 +134,10 @@ class DataLoud(Data):
         clip = super().read(split, index)
         return replace(clip, inputs={"audio": clip.inputs["audio"] + 7})
 
+class DataPadded(Data):
+    def read(self, split, index):
+        return replace(super().read(split, index), padded={"audio": 0.5})
+
 class DataTarget(Data):
     def read(self, split, index):
         return replace(super().read(split, index), target=torch.tensor([1.0, 0.0]))
@@ -301,6 +305,7 @@ FAULTY = [
     ("dataset", "DataSameIds", "ids", "'clip-0'"),
     ("dataset", "DataRandom", "clips", "read twice"),
     ("dataset", "DataLoud", "clips", "outside the bounds"),
+    ("dataset", "DataPadded", "clips", "0.5 of audio is padding: name a modality whose MediaSpec states its time_axis"),
     ("dataset", "DataTarget", "clips", "target"),
     ("dataset", "DataPrint", "clips", "fingerprint"),
     ("dataset", "DataLabels", "label_matrix", "the target of clip 'train-2' is not its row"),

@@ -1,5 +1,7 @@
 """Square: a search without gradients over clips of any rank: each clip by itself, inside the region, near the best."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from avrobust_attacks.blackbox import square
@@ -8,11 +10,13 @@ from avrobust_attacks.blackbox.configs import NoiseConfig, SquareConfig
 from avrobust_attacks.blackbox.noise import noise as build_noise
 from avrobust_attacks.blackbox.proposals import L2Proposals, Others
 from avrobust_attacks.blackbox.square import Square
+from avrobust_attacks.gradient.configs import PgdConfig
+from avrobust_attacks.gradient.pgd import pgd
 from avrobust_attacks.keepers import BestPoint, Keeper
 from avrobust_attacks.losses import LOSSES
 from torch import nn
 
-from avrobust_core import AvrobustError, Batch, Goal, MediaSpec, ThreatModel, Victim
+from avrobust_core import AvrobustError, Batch, Budget, Goal, MediaSpec, ThreatModel, Victim, make_ball
 
 BOUNDS = {"audio": (-1.0, 1.0), "video": (0.0, 1.0)}
 THREATS = {
@@ -326,6 +330,37 @@ def test_blocks_lie_in_the_frames_that_may_change():
     mask = grid.place((1, 2, 2), uniform).mask()
     assert (mask.flatten(1).sum(dim=1) == 4).all()
     assert mask.flatten(3).any(dim=3).any(dim=0)[0].tolist() == [False, True, True, False, False, True]
+
+
+def test_blocks_of_a_padded_clip_lie_in_its_own_part_and_those_of_a_whole_one_where_they_always_do():
+    padded = make_ball(torch.zeros(4, 1, 12), Budget(eps=0.1), None, time_axis=1, padded=(0.0, 0.5, 0.75, 1.0))
+    grid, whole = Grid.of(padded), Grid.of(ball_of((1, 12), {"eps": 0.1}, clips=4))
+    covered = torch.zeros(4, 12, dtype=torch.bool)
+    for place in (0.0, 0.4, 0.7, 1 - 1e-6):
+        uniform = torch.full((4, 1), place)
+        blocks, usual = grid.place((4,), uniform), whole.place((4,), uniform)
+        mask = blocks.mask()[:, 0]
+        assert mask.sum(dim=1).tolist() == [4, 4, 3, 0]
+        assert torch.equal(mask[0], usual.mask()[0, 0])
+        assert torch.equal(blocks.bumps(uniform[:, 0])[0], usual.bumps(uniform[:, 0])[0])
+        assert torch.equal(blocks.wave(uniform[:, 0])[0], usual.wave(uniform[:, 0])[0])
+        assert torch.equal(blocks.bumps(uniform[:, 0])[:, 0] != 0, mask)
+        covered |= mask
+    assert covered.sum(dim=1).tolist() == [12, 6, 3, 0]
+    assert covered[1, :6].all()
+    assert covered[2, :3].all()
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.3), ("l2", 0.5)])
+def test_of_a_padded_clip_it_breaks_what_gradients_break(run_attack, linear_model, norm, eps):
+    model, batch = problem(linear_model, {"x": (1, 8)}, clips=20)
+    batch = replace(batch, padded=({"x": 0.625},) * 20)
+    options = {"bounds": {"x": (0.0, 1.0)}, "time_axis": 1}
+    threat = {"x": {"norm": norm, "eps": eps}}
+    best = run_attack(pgd(PgdConfig(steps=20)), model, batch, threat, **options).result.success
+    found = run_attack(make(queries=150), model, batch, threat, **options).result.success
+    assert 4 < best.sum() < 17
+    assert (found != best).sum() <= 2
 
 
 def test_where_time_must_not_vary_blocks_extend_over_all_of_it():

@@ -1,5 +1,7 @@
 """Universal: one perturbation for all clips, inside the ball; the reference's own variant leaves it, and says so."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from avrobust_attacks.universal.configs import UniversalConfig
@@ -282,6 +284,26 @@ def test_clips_of_different_shapes_are_refused(linear_model):
         fresh.prepare(
             lambda: iter([bound_to(m, b, {"x": {"eps": 0.3}}, bounds={}) for m, b in ((model, batch), (other, short))])
         )
+
+
+def test_padding_has_no_say_and_is_left_alone_where_it_is_applied(linear_model):
+    model = linear_model({"x": (1, 12)}, 2, seed=2)
+    batch, slope = alike(model, (1, 12), 4)
+    padded = replace(batch, padded=({"x": 1.0}, {}, {"x": 0.5}, {}))
+    options = {"bounds": {}, "time_axis": 1}
+    with_it = prepared(model, padded, {"x": {"norm": "l2", "eps": 0.3}}, config={"epochs": 3}, **options)
+    without = prepared(
+        model,
+        padded.select(torch.tensor([1, 2, 3])),
+        {"x": {"norm": "l2", "eps": 0.3}},
+        config={"epochs": 3},
+        **options,
+    )
+    torch.testing.assert_close(with_it.delta["x"], without.delta["x"])
+    assert (with_it.delta["x"] * slope.view(1, 1, -1) > 0).all(), "the first clip's padding does not bind the others"
+    bound, result, _ = applied(with_it, model, padded, {"x": {"norm": "l2", "eps": 0.3}}, **options)
+    last = result.last["x"] if result.last is not None else result.inputs["x"]
+    assert not bound.balls["x"].overruns(last).any()
 
 
 def test_what_cannot_work_is_refused(linear_model):
