@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,13 +32,30 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: names the file, whatever step of it failed.
     """
+    handled = sys.exc_info()[1]
     try:
         _write_atomically(path, write)
-    except OSError as error:
-        if error.errno is None or (error.filename is not None and TEMPORARY not in os.fsdecode(error.filename)):
+    except Exception as error:
+        cause = _of_the_system(error, handled)
+        if cause is None or (cause.filename is not None and TEMPORARY not in os.fsdecode(cause.filename)):
             raise
         # A full disk does not say where, and what is said of the temporary file helps nobody.
-        raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
+        raise OSError(cause.errno, cause.strerror or os.strerror(cause.errno or 0), str(path)) from error
+
+
+def _of_the_system(error: BaseException, handled: BaseException | None) -> OSError | None:
+    """The system's error that an error is, or that a library turned into one of its own, as torch.save does.
+
+    Args:
+        error: that was raised.
+        handled: what was being handled before, and so is not its reason.
+    """
+    link: BaseException | None = error
+    while link is not None and link is not handled:
+        if isinstance(link, OSError) and link.errno is not None:
+            return link
+        link = link.__context__
+    return None
 
 
 def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
