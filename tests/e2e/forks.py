@@ -19,8 +19,8 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 import traceback
+from threading import Thread
 from typing import Any
 
 MODULES = (
@@ -41,18 +41,26 @@ def main() -> None:
 
 
 def _forked(asked: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = os.fork()
-        if not child:
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
-            _carry_out(asked)
-        _, status = os.waitpid(child, 0)
-        said = []
-        for file in (out, err):
-            file.seek(0)
-            said.append(file.read().decode())
-    return {"status": os.waitstatus_to_exitcode(status), "out": said[0], "err": said[1]}
+    pipes = [os.pipe(), os.pipe()]
+    child = os.fork()
+    if not child:
+        for number, (_, write) in enumerate(pipes, start=1):
+            os.dup2(write, number)
+        _carry_out(asked)
+    said: list[bytes] = [b"", b""]
+
+    def read(which: int) -> None:
+        os.close(pipes[which][1])
+        with os.fdopen(pipes[which][0], "rb") as pipe:
+            said[which] = pipe.read()
+
+    readers = [Thread(target=read, args=(which,)) for which in range(2)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    _, status = os.waitpid(child, 0)
+    return {"status": os.waitstatus_to_exitcode(status), "out": said[0].decode(), "err": said[1].decode()}
 
 
 def _carry_out(asked: dict[str, Any]) -> None:

