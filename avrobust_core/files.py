@@ -1,14 +1,18 @@
 """Files of a run: written whole or not at all, and one run at a time in a folder."""
 
+import glob
 import hashlib
 import json
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from avrobust_core.blame import sentence
 from avrobust_core.errors import RunError
 
 TEMPORARY = ".avrobust-unfinished."
@@ -28,13 +32,30 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: names the file, whatever step of it failed.
     """
+    handled = sys.exc_info()[1]
     try:
         _write_atomically(path, write)
-    except OSError as error:
-        if error.errno is None or (error.filename is not None and TEMPORARY not in os.fsdecode(error.filename)):
+    except Exception as error:
+        cause = _of_the_system(error, handled)
+        if cause is None or (cause.filename is not None and TEMPORARY not in os.fsdecode(cause.filename)):
             raise
         # A full disk does not say where, and what is said of the temporary file helps nobody.
-        raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
+        raise OSError(cause.errno, cause.strerror or os.strerror(cause.errno or 0), str(path)) from error
+
+
+def _of_the_system(error: BaseException, handled: BaseException | None) -> OSError | None:
+    """The system's error that an error is, or that a library turned into one of its own, as torch.save does.
+
+    Args:
+        error: that was raised.
+        handled: what was being handled before, and so is not its reason.
+    """
+    link: BaseException | None = error
+    while link is not None and link is not handled:
+        if isinstance(link, OSError) and link.errno is not None:
+            return link
+        link = link.__context__
+    return None
 
 
 def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -63,6 +84,16 @@ def _umask() -> int:
     return mask
 
 
+def reserve(file: BinaryIO, size: int) -> None:
+    """Have the disk set aside so many bytes for a file: what is written into a map of it on a full disk ends a process.
+
+    Raises:
+        OSError: if there is no such room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text in UTF-8, whole or not at all."""
     write_atomically(path, lambda file: file.write(text.encode()))
@@ -77,11 +108,13 @@ def read_json(path: Path) -> Any:
     """Read JSON that this project wrote.
 
     Raises:
-        RunError: if the file is damaged.
+        RunError: if the file is damaged, or cannot be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
+    except OSError as error:
+        raise RunError(sentence(error)) from error
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read ({error}); delete it to have it made again") from error
 
 
@@ -105,8 +138,6 @@ def write_record(path: Path, data: Mapping[str, Any], files: Iterable[Path] = ()
 def read_record(path: Path, check: Iterable[str] | None = None) -> dict[str, Any]:
     """Read what `write_record` wrote, and check it and its files against their hashes.
 
-    Records of versions that kept no hashes are taken as they are.
-
     Args:
         path: of the record.
         check: names of the files to be checked; by default all.
@@ -117,7 +148,7 @@ def read_record(path: Path, check: Iterable[str] | None = None) -> dict[str, Any
     record = read_json(path)
     if not isinstance(record, dict):
         raise RunError(f"{path}: is no record of a run; delete it to have it made again")
-    if "hash" in record and record["hash"] != _content_hash({k: v for k, v in record.items() if k != "hash"}):
+    if record.get("hash") != _content_hash({k: v for k, v in record.items() if k != "hash"}):
         raise RunError(f"{path}: is damaged (what it holds is not what was written); delete it to have it made again")
     kept: Mapping[str, str] = record.get("files", {})
     for name in kept if check is None else check:
@@ -125,7 +156,7 @@ def read_record(path: Path, check: Iterable[str] | None = None) -> dict[str, Any
         try:
             found = file_hash(file)
         except OSError as error:
-            raise RunError(f"{file}: cannot be read ({error.strerror})") from error
+            raise RunError(sentence(error)) from error
         if found != kept.get(name, found):
             raise RunError(f"{file}: is damaged (what it holds is not what was written)")
     return record
@@ -152,6 +183,60 @@ def _content_hash(data: object, size: int = 16) -> str:
 def digest(identity: Mapping[str, Any]) -> str:
     """A short id of JSON data: 12 hexadecimal digits, the same whatever the order of keys."""
     return _content_hash(identity, 6)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into that gets its name once it is whole; what killed processes left of such a one is removed.
+
+    Args:
+        path: what it is to be called: new, or an empty folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f"{TEMPORARY}{glob.escape(path.name)}.*"):
+        if left.is_dir() and not left.is_symlink():
+            with suppress(OSError), _held(left):  # an OSError: it is being written
+                shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}."))
+    try:
+        with _held(folder):
+            folder.chmod(0o777 & ~_umask())
+            yield folder
+            folder.rename(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder as long as this process lives; an OSError if another does."""
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def refuse_changed(run: Path) -> None:
+    """Refuse a run's folder whose resolved.yaml is not what the run wrote: something else would be done in its name.
+
+    A lock.json that does not say what was written (of an earlier version), or that is not there, is passed over.
+
+    Raises:
+        RunError: if it is not, or lock.json is damaged.
+    """
+    path, lock = run / "resolved.yaml", run / "lock.json"
+    written = read_json(lock) if lock.exists() else {}
+    if not isinstance(written, dict):
+        raise RunError(f"{lock}: is no record of a run; run the study again to have it written anew")
+    if file_hash(path) != written.get("resolved", file_hash(path)):
+        raise RunError(
+            f"{path}: is damaged, or was changed (it is not what the run wrote); run the study again to have it "
+            "written anew, or ask for something else with --set"
+        )
 
 
 def remove_leftovers(run: Path) -> None:
@@ -204,8 +289,11 @@ def exclusive(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise RunError(f"{folder} is in use by {holder}; wait for it, or choose another --out") from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
+        try:
+            file.seek(0)
+            file.truncate()
+            file.write(f"process {os.getpid()} on {os.uname().nodename}")
+            file.flush()
+        except OSError as error:  # a full disk does not say where
+            raise OSError(error.errno, error.strerror, str(folder / HOLDER)) from error
         yield

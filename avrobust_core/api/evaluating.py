@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -40,6 +41,9 @@ from avrobust_core.spec.model import AuditSection
 from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.threats.pareto import directions, tilted
 
+if TYPE_CHECKING:
+    from avrobust_core.api.exporting import Exporting
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -49,11 +53,14 @@ class Evaluation:
         clean: predictions on the clean clips.
         outcomes: one for each attack and threat, with its predictions per clip.
         summary: accuracies, success rates, curves and worst cases with intervals, as JSON data.
+        exported: what was written, and what it is worth, as export.json has it, with the folder as `out`; if it could
+            not be written, why, as `failed`; None if nothing was asked for.
     """
 
     clean: Predictions
     outcomes: tuple[Outcome, ...]
     summary: dict[str, Any]
+    exported: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         caveats = self.summary["caveats"]
@@ -76,7 +83,7 @@ class Evaluation:
         notes = [f"{entry['metric']}: {note}" for entry in measured for note in entry["details"].get("notes", [])]
         lines += dict.fromkeys(notes)
         lines += [f"? {describe(caveat)}" for caveat in caveats]
-        return "\n".join([*lines, *verdict_lines(self.summary["audit"])])
+        return "\n".join([*lines, *verdict_lines(self.summary["audit"]), *_export_lines(self.exported)])
 
 
 def evaluate(
@@ -97,6 +104,7 @@ def evaluate(
     resamples: int = 1000,
     groups: Mapping[str, str] | Sequence[str] | None = None,
     audit: AuditSection | Mapping[str, Any] | Literal["off"] = AuditSection(),  # noqa: B008 - frozen
+    export: str | Path | Mapping[str, Any] | None = None,
     registry: Registry | None = None,
 ) -> Evaluation:
     """Attack a model that need not have been trained here, each attack under each threat.
@@ -128,6 +136,9 @@ def evaluate(
             intervals are then over groups. None if every clip stands for itself.
         audit: how far other probes on a few clips may go to say whether the numbers can be believed, as in a spec:
             {"clips": 64, "share": 0.2}; "off" for none. Their verdict is `summary["audit"]`.
+        export: a folder to make, with clips as media files, attacked and clean, which are then read back and measured
+            again; or a map: {"out": "attacked", "clips": 8}, with `ids`, `sound`, `pictures` and `png` as the options
+            of `avrobust export` (docs/export.md). It needs `media` with rates.
         registry: of components; by default those that are installed.
 
     Raises:
@@ -136,6 +147,7 @@ def evaluate(
         ModelError: if the model's answers cannot be used: no logits, not finite, not the same twice.
         ComponentError: if a component cannot be found or configured, or an attack does not support a norm.
         AttackViolation: if an attack broke its threat model.
+        RunError: if what `export` asks for cannot be: before anything is attacked. What fails later is `exported`.
     """
     check_settings(task=task, samples=samples, precision=precision, confidence=confidence, resamples=resamples)
     audited_by = None if audit == "off" else validated(AuditSection, audit, "audit")
@@ -148,9 +160,12 @@ def evaluate(
     requests = attack_requests(attacks, named_threats(threats, tuple(read.first.inputs)), registry)
     for request in requests:
         refuse_attacked_types(read.first, request.threat.modalities)
+    exporting = None if export is None else _exporting(export, read, requests, registry)
     measured = named_metrics(metrics, registry)
     with torch.inference_mode(False), torch.enable_grad(), victim.frozen():
         clean = read.predictions(victim, None)
+        if exporting is not None:
+            exporting.choose(clean)
         drawn_with = _grouping(groups, clean.ids)
         names = named or tuple(map(str, range(clean.logits.shape[1])))
         runs = {(request.name, request.threat_name): request.run(names) for request in requests}
@@ -167,7 +182,18 @@ def evaluate(
     summary = summarise(clean, outcomes, intervals, caveats_of(audited))
     summary["audit"] = audited
     summary["metrics"] = list(_measured(measured, clean, outcomes, names, task, intervals))
-    return Evaluation(clean, tuple(outcomes), summary)
+    exported = None
+    if exporting is not None:
+        attacked = [(*key, runs[key], outcome) for key, outcome in zip(runs, outcomes, strict=True)]
+        with torch.inference_mode(False), torch.enable_grad():
+            exported = exporting.carry_out(victim, clean, attacked, summary["attack_success_rate"], names, intervals)
+    return Evaluation(clean, tuple(outcomes), summary, exported)
+
+
+def _exporting(asked: Any, read: Reader, requests: Sequence[AttackRequest], registry: Registry) -> "Exporting":
+    from avrobust_core.api.exporting import Exporting  # not for an evaluation that writes nothing: it needs PyAV
+
+    return Exporting(asked, read, requests, partial(_ready, read), registry)
 
 
 def _refuse_model(model: object) -> None:
@@ -199,14 +225,7 @@ def _grouping(groups: Mapping[str, str] | Sequence[str] | None, ids: Sequence[st
 def _outcome(victim: Victim, read: Reader, request: AttackRequest, run: AttackRun) -> Outcome:
     """Attack all clips as one request asks, its front too."""
     attack, threat = run.attack, run.threat
-    preparation = attack.preparation
-    if preparation is not None:
-        if preparation.split is not None:
-            raise DataError(
-                f"attack {run.name!r} asks to see the split {preparation.split!r} first, but a loader has no splits: "
-                "configure it for the clips that are attacked"
-            )
-        run = prepared(victim, run, lambda: rebatched(read.batches(), preparation.batch_size))
+    run = _ready(read, victim, run)
     predictions = read.predictions(victim, run)
     front = request.entry.front
     points = () if front is None or len(threat.modalities) != 2 else directions(threat.modalities, front)
@@ -222,6 +241,35 @@ def _outcome(victim: Victim, read: Reader, request: AttackRequest, run: AttackRu
         bounded=attack.bounded,
         front=fronts,
     )
+
+
+def _ready(read: Reader, victim: Victim, run: AttackRun) -> AttackRun:
+    """The run after its attack has seen the clips that it prepares from."""
+    preparation = run.attack.preparation
+    if preparation is None:
+        return run
+    if preparation.split is not None:
+        raise DataError(
+            f"attack {run.name!r} asks to see the split {preparation.split!r} first, but a loader has no splits: "
+            "configure it for the clips that are attacked"
+        )
+    return prepared(victim, run, lambda: rebatched(read.batches(), preparation.batch_size))
+
+
+def _export_lines(exported: Mapping[str, Any] | None) -> Iterator[str]:
+    """For people, what exported clips are worth."""
+    if exported is None:
+        return
+    if "failed" in exported:
+        yield f"not exported: {exported['failed']}"
+        return
+    for entry in exported["cells"][0]["attacks"]:
+        still, fooled = entry["still_fooled"], entry["fooled"]
+        worth = f"{still['count']} of {still['of']}" + (f" ({percent(still)} %)" if still["of"] else "")
+        line = f"{entry['attack']} on {entry['threat']}, saved: still fooled {worth}; fooled before "
+        line += f"{fooled['count']} of {fooled['of']}"
+        yield line + (f"; {entry['beyond_budget']} beyond their budget" if entry["beyond_budget"] else "")
+    yield f"exported to {exported['out']}"
 
 
 def _measured(

@@ -39,8 +39,9 @@ def _cite(options: argparse.Namespace) -> int:
     version = __version__
     folder = Path(options.spec)
     if folder.is_dir():
-        from avrobust_core.files import read_json
+        from avrobust_core.files import read_json, refuse_changed
 
+        refuse_changed(folder)
         options.spec = str(folder / "resolved.yaml")
         version = read_json(folder / "lock.json").get("avrobust", version)
     loaded, _ = loaded_spec(options)

@@ -47,14 +47,16 @@ def loaded_run(options: argparse.Namespace, *more: str) -> tuple[LoadedSpec, Reg
     """The spec of the run in `options.folder` as it was carried out, with `--set` and more overrides; as `loaded_spec`.
 
     Raises:
-        RunError: if the folder is no run's.
+        RunError: if the folder is no run's, or its resolved.yaml is not what the run wrote.
         SpecError: with every mistake found.
     """
     from avrobust_core.errors import RunError
+    from avrobust_core.files import refuse_changed
     from avrobust_core.spec.loading import load_spec
 
     file: Path = options.folder / "resolved.yaml"
     if not file.is_file():
         raise RunError(f"{options.folder} is no run: it holds no resolved.yaml; `avrobust run` makes one")
+    refuse_changed(options.folder)
     registry = installed(options)
     return load_spec(file, registry, [*options.set, *more]), registry

@@ -14,7 +14,8 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "transfer",
         help="try clips that were attacked on one network of a run on the others",
         description="Attack clips on each network of a finished run, and on the mean of all others' logits, and try "
-        "them on all of its networks: what a source breaks of each target. The run's folder stays as it is.",
+        "them on all of its networks: what a source breaks of each target. What is found is kept in a folder of its "
+        "own, from which a call that was stopped goes on.",
     )
     transfer.add_argument("folder", type=Path, metavar="RUN", help="the folder of a finished run")
     transfer.add_argument("--attack", metavar="NAME", help="an attack of the run's spec (default: the first)")
@@ -23,11 +24,14 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     transfer.add_argument("--clips", type=int, metavar="N", help="attack so many clips (default: those of the run)")
     transfer.add_argument(
+        "--out", type=Path, metavar="DIR", help="the folder to keep what is found in (default: RUN/transfers)"
+    )
+    transfer.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="override a value of the spec"
     )
     transfer.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     transfer.add_argument("--quiet", action="store_true", help="show no progress")
-    transfer.set_defaults(run=_transfer)
+    transfer.set_defaults(run=_transfer, resumes=True)
 
 
 def _transfer(options: argparse.Namespace) -> int:
@@ -40,7 +44,13 @@ def _transfer(options: argparse.Namespace) -> int:
 
     with collected(lambda note: complain(f"note: {note}")):
         found = transfer(
-            loaded, registry, options.folder, attack=options.attack, threat=options.threat, silent=options.quiet
+            loaded,
+            registry,
+            options.folder,
+            out=options.out,
+            attack=options.attack,
+            threat=options.threat,
+            silent=options.quiet,
         )
     if options.json:
         print(json.dumps(found))

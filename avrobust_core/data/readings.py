@@ -11,6 +11,7 @@ from torch import Tensor
 
 from avrobust_core.data.batches import Batch
 from avrobust_core.errors import DataError, RunError
+from avrobust_core.files import digest
 
 TARGETS = "targets"
 """The name of the targets' checksums, beside those of modalities."""
@@ -41,6 +42,16 @@ class FirstReading:
     def __init__(self, ids: Sequence[str], checksums: Mapping[str, NDArray[Any]]) -> None:
         self._rows = {clip: row for row, clip in enumerate(ids)}
         self._checksums = checksums
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The clips that could be read."""
+        return tuple(self._rows)
+
+    @property
+    def identity(self) -> str:
+        """The same for the same clips in the same order, bit for bit."""
+        return digest({"ids": self.ids, "checksums": {name: x.tolist() for name, x in self._checksums.items()}})
 
     def compare(
         self, asked: Sequence[str], ids: Sequence[str], found: Mapping[str, NDArray[Any] | Tensor], label: str

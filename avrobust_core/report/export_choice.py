@@ -1,20 +1,22 @@
 """What is exported of a run: which cells, attacks and clips, with what the run has found of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from avrobust_core.attacks.running import AttackRun
-from avrobust_core.attacks.victim import Victim
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.loading import Selection, Skipped
 from avrobust_core.data.readings import FirstReading, checksums
 from avrobust_core.errors import RunError
 from avrobust_core.evaluation.predictions import PREDICTIONS, Predictions, from_parquet
-from avrobust_core.files import read_record
+from avrobust_core.files import read_json, read_record
 from avrobust_core.naming import first_of
-from avrobust_core.randomness import derive_seed
+from avrobust_core.report.export_jobs import Job, JobAttack, first_right, how_chosen, refuse_features
+from avrobust_core.study.fitting import fit_record
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation, plan, why_stale
 from avrobust_core.study.predicting import RECORD, Predicting
 from avrobust_core.study.process import Process
@@ -38,51 +40,7 @@ class Asked:
     ids: Sequence[str] | None = None
 
     def __str__(self) -> str:
-        if self.ids is not None:
-            return "by their ids"
-        return f"of each model the first {self.clips}, by a hash of their ids, that it classifies correctly"
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A cell with the clips and the attacks that are exported.
-
-    Attributes:
-        cell: as planned.
-        victim: its model.
-        selection: the clips, in the data set's order.
-        clean: the run's predictions on clean clips.
-        attacks: each with what is to be carried out again.
-    """
-
-    cell: PlannedCell
-    victim: Victim
-    selection: Selection
-    clean: Predictions
-    attacks: Sequence[tuple[PlannedEvaluation, AttackRun]]
-
-    @property
-    def correct(self) -> list[bool]:
-        """For each of the clips, whether the run has it classified correctly when it is clean."""
-        known = dict(zip(self.clean.ids, self.clean.correct.tolist(), strict=True))
-        return [known[clip_id] for clip_id in self.selection.ids]
-
-    def batches(self, process: Process, label: str) -> Iterator[Batch]:
-        """The clips as the run read them, on the CPU.
-
-        Raises:
-            DataError: if one is another by now.
-            RunError: if one can no longer be read.
-        """
-        first = FirstReading(self.clean.ids, self.clean.checksums)
-        size = process.spec.engine.batch_size
-        chunks = self.selection.chunks(size)
-        read = process.read(self.selection.split, chunks, Skipped(process.dataset))
-        for start, batch in zip(range(0, len(self.selection), size), read, strict=True):
-            ids = self.selection.ids[start : start + size]
-            first.compare(ids, () if batch is None else batch.ids, {} if batch is None else checksums(batch), label)
-            assert batch is not None  # else the comparison would have failed
-            yield batch
+        return how_chosen(self.clips, self.ids)
 
 
 def jobs_of(process: Process, asked: Asked, root: Path) -> list[Job]:
@@ -115,20 +73,63 @@ def jobs_of(process: Process, asked: Asked, root: Path) -> list[Job]:
                 else f"it is not fitted here: {why_stale(cell, root)}"
             )
             raise RunError(f"{cell.label} of {root} cannot be exported ({why}); carry the run out first")
-        runs = predicting.runs(cell)
-        attacks = [
-            (each, _at_full_radius(runs[key]))
-            for each in cell.evaluations
-            if each.direction is None and (key := (str(each.attack), str(each.threat))) in runs
-            if asked.attacks is None or not {str(each.attack), each.label}.isdisjoint(asked.attacks)
-        ]
-        for evaluation, run in attacks:
-            _refuse_features(evaluation, run)
-        victim = process.victim(cell, spec.engine.attack_precision)
-        jobs.append(Job(cell, victim, _selection(process, cell, clean, asked), clean, attacks))
+        runs, rates = predicting.runs(cell), _rates(cell)
+        attacks = []
+        for each in cell.evaluations:
+            names = (str(each.attack), str(each.threat))
+            asked_for = asked.attacks is None or not {names[0], each.label}.isdisjoint(asked.attacks)
+            if each.direction is None and names in runs and asked_for:
+                refuse_features(each.label, runs[names].threat)
+                kept = stored(cell, each)
+                success = None if kept is None else dict(zip(kept.ids, kept.success.tolist(), strict=True))
+                rate = rates.get(names[0], {}).get(names[1])
+                attacks.append(JobAttack(*names, _at_full_radius(runs[names]), success, rate))
+        victim, selection = process.victim(cell, spec.engine.attack_precision), _selection(process, cell, clean, asked)
+        right = dict(zip(clean.ids, clean.correct.tolist(), strict=True))
+        first = FirstReading(clean.ids, clean.checksums)
+        jobs.append(
+            Job(
+                label=cell.label,
+                names=cell.names,
+                victim=victim,
+                ids=selection.ids,
+                correct=[right[clip_id] for clip_id in selection.ids],
+                attacks=attacks,
+                batches=partial(_batches, process, selection, first),
+                ready=partial(predicting.ready, victim, first=first),
+            )
+        )
     if not any(job.attacks for job in jobs):
         raise RunError("no attack that is asked for touches what these models read: name others with --attacks")
     return jobs
+
+
+def _batches(process: Process, selection: Selection, first: FirstReading, label: str) -> Iterator[Batch]:
+    """Clips as the run read them, on the CPU.
+
+    Raises:
+        DataError: if one is another by now.
+        RunError: if one can no longer be read.
+    """
+    size = process.spec.engine.batch_size
+    read = process.read(selection.split, selection.chunks(size), Skipped(process.dataset))
+    for start, batch in zip(range(0, len(selection), size), read, strict=True):
+        ids = selection.ids[start : start + size]
+        first.compare(ids, () if batch is None else batch.ids, {} if batch is None else checksums(batch), label)
+        assert batch is not None  # else the comparison would have failed
+        yield batch
+
+
+def _rates(cell: PlannedCell) -> Mapping[str, Mapping[str, Any]]:
+    """The success rates that the run has found over all its clips, by attack and threat; none where it is not done."""
+    path = cell.folder / "result.json"
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    rates = found.get("attack_success_rate") if isinstance(found, dict) else None
+    if not isinstance(rates, dict):
+        raise RunError(f"{path}: is no result of a cell; run the study again to have it written anew")
+    return rates
 
 
 def stored(cell: PlannedCell, evaluation: PlannedEvaluation) -> Predictions | None:
@@ -139,7 +140,7 @@ def stored(cell: PlannedCell, evaluation: PlannedEvaluation) -> Predictions | No
     """
     if not evaluation.done:
         return None
-    fit = read_record(cell.folder / "fit.json", check=[WEIGHTS])
+    fit = fit_record(cell)
     record = read_record(evaluation.folder / RECORD)
     if record["weights"] != fit["files"][WEIGHTS]:
         return None
@@ -164,8 +165,7 @@ def _selection(process: Process, cell: PlannedCell, clean: Predictions, asked: A
             raise RunError(f"the run has not evaluated {cell.label} on clip {first_of(unknown)}{near}")
         chosen = set(asked.ids)
     else:
-        right = [name for name, correct in zip(clean.ids, clean.correct, strict=True) if correct]
-        chosen = set(sorted(right, key=lambda name: derive_seed("evaluation", name))[: asked.clips])
+        chosen = first_right(clean, asked.clips)
         if not chosen:
             raise RunError(f"{cell.label} classifies no clip correctly: name clips with --ids, or other --cells")
     return process.selection.where(name in chosen for name in process.selection.ids)
@@ -174,12 +174,3 @@ def _selection(process: Process, cell: PlannedCell, clean: Predictions, asked: A
 def _at_full_radius(run: AttackRun) -> AttackRun:
     """The run without the budgets beyond factor 1, which change nothing at factor 1; a minimal attack needs them."""
     return run if run.attack.minimal else replace(run, factors=tuple(each for each in run.factors if each <= 1))
-
-
-def _refuse_features(evaluation: PlannedEvaluation, run: AttackRun) -> None:
-    features = [name for name, budget in run.threat.items() if budget.space != "input"]
-    if features:
-        raise RunError(
-            f"{evaluation.label} attacks features of {first_of(features)}, which no media file holds: name other "
-            "attacks with --attacks"
-        )

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from avrobust_core.data.dataset import Dataset
 from avrobust_core.errors import RunError
 from avrobust_core.files import write_json, write_text
+from avrobust_core.report.export_jobs import Origin
 from avrobust_core.report.media_files import Form
 from avrobust_core.spec.yaml_writer import write_yaml
 
@@ -58,15 +58,13 @@ class Written:
     Attributes:
         folder: that they are written into.
         form: of the clips.
-        dataset: the study's.
-        split: that the clips are of.
+        origin: of the clips.
         rows: of the manifest.
     """
 
     folder: Path
     form: Form
-    dataset: Dataset
-    split: str
+    origin: Origin
     rows: list[Row] = field(default_factory=list)
 
     @property
@@ -76,7 +74,7 @@ class Written:
         Raises:
             RunError: if the classes' names leave none.
         """
-        free = [mark for mark in _SEPARATORS if not any(mark in name for name in self.dataset.classes)]
+        free = [mark for mark in _SEPARATORS if not any(mark in name for name in self.origin.classes)]
         if not free:
             raise RunError(
                 f"the classes' names hold every one of {_SEPARATORS}, so that nothing can stand between them"
@@ -85,7 +83,7 @@ class Written:
 
     def write_manifest(self) -> None:
         """Write the manifest: a row per clip, in the order of `rows`."""
-        several = self.dataset.task == "multi-label"
+        several = self.origin.task == "multi-label"
         columns = dict.fromkeys(name for row in self.rows for name in row.found)
         text = io.StringIO()
         out = csv.writer(text, lineterminator="\n")
@@ -93,25 +91,25 @@ class Written:
         out.writerow((*head, "attack", "threat", "wav", "png", *columns))
         for row in self.rows:
             labels = self.separator.join(row.labels)
-            first = (row.files["path"], labels, self.split, row.id, row.group, row.source, row.version, row.cell)
+            first = (row.files["path"], labels, self.origin.split, row.id, row.group, row.source, row.version, row.cell)
             rest = (row.attack, row.threat, row.files["wav"], row.files["png"])
             out.writerow((*first, *rest, *(row.found.get(name, "") for name in columns)))
         write_text(self.folder / MANIFEST, text.getvalue())
 
     def settings(self, folder: Path) -> dict[str, Any]:
         """The configuration of `clips` that reads the manifest in this folder."""
-        settings = {"manifest": str(folder / MANIFEST), **self.form.settings(), "classes": list(self.dataset.classes)}
-        if self.dataset.task == "multi-label":
+        settings = {"manifest": str(folder / MANIFEST), **self.form.settings(), "classes": list(self.origin.classes)}
+        if self.origin.task == "multi-label":
             settings["separator"] = self.separator
-        if self.split not in ("train", "val", "test"):
-            settings["splits"] = [self.split]
+        if self.origin.split not in ("train", "val", "test"):
+            settings["splits"] = [self.origin.split]
         return settings
 
     def write_rest(self, folder: Path, findings: Mapping[str, Any]) -> None:
         """Write the spec's part for a manifest in this folder, where the files will be, and what was found."""
         text = write_yaml({"data": {"use": "clips", "with": self.settings(folder)}})
-        if self.split != "test":
-            text += write_yaml({"evaluation": {"split": self.split}})
+        if self.origin.split != "test":
+            text += write_yaml({"evaluation": {"split": self.origin.split}})
         write_text(self.folder / DATA, text)
         write_json(self.folder / FINDINGS, findings)
 

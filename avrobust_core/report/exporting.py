@@ -1,23 +1,22 @@
 """Attacked clips of a run as media files, beside the clean ones, and what they are still worth once saved."""
 
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from avrobust_core.attacks.running import AttackRun, attack_batch
+from avrobust_core.attacks.running import attack_batch
 from avrobust_core.data.batches import Batch, Clip
-from avrobust_core.data.readings import FirstReading, checksums
+from avrobust_core.data.readings import checksums
 from avrobust_core.errors import RunError
 from avrobust_core.evaluation.outcomes import Intervals, groups_by_clip
-from avrobust_core.files import TEMPORARY, read_json
+from avrobust_core.files import whole_folder
 from avrobust_core.notes import collected
 from avrobust_core.registry.registry import Registry
-from avrobust_core.report.export_choice import Asked, Job, jobs_of, stored
+from avrobust_core.report.export_choice import Asked, jobs_of
+from avrobust_core.report.export_jobs import Job, JobAttack, Origin, refuse_taken
 from avrobust_core.report.exported import FileNames, Row, Written
 from avrobust_core.report.media_files import Form, Writer
 from avrobust_core.report.saved_clips import Measuring, SavedClips
@@ -25,8 +24,6 @@ from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study.building import Builder
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.devices import fabric_of
-from avrobust_core.study.plan import PlannedEvaluation
-from avrobust_core.study.predicting import Predicting
 from avrobust_core.study.process import Process
 
 EXPORT_FORMAT = 1
@@ -65,8 +62,7 @@ def export(
             are nothing that media files hold, or a file without loss is not read back as it was written.
         DataError: if a clip is not what it was in the run.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} is there already, and not empty: choose another --out, or delete it")
+    refuse_taken(out)
     engine, monitor = loaded.spec.engine, Monitor(silent=silent)
     devices = engine.devices[:1] if isinstance(engine.devices, list) else 1
     fabric = fabric_of(engine.model_copy(update={"devices": devices}))
@@ -76,25 +72,55 @@ def export(
         with process.loader:
             writer = writer_of(Form.of(process.dataset.media))
             jobs = jobs_of(process, asked, root)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f"{TEMPORARY}{out.name}."))
-            try:
-                folder.chmod(0o755)
-                exporting = _Exporting(
-                    process, writer, Written(folder, writer.form, process.dataset, jobs[0].selection.split)
-                )
-                findings = {
-                    "format": EXPORT_FORMAT,
-                    "run": str(root),
-                    "chosen": str(asked),
-                    "sound": str(writer.sound),
-                    "pictures": str(writer.pictures),
-                    **exporting.carry_out(jobs),
-                }
-                exporting.written.write_rest(out, findings)
-                folder.rename(out)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+            return write_export(out, _origin(process), jobs, writer, {"run": str(root), "chosen": str(asked)})
+
+
+def _origin(process: Process) -> Origin:
+    section, dataset = process.spec.evaluation, process.dataset
+    grouping = groups_by_clip(dataset, section.split)
+    return Origin(
+        media=dataset.media,
+        classes=dataset.classes,
+        task=dataset.task,
+        split=section.split,
+        intervals=Intervals(section.confidence, section.resamples, process.spec.seed, grouping),
+        registry=process.builder.registry,
+        device=process.device,
+        batch_size=process.spec.engine.batch_size,
+        say=process.monitor.say,
+    )
+
+
+def write_export(
+    out: Path, origin: Origin, jobs: Sequence[Job], writer: Writer, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Attack clips once more, write them as media files, read these back, and ask the models again.
+
+    The folder appears whole, or not at all.
+
+    Args:
+        out: the folder to make, new or empty.
+        origin: of the clips.
+        jobs: the models, clips and attacks.
+        writer: of the files.
+        about: what else export.json holds.
+
+    Returns:
+        What export.json holds, and `out`.
+
+    Raises:
+        RunError: if a file without loss is not read back as it was written.
+    """
+    with whole_folder(out) as folder:
+        exporting = _Exporting(origin, writer, Written(folder, writer.form, origin))
+        findings = {
+            "format": EXPORT_FORMAT,
+            **about,
+            "sound": str(writer.sound),
+            "pictures": str(writer.pictures),
+            **exporting.carry_out(jobs),
+        }
+        exporting.written.write_rest(out, findings)
     return findings | {"out": str(out)}
 
 
@@ -102,74 +128,65 @@ class _Exporting:
     """Writes clips, and has them measured.
 
     Args:
-        process: of the run.
+        origin: of the clips.
         writer: of the files.
         written: what is there of them.
     """
 
-    def __init__(self, process: Process, writer: Writer, written: Written) -> None:
-        section = process.spec.evaluation
-        self.process = process
+    def __init__(self, origin: Origin, writer: Writer, written: Written) -> None:
+        self.origin = origin
         self.writer = writer
         self.written = written
-        self.predicting = Predicting(process)
-        self.grouping = groups_by_clip(process.dataset, written.split)
-        self.intervals = Intervals(section.confidence, section.resamples, process.spec.seed, self.grouping)
         self.names = FileNames()
         self.clean: dict[str, Row] = {}
         self.expected: dict[str, dict[str, int]] = {}
 
-    def carry_out(self, jobs: list[Job]) -> dict[str, Any]:
-        """Write the clips of these cells, read them back, and sum up."""
-        attacked = [[self._attack(job, *each) for each in job.attacks] for job in jobs]
+    def carry_out(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        """Write the clips of these models, read them back, and sum up."""
+        attacked = [[self._attack(job, attack) for attack in job.attacks] for job in jobs]
         self.written.rows[:] = [*self.clean.values(), *(row for job in attacked for rows, _ in job for row in rows)]
         self.written.write_manifest()
-        saved = SavedClips(self.written, self.process.builder.registry, self.expected)
-        measuring = Measuring(self.process, saved, self.intervals)
+        saved = SavedClips(self.written, self.origin.registry, self.expected)
+        measuring = Measuring(self.origin, saved)
         cells = []
         for job, results in zip(jobs, attacked, strict=True):
-            headlines = _headlines(job)
-            self.process.monitor.say(f"{job.cell.label}: read back from the files")
-            entry: dict[str, Any] = {**job.cell.names, "clips": list(job.selection.ids), "attacks": []}
+            self.origin.say(f"{job.label}: read back from the files")
+            entry: dict[str, Any] = {**job.names, "clips": list(job.ids), "attacks": []}
             with job.victim.frozen():
-                entry["clean"] = measuring.clean(job, [self.clean[clip_id] for clip_id in job.selection.ids])
-                for (evaluation, run), (rows, before) in zip(job.attacks, results, strict=True):
-                    found = measuring.attacked(job, evaluation, run, rows, [each["success"] for each in before])
+                entry["clean"] = measuring.clean(job, [self.clean[clip_id] for clip_id in job.ids])
+                for attack, (rows, before) in zip(job.attacks, results, strict=True):
+                    found = measuring.attacked(job, attack, rows, [each["success"] for each in before])
                     for clip, known in zip(found["clips"], before, strict=True):
                         clip |= {"norm": known["norm"], "logits": known["logits"]}
-                    headline = headlines.get(str(evaluation.attack), {}).get(str(evaluation.threat))
                     entry["attacks"].append(
-                        found | {"success_rate_in_run": headline} | _otherwise(job, evaluation, before)
+                        found | {"success_rate_in_run": attack.rate} | _otherwise(job, attack, before)
                     )
             cells.append(entry)
         self.written.write_manifest()  # with what was found
-        about = {"split": self.written.split, "confidence": self.intervals.confidence}
-        return about | {"classes": list(self.process.dataset.classes), "cells": cells}
+        about = {"split": self.origin.split, "confidence": self.origin.intervals.confidence}
+        return about | {"classes": list(self.origin.classes), "cells": cells}
 
-    def _attack(
-        self, job: Job, evaluation: PlannedEvaluation, run: AttackRun
-    ) -> tuple[list[Row], list[dict[str, Any]]]:
-        """Attack a cell's clips and write them, and the clean ones that are not there yet.
+    def _attack(self, job: Job, attack: JobAttack) -> tuple[list[Row], list[dict[str, Any]]]:
+        """Attack a model's clips and write them, and the clean ones that are not there yet.
 
         Returns:
             A row for each clip; and `success`, `norm` and `logits` of each before it was saved.
         """
-        label = f"{job.cell.label}: {evaluation.label}"
-        self.process.monitor.say(f"{label}: {len(job.selection)} clips attacked again")
+        label = f"{job.label}: {attack.label}"
+        self.origin.say(f"{label}: {len(job.ids)} clips attacked again")
         rows: list[Row] = []
         before: list[dict[str, Any]] = []
         with job.victim.frozen():
-            run = self.predicting.ready(job.victim, run, FirstReading(job.clean.ids, job.clean.checksums))
-            for batch in job.batches(self.process, label):
-                found = attack_batch(job.victim, batch.to(self.process.device), run)
+            run = job.ready(attack.run)
+            for batch in job.batches(label):
+                found = attack_batch(job.victim, batch.to(self.origin.device), run)
                 after = replace(batch, inputs={**batch.inputs, **{k: x.cpu() for k, x in found.inputs.items()}})
                 norms = {name: each.tolist() for name, each in found.norms.items()}
                 logits, success = found.logits.tolist(), found.success.tolist()
                 for i, clip_id in enumerate(batch.ids):
                     if clip_id not in self.clean:
                         self.clean[clip_id] = self._row(batch, i, ("clean",))
-                    where = (job.cell.label, str(evaluation.attack), str(evaluation.threat))
-                    rows.append(self._row(after, i, where))
+                    rows.append(self._row(after, i, (job.label, attack.attack, attack.threat)))
                     norm = {name: each[i] for name, each in norms.items()}
                     before.append({"success": success[i], "norm": norm, "logits": logits[i]})
         return rows, before
@@ -182,7 +199,7 @@ class _Exporting:
             raise RunError(f"clip {clip.id!r} cannot be exported, for it has no {lacking[0]}; name others with --ids")
         place, _, name = self.names.of((*where, clip.id)).rpartition("/")
         files = self.writer.write(clip.inputs, self.written.folder / place, name)
-        form, writer, dataset = self.writer.form, self.writer, self.process.dataset
+        form, writer = self.writer.form, self.writer
         kept = checksums(Batch.stack([Clip(clip.id, form.kept(clip.inputs, writer.sound), clip.target)]))
         exact = {form.sound: writer.sound.lossless, form.pictures: writer.pictures.lossless}
         row_id = f"{place}/{name}"
@@ -192,8 +209,8 @@ class _Exporting:
         return Row(
             id=row_id,
             source=clip.id,
-            labels=[dataset.classes[label] for label in own],
-            group=self.grouping.get(clip.id, clip.id),
+            labels=[self.origin.classes[label] for label in own],
+            group=self.origin.intervals.grouping.get(clip.id, clip.id),
             files={kind: f"{place}/{file}" if file else "" for kind, file in files.items()},
             version="attacked" if attack else "clean",
             cell=cell,
@@ -202,18 +219,9 @@ class _Exporting:
         )
 
 
-def _headlines(job: Job) -> dict[str, Any]:
-    """The success rates that the run has found over all its clips, by attack and threat; none where it is not done."""
-    path = job.cell.folder / "result.json"
-    found: dict[str, Any] = read_json(path).get("attack_success_rate", {}) if path.exists() else {}
-    return found
-
-
-def _otherwise(job: Job, evaluation: PlannedEvaluation, before: list[dict[str, Any]]) -> dict[str, Any]:
-    """How many clips the attack, carried out again, left otherwise than in the run; None where that is not known."""
-    kept = stored(job.cell, evaluation)
-    if kept is None:
+def _otherwise(job: Job, attack: JobAttack, before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many clips the attack, carried out again, left otherwise than before; None where that is not known."""
+    if attack.success is None:
         return {"otherwise_than_in_run": None}
-    known = dict(zip(kept.ids, kept.success.tolist(), strict=True))
-    pairs = zip(job.selection.ids, before, strict=True)
-    return {"otherwise_than_in_run": sum(known.get(clip_id) != each["success"] for clip_id, each in pairs)}
+    pairs = zip(job.ids, before, strict=True)
+    return {"otherwise_than_in_run": sum(attack.success.get(clip_id) != each["success"] for clip_id, each in pairs)}

@@ -1,5 +1,6 @@
 """Clips as media files: lossless, or coded at a given rate, written with PyAV (FFmpeg)."""
 
+import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.data.grids import grid_of
 from avrobust_core.data.media import MediaSpec
 from avrobust_core.errors import RunError
+from avrobust_core.files import write_atomically
 
 SOUND: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {"pcm16": ("pcm_s16le",), "float32": ("pcm_f32le",), "aac": ("aac",), "opus": ("libopus",)}
@@ -114,7 +116,10 @@ class Form:
             heard = len(spec.shape) == 2 and spec.shape[0] == 1 and spec.bounds == (-1, 1)
             seen = len(spec.shape) == 4 and spec.shape[0] == 3 and spec.shape[2] == spec.shape[3]
             kind = "sound" if heard else "pictures" if seen and spec.bounds == (0, 1) else None
-            if kind is None or spec.rate is None or kind in found:
+            if kind is not None and spec.rate is None:
+                per_second = "samples" if heard else "pictures"
+                raise RunError(f"{name} cannot be exported: its {per_second} per second are unknown; state its `rate`")
+            if kind is None or kind in found:
                 raise RunError(
                     f"{name} cannot be exported: its clips are {spec.kind} of shape {spec.shape} in {spec.bounds}, and "
                     "a media file here holds one channel of sound in (-1, 1) and square pictures (3, T, H, H) in (0, 1)"
@@ -218,7 +223,8 @@ class Writer:
     def _whole(self, path: Path, heard: Tensor | None, seen: NDArray[np.uint8] | None) -> None:
         kind = "wav" if path.suffix == ".wav" else "matroska"
         same = {"fflags": "+bitexact"}  # no version and no random number: the same clip gives the same bytes
-        with av.open(str(path), "w", format=kind, container_options=same) as container:
+        content = io.BytesIO()  # FFmpeg itself passes over a full disk without a word
+        with av.open(content, "w", format=kind, container_options=same) as container:
             pictures = None if seen is None else self._picture_stream(container)
             sound = None if heard is None else self._sound_stream(container)
             if seen is not None and pictures is not None:
@@ -227,6 +233,7 @@ class Writer:
             if heard is not None and sound is not None:
                 for packet in self._sound_packets(sound, heard):
                     container.mux(packet)
+        write_atomically(path, lambda file: file.write(content.getbuffer()))
 
     def _picture_stream(self, container: Any) -> Any:
         form, per_second = self.form, self.form.frames / self.form.seconds

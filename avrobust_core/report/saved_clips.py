@@ -7,20 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from avrobust_core.attacks.running import AttackRun
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.grids import GRID_TOLERANCE
 from avrobust_core.data.readings import checksums
 from avrobust_core.errors import AvrobustWarning, ClipError, ComponentError, DataError, RunError
-from avrobust_core.evaluation.outcomes import Intervals
 from avrobust_core.models.objectives import margin
 from avrobust_core.registry.choices import configure
 from avrobust_core.registry.registry import Registry
-from avrobust_core.report.export_choice import Job
+from avrobust_core.report.export_jobs import Job, JobAttack, Origin
 from avrobust_core.report.exported import Row, Written
-from avrobust_core.study.plan import PlannedEvaluation
-from avrobust_core.study.process import Process
 
 READER = "clips"
 """The data set that reads the files."""
@@ -46,8 +42,8 @@ class SavedClips:
                 self._dataset: Dataset = configure(registry, "dataset", READER, settings).build()
         except (ComponentError, DataError) as error:
             raise RunError(f"the data set `{READER}` cannot read such clips back: {error}") from error
-        self._split = written.split
-        self._index = {clip_id: i for i, clip_id in enumerate(self._dataset.ids(written.split))}
+        self._split = written.origin.split
+        self._index = {clip_id: i for i, clip_id in enumerate(self._dataset.ids(self._split))}
         self._expected = expected
 
     def read(self, rows: Sequence[Row]) -> Batch:
@@ -72,15 +68,13 @@ class Measuring:
     """Asks models about clips that were read back.
 
     Args:
-        process: of the run.
+        origin: of the clips.
         saved: the clips.
-        intervals: of shares of clips.
     """
 
-    def __init__(self, process: Process, saved: SavedClips, intervals: Intervals) -> None:
-        self.process = process
+    def __init__(self, origin: Origin, saved: SavedClips) -> None:
+        self.origin = origin
         self.saved = saved
-        self.intervals = intervals
 
     def clean(self, job: Job, rows: Sequence[Row]) -> dict[str, Any]:
         """What a model makes of its clean clips once saved."""
@@ -93,9 +87,7 @@ class Measuring:
             "logits_saved": logits.tolist(),
         }
 
-    def attacked(
-        self, job: Job, evaluation: PlannedEvaluation, run: AttackRun, rows: Sequence[Row], success: Sequence[bool]
-    ) -> dict[str, Any]:
+    def attacked(self, job: Job, attack: JobAttack, rows: Sequence[Row], success: Sequence[bool]) -> dict[str, Any]:
         """What an attack is worth once its clips are saved; clip by clip it is also noted in the manifest's rows.
 
         A clip counts as fooled as the study has it: it is classified correctly when clean, and no longer after the
@@ -104,8 +96,7 @@ class Measuring:
 
         Args:
             job: the cell and its clips.
-            evaluation: the attack as planned.
-            run: the attack as carried out.
+            attack: that was carried out.
             rows: of the clips, in order.
             success: of the attack before saving, clip by clip.
         """
@@ -113,9 +104,9 @@ class Measuring:
         reached: list[bool] = []
         beyond: list[bool] = []
         details: list[dict[str, Any]] = []
-        label = f"{job.cell.label}: {evaluation.label}, saved"
-        for clean, part in zip(job.batches(self.process, label), self._parts(batch), strict=True):
-            bound = job.victim.bind(clean.to(self.process.device), run.threat, run.goal)
+        run, label = attack.run, f"{job.label}: {attack.label}, saved"
+        for clean, part in zip(job.batches(label), self._parts(batch), strict=True):
+            bound = job.victim.bind(clean.to(self.origin.device), run.threat, run.goal)
             logits = job.victim.logits(part.inputs)
             norms = {name: ball.measure(part.inputs[name]) for name, ball in bound.balls.items()}
             radii = {name: ball.radius for name, ball in bound.balls.items()}
@@ -136,8 +127,8 @@ class Measuring:
             row.found |= {name: int(value) for name, value in told.items()} | norms_saved
             clips.append({"id": row.source, "path": row.files["path"], **told, **details[i]})
         return {
-            "attack": evaluation.attack,
-            "threat": evaluation.threat,
+            "attack": attack.attack,
+            "threat": attack.threat,
             "fooled": self._share(job, fooled),
             "fooled_saved": self._share(job, still),
             "still_fooled": self._share(job, still, fooled),
@@ -146,13 +137,12 @@ class Measuring:
         }
 
     def _parts(self, batch: Batch) -> list[Batch]:
-        size = self.process.spec.engine.batch_size
-        return [part.to(self.process.device) for part in _split(batch, size)]
+        return [part.to(self.origin.device) for part in _split(batch, self.origin.batch_size)]
 
     def _share(self, job: Job, flags: Any, among: Any = None) -> dict[str, Any]:
         """A share of a job's clips, with its interval and the counts that it is of."""
         among = np.ones(len(flags), dtype=bool) if among is None else among
-        intervals = self.intervals.over(job.selection.ids)
+        intervals = self.origin.intervals.over(job.ids)
         found = intervals.share(np.asarray(flags), np.asarray(among)).to_json()
         return found | {"count": int(np.sum(np.asarray(flags)[among])), "of": int(np.sum(among))}
 

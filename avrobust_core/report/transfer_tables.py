@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from avrobust_core.evaluation.wording import MOST_COLUMNS, interval, percent
+from avrobust_core.naming import first_of
 from avrobust_core.report.comparison_tables import table_of
 from avrobust_core.report.tables import results_console
 
@@ -39,6 +40,11 @@ def print_transfer(found: Mapping[str, Any]) -> None:
         console.print(f"{failure['source']} failed: {failure['message']}", style="red", soft_wrap=True)
     for label in found["left_out"]:
         console.print(f"left out, since it is not fitted: {label}")
+    if found["reused"]:
+        console.print(f"{found['reused']} of the sources as an earlier call has left them")
+    for entry in found["made_otherwise"]:
+        made = f"{first_of(entry['records'])}: made with other versions: {first_of(entry['differences'], '; ')}"
+        console.print(made, soft_wrap=True)
 
 
 def _rate(each: Mapping[str, Any] | None) -> str:

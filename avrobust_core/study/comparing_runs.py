@@ -214,5 +214,5 @@ def _versions(run: FinishedRun) -> dict[str, Any]:
                 if name != "components":
                     records.setdefault(name, set()).add(version)
     made_with = {name: ", ".join(sorted(versions)) for name, versions in records.items()}
-    whole = {name: value for name, value in run.lock.items() if name != "cells"}
+    whole = {name: value for name, value in run.lock.items() if name not in ("cells", "resolved")}
     return {**whole, "components": run.components, "made_with": made_with}

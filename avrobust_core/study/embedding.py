@@ -1,5 +1,6 @@
 """Embeddings of one model on the clips of a split, one memory-mapped file per layer."""
 
+import math
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from avrobust_core.data.batches import Batch
 from avrobust_core.data.loading import Selection
 from avrobust_core.evaluation import shards
 from avrobust_core.evaluation.shards import from_column
-from avrobust_core.files import read_record, write_atomically, write_record
+from avrobust_core.files import read_record, reserve, write_atomically, write_record
 from avrobust_core.metrics.latents import Latents, LayerKind
 from avrobust_core.metrics.probe import layers_of
 from avrobust_core.models.answers import refuse_non_finite
@@ -146,6 +147,7 @@ def _gather(file: BinaryIO, name: str, paths: Collection[Path], rows: NDArray[np
             header = {"descr": np.lib.format.dtype_to_descr(part.dtype), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_2_0(file, header)
             file.flush()
+            reserve(file, file.tell() + math.prod(shape) * part.dtype.itemsize)
             target = np.memmap(file, dtype=part.dtype, mode="r+", offset=file.tell(), shape=shape)
         target[rows[first : first + len(part)]] = part
         first += len(part)

@@ -12,7 +12,7 @@ from avrobust_core.errors import RunError
 from avrobust_core.evaluation.predictions import PREDICTIONS
 from avrobust_core.evaluation.samples import SAMPLES
 from avrobust_core.evaluation.shards import CHECKSUM, columns_named
-from avrobust_core.files import file_hash, read_json, read_record
+from avrobust_core.files import file_hash, read_json, read_record, refuse_changed
 from avrobust_core.spec.nodes import plain
 from avrobust_core.spec.problems import SpecError, in_order
 from avrobust_core.spec.tree import read_tree
@@ -157,6 +157,7 @@ class _Reading:
 
 
 def _spec_of(folder: Path) -> Json:
+    refuse_changed(folder)
     reading = read_tree(folder / "resolved.yaml")
     if reading.problems or reading.root is None:
         raise SpecError(in_order(reading.problems, reading.sources))

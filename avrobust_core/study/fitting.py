@@ -29,10 +29,7 @@ def fitted(process: Process, cell: PlannedCell, builder: Builder, root: Path, la
         RunError: if the record of an earlier fit, or its weights, are damaged.
     """
     if cell.fitted:
-        try:
-            record = read_record(cell.folder / "fit.json", check=[WEIGHTS])
-        except RunError as error:
-            raise RunError(f"{error}. Put back a copy, or delete {cell.folder} to fit this model again") from error
+        record = fit_record(cell)
     else:
         process.fresh = True
         process.monitor.say(f"{label}: fitting ({why_stale(cell, root)})")
@@ -54,3 +51,15 @@ def fitted(process: Process, cell: PlannedCell, builder: Builder, root: Path, la
             ).run()
     process.skipped.merge(record)
     return record
+
+
+def fit_record(cell: PlannedCell) -> dict[str, Any]:
+    """The record of a cell that is fitted, once it and the weights were found to be as they were written.
+
+    Raises:
+        RunError: if they are not; says what to do.
+    """
+    try:
+        return read_record(cell.folder / "fit.json", check=[WEIGHTS])
+    except RunError as error:
+        raise RunError(f"{error}. Put back a copy, or delete {cell.folder} to fit this model again") from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from avrobust_core.attacks.running import refuse_norms
 from avrobust_core.evaluation.outcomes import Intervals, groups_by_clip
-from avrobust_core.files import exclusive, remove_leftovers, write_text
+from avrobust_core.files import exclusive, file_hash, remove_leftovers, write_text
 from avrobust_core.notes import collected
 from avrobust_core.randomness import derive_seed
 from avrobust_core.registry.registry import Registry
@@ -153,7 +153,8 @@ class _Run:
                 | {"made_with": records_of(cell)}
                 for cell in cells
             ]
-            self.problems.write(self.root / "lock.json", {**locked, "cells": told})
+            resolved = file_hash(self.root / "resolved.yaml")
+            self.problems.write(self.root / "lock.json", {**locked, "resolved": resolved, "cells": told})
 
     def _across_cells(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Results over several cells; if one of these steps fails, the cells' own results stand."""

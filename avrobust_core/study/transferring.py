@@ -1,13 +1,13 @@
 """Transfer: clips attacked on one network of a finished run, and on the mean of others, tried on all its networks."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -21,20 +21,30 @@ from avrobust_core.errors import RunError
 from avrobust_core.evaluation import shards
 from avrobust_core.evaluation.failures import Failure, recorded
 from avrobust_core.evaluation.outcomes import Intervals, groups_by_clip
+from avrobust_core.files import exclusive
 from avrobust_core.models.objectives import correct
 from avrobust_core.randomness import derive_seed
+from avrobust_core.registry.choices import Configured
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.spec.model import EngineSection, Spec
 from avrobust_core.study.building import Builder
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.devices import fabric_of
-from avrobust_core.study.plan import plan
+from avrobust_core.study.fitting import fit_record
+from avrobust_core.study.keeping import kept_table
+from avrobust_core.study.plan import PlannedCell, plan
 from avrobust_core.study.predicting import Predicting
 from avrobust_core.study.process import Process
+from avrobust_core.study.provenance import made_today, otherwise
+from avrobust_core.threats.budgets import ThreatModel
+from avrobust_core.training.fit import WEIGHTS
 
 FORMAT = 1
 """The version of what `transfer` returns."""
+
+KEPT = "transfers"
+"""The folder in a run's in which it is kept what clips that were attacked on one network do on the others."""
 
 _RIGHT = "right/"
 """The prefix of the columns that say which clips a network gets right."""
@@ -47,14 +57,19 @@ class _Source:
     Attributes:
         label: of the network; for several, of the one that is left out of them.
         victim: the network, or the mean of several.
-        modalities: those that it reads.
-        members: the networks of a mean, by label; none of a single one.
+        cells: of these networks.
+        mean: True if it is the mean of several.
     """
 
     label: str
     victim: Victim
-    modalities: tuple[str, ...]
-    members: tuple[str, ...] = ()
+    cells: tuple[PlannedCell, ...]
+    mean: bool = False
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that it reads."""
+        return tuple(sorted({name for cell in self.cells for name in cell.modalities}))
 
 
 class _Mean(nn.Module):
@@ -73,11 +88,15 @@ def transfer(
     registry: Registry,
     root: Path,
     *,
+    out: Path | None = None,
     attack: str | None = None,
     threat: str | None = None,
     silent: bool = False,
 ) -> dict[str, Any]:
     """Attack the clips that are evaluated on each fitted network of a run, and try them on all, as JSON data.
+
+    What is found of each source is kept, and taken again by a later call that asks the same of the same weights and
+    clips; a call that was killed goes on where it stopped.
 
     A clip that fooled its source is tried as it did so; any other as the search left it. `broken` is the share, of the
     clips that the target gets right clean, that it gets wrong then: on the diagonal the white-box rate. A source reads
@@ -87,26 +106,33 @@ def transfer(
     Args:
         loaded: the run's resolved spec, with the attack.
         registry: that it was loaded with.
-        root: the run's folder, of which nothing is changed.
+        root: the run's folder, of which nothing else is changed.
+        out: the folder to keep it in; by default `transfers` in the run's.
         attack: its name in the spec; by default the first.
         threat: likewise; by default, of the attack's threats, the first that names most modalities.
         silent: show no progress.
 
     Returns:
         `cells` (`label`, ..., `clean_accuracy`), `matrix` (`source`, `target`, `broken`, and `untouched` where the
-        target reads nothing that was moved), `ensembles` (the same with `sources`), `failures` by source.
+        target reads nothing that was moved), `ensembles` (the same with `sources`), `failures` by source, `reused` (how
+        many sources an earlier call had done), `made_otherwise` (of those, what was made with other versions).
 
     Raises:
-        RunError: if there is no such attack or threat, no network is fitted, or the threat is one in features.
+        RunError: if there is no such attack or threat, no network is fitted or one is damaged, the threat is one in
+            features, or another process works in `out`.
         ComponentError: if the attack does not support a norm of the threat.
+        OSError: if `out` cannot be written to.
     """
     spec = loaded.spec
     attack, threat = _chosen(spec, attack, threat)
     monitor = Monitor(silent=silent)
     process = Process(fabric_of(_one_device(spec.engine)), Builder(loaded.spec, registry), monitor)
     refuse_norms(attack, process.attacks[attack], threat, spec.threats[threat])
+    place = root / KEPT if out is None else out
     with process.loader:
-        return _Transfer(process, root, attack, threat).carry_out()
+        transferring = _Transfer(process, root, place, attack, threat)
+        with exclusive(place):
+            return transferring.carry_out()
 
 
 def _chosen(spec: Spec, attack: str | None, threat: str | None) -> tuple[str, str]:
@@ -140,8 +166,9 @@ def _one_device(engine: EngineSection) -> EngineSection:
 class _Transfer:
     """One attack under one threat, on each network of a run."""
 
-    def __init__(self, process: Process, root: Path, attack: str, threat: str) -> None:
+    def __init__(self, process: Process, root: Path, place: Path, attack: str, threat: str) -> None:
         self.process = process
+        self.place = place
         self.attack, self.threat = attack, threat
         planned = plan(process.builder, process.dataset, root)
         self.cells = [cell for cell in planned if cell.fitted]
@@ -151,15 +178,16 @@ class _Transfer:
                 f"{root}` says why"
             )
         self.left_out = [cell.label for cell in planned if not cell.fitted]
+        self.weights = {cell.id: str(fit_record(cell)["files"][WEIGHTS]) for cell in self.cells}
         self.root = root
         precision = process.spec.engine.attack_precision
         self.victims = {cell.label: process.victim(cell, precision) for cell in self.cells}
         self.predicting = Predicting(process)
-        self.first: FirstReading | None = None
+        self.made_with: dict[str, Mapping[str, Any]] = {}  # by source, of what an earlier call had done
 
     def carry_out(self) -> dict[str, Any]:
-        clean, ids, checksums = self._right("clean", None)
-        self.first = FirstReading(ids, checksums)
+        clean, first = self._clean()
+        ids = first.ids
         section, spec = self.process.spec.evaluation, self.process.spec
         grouping = groups_by_clip(self.process.dataset, section.split)
         seed = derive_seed(spec.seed, "bootstrap")
@@ -167,12 +195,14 @@ class _Transfer:
         failures: list[Failure] = []
         found: dict[str, list[dict[str, Any]]] = {"matrix": [], "ensembles": []}
         for source in (*self._single(), *self._means()):
-            label = f"without {source.label}" if source.members else source.label
+            label = f"without {source.label}" if source.mean else source.label
             with recorded(lambda failure, label=label: failures.append({"source": label, **failure})):  # type: ignore[misc]
-                told = self._tried(source, clean, intervals)
-                found["ensembles" if source.members else "matrix"] += told
+                told = self._tried(source, clean, first, intervals)
+                found["ensembles" if source.mean else "matrix"] += told
         for failure in failures:
             self.process.monitor.say(f"{failure['source']} failed: {failure['message']}")
+        today = made_today(self.process.device.type, self._used())
+        earlier = [{"made_with": kept, "records": [label]} for label, kept in self.made_with.items()]
         return {
             "format": FORMAT,
             "run": str(self.root),
@@ -187,17 +217,22 @@ class _Transfer:
             "left_out": self.left_out,
             **found,
             "failures": failures,
+            "reused": len(self.made_with),
+            "made_otherwise": otherwise(earlier, today),
         }
+
+    def _used(self) -> list[Configured]:
+        return [self.process.builder.component(self.process.spec.attacks[self.attack])]
 
     def _single(self) -> Iterator[_Source]:
         for cell in self.cells:
-            yield _Source(cell.label, self.victims[cell.label], cell.modalities)
+            yield _Source(cell.label, self.victims[cell.label], (cell,))
 
     def _means(self) -> Iterator[_Source]:
         """For each network the mean of all others, where there are several others."""
         process = self.process
         for cell in self.cells if len(self.cells) > 2 else ():
-            others = [other for other in self.cells if other is not cell]
+            others = tuple(other for other in self.cells if other is not cell)
             victim = Victim(
                 _Mean(process.model(other) for other in others),
                 media=process.dataset.media,
@@ -206,61 +241,90 @@ class _Transfer:
                 samples=process.spec.evaluation.samples,
                 precision=process.spec.engine.attack_precision,
             )
-            modalities = tuple(sorted({name for other in others for name in other.modalities}))
-            yield _Source(cell.label, victim, modalities, tuple(other.label for other in others))
+            yield _Source(cell.label, victim, others, mean=True)
 
     def _tried(
-        self, source: _Source, clean: Mapping[str, NDArray[np.bool_]], intervals: Intervals
+        self,
+        source: _Source,
+        clean: Mapping[str, NDArray[np.bool_]],
+        first: FirstReading,
+        intervals: Intervals,
     ) -> list[dict[str, Any]]:
         """How the clips that were attacked on one source do in its targets."""
         threat = self.process.spec.threats[self.threat].restricted(source.modalities)
         if threat is None:  # it touches nothing that the source reads
             return []
-        run = AttackRun(self.attack, self.process.attacks[self.attack], threat, self.process.goal(self.attack))
-        label = f"{self.attack}/{self.threat} on {self._named(source)}"
-        kept, *_ = self._right(label, (source.victim, run))
+        kept = self._kept(source, threat, first)
         told = []
         for cell in self.cells:
-            if source.members and cell.label != source.label:
+            if source.mean and cell.label != source.label:
                 continue
-            broken = clean[cell.label] & ~kept[cell.label]
+            broken = clean[cell.label] & ~kept[cell.id]
             entry: dict[str, Any] = {
                 "target": cell.label,
                 "broken": intervals.share(broken, clean[cell.label]).to_json(),
             }
-            if source.members:
-                entry["sources"] = list(source.members)
+            if source.mean:
+                entry["sources"] = [other.label for other in source.cells]
             else:
                 entry["source"] = source.label
             told.append(entry | {"untouched": not set(threat.modalities) & set(cell.modalities)})
         return told
 
-    def _named(self, source: _Source) -> str:
-        return f"the mean of all but {source.label}" if source.members else source.label
-
-    def _right(
-        self, label: str, attacked: tuple[Victim, AttackRun] | None
-    ) -> tuple[dict[str, NDArray[np.bool_]], tuple[str, ...], dict[str, NDArray[Any]]]:
-        """Which clips each network gets right, clean or attacked: by label (N,); the clips; and their checksums."""
-        process = self.process
-        process.monitor.say(label)
-        task, run = process.dataset.task, None
-        if attacked is not None:
-            run = self.predicting.ready(*attacked, self.first)
+    def _clean(self) -> tuple[dict[str, NDArray[np.bool_]], FirstReading]:
+        """Which clean clips each network gets right, by label, each (N,); and what was read."""
+        process, task = self.process, self.process.dataset.task
+        process.monitor.say("clean")
 
         def work(batch: Batch) -> shards.Columns:
-            inputs = dict(batch.inputs)
-            if attacked is not None and run is not None:
-                inputs |= moved_by(attacked[0], batch, run)
-            found = {}
-            for name, victim in self.victims.items():
-                logits = victim.logits(inputs) if attacked else victim.clean_logits(batch)
-                found[_RIGHT + name] = correct(logits, batch.targets, task)
-            return found
+            logits = {cell.id: self.victims[cell.label].clean_logits(batch) for cell in self.cells}
+            return {_RIGHT + name: correct(each, batch.targets, task) for name, each in logits.items()}
 
-        frozen = nullcontext() if attacked is None else attacked[0].frozen()
-        with TemporaryDirectory() as folder, process.monitor.task(label), frozen:
-            process.in_shards(Path(folder), process.selection, work, label, self.first)
+        with TemporaryDirectory() as folder, process.monitor.task("clean"):
+            process.in_shards(Path(folder), process.selection, work, "clean")
             table = shards.collected(Path(folder), process.selection)
-        right: dict[str, NDArray[np.bool_]] = shards.columns_named(table, _RIGHT)
-        return right, tuple(table["id"].to_pylist()), shards.columns_named(table, shards.CHECKSUM)
+        right = _right(table)
+        first = FirstReading(table["id"].to_pylist(), shards.columns_named(table, shards.CHECKSUM))
+        return {cell.label: right[cell.id] for cell in self.cells}, first
+
+    def _kept(self, source: _Source, threat: ThreatModel, first: FirstReading) -> dict[str, NDArray[np.bool_]]:
+        """Which of the clips that were attacked on a source each network gets right: by cell, each (N,)."""
+        process, spec = self.process, self.process.spec
+        attack, entry, goal = process.attacks[self.attack], spec.attacks[self.attack], process.goal(self.attack)
+        label = f"{self.attack}/{self.threat} on {self._named(source)}"
+        run = AttackRun(self.attack, attack, threat, goal)
+
+        def fill(folder: Path) -> None:
+            process.monitor.say(label)
+            ready = self.predicting.ready(source.victim, run, first)
+
+            def work(batch: Batch) -> shards.Columns:
+                inputs = {**batch.inputs, **moved_by(source.victim, batch, ready)}
+                logits = {cell.id: self.victims[cell.label].logits(inputs) for cell in self.cells}
+                return {_RIGHT + name: correct(x, batch.targets, process.dataset.task) for name, x in logits.items()}
+
+            with process.monitor.task(label), source.victim.frozen():
+                process.in_shards(folder, process.selection, work, label, first)
+
+        identity = {
+            "sources": [[cell.id, self.weights[cell.id]] for cell in source.cells],
+            "targets": sorted(self.weights.items()),
+            "seed": source.victim.seed,
+            "attack": process.builder.component(entry).identity(),
+            "threat": threat.model_dump(mode="json"),
+            "goal": [entry.goal, entry.target],
+            "samples": spec.evaluation.samples,
+            "precision": spec.engine.attack_precision,
+            "clips": first.identity,
+        }
+        table, earlier = kept_table(process, self.place, identity, label, fill, self._used())
+        if earlier is not None:
+            self.made_with[label] = earlier["made_with"]
+        return _right(table)
+
+    def _named(self, source: _Source) -> str:
+        return f"the mean of all but {source.label}" if source.mean else source.label
+
+
+def _right(table: pa.Table) -> dict[str, NDArray[np.bool_]]:
+    return shards.columns_named(table, _RIGHT)

@@ -1,5 +1,6 @@
 """The perturbations of all training clips, kept from one epoch to the next: in files where a fit has a folder."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class Memory:
         head[:, 0] = np.array(epoch + 1, dtype=np.int32).view(np.float32)
         head[:, 1] = scale.cpu().numpy()
         slot = np.where(there, 1 - kept, 0)
+        _reserve(slots, rows)
         slots[rows, slot, HEAD:] = packed.cpu().numpy()
         slots[rows, slot, :HEAD] = head.view(np.uint8)
 
@@ -165,6 +167,23 @@ class Memory:
                 self._slots[name] = mine = self._grown(mine, (len(self._rows), *theirs.shape[1:]))
             later = _epochs(theirs).max(axis=1) > _epochs(mine[rows]).max(axis=1)
             mine[rows[later]] = theirs[later]
+
+
+def _reserve(slots: Bytes, rows: NDArray[Any]) -> None:
+    """Have the disk set aside these rows of slots in a file: on a full disk, writing into its map ends the process.
+
+    Raises:
+        OSError: if there is no room on the disk; names the file.
+    """
+    if not isinstance(slots, np.memmap) or not hasattr(os, "posix_fallocate"):
+        return
+    size, path = slots.strides[0], str(slots.filename)
+    try:
+        with open(path, "rb+") as file:
+            for row in rows.tolist():
+                os.posix_fallocate(file.fileno(), row * size, size)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def _epochs(slots: Bytes) -> NDArray[np.int32]:

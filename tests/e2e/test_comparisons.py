@@ -159,7 +159,8 @@ def test_clips_attacked_on_one_network_are_tried_on_all_others(studies, tmp_path
     arguments = ["transfer", str(run), "--attack", "pgd", "--threat", "video", "--quiet"]
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert {path: content for path, content in after.items() if "transfers" not in path.parts} == before
     audio, concat = ([f"{model}/standard, seed {seed}" for seed in (0, 1)] for model in ("audio-only", "concat"))
     assert [cell["label"] for cell in found["cells"]] == [*audio, *concat]
     rates = {(each["source"], each["target"]): each for each in found["matrix"]}

@@ -89,8 +89,11 @@ def read_run(root: Path) -> Run:
         raise RunError(f"{root} is no run of avrobust: it has neither result.json nor cells")
     missing: list[str] = []
     spec, resolved = (_text(root, name, missing) for name in ("spec.yaml", "resolved.yaml"))
-    settings = _settings(resolved, missing)
     lock = _lock(root, missing)
+    if resolved and file_hash(root / "resolved.yaml") != lock.get("resolved", file_hash(root / "resolved.yaml")):
+        missing.append("resolved.yaml is damaged, or was changed: it is not what the run wrote.")
+        resolved = ""
+    settings = _settings(resolved, missing)
     path = root / "result.json"
     result = _checked(path, read_json(path)) if path.exists() else _unfinished(root, settings, missing)
     if path.exists() and lock and (root / "lock.json").stat().st_mtime > path.stat().st_mtime + CLOCK:

@@ -244,10 +244,13 @@ def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path) -> None:
     try:
         with pytest.raises(OSError, match="too large") as caught:
             store.write_text(tmp_path / "large", "x" * 10_000)
+        with pytest.raises(OSError, match="too large") as of_torch:  # torch says: unexpected pos
+            store.write_atomically(tmp_path / "saved", lambda file: torch.save(torch.zeros(10_000), file))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
     assert sentence(caught.value).startswith(f"{tmp_path / 'large'}: File too large; raise the limit on the size")
+    assert sentence(of_torch.value).startswith(f"{tmp_path / 'saved'}: File too large")
     assert not list(tmp_path.iterdir())
 
 
