@@ -33,6 +33,7 @@ def fitted(process: Process, cell: PlannedCell, builder: Builder, root: Path, la
             record = read_record(cell.folder / "fit.json", check=[WEIGHTS])
         except RunError as error:
             raise RunError(f"{error}. Put back a copy, or delete {cell.folder} to fit this model again") from error
+        process.tracking.history(cell.folder)
     else:
         process.fresh = True
         process.monitor.say(f"{label}: fitting ({why_stale(cell, root)})")
@@ -51,6 +52,7 @@ def fitted(process: Process, cell: PlannedCell, builder: Builder, root: Path, la
                 batch_size=engine.batch_size,
                 batch_timeout=engine.batch_timeout,
                 made_with=lambda: made_with(process.device.type, used),
+                each_epoch=process.tracking.epoch,
             ).run()
     process.skipped.merge(record)
     return record
