@@ -157,7 +157,8 @@ class _Exporting:
         self.process.monitor.say(f"{label}: {len(job.selection)} clips attacked again")
         rows: list[Row] = []
         before: list[dict[str, Any]] = []
-        with job.victim.frozen():
+        monitor = self.process.monitor
+        with job.victim.frozen(), monitor.task(label):
             run = self.predicting.ready(job.victim, run, FirstReading(job.clean.ids, job.clean.checksums))
             for batch in job.batches(self.process, label):
                 found = attack_batch(job.victim, batch.to(self.process.device), run)
@@ -173,6 +174,7 @@ class _Exporting:
                     rows.append(self._row(after, i, where))
                     norm = {name: each[i] for name, each in norms.items()}
                     before.append({"success": success[i], "norm": norm, "logits": logits[i]})
+                monitor.update(len(rows), len(job.selection))
         return rows, before
 
     def _row(self, batch: Batch, i: int, where: tuple[str, ...]) -> Row:

@@ -75,10 +75,10 @@ def spec(fake_distribution: Callable[..., Path], tmp_path: Path, monkeypatch) ->
 def test_packing_tells_what_it_made_and_what_is_missing(spec: str, tmp_path: Path, capsys) -> None:
     command = ["data", "pack", spec, "--out", "packed", "--shard-clips", "6"]
     assert main([*command, "--part", "2/2"]) == 0
-    told = capsys.readouterr().out
-    assert "shard-00001.tar: 4 clips of split 'train'\n" in told
-    assert "2 of 4 shards whole in packed (2 made now)" in told
-    assert "the index is written when all shards are whole" in told
+    told = capsys.readouterr()
+    assert "shard-00001.tar: 4 clips of split 'train'\n" in told.err
+    assert "2 of 4 shards whole in packed (2 made now)" in told.out
+    assert "the index is written when all shards are whole" in told.out
     assert main([*command, "--part", "1/2", "--json", "--workers", "1"]) == 0
     output = capsys.readouterr()
     assert "shard-00000.tar: 6 clips of split 'train', 1 of them unreadable" in output.err
