@@ -54,13 +54,11 @@ _avrobust() {
 if [[ $funcstack[1] == _avrobust ]]; then _avrobust "$@"; else compdef _avrobust avrobust; fi
 """,
     "fish": """\
-function __avrobust_lines
-    set -l before (commandline -opc)
-    avrobust completion --before=(string join \\n -- $before[2..-1] | string collect) \\
-        --word=(commandline -ct | string collect) 2>/dev/null
-end
 function __avrobust_complete
-    set -l lines (__avrobust_lines)
+    set -l words (commandline -opc)
+    set -l before (string join \\n -- $words[2..-1] | string collect)
+    set -l word (commandline -ct)
+    set -l lines (avrobust completion "--before=$before" "--word=$word" 2>/dev/null)
     test "$lines[1]" = files; and __fish_complete_path (commandline -ct)
     test (count $lines) -gt 1; and printf '%s\\n' $lines[2..-1]
 end
