@@ -95,6 +95,9 @@ from avrobust_core.threats.clips import per_clip as per_clip
 from avrobust_core.threats.clips import where_clips as where_clips
 from avrobust_core.threats.regions import Region as Region
 from avrobust_core.threats.regions import make_ball as make_ball
+from avrobust_core.tracking.tracker import TrackedCell as TrackedCell
+from avrobust_core.tracking.tracker import TrackedRun as TrackedRun
+from avrobust_core.tracking.tracker import Tracker as Tracker
 from avrobust_core.training.augmentations import Augmentation as Augmentation
 from avrobust_core.training.augmentations import AugmentedStep as AugmentedStep
 from avrobust_core.training.augmentations import ForwardPass as ForwardPass

@@ -32,6 +32,7 @@ from avrobust_core.report.export_jobs import (
 )
 from avrobust_core.report.exporting import write_export
 from avrobust_core.report.media_files import PICTURES, SOUND, Coding, Form, Writer
+from avrobust_core.study.console import Monitor
 
 
 class ExportSection(Section):
@@ -157,7 +158,7 @@ class Exporting:
             registry=self.registry,
             device=read.device,
             batch_size=read.batch_size,
-            say=lambda line: None,
+            monitor=Monitor(silent=True),
         )
         right = dict(zip(clean.ids, clean.correct.tolist(), strict=True))
         job = Job(

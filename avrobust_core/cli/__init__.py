@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from avrobust_core._version import __version__
 from avrobust_core.blame import sentence
 from avrobust_core.cli.layout import complain
+from avrobust_core.cli.options import UsageError
 from avrobust_core.cli.output import NAME as OUTPUT
 from avrobust_core.cli.output import give_up_output, named_output
 from avrobust_core.cli.stopping import Stopped, stoppable
@@ -30,8 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
     try:
-        with named_output(), stoppable():
+        with named_output(json_alone=getattr(options, "json", False)), stoppable():
             status: int = options.run(options)
+    except UsageError as error:
+        _failed(str(error))
+        return 2
     except AvrobustError as error:
         from avrobust_core.spec.problems import SpecError  # not for a command that succeeds
 
@@ -59,6 +63,7 @@ def command_parser() -> argparse.ArgumentParser:
         check,
         cite,
         compare,
+        completion,
         data,
         doctor,
         export,
@@ -81,7 +86,21 @@ def command_parser() -> argparse.ArgumentParser:
         help="do not load this plugin (entry point, dist:entry-point or distribution); may be repeated",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (run, report, spec, compare, transfer, export, cite, plugins, check, measure, data, doctor):
+    for module in (
+        run,
+        report,
+        spec,
+        compare,
+        transfer,
+        export,
+        cite,
+        plugins,
+        check,
+        measure,
+        data,
+        doctor,
+        completion,
+    ):
         module.add_parsers(commands)
     return parser
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from avrobust_core.cli.layout import say, terminal_width, wrapped
 from avrobust_core.cli.options import installed
+from avrobust_core.cli.output import print_json
 
 if TYPE_CHECKING:
     from avrobust_core.registry.registry import PluginRecord, Registry, RegistryEntry
@@ -61,7 +61,7 @@ def run_check_plugin(args: argparse.Namespace) -> int:
         reports.append({"kind": kind, "name": name, "checks": found})
         tell()
     if args.json:
-        print(json.dumps({"subjects": reports, "counts": counts}, indent=2))
+        print_json({"subjects": reports, "counts": counts}, indent=2)
     else:
         say(", ".join(f"{count} {status}" for status, count in counts.items()))
     return 1 if counts["failed"] else 0

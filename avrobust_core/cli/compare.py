@@ -1,8 +1,10 @@
 """The command `avrobust compare`: finished runs, clip by clip."""
 
 import argparse
-import json
 from pathlib import Path
+
+from avrobust_core.cli.options import UsageError
+from avrobust_core.cli.output import print_json
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -24,7 +26,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "regimes that both have; may be repeated (default: cells of the same model and training)",
     )
     compare.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    compare.set_defaults(run=_compare, parser=compare)
+    compare.set_defaults(run=_compare)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -36,7 +38,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _compare(options: argparse.Namespace) -> int:
     if len(options.runs) < 2:
-        options.parser.error("compare needs two runs at least")
+        raise UsageError("compare needs two runs at least")
     from avrobust_core.report.run_comparison import print_run_comparison
     from avrobust_core.study.comparing_runs import compare_runs
     from avrobust_core.study.finished import read_run
@@ -44,7 +46,7 @@ def _compare(options: argparse.Namespace) -> int:
     runs = [read_run(folder) for folder in options.runs]
     found = compare_runs(runs, options.pair)
     if options.json:
-        print(json.dumps(found))
+        print_json(found)
     else:
         print_run_comparison(found, {str(run.folder): run.result for run in runs})
     return 0

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import io
-import json
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from avrobust_core.cli.layout import complain, say
 from avrobust_core.cli.options import add_spec_arguments, loaded_spec
+from avrobust_core.cli.output import print_json
 
 if TYPE_CHECKING:
     from avrobust_core.data.dataset import Dataset
@@ -68,24 +68,29 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _add_common(parser: argparse.ArgumentParser, when: str) -> None:
     parser.add_argument("--workers", type=_count, metavar="N", help="processes that read (default: engine.workers)")
     parser.add_argument("--json", action="store_true", help=f"print one JSON object {when}")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def _pack(options: argparse.Namespace) -> int:
     from avrobust_core.data.packing import pack
     from avrobust_core.notes import collected
+    from avrobust_core.study.console import Monitor
 
+    monitor = Monitor(silent=options.quiet)
     with collected(lambda note: complain(f"note: {note}")):
-        dataset, workers, _ = _dataset(options)
-        found = pack(
-            dataset,
-            options.out,
-            part=options.part,
-            shard_clips=options.shard_clips,
-            workers=workers,
-            report=complain if options.json else say,
-        )
+        dataset, workers, name = _dataset(options)
+        with monitor.task(f"packing {name}"):
+            found = pack(
+                dataset,
+                options.out,
+                part=options.part,
+                shard_clips=options.shard_clips,
+                workers=workers,
+                report=monitor.say,
+                progress=monitor.update,
+            )
     if options.json:
-        print(json.dumps(found.to_json()))
+        print_json(found.to_json())
     else:
         say(_told(found))
     return 0
@@ -103,10 +108,13 @@ def _check(options: argparse.Namespace) -> int:
     from avrobust_core.files import write_json, write_text
     from avrobust_core.notes import collected
     from avrobust_core.report.sheets import write_sheets
+    from avrobust_core.study.console import Monitor
 
+    monitor = Monitor(silent=options.quiet)
     with collected(lambda note: complain(f"note: {note}")):
         dataset, workers, name = _dataset(options)
-        found = survey(dataset, workers=workers, show=options.show)
+        with monitor.task(f"reading {name}"):
+            found = survey(dataset, workers=workers, show=options.show, progress=monitor.update)
     out = Path("checks") / name if options.out is None else options.out
     counts = _counts(found)
     write_text(out / "faults.csv", _table("fault", found.unreadable))
@@ -121,7 +129,7 @@ def _check(options: argparse.Namespace) -> int:
     except AvrobustError as error:
         complain(f"note: {error}")
     if options.json:
-        print(json.dumps({"out": str(out), **counts}))
+        print_json({"out": str(out), **counts})
     else:
         _say(found, out)
     return 1 if found.too_many else 0

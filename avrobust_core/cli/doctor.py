@@ -6,7 +6,6 @@ What takes time to import is imported inside, so that parsing the command line c
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from avrobust_core._version import __version__
 from avrobust_core.cli.layout import say
 from avrobust_core.cli.options import installed
+from avrobust_core.cli.output import print_json
 
 if TYPE_CHECKING:
     from avrobust_core.registry.registry import PluginRecord, Registry
@@ -66,7 +66,7 @@ def _doctor(options: argparse.Namespace) -> int:
             sys.stdout.flush()  # what comes next may take long, or end the process
     failed = [finding for finding in found if finding.status == "failed"]
     if options.json:
-        print(json.dumps({"failed": len(failed), "findings": [asdict(finding) for finding in found]}))
+        print_json({"failed": len(failed), "findings": [asdict(finding) for finding in found]})
     else:
         say(f"{len(failed)} of {len(found)} checks failed" if failed else "nothing is amiss")
     return 1 if failed else 0

@@ -1,13 +1,13 @@
 """The command that writes attacked clips of a run as media files: export."""
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from avrobust_core.cli.layout import say
 from avrobust_core.cli.options import loaded_run
+from avrobust_core.cli.output import print_json
 from avrobust_core.plain_text import plain_text
 
 
@@ -63,7 +63,7 @@ def _export(options: argparse.Namespace) -> int:
         silent=options.quiet,
     )
     if options.json:
-        print(json.dumps(found))
+        print_json(found)
     else:
         for line in _lines(found):
             say(plain_text(line))

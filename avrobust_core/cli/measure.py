@@ -1,14 +1,14 @@
 """The command `measure`: metrics of bare embeddings, without a model or a study."""
 
 import argparse
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from avrobust_core.cli.layout import complain, say, table
-from avrobust_core.cli.options import installed
+from avrobust_core.cli.options import UsageError, installed
+from avrobust_core.cli.output import print_json
 from avrobust_core.errors import DataError
 from avrobust_core.naming import first_of
 from avrobust_core.plain_text import plain_text
@@ -72,7 +72,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _run(options: argparse.Namespace) -> int:
     if not 0 < options.confidence < 1 or not 100 <= options.resamples <= MOST_RESAMPLES or options.seed < 0:
-        _refuse(
+        raise UsageError(
             f"--confidence {options.confidence:g} --resamples {options.resamples} --seed {options.seed}: give a "
             f"confidence between 0 and 1, at least 100 resamples (at most {MOST_RESAMPLES}), and a seed of at least 0"
         )
@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
 
         metrics_found = {name: measurement_to_json(measurement) for name, measurement in found.items()}
         sizes = {"clips": len(subject.ids), "classes": len(subject.classes)}
-        print(json.dumps({**sizes, "metrics": metrics_found}, allow_nan=False))
+        print_json({**sizes, "metrics": metrics_found}, allow_nan=False)
     else:
         _print(found)
     return 0

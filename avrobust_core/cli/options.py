@@ -8,9 +8,15 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avrobust_core.errors import AvrobustError
+
 if TYPE_CHECKING:
     from avrobust_core.registry.registry import Registry
     from avrobust_core.spec.loading import LoadedSpec
+
+
+class UsageError(AvrobustError):
+    """The command line cannot be understood, in a way that the parser does not see: exit status 2."""
 
 
 def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +52,8 @@ def loaded_spec(options: argparse.Namespace) -> tuple[LoadedSpec, Registry]:
 def loaded_run(options: argparse.Namespace, *more: str) -> tuple[LoadedSpec, Registry]:
     """The spec of the run in `options.folder` as it was carried out, with `--set` and more overrides; as `loaded_spec`.
 
+    Without its trackers, since nothing of a run is tracked again: they need not be installed.
+
     Raises:
         RunError: if the folder is no run's, or its resolved.yaml is not what the run wrote.
         SpecError: with every mistake found.
@@ -59,4 +67,4 @@ def loaded_run(options: argparse.Namespace, *more: str) -> tuple[LoadedSpec, Reg
         raise RunError(f"{options.folder} is no run: it holds no resolved.yaml; `avrobust run` makes one")
     refuse_changed(options.folder)
     registry = installed(options)
-    return load_spec(file, registry, [*options.set, *more]), registry
+    return load_spec(file, registry, ["track=[]", *options.set, *more]), registry

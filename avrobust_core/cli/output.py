@@ -1,5 +1,6 @@
-"""Standard output while a command runs: its errors name it, and one process of a run writes to it."""
+"""Standard output while a command runs: its errors name it, JSON stands there alone, one process of a run writes."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -28,18 +29,48 @@ class _Named:
         return getattr(self._stream, name)
 
 
+class _Aside:
+    """In the place of standard output where JSON alone may stand there: whatever is printed goes to standard error.
+
+    Attributes:
+        kept: standard output itself, for the JSON.
+    """
+
+    def __init__(self, kept: _Named) -> None:
+        self.kept = kept
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 @contextmanager
-def named_output() -> Iterator[None]:
-    """Let errors of standard output name it; what is still held back is written at the end, where it can be told."""
+def named_output(*, json_alone: bool = False) -> Iterator[None]:
+    """Let errors of standard output name it; what is still held back is written at the end, where it can be told.
+
+    Args:
+        json_alone: keep all else that is printed meanwhile, by plugins and libraries too, off standard output.
+    """
     stream = sys.stdout
     named = _Named(stream)
-    sys.stdout = named  # does what print and rich need
+    during: Any = _Aside(named) if json_alone else named  # does what print and rich need
+    sys.stdout = during
     try:
         yield
-        sys.stdout.flush()
+        named.flush()
     finally:
-        if sys.stdout is named:
+        if sys.stdout is during:
             sys.stdout = stream
+
+
+def print_json(data: object, **how: Any) -> None:
+    """Print the one JSON object of a command with `--json`.
+
+    Args:
+        data: of the object.
+        how: `json.dumps` makes it.
+    """
+    out: Any = sys.stdout
+    (out.kept if isinstance(out, _Aside) else out).write(json.dumps(data, **how) + "\n")
 
 
 def give_up_output() -> None:

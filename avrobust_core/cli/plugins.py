@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from avrobust_core.cli.layout import GAP, say, table, terminal_width, wrapped
 from avrobust_core.cli.options import installed
+from avrobust_core.cli.output import print_json
 
 if TYPE_CHECKING:
     from avrobust_core.registry.registry import PluginRecord, Registry, RegistryEntry
@@ -67,7 +67,7 @@ def run_plugins(args: argparse.Namespace) -> int:
             plugin for plugin in plugins if plugin.status != "ok" or {args.kind} & {o.kind for o in plugin.entries}
         )
     if args.json:
-        print(json.dumps(_plugins_object(plugins, entries), indent=2))
+        print_json(_plugins_object(plugins, entries), indent=2)
     else:
         say("\n".join(_plugins_text(registry, plugins, entries, broken_only=args.broken)))
     return 1 if args.broken and plugins else 0
@@ -87,7 +87,7 @@ def run_show(args: argparse.Namespace) -> int:
     registry = _discover(args)
     entries = registry.find(args.name)
     if args.json:
-        print(json.dumps({"components": [component_text.as_object(entry) for entry in entries]}, indent=2, default=str))
+        print_json({"components": [component_text.as_object(entry) for entry in entries]}, indent=2, default=str)
     else:
         blocks = [component_text.described(entry, registry.short_name(entry), terminal_width()) for entry in entries]
         say("\n\n\n".join("\n".join(block) for block in blocks))

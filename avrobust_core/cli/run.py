@@ -1,14 +1,13 @@
 """The commands that carry out a spec, or list the work that is left: run, plan."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from avrobust_core.cli.layout import complain, say
 from avrobust_core.cli.options import add_spec_arguments, loaded_spec
-from avrobust_core.cli.output import is_first_process
+from avrobust_core.cli.output import is_first_process, print_json
 from avrobust_core.naming import SHOWN, first_of
 from avrobust_core.plain_text import plain_text
 
@@ -20,8 +19,8 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add `run` and `plan`."""
     run = commands.add_parser("run", help="carry out a spec; resumes and reuses by itself")
     _add_study_arguments(run)
-    run.add_argument("--json", action="store_true", help="print one JSON object as the last line: run, cells, reused")
-    run.add_argument("--quiet", action="store_true", help="show no progress")
+    run.add_argument("--json", action="store_true", help="print one JSON object, and the tables to standard error")
+    run.add_argument("--quiet", action="store_true", help="show no progress; with --json, no tables")
     run.set_defaults(run=_run, resumes=True)
     plan = commands.add_parser("plan", help="show the cells, what is done, and why the rest is not")
     _add_study_arguments(plan)
@@ -41,11 +40,12 @@ def _run(options: argparse.Namespace) -> int:
 
     result = carry_out(loaded, registry, out=options.out, silent=options.quiet)
     if is_first_process():
-        print_tables(result)
-        for line in _closing_lines(result):
-            say(plain_text(line))
+        if not (options.json and options.quiet):
+            print_tables(result)
+            for line in _closing_lines(result):
+                say(plain_text(line))
         if options.json:
-            print(json.dumps(result))
+            print_json(result)
     if result["failed"] or result["problems"]:
         return 1
     return CONTRADICTED if result["contradicted"] else 0
@@ -135,7 +135,7 @@ def _plan(options: argparse.Namespace) -> int:
         for cell in cells
     ]
     if options.json:
-        print(json.dumps({"run": str(root), "cells": rows}))
+        print_json({"run": str(root), "cells": rows})
         return 0
     for cell, row in zip(cells, rows, strict=True):
         why = "" if row["why"] is None else f": {row['why']}"

@@ -1,11 +1,11 @@
 """The command `avrobust transfer`: clips attacked on one network of a run, tried on the others."""
 
 import argparse
-import json
 from pathlib import Path
 
 from avrobust_core.cli.layout import complain
 from avrobust_core.cli.options import loaded_run
+from avrobust_core.cli.output import print_json
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -53,7 +53,7 @@ def _transfer(options: argparse.Namespace) -> int:
             silent=options.quiet,
         )
     if options.json:
-        print(json.dumps(found))
+        print_json(found)
     else:
         print_transfer(found)
     return 1 if found["failures"] else 0

@@ -96,6 +96,7 @@ def pack(
     shard_clips: int | None = None,
     workers: int = 0,
     report: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
     """Pack a data set's clips into a folder, for `PackedClips` to read.
 
@@ -109,6 +110,7 @@ def pack(
             `SHARD_CLIPS`.
         workers: processes that read; 0 reads in this one.
         report: told of each shard.
+        progress: told (clips read, clips that this call reads).
 
     Raises:
         DataError: if the data set's ids are not unique, or it gives another part of a clip in each epoch.
@@ -135,9 +137,18 @@ def pack(
     of = digest(plan)
     mine = [shard for shard in shards if shard.number % part[1] == part[0] - 1]
     to_make = [shard for shard in mine if read_shard_rows(folder, shard.number, of) is None]
+    total = sum(shard.stop - shard.start for shard in to_make)
+    read = 0
+
+    def count(clips: int) -> None:
+        nonlocal read
+        read += clips
+        progress(read, total)
+
+    count(0)
     with Loader(dataset, workers=workers) as loader:
         for split in dataset.splits:
-            _make(loader, split, [shard for shard in to_make if shard.split == split], folder, of, report)
+            _make(loader, split, [shard for shard in to_make if shard.split == split], folder, of, report, count)
     return _finish(dataset, folder, shards, len(to_make), plan)
 
 
@@ -187,11 +198,13 @@ def _make(
     folder: Path,
     of: str,
     report: Callable[[str], None],
+    count: Callable[[int], None],
 ) -> None:
     """Make shards of one split, in one reading of all their clips."""
     dataset = loader.dataset
     skipped = Skipped(dataset)
-    items = loader.batches(split, [batch for shard in shards for batch in shard.batches()], skipped)
+    batches = [batch for shard in shards for batch in shard.batches()]
+    items = _counted(batches, loader.batches(split, batches, skipped), count)
     ids, groups, known = dataset.ids(split), dataset.groups(split), dataset.label_matrix(split)
     for shard in shards:
         clips = (next(items) for _ in shard.batches())
@@ -214,6 +227,14 @@ def _make(
         unreadable = sum(row["fault"] is not None for row in rows)
         told = f", {unreadable} of them unreadable" if unreadable else ""
         report(f"{shard_name(shard.number)}: {len(rows)} clips of split {split!r}{told}")
+
+
+def _counted(
+    asked: Sequence[Sequence[int]], items: Iterator[Batch | None], count: Callable[[int], None]
+) -> Iterator[Batch | None]:
+    for batch, item in zip(asked, items, strict=True):
+        count(len(batch))
+        yield item
 
 
 class _ShardWriter:

@@ -1,6 +1,7 @@
 """Reading a data set through: which clips cannot be read and why, which have no content, and a few of each class."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from avrobust_core.data.batches import Batch, Clip
@@ -49,13 +50,20 @@ class Survey:
         ]
 
 
-def survey(dataset: Dataset, *, workers: int = 0, show: int = 0) -> Survey:
+def survey(
+    dataset: Dataset,
+    *,
+    workers: int = 0,
+    show: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Survey:
     """Read all clips of a data set once.
 
     Args:
         dataset: any.
         workers: processes that read; 0 reads in this one.
         show: how many clips of each class to keep.
+        progress: told (clips read, clips in all).
 
     Raises:
         DataError: if the data set's ids are not unique.
@@ -65,14 +73,18 @@ def survey(dataset: Dataset, *, workers: int = 0, show: int = 0) -> Survey:
     skipped = _All(dataset)
     shown: dict[str, list[Clip]] = {name: [] for name in dataset.classes}
     labels: dict[str, Counter[str]] = {}
+    done, total = 0, sum(len(dataset.ids(split)) for split in dataset.splits)
+    progress(done, total)
     with Loader(dataset, workers=workers) as loader:
         for split in dataset.splits:
             count = len(dataset.ids(split))
             batches = [list(range(start, min(start + _AT_ONCE, count))) for start in range(0, count, _AT_ONCE)]
             labels[split] = Counter()
-            for batch in loader.batches(split, batches, skipped):
+            for asked, batch in zip(batches, loader.batches(split, batches, skipped), strict=True):
                 if batch is not None:
                     _count(batch, dataset, labels[split], shown, show)
+                done += len(asked)
+                progress(done, total)
     notes = skipped.to_json()
     return Survey(
         clips={split: len(dataset.ids(split)) for split in dataset.splits},

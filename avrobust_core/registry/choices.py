@@ -188,6 +188,12 @@ class AugmentationChoice(ComponentChoice):
     kind = "augmentation"
 
 
+class TrackerChoice(ComponentChoice):
+    """A tracker."""
+
+    kind = "tracker"
+
+
 def choices_in(value: Any, location: Location = ()) -> Iterator[tuple[Location, ComponentChoice]]:
     """Every component chosen inside a configuration, and where; what is inside those is theirs to say."""
     if isinstance(value, ComponentChoice):

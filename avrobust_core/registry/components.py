@@ -46,6 +46,7 @@ class Component:
     | attack       | build(config)                                                 | `Attack`             |
     | metric       | build(config)                                                 | `Metric`             |
     | augmentation | build(config)                                                 | `Augmentation`       |
+    | tracker      | build(config)                                                 | `Tracker`            |
 
     Attributes:
         name: kebab-case; unique for its kind inside one distribution.

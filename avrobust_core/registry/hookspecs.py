@@ -1,4 +1,4 @@
-"""The six hooks that a plugin may implement, one per kind of component."""
+"""The seven hooks that a plugin may implement, one per kind of component."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -94,6 +94,20 @@ def avrobust_augmentations() -> Iterable[Component]:
         @hookimpl
         def avrobust_augmentations():
             yield Component(name="my-augmentation", summary="Mine.", config=MyConfig, build="mine.augmentation:Mine")
+        ```
+    """
+    return ()
+
+
+@hookspec
+def avrobust_trackers() -> Iterable[Component]:
+    """Offer trackers: what hands a run's training curves and results on to a tool that shows them.
+
+    Example:
+        ```python
+        @hookimpl
+        def avrobust_trackers():
+            yield Component(name="my-tracker", summary="A tracker.", config=MyConfig, build="mine.tracker:MyTracker")
         ```
     """
     return ()

@@ -103,6 +103,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 written=(("augment", "-"), "inside an entry of training"),
                 replaced={"__call__": "begin(batch, step)"},
             ),
+            Kind(
+                name="tracker",
+                base="avrobust_core.tracking.tracker:Tracker",
+                written=(("track", "-"), ""),
+            ),
         )
     }
 )

@@ -17,6 +17,7 @@ from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.naming import first_of
 from avrobust_core.randomness import derive_seed
 from avrobust_core.registry.registry import Registry
+from avrobust_core.study.console import Monitor
 from avrobust_core.threats.budgets import ThreatModel
 
 
@@ -33,7 +34,7 @@ class Origin:
         registry: where the data set that reads the files is looked up.
         device: the models'.
         batch_size: clips per call of a model.
-        say: told of each step.
+        monitor: shows each step.
     """
 
     media: Mapping[str, MediaSpec]
@@ -44,7 +45,7 @@ class Origin:
     registry: Registry
     device: torch.device
     batch_size: int
-    say: Callable[[str], None]
+    monitor: Monitor
 
 
 @dataclass(frozen=True, slots=True)

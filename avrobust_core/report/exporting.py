@@ -87,7 +87,7 @@ def _origin(process: Process) -> Origin:
         registry=process.builder.registry,
         device=process.device,
         batch_size=process.spec.engine.batch_size,
-        say=process.monitor.say,
+        monitor=process.monitor,
     )
 
 
@@ -150,7 +150,7 @@ class _Exporting:
         measuring = Measuring(self.origin, saved)
         cells = []
         for job, results in zip(jobs, attacked, strict=True):
-            self.origin.say(f"{job.label}: read back from the files")
+            self.origin.monitor.say(f"{job.label}: read back from the files")
             entry: dict[str, Any] = {**job.names, "clips": list(job.ids), "attacks": []}
             with job.victim.frozen():
                 entry["clean"] = measuring.clean(job, [self.clean[clip_id] for clip_id in job.ids])
@@ -173,10 +173,11 @@ class _Exporting:
             A row for each clip; and `success`, `norm` and `logits` of each before it was saved.
         """
         label = f"{job.label}: {attack.label}"
-        self.origin.say(f"{label}: {len(job.ids)} clips attacked again")
+        self.origin.monitor.say(f"{label}: {len(job.ids)} clips attacked again")
         rows: list[Row] = []
         before: list[dict[str, Any]] = []
-        with job.victim.frozen():
+        monitor = self.origin.monitor
+        with job.victim.frozen(), monitor.task(label):
             run = job.ready(attack.run)
             for batch in job.batches(label):
                 found = attack_batch(job.victim, batch.to(self.origin.device), run)
@@ -189,6 +190,7 @@ class _Exporting:
                     rows.append(self._row(after, i, (job.label, attack.attack, attack.threat)))
                     norm = {name: each[i] for name, each in norms.items()}
                     before.append({"success": success[i], "norm": norm, "logits": logits[i]})
+                monitor.update(len(rows), len(job.ids))
         return rows, before
 
     def _row(self, batch: Batch, i: int, where: tuple[str, ...]) -> Row:

@@ -15,7 +15,7 @@ from avrobust_core.spec.messages import validated
 from avrobust_core.spec.model import Spec
 from avrobust_core.spec.nodes import MapNode, Path
 from avrobust_core.spec.problems import SpecError, in_order
-from avrobust_core.spec.references import repeated_metrics, resolve_references, settle
+from avrobust_core.spec.references import repeated, resolve_references, settle
 from avrobust_core.spec.sweeps import expand_sweeps
 from avrobust_core.spec.tree import apply_override, override_source, read_tree
 from avrobust_core.spec.values import unusable_values
@@ -96,7 +96,7 @@ def load_spec(path: str | FilePath, registry: Registry, overrides: Sequence[str]
             components, found = resolve_references(root, registry)
             problems += found
             problems += cross_references(root)
-            problems += repeated_metrics(root, components)
+            problems += repeated(root, components)
     if problems or spec is None or root is None:
         raise SpecError(in_order(problems, [*reading.sources, *map(override_source, overrides)]))
     settle(spec, components)

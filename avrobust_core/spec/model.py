@@ -15,6 +15,7 @@ from avrobust_core.registry.choices import (
     EncoderChoice,
     FusionChoice,
     MetricChoice,
+    TrackerChoice,
 )
 from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.training.settings import Regime
@@ -306,6 +307,8 @@ class Spec(Section):
     for none."""
     engine: EngineSection = EngineSection()
     """The machine and the precisions."""
+    track: list[TrackerChoice] = Field(default_factory=list)
+    """Trackers: told of training curves and results as they come, and of all that is reused. They change neither."""
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -87,11 +87,11 @@ def settle(holder: BaseModel, components: Mapping[Path, Configured], base: Path 
             settle(components[path].config, components, (*path, "with"))
 
 
-def repeated_metrics(root: Node, components: Mapping[Path, Configured]) -> Iterator[Problem]:
-    """Metrics that are listed again as they stand: they would be computed, and printed, twice."""
+def repeated(root: Node, components: Mapping[Path, Configured]) -> Iterator[Problem]:
+    """Metrics and trackers that are listed again as they stand: they would be computed, or told everything, twice."""
     seen: list[Configured] = []
     for path, resolved in components.items():
-        if path[:1] == ("metrics",) and len(path) == 2:
+        if path[:1] in (("metrics",), ("track",)) and len(path) == 2:
             if any(resolved.entry is other.entry and resolved.config == other.config for other in seen):
                 place = key_place(root, path)
                 yield Problem(place, f"{dotted(path)}: '{resolved.entry.component.name}' is listed twice")

@@ -30,6 +30,7 @@ def fitted(process: Process, cell: PlannedCell, builder: Builder, root: Path, la
     """
     if cell.fitted:
         record = fit_record(cell)
+        process.tracking.history(cell.folder)
     else:
         process.fresh = True
         process.monitor.say(f"{label}: fitting ({why_stale(cell, root)})")
@@ -48,6 +49,7 @@ def fitted(process: Process, cell: PlannedCell, builder: Builder, root: Path, la
                 batch_size=engine.batch_size,
                 batch_timeout=engine.batch_timeout,
                 made_with=lambda: made_with(process.device.type, used),
+                each_epoch=process.tracking.epoch,
             ).run()
     process.skipped.merge(record)
     return record

@@ -32,6 +32,7 @@ from avrobust_core.study.building import Builder
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.provenance import made_with
+from avrobust_core.study.tracking import Tracking
 from avrobust_core.training.fit import WEIGHTS
 
 
@@ -42,6 +43,7 @@ class Process:
         fabric: launched.
         builder: of the spec's components.
         monitor: shows progress.
+        tracking: tells the trackers; None where nothing is tracked.
 
     Attributes:
         dataset: the data set.
@@ -52,10 +54,11 @@ class Process:
         fresh: True once something of the present cell has been computed, not reused.
     """
 
-    def __init__(self, fabric: Fabric, builder: Builder, monitor: Monitor) -> None:
+    def __init__(self, fabric: Fabric, builder: Builder, monitor: Monitor, tracking: Tracking | None = None) -> None:
         self.fabric = fabric
         self.builder = builder
         self.monitor = monitor
+        self.tracking = tracking or Tracking()
         self.dataset = builder.dataset()
         pin = fabric.device.type == "cuda"
         self.loader = Loader(self.dataset, workers=builder.spec.engine.workers, pin=pin)

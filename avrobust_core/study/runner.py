@@ -1,7 +1,7 @@
 """Carrying out a spec: its checks, its cells, what they show together; and the run's own files."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from avrobust_core.study.pooling import pool
 from avrobust_core.study.problems import Problems
 from avrobust_core.study.process import Process, end_others
 from avrobust_core.study.provenance import data_used, lock, records_of
+from avrobust_core.study.tracking import Tracking
+from avrobust_core.tracking.tracker import TrackedRun
 
 RESULT_FORMAT = 1
 """The version of result.json."""
@@ -64,9 +66,12 @@ def carry_out(
             if first:
                 remove_leftovers(root)
             with collected(lambda note: monitor.say(f"note: {note}")) as notes:
-                process = Process(fabric, Builder(loaded.spec, registry), monitor)
-                with process.loader:
-                    return _Run(process, loaded, root, notes).carry_out()
+                asked = loaded.spec.track if first else ()
+                told = TrackedRun(loaded.spec.name, root, loaded.resolved())
+                with closing(Tracking(told, (choice.configured(registry) for choice in asked))) as tracking:
+                    process = Process(fabric, Builder(loaded.spec, registry), monitor, tracking)
+                    with process.loader:
+                        return _Run(process, loaded, root, notes).carry_out()
     except BaseException:
         end_others(fabric)
         raise
@@ -108,7 +113,9 @@ class _Run:
         self._lock(locked, cells)
         results = []
         for number, cell in enumerate(cells, start=1):
+            process.tracking.cell(cell)
             results.append(self.completing.complete(cell, f"[{number}/{len(cells)}] {cell.label}"))
+            process.tracking.result(results[-1])
             self._lock(locked, cells)
         outcome = {
             "format": RESULT_FORMAT,

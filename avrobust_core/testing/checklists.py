@@ -16,6 +16,7 @@ from avrobust_core.testing import (
     independence_checks,
     metric_checks,
     strength_checks,
+    tracker_checks,
     upkeep_checks,
 )
 from avrobust_core.testing.augmentation_subjects import AugmentationSubject
@@ -39,6 +40,7 @@ DATASET_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(data_checks)
 ENCODER_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(encoder_checks)
 FUSION_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(fusion_checks)
 METRIC_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(metric_checks)
+TRACKER_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(tracker_checks)
 """Beside those of every component; `COMPONENT_CHECKS` has both."""
 
 

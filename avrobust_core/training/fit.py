@@ -48,8 +48,14 @@ SCRATCH = "scratch"
 WEIGHTS = "model.safetensors"
 """The file of the weights that are attacked."""
 
+HISTORY = "history.jsonl"
+"""The file with a line of JSON for each epoch."""
+
 Report = Callable[[int, int], None]
 """Told (steps done, steps in all)."""
+
+Row = Mapping[str, Any]
+"""One epoch of the history: its number, from 1, and what it came to."""
 
 
 @dataclass(eq=False)
@@ -68,6 +74,7 @@ class Fit:
         batch_size: clips per forward pass on the validation clips.
         batch_timeout: seconds that a step may take; None for no limit.
         made_with: gives the versions for the record, asked when the fit has ended and all it needs is imported.
+        each_epoch: told of each epoch's row of the history; of a fit that goes on, of those before it first.
     """
 
     fabric: Fabric
@@ -82,6 +89,7 @@ class Fit:
     batch_size: int = 32
     batch_timeout: float | None = None
     made_with: Callable[[], Mapping[str, Any]] = dict
+    each_epoch: Callable[[Row], object] = lambda row: None
 
     def __post_init__(self) -> None:
         fabric, regime = self.fabric, self.regime
@@ -293,6 +301,7 @@ class Fit:
         state.next_epoch()
         self._write_history()
         self._save()
+        self.each_epoch(row)
 
     @torch.no_grad()
     def _validate(self, selection: Selection) -> tuple[float, float]:
@@ -350,7 +359,7 @@ class Fit:
     def _write_history(self) -> None:
         if self.fabric.is_global_zero:
             text = "".join(json.dumps(row) + "\n" for row in self.progress.history)
-            write_text(self.folder / "history.jsonl", text)
+            write_text(self.folder / HISTORY, text)
 
     def _write_weights(self, name: str) -> None:
         if self.fabric.is_global_zero:
@@ -367,6 +376,8 @@ class Fit:
         self.fabric.barrier()
         self.progress = self.checkpoint.resume(self.fabric.device)
         self.skipped.merge(self.progress.clip_notes)
+        for row in self.progress.history:
+            self.each_epoch(row)
         # Sums over processes are kept by the first alone; the others start from nothing.
         if not self.fabric.is_global_zero:
             self.progress.loss_sum = self.progress.hits = 0.0

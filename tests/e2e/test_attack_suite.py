@@ -71,7 +71,7 @@ def test_a_front_is_measured_where_two_modalities_are_attacked(ran, last_json) -
     front = concat["fronts"]["fmn"]["both"]
     assert [point["direction"]["video"] for point in front] == pytest.approx([0, 1, 1])
     assert [point["direction"]["audio"] for point in front] == pytest.approx([1, 1, 0])
-    assert "smallest joint budgets" in found.stdout
+    assert "smallest joint budgets" in found.stderr
 
 
 def test_map_is_measured_under_each_attack(ran, last_json) -> None:

@@ -78,8 +78,8 @@ def test_the_table_has_one_row_per_model_with_the_mean_over_seeds(studies) -> No
         assert ours["standard_deviation"] == pytest.approx(abs(own[0]["value"] - own[1]["value"]) / 2**0.5)
     assert concat["cost"]["clip_forwards"] == sum(cell["fit"]["clip_forwards"] for cell in cells)
     assert audio["robust_accuracy"]["pgd"]["video"]["attacked"] == []
-    assert "accuracy in %, mean over 2 seeds" in several.stdout
-    table = several.stdout.split("differences in accuracy")[0]
+    assert "accuracy in %, mean over 2 seeds" in several.stderr
+    table = several.stderr.split("differences in accuracy")[0]
     assert [table.count(f"│ {model} ") for model in ("audio-only", "concat")] == [1, 1]
 
 
@@ -107,7 +107,7 @@ def test_what_is_compared_is_what_the_tables_of_samples_hold(studies) -> None:
     assert item["difference"]["value"] == pytest.approx((item["only_first"] - item["only_second"]) / len(pairs))
     assert item["difference"]["low"] <= item["difference"]["value"] <= item["difference"]["high"]
     assert 0 < item["p"] <= item["p_holm"] <= 1
-    assert "concat vs audio-only" in several.stdout
+    assert "concat vs audio-only" in several.stderr
 
 
 def test_a_run_against_itself_says_what_its_own_comparisons_say(studies) -> None:
@@ -145,7 +145,7 @@ def test_what_one_modality_overturns_is_what_the_tables_of_samples_hold(studies)
     ):
         assert item[share]["value"] == (pytest.approx(count / len(both)) if both else None)
     assert [found["seeds"] for found in before["overturned"]] == [[0]], "with one seed, and nothing to compare, too"
-    assert "Does one modality overturn the fusion" in several.stdout
+    assert "Does one modality overturn the fusion" in several.stderr
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import wave
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from avrobust_core.models.saving import load_weights
 from avrobust_core.registry.choices import configure
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.building import Builder
+from avrobust_core.study.console import Monitor
 from avrobust_core.study.runner import carry_out
 from avrobust_core.training.fit import WEIGHTS
 
@@ -224,6 +227,16 @@ def test_a_folder_that_is_no_run_and_one_that_is_not_empty_are_refused(run, expo
     assert f"{tmp_path} is no run" in capsys.readouterr().err
     assert main(["export", str(run), "--quiet"]) == 1
     assert "is there already, and not empty" in capsys.readouterr().err
+
+
+def test_an_export_that_a_signal_stops_leaves_nothing_and_says_so(
+    run, tmp_path, monkeypatch, capsys, ordinary_signals
+) -> None:
+    monkeypatch.setattr(Monitor, "update", lambda monitor, done, total: os.kill(os.getpid(), signal.SIGTERM))
+    command = ["export", str(run), "--out", str(tmp_path / "out"), "--clips", "2", "--attacks", "pgd/both"]
+    assert main(command) == 143
+    assert f"stopped by SIGTERM; nothing of it is kept: avrobust {' '.join(command)}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

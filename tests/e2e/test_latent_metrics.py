@@ -86,7 +86,7 @@ def test_a_study_measures_the_latent_space_once_and_correlates(tiny, tmp_path, r
     correlations = json.loads((out / "result.json").read_text())["correlations"]
     found = {(entry["level"], entry["predictor"]) for entry in correlations}
     assert {("clip", "margin"), ("clip", "confidence"), ("clip", "distance")} <= found
-    assert "rank correlation with robustness against pgd/both" in done.stdout
+    assert "rank correlation with robustness against pgd/both" in done.stderr
 
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
     again = run_command("run", tiny, "--out", out, "--json", *OPTIONS, env=environment)

@@ -38,7 +38,7 @@ def test_two_processes_train_together_and_print_one_table(tiny: Path, tmp_path: 
     result = last_json(ran.stdout)
     fit = result["cells"][0]["fit"]
     assert fit["clip_backwards"] == 2 * 48, "each clip is learned from once per epoch, by one process"
-    assert ran.stdout.count("0 of 1 cells reused") == 1
+    assert ran.stderr.count("0 of 1 cells reused") == 1
 
 
 @pytest.mark.slow

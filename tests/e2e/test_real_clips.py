@@ -43,9 +43,9 @@ def test_corrupt_clips_are_skipped_counted_and_named(tmp_path: Path, run_command
     }
     assert result["cells"][0]["clips"] == 38
     for split, clips in bad.items():
-        assert f"skipped {len(clips)} unreadable clip(s) of split '{split}'" in ran.stdout
+        assert f"skipped {len(clips)} unreadable clip(s) of split '{split}'" in ran.stderr
         for clip in clips:
-            assert clip in ran.stdout
+            assert clip in ran.stderr
 
 
 def test_too_many_corrupt_clips_end_the_run(tmp_path: Path, run_command) -> None:

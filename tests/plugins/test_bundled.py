@@ -3,6 +3,7 @@
 import pytest
 
 from avrobust_core import Registry
+from avrobust_core.registry.kinds import KINDS
 from avrobust_core.registry.loading import fitting_builder
 from avrobust_core.registry.registry import RegistryEntry
 
@@ -16,4 +17,4 @@ def test_each_is_built_from_the_name_of_a_class_or_function_that_fits_its_kind(o
 
 
 def test_every_kind_is_bundled() -> None:
-    assert {offer.kind for offer in OFFERS} == {"dataset", "encoder", "fusion", "attack", "metric", "augmentation"}
+    assert {offer.kind for offer in OFFERS} == {*KINDS}

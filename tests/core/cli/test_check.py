@@ -48,7 +48,7 @@ from scipy.sparse import csr_array
 from torch import nn
 from avrobust_core import (
     Attack, AttackResult, Augmentation, AugmentedStep, Batch, Clip, DataError, Dataset, Encoded, EncodedDims, Encoder,
-    Estimate, Fusion, Measurement, MediaSpec, Metric, LatentRequest,
+    Estimate, Fusion, Measurement, MediaSpec, Metric, LatentRequest, Tracker,
 )
 
 class Enc(Encoder):
@@ -252,6 +252,29 @@ class AugLoud(Aug):
     def begin(self, batch, step):
         return AugmentedStep(Batch({n: x * 2 for n, x in batch.inputs.items()}, batch.targets, batch.ids))
 
+class Trk(Tracker):
+    def begin(self, run):
+        self.file = run.folder / "told"
+    def cell(self, cell):
+        self.file.write_text(cell.label)
+    def scalars(self, step, values):
+        pass
+    def result(self, values):
+        pass
+
+class TrkOnce(Trk):
+    def begin(self, run):
+        super().begin(run)
+        self.file.touch(exist_ok=False)
+
+class TrkLoud(Trk):
+    def result(self, values):
+        print(*values)
+
+class TrkSeeds(Trk):
+    def cell(self, cell):
+        np.random.seed(0)
+
 class Att(Attack):
     norms = frozenset({"linf"})
     def __call__(self, victim):
@@ -325,10 +348,13 @@ FAULTY = [
     ("metric", "MetMoves", "model_unchanged", "weights"),
     ("metric", "MetNamedLayer", "bare_embeddings", "fused"),
     ("metric", "MetNeedsLogits", "bare_embeddings", "predictions"),
+    ("tracker", "TrkOnce", "takes_a_run_again", "told of a run that it was told of before it raised FileExistsError"),
+    ("tracker", "TrkLoud", "prints_nothing", "'clean accuracy"),
+    ("tracker", "TrkSeeds", "leaves_the_random_states", "it moves numpy's global random state"),
     ("metric", "Raises", "build", "ZeroDivisionError"),
     ("metric", "Other", "build", "returned a str"),
 ]
-SOUND = {"encoder": "Enc", "fusion": "Fus", "dataset": "Data", "metric": "MetLatent"}
+SOUND = {"encoder": "Enc", "fusion": "Fus", "dataset": "Data", "metric": "MetLatent", "tracker": "Trk"}
 
 
 @pytest.mark.parametrize(("kind", "part", "check", "reason"), FAULTY, ids=[f"{f[1]}-{f[2]}" for f in FAULTY])

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 from avrobust_core import PackedClips
 from avrobust_core.cli import main
 from avrobust_core.registry.hookspecs import ENTRY_POINT_GROUP as GROUP
+from avrobust_core.study.console import Monitor
 
 PLUGIN = """
 from avrobust_core import Component, Config, hookimpl
@@ -75,10 +78,10 @@ def spec(fake_distribution: Callable[..., Path], tmp_path: Path, monkeypatch) ->
 def test_packing_tells_what_it_made_and_what_is_missing(spec: str, tmp_path: Path, capsys) -> None:
     command = ["data", "pack", spec, "--out", "packed", "--shard-clips", "6"]
     assert main([*command, "--part", "2/2"]) == 0
-    told = capsys.readouterr().out
-    assert "shard-00001.tar: 4 clips of split 'train'\n" in told
-    assert "2 of 4 shards whole in packed (2 made now)" in told
-    assert "the index is written when all shards are whole" in told
+    told = capsys.readouterr()
+    assert "shard-00001.tar: 4 clips of split 'train'\n" in told.err
+    assert "2 of 4 shards whole in packed (2 made now)" in told.out
+    assert "the index is written when all shards are whole" in told.out
     assert main([*command, "--part", "1/2", "--json", "--workers", "1"]) == 0
     output = capsys.readouterr()
     assert "shard-00000.tar: 6 clips of split 'train', 1 of them unreadable" in output.err
@@ -87,6 +90,31 @@ def test_packing_tells_what_it_made_and_what_is_missing(spec: str, tmp_path: Pat
     assert len(PackedClips(tmp_path / "packed").ids("test")) == 10
     assert main(command) == 0
     assert "4 of 4 shards whole in packed (0 made now): 20 clips, 1 of them unreadable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_packing_that_a_signal_stops_says_how_to_go_on_and_goes_on(
+    spec: str, tmp_path: Path, monkeypatch, capsys, ordinary_signals, number: signal.Signals, status: int
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    def update(monitor: Monitor, done: int, total: int) -> None:
+        told.append((done, total))
+        if done > 8:  # in the second shard
+            os.kill(os.getpid(), number)
+
+    command = ["data", "pack", "spec.yaml", "--out", "packed", "--shard-clips", "6"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Monitor, "update", update)
+        assert main(command) == status
+    assert told == [(0, 20), (6, 20), (10, 20)]
+    err = capsys.readouterr().err
+    assert f"stopped by {number.name}; the same command goes on where it stopped: avrobust {' '.join(command)}" in err
+    assert not [path for path in (tmp_path / "packed").iterdir() if "unfinished" in path.name]
+    assert main([*command, "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert "4 of 4 shards whole in packed (3 made now)" in out
+    assert err == ""
 
 
 def test_a_spec_of_packed_clips_is_checked_as_that_of_the_set_itself(spec: str, tmp_path: Path, capsys) -> None:

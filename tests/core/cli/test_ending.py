@@ -1,9 +1,11 @@
 """How a command ends: by a signal, a full disk, a closed output, a plugin that ends the program."""
 
+import argparse
 import contextlib
 import errno
 import io
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -16,7 +18,7 @@ import torch
 
 from avrobust_core import files as store
 from avrobust_core.blame import sentence
-from avrobust_core.cli import main
+from avrobust_core.cli import command_parser, main
 from avrobust_core.evaluation.failures import recorded
 
 ROOT = Path(__file__).parents[3]
@@ -165,6 +167,63 @@ def test_a_message_with_control_characters_reaches_no_terminal(monkeypatch, caps
     assert err.startswith("avrobust: error: [/x] red")
     assert not set(err) & set("\x1b\x07\r")
     assert max(map(len, err.splitlines())) <= 500
+
+
+def test_with_json_standard_output_has_the_json_alone_whatever_is_printed(monkeypatch, capsys) -> None:
+    from avrobust_core.cli.output import print_json
+    from avrobust_core.study.console import TextConsole
+
+    def run(options) -> int:
+        print("a plugin's word")
+        sys.stdout.write("a library's\n")
+        TextConsole().print("a table")
+        print_json({"cells": []})
+        print("at the end")
+        return 0
+
+    assert _command(monkeypatch, run, "--json") == 0
+    out, err = capsys.readouterr()
+    assert out == '{"cells": []}\n'
+    assert err.splitlines() == ["a plugin's word", "a library's", "a table", "at the end"]
+    assert _command(monkeypatch, run) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == ["a table", '{"cells": []}', "at the end"]
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        (["plugins"], 0, ""),
+        (["show", "no-such-thing"], 1, "no component is named 'no-such-thing'"),
+        (["report", "nowhere"], 1, "nowhere"),
+        (["validate", "spec.yaml"], 2, "spec.yaml:1:1"),
+        (["compare", "one"], 2, "compare needs two runs at least"),
+        (["measure", "e.npy", "l.npy", "--confidence", "95"], 2, "between 0 and 1"),
+    ],
+)
+def test_an_exit_status_tells_what_is_not_there_from_what_is_not_understood(
+    tmp_path: Path, monkeypatch, capsys, command: list[str], status: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("spec.yaml").write_text("version: 2\n")
+    assert main(command) == status
+    assert said in capsys.readouterr().err
+
+
+def test_what_the_parser_does_not_know_is_exit_status_2(capsys) -> None:
+    for command in (["rnu"], ["run"], ["data", "pack", "spec.yaml"], ["plugins", "--jsn"]):
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == 2
+    capsys.readouterr()
+
+
+def test_the_documents_say_of_every_command_what_its_exit_status_1_means() -> None:
+    text = (ROOT / "docs" / "left_running.md").read_text(encoding="utf-8")
+    table = text.partition("| command | exit status 1 |")[2].partition("\n\n")[0]
+    named = [name for line in table.splitlines()[2:] for name in re.findall(r"`([a-z- ]+)`", line.split(" | ")[0])]
+    (commands,) = (action for action in command_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (data,) = (action for action in commands.choices["data"]._actions if isinstance(action, argparse._SubParsersAction))
+    assert sorted(named) == sorted({*commands.choices} - {"data"} | {f"data {name}" for name in data.choices})
 
 
 @pytest.mark.parametrize("command", [["plugins"], ["plugins", "--json"], ["show", "pgd"]])

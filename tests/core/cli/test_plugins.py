@@ -19,6 +19,7 @@ from avrobust_core.cli.layout import table, wrapped
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry.choices import FusionChoice
 from avrobust_core.registry.hookspecs import ENTRY_POINT_GROUP as GROUP
+from avrobust_core.registry.kinds import KINDS
 from avrobust_core.spec.model import AttackEntry, EncoderEntry
 
 FakeDistribution = Callable[..., Path]
@@ -86,6 +87,11 @@ def avrobust_metrics():
 
 @hookimpl
 def avrobust_augmentations():
+    yield offer("fake-thing", EXAMPLE)
+
+
+@hookimpl
+def avrobust_trackers():
     yield offer("fake-thing", EXAMPLE)
 '''
 
@@ -284,7 +290,7 @@ def test_show_describes_the_component_and_each_field(fake_a: Path, avrobust: Avr
 def test_show_describes_every_kind_of_that_name(fake_a: Path, avrobust: Avrobust) -> None:
     _, out = avrobust("show", "fake-a:fake-thing")
     heads = [line for line in out.splitlines() if line.endswith(" fake-a:fake-thing")]
-    assert [head.split()[0] for head in heads] == ["dataset", "encoder", "fusion", "attack", "metric", "augmentation"]
+    assert [head.split()[0] for head in heads] == [*KINDS]
 
 
 def test_show_of_an_unknown_name_suggests(fake_a: Path, avrobust: Avrobust) -> None:
@@ -314,6 +320,7 @@ def test_the_snippet_can_be_pasted_into_a_spec(fake_a: Path, avrobust: Avrobust)
         "attack": {"attacks": {"fake-thing": entry}},
         "metric": {"metrics": [entry]},
         "augmentation": {"augment": [entry]},
+        "tracker": {"track": [entry]},
     }
     assert FusionChoice.model_validate(found["fusion"]["fusion"]).settings == example
     assert AttackEntry.model_validate(found["attack"]["attacks"]["fake-thing"]).use == "fake-thing"

@@ -216,7 +216,7 @@ def test_a_keyboard_interrupt_is_not_swallowed(install: Callable[..., Path]) -> 
 
 def test_every_kind_is_offered_by_its_hook(install: Callable[..., Path]) -> None:
     hooks = {"datasets": "", "encoders": ", media", "fusions": ", inputs", "attacks": "", "metrics": ""}
-    hooks["augmentations"] = ""
+    hooks |= {"augmentations": "", "trackers": ""}
     body = "\n".join(
         f"@hookimpl\ndef avrobust_{hook}():\n    yield offer('fake-thing', build=lambda config{more}: None)\n"
         for hook, more in hooks.items()

@@ -1,0 +1,97 @@
+"""Checks of trackers: what they must take, again and again, and what they must leave alone."""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import random
+import tempfile
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from avrobust_core.errors import AvrobustError
+from avrobust_core.registry.loading import one_line
+from avrobust_core.statistics.intervals import Estimate
+from avrobust_core.testing.component_subjects import ComponentSubject
+from avrobust_core.testing.running import CheckFailed, NotApplicable
+from avrobust_core.tracking.tracker import TrackedCell, TrackedRun
+
+_CELLS = tuple(
+    TrackedCell(
+        16 * str(number), "concat", "standard", number, {"training": {"epochs": 2, "augment": []}, "data": None}
+    )
+    for number in range(2)
+)
+_EPOCH = {"training/loss": 0.5, "training/learning_rate": 1e-3, "validation/loss": math.nan}
+_RESULT = {
+    "clean accuracy": Estimate(0.9, 0.8, 1.0, 20, "clopper-pearson"),
+    "accuracy/hit@1": Estimate(0.5, math.nan, math.nan, 20, "none"),
+    "robust accuracy/pgd/both": Estimate(0.1, 0.0, 0.2, 20, "clopper-pearson"),
+}
+
+
+def check_takes_a_run_again(subject: ComponentSubject) -> None:
+    """It takes all of a run, one cell without a result and numbers that are NaN, and then the same run once more."""
+    with tempfile.TemporaryDirectory() as folder:
+        for how in ("", " that it was told of before"):
+            _told(subject, Path(folder), how)
+
+
+def check_prints_nothing(subject: ComponentSubject) -> None:
+    """It prints nothing to standard output, which is the command's own."""
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(said):
+        _told(subject, Path(folder))
+    if said.getvalue():
+        raise CheckFailed(
+            f"it prints {said.getvalue().strip()[:80]!r} to standard output, among the tables of the run: log it, or "
+            "leave it out"
+        )
+
+
+def check_leaves_the_random_states(subject: ComponentSubject) -> None:
+    """It leaves the global random states of Python, numpy and torch as they are."""
+
+    def states() -> dict[str, object]:
+        return {
+            "Python's": random.getstate(),
+            "numpy's": pickle.dumps(np.random.get_state()),
+            "torch's": bytes(torch.get_rng_state().numpy()),
+        }
+
+    before = states()
+    with tempfile.TemporaryDirectory() as folder:
+        _told(subject, Path(folder))
+    moved = [name for name, state in states().items() if state != before[name]]
+    if moved:
+        raise CheckFailed(
+            f"it moves {' and '.join(moved)} global random state, and so whatever else draws from it: use a generator "
+            "of its own"
+        )
+
+
+def _told(subject: ComponentSubject, folder: Path, how: str = "") -> None:
+    """Tell a tracker, made anew, of a run: of its second cell the result, too.
+
+    Raises:
+        CheckFailed: if it raises.
+        NotApplicable: if it refuses: it needs a server that is not here.
+    """
+    tracker = subject.build()
+    try:
+        tracker.begin(TrackedRun("study", folder, {"name": "study"}))
+        for number, cell in enumerate(_CELLS):
+            tracker.cell(cell)
+            for epoch in (1, 2):
+                tracker.scalars(epoch, dict(_EPOCH))
+            if number:
+                tracker.result(dict(_RESULT))
+        tracker.close()
+    except AvrobustError as error:
+        raise NotApplicable(f"it refuses the run: {error}") from error
+    except Exception as error:
+        raise CheckFailed(f"told of a run{how} it raised {one_line(error)}: a run would go on without it") from error

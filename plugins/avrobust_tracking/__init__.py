@@ -1,0 +1,1 @@
+"""Trackers: training curves and results for TensorBoard and MLflow."""
