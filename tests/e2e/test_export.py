@@ -23,6 +23,7 @@ from avrobust_core.registry.choices import configure
 from avrobust_core.report.html.page import gather
 from avrobust_core.report.html.reading import read_run
 from avrobust_core.report.html.view import Gallery
+from avrobust_core.report.media_files import Form
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.building import Builder
 from avrobust_core.study.runner import carry_out
@@ -237,6 +238,12 @@ def test_an_export_that_fails_half_way_leaves_nothing(run, tmp_path, monkeypatch
     monkeypatch.setattr("avrobust_core.report.media_files.Writer.write", write)
     assert main(["export", str(run), "--clips", "1", "--out", str(tmp_path / "out"), "--quiet"]) == 1
     assert "the encoder gave up" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    kept = Form.kept
+    monkeypatch.setattr(Form, "kept", lambda *given: {name: x + 1 / 256 for name, x in kept(*given).items()})
+    assert main(["export", str(run), "--clips", "1", "--out", str(tmp_path / "out"), "--quiet"]) == 1
+    assert "is not read back as it was written" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
