@@ -1,10 +1,16 @@
-"""The command that shows a run: report."""
+"""The command that shows a run: report; and the report at the end of one."""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from avrobust_core.blame import sentence
 from avrobust_core.cli.layout import complain, say
+from avrobust_core.cli.options import installed
 from avrobust_core.plain_text import plain_text
+
+if TYPE_CHECKING:
+    from avrobust_core.registry.registry import Registry
 
 REPORT = "report.html"
 """The file in a run's folder."""
@@ -18,11 +24,38 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     report.set_defaults(run=_report)
 
 
+def report_of_ended(root: Path, registry: "Registry") -> Path | None:
+    """Write the report of a run that has just ended, into its folder.
+
+    Returns:
+        The file; None if it could not be written, which is told and loses nothing of the run.
+    """
+    out = root / REPORT
+    try:
+        _write(root, out, registry)
+    except Exception as error:  # noqa: BLE001  whatever it is: the run is done, and its results must not be lost with it
+        complain(
+            f"the report was not written: {sentence(error)}; the results are whole, and `avrobust report {root}` tries "
+            "it again"
+        )
+        return None
+    _tell(out)
+    return out
+
+
 def _report(options: argparse.Namespace) -> int:
+    out = options.folder / REPORT if options.out is None else options.out
+    _write(options.folder, out, installed(options))
+    _tell(out)
+    return 0
+
+
+def _write(root: Path, out: Path, registry: "Registry") -> None:
     from avrobust_core.report.html.page import write_report
 
-    out = options.folder / REPORT if options.out is None else options.out
-    for sentence in write_report(options.folder, out):
-        complain(plain_text(sentence))
+    for missing in write_report(root, out, registry):
+        complain(plain_text(missing))
+
+
+def _tell(out: Path) -> None:
     say(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, opens offline")
-    return 0

@@ -8,6 +8,7 @@ from typing import Any
 from avrobust_core.cli.layout import complain, say
 from avrobust_core.cli.options import add_spec_arguments, loaded_spec
 from avrobust_core.cli.output import is_first_process, print_json
+from avrobust_core.cli.report import REPORT, report_of_ended
 from avrobust_core.naming import SHOWN, first_of
 from avrobust_core.plain_text import plain_text
 
@@ -20,6 +21,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     run = commands.add_parser("run", help="carry out a spec; resumes and reuses by itself")
     _add_study_arguments(run)
     run.add_argument("--json", action="store_true", help="print one JSON object, and the tables to standard error")
+    run.add_argument("--no-report", action="store_true", help=f"do not write {REPORT} into the run's folder")
     run.add_argument("--quiet", action="store_true", help="show no progress; with --json, no tables")
     run.set_defaults(run=_run, resumes=True)
     plan = commands.add_parser("plan", help="show the cells, what is done, and why the rest is not")
@@ -39,14 +41,17 @@ def _run(options: argparse.Namespace) -> int:
     from avrobust_core.study.runner import carry_out
 
     result = carry_out(loaded, registry, out=options.out, silent=options.quiet)
+    unreported = False
     if is_first_process():
         if not (options.json and options.quiet):
             print_tables(result)
             for line in _closing_lines(result):
                 say(plain_text(line))
+        report = None if options.no_report else report_of_ended(Path(result["run"]), registry)
+        unreported = report is None and not options.no_report
         if options.json:
-            print_json(result)
-    if result["failed"] or result["problems"]:
+            print_json(result | {"report": None if report is None else str(report)})
+    if result["failed"] or result["problems"] or unreported:
         return 1
     return CONTRADICTED if result["contradicted"] else 0
 

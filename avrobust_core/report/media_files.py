@@ -19,6 +19,7 @@ from avrobust_core.data.grids import grid_of
 from avrobust_core.data.media import MediaSpec
 from avrobust_core.errors import RunError
 from avrobust_core.files import write_atomically
+from avrobust_core.report.pictures import png
 
 SOUND: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {"pcm16": ("pcm_s16le",), "float32": ("pcm_f32le",), "aac": ("aac",), "opus": ("libopus",)}
@@ -301,8 +302,4 @@ def _picture_packets(stream: Any, seen: NDArray[np.uint8]) -> Iterator[Any]:
 def _write_pictures(folder: Path, seen: NDArray[np.uint8]) -> None:
     folder.mkdir()
     for number, picture in enumerate(seen):
-        codec: Any = av.CodecContext.create("png", "w")
-        codec.width, codec.height, codec.pix_fmt = picture.shape[1], picture.shape[0], "rgb24"
-        codec.time_base = Fraction(1, 1)
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        (folder / f"{number:04}.png").write_bytes(b"".join(map(bytes, (*codec.encode(frame), *codec.encode(None)))))
+        (folder / f"{number:04}.png").write_bytes(png(picture))

@@ -22,6 +22,25 @@ READER = "clips"
 """The data set that reads the files."""
 
 
+def reader(registry: Registry, settings: Mapping[str, Any]) -> Dataset:
+    """The data set that reads an export's clips.
+
+    Args:
+        registry: where it is looked up.
+        settings: its configuration, as the export's data.yaml has it.
+
+    Raises:
+        RunError: if it cannot read such clips.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AvrobustWarning)  # few classes, one split: it is an extract
+            dataset: Dataset = configure(registry, "dataset", READER, {**settings, "cache_mib": 0}).build()
+            return dataset
+    except (ComponentError, DataError) as error:
+        raise RunError(f"the data set `{READER}` cannot read such clips back: {error}") from error
+
+
 class SavedClips:
     """The clips of an export, as the data set `clips` reads them.
 
@@ -35,13 +54,7 @@ class SavedClips:
     """
 
     def __init__(self, written: Written, registry: Registry, expected: Mapping[str, Mapping[str, int]]) -> None:
-        settings = {**written.settings(written.folder), "cache_mib": 0}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", AvrobustWarning)  # few classes, one split: it is an extract
-                self._dataset: Dataset = configure(registry, "dataset", READER, settings).build()
-        except (ComponentError, DataError) as error:
-            raise RunError(f"the data set `{READER}` cannot read such clips back: {error}") from error
+        self._dataset = reader(registry, written.settings(written.folder))
         self._split = written.origin.split
         self._index = {clip_id: i for i, clip_id in enumerate(self._dataset.ids(self._split))}
         self._expected = expected

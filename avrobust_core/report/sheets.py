@@ -1,13 +1,11 @@
 """Contact sheets: a few clips of each class at a glance, pictures as they are and sound as spectrograms."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from avrobust_core.data.batches import Clip
@@ -15,6 +13,7 @@ from avrobust_core.data.media import MediaSpec
 from avrobust_core.errors import AvrobustError
 from avrobust_core.files import write_atomically
 from avrobust_core.plain_text import plain_text
+from avrobust_core.report.pictures import Pixels, levels, resized, side_by_side, spectrogram, spread
 
 CLASSES_PER_SHEET: Final = 12
 
@@ -23,8 +22,8 @@ _WIDTH, _HEIGHT, _GAP, _LINE = 256, 64, 8, 14
 
 _FRAMES: Final = 4
 _FLOOR_DB: Final = -80.0
-
-_Pixels = NDArray[np.uint8]
+_SILENT_DB: Final = -120.0
+"""Below it the loudest sound is none, and shown as such."""
 
 
 def write_sheets(shown: Mapping[str, Sequence[Clip]], media: Mapping[str, MediaSpec], folder: Path) -> list[Path]:
@@ -65,7 +64,7 @@ def write_sheets(shown: Mapping[str, Sequence[Clip]], media: Mapping[str, MediaS
     return written
 
 
-def drawn(x: Tensor, spec: MediaSpec) -> _Pixels:
+def drawn(x: Tensor, spec: MediaSpec) -> Pixels:
     """One clip's modality as a picture of 64 rows and at most 256 columns, (H, W, 3) uint8.
 
     Pictures (3, T, H, W) become frames side by side, spread over the clip; sound (C, T) becomes the spectrogram of the
@@ -75,41 +74,22 @@ def drawn(x: Tensor, spec: MediaSpec) -> _Pixels:
         return np.full((_HEIGHT, _WIDTH, 3), 255, np.uint8)
     if x.dim() == 4 and x.shape[0] == 3:
         low, high = spec.bounds or _range(x)
-        frames = min(_FRAMES, x.shape[1])
-        chosen = x[:, [(2 * i + 1) * x.shape[1] // (2 * frames) for i in range(frames)]]
-        grey = _levels(_resized(chosen.movedim(0, 1), (_HEIGHT, _WIDTH // _FRAMES)), low, high)
-        return np.concatenate(list(np.moveaxis(grey, 1, -1)), axis=1)
+        frames = x[:, spread(x.shape[1], _FRAMES)].movedim(0, 1)
+        return side_by_side(resized(frames, (_HEIGHT, _WIDTH // _FRAMES)), low, high)
     if x.dim() == 2 and x.shape[1] >= 8 * _HEIGHT and x.shape[0] < _HEIGHT:
-        window = 2 * _HEIGHT
-        hop = max(1, math.ceil(x.shape[1] / _WIDTH))
-        spectrum = torch.stft(
-            x.mean(0), window, hop, window=torch.hann_window(window), return_complex=True, pad_mode="constant"
-        )
-        decibels = 20 * torch.log10(spectrum.abs().clamp_min(1e-10))
-        values = decibels.flip(0) - max(float(decibels.max()), -100.0)
-        low, high = _FLOOR_DB, 0.0
-    else:
-        values = x.reshape(-1, x.shape[-1]) if x.dim() else x.reshape(1, 1)
-        low, high = _range(values)
-    return _grey(_resized(values[None, None], (_HEIGHT, _WIDTH))[0, 0], low, high)
+        values = spectrogram(x, _HEIGHT, _WIDTH)
+        high = max(float(values.max()), _SILENT_DB)
+        return _grey(values, high + _FLOOR_DB, high)
+    values = x.reshape(-1, x.shape[-1]) if x.dim() else x.reshape(1, 1)
+    return _grey(resized(values[None, None], (_HEIGHT, _WIDTH))[0, 0], *_range(values))
 
 
-def _grey(values: Tensor, low: float, high: float) -> _Pixels:
-    return np.repeat(_levels(values, low, high)[..., None], 3, axis=2)
-
-
-def _levels(values: Tensor, low: float, high: float) -> _Pixels:
-    scaled = (values - low) / (high - low if high > low else 1)
-    found: _Pixels = scaled.clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
-    return found
+def _grey(values: Tensor, low: float, high: float) -> Pixels:
+    return np.repeat(levels(values, low, high)[..., None], 3, axis=2)
 
 
 def _range(x: Tensor) -> tuple[float, float]:
     return (float(x.min()), float(x.max())) if x.numel() else (0.0, 1.0)
-
-
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return torch.nn.functional.interpolate(x, size, mode="area")
 
 
 def _text(text: str, length: int) -> str:

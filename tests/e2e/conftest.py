@@ -106,7 +106,7 @@ def _comparable(result: Mapping[str, Any]) -> dict[str, Any]:
 
     def strip(data: Any) -> Any:
         if isinstance(data, dict):
-            kept = {key: value for key, value in data.items() if key not in ("run", "reused")}
+            kept = {key: value for key, value in data.items() if key not in ("run", "report", "reused")}
             return {key: strip(value) for key, value in kept.items() if not key.endswith("seconds")}
         return [strip(item) for item in data] if isinstance(data, list) else data
 

@@ -22,6 +22,10 @@ from avrobust_core.cli import main
 from avrobust_core.errors import RunError
 from avrobust_core.models.saving import load_weights
 from avrobust_core.registry.choices import configure
+from avrobust_core.report.html.page import gather
+from avrobust_core.report.html.reading import read_run
+from avrobust_core.report.html.view import Gallery
+from avrobust_core.report.media_files import Form
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.building import Builder
 from avrobust_core.study.console import Monitor
@@ -176,6 +180,7 @@ def test_the_manifest_keeps_versions_of_a_clip_together_and_says_which_is_which(
             assert (sound.getframerate(), sound.getsampwidth(), sound.getnframes()) == (4000, 2, 4000)
         assert sorted(path.name for path in (folder / row["png"]).iterdir()) == [f"{i:04}.png" for i in range(4)]
     assert not list(folder.parent.glob(".avrobust-unfinished*"))
+    assert folder.stat().st_mode & 0o777 == 0o755, "others may read it, though it was made in a folder of its own"
 
 
 def test_pictures_as_png_are_those_of_the_film(exported) -> None:
@@ -189,7 +194,11 @@ def test_pictures_as_png_are_those_of_the_film(exported) -> None:
         assert torch.equal(picture.permute(2, 0, 1) / 255, film[:, i])
 
 
-def test_clips_that_the_model_has_right_are_chosen_by_a_hash_and_named_in_the_last_lines(run, tmp_path, capsys) -> None:
+def test_clips_that_the_model_has_right_are_chosen_by_a_hash_and_named_in_the_last_lines(
+    run, tmp_path, capsys, monkeypatch
+) -> None:
+    speakers = {f"test-{i:06}": f"speaker-{i % 2}" for i in range(16)}
+    monkeypatch.setattr("avrobust_core.report.exporting.groups_by_clip", lambda *_: speakers)
     command = ["export", str(run), "--clips", "2", "--attacks", "pgd/both", "--sound", "float32", "--quiet"]
     assert main([*command, "--out", str(tmp_path / "few")]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -201,6 +210,8 @@ def test_clips_that_the_model_has_right_are_chosen_by_a_hash_and_named_in_the_la
     (entry,) = findings["cells"][0]["attacks"]
     # Samples of 32 bits are kept as they are.
     assert all(clip["norm_saved"]["audio"] == clip["norm"]["audio"] for clip in entry["clips"])
+    with (tmp_path / "few" / "manifest.csv").open() as file:
+        assert all(row["group"] == speakers[row["source"]] for row in csv.DictReader(file)), "the study's own groups"
 
 
 @pytest.mark.parametrize(
@@ -220,6 +231,31 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(run, tmp_path, capsy
     said = capsys.readouterr().err
     assert message in said
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_fails_half_way_leaves_nothing(run, tmp_path, monkeypatch, capsys) -> None:
+    def write(self, clip, folder, name):
+        (folder / "half").mkdir(parents=True)
+        raise RunError("the encoder gave up")
+
+    monkeypatch.setattr("avrobust_core.report.media_files.Writer.write", write)
+    assert main(["export", str(run), "--clips", "1", "--out", str(tmp_path / "out"), "--quiet"]) == 1
+    assert "the encoder gave up" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    kept = Form.kept
+    monkeypatch.setattr(Form, "kept", lambda *given: {name: x + 1 / 256 for name, x in kept(*given).items()})
+    assert main(["export", str(run), "--clips", "1", "--out", str(tmp_path / "out"), "--quiet"]) == 1
+    assert "is not read back as it was written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_shows_what_was_exported(run, exported) -> None:
+    page = gather(read_run(run), Registry.discover())
+    (found,) = [part for section in page.sections for part in section.parts if isinstance(part, Gallery)]
+    versions = {version.title for clip in found.clips for version in clip.versions}
+    assert versions == {f"concat/standard: {name}" for name in ("pgd on both", "pgd on loud", "rounded on both")}
+    assert all(media.data for clip in found.clips for media in (*clip.media, *clip.versions[0].media))
 
 
 def test_a_folder_that_is_no_run_and_one_that_is_not_empty_are_refused(run, exported, tmp_path, capsys) -> None:

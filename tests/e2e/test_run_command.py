@@ -7,6 +7,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from avrobust_core.cli import main
+
 
 @pytest.fixture(scope="module")
 def first(tiny: Path, tmp_path_factory: pytest.TempPathFactory, run_command):
@@ -28,6 +30,8 @@ def done(first, tmp_path: Path):
 def test_a_study_runs_reports_and_is_reused(done, tiny, tmp_path, run_command, last_json, comparable) -> None:
     out = tmp_path / "out"
     result = json.loads(done.stdout)  # which holds nothing else
+    assert Path(result.pop("report")) == Path(result["run"]) / "report.html"
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
     assert result == json.loads((out / "result.json").read_text())
     assert Path(result["run"]).name == "out"
     assert result["reused"] == 0
@@ -56,6 +60,30 @@ def test_a_study_runs_reports_and_is_reused(done, tiny, tmp_path, run_command, l
     assert last_json(again.stdout)["reused"] == 2
     assert "reused" not in again.stderr
     assert comparable(last_json(again.stdout)) == comparable(result)
+
+
+def test_a_report_that_cannot_be_written_loses_nothing_and_nobody_has_to_have_one(
+    done, tiny, tmp_path, capsys, last_json, monkeypatch
+) -> None:
+    report = tmp_path / "out" / "report.html"
+    command = ["run", str(tiny), "--out", str(tmp_path / "out"), "--json", "--quiet"]
+    report.unlink()
+    assert main([*command, "--no-report"]) == 0
+    assert last_json(capsys.readouterr().out)["report"] is None
+    assert not report.exists()
+
+    report.mkdir()
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    (said,) = [line for line in printed.err.splitlines() if "report" in line]
+    assert said.startswith("the report was not written: ")
+    assert said.endswith(f"the results are whole, and `avrobust report {tmp_path / 'out'}` tries it again")
+    assert (last_json(printed.out)["reused"], last_json(printed.out)["report"]) == (2, None)
+
+    report.rmdir()
+    monkeypatch.setattr("avrobust_core.cli.run.is_first_process", lambda: False)
+    assert main(command) == 0
+    assert not report.exists(), "one process of a run writes it"
 
 
 def test_the_run_folder_holds_what_was_asked_meant_and_found(done, tiny, tmp_path) -> None:

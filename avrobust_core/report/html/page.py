@@ -13,6 +13,7 @@ from avrobust_core._version import __version__
 from avrobust_core.errors import RunError
 from avrobust_core.files import write_text
 from avrobust_core.plain_text import plain_lines
+from avrobust_core.registry.registry import Registry
 from avrobust_core.report.html.charts import SERIES, SHAPES
 from avrobust_core.report.html.clips import clip_sections
 from avrobust_core.report.html.gallery import gallery
@@ -27,12 +28,13 @@ from avrobust_core.report.html.view import Page
 LONGEST_LINE = 20_000
 
 
-def write_report(root: Path, out: Path) -> list[str]:
+def write_report(root: Path, out: Path, registry: Registry) -> list[str]:
     """Write the report of a run.
 
     Args:
         root: the run's folder.
         out: the file, written whole or not at all.
+        registry: where the data set is looked up that reads exported clips.
 
     Returns:
         Sentences about what is missing in the run; the page has them, too.
@@ -42,13 +44,17 @@ def write_report(root: Path, out: Path) -> list[str]:
         OSError: if the file cannot be written.
     """
     run = read_run(root)
-    text = render(gather(run))
+    text = render(gather(run, registry))
     write_text(out, text)
     return run.missing
 
 
-def gather(run: Run) -> Page:
+def gather(run: Run, registry: Registry) -> Page:
     """All that the page says.
+
+    Args:
+        run: as read.
+        registry: where the data set is looked up that reads exported clips.
 
     Raises:
         RunError: if the results are not as avrobust writes them.
@@ -62,7 +68,7 @@ def gather(run: Run) -> Page:
             metrics(run),
             cost(run),
             *clip_sections(run),
-            gallery(run),
+            gallery(run, registry),
             audit(run),
             failures(run),
             provenance(run),

@@ -104,22 +104,43 @@ class Media:
     """A picture or a sound, inside the page.
 
     Attributes:
-        type: "image", "audio" or "video".
-        data: a data URI.
-        label: what it is.
+        type: "image" or "audio".
+        data: a data URI, in base64: nothing in it is escaped or shortened.
+        label: what stands below it.
+        about: what it is, for those who do not see it.
     """
 
     type: str
     data: str
     label: str
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A clip after an attack, with what is known of it."""
+
+    title: str
+    facts: Mapping[str, str]
+    media: Sequence[Media]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownClip:
+    """A clip with its class, as it was, and its versions."""
+
+    title: str
+    label: str
+    media: Sequence[Media]
+    versions: list[Version]
 
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Clips, each with a title, facts and media."""
+    """Clips, clean and attacked."""
 
     kind: ClassVar[str] = "gallery"
-    clips: Sequence[tuple[str, Mapping[str, str], Sequence[Media]]]
+    clips: Sequence[ShownClip]
 
 
 @dataclass(frozen=True, slots=True)

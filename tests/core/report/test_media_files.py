@@ -1,5 +1,7 @@
 """Clips as media files: read back as the grid says, or, coded with losses, the same clip at the same time."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,34 @@ def test_what_is_coded_with_losses_is_the_same_clip_at_the_same_time(tmp_path, s
     assert not torch.equal(read["audio"], kept["audio"])
     assert float(np.corrcoef(read["audio"], kept["audio"])[0, 1]) > 0.99
     assert float((read["video"] - kept["video"]).abs().mean()) < 0.03, "each picture in its place"
+
+
+def test_a_rate_is_in_bits_per_second_and_the_file_has_it(tmp_path) -> None:
+    try:
+        rates = [Coding.of(f"aac:{rate}", SOUND).rate for rate in ("24k", "0.096M", "24000")]
+    except RunError as error:
+        pytest.skip(str(error))
+    assert rates == [24_000, 96_000, 24_000]
+    specs = {"audio": media(32_000, 16_000, 1, 8)["audio"]}
+    noise = torch.rand(1, 32_000, generator=torch.Generator().manual_seed(0)) - 0.5
+    sizes = []
+    for sound in ("aac:24k", "aac:96k"):
+        _, _, files = written_and_read(tmp_path, specs, {"audio": noise}, sound, "ffv1")
+        sizes.append((tmp_path / files["path"]).stat().st_size)
+    assert sizes[1] > 2 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "sentence"),
+    [
+        ("aac:0k", SOUND, "'aac:0k': aac needs bits per second, such as aac:64k"),
+        ("aac:64kb", SOUND, "'aac:64kb': aac needs bits per second"),
+        ("h264:1M", {"h264": ("no-such-encoder", "nor-this")}, "no encoder for h264 (no-such-encoder or nor-this)"),
+    ],
+)
+def test_a_coding_that_there_is_not_is_refused(text: str, known: dict[str, tuple[str, ...]], sentence: str) -> None:
+    with pytest.raises(RunError, match=re.escape(sentence)):
+        Coding.of(text, known)
 
 
 def test_odd_pictures_are_refused_where_the_coding_halves_them(tmp_path) -> None:

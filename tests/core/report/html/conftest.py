@@ -8,8 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from torch import Tensor
 
+from avrobust_core import MediaSpec
 from avrobust_core.files import file_hash, write_json
+from avrobust_core.report.exported import Row, Written
+from avrobust_core.report.media_files import PICTURES, SOUND, Coding, Form, Writer
 
 CLASSES = ("dog", "cat", "owl")
 EVIL = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>"
@@ -166,6 +171,93 @@ class MadeRun:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows), path)
         return file_hash(path)
+
+
+class MadeExport:
+    """The export of a made run: of each clip the clean version, and one attacked on behalf of each of some cells."""
+
+    media = {  # noqa: RUF012
+        "audio": MediaSpec(kind="audio", shape=(1, 4000), rate=4000, bounds=(-1, 1), time_axis=1),
+        "video": MediaSpec(kind="video", shape=(3, 8, 16, 16), rate=8, bounds=(0, 1), time_axis=1),
+    }
+    classes = CLASSES
+    task = "single-label"
+
+    def __init__(self, made: MadeRun) -> None:
+        self.made = made
+        self.folder = made.folder / "export"
+        form = Form.of(self.media)
+        self.writer = Writer(form, Coding.of("pcm16", SOUND), Coding.of("ffv1", PICTURES))
+        self.findings: dict[str, Any] = {}
+
+    def clip(self, number: int) -> dict[str, Tensor]:
+        """A tone of amplitude 0.5 that silence follows; frames that get lighter, on the grid of 8 bits."""
+        time = torch.arange(4000) / 4000
+        heard = 0.5 * torch.sin(2 * torch.pi * 500 * (number + 1) * time) * (time < 0.5)
+        seen = torch.arange(8.0)[:, None, None].expand(3, 8, 16, 16) * 16 / 255 + 0.25098039
+        return {"audio": heard[None], "video": seen.clone()}
+
+    def attacked(self, number: int) -> dict[str, Tensor]:
+        """Every sample moved by 1/256, every pixel of the left half by 4/255."""
+        clip = self.clip(number)
+        clip["audio"] += 1 / 256
+        clip["video"][..., :8] += 4 / 255
+        return clip
+
+    def write(self, cells: tuple[str, ...] = ("x0", "y0"), clips: int = 2) -> Path:
+        name = self.made.name
+        written = Written(self.folder, self.writer.form, self, "test")
+
+        def row(version: str, number: int, inputs: dict[str, Tensor]) -> Row:
+            files = self.writer.write(inputs, self.folder / version, f"clip-{number}")
+            paths = {kind: f"{version}/{file}" if file else "" for kind, file in files.items()}
+            label = CLASSES[number % 3]
+            return Row(f"{version}/clip-{number}", f"clip-{number}", [label], f"clip-{number}", paths, version)
+
+        clean = [row("clean", number, self.clip(number)) for number in range(clips)]
+        written.rows.extend(clean)
+        found = []
+        for cell in cells:
+            rows = [row(f"{cell}/pgd", number, self.attacked(number)) for number in range(clips)]
+            written.rows.extend(rows)
+            entries = [
+                {
+                    "id": name(f"clip-{number}"),
+                    "path": each.files["path"],
+                    "fooled": number > 0,
+                    "fooled_saved": number > 1,
+                    "radius": {name("audio"): 0.004},
+                    "norm_saved": {name("audio"): 0.0039},
+                    "logits": [0.0, 3.0, 0.0],
+                    "logits_saved": [0.0, 2.0, 0.0],
+                }
+                for number, each in enumerate(rows)
+            ]
+            found.append(
+                {"id": cell, "model": name(cell[0]), "training": name("plain"), "seed": int(cell[1:])}
+                | {"clips": [name(f"clip-{number}") for number in range(clips)]}
+                | {
+                    "clean": {
+                        "paths": [each.files["path"] for each in clean],
+                        "logits_saved": [[2.0, 0.0, 0.0]] * clips,
+                    }
+                }
+                | {"attacks": [{"attack": name("pgd"), "threat": name("both"), "clips": entries}]}
+            )
+        written.write_manifest()
+        about = {"format": 1, "chosen": name("as told"), "sound": "pcm16", "pictures": "ffv1", "split": "test"}
+        self.findings = about | {"cells": found}
+        written.write_rest(Path("elsewhere"), self.findings)  # as where it was made, and not where it is now
+        return self.folder
+
+    def save(self) -> None:
+        write_json(self.folder / "export.json", self.findings)
+
+
+@pytest.fixture
+def made_export() -> Callable[[MadeRun], MadeExport]:
+    """The export of a made run; its files are written by `write`."""
+    return MadeExport
 
 
 @pytest.fixture
