@@ -81,6 +81,8 @@ class Exporting:
         sound, pictures = Coding.of(self.section.sound, SOUND), Coding.of(self.section.pictures, PICTURES)
         self.writer = Writer(Form.of(read.media), sound, pictures, self.section.png)
         _refuse_lengths(self.writer.form)
+        if not requests:
+            raise RunError("export: there is no attack of which clips could be exported; name one in `attacks`")
         for request in requests:
             refuse_features(f"{request.name}/{request.threat_name}", request.threat)
         refuse_taken(self.section.out)

@@ -97,6 +97,7 @@ def test_what_exported_clips_are_worth_is_what_a_reader_of_the_files_finds(expor
             "samples per second are unknown; state its",
         ),
         ({"media": MEDIA | {"video": replace(MEDIA["video"], rate=10)}}, "audio lasts 0.1 s and video 0.2 s"),
+        ({"attacks": []}, "there is no attack of which clips"),
         ({"export": {"out": "x", "clip": 3}}, "export: clip: "),
         ({"export": {"out": "x", "ids": ["0", "twenty"]}}, "the loader gives no clip 'twenty'"),
         ({"export": {"out": "x", "sound": "aac"}}, "aac needs bits per second"),
