@@ -168,6 +168,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("page", type=Path, metavar="REPORT", help="the page: RUN/report.html")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="only make a picture of its first screen")
+    parser.add_argument("--windows", nargs="+", choices=WINDOWS, default=list(WINDOWS), help="default: all of them")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep pictures of the whole page")
     parser.add_argument("--axe", type=Path, metavar="FILE", help="axe.min.js of axe-core")
     options = parser.parse_args()
@@ -183,8 +184,8 @@ def main() -> int:
                 look(browser, options.page, *WINDOWS["1280-light"])
                 picture(browser, options.picture, whole=False)
                 return 0
-            for name, window in WINDOWS.items():
-                look(browser, options.page, *window)
+            for name in options.windows:
+                look(browser, options.page, *WINDOWS[name])
                 found = json.loads(browser.evaluate(LOADED))
                 faults = [*found["faults"], *refused(browser.events)]
                 if options.axe is not None:

@@ -105,7 +105,7 @@ class ClipViews:
         small = torch.nn.functional.interpolate(difference, _size(difference), mode="nearest")  # a mean would hide it
         yield _image(
             self._frames(_smaller(self._chosen(attacked))),
-            "attacked",
+            "attacked: the same frames",
             f"{name}: {self._which()}, side by side",
         )
         yield _image(
@@ -130,7 +130,7 @@ class ClipViews:
 
     def _player(self, heard: Tensor, version: str, name: str) -> Iterator[Media]:
         if self.too_long() is None:
-            yield Media("audio", _uri("audio/wav", self._wav(heard)), version, f"{name}: {version} sound")
+            yield Media("audio", _uri("audio/wav", self._wav(heard)), f"{version} sound", f"{name}: {version} sound")
 
     def _wav(self, heard: Tensor) -> bytes:
         """The sound as a WAV file of 16 bits."""
