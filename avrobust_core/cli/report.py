@@ -24,8 +24,13 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     report.set_defaults(run=_report)
 
 
-def report_of_ended(root: Path, registry: "Registry") -> Path | None:
+def report_of_ended(root: Path, registry: "Registry", *, silent: bool) -> Path | None:
     """Write the report of a run that has just ended, into its folder.
+
+    Args:
+        root: the run's folder.
+        registry: of the components that are installed.
+        silent: do not say where it is.
 
     Returns:
         The file; None if it could not be written, which is told and loses nothing of the run.
@@ -39,7 +44,8 @@ def report_of_ended(root: Path, registry: "Registry") -> Path | None:
             "it again"
         )
         return None
-    _tell(out)
+    if not silent:
+        _tell(out)
     return out
 
 

@@ -43,11 +43,12 @@ def _run(options: argparse.Namespace) -> int:
     result = carry_out(loaded, registry, out=options.out, silent=options.quiet)
     unreported = False
     if is_first_process():
-        if not (options.json and options.quiet):
+        silent = options.json and options.quiet
+        if not silent:
             print_tables(result)
             for line in _closing_lines(result):
                 say(plain_text(line))
-        report = None if options.no_report else report_of_ended(Path(result["run"]), registry)
+        report = None if options.no_report else report_of_ended(Path(result["run"]), registry, silent=silent)
         unreported = report is None and not options.no_report
         if options.json:
             print_json(result | {"report": None if report is None else str(report)})

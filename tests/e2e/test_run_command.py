@@ -32,6 +32,7 @@ def test_a_study_runs_reports_and_is_reused(done, tiny, tmp_path, run_command, l
     result = json.loads(done.stdout)  # which holds nothing else
     assert Path(result.pop("report")) == Path(result["run"]) / "report.html"
     assert (out / "report.html").read_text().startswith("<!doctype html>")
+    assert "MiB, opens offline" in done.stderr
     assert result == json.loads((out / "result.json").read_text())
     assert Path(result["run"]).name == "out"
     assert result["reused"] == 0
@@ -59,6 +60,7 @@ def test_a_study_runs_reports_and_is_reused(done, tiny, tmp_path, run_command, l
     assert again.returncode == 0
     assert last_json(again.stdout)["reused"] == 2
     assert "reused" not in again.stderr
+    assert "report" not in again.stderr
     assert comparable(last_json(again.stdout)) == comparable(result)
 
 

@@ -1,6 +1,5 @@
 """The files beside exported clips, and what an export refuses."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,15 +18,9 @@ from avrobust_core.report.saved_clips import SavedClips
 FORM = Form.of({"audio": MediaSpec(kind="audio", shape=(1, 4000), rate=4000, bounds=(-1, 1), time_axis=1)})
 
 
-@dataclass(frozen=True)
-class Classes:
-    classes: tuple[str, ...]
-    task: str = "single-label"
-
-
 def written(folder: Path, *classes: str, split: str = "test", task: str = "multi-label") -> Written:
-    data: Any = Classes(classes, task)
-    return Written(folder, FORM, data, split)
+    origin: Any = SimpleNamespace(classes=classes, task=task, split=split)
+    return Written(folder, FORM, origin)
 
 
 def test_labels_are_separated_by_what_no_class_has_in_its_name(tmp_path: Path) -> None:
@@ -70,11 +63,9 @@ def test_a_clip_that_lacks_a_modality_is_refused_by_name() -> None:
         exporting._Exporting._row(nobody, Batch(inputs, torch.zeros(2), ("a", "b")), 1, ("clean",))
 
 
-def test_what_came_out_otherwise_than_in_the_run_is_counted(monkeypatch) -> None:
-    job: Any = SimpleNamespace(cell=None, selection=SimpleNamespace(ids=["a", "b", "c"]))
+def test_what_came_out_otherwise_than_before_is_counted() -> None:
+    job: Any = SimpleNamespace(ids=["a", "b", "c"])
     before = [{"success": True}, {"success": False}, {"success": True}]
-    kept = SimpleNamespace(ids=["c", "b", "a"], success=torch.tensor([False, False, True]))
-    evaluation: Any = None
-    for found, count in ((kept, 1), (None, None)):
-        monkeypatch.setattr(exporting, "stored", lambda *_, found=found: found)
-        assert exporting._otherwise(job, evaluation, before) == {"otherwise_than_in_run": count}
+    for known, count in (({"c": False, "b": False, "a": True}, 1), (None, None)):
+        attack: Any = SimpleNamespace(success=known)
+        assert exporting._otherwise(job, attack, before) == {"otherwise_than_in_run": count}

@@ -182,6 +182,7 @@ class MadeExport:
     }
     classes = CLASSES
     task = "single-label"
+    split = "test"
 
     def __init__(self, made: MadeRun) -> None:
         self.made = made
@@ -206,7 +207,7 @@ class MadeExport:
 
     def write(self, cells: tuple[str, ...] = ("x0", "y0"), clips: int = 2) -> Path:
         name = self.made.name
-        written = Written(self.folder, self.writer.form, self, "test")
+        written = Written(self.folder, self.writer.form, self)
 
         def row(version: str, number: int, inputs: dict[str, Tensor]) -> Row:
             files = self.writer.write(inputs, self.folder / version, f"clip-{number}")

@@ -26,7 +26,7 @@ def test_a_browser_shows_all_of_the_page_at_any_width_and_runs_none_of_its_texts
         [sys.executable, str(LOOK), str(made.folder / "report.html"), "--windows", *windows, *axe],
         capture_output=True,
         text=True,
-        timeout=1500,
+        timeout=600,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
