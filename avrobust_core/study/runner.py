@@ -110,6 +110,8 @@ class _Run:
             write_text(self.root / "spec.yaml", self.loaded.text)
             write_text(self.root / "resolved.yaml", self.loaded.resolved_yaml())
         locked = lock(self.registry, cells, str(fabric.device), fabric.world_size)
+        if process.first:
+            locked["resolved"] = file_hash(self.root / "resolved.yaml")
         self._lock(locked, cells)
         results = []
         for number, cell in enumerate(cells, start=1):
@@ -160,8 +162,7 @@ class _Run:
                 | {"made_with": records_of(cell)}
                 for cell in cells
             ]
-            resolved = file_hash(self.root / "resolved.yaml")
-            self.problems.write(self.root / "lock.json", {**locked, "resolved": resolved, "cells": told})
+            self.problems.write(self.root / "lock.json", {**locked, "cells": told})
 
     def _across_cells(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Results over several cells; if one of these steps fails, the cells' own results stand."""

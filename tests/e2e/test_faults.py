@@ -149,7 +149,7 @@ def gone(path: Path) -> None:
 
 
 MENDED = (
-    "spec.yaml", "resolved.yaml", "lock.json", "result.json", "cells/*/cell.json", "cells/*/result.json",
+    "spec.yaml", "resolved.yaml", "lock.json", "result.json", "report.html", "cells/*/cell.json", "cells/*/result.json",
     "cells/*/samples.parquet", "cells/*/per_class.csv", "cells/*/audits/*.json",
     "cells/*/evaluations/*/record.json", "cells/*/evaluations/*/predictions.parquet",
     "cells/*/measurements/*.json", "cells/*/measurements/*.parquet",
