@@ -165,6 +165,9 @@ def test_what_the_audit_contradicts_is_said_beside_the_number_and_first(made_run
     assert "seed 1: at most 12.3 % by the audit's square" in worst.notes[0]
     assert not other.notes
     assert column(first, "audit")[0].text == "failed (1 of 2 seeds)"
+    tones = [str(attributes.get("class")) for tag, attributes in Parsed(render(page)).elements if tag == "td"]
+    assert {"n", "n bad", "n heat0", "n heat9"} <= set(tones)
+    assert {name for tone in tones for name in tone.split() if "heat" in name} <= {f"heat{i}" for i in range(10)}
     assert items(page, "summary").startswith("1 of 4 cells have a robust accuracy that the audit contradicts: x/plain.")
 
 
