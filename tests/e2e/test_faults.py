@@ -523,7 +523,7 @@ def test_a_plugin_that_changed_between_runs_is_told_and_nothing_of_before_is_los
         for arguments in (ask, ("transfer", run, "--quiet"), ("export", run, "--quiet")):
             broken = carried_out(*arguments)
             assert broken["status"] == status, broken
-            assert "there is no attack 'step'" in broken["err"] or why in broken["err"]
+            assert "no attack is named 'step'" in broken["err"] or why in broken["err"]
         for arguments in (("report", run, "--out", tmp_path / "report.html"), ("compare", run, whole)):
             assert carried_out(*arguments)["status"] == 0
         assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
