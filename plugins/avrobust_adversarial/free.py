@@ -66,7 +66,7 @@ class FreeTraining(Augmentation):
     def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
         """The order as it is; the memory gets a place for each clip."""
         if self.memory is not None:
-            self.memory.begin_epoch(step)
+            self.memory.begin_epoch(clips, step)
         return None
 
     def begin(self, batch: Batch, step: TrainingStep) -> AugmentedStep:

@@ -46,12 +46,18 @@ class Memory:
         """Tell if what is read is nowhere larger than what was written."""
         return Code(self.bits, ()).shrinks
 
-    def begin_epoch(self, step: TrainingStep) -> None:
-        """Learn of all clips that there are, before the first of them is read: an epoch may have but some of them."""
+    def begin_epoch(self, clips: Sequence[str], step: TrainingStep) -> None:
+        """Learn of all clips that there are, before the first of them is read.
+
+        Args:
+            clips: of the epoch, which may have but some of those of the step: the same in every process.
+            step: where training stands.
+        """
         # A place in a file must be the same in every process, and after a resume.
         self._folder = step.scratch if step.clips else None
-        if not self._rows:
-            self._rows = {clip_id: row for row, clip_id in enumerate(sorted(step.clips))}
+        if not self._rows or not step.clips:
+            for clip_id in sorted(step.clips or set(clips)):
+                self._rows.setdefault(clip_id, len(self._rows))
 
     def read(self, name: str, ids: Sequence[str], clean: Tensor, epoch: int) -> tuple[Tensor, list[int]]:
         """The last perturbations of clips from before an epoch: (n, ...), and the positions of these n clips.

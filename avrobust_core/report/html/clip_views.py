@@ -130,7 +130,7 @@ class ClipViews:
 
     def _player(self, heard: Tensor, version: str, name: str) -> Iterator[Media]:
         if self.too_long() is None:
-            yield Media("audio", _uri("audio/wav", self._wav(heard)), f"{version} sound", f"{name}: {version} sound")
+            yield Media("sound", _uri("audio/wav", self._wav(heard)), f"{version} sound", f"{name}: {version} sound")
 
     def _wav(self, heard: Tensor) -> bytes:
         """The sound as a WAV file of 16 bits."""

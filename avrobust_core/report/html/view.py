@@ -104,7 +104,7 @@ class Media:
     """A picture or a sound, inside the page.
 
     Attributes:
-        type: "image" or "audio".
+        type: "image" or "sound".
         data: a data URI, in base64: nothing in it is escaped or shortened.
         label: what stands below it.
         about: what it is, for those who do not see it.

@@ -85,7 +85,7 @@ def test_other_shells_read_the_printed_script(shell: str, tmp_path: Path, capsys
     assert main(["completion", shell]) == 0
     script = tmp_path / "script"
     script.write_text(capsys.readouterr().out)
-    assert "avrobust completion --before=" in script.read_text()
+    assert "avrobust completion " in script.read_text()
     found = shutil.which(shell)
     if found is None:
         pytest.skip(f"there is no {shell}")

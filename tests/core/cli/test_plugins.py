@@ -174,7 +174,7 @@ def test_plugins_lists_plugins_and_components_by_kind(fake_a: Path, avrobust: Av
     [row] = [row for row in rows if row[:1] == ["fake-a:one"]]
     assert row[1:3] == ["1.2", "ok"]
     assert float(row[3]) > 0
-    assert row[4] == "8"
+    assert row[4] == "9"
     kinds = [line for line in out.splitlines() if line in {"dataset", "encoder", "fusion", "attack", "metric"}]
     assert kinds == ["dataset", "encoder", "fusion", "attack", "metric"]
     assert "  fake-plain  " in out
@@ -191,7 +191,7 @@ def test_plugins_reports_broken_ones_and_still_succeeds(fake_a: Path, fake_broke
     assert "other-api" in out
     told = " ".join(out.split())
     assert "No module named 'no_such_module_at_all'" in told
-    assert "unknown hook 'avrobust_atacks'; did you mean 'avrobust_attacks'?" in told
+    assert "unknown hook 'avrobust_atacks'; did you mean 'avrobust_attacks' or 'avrobust_trackers'?" in told
     assert "fake-plain" in out
 
 

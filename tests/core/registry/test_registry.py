@@ -105,7 +105,7 @@ BROKEN = {
     ),
     "misspelled": (
         source("@hookimpl\ndef avrobust_atacks():\n    return [offer('half')]\n"),
-        "unknown hook 'avrobust_atacks'; did you mean 'avrobust_attacks'?",
+        "unknown hook 'avrobust_atacks'; did you mean 'avrobust_attacks' or 'avrobust_trackers'?",
     ),
     "other_hook": (
         source("@hookimpl\ndef avrobust_attacks():\n    return []\n@hookimpl\ndef on_start():\n    pass\n"),

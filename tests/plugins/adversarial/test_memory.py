@@ -21,7 +21,9 @@ def deltas(seed, shape=(2, 5)):
 def memory(request, tmp_path, step_of, network):
     def build(bits=16, folder="scratch"):
         made = Memory(bits)
-        made.begin_epoch(step_of(network(), scratch=tmp_path / folder if request.param == "files" else None, clips=IDS))
+        made.begin_epoch(
+            IDS, step_of(network(), scratch=tmp_path / folder if request.param == "files" else None, clips=IDS)
+        )
         return made
 
     return build
@@ -102,13 +104,13 @@ def test_another_memory_goes_on_from_the_state(memory):
 def test_files_do_not_grow_a_checkpoint_and_are_missed_when_gone(tmp_path, step_of, network):
     step = step_of(network(), scratch=tmp_path / "scratch", clips=IDS)
     one = Memory(8)
-    one.begin_epoch(step)
+    one.begin_epoch(IDS, step)
     one.write("audio", IDS, deltas(1), 0)
     assert one.state_dict() == {"in_files": True}
     assert (tmp_path / "scratch" / "perturbations-audio").stat().st_size == 6 * 2 * (8 + 10)
     again = Memory(8)
     again.load_state_dict(one.state_dict())
-    again.begin_epoch(step_of(network(), scratch=tmp_path / "elsewhere", clips=IDS))
+    again.begin_epoch(IDS, step_of(network(), scratch=tmp_path / "elsewhere", clips=IDS))
     with pytest.raises(AvrobustError, match="delete the cell's checkpoint"):
         again.read("audio", IDS, deltas(0), 1)
 
@@ -117,7 +119,7 @@ def test_two_processes_write_into_one_file(tmp_path, step_of, network):
     step = step_of(network(), scratch=tmp_path, clips=list(reversed(IDS)))
     both = [Memory(16), Memory(16)]
     for one in both:
-        one.begin_epoch(step)
+        one.begin_epoch(IDS, step)
     both[0].write("audio", IDS[::2], deltas(1)[::2], 0)
     both[1].write("audio", IDS[1::2], deltas(1)[1::2], 0)
     for one in both:
@@ -151,5 +153,5 @@ def test_epochs_that_draw_their_clips_keep_one_place_for_each(make, tmp_path, st
         learner.end_epoch(step, lambda mine: [mine])
     resumed = make("free-at", threat={"audio": {"eps": 0.1}}, memory=True).memory
     resumed.load_state_dict(memory.state_dict())
-    resumed.begin_epoch(step_of(model, epoch=3, **known))
+    resumed.begin_epoch((), step_of(model, epoch=3, **known))
     assert torch.equal(resumed.read("audio", part.ids, part.inputs["audio"], 3)[0], delta)
