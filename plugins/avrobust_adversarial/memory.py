@@ -96,7 +96,7 @@ class Memory:
         head[:, 0] = np.array(epoch + 1, dtype=np.int32).view(np.float32)
         head[:, 1] = scale.cpu().numpy()
         slot = np.where(there, 1 - kept, 0)
-        _reserve(slots, rows)
+        _reserve(slots, rows[~there])  # with its first perturbation a clip has room for both
         slots[rows, slot, HEAD:] = packed.cpu().numpy()
         slots[rows, slot, :HEAD] = head.view(np.uint8)
 
