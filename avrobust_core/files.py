@@ -232,7 +232,7 @@ def refuse_changed(run: Path) -> None:
     written = read_json(lock) if lock.exists() else {}
     if not isinstance(written, dict):
         raise RunError(f"{lock}: is no record of a run; run the study again to have it written anew")
-    if file_hash(path) != written.get("resolved", file_hash(path)):
+    if written.get("resolved") not in (None, file_hash(path)):
         raise RunError(
             f"{path}: is damaged, or was changed (it is not what the run wrote); run the study again to have it "
             "written anew, or ask for something else with --set"

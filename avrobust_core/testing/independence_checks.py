@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -95,12 +97,8 @@ def check_global_random_state(subject: AttackSubject) -> None:
     problem = make_problem(seed=63)
     case = Case.of(problem, problem.threat(BOTH, subject.norm, share=0.6))
     trials = []
-    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    try:
-        for seed in (1, 2):
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            random.seed(seed)
+    with seeded_globals() as seeds:
+        for _ in seeds:
             before = global_state()
             trials.append(subject.run(case))
             if changed := [name for name, value in global_state().items() if value != before[name]]:
@@ -108,10 +106,6 @@ def check_global_random_state(subject: AttackSubject) -> None:
                     f"it changed {', '.join(changed)}: whatever else is random in the study, training and the other "
                     "attacks, changes with it. Draw from victim.generators(purpose), and restore what you must set"
                 )
-    finally:
-        torch.set_rng_state(kept[0])
-        np.random.set_state(kept[1])
-        random.setstate(kept[2])
     if different := _different(trials[0], trials[1], torch.arange(len(problem.batch))):
         raise CheckFailed(
             f"clip {different} comes out differently when the global random state does: a run cannot be repeated or "
@@ -131,6 +125,26 @@ def _different(whole: Trial, part: Trial, index: Tensor) -> str | None:
         if not same:
             return part.bound.ids[place]
     return None
+
+
+@contextmanager
+def seeded_globals() -> Iterator[Iterator[int]]:
+    """Two seeds, each set in the global random states of torch, numpy and Python; afterwards they are as they were."""
+
+    def seeds() -> Iterator[int]:
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
+            yield seed
+
+    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield seeds()
+    finally:
+        torch.set_rng_state(kept[0])
+        np.random.set_state(kept[1])
+        random.setstate(kept[2])
 
 
 def global_state() -> dict[str, object]:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
-import random
 import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from avrobust_core.errors import AvrobustError
 from avrobust_core.registry.loading import one_line
 from avrobust_core.statistics.intervals import Estimate
 from avrobust_core.testing.component_subjects import ComponentSubject
+from avrobust_core.testing.independence_checks import global_state, seeded_globals
 from avrobust_core.testing.running import CheckFailed, NotApplicable
 from avrobust_core.tracking.tracker import TrackedCell, TrackedRun
 
@@ -54,34 +50,18 @@ def check_prints_nothing(subject: ComponentSubject) -> None:
 
 
 def check_leaves_the_random_states(subject: ComponentSubject) -> None:
-    """It leaves the global random states of Python, numpy and torch as they are, whatever they are."""
-
-    def states() -> dict[str, object]:
-        return {
-            "Python's": random.getstate(),
-            "numpy's": pickle.dumps(np.random.get_state()),
-            "torch's": bytes(torch.get_rng_state().numpy()),
-        }
-
-    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        for seed in (1, 2):  # one of which a tracker may set itself
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-            before = states()
+    """It leaves the global random states of Python, numpy and torch, and global settings, as they are."""
+    with seeded_globals() as seeds:
+        for _ in seeds:  # one of which a tracker may set itself
+            before = global_state()
             with tempfile.TemporaryDirectory() as folder:
                 _told(subject, Path(folder))
-            moved = [name for name, state in states().items() if state != before[name]]
+            moved = [name for name, state in global_state().items() if state != before[name]]
             if moved:
                 raise CheckFailed(
-                    f"it moves {' and '.join(moved)} global random state, and so whatever else draws from it: use a "
-                    "generator of its own"
+                    f"it moves {' and '.join(moved)}, and so whatever else depends on it: use a generator of its own, "
+                    "and restore what it must set"
                 )
-    finally:
-        random.setstate(kept[0])
-        np.random.set_state(kept[1])
-        torch.set_rng_state(kept[2])
 
 
 def _told(subject: ComponentSubject, folder: Path, how: str = "") -> None:

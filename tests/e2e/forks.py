@@ -17,11 +17,12 @@ import importlib
 import json
 import os
 import resource
-import signal
 import sys
 import traceback
 from threading import Thread
 from typing import Any
+
+from kill_at import kill_at, owner_of
 
 MODULES = (
     "avrobust_core.report.exporting",
@@ -69,10 +70,10 @@ def _carry_out(asked: dict[str, Any]) -> None:
         from avrobust_core.cli import main as command
 
         for place, value in asked.get("patch", {}).items():
-            owner, name = _found(place)
+            owner, name = owner_of(place)
             setattr(owner, name, value)
         if "kill" in asked:
-            _kill_at(*asked["kill"])
+            kill_at(*asked["kill"])
         if asked.get("bound"):
             _give_up_capabilities()
         if "file_size" in asked:
@@ -87,29 +88,6 @@ def _carry_out(asked: dict[str, Any]) -> None:
     finally:
         sys.stderr.flush()
         os._exit(status)
-
-
-def _found(place: str) -> tuple[Any, str]:
-    module, _, path = place.partition(":")
-    owner: Any = importlib.import_module(module)
-    *parents, name = path.split(".")
-    for parent in parents:
-        owner = getattr(owner, parent)
-    return owner, name
-
-
-def _kill_at(place: str, nth: int) -> None:
-    owner, name = _found(place)
-    original, calls = getattr(owner, name), 0
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == nth:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*args, **kwargs)
-
-    setattr(owner, name, counted)
 
 
 def _give_up_capabilities() -> None:

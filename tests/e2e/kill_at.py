@@ -9,18 +9,24 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
-def main() -> int:
-    target, nth, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-    module_name, _, path = target.partition(":")
-    owner: Any = importlib.import_module(module_name)
+def owner_of(place: str) -> tuple[Any, str]:
+    """What MODULE:PATH is an attribute of, and its name there."""
+    module, _, path = place.partition(":")
+    owner: Any = importlib.import_module(module)
     *parents, name = path.split(".")
     for parent in parents:
         owner = getattr(owner, parent)
-    original = getattr(owner, name)
-    calls = 0
+    return owner, name
+
+
+def kill_at(place: str, nth: int) -> Callable[[], int]:
+    """Have this process killed at the n-th call of a function; return what tells how many calls there were."""
+    owner, name = owner_of(place)
+    original, calls = getattr(owner, name), 0
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -30,6 +36,12 @@ def main() -> int:
         return original(*args, **kwargs)
 
     setattr(owner, name, counted)
+    return lambda: calls
+
+
+def main() -> int:
+    target, nth, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    calls = kill_at(target, nth)
 
     from avrobust_core.cli import main as command
     from avrobust_core.evaluation import shards
@@ -38,7 +50,7 @@ def main() -> int:
     training.CHECKPOINT_SECONDS = shards.SHARD_SECONDS = -1.0  # as often as can be
     status = command(arguments)
     if nth == 0:
-        print(calls)
+        print(calls())
     return status
 
 
