@@ -14,6 +14,9 @@ from avrobust_core.report.export_jobs import Origin
 from avrobust_core.report.media_files import Form
 from avrobust_core.spec.yaml_writer import write_yaml
 
+EXPORT_FORMAT: Final = 1
+"""The version of what stands in export.json, and of the files beside it."""
+
 MANIFEST: Final = "manifest.csv"
 FINDINGS: Final = "export.json"
 DATA: Final = "data.yaml"

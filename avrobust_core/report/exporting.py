@@ -17,7 +17,7 @@ from avrobust_core.notes import collected
 from avrobust_core.registry.registry import Registry
 from avrobust_core.report.export_choice import Asked, jobs_of
 from avrobust_core.report.export_jobs import Job, JobAttack, Origin, refuse_taken
-from avrobust_core.report.exported import FileNames, Row, Written
+from avrobust_core.report.exported import EXPORT_FORMAT, FileNames, Row, Written
 from avrobust_core.report.media_files import Form, Writer
 from avrobust_core.report.saved_clips import Measuring, SavedClips
 from avrobust_core.spec.loading import LoadedSpec
@@ -25,9 +25,6 @@ from avrobust_core.study.building import Builder
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.devices import fabric_of
 from avrobust_core.study.process import Process
-
-EXPORT_FORMAT = 1
-"""The version of export.json."""
 
 
 def export(

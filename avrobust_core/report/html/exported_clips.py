@@ -3,7 +3,7 @@
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
@@ -11,16 +11,13 @@ from avrobust_core.data.batches import Clip
 from avrobust_core.errors import RunError
 from avrobust_core.files import read_json
 from avrobust_core.registry.registry import Registry
-from avrobust_core.report.exported import DATA, FINDINGS, MANIFEST
+from avrobust_core.report.exported import DATA, EXPORT_FORMAT, FINDINGS, MANIFEST
 from avrobust_core.report.html.clip_views import ClipViews
 from avrobust_core.report.html.view import ShownClip, Version
 from avrobust_core.report.media_files import Form
 from avrobust_core.report.saved_clips import reader
 from avrobust_core.spec.nodes import plain
 from avrobust_core.spec.yaml_reader import read_yaml
-
-FORMAT: Final = 1
-"""The version of export.json that is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +54,9 @@ class ExportedClips:
         self.folder = folder
         self.findings: Mapping[str, Any] = read_json(folder / FINDINGS)
         found = self.findings["format"]
-        if found != FORMAT:
+        if found != EXPORT_FORMAT:
             raise RunError(
-                f"{folder / FINDINGS}: its format is {found!r}, and this avrobust reads {FORMAT}; export anew"
+                f"{folder / FINDINGS}: its format is {found!r}, and this avrobust reads {EXPORT_FORMAT}; export anew"
             )
         self._dataset = reader(registry, _settings(folder))
         self._split = str(self.findings["split"])
