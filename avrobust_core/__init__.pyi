@@ -72,6 +72,7 @@ from avrobust_core.models.model import AVModel as AVModel
 from avrobust_core.models.objectives import classification_loss as classification_loss
 from avrobust_core.models.objectives import correct as correct
 from avrobust_core.models.objectives import margin as margin
+from avrobust_core.models.power import power_spectrum as power_spectrum
 from avrobust_core.models.whole import Raw as Raw
 from avrobust_core.models.whole import RawDims as RawDims
 from avrobust_core.models.whole import WholeModel as WholeModel

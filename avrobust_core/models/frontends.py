@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from avrobust_core.data.media import MediaSpec
 from avrobust_core.errors import DataError
+from avrobust_core.models.power import power_spectrum
 
 RATE: Final = 16_000
 WINDOW: Final = 400
@@ -116,8 +117,7 @@ class KaldiFbank(nn.Module):
             before = torch.cat((pieces[..., :1], pieces[..., :-1]), dim=2)
             # Not a buffer: one of float32 would be too coarse where a double looks at quiet bands beside loud ones.
             window = torch.hann_window(WINDOW, periodic=False, dtype=pieces.dtype, device=pieces.device)
-            spectrum = torch.fft.rfft((pieces - PREEMPHASIS * before) * window, n=N_FFT)
-            power = spectrum.real.square() + spectrum.imag.square()
+            power = power_spectrum((pieces - PREEMPHASIS * before) * window, N_FFT)
             # Kaldi's banks leave out the last bin, half the sampling rate.
             logs = (power[..., :-1] @ self.banks).clamp(min=FLOOR).log()
             whole = F.pad(logs, (0, 0, 0, self.frames - logs.shape[1]))

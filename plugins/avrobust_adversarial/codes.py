@@ -42,12 +42,11 @@ class Code:
     def pack(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (n, size) uint8 and scales (n,) float32 of perturbations (n, *shape), on their device."""
         flat = delta.detach().flatten(1).float()
-        size = flat.abs()
-        scale = size.mean(dim=1) if self.bits == 1 else size.amax(dim=1)
+        scale = flat.abs().mean(dim=1) if self.bits == 1 else torch.maximum(flat.amax(dim=1), -flat.amin(dim=1))
         top = 2 ** (self.bits - 1) - 1 if self.shrinks else 1
         unit = flat * (top / torch.where(scale > 0, scale, 1))[:, None]
         if self.shrinks:
-            whole = unit.mul_(ROUNDING).trunc_().to(torch.int8 if self.bits == 8 else torch.int16)
+            whole = unit.mul_(ROUNDING).to(torch.int8 if self.bits == 8 else torch.int16)  # drops the fraction
             return whole.view(torch.uint8), scale
         levels = (unit >= 0).to(torch.uint8) if self.bits == 1 else (unit.round() + 1).to(torch.uint8)
         return _joined(levels, self.bits), scale

@@ -78,9 +78,10 @@ class Memory:
         slot, there = _latest(slots, found, epoch)
         if not there.any():
             return clean[:0], []
-        held = slots[found[there], slot[there]]
-        scale = torch.from_numpy(held[:, 4:HEAD].copy().view(np.float32)[:, 0])
-        delta = code.unpack(torch.from_numpy(held[:, HEAD:].copy()).to(clean.device), scale.to(clean.device))
+        found, slot = found[there], slot[there]
+        scale = torch.from_numpy(slots[found, slot, 4:HEAD].view(np.float32)[:, 0])
+        held = torch.from_numpy(slots[found, slot, HEAD:])
+        delta = code.unpack(held.to(clean.device), scale.to(clean.device))
         return delta.to(clean.dtype), [place for place, known in zip(places, there, strict=True) if known]
 
     def write(self, name: str, ids: Sequence[str], delta: Tensor, epoch: int) -> None:

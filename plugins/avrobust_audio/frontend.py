@@ -5,10 +5,10 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torchaudio.functional import spectrogram
+from torch.nn import functional as F
 
 from avrobust_audio.configs import LogMelConfig
-from avrobust_core import AvrobustError, DataError, MediaSpec
+from avrobust_core import AvrobustError, DataError, MediaSpec, power_spectrum
 
 POWER_FLOOR: Final = 1e-10
 """Keeps the power above zero before the logarithm: silence is -100 dB and has a finite gradient."""
@@ -100,17 +100,12 @@ class LogMel(nn.Module):
             )
         with torch.autocast(x.device.type, enabled=False):
             mono = (x if x.dtype == torch.float64 else x.float()).mean(dim=1)
-            power = spectrogram(
-                mono,
-                pad=0,
-                window=self.window,
-                n_fft=self.n_fft,
-                hop_length=self.hop,
-                win_length=len(self.window),
-                power=2.0,
-                normalized=False,
-            )
-            mel = power.transpose(1, 2) @ self.filters
+            reach, length = self.n_fft // 2, len(self.window)
+            reflected = F.pad(mono.unsqueeze(1), (reach, reach), mode="reflect").squeeze(1)
+            # The window is centred in the frame; where in it the samples stand is all the same to the power.
+            aside = (self.n_fft - length) // 2
+            frames = reflected[:, aside : aside + mono.shape[1] + length].unfold(1, length, self.hop)
+            mel = power_spectrum(frames * self.window, self.n_fft) @ self.filters
             floored = mel.clamp(min=POWER_FLOOR) if self.floor == "clamped" else mel + POWER_FLOOR
             return 10 * torch.log10(floored).unsqueeze(1)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avrobust_core import scale_and_shift
+from avrobust_video.halving import STRIDE, halved
 
 
 def conv_norm(
@@ -26,18 +27,26 @@ def normalised(conv: nn.Conv3d, norm: nn.BatchNorm3d, x: Tensor) -> Tensor:
     In evaluation the normalisation is a fixed scale and shift per channel, which goes into the convolution's weights.
     That saves a pass over the activations and, where a gradient is wanted, keeping them; the result is the same to
     rounding. It is done anew in each pass, so that the weights may change between passes and have gradients. Hooks on
-    either module do not run then.
+    either module do not run then, nor at any time on a convolution that halves pictures, whose gradient is our own.
 
     Args:
         conv: without bias.
         norm: its normalisation.
         x: its input.
     """
+    halves = conv.stride == STRIDE and conv.groups == 1
     if norm.training:
-        return checked(norm(conv(x)))
+        return checked(norm(halved(x, conv.weight, None, _padding(conv)) if halves else conv(x)))
     scale, shift = scale_and_shift(norm)
     weight = conv.weight * scale.view(-1, 1, 1, 1, 1)
+    if halves:
+        return halved(x, weight, shift, _padding(conv))
     return F.conv3d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _padding(conv: nn.Conv3d) -> tuple[int, int, int]:
+    time, height, width = map(int, conv.padding)
+    return time, height, width
 
 
 class Residual(nn.Module):
