@@ -11,23 +11,21 @@ import numpy as np
 _LETTERS = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
 
 LISTER = """
-import json, resource, sys, time, warnings
+import json, sys, time, warnings
 from pathlib import Path
 import torch
+from benchmarks.encoder_sides import peak_resident
 from avrobust_data.clips import make_clips
 from avrobust_data.configs import ClipsConfig
 
-def most():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
 warnings.simplefilter("ignore")
 config = ClipsConfig(manifest=Path(sys.argv[1]), separator="|")
-before, began = most(), time.process_time()
+before, began = peak_resident(), time.process_time()
 data = make_clips(config)
-listed, peak = time.process_time() - began, most()
+listed, peak = time.process_time() - began, peak_resident()
 ids = {split: data.ids(split) for split in data.splits}
 print(json.dumps({"rows": sum(map(len, ids.values())), "classes": len(data.classes), "cpu_s": listed,
-                  "peak_mib": peak / 2**20, "peak_beside_imports_mib": (peak - before) / 2**20}))
+                  "peak_mib": peak, "peak_beside_imports_mib": peak - before}))
 """
 
 
