@@ -31,6 +31,7 @@ from avrobust_core.data.grids import grid_of as grid_of
 from avrobust_core.data.media import MediaSpec as MediaSpec
 from avrobust_core.data.media import Task as Task
 from avrobust_core.data.packed import PackedClips as PackedClips
+from avrobust_core.draws import Draws as Draws
 from avrobust_core.errors import AttackViolation as AttackViolation
 from avrobust_core.errors import AvrobustError as AvrobustError
 from avrobust_core.errors import AvrobustWarning as AvrobustWarning

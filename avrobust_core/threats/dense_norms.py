@@ -1,11 +1,12 @@
 """The dense norms, linf and l2, each as a ball; and the table of all norms that a budget may name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from avrobust_core.draws import Draws
 from avrobust_core.threats.balls import FLOAT32_HALF_ULP, SAFETY, Ball, Bounds, TimeConstraint
 from avrobust_core.threats.clips import clip_norm, largest, per_clip, pieces
 from avrobust_core.threats.l2_projection import nearest
@@ -25,9 +26,13 @@ class LinfBall(Ball):
     def project(self, x: Tensor) -> Tensor:
         if self.time is not None and self.time.invariant:
             x = self.within(x, self.radius)
+        return torch.clamp(x, *self._edges())
+
+    def _edges(self) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest that each sample may be: (B, ...)."""
         if self._low.shape != self.center.shape:
             self._set_edges()
-        return torch.clamp(x, self._low, self._high)
+        return self._low, self._high
 
     def _set_edges(self) -> None:
         center, time = self.center, self.time
@@ -60,12 +65,18 @@ class LinfBall(Ball):
         gradient = self.confined(gradient)
         return gradient.flatten(1).abs().sum(dim=1) * self.radius.to(gradient.dtype)
 
-    def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
-        noise = torch.stack([torch.rand(self.center.shape[1:], generator=g) for g in generators])
-        noise = noise.to(self.center.device).mul_(2).sub_(1)
+    @torch.no_grad()
+    def sample(self, draws: Draws) -> Tensor:
+        shape = list(self.center.shape)
         if self.time is not None and self.time.invariant:
-            noise = noise.narrow(self.time.axis, 0, 1).expand_as(noise)
-        return self.project(self.center + self.step_radius * noise)
+            shape[self.time.axis] = 1
+            return self.project(self.center + self.step_radius * draws.noise(shape[1:], "uniform"))
+        x = draws.noise(shape[1:], "uniform")
+        low, high = self._edges()
+        for piece in pieces(len(x), x[:1].numel(), x.device):
+            part = x[piece].mul_(self.step_radius[piece]).add_(self.center[piece])
+            torch.clamp(part, low[piece], high[piece], out=part)
+        return x
 
     def measure(self, x: Tensor) -> Tensor:
         return self._difference(x).abs().amax(dim=1)
@@ -118,16 +129,15 @@ class L2Ball(Ball):
         _, norm, size = self.polar(gradient)
         return (norm * size * self.radius).to(gradient.dtype)
 
-    def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
-        shape = self.center.shape[1:]
-        noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.center.device)
-        noise = self.confined(noise)
-        share = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])
+    @torch.no_grad()
+    def sample(self, draws: Draws) -> Tensor:
+        noise = self.confined(draws.noise(self.center.shape[1:], "gaussian")).contiguous()
         samples = self.samples
         power = 1 / samples.clamp(min=1).double() if isinstance(samples, Tensor) else 1 / samples
-        share = share.to(noise.device) ** power
+        share = draws.uniform().double() ** power
         share = share / clip_norm(noise).clamp(min=torch.finfo(noise.dtype).tiny)
-        return self.project(self.center + noise * self.step_radius * per_clip(share.to(noise.dtype), noise))
+        reach = self.step_radius * per_clip(share.to(noise.dtype), noise)
+        return self.project(noise.mul_(reach).add_(self.center))
 
     @property
     def samples(self) -> int | Tensor:

@@ -1,0 +1,165 @@
+"""Random numbers of many clips at once, counted from each clip's own seed: the same bits on every device."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avrobust_core.randomness import derive_seed
+
+Distribution = Literal["uniform", "gaussian", "laplace"]
+"""Of noise: uniform in [-1, 1), standard normal, or of density exp(-|x|) / 2."""
+
+STEP = 0x9E3779B97F4A7C15
+"""The way from one state of SplitMix64 to the next, modulo 2^64."""
+
+MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+"""What makes a state a random word: three times it is combined with itself shifted, then multiplied."""
+
+ALL_WORDS = 2**64
+
+LEVELS = 2**16
+"""The different values of noise: a word holds four."""
+
+BLOCK = 2**15
+"""Words made at a time on CPU: with their noise, and what is needed on the way, they fit into a core's cache."""
+
+
+class Draws:
+    """Random numbers of clips, each clip's from its own seed and a counter: whatever the batch, order and device.
+
+    A clip's words of 64 bits are those of SplitMix64 started at its seed (Steele, Lea and Flood 2014, "Fast splittable
+    pseudorandom number generators"). The state behind the n-th of them is seed + n `STEP`, so that all words of all
+    clips are made at once. They are whole numbers, and what is made of them is exact in float32, or looked up in a
+    table: so the bits are those of any other device. The global random state plays no part.
+
+    Every call goes on where the one before it has ended, by as many words for all clips.
+
+    Args:
+        seeds: one per clip, from 0 to 2^63 - 1, as `derive_seed` gives them.
+        device: of what is drawn.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self._seeds = torch.tensor(seeds, dtype=torch.int64).to(device, non_blocking=True)
+        self._used = 0
+
+    @classmethod
+    def of(cls, seed: int, ids: Sequence[str], purpose: str, device: torch.device | str = "cpu") -> Self:
+        """The draws of clips from (seed, clip id, purpose).
+
+        Args:
+            seed: of the study, or of a fit.
+            ids: the clips' ids.
+            purpose: sets these draws apart from others.
+            device: of what is drawn.
+        """
+        return cls([derive_seed(seed, clip_id, purpose) for clip_id in ids], device)
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    def select(self, index: Tensor) -> Self:
+        """The draws of the clips at `index` (int64 positions), to go on by themselves from where these are."""
+        found = type(self)((), self._seeds.device)
+        found._seeds, found._used = self._seeds.index_select(0, index), self._used
+        return found
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Random numbers from [0, 1), multiples of 2^-24: (B, *shape) float32."""
+
+        def fill(found: Tensor, words: Tensor) -> None:
+            found.copy_(words.view(torch.int32).bitwise_right_shift_(8)).mul_(2**-24).add_(0.5)
+
+        return self._drawn(shape, 2, fill)
+
+    def noise(self, shape: Sequence[int], distribution: Distribution) -> Tensor:
+        """Random numbers spread about 0: (B, *shape) float32.
+
+        Each is one of 2^16 values, all equally likely: uniform ones are 2^-15 apart, others are the quantiles in the
+        middle of as many equal parts. Finer ones would tell a point in a ball, or a direction, apart from no other. The
+        normal ends at 4.3 standard deviations, beyond which one sample in 60,000 should lie.
+
+        Args:
+            shape: of each clip's.
+            distribution: see `Distribution`.
+        """
+        table = None if distribution == "uniform" else _table(distribution, self._seeds.device)
+
+        def fill(found: Tensor, words: Tensor) -> None:
+            levels = words.view(torch.int16)
+            if table is None:
+                found.copy_(levels).mul_(2 / LEVELS)
+            else:
+                torch.index_select(table, 0, levels.to(torch.int32).add_(LEVELS // 2), out=found)
+
+        return self._drawn(shape, 4, fill)
+
+    def _drawn(self, shape: Sequence[int], per_word: int, fill: Callable[[Tensor, Tensor], None]) -> Tensor:
+        """(B, *shape) float32, of which `fill` makes each part from its words; both are flat."""
+        clips, samples = len(self), math.prod(shape)
+        words = -(-samples // per_word)
+        device = self._seeds.device
+        # Numpy asks for large pages, torch does not: a video is filled in half the time.
+        size, on_cpu = clips * words * per_word, device.type == "cpu"
+        found = torch.from_numpy(np.empty(size, np.float32)) if on_cpu else torch.empty(size, device=device)
+        if size:
+            for first, made in self._in_blocks(words) if on_cpu else self._at_once(words):
+                fill(found[first * per_word : (first + len(made)) * per_word], made)
+        self._used += words
+        return found.view(clips, words * per_word)[:, :samples].contiguous().view(clips, *shape)
+
+    def _at_once(self, words: int) -> Iterator[tuple[int, Tensor]]:
+        """Where they begin, and all words of all clips, one after the other: int64, of the same bits."""
+        numbers = torch.arange(self._used + 1, self._used + 1 + words, device=self._seeds.device)
+        made = self._seeds.unsqueeze(1) + numbers * _signed(STEP)
+        spare = torch.empty_like(made)
+        for shift, factor in MIXING:
+            # A signed number that is shifted fills up with its sign, which must not stay.
+            torch.bitwise_right_shift(made, shift, out=spare).bitwise_and_(2 ** (64 - shift) - 1)
+            made.bitwise_xor_(spare).mul_(_signed(factor))
+        yield 0, made.view(-1)
+
+    def _in_blocks(self, words: int) -> Iterator[tuple[int, Tensor]]:
+        """The same in blocks, each overwritten by the next: by numpy, whose unsigned numbers take half as long."""
+        seeds = self._seeds.numpy().view(np.uint64)[:, np.newaxis]
+        width = min(words, BLOCK)
+        clips = min(BLOCK // width, len(seeds))
+        steps = np.arange(width, dtype=np.uint64) * np.uint64(STEP)
+        scratch, spare = np.empty((2, clips * width), np.uint64)
+        for clip in range(0, len(seeds), clips):
+            for word in range(0, words, width):
+                own, part = seeds[clip : clip + clips], steps[: words - word]
+                made = scratch[: len(own) * len(part)]
+                shifted = spare[: len(made)]
+                begin = np.uint64((self._used + 1 + word) * STEP % ALL_WORDS)
+                np.add(own + begin, part, out=made.reshape(len(own), len(part)))
+                for shift, factor in MIXING:
+                    np.right_shift(made, np.uint64(shift), out=shifted)
+                    np.bitwise_xor(made, shifted, out=made)
+                    if factor != 1:
+                        np.multiply(made, np.uint64(factor), out=made)
+                yield clip * words + word, torch.from_numpy(made.view(np.int64))
+
+
+def quantiles(distribution: Distribution) -> Tensor:
+    """The values of noise, in order: (2^16,) float32."""
+    if distribution == "uniform":
+        return torch.arange(-LEVELS // 2, LEVELS // 2) * (2 / LEVELS)
+    below = (torch.arange(LEVELS // 2, dtype=torch.float64) + 0.5) / LEVELS
+    half = torch.special.ndtri(below) if distribution == "gaussian" else (2 * below).log()
+    return torch.cat((half, -half.flip(0))).float()
+
+
+@cache
+def _table(distribution: Distribution, device: torch.device) -> Tensor:
+    return quantiles(distribution).to(device)
+
+
+def _signed(word: int) -> int:
+    """A word as the signed number of the same bits."""
+    return word - ALL_WORDS if word >= ALL_WORDS // 2 else word
