@@ -19,6 +19,7 @@ from avrobust_core.attacks.running import attack_batch as attack_batch
 from avrobust_core.attacks.verification import Verdict as Verdict
 from avrobust_core.attacks.verification import verify as verify
 from avrobust_core.attacks.victim import Victim as Victim
+from avrobust_core.clip_draws import ClipDraws as ClipDraws
 from avrobust_core.data.batches import Batch as Batch
 from avrobust_core.data.batches import Clip as Clip
 from avrobust_core.data.batches import Encoded as Encoded
@@ -31,7 +32,6 @@ from avrobust_core.data.grids import grid_of as grid_of
 from avrobust_core.data.media import MediaSpec as MediaSpec
 from avrobust_core.data.media import Task as Task
 from avrobust_core.data.packed import PackedClips as PackedClips
-from avrobust_core.draws import Draws as Draws
 from avrobust_core.errors import AttackViolation as AttackViolation
 from avrobust_core.errors import AvrobustError as AvrobustError
 from avrobust_core.errors import AvrobustWarning as AvrobustWarning

@@ -21,7 +21,7 @@ def derive_seed(*parts: str | int) -> int:
 
 
 def clip_generator(seed: int, clip_id: str, purpose: str) -> "torch.Generator":
-    """A CPU generator of one clip's own random numbers for one purpose."""
+    """A CPU generator of one clip's own random numbers for one purpose: to make a clip. Of a batch: see `ClipDraws`."""
     import torch
 
     return torch.Generator().manual_seed(derive_seed(seed, clip_id, purpose))

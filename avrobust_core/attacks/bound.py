@@ -12,9 +12,9 @@ from torch import Tensor
 from avrobust_core.attacks.goals import BatchGoal
 from avrobust_core.attacks.gradients import GradientRecord
 from avrobust_core.attacks.model import AttackedModel
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.data.batches import Encoded, select_inputs
 from avrobust_core.data.media import Task
-from avrobust_core.draws import Draws
 from avrobust_core.models.model import AVModel
 from avrobust_core.threats.balls import Ball
 from avrobust_core.threats.clips import Inputs
@@ -164,9 +164,9 @@ class BoundVictim:
         """Flag the clips that are where the attack's goal wants them: (B,) bool."""
         return self.goal.reached(logits)
 
-    def draws(self, purpose: str) -> Draws:
+    def draws(self, purpose: str) -> ClipDraws:
         """Random numbers of each clip, from (seed, clip id, purpose), on the clips' device."""
-        return Draws.of(self.victim.seed, self.ids, purpose, self.device)
+        return ClipDraws.of(self.victim.seed, self.ids, purpose, self.device)
 
     def sample(self, purpose: str) -> dict[str, Tensor]:
         """A random point of the region for each clip, from (seed, clip id, purpose and modality)."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.attacks.gradients import joint_gradient, not_finite
 from avrobust_core.audit.exact import opened, rise
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.data.batches import select_inputs
-from avrobust_core.draws import Draws
 from avrobust_core.threats.clips import per_clip, where_clips
 
 Ask = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
@@ -183,16 +183,16 @@ def _scaled(gradient: Tensor, like: Tensor) -> Tensor:
     return (gradient / size.clamp(min=torch.finfo(gradient.dtype).tiny)).nan_to_num(0, 0, 0).to(like)
 
 
-def _stripes(draws: Draws, shape: torch.Size) -> Tensor:
+def _stripes(draws: ClipDraws, shape: torch.Size) -> Tensor:
     """Random signs along the last axis, of each channel: shaped to broadcast over clips of this shape, (n, ...)."""
     return _signs(draws, shape if len(shape) == 1 else (shape[0], *[1] * (len(shape) - 2), shape[-1]))
 
 
-def _signs(draws: Draws, shape: Sequence[int]) -> Tensor:
+def _signs(draws: ClipDraws, shape: Sequence[int]) -> Tensor:
     return torch.where(draws.uniform(*shape) < 0.5, -1.0, 1.0)
 
 
-def _block(draws: Draws, shape: torch.Size, share: float) -> Tensor:
+def _block(draws: ClipDraws, shape: torch.Size, share: float) -> Tensor:
     """A block over a share of each clip, zero elsewhere: of one sign for each channel, or a wave on a single axis.
 
     Shaped to broadcast over clips of this shape, (n, ...).
@@ -212,7 +212,7 @@ def _block(draws: Draws, shape: torch.Size, share: float) -> Tensor:
     return found
 
 
-def _wave(draws: Draws, length: int) -> Tensor:
+def _wave(draws: ClipDraws, length: int) -> Tensor:
     """A square wave of random period, from two samples to the whole signal: (n, length)."""
     drawn = draws.uniform(2)
     period = 2 * (max(length, 2) / 2) ** drawn[:, :1]

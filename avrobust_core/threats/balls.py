@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from avrobust_core.draws import Draws
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.threats.budgets import NormName
 from avrobust_core.threats.clips import checksum, largest, per_clip
 
@@ -161,7 +161,7 @@ class Ball(ABC):
         """
 
     @abstractmethod
-    def sample(self, draws: Draws) -> Tensor:
+    def sample(self, draws: ClipDraws) -> Tensor:
         """A point drawn uniformly from the ball (l0: see there), then projected: (B, ...), by draws of its clips."""
 
     @abstractmethod

@@ -6,7 +6,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from avrobust_core.draws import Draws
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.threats.balls import FLOAT32_HALF_ULP, SAFETY, Ball, Bounds, TimeConstraint
 from avrobust_core.threats.clips import clip_norm, largest, per_clip, pieces
 from avrobust_core.threats.l2_projection import nearest
@@ -66,7 +66,7 @@ class LinfBall(Ball):
         return gradient.flatten(1).abs().sum(dim=1) * self.radius.to(gradient.dtype)
 
     @torch.no_grad()
-    def sample(self, draws: Draws) -> Tensor:
+    def sample(self, draws: ClipDraws) -> Tensor:
         shape = list(self.center.shape)
         if self.time is not None and self.time.invariant:
             shape[self.time.axis] = 1
@@ -130,7 +130,7 @@ class L2Ball(Ball):
         return (norm * size * self.radius).to(gradient.dtype)
 
     @torch.no_grad()
-    def sample(self, draws: Draws) -> Tensor:
+    def sample(self, draws: ClipDraws) -> Tensor:
         noise = self.confined(draws.noise(self.center.shape[1:], "gaussian")).contiguous()
         samples = self.samples
         power = 1 / samples.clamp(min=1).double() if isinstance(samples, Tensor) else 1 / samples

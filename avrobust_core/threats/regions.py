@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from avrobust_core.draws import Draws
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.errors import DataError
 from avrobust_core.threats.balls import SAFETY, TINY, Ball, Bounds, TimeConstraint
 from avrobust_core.threats.budgets import Budget, NormName, Snr, ThreatKind
@@ -22,7 +22,7 @@ from avrobust_core.threats.sparse_norms import L0Ball
 SMOOTHING = 8
 """Exponent of the norm over the modalities' shares that stands for the largest of them where a derivative is asked."""
 
-DrawsOf = Callable[[str], Draws]
+DrawsOf = Callable[[str], ClipDraws]
 """From a modality's name to draws of its clips."""
 
 

@@ -5,7 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from avrobust_core.draws import Draws
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.threats.balls import FLOAT32_HALF_ULP, SAFETY, Ball, Bounds, TimeConstraint
 from avrobust_core.threats.clips import largest, per_clip, pieces, settled
 
@@ -96,7 +96,7 @@ class L1Ball(Ball):
         return largest(gradient).flatten() * self.radius.to(gradient.dtype)
 
     @torch.no_grad()
-    def sample(self, draws: Draws) -> Tensor:
+    def sample(self, draws: ClipDraws) -> Tensor:
         """A point drawn uniformly from the ball, then projected: signed exponentials over their sum and one more."""
         noise = draws.noise(self.center.shape[1:], "laplace")
         if self.time is not None and self.time.partial:
@@ -197,7 +197,7 @@ class L0Ball(Ball):
         return torch.where(counted, best, 0).sum(dim=1)
 
     @torch.no_grad()
-    def sample(self, draws: Draws) -> Tensor:
+    def sample(self, draws: ClipDraws) -> Tensor:
         """As many samples or frames as the radius allows, chosen at random, moved uniformly within bounds and cap."""
         down, up = self._reach()
         moved = self.confined(down + (up - down) * draws.uniform(*self.center.shape[1:]))

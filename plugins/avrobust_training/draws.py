@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from torch import Tensor
 
-from avrobust_core import Draws, derive_seed
+from avrobust_core import ClipDraws, derive_seed
 
 L = TypeVar("L")
 
@@ -39,7 +39,7 @@ def noise_like(
         purpose: sets these draws apart from others.
         distribution: standard normal, or uniform in [-1, 1].
     """
-    return Draws(seeds(ids, seed, purpose), x.device).noise(x.shape[1:], distribution).to(x.dtype)
+    return ClipDraws(seeds(ids, seed, purpose), x.device).noise(x.shape[1:], distribution).to(x.dtype)
 
 
 def one_of(choices: Sequence[L], ids: Sequence[str], seed: int, purpose: str) -> L:

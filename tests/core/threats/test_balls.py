@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrobust_core.draws import Draws
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.threats.budgets import Budget
 from avrobust_core.threats.clips import clip_norm, per_clip
 from avrobust_core.threats.dense_norms import BALLS
@@ -19,7 +19,7 @@ every_norm = pytest.mark.parametrize("norm", NORMS)
 
 
 def draws(n, seed=0):
-    return Draws([seed * 1000 + i for i in range(n)])
+    return ClipDraws([seed * 1000 + i for i in range(n)])
 
 
 def ball_of(center, norm, eps, bounds=None):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 
-from avrobust_core.draws import Draws
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.threats import l2_projection as euclidean
 from avrobust_core.threats import sparse_norms
 from avrobust_core.threats.budgets import Budget
@@ -21,7 +21,7 @@ BOUNDS = [(0.0, 1.0), (-1.0, 1.0), (-2.0, 2.0), None]
 
 
 def draws(n):
-    return Draws(range(n))
+    return ClipDraws(range(n))
 
 
 @st.composite

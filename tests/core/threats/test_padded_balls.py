@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avrobust_core import Budget, Draws, Region, make_ball
+from avrobust_core import Budget, ClipDraws, Region, make_ball
 from avrobust_core.threats.regions import SharedRegion, own_steps, radii
 
 OWN = (8, 4, 0, 6)
@@ -35,7 +35,7 @@ def ball_of(budget, center, padded=(), bounds=(0.0, 1.0)):
 
 
 def draws(clips):
-    return Draws([7 + i for i in clips])
+    return ClipDraws([7 + i for i in clips])
 
 
 def moved(ball, gradient, clips):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrobust_core import DataError, Draws
+from avrobust_core import ClipDraws, DataError
 from avrobust_core.threats.budgets import Budget
 from avrobust_core.threats.regions import Region, SharedRegion, make_ball
 
@@ -16,7 +16,7 @@ BOUNDS = {"audio": (-1.0, 1.0), "depth": None, "video": (0.0, 1.0)}
 
 
 def draws(n, seed=0):
-    return Draws([seed * 1000 + i for i in range(n)])
+    return ClipDraws([seed * 1000 + i for i in range(n)])
 
 
 def rand(seed, n, scale=1.0):

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest, laplace, norm, uniform
 
-from avrobust_core import Draws
-from avrobust_core import draws as module
-from avrobust_core.draws import LEVELS, quantiles
+from avrobust_core import ClipDraws
+from avrobust_core import clip_draws as module
+from avrobust_core.clip_draws import LEVELS, quantiles
 from avrobust_core.randomness import derive_seed
 
 UNIFORM = [[0.9874827265739441, 0.885054886341095], [0.9089757204055786, 0.5045040249824524]]
@@ -48,7 +48,7 @@ def signed(number, bits):
 
 def at_once(monkeypatch):
     """From here on, numbers are made as on other devices than a CPU."""
-    monkeypatch.setattr(Draws, "_in_blocks", Draws._at_once)
+    monkeypatch.setattr(ClipDraws, "_in_blocks", ClipDraws._at_once)
 
 
 def test_words_are_those_of_splitmix64():
@@ -56,14 +56,14 @@ def test_words_are_those_of_splitmix64():
     known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     assert reference(1234567, 4) == known
     expected = [[signed(word % 2**32, 32) >> 8, signed(word >> 32, 32) >> 8] for word in known]
-    assert words(Draws([1234567]), 4).tolist() == [expected]
+    assert words(ClipDraws([1234567]), 4).tolist() == [expected]
 
 
 @given(
     seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4), used=st.integers(0, 9), count=st.integers(1, 9)
 )
 def test_every_number_is_that_of_its_clip_and_counter(seeds, used, count):
-    draws = Draws(seeds)
+    draws = ClipDraws(seeds)
     draws.uniform(2 * used)
     found = (draws.noise((4 * count,), "uniform") * (LEVELS // 2)).long().tolist()
     for seed, row in zip(seeds, found, strict=True):
@@ -73,7 +73,7 @@ def test_every_number_is_that_of_its_clip_and_counter(seeds, used, count):
 
 def test_draws_are_what_they_have_always_been():
     """Changing any of these changes every random start that was ever stored."""
-    draws = Draws.of(0, ["clip-1", "ü"], "start/0/audio")
+    draws = ClipDraws.of(0, ["clip-1", "ü"], "start/0/audio")
     assert draws.uniform(2).tolist() == UNIFORM
     for distribution, expected in NUMBERS.items():
         assert draws.noise((2,), distribution).tolist() == expected
@@ -84,10 +84,10 @@ def test_draws_are_what_they_have_always_been():
 def test_a_device_that_works_side_by_side_has_the_same_bits(shape, distribution, monkeypatch):
     seeds = [derive_seed(0, i) for i in range(37)]
     monkeypatch.setattr(module, "BLOCK", 16)  # several blocks of a clip, and several clips of a block
-    ours = Draws(seeds)
+    ours = ClipDraws(seeds)
     found = [ours.noise(shape, distribution), ours.uniform(*shape), ours.noise(shape, distribution)]
     at_once(monkeypatch)
-    other = Draws(seeds)
+    other = ClipDraws(seeds)
     expected = [other.noise(shape, distribution), other.uniform(*shape), other.noise(shape, distribution)]
     assert found[0].shape == (37, *shape)
     assert all(map(torch.equal, found, expected))
@@ -95,7 +95,7 @@ def test_a_device_that_works_side_by_side_has_the_same_bits(shape, distribution,
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_has_the_same_bits():
-    here, there = (Draws.of(3, [f"clip-{i}" for i in range(5)], "start", device) for device in ("cpu", "cuda"))
+    here, there = (ClipDraws.of(3, [f"clip-{i}" for i in range(5)], "start", device) for device in ("cpu", "cuda"))
     for distribution in NOISE:
         found = there.noise((3, 4, 50, 51), distribution)
         assert found.is_cuda
@@ -106,15 +106,15 @@ def test_a_gpu_has_the_same_bits():
 
 def test_a_clip_s_numbers_do_not_depend_on_its_batch_nor_on_the_blocks(monkeypatch):
     ids = [f"clip-{i}" for i in range(9)]
-    whole = Draws.of(1, ids, "start").noise((3, 70), "gaussian")
-    assert torch.equal(Draws.of(1, ids[::-1], "start").noise((3, 70), "gaussian"), whole.flip(0))
+    whole = ClipDraws.of(1, ids, "start").noise((3, 70), "gaussian")
+    assert torch.equal(ClipDraws.of(1, ids[::-1], "start").noise((3, 70), "gaussian"), whole.flip(0))
     for block in (1, 8, 50, 128):
         monkeypatch.setattr(module, "BLOCK", block)
-        assert torch.equal(Draws.of(1, ids[2:5], "start").noise((3, 70), "gaussian"), whole[2:5])
+        assert torch.equal(ClipDraws.of(1, ids[2:5], "start").noise((3, 70), "gaussian"), whole[2:5])
 
 
 def test_a_selection_goes_on_by_itself():
-    whole, all_along = Draws(range(5)), Draws(range(5))
+    whole, all_along = ClipDraws(range(5)), ClipDraws(range(5))
     whole.uniform(3), all_along.uniform(3)
     index = torch.tensor([3, 0])
     part = whole.select(index)
@@ -127,24 +127,24 @@ def test_a_selection_goes_on_by_itself():
 
 def test_another_seed_clip_or_purpose_has_other_numbers_and_so_has_the_next_draw():
     keys = [(0, "a", "x"), (1, "a", "x"), (0, "b", "x"), (0, "a", "y")]
-    drawn = [Draws.of(seed, [clip], purpose) for seed, clip, purpose in keys]
+    drawn = [ClipDraws.of(seed, [clip], purpose) for seed, clip, purpose in keys]
     found = {tuple(draws.uniform(4).flatten().tolist()) for draws in drawn for _ in range(3)}
     assert len(found) == 12
 
 
 def test_nothing_is_drawn_of_no_clip_or_no_sample():
-    assert Draws([]).noise((3, 4), "uniform").shape == (0, 3, 4)
-    draws = Draws([1, 2])
+    assert ClipDraws([]).noise((3, 4), "uniform").shape == (0, 3, 4)
+    draws = ClipDraws([1, 2])
     assert draws.uniform(0, 5).shape == (2, 0, 5)
-    assert torch.equal(draws.uniform(3), Draws([1, 2]).uniform(3))
+    assert torch.equal(draws.uniform(3), ClipDraws([1, 2]).uniform(3))
 
 
 def test_the_global_state_plays_no_part():
     before = torch.get_rng_state()
-    first = Draws([5]).noise((100,), "gaussian")
+    first = ClipDraws([5]).noise((100,), "gaussian")
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(8)
-    assert torch.equal(Draws([5]).noise((100,), "gaussian"), first)
+    assert torch.equal(ClipDraws([5]).noise((100,), "gaussian"), first)
 
 
 def test_noise_is_looked_up_in_the_quantiles():
@@ -156,14 +156,14 @@ def test_noise_is_looked_up_in_the_quantiles():
         assert float(quantiles("uniform")[level]) == 2 * (share - 0.5 / LEVELS) - 1
     for distribution in ("gaussian", "laplace"):
         assert torch.equal(quantiles(distribution), -quantiles(distribution).flip(0))
-    draws, again = Draws(range(3)), Draws(range(3))
+    draws, again = ClipDraws(range(3)), ClipDraws(range(3))
     rank = (draws.noise((50,), "uniform") * (LEVELS // 2)).long() + LEVELS // 2
     assert torch.equal(again.noise((50,), "gaussian"), quantiles("gaussian")[rank])
 
 
 @pytest.mark.parametrize("distribution", NOISE)
 def test_noise_has_its_distribution(distribution):
-    x = Draws.of(0, ["a", "b"], "noise").noise((200_000,), distribution).double()
+    x = ClipDraws.of(0, ["a", "b"], "noise").noise((200_000,), distribution).double()
     known = NOISE[distribution]
     for clip in x:
         assert kstest(clip.numpy(), known.cdf).pvalue > 1e-3
@@ -175,7 +175,7 @@ def test_noise_has_its_distribution(distribution):
 
 
 def test_uniform_numbers_fill_the_interval_and_leave_out_its_end():
-    x = Draws([derive_seed("uniform")]).uniform(1_000_000).double().flatten()
+    x = ClipDraws([derive_seed("uniform")]).uniform(1_000_000).double().flatten()
     assert kstest(x.numpy(), "uniform").pvalue > 1e-3
     assert x.min() >= 0
     assert x.max() < 1
@@ -186,7 +186,7 @@ def test_uniform_numbers_fill_the_interval_and_leave_out_its_end():
 def test_numbers_of_clips_purposes_and_counters_are_independent():
     """Between neighbours of every kind there is no correlation, linear or of sizes, and no place repeats another."""
     ids = [f"clip-{i}" for i in range(40)]
-    drawn = torch.stack([Draws.of(0, ids, purpose).noise((2500,), "gaussian") for purpose in ("x", "y", "y2")])
+    drawn = torch.stack([ClipDraws.of(0, ids, purpose).noise((2500,), "gaussian") for purpose in ("x", "y", "y2")])
     rows = drawn.flatten(0, 1).double()
     for values in (rows, rows.square() - 1, (rows > 0).double() * 2 - 1):
         correlation = torch.corrcoef(values) - torch.eye(len(values))
@@ -198,9 +198,9 @@ def test_numbers_of_clips_purposes_and_counters_are_independent():
 
 
 def test_seeds_that_follow_one_another_are_as_good_as_any():
-    rows = Draws(range(200)).noise((1000,), "uniform").double()
+    rows = ClipDraws(range(200)).noise((1000,), "uniform").double()
     correlation = torch.corrcoef(rows) - torch.eye(200)
     assert correlation.abs().max() < 5.5 / 1000**0.5
-    bits = (Draws(range(2000)).noise((64,), "uniform") * (LEVELS // 2)).long() + LEVELS // 2
+    bits = (ClipDraws(range(2000)).noise((64,), "uniform") * (LEVELS // 2)).long() + LEVELS // 2
     share = torch.stack([(bits >> bit & 1).double().mean(dim=0) for bit in range(16)])
     assert (share - 0.5).abs().max() < 5 * 0.5 / 2000**0.5

@@ -29,7 +29,7 @@ BLOCK = 2**15
 """Words made at a time on CPU: with their noise, and what is needed on the way, they fit into a core's cache."""
 
 
-class Draws:
+class ClipDraws:
     """Random numbers of clips, each clip's from its own seed and a counter: whatever the batch, order and device.
 
     A clip's words of 64 bits are those of SplitMix64 started at its seed (Steele, Lea and Flood 2014, "Fast splittable
