@@ -22,6 +22,9 @@ MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
 ALL_WORDS = 2**64
 
+Finish = Callable[[Tensor, slice, slice], None]
+"""What changes drawn numbers (b, n) in place, given of which clips they are, and at which samples: two slices."""
+
 LEVELS = 2**16
 """The different values of noise: a word holds four."""
 
@@ -77,7 +80,7 @@ class ClipDraws:
 
         return self._drawn(shape, 2, fill)
 
-    def noise(self, shape: Sequence[int], distribution: Distribution) -> Tensor:
+    def noise(self, shape: Sequence[int], distribution: Distribution, finish: Finish | None = None) -> Tensor:
         """Random numbers spread about 0: (B, *shape) float32.
 
         Each is one of 2^16 values, all equally likely: uniform ones are 2^-15 apart, others are the quantiles in the
@@ -87,6 +90,7 @@ class ClipDraws:
         Args:
             shape: of each clip's.
             distribution: see `Distribution`.
+            finish: what becomes of it, part by part: samples are counted as in a clip laid out flat.
         """
         table = None if distribution == "uniform" else _table(distribution, self._seeds.device)
 
@@ -97,24 +101,30 @@ class ClipDraws:
             else:
                 torch.index_select(table, 0, levels.to(torch.int32).add_(LEVELS // 2), out=found)
 
-        return self._drawn(shape, 4, fill)
+        return self._drawn(shape, 4, fill, finish)
 
-    def _drawn(self, shape: Sequence[int], per_word: int, fill: Callable[[Tensor, Tensor], None]) -> Tensor:
+    def _drawn(
+        self, shape: Sequence[int], per_word: int, fill: Callable[[Tensor, Tensor], None], finish: Finish | None = None
+    ) -> Tensor:
         """(B, *shape) float32, of which `fill` makes each part from its words; both are flat."""
-        clips, samples = len(self), math.prod(shape)
+        clips, samples, device = len(self), math.prod(shape), self._seeds.device
         words = -(-samples // per_word)
-        device = self._seeds.device
-        # Numpy asks for large pages, torch does not: a video is filled in half the time.
         size, on_cpu = clips * words * per_word, device.type == "cpu"
+        # Numpy asks for large pages, torch does not: a video is filled in half the time.
         found = torch.from_numpy(np.empty(size, np.float32)) if on_cpu else torch.empty(size, device=device)
-        if size:
-            for first, made in self._in_blocks(words) if on_cpu else self._at_once(words):
-                fill(found[first * per_word : (first + len(made)) * per_word], made)
+        blocks = self._in_blocks if on_cpu else self._at_once
+        for own, columns, made in blocks(words) if size else ():
+            first = own.start * words + columns.start
+            part = found[first * per_word : (first + len(made)) * per_word]
+            fill(part, made)
+            if finish is not None:
+                where = slice(columns.start * per_word, min(columns.stop * per_word, samples))
+                finish(part.view(own.stop - own.start, -1)[:, : where.stop - where.start], own, where)
         self._used += words
         return found.view(clips, words * per_word)[:, :samples].contiguous().view(clips, *shape)
 
-    def _at_once(self, words: int) -> Iterator[tuple[int, Tensor]]:
-        """Where they begin, and all words of all clips, one after the other: int64, of the same bits."""
+    def _at_once(self, words: int) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Of which clips, which words, and these one clip after the other: int64, of the same bits."""
         numbers = torch.arange(self._used + 1, self._used + 1 + words, device=self._seeds.device)
         made = self._seeds.unsqueeze(1) + numbers * _signed(STEP)
         spare = torch.empty_like(made)
@@ -122,9 +132,9 @@ class ClipDraws:
             # A signed number that is shifted fills up with its sign, which must not stay.
             torch.bitwise_right_shift(made, shift, out=spare).bitwise_and_(2 ** (64 - shift) - 1)
             made.bitwise_xor_(spare).mul_(_signed(factor))
-        yield 0, made.view(-1)
+        yield slice(0, len(self)), slice(0, words), made.view(-1)
 
-    def _in_blocks(self, words: int) -> Iterator[tuple[int, Tensor]]:
+    def _in_blocks(self, words: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """The same in blocks, each overwritten by the next: by numpy, whose unsigned numbers take half as long."""
         seeds = self._seeds.numpy().view(np.uint64)[:, np.newaxis]
         width = min(words, BLOCK)
@@ -143,7 +153,7 @@ class ClipDraws:
                     np.bitwise_xor(made, shifted, out=made)
                     if factor != 1:
                         np.multiply(made, np.uint64(factor), out=made)
-                yield clip * words + word, torch.from_numpy(made.view(np.int64))
+                yield slice(clip, clip + len(own)), slice(word, word + len(part)), torch.from_numpy(made.view(np.int64))
 
 
 def quantiles(distribution: Distribution) -> Tensor:

@@ -71,12 +71,13 @@ class LinfBall(Ball):
         if self.time is not None and self.time.invariant:
             shape[self.time.axis] = 1
             return self.project(self.center + self.step_radius * draws.noise(shape[1:], "uniform"))
-        x = draws.noise(shape[1:], "uniform")
-        low, high = self._edges()
-        for piece in pieces(len(x), x[:1].numel(), x.device):
-            part = x[piece].mul_(self.step_radius[piece]).add_(self.center[piece])
-            torch.clamp(part, low[piece], high[piece], out=part)
-        return x
+        reach, center, low, high = (each.flatten(1) for each in (self.step_radius, self.center, *self._edges()))
+
+        def place(noise: Tensor, clips: slice, samples: slice) -> None:
+            noise.mul_(reach[clips]).add_(center[clips, samples])
+            torch.clamp(noise, low[clips, samples], high[clips, samples], out=noise)
+
+        return draws.noise(shape[1:], "uniform", place)
 
     def measure(self, x: Tensor) -> Tensor:
         return self._difference(x).abs().amax(dim=1)
@@ -103,7 +104,12 @@ class L2Ball(Ball):
     @torch.no_grad()
     def project(self, x: Tensor) -> Tensor:
         # Each stored sample is off by half an ulp of its own size: keep clear by all of them together.
-        return self.within(x, self.radius * (1 - SAFETY) - self.rounding)
+        return self.within(x, self._firm_radius)
+
+    @property
+    def _firm_radius(self) -> Tensor:
+        """What is left of the radius for a perturbation before it is stored: (B,) float64, not negative."""
+        return (self.radius * (1 - SAFETY) - self.rounding).clamp(min=0)
 
     @torch.no_grad()
     def within(self, x: Tensor, radius: Tensor) -> Tensor:
@@ -136,8 +142,13 @@ class L2Ball(Ball):
         power = 1 / samples.clamp(min=1).double() if isinstance(samples, Tensor) else 1 / samples
         share = draws.uniform().double() ** power
         share = share / clip_norm(noise).clamp(min=torch.finfo(noise.dtype).tiny)
-        reach = self.step_radius * per_clip(share.to(noise.dtype), noise)
-        return self.project(noise.mul_(reach).add_(self.center))
+        reach = per_clip((share * self._firm_radius).to(noise.dtype), noise)
+        if self.time is not None and self.time.invariant:
+            return self.project(noise.mul_(reach).add_(self.center))
+        # It is inside already, and stays so where it is cut at the bounds.
+        for piece in pieces(len(noise), noise[:1].numel(), noise.device):
+            noise[piece].mul_(reach[piece]).add_(self.center[piece]).clamp_(*self.limits)
+        return noise
 
     @property
     def samples(self) -> int | Tensor:

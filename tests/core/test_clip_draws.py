@@ -132,11 +132,27 @@ def test_another_seed_clip_or_purpose_has_other_numbers_and_so_has_the_next_draw
     assert len(found) == 12
 
 
-def test_nothing_is_drawn_of_no_clip_or_no_sample():
+@pytest.mark.parametrize("blocks", ["_in_blocks", "_at_once"])
+def test_nothing_is_drawn_of_no_clip_or_no_sample(blocks, monkeypatch):
+    monkeypatch.setattr(ClipDraws, "_in_blocks", getattr(ClipDraws, blocks))
     assert ClipDraws([]).noise((3, 4), "uniform").shape == (0, 3, 4)
     draws = ClipDraws([1, 2])
     assert draws.uniform(0, 5).shape == (2, 0, 5)
     assert torch.equal(draws.uniform(3), ClipDraws([1, 2]).uniform(3))
+
+
+@pytest.mark.parametrize("block", [4, 16, 2**15])
+@pytest.mark.parametrize("blocks", ["_in_blocks", "_at_once"])
+def test_what_becomes_of_noise_is_told_the_clips_and_samples_of_each_part(blocks, block, monkeypatch):
+    x = torch.rand(5, 3, 7)
+    expected = x + ClipDraws(range(5)).noise((3, 7), "uniform")
+
+    def finish(noise, clips, samples):
+        noise.add_(x.flatten(1)[clips, samples])
+
+    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(ClipDraws, "_in_blocks", getattr(ClipDraws, blocks))
+    assert torch.equal(ClipDraws(range(5)).noise((3, 7), "uniform", finish), expected)
 
 
 def test_the_global_state_plays_no_part():
