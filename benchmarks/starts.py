@@ -3,9 +3,9 @@
     python benchmarks/starts.py [--pairs N] [--device NAME]
 
 For batches of 32 clips of 16,000 samples and of 3 x 32 x 112 x 112, in linf and l2: `numbers` are the random numbers
-alone, `start` is the point of the ball that they make, projected. The last line is one JSON object: of each, nanoseconds
-per sample with generators (`before`) and with ours (`now`), the best of all pairs, and the median ratio of pairs that
-run in turn. On CPU these are seconds of the processor, in one thread: what else runs on the machine counts less.
+alone, `start` is the point of the ball that they make, projected. The last line is one JSON object: of each,
+nanoseconds per sample with generators (`before`) and with ours (`now`), the best of all pairs, and the median ratio of
+pairs that run in turn. On CPU it is the processor's time, of one thread: what else runs on the machine counts less.
 """
 
 import argparse
