@@ -131,7 +131,9 @@ class ClipDraws:
         for shift, factor in MIXING:
             # A signed number that is shifted fills up with its sign, which must not stay.
             torch.bitwise_right_shift(made, shift, out=spare).bitwise_and_(2 ** (64 - shift) - 1)
-            made.bitwise_xor_(spare).mul_(_signed(factor))
+            made.bitwise_xor_(spare)
+            if factor != 1:
+                made.mul_(_signed(factor))
         yield slice(0, len(self)), slice(0, words), made.view(-1)
 
     def _in_blocks(self, words: int) -> Iterator[tuple[slice, slice, Tensor]]:

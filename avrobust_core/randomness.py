@@ -16,7 +16,7 @@ def derive_seed(*parts: str | int) -> int:
         parts: e.g. the study's seed, a clip's id, the purpose. Order matters; ("a", "bc") and ("ab", "c") differ.
     """
     # Doubled inside a part, so that a separator in a clip's id cannot pass for one between parts.
-    text = "\x1f".join(f"{type(part).__name__}:{part}".replace("\x1f", "\x1f\x1f") for part in parts)
+    text = "\x1f".join([f"{type(part).__name__}:{part}".replace("\x1f", "\x1f\x1f") for part in parts])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

@@ -26,13 +26,9 @@ class LinfBall(Ball):
     def project(self, x: Tensor) -> Tensor:
         if self.time is not None and self.time.invariant:
             x = self.within(x, self.radius)
-        return torch.clamp(x, *self._edges())
-
-    def _edges(self) -> tuple[Tensor, Tensor]:
-        """The lowest and the highest that each sample may be: (B, ...)."""
         if self._low.shape != self.center.shape:
             self._set_edges()
-        return self._low, self._high
+        return torch.clamp(x, self._low, self._high)
 
     def _set_edges(self) -> None:
         center, time = self.center, self.time
@@ -67,17 +63,24 @@ class LinfBall(Ball):
 
     @torch.no_grad()
     def sample(self, draws: ClipDraws) -> Tensor:
-        shape = list(self.center.shape)
-        if self.time is not None and self.time.invariant:
-            shape[self.time.axis] = 1
-            return self.project(self.center + self.step_radius * draws.noise(shape[1:], "uniform"))
-        reach, center, low, high = (each.flatten(1) for each in (self.step_radius, self.center, *self._edges()))
+        shape = list(self.center.shape[1:])
+        if self.time is not None:
+            if self.time.invariant:
+                shape[self.time.axis - 1] = 1
+            return self.project(self.center + self.step_radius * draws.noise(shape, "uniform"))
+        # Clear of the edge by all that rounding may add: so the edges need not be made, nor read.
+        highest: float | Tensor = max(map(abs, self.limits))
+        if highest == torch.inf:
+            highest = largest(self.center).flatten().double()
+        reach = (
+            (self.radius * (1 - SAFETY) - FLOAT32_HALF_ULP * highest).clamp(min=0).to(self.center.dtype).unsqueeze(1)
+        )
+        center = self.center.flatten(1)
 
         def place(noise: Tensor, clips: slice, samples: slice) -> None:
-            noise.mul_(reach[clips]).add_(center[clips, samples])
-            torch.clamp(noise, low[clips, samples], high[clips, samples], out=noise)
+            noise.mul_(reach[clips]).add_(center[clips, samples]).clamp_(*self.limits)
 
-        return draws.noise(shape[1:], "uniform", place)
+        return draws.noise(shape, "uniform", place)
 
     def measure(self, x: Tensor) -> Tensor:
         return self._difference(x).abs().amax(dim=1)
