@@ -225,6 +225,17 @@ def test_draws_from_the_l2_ball_are_uniform(dimension):
     assert (x / x.norm(dim=1, keepdim=True)).mean(dim=0).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("bounds", [None, (-1.0, 1.0)])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 1e-6), ("linf", 0.3), ("l2", 2e-5), ("l2", 3.0)])
+def test_draws_from_balls_of_many_samples_come_near_the_edge_and_stay_inside(norm, eps, bounds):
+    """Rounding to float32, a good part of the smallest radii, leads out of no ball."""
+    center = 1.8 * torch.rand(32, 20_000, generator=torch.Generator().manual_seed(0)) - 0.9
+    ball = ball_of(center, norm, eps, bounds)
+    size = ball.measure(ball.sample(draws(32))) / eps
+    assert (size <= 1).all()
+    assert (size > (0.999 if eps > 0.1 else 0.6)).all()
+
+
 @every_norm
 def test_a_draw_depends_on_the_clip_s_own_seed_alone(norm):
     center = torch.rand(4, 3, 5)
