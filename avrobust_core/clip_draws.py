@@ -40,7 +40,8 @@ class ClipDraws:
     clips are made at once. They are whole numbers, and what is made of them is exact in float32, or looked up in a
     table: so the bits are those of any other device. The global random state plays no part.
 
-    Every call goes on where the one before it has ended, by as many words for all clips.
+    Every call goes on where the one before it has ended, by as many words for all clips. All seeds lie on one circle of
+    2^64 states: of two clips with n words each, some are the same with a probability of n / 2^63.
 
     Args:
         seeds: one per clip, from 0 to 2^63 - 1, as `derive_seed` gives them.
@@ -53,7 +54,7 @@ class ClipDraws:
 
     @classmethod
     def of(cls, seed: int, ids: Sequence[str], purpose: str, device: torch.device | str = "cpu") -> Self:
-        """The draws of clips from (seed, clip id, purpose).
+        """The draws of clips from (seed, clip id, purpose): the same wherever a clip comes again.
 
         Args:
             seed: of the study, or of a fit.
@@ -83,9 +84,9 @@ class ClipDraws:
     def noise(self, shape: Sequence[int], distribution: Distribution, finish: Finish | None = None) -> Tensor:
         """Random numbers spread about 0: (B, *shape) float32.
 
-        Each is one of 2^16 values, all equally likely: uniform ones are 2^-15 apart, others are the quantiles in the
-        middle of as many equal parts. Finer ones would tell a point in a ball, or a direction, apart from no other. The
-        normal ends at 4.3 standard deviations, beyond which one sample in 60,000 should lie.
+        Each is one of 2^16 values, all equally likely, which is fine enough for points in a ball, directions and noise:
+        uniform ones are 2^-15 apart; others are the quantiles in the middle of as many equal shares, so that the normal
+        ends at 4.3 standard deviations, beyond which one sample in 65,000 should lie.
 
         Args:
             shape: of each clip's.
