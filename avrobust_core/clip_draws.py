@@ -22,8 +22,8 @@ MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
 ALL_WORDS = 2**64
 
-Finish = Callable[[Tensor, slice, slice], None]
-"""What changes drawn numbers (b, n) in place, given of which clips they are, and at which samples: two slices."""
+Fill = Callable[[Tensor, Tensor, slice, slice], None]
+"""What fills drawn numbers (b, n) from words (b n / k,), given of which clips they are, and at which samples."""
 
 LEVELS = 2**16
 """The different values of noise: a word holds four."""
@@ -76,12 +76,12 @@ class ClipDraws:
     def uniform(self, *shape: int) -> Tensor:
         """Random numbers from [0, 1), multiples of 2^-24: (B, *shape) float32."""
 
-        def fill(found: Tensor, words: Tensor) -> None:
-            found.copy_(words.view(torch.int32).bitwise_right_shift_(8)).mul_(2**-24).add_(0.5)
+        def fill(found: Tensor, words: Tensor, clips: slice, samples: slice) -> None:
+            found.view(-1).copy_(words.view(torch.int32).bitwise_right_shift_(8)).mul_(2**-24).add_(0.5)
 
         return self._drawn(shape, 2, fill)
 
-    def noise(self, shape: Sequence[int], distribution: Distribution, finish: Finish | None = None) -> Tensor:
+    def noise(self, shape: Sequence[int], distribution: Distribution) -> Tensor:
         """Random numbers spread about 0: (B, *shape) float32.
 
         Each is one of 2^16 values, all equally likely, which is fine enough for points in a ball, directions and noise:
@@ -91,38 +91,49 @@ class ClipDraws:
         Args:
             shape: of each clip's.
             distribution: see `Distribution`.
-            finish: what becomes of it, part by part: samples are counted as in a clip laid out flat.
         """
         table = None if distribution == "uniform" else _table(distribution, self._seeds.device)
 
-        def fill(found: Tensor, words: Tensor) -> None:
+        def fill(found: Tensor, words: Tensor, clips: slice, samples: slice) -> None:
             levels = words.view(torch.int16)
             if table is None:
-                found.copy_(levels).mul_(2 / LEVELS)
+                found.view(-1).copy_(levels).mul_(2 / LEVELS)
             else:
-                torch.index_select(table, 0, levels.to(torch.int32).add_(LEVELS // 2), out=found)
+                torch.index_select(table, 0, levels.to(torch.int32).add_(LEVELS // 2), out=found.view(-1))
 
-        return self._drawn(shape, 4, fill, finish)
+        return self._drawn(shape, 4, fill)
 
-    def _drawn(
-        self, shape: Sequence[int], per_word: int, fill: Callable[[Tensor, Tensor], None], finish: Finish | None = None
-    ) -> Tensor:
-        """(B, *shape) float32, of which `fill` makes each part from its words; both are flat."""
+    def around(self, center: Tensor, reach: Tensor, limits: tuple[float, float]) -> Tensor:
+        """The center plus reach times uniform noise, cut at the limits: (B, ...) float32, made in one go.
+
+        Args:
+            center: (B, ...) float32.
+            reach: (B,).
+            limits: the lowest and the highest value.
+        """
+        flat, scale = center.flatten(1), (reach * (2 / LEVELS)).to(center.dtype).unsqueeze(1)
+
+        def fill(found: Tensor, words: Tensor, clips: slice, samples: slice) -> None:
+            found.view(-1).copy_(words.view(torch.int16))
+            own = found[:, : samples.stop - samples.start]
+            torch.addcmul(flat[clips, samples], own, scale[clips], out=own).clamp_(*limits)
+
+        return self._drawn(center.shape[1:], 4, fill)
+
+    def _drawn(self, shape: Sequence[int], per_word: int, fill: Fill) -> Tensor:
+        """(B, *shape) float32, filled part by part."""
         clips, samples, device = len(self), math.prod(shape), self._seeds.device
         words = -(-samples // per_word)
         size, on_cpu = clips * words * per_word, device.type == "cpu"
         # Numpy asks for large pages, torch does not: a video is filled in half the time.
         found = torch.from_numpy(np.empty(size, np.float32)) if on_cpu else torch.empty(size, device=device)
+        found = found.view(clips, words * per_word)
         blocks = self._in_blocks if on_cpu else self._at_once
         for own, columns, made in blocks(words) if size else ():
-            first = own.start * words + columns.start
-            part = found[first * per_word : (first + len(made)) * per_word]
-            fill(part, made)
-            if finish is not None:
-                where = slice(columns.start * per_word, min(columns.stop * per_word, samples))
-                finish(part.view(own.stop - own.start, -1)[:, : where.stop - where.start], own, where)
+            first, end = columns.start * per_word, columns.stop * per_word
+            fill(found[own, first:end], made, own, slice(first, min(end, samples)))
         self._used += words
-        return found.view(clips, words * per_word)[:, :samples].contiguous().view(clips, *shape)
+        return found[:, :samples].contiguous().view(clips, *shape)
 
     def _at_once(self, words: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """Of which clips, which words, and these one clip after the other: int64, of the same bits."""

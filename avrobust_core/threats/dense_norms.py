@@ -63,8 +63,8 @@ class LinfBall(Ball):
 
     @torch.no_grad()
     def sample(self, draws: ClipDraws) -> Tensor:
-        shape = list(self.center.shape[1:])
         if self.time is not None:
+            shape = list(self.center.shape[1:])
             if self.time.invariant:
                 shape[self.time.axis - 1] = 1
             return self.project(self.center + self.step_radius * draws.noise(shape, "uniform"))
@@ -72,15 +72,8 @@ class LinfBall(Ball):
         highest: float | Tensor = max(map(abs, self.limits))
         if highest == torch.inf:
             highest = largest(self.center).flatten().double()
-        reach = (
-            (self.radius * (1 - SAFETY) - FLOAT32_HALF_ULP * highest).clamp(min=0).to(self.center.dtype).unsqueeze(1)
-        )
-        center = self.center.flatten(1)
-
-        def place(noise: Tensor, clips: slice, samples: slice) -> None:
-            noise.mul_(reach[clips]).add_(center[clips, samples]).clamp_(*self.limits)
-
-        return draws.noise(shape, "uniform", place)
+        reach = (self.radius * (1 - SAFETY) - FLOAT32_HALF_ULP * highest).clamp(min=0)
+        return draws.around(self.center, reach, self.limits)
 
     def measure(self, x: Tensor) -> Tensor:
         return self._difference(x).abs().amax(dim=1)

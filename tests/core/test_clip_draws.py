@@ -101,6 +101,9 @@ def test_a_gpu_has_the_same_bits():
         assert found.is_cuda
         assert torch.equal(here.noise((3, 4, 50, 51), distribution), found.cpu())
     index = torch.tensor([4, 1])
+    center, reach = torch.rand(5, 1001), torch.full((5,), 0.1)
+    moved = there.around(center.cuda(), reach.cuda(), (0.0, 1.0)).cpu()
+    torch.testing.assert_close(here.around(center, reach, (0.0, 1.0)), moved, rtol=0, atol=1e-7)
     assert torch.equal(here.select(index).uniform(1001), there.select(index.cuda()).uniform(1001).cpu())
 
 
@@ -138,21 +141,22 @@ def test_nothing_is_drawn_of_no_clip_or_no_sample(blocks, monkeypatch):
     assert ClipDraws([]).noise((3, 4), "uniform").shape == (0, 3, 4)
     draws = ClipDraws([1, 2])
     assert draws.uniform(0, 5).shape == (2, 0, 5)
+    assert draws.around(torch.zeros(2, 0), torch.ones(2), (0.0, 1.0)).shape == (2, 0)
     assert torch.equal(draws.uniform(3), ClipDraws([1, 2]).uniform(3))
 
 
 @pytest.mark.parametrize("block", [4, 16, 2**15])
 @pytest.mark.parametrize("blocks", ["_in_blocks", "_at_once"])
-def test_what_becomes_of_noise_is_told_the_clips_and_samples_of_each_part(blocks, block, monkeypatch):
-    x = torch.rand(5, 3, 7)
-    expected = x + ClipDraws(range(5)).noise((3, 7), "uniform")
-
-    def finish(noise, clips, samples):
-        noise.add_(x.flatten(1)[clips, samples])
-
+def test_points_around_a_center_are_that_plus_noise_and_cut_at_the_limits(blocks, block, monkeypatch):
+    center, reach = (
+        torch.rand(5, 3, 7, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 0.1, 0.2, 0.4, 0.8]),
+    )
+    noise = ClipDraws(range(5)).noise((3, 7), "uniform")
+    expected = (center + reach.view(-1, 1, 1) * noise).clamp(0.25, 0.75)
     monkeypatch.setattr(module, "BLOCK", block)
     monkeypatch.setattr(ClipDraws, "_in_blocks", getattr(ClipDraws, blocks))
-    assert torch.equal(ClipDraws(range(5)).noise((3, 7), "uniform", finish), expected)
+    torch.testing.assert_close(ClipDraws(range(5)).around(center, reach, (0.25, 0.75)), expected, rtol=0, atol=1e-7)
 
 
 def test_the_global_state_plays_no_part():
