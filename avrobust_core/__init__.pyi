@@ -19,6 +19,7 @@ from avrobust_core.attacks.running import attack_batch as attack_batch
 from avrobust_core.attacks.verification import Verdict as Verdict
 from avrobust_core.attacks.verification import verify as verify
 from avrobust_core.attacks.victim import Victim as Victim
+from avrobust_core.clip_draws import ClipDraws as ClipDraws
 from avrobust_core.data.batches import Batch as Batch
 from avrobust_core.data.batches import Clip as Clip
 from avrobust_core.data.batches import Encoded as Encoded

@@ -16,12 +16,12 @@ def derive_seed(*parts: str | int) -> int:
         parts: e.g. the study's seed, a clip's id, the purpose. Order matters; ("a", "bc") and ("ab", "c") differ.
     """
     # Doubled inside a part, so that a separator in a clip's id cannot pass for one between parts.
-    text = "\x1f".join(f"{type(part).__name__}:{part}".replace("\x1f", "\x1f\x1f") for part in parts)
+    text = "\x1f".join([f"{type(part).__name__}:{part}".replace("\x1f", "\x1f\x1f") for part in parts])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def clip_generator(seed: int, clip_id: str, purpose: str) -> "torch.Generator":
-    """A CPU generator of one clip's own random numbers for one purpose."""
+    """A CPU generator of one clip's own random numbers for one purpose: to make a clip. Of a batch: see `ClipDraws`."""
     import torch
 
     return torch.Generator().manual_seed(derive_seed(seed, clip_id, purpose))

@@ -75,6 +75,6 @@ class Attack(ABC):
     def __call__(self, victim: BoundVictim) -> AttackResult:
         """Attack the clips of `victim`, each by itself: the result for a clip does not depend on its batch mates.
 
-        Random numbers come from `victim.generators(purpose)`. Nothing of the model, of the clean clips or of the
+        Random numbers come from `victim.draws(purpose)`. Nothing of the model, of the clean clips or of the
         global random state may be changed.
         """

@@ -12,10 +12,10 @@ from torch import Tensor
 from avrobust_core.attacks.goals import BatchGoal
 from avrobust_core.attacks.gradients import GradientRecord
 from avrobust_core.attacks.model import AttackedModel
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.data.batches import Encoded, select_inputs
 from avrobust_core.data.media import Task
 from avrobust_core.models.model import AVModel
-from avrobust_core.randomness import clip_generator
 from avrobust_core.threats.balls import Ball
 from avrobust_core.threats.clips import Inputs
 from avrobust_core.threats.regions import Region
@@ -164,13 +164,13 @@ class BoundVictim:
         """Flag the clips that are where the attack's goal wants them: (B,) bool."""
         return self.goal.reached(logits)
 
-    def generators(self, purpose: str) -> list[torch.Generator]:
-        """One generator per clip, from (seed, clip id, purpose)."""
-        return [clip_generator(self.victim.seed, clip_id, purpose) for clip_id in self.ids]
+    def draws(self, purpose: str) -> ClipDraws:
+        """Random numbers of each clip, from (seed, clip id, purpose), on the clips' device."""
+        return ClipDraws.of(self.victim.seed, self.ids, purpose, self.device)
 
     def sample(self, purpose: str) -> dict[str, Tensor]:
         """A random point of the region for each clip, from (seed, clip id, purpose and modality)."""
-        return self.region.sample(lambda name: self.generators(f"{purpose}/{name}"))
+        return self.region.sample(lambda name: self.draws(f"{purpose}/{name}"))
 
     def select(self, index: Tensor) -> Self:
         """The same victim bound to the clips at `index` (int64 positions); nothing is encoded again."""

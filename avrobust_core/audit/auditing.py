@@ -19,7 +19,7 @@ from avrobust_core.blame import sentence
 from avrobust_core.caveats import Caveat
 from avrobust_core.spec.model import AuditSection
 
-VERSION = 3
+VERSION = 4
 """To be raised when audits come out otherwise: kept ones of another version are made again."""
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.audit.exact import Exact, opened, rise
 from avrobust_core.audit.meter import Meter
-from avrobust_core.audit.probes import Climbed, drawn
+from avrobust_core.audit.probes import Climbed, direction
 from avrobust_core.data.batches import select_inputs
 
 FLOOR = 0.3
@@ -132,7 +132,7 @@ class Derivatives:
 def _direction(bound: BoundVictim, name: str) -> Tensor:
     """A step of one radius in a random direction of one modality, (n, ...) float64."""
     ball = bound.balls[name]
-    signs = ball.confined(drawn(ball.center, bound.generators(f"audit/direction/{name}")).sign())
+    signs = ball.confined(direction(bound, f"audit/direction/{name}", ball.center).sign())
     return ball.step(torch.zeros_like(signs), signs, 1.0).double()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.attacks.gradients import joint_gradient, not_finite
 from avrobust_core.audit.exact import opened, rise
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.data.batches import select_inputs
 from avrobust_core.threats.clips import per_clip, where_clips
 
@@ -123,15 +124,15 @@ def halfway(bound: BoundVictim) -> dict[str, Tensor]:
 def corner(bound: BoundVictim, purpose: str, only: str | None = None) -> dict[str, Tensor]:
     """A random point at the region's edge: a step of one radius in a random direction, of one modality or of all."""
     directions = {
-        name: drawn(x, bound.generators(f"{purpose}/{name}")) if only in (None, name) else torch.zeros_like(x)
+        name: direction(bound, f"{purpose}/{name}", x) if only in (None, name) else torch.zeros_like(x)
         for name, x in bound.clean.items()
     }
     return bound.region.project(bound.region.step(bound.clean, directions, 1.0))
 
 
-def drawn(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Normal numbers of the shape of clips (n, ...), from one generator per clip."""
-    return torch.stack([torch.randn(like.shape[1:], generator=g) for g in generators]).to(like)
+def direction(bound: BoundVictim, purpose: str, like: Tensor) -> Tensor:
+    """Normal random numbers, none of them 0, of the shape of clips (n, ...)."""
+    return bound.draws(purpose).noise(like.shape[1:], "gaussian")
 
 
 @torch.no_grad()
@@ -149,20 +150,16 @@ def search(bound: BoundVictim, queries: int) -> Tensor:
     broken = torch.zeros(count, dtype=torch.bool, device=bound.device)
     alive = torch.arange(count, device=bound.device)
     best, highest = dict(bound.clean), torch.full((count,), -torch.inf, device=bound.device)
-    generators = bound.generators("audit/search")
+    draws = bound.draws("audit/search")
     names = list(bound.balls)
     part = bound
     for query in range(queries):
         if not len(alive):
             break
-        if len(alive) < len(part):
-            part = bound.select(alive)
         share = FIRST_SHARE * (LAST_SHARE / FIRST_SHARE) ** (query / max(queries - 1, 1))
         chosen, draw = ([names[query % len(names)]], partial(_block, share=share)) if query else (names, _stripes)
         directions = {
-            name: torch.stack([draw(x.shape[1:], generators[i]) for i in alive.tolist()]).to(x)
-            if name in chosen
-            else torch.zeros_like(x)
+            name: draw(draws, x.shape[1:]).expand_as(x) if name in chosen else torch.zeros_like(x)
             for name, x in part.clean.items()
         }
         x = part.region.project(part.region.step(best, directions, 2.0))
@@ -174,7 +171,9 @@ def search(bound: BoundVictim, queries: int) -> Tensor:
         won = part.fooled(logits)
         broken[alive] |= won
         kept = (~won).nonzero().squeeze(1)
-        alive, highest, best = alive[kept], highest[kept], select_inputs(best, kept)
+        if len(kept) < len(alive):
+            alive, highest, best = alive[kept], highest[kept], select_inputs(best, kept)
+            part, draws = part.select(kept), draws.select(kept)
     return broken
 
 
@@ -184,35 +183,38 @@ def _scaled(gradient: Tensor, like: Tensor) -> Tensor:
     return (gradient / size.clamp(min=torch.finfo(gradient.dtype).tiny)).nan_to_num(0, 0, 0).to(like)
 
 
-def _stripes(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Random signs along the last axis, of each channel."""
-    signs = _signs((shape[0], *[1] * (len(shape) - 2), shape[-1]), generator)
-    return (signs if len(shape) > 1 else signs[:, 0]).expand(shape)
+def _stripes(draws: ClipDraws, shape: torch.Size) -> Tensor:
+    """Random signs along the last axis, of each channel: shaped to broadcast over clips of this shape, (n, ...)."""
+    return _signs(draws, shape if len(shape) == 1 else (shape[0], *[1] * (len(shape) - 2), shape[-1]))
 
 
-def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
+def _signs(draws: ClipDraws, shape: Sequence[int]) -> Tensor:
+    return torch.where(draws.uniform(*shape) < 0.5, -1.0, 1.0)
 
 
-def _block(shape: torch.Size, generator: torch.Generator, share: float) -> Tensor:
-    """A block over a share of a clip, zero elsewhere: of one sign for each channel, or a wave on a single axis."""
-    axes = shape[1:] or shape
+def _block(draws: ClipDraws, shape: torch.Size, share: float) -> Tensor:
+    """A block over a share of each clip, zero elsewhere: of one sign for each channel, or a wave on a single axis.
+
+    Shaped to broadcast over clips of this shape, (n, ...).
+    """
+    axes = range(len(shape) > 1, len(shape))
     side = share ** (1 / len(axes))
-    where = torch.zeros(axes)
-    window = []
-    for length in axes:
+    found = _signs(draws, [1] if len(shape) == 1 else [shape[0], *[1] * len(axes)])
+    for axis, place in zip(axes, draws.uniform(len(axes)).unbind(1), strict=True):
+        length = shape[axis]
         wide = max(1, round(side * length))
-        first = int(torch.randint(0, length - wide + 1, (), generator=generator))
-        window.append(slice(first, first + wide))
-    where[tuple(window)] = 1
-    if len(axes) == 1:
-        where = where * _wave(axes[0], generator)
-    return where * _signs((shape[0], *[1] * len(axes)) if len(shape) > 1 else (1,), generator)
+        first = (place * (length - wide + 1)).floor().unsqueeze(1)
+        steps = torch.arange(length, device=first.device)
+        along = ((first <= steps) & (steps < first + wide)).float()
+        if len(axes) == 1:
+            along *= _wave(draws, length)
+        found = found * along.view(-1, *(length if other == axis else 1 for other in range(len(shape))))
+    return found
 
 
-def _wave(length: int, generator: torch.Generator) -> Tensor:
-    """A square wave of random period, from two samples to the whole signal: (length,)."""
-    drawn = torch.rand(2, generator=generator).tolist()
-    period = 2 * (max(length, 2) / 2) ** drawn[0]
-    phase = torch.arange(length) / period + drawn[1]
+def _wave(draws: ClipDraws, length: int) -> Tensor:
+    """A square wave of random period, from two samples to the whole signal: (n, length)."""
+    drawn = draws.uniform(2)
+    period = 2 * (max(length, 2) / 2) ** drawn[:, :1]
+    phase = torch.arange(length, device=drawn.device) / period + drawn[:, 1:]
     return torch.where(phase % 1 < 0.5, 1.0, -1.0)

@@ -135,9 +135,7 @@ def check_repeatable(subject: AugmentationSubject) -> None:
     for scene in subject.scenes():
         first, again = (list(Course(subject.make(), scene).two_epochs()) for _ in range(2))
         if where := difference(first, again):
-            raise CheckFailed(
-                f"the same clips, seed and epochs gave other {where}: draw from clip_generator(seed, ...)"
-            )
+            raise CheckFailed(f"the same clips, seed and epochs gave other {where}: draw from ClipDraws.of(seed, ...)")
         plain, seed, epoch = (
             list(Course(subject.make(), scene, seed=s, epochs=2 * LATE, ordered=False).epoch(e, stop=2))
             for s, e in ((0, LATE), (1, LATE), (0, LATE + 1))
@@ -145,11 +143,9 @@ def check_repeatable(subject: AugmentationSubject) -> None:
         by_seed |= bool(difference(plain, seed))
         by_epoch |= bool(difference(plain, epoch))
     if by_seed and not by_epoch:
-        raise CheckFailed(
-            "it does the same in every epoch: draw from clip_generator(seed, clip_id, f'.../{step.epoch}')"
-        )
+        raise CheckFailed("it does the same in every epoch: draw from ClipDraws.of(seed, ids, f'.../{step.epoch}')")
     if by_epoch and not by_seed:
-        raise CheckFailed("two late epochs differ, but not two seeds: draw from clip_generator(step.seed, ...)")
+        raise CheckFailed("two late epochs differ, but not two seeds: draw from ClipDraws.of(step.seed, ...)")
 
 
 def check_clip_order(subject: AugmentationSubject) -> None:
@@ -158,8 +154,8 @@ def check_clip_order(subject: AugmentationSubject) -> None:
         plain, moved = (list(Course(subject.make(), scene, reverse=reverse).two_epochs()) for reverse in (False, True))
         if where := difference(plain, moved):
             raise CheckFailed(
-                f"{where} of a clip are others where its batch is in another order: draw from the clip's own "
-                "generator, and choose partners by their ids"
+                f"{where} of a clip are others where its batch is in another order: draw the clip's own "
+                "random numbers, and choose partners by their ids"
             )
 
 

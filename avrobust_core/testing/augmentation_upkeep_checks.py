@@ -31,8 +31,7 @@ def check_global_random_state(subject: AugmentationSubject) -> None:
         found = method(*arguments)
         if changed := [name for name, value in global_state().items() if value != before[name]]:
             raise CheckFailed(
-                f"{method.__name__} changed {', '.join(changed)}: draw from clip_generator, and restore what you must "
-                "set"
+                f"{method.__name__} changed {', '.join(changed)}: draw from ClipDraws, and restore what you must set"
             )
         return found
 

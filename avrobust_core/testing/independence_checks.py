@@ -42,7 +42,7 @@ def check_batch_mates(subject: AttackSubject) -> None:
                 raise CheckFailed(
                     f"clip {different} of a batch of {clips} comes out differently {what}: robust accuracy would "
                     "depend on the batch size. Look for sums, means, maxima or early stops over the batch, for random "
-                    "numbers that are not from victim.generators, and for steps that depend on len(victim)"
+                    "numbers that are not from victim.draws, and for steps that depend on len(victim)"
                 )
 
 
@@ -104,12 +104,12 @@ def check_global_random_state(subject: AttackSubject) -> None:
             if changed := [name for name, value in global_state().items() if value != before[name]]:
                 raise CheckFailed(
                     f"it changed {', '.join(changed)}: whatever else is random in the study, training and the other "
-                    "attacks, changes with it. Draw from victim.generators(purpose), and restore what you must set"
+                    "attacks, changes with it. Draw from victim.draws(purpose), and restore what you must set"
                 )
     if different := _different(trials[0], trials[1], torch.arange(len(problem.batch))):
         raise CheckFailed(
             f"clip {different} comes out differently when the global random state does: a run cannot be repeated or "
-            "resumed. Draw from victim.generators(purpose)"
+            "resumed. Draw from victim.draws(purpose)"
         )
 
 

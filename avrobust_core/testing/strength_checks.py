@@ -266,7 +266,7 @@ def check_two_classes(subject: AttackSubject) -> None:
         problem = make_problem(classes=classes, seed=19)
         broken[classes] = subject.run(Case.of(problem, problem.threat(BOTH, subject.norm, slack=2.0)))
     broken[3].require_some("clips of a model with three classes")
-    if broken[2].broken < 0.7 * broken[3].broken - 1:
+    if broken[2].broken < 0.7 * broken[3].broken - 2:
         raise CheckFailed(
             f"it broke {broken[3]} of a linear model with three classes, but {broken[2].broken} with two: a loss that "
             "divides by the third highest logit (DLR) has no meaning there; use the margin, or raise an AvrobustError "

@@ -6,7 +6,6 @@ in float64 by which the core checks the result. A new norm is one subclass; avro
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.threats.budgets import NormName
 from avrobust_core.threats.clips import checksum, largest, per_clip
 
@@ -161,8 +161,8 @@ class Ball(ABC):
         """
 
     @abstractmethod
-    def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """A point drawn uniformly from the ball (l0, l1: see there), then projected: one generator per clip."""
+    def sample(self, draws: ClipDraws) -> Tensor:
+        """A point drawn uniformly from the ball (l0: see there), then projected: (B, ...), by draws of its clips."""
 
     @abstractmethod
     def measure(self, x: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """The dense norms, linf and l2, each as a ball; and the table of all norms that a budget may name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.threats.balls import FLOAT32_HALF_ULP, SAFETY, Ball, Bounds, TimeConstraint
 from avrobust_core.threats.clips import clip_norm, largest, per_clip, pieces
 from avrobust_core.threats.l2_projection import nearest
@@ -60,12 +61,19 @@ class LinfBall(Ball):
         gradient = self.confined(gradient)
         return gradient.flatten(1).abs().sum(dim=1) * self.radius.to(gradient.dtype)
 
-    def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
-        noise = torch.stack([torch.rand(self.center.shape[1:], generator=g) for g in generators])
-        noise = noise.to(self.center.device).mul_(2).sub_(1)
-        if self.time is not None and self.time.invariant:
-            noise = noise.narrow(self.time.axis, 0, 1).expand_as(noise)
-        return self.project(self.center + self.step_radius * noise)
+    @torch.no_grad()
+    def sample(self, draws: ClipDraws) -> Tensor:
+        if self.time is not None:
+            shape = list(self.center.shape[1:])
+            if self.time.invariant:
+                shape[self.time.axis - 1] = 1
+            return self.project(self.center + self.step_radius * draws.noise(shape, "uniform"))
+        # Clear of the edge by all that rounding may add: so the edges need not be made, nor read.
+        highest: float | Tensor = max(map(abs, self.limits))
+        if highest == torch.inf:
+            highest = largest(self.center).flatten().double()
+        reach = (self.radius * (1 - SAFETY) - FLOAT32_HALF_ULP * highest).clamp(min=0)
+        return draws.around(self.center, reach, self.limits)
 
     def measure(self, x: Tensor) -> Tensor:
         return self._difference(x).abs().amax(dim=1)
@@ -92,7 +100,12 @@ class L2Ball(Ball):
     @torch.no_grad()
     def project(self, x: Tensor) -> Tensor:
         # Each stored sample is off by half an ulp of its own size: keep clear by all of them together.
-        return self.within(x, self.radius * (1 - SAFETY) - self.rounding)
+        return self.within(x, self._firm_radius)
+
+    @property
+    def _firm_radius(self) -> Tensor:
+        """What is left of the radius for a perturbation before it is stored: (B,) float64, not negative."""
+        return (self.radius * (1 - SAFETY) - self.rounding).clamp(min=0)
 
     @torch.no_grad()
     def within(self, x: Tensor, radius: Tensor) -> Tensor:
@@ -118,16 +131,20 @@ class L2Ball(Ball):
         _, norm, size = self.polar(gradient)
         return (norm * size * self.radius).to(gradient.dtype)
 
-    def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
-        shape = self.center.shape[1:]
-        noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.center.device)
-        noise = self.confined(noise)
-        share = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators])
+    @torch.no_grad()
+    def sample(self, draws: ClipDraws) -> Tensor:
+        noise = self.confined(draws.noise(self.center.shape[1:], "gaussian")).contiguous()
         samples = self.samples
         power = 1 / samples.clamp(min=1).double() if isinstance(samples, Tensor) else 1 / samples
-        share = share.to(noise.device) ** power
+        share = draws.uniform().double() ** power
         share = share / clip_norm(noise).clamp(min=torch.finfo(noise.dtype).tiny)
-        return self.project(self.center + noise * self.step_radius * per_clip(share.to(noise.dtype), noise))
+        reach = per_clip((share * self._firm_radius).to(noise.dtype), noise)
+        if self.time is not None and self.time.invariant:
+            return self.project(noise.mul_(reach).add_(self.center))
+        # It is inside already, and stays so where it is cut at the bounds.
+        for piece in pieces(len(noise), noise[:1].numel(), noise.device):
+            noise[piece].mul_(reach[piece]).add_(self.center[piece]).clamp_(*self.limits)
+        return noise
 
     @property
     def samples(self) -> int | Tensor:

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.errors import DataError
 from avrobust_core.threats.balls import SAFETY, TINY, Ball, Bounds, TimeConstraint
 from avrobust_core.threats.budgets import Budget, NormName, Snr, ThreatKind
@@ -21,8 +22,8 @@ from avrobust_core.threats.sparse_norms import L0Ball
 SMOOTHING = 8
 """Exponent of the norm over the modalities' shares that stands for the largest of them where a derivative is asked."""
 
-Generators = Callable[[str], Sequence[torch.Generator]]
-"""From a modality's name to one generator per clip."""
+DrawsOf = Callable[[str], ClipDraws]
+"""From a modality's name to draws of its clips."""
 
 
 class Region:
@@ -75,9 +76,9 @@ class Region:
         """The rise of a linear function with these gradients over a step of size 1: (B,) float."""
         return torch.stack([ball.gain(gradients[name]) for name, ball in self.balls.items()]).sum(dim=0)
 
-    def sample(self, generators: Generators) -> dict[str, Tensor]:
-        """A random point of the region, each clip's from its own generators."""
-        return {name: ball.sample(generators(name)) for name, ball in self.balls.items()}
+    def sample(self, draws: DrawsOf) -> dict[str, Tensor]:
+        """A random point of the region, each clip's from its own draws."""
+        return {name: ball.sample(draws(name)) for name, ball in self.balls.items()}
 
     def size(self, x: Inputs) -> Tensor:
         """The smallest factor by which the region must be scaled to hold `x`: (B,) float64; 0 for the clean clip.
@@ -202,25 +203,26 @@ class SharedRegion(Region):
         found: Tensor = torch.linalg.vector_norm(gains.double(), dim=0).to(gains.dtype)
         return found
 
-    def sample(self, generators: Generators) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def sample(self, draws: DrawsOf) -> dict[str, Tensor]:
         """Uniform in the shared ball: a normal direction over all modalities, at the share of a ball of their sum."""
-        own = {name: generators(name) for name in self.balls}
-        noise = {}
-        for name, ball in self.balls.items():
-            raw = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in own[name]])
-            noise[name] = ball.confined(raw.to(ball.center.device))
-        drawn = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in next(iter(own.values()))])
+        own = {name: draws(name) for name in self.balls}
+        noise = {
+            name: ball.confined(own[name].noise(ball.center.shape[1:], "gaussian")).contiguous()
+            for name, ball in self.balls.items()
+        }
+        drawn = next(iter(own.values())).uniform().double()
         open_to = self._weights > 0  # a modality of radius 0 adds no dimension to the ball
         norms = torch.stack([clip_norm(each) for each in noise.values()]) * open_to
         dimensions = torch.stack(
             [torch.as_tensor(ball.samples, device=norms.device).expand(norms.shape[1]) for ball in self._l2.values()]
         )
         samples = (open_to * dimensions).sum(dim=0)
-        share = drawn.to(norms.device) ** (1 / samples.clamp(min=1))
+        share = drawn ** (1 / samples.clamp(min=1))
         share = share / torch.linalg.vector_norm(norms, dim=0).clamp(min=torch.finfo(norms.dtype).tiny)
         return self.project(
             {
-                name: ball.center + noise[name] * per_clip((share * ball.radius).to(noise[name].dtype), noise[name])
+                name: noise[name].mul_(per_clip((share * ball.radius).float(), noise[name])).add_(ball.center)
                 for name, ball in self._l2.items()
             }
         )

@@ -1,11 +1,11 @@
 """The sparse norms, l1 and l0, each as a ball."""
 
-from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.threats.balls import FLOAT32_HALF_ULP, SAFETY, Ball, Bounds, TimeConstraint
 from avrobust_core.threats.clips import largest, per_clip, pieces, settled
 
@@ -95,18 +95,14 @@ class L1Ball(Ball):
         gradient = self.confined(gradient)
         return largest(gradient).flatten() * self.radius.to(gradient.dtype)
 
-    def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
+    @torch.no_grad()
+    def sample(self, draws: ClipDraws) -> Tensor:
         """A point drawn uniformly from the ball, then projected: signed exponentials over their sum and one more."""
-        shape = self.center.shape[1:]
-        drawn = torch.stack([torch.rand(2, shape.numel() + 1, generator=g) for g in generators])
-        drawn = drawn.to(self.center.device)
-        sizes = -torch.log1p(-drawn[:, 0])
+        noise = draws.noise(self.center.shape[1:], "laplace")
         if self.time is not None and self.time.partial:
-            free = self.time.free(self.center).expand_as(self.center).flatten(1)
-            sizes = sizes * torch.cat((free, torch.ones_like(free[:, :1])), dim=1)
-        shares = sizes[:, :-1] / sizes.sum(dim=1, keepdim=True)
-        signs = (drawn[:, 1, :-1] > 0.5).to(shares.dtype) * 2 - 1
-        return self.project(self.center + (shares * signs).view_as(self.center) * self.step_radius)
+            noise = torch.where(self.time.free(noise), noise, 0)
+        size = noise.flatten(1).abs().sum(dim=1) + draws.noise((), "laplace").abs()
+        return self.project(noise.mul_(self.step_radius / per_clip(size, noise)).add_(self.center))
 
     def measure(self, x: Tensor) -> Tensor:
         return self._difference(x).abs().sum(dim=1)
@@ -200,15 +196,13 @@ class L0Ball(Ball):
         counted = torch.arange(best.shape[1], device=best.device) < self._count(self.radius).unsqueeze(1)
         return torch.where(counted, best, 0).sum(dim=1)
 
-    def sample(self, generators: Sequence[torch.Generator]) -> Tensor:
+    @torch.no_grad()
+    def sample(self, draws: ClipDraws) -> Tensor:
         """As many samples or frames as the radius allows, chosen at random, moved uniformly within bounds and cap."""
-        shape = self.center.shape[1:]
-        drawn = torch.stack([torch.rand((2, *shape), generator=g) for g in generators]).to(self.center.device)
         down, up = self._reach()
-        moved = self.confined(down + (up - down) * drawn[:, 0])
-        rank = drawn[:, 1].flatten(1) + 0.5
+        moved = self.confined(down + (up - down) * draws.uniform(*self.center.shape[1:]))
         free = self._by_frame(self.confined(torch.ones_like(self.center))) > 0
-        rank = rank[:, : free.shape[1]] * free
+        rank = (1 - draws.uniform(free.shape[1])) * free
         chosen = self._spread(_highest(rank, self._count(self.radius), self._most), moved)
         return torch.where(chosen, self.center + moved, self.center).clamp(*self.limits)
 

@@ -27,7 +27,7 @@ class TrainingStep:
 
     Attributes:
         epoch: from 0.
-        seed: of this fit; draw random numbers with `clip_generator(seed, clip_id, f"{purpose}/{epoch}")`.
+        seed: of this fit; draw random numbers with `ClipDraws.of(seed, ids, f"{purpose}/{epoch}", device)`.
         model: the model in training mode; an `AVModel` in every study.
         classes: K.
         task: decides what targets look like.

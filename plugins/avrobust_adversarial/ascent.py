@@ -23,7 +23,7 @@ class LastIterate(Attack):
     Args:
         steps: gradient steps.
         step_size: length of each as a share of each modality's radius.
-        random_start: from a point drawn from the region, from the clip's own generator; else from the clean clip.
+        random_start: from a point drawn from the region, from the clip's own random numbers; else from the clean clip.
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"linf", "l2", "l1", "l0"})
@@ -78,7 +78,7 @@ def gradients(victim: BoundVictim, objective: Objective, x: Mapping[str, Tensor]
 
 
 def drawn(victim: BoundVictim) -> dict[str, Tensor]:
-    """A random point of the region, each clip's from its own generators."""
+    """A random point of the region, each clip's from its own random numbers."""
     return victim.sample("start")
 
 

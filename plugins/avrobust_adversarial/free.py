@@ -125,7 +125,7 @@ class FreeTraining(Augmentation):
         if self.memory is None:
             return drawn(bound)
         kept = {name: self.memory.read(name, bound.ids, clean, step.epoch) for name, clean in bound.clean.items()}
-        # Each clip has a generator of its own, so that drawing takes long: not where it would be thrown away.
+        # Drawing takes time: nothing is drawn where all of it would be thrown away.
         if all(len(places) == len(bound) for _, places in kept.values()):
             # With `window: random` another part of a clip may be padding.
             start = {name: ball.unpadded(kept[name][0]).add_(ball.center) for name, ball in bound.balls.items()}

@@ -19,6 +19,7 @@ def avrobust_augmentations() -> Iterator[Component]:
         build="avrobust_adversarial.replacing:make_adversarial",
         references=("https://arxiv.org/abs/1706.06083",),
         example={"threat": THREAT, "steps": 2},
+        version=2,  # other random starts
     )
     yield Component(
         name="fast-at",
@@ -27,13 +28,14 @@ def avrobust_augmentations() -> Iterator[Component]:
         build="avrobust_adversarial.fast:make_fast_at",
         references=("https://arxiv.org/abs/2001.03994", "https://arxiv.org/abs/2202.01181"),
         example={"threat": THREAT},
+        version=2,  # other random starts
     )
     yield Component(
         name="free-at",
         summary="Free adversarial training: each batch is learned from several times, and each pass moves the clips.",
         config=configs.FreeAtConfig,
         build="avrobust_adversarial.free:FreeTraining",
-        version=2,
+        version=3,  # other random starts
         references=("https://arxiv.org/abs/1904.12843",),
         example={"threat": THREAT, "replays": 2},
     )
@@ -44,6 +46,7 @@ def avrobust_augmentations() -> Iterator[Component]:
         build="avrobust_adversarial.trades:Trades",
         references=("https://arxiv.org/abs/1901.08573",),
         example={"threat": THREAT, "steps": 2},
+        version=2,  # other random starts
     )
     yield Component(
         name="vertex-mixup",
@@ -56,4 +59,5 @@ def avrobust_augmentations() -> Iterator[Component]:
             "https://arxiv.org/abs/1912.11969",
         ),
         example={"threat": THREAT},
+        version=2,  # other random starts
     )

@@ -14,7 +14,7 @@ SINGLE_ATTACKS = (
         build="avrobust_attacks.gradient.pgd:fgsm",
         references=("https://arxiv.org/abs/1412.6572",),
         example={},
-        version=3,
+        version=4,  # other random starts
     ),
     Component(
         name="pgd",
@@ -23,7 +23,7 @@ SINGLE_ATTACKS = (
         build="avrobust_attacks.gradient.pgd:pgd",
         references=("https://arxiv.org/abs/1706.06083",),
         example={"steps": 10},
-        version=4,
+        version=5,  # other random starts
     ),
     Component(
         name="mim",
@@ -41,7 +41,7 @@ SINGLE_ATTACKS = (
         build="avrobust_attacks.gradient.apgd:apgd",
         references=("https://arxiv.org/abs/2003.01690",),
         example={"steps": 20, "loss": "dlr"},
-        version=3,
+        version=4,  # other random starts
     ),
     Component(
         name="cw",
@@ -76,7 +76,7 @@ SINGLE_ATTACKS = (
         config=NoiseConfig,
         build="avrobust_attacks.blackbox.noise:noise",
         example={"draws": 100},
-        version=2,
+        version=3,  # other random numbers
     ),
     Component(
         name="square",
@@ -85,7 +85,7 @@ SINGLE_ATTACKS = (
         build="avrobust_attacks.blackbox.square:Square",
         references=("https://arxiv.org/abs/1912.00049",),
         example={"queries": 1000},
-        version=2,
+        version=3,  # other random numbers
     ),
     Component(
         name="drop",

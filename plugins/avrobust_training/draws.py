@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from avrobust_core import derive_seed
+from avrobust_core import ClipDraws, derive_seed
 
 L = TypeVar("L")
 
@@ -31,7 +30,7 @@ def generators(ids: Sequence[str], seed: int, purpose: str) -> list[np.random.Ge
 def noise_like(
     x: Tensor, ids: Sequence[str], seed: int, purpose: str, distribution: Literal["gaussian", "uniform"]
 ) -> Tensor:
-    """Noise of a batch, each clip's from its own generator.
+    """Noise of a batch, each clip's from its own random numbers.
 
     Args:
         x: (B, ...), whose shape, dtype and device the noise has.
@@ -40,15 +39,7 @@ def noise_like(
         purpose: sets these draws apart from others.
         distribution: standard normal, or uniform in [-1, 1].
     """
-    found = torch.empty(x.shape)
-    generator = torch.Generator()
-    for row, clip_seed in zip(found, seeds(ids, seed, purpose), strict=True):
-        generator.manual_seed(clip_seed)
-        if distribution == "gaussian":
-            row.normal_(generator=generator)
-        else:
-            row.uniform_(-1, 1, generator=generator)
-    return found.to(x.device, x.dtype)
+    return ClipDraws(seeds(ids, seed, purpose), x.device).noise(x.shape[1:], distribution).to(x.dtype)
 
 
 def one_of(choices: Sequence[L], ids: Sequence[str], seed: int, purpose: str) -> L:

@@ -11,7 +11,7 @@ from avrobust_training.refusals import refuse_missing
 class Noise(Augmentation):
     """Independent noise on every value of the clips, clipped to the media's bounds (Bishop 1995).
 
-    Each clip's noise is from its own generator for this epoch, the same at every replay of a batch.
+    Each clip's noise is from its own random numbers for this epoch, the same at every replay of a batch.
 
     Args:
         config: of `noise`.

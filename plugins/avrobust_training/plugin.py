@@ -34,7 +34,7 @@ def avrobust_augmentations() -> Iterator[Component]:
         build="avrobust_training.noisy_feature_mixup:NoisyFeatureMixup",
         references=("https://arxiv.org/abs/2110.02180",),
         example={"additive": 0.4, "multiplicative": 0.2},
-        version=2,  # a clip is the heavier end of its own mixture
+        version=3,  # other noise
     )
     yield Component(
         name="cutmix",
@@ -51,6 +51,7 @@ def avrobust_augmentations() -> Iterator[Component]:
         build="avrobust_training.noise:Noise",
         references=("https://doi.org/10.1162/neco.1995.7.1.108",),
         example={"scale": {"audio": 0.01, "video": 0.05}},
+        version=2,  # other noise
     )
     yield Component(
         name="modality-dropout",

@@ -336,8 +336,7 @@ class NoiseGrowsWithTheBatch(Climb):
     def gradients(self, victim, loss, leaves):
         found = super().gradients(victim, loss, leaves)
         for name, g in found.items():
-            drawn = [torch.randn(g.shape[1:], generator=generator) for generator in victim.generators(f"noise/{name}")]
-            found[name] = g + torch.stack(drawn) * 0.1 * len(victim)
+            found[name] = g + victim.draws(f"noise/{name}").noise(g.shape[1:], "gaussian") * 0.1 * len(victim)
         return found
 
 
@@ -512,7 +511,7 @@ class TooShortToCross(Climb):
     steps = 3
 
     def start(self, victim):
-        return victim.start or victim.region.sample(lambda name: victim.generators(f"start/{name}"))
+        return victim.start or victim.sample("start")
 
 
 class ReachesIntoPadding(Climb):

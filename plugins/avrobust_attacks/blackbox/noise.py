@@ -12,7 +12,7 @@ from avrobust_core import Attack, AttackResult, BoundVictim
 
 
 class UniformNoise(Attack):
-    """Points drawn from the region, each clip's from its own generators; the first that reaches the goal is kept.
+    """Points drawn from the region, each clip's from its own random numbers; the first that reaches the goal is kept.
 
     The clean clip is scored first: one that the model misclassifies from the outset costs one query and is returned
     clean, as a success. Multi-label: all draws are tried, and the one of highest loss is returned (the clean clip
@@ -59,9 +59,8 @@ class GaussianNoise(UniformNoise):
         """One point of the region for each clip, by attacked modality, (B, ...)."""
         filled = {}
         for name, ball in victim.balls.items():
-            generators = victim.generators(f"gaussian/{number}/{name}")
-            drawn = torch.stack([torch.randn(ball.center.shape[1:], generator=g) for g in generators])
-            filled[name] = ball.filled(drawn.to(victim.device))
+            noise = victim.draws(f"gaussian/{number}/{name}").noise(ball.center.shape[1:], "gaussian")
+            filled[name] = ball.filled(noise)
         return victim.region.project(filled)
 
 

@@ -70,8 +70,8 @@ class _Search:
         self._keeper = keeper
         self._proposals = proposals_for(keeper.victim)
         self._first = restart == 0
-        self._generators = keeper.victim.generators(f"square/{restart}")
-        self._drawn = torch.empty(len(self._generators), 0, device=keeper.victim.device)
+        self._draws = keeper.victim.draws(f"square/{restart}")
+        self._drawn = self._draws.uniform(0)
 
     def run(self, queries: int, p_init: float) -> None:
         """Spend at most so many queries on each clip that goes on."""
@@ -88,7 +88,7 @@ class _Search:
                 return
             row = step % DRAWN_AT_ONCE
             if row == 0:
-                self._drawn = self._draw(min(DRAWN_AT_ONCE, steps - step), sum(numbers))
+                self._drawn = self._draws.uniform(min(DRAWN_AT_ONCE, steps - step), sum(numbers))
             uniform = dict(zip(self._proposals, torch.split(self._drawn[:, row], numbers, dim=1), strict=True))
             keeper.score(self._next(step, share_at(p_init, step, steps), uniform))
             if (step + 1) % keeper.every == 0 or step + 1 == steps:
@@ -97,7 +97,7 @@ class _Search:
     def _starts(self) -> list[dict[str, Tensor]]:
         victim = self._keeper.victim
         numbers = [p.start_numbers for p in self._proposals.values()]
-        parts = torch.split(self._draw(1, sum(numbers))[:, 0], numbers, dim=1)
+        parts = torch.split(self._draws.uniform(sum(numbers)), numbers, dim=1)
         drawn = {
             name: proposals.start(victim.balls[name], part)
             for (name, proposals), part in zip(self._proposals.items(), parts, strict=True)
@@ -124,15 +124,10 @@ class _Search:
         changed = self._proposals[name].change(x[name], victim.balls[name], share, uniform[name], others)
         return victim.region.replaced(x, name, changed)
 
-    def _draw(self, rows: int, numbers: int) -> Tensor:
-        """Uniform random numbers, each clip's from its own generator: (b, rows, numbers)."""
-        drawn = [torch.rand(rows, numbers, generator=g) for g in self._generators]
-        return torch.stack(drawn).to(self._keeper.victim.device)
-
     def _settle(self) -> None:
         kept = self._keeper.settle()
         if kept is not None:
-            self._generators = [self._generators[i] for i in kept.tolist()]
+            self._draws = self._draws.select(kept)
             self._drawn = self._drawn[kept]
             self._proposals = proposals_for(self._keeper.victim)
 

@@ -48,8 +48,8 @@ class GradientAttack(Attack):
         stepper: makes a new stepper for each climb.
         steps: of each climb.
         restarts: independent starts, each on the clips that earlier ones failed on.
-        random_start: later restarts start from a point drawn from the region, from the clip's own generator, and so
-            goes on, after the first step of the first, a modality whose gradient at the clean clip is exactly 0.
+        random_start: later restarts start from a point drawn from the region, each clip's from its own random numbers,
+            and so goes on, after the first step of the first, a modality whose gradient at the clean clip is exactly 0.
         clean_first: whether the first restart begins at the clean clip although `random_start` is true.
         loss: a name in `LOSSES`, or "targeted".
         targets: how many classes are aimed at with "targeted".

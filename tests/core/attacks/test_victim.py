@@ -179,13 +179,12 @@ def test_clean_is_what_is_attacked_and_nothing_else(plain):
     assert torch.equal(bound.clean["video"], batch.inputs["video"])
 
 
-def test_generators_belong_to_the_clips(plain):
+def test_random_numbers_belong_to_the_clips(plain):
     bound = victim_of(plain).bind(make_batch(), threat("audio"))
-    whole = [torch.rand(2, generator=g).tolist() for g in bound.generators("start")]
-    part = [torch.rand(2, generator=g).tolist() for g in bound.select(torch.tensor([4])).generators("start")]
-    assert part == whole[4:5]
+    whole = bound.draws("start").uniform(2).tolist()
+    assert bound.select(torch.tensor([4])).draws("start").uniform(2).tolist() == whole[4:5]
     assert len({tuple(x) for x in whole}) == 6
-    assert [torch.rand(2, generator=g).tolist() for g in bound.generators("other")] != whole
+    assert bound.draws("other").uniform(2).tolist() != whole
 
 
 def test_fooled_is_not_correct(plain):

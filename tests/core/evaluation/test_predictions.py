@@ -20,10 +20,7 @@ class Step(Attack):
     norms = frozenset({"linf", "l2"})
 
     def __call__(self, victim):
-        x = {
-            name: ball.sample(victim.generators(f"start/{name}")).requires_grad_()
-            for name, ball in victim.balls.items()
-        }
+        x = {name: ball.sample(victim.draws(f"start/{name}")).requires_grad_() for name, ball in victim.balls.items()}
         with torch.enable_grad():
             gradients = torch.autograd.grad(victim.loss(victim(x)).sum(), list(x.values()))
         steps = dict(zip(victim.balls, gradients, strict=True))

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.threats.budgets import Budget
 from avrobust_core.threats.clips import clip_norm, per_clip
 from avrobust_core.threats.dense_norms import BALLS
@@ -17,8 +18,8 @@ SMALL_TO_LARGE = st.floats(-5, 0.5).map(lambda power: 10**power)
 every_norm = pytest.mark.parametrize("norm", NORMS)
 
 
-def generators(n, seed=0):
-    return [torch.Generator().manual_seed(seed * 1000 + i) for i in range(n)]
+def draws(n, seed=0):
+    return ClipDraws([seed * 1000 + i for i in range(n)])
 
 
 def ball_of(center, norm, eps, bounds=None):
@@ -62,7 +63,7 @@ def test_what_is_projected_is_inside_in_float64_and_stays_there(drawn, norm, eps
         assert torch.equal(again, inside)
     else:
         torch.testing.assert_close(again, inside, rtol=0, atol=2**-22 * float(center.abs().max() + eps) + 3e-6 * eps)
-    for start in (ball.sample(generators(len(center))), ball.project(center)):
+    for start in (ball.sample(draws(len(center))), ball.project(center)):
         assert (ball.measure(start) <= eps * (1 + 1e-6)).all()
         assert bounds is None or not ((start < bounds[0]) | (start > bounds[1])).any()
 
@@ -171,7 +172,7 @@ def test_the_length_of_a_step_is_a_number_or_one_of_each_clip(norm, shape):
     center = torch.rand(3, *shape, generator=generator)
     gradient = torch.randn(3, *shape, generator=generator)
     ball = make_ball(center, Budget(norm=norm, eps=4 if norm == "l0" else 0.3), (0.0, 1.0))
-    x = ball.sample(generators(3))
+    x = ball.sample(draws(3))
     lengths = torch.tensor([0.0, 0.25, 1.0])
     together = ball.step(x, gradient, per_clip(lengths, x))
     for i, length in enumerate(lengths.tolist()):
@@ -208,7 +209,7 @@ def test_a_gradient_of_zero_gives_no_step(norm):
 
 def test_draws_from_the_linf_ball_are_uniform():
     ball = ball_of(torch.zeros(400, 50), "linf", 0.3)
-    x = ball.sample(generators(400)) / 0.3
+    x = ball.sample(draws(400)) / 0.3
     assert abs(x.mean()) < 0.02
     assert abs(x.var() - 1 / 3) < 0.01
     assert abs((x.abs() < 0.5).float().mean() - 0.5) < 0.02
@@ -217,19 +218,30 @@ def test_draws_from_the_linf_ball_are_uniform():
 @pytest.mark.parametrize("dimension", [1, 2, 5])
 def test_draws_from_the_l2_ball_are_uniform(dimension):
     ball = ball_of(torch.zeros(4000, dimension), "l2", 0.3)
-    x = ball.sample(generators(4000)) / 0.3
+    x = ball.sample(draws(4000)) / 0.3
     share = x.norm(dim=1) ** dimension  # the volume inside: uniform on (0, 1)
     expected = torch.linspace(0, 1, 4000)
     assert (share.sort().values - expected).abs().max() < 0.03  # Kolmogorov-Smirnov, about 1.9 of its scale
     assert (x / x.norm(dim=1, keepdim=True)).mean(dim=0).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("bounds", [None, (-1.0, 1.0)])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 1e-6), ("linf", 0.3), ("l2", 2e-5), ("l2", 3.0)])
+def test_draws_from_balls_of_many_samples_come_near_the_edge_and_stay_inside(norm, eps, bounds):
+    """Rounding to float32, a good part of the smallest radii, leads out of no ball."""
+    center = 1.8 * torch.rand(32, 20_000, generator=torch.Generator().manual_seed(0)) - 0.9
+    ball = ball_of(center, norm, eps, bounds)
+    size = ball.measure(ball.sample(draws(32))) / eps
+    assert (size <= 1).all()
+    assert (size > (0.999 if eps > 0.1 else 0.6)).all()
+
+
 @every_norm
-def test_a_draw_depends_on_the_clips_own_generator_alone(norm):
+def test_a_draw_depends_on_the_clip_s_own_seed_alone(norm):
     center = torch.rand(4, 3, 5)
     eps = 3.0 if norm == "l0" else 0.1
-    whole = ball_of(center, norm, eps).sample(generators(4))
-    alone = ball_of(center[2:3], norm, eps).sample(generators(4)[2:3])
+    whole = ball_of(center, norm, eps).sample(draws(4))
+    alone = ball_of(center[2:3], norm, eps).sample(draws(4).select(torch.tensor([2])))
     assert not torch.equal(whole[2], center[2])
     torch.testing.assert_close(alone[0], whole[2], rtol=0, atol=1e-7)
 
@@ -243,7 +255,7 @@ def test_a_radius_of_zero_leaves_the_clips_bit_for_bit(norm, bounds):
     assert torch.equal(ball.project(center + gradient), center)
     assert torch.equal(ball.project(ball.step(center, gradient, 1.0)), center)
     assert torch.equal(ball.within(center + gradient, ball.radius), center)
-    assert torch.equal(ball.sample(generators(3)), center)
+    assert torch.equal(ball.sample(draws(3)), center)
     assert torch.equal(ball.gain(gradient), torch.zeros(3))
     assert torch.equal(ball.measure(center), torch.zeros(3, dtype=torch.float64))
 
@@ -260,7 +272,7 @@ def test_selecting_gives_the_ball_of_the_selected_clips(norm):
     x = center[index] + torch.randn(2, 2, 3, generator=generator)
     assert torch.equal(selected.project(x), fresh.project(x))
     assert torch.equal(selected.measure(x), fresh.measure(x))
-    assert torch.equal(selected.sample(generators(2)), fresh.sample(generators(2)))
+    assert torch.equal(selected.sample(draws(2)), fresh.sample(draws(2)))
     assert torch.equal(selected.radius, fresh.radius)
     assert torch.equal(selected.step_radius, fresh.step_radius)
     assert selected.bounds == fresh.bounds

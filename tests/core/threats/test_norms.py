@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 
+from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.threats import l2_projection as euclidean
 from avrobust_core.threats import sparse_norms
 from avrobust_core.threats.budgets import Budget
@@ -19,8 +20,8 @@ from avrobust_core.threats.sparse_norms import L1Ball
 BOUNDS = [(0.0, 1.0), (-1.0, 1.0), (-2.0, 2.0), None]
 
 
-def generators(n):
-    return [torch.Generator().manual_seed(i) for i in range(n)]
+def draws(n):
+    return ClipDraws(range(n))
 
 
 @st.composite
@@ -214,7 +215,7 @@ def test_l0_steps_on_a_linear_function_end_at_its_best_point(per, random_start):
     center = torch.rand(3, 2, 40, generator=generator)
     gradient = torch.randn(3, 2, 40, generator=generator)
     ball = make_ball(center, Budget(norm="l0", eps=5, per=per), (0.0, 1.0), time_axis=1)
-    x = ball.sample(generators(3)) if random_start else center
+    x = ball.sample(draws(3)) if random_start else center
     for _ in range(20):
         x = ball.project(ball.step(x, gradient, 0.125))
     torch.testing.assert_close(((x - center) * gradient).sum(dim=(1, 2)), ball.gain(gradient))
@@ -251,7 +252,7 @@ def test_an_l0_size_below_a_count_by_rounding_alone_is_that_count():
 
 def test_draws_from_the_l1_ball_are_uniform():
     ball = make_ball(torch.zeros(4000, 3), Budget(norm="l1", eps=0.3), None)
-    x = ball.sample(generators(4000)) / 0.3
+    x = ball.sample(draws(4000)) / 0.3
     share = x.abs().sum(dim=1) ** 3  # the volume inside: uniform on (0, 1)
     assert (share.sort().values - torch.linspace(0, 1, 4000)).abs().max() < 0.03
     assert x.mean(dim=0).abs().max() < 0.03
@@ -263,7 +264,7 @@ def test_draws_from_the_l1_ball_are_uniform():
 def test_draws_from_an_l0_ball_choose_all_places_alike(per):
     center = torch.full((2000, 2, 5), 0.25)
     ball = make_ball(center, Budget(norm="l0", eps=1, per=per, frame_steps=2 if per == "frame" else 1), (0.0, 1.0), 1)
-    x = ball.sample(generators(2000))
+    x = ball.sample(draws(2000))
     assert (ball.measure(x) == 1).all()
     chosen = (x != center).float()
     where = chosen.amax(dim=1)[:, ::2] if per == "frame" else chosen.flatten(1)
@@ -289,7 +290,7 @@ def test_what_is_given_is_not_changed(norm):
     given = [each.clone() for each in (center, x, gradient)]
     ball = make_ball(center, Budget(norm=norm, eps=1), (0.0, 1.0))
     ball.project(x), ball.within(x, ball.radius), ball.step(x, gradient, 0.5)
-    ball.gain(gradient), ball.measure(x), ball.sample(generators(2)), ball.strays(x), ball.confine(x)
+    ball.gain(gradient), ball.measure(x), ball.sample(draws(2)), ball.strays(x), ball.confine(x)
     ball.step(x, gradient, per_clip(torch.ones(2), x))
     assert all(map(torch.equal, (center, x, gradient), given))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from avrobust_core import Budget, Region, make_ball
+from avrobust_core import Budget, ClipDraws, Region, make_ball
 from avrobust_core.threats.regions import SharedRegion, own_steps, radii
 
 OWN = (8, 4, 0, 6)
@@ -34,8 +34,8 @@ def ball_of(budget, center, padded=(), bounds=(0.0, 1.0)):
     return make_ball(center, Budget.model_validate(budget), bounds, time_axis=1, padded=padded)
 
 
-def generators(clips):
-    return [torch.Generator().manual_seed(7 + i) for i in clips]
+def draws(clips):
+    return ClipDraws([7 + i for i in clips])
 
 
 def moved(ball, gradient, clips):
@@ -48,7 +48,7 @@ def moved(ball, gradient, clips):
         "step": ball.step(x, gradient, 0.5),
         "approach": ball.approach(x, gradient, size, 0.5),
         "stretched": ball.stretched(x, size),
-        "sample": ball.sample(generators(clips)),
+        "sample": ball.sample(draws(clips)),
         "scaled": ball.scaled(1.5).project(ball.center + gradient),
         "confine": ball.confine(ball.center + gradient),
     }
@@ -93,9 +93,9 @@ def test_a_shared_ball_leaves_padding_alone_and_samples_the_dimensions_that_are_
     center, far = rand(4, 2, 8, 3), rand(4, 2, 8, 3, seed=2) - 0.5
     balls = {"a": ball_of(BUDGETS["l2"], center, PADDED), "b": ball_of(BUDGETS["l2-invariant"], center, PADDED[::-1])}
     region = SharedRegion(balls)
-    for x in (region.project(dict.fromkeys(balls, center + far)), region.sample(lambda name: generators(range(4)))):
+    for x in (region.project(dict.fromkeys(balls, center + far)), region.sample(lambda name: draws(range(4)))):
         assert not any(ball.overruns(x[name]).any() for name, ball in balls.items())
-    alone = region.select(torch.tensor([1])).sample(lambda name: generators([1]))
+    alone = region.select(torch.tensor([1])).sample(lambda name: draws([1]))
     torch.testing.assert_close(alone["a"][0], x["a"][1])
     assert balls["a"].samples.tolist() == [48, 24, 0, 36]
     assert balls["b"].samples.tolist() == [6, 0, 6, 6]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrobust_core import DataError
+from avrobust_core import ClipDraws, DataError
 from avrobust_core.threats.budgets import Budget
 from avrobust_core.threats.regions import Region, SharedRegion, make_ball
 
@@ -15,8 +15,8 @@ SHAPES = {"audio": (9,), "depth": (2, 3), "video": (2, 2, 1, 3)}
 BOUNDS = {"audio": (-1.0, 1.0), "depth": None, "video": (0.0, 1.0)}
 
 
-def generators(n, seed=0):
-    return [torch.Generator().manual_seed(seed * 1000 + i) for i in range(n)]
+def draws(n, seed=0):
+    return ClipDraws([seed * 1000 + i for i in range(n)])
 
 
 def rand(seed, n, scale=1.0):
@@ -186,7 +186,7 @@ def test_radii_of_0_leave_the_clips_bit_for_bit(kind):
         region.project(plus(clean, gradients)),
         region.project(region.step(clean, gradients, 1.0)),
         region.within(plus(clean, gradients), torch.ones(2).double()),
-        region.sample(lambda name: generators(2)),
+        region.sample(lambda name: draws(2)),
     ):
         assert all(torch.equal(found[name], clean[name]) for name in NAMES)
     assert region.gain(gradients).tolist() == [0, 0]
@@ -206,7 +206,7 @@ def test_a_clip_s_region_is_the_same_alone_and_among_others(seed, spread):
             region.project(own),
             region.within(own, sizes[index]),
             region.step(own, slopes, 0.3),
-            region.sample(lambda name: [generators(3)[i] for i in index.tolist()]),
+            region.sample(lambda name: draws(3).select(index)),
         )
 
     together = results(whole, torch.arange(3))
@@ -221,13 +221,13 @@ def test_draws_from_the_shared_ball_are_uniform():
     clean = {"audio": torch.zeros(n, 2), "video": torch.zeros(n, 1, 3)}
     eps = {"audio": 0.1, "video": 2.0}
     region = shared(clean, eps, {"audio": None, "video": None})
-    x = region.sample(lambda name: generators(n, seed=len(name) + (name == "video")))
+    x = region.sample(lambda name: draws(n, seed=len(name) + (name == "video")))
     share = region.size(x) ** 5  # the volume inside: uniform on (0, 1)
     assert (share.sort().values - torch.linspace(0, 1, n)).abs().max() < 0.03
     part = (x["audio"] / 0.1).double().norm(dim=1).square().mean() / region.size(x).square().mean()
     assert part == pytest.approx(2 / 5, abs=0.02)  # each of the five dimensions has its share
     alone = shared(clean, {"audio": 0.1, "video": 0.0}, {"audio": None, "video": None})
-    share = alone.size(alone.sample(lambda name: generators(n, seed=len(name) + (name == "video")))) ** 2
+    share = alone.size(alone.sample(lambda name: draws(n, seed=len(name) + (name == "video")))) ** 2
     assert (share.sort().values - torch.linspace(0, 1, n)).abs().max() < 0.03
 
 
@@ -290,13 +290,13 @@ def test_frames_keep_all_other_steps_of_time_bit_for_bit(norm, frames, bounds):
         ball.project(x),
         ball.within(x, ball.radius),
         ball.step(center, gradient, 1.0),
-        ball.sample(generators(3)),
+        ball.sample(draws(3)),
         ball.confine(x),
         ball.project(torch.where(steps.view(1, 1, 5, 1), x, torch.inf)),
     ):
         assert torch.equal(found[:, :, ~steps], center[:, :, ~steps])
         assert (found[:, :, steps] != center[:, :, steps]).any()
-    for found in (ball.project(x), ball.sample(generators(3))):
+    for found in (ball.project(x), ball.sample(draws(3))):
         assert not ball.strays(found).any()
         assert (ball.measure(found) <= ball.radius * (1 + 1e-6)).all()
     astray = ball.project(x)
@@ -323,7 +323,7 @@ def test_a_time_invariant_perturbation_is_the_same_at_all_steps_that_may_change(
         ball.project(x),
         ball.within(x, ball.radius),
         ball.step(center, gradient, 1.0),
-        ball.sample(generators(3)),
+        ball.sample(draws(3)),
         ball.confine(x),
     ):
         delta = found - center
@@ -332,7 +332,7 @@ def test_a_time_invariant_perturbation_is_the_same_at_all_steps_that_may_change(
             delta[:, :, steps], delta[:, :, steps][:, :, :1].expand_as(delta[:, :, steps]), rtol=0, atol=3e-7
         )
         assert not ball.strays(found).any()
-    for found in (ball.project(x), ball.sample(generators(3))):
+    for found in (ball.project(x), ball.sample(draws(3))):
         assert (ball.measure(found) <= ball.radius * (1 + 1e-6)).all()
         assert bounds is None or not ((found < 0) | (found > 1)).any()
     torch.testing.assert_close(ball.project(ball.project(x)), ball.project(x), rtol=0, atol=1e-6)
@@ -402,9 +402,9 @@ def test_draws_of_time_invariant_perturbations_fill_their_ball():
     for frames, steps in ((None, 6), (((0, 2),), 2)):
         budget = Budget(norm="l2", eps=0.3, time_invariant=True, frames=frames)
         ball = make_ball(clean, budget, None, time_axis=1)
-        share = (ball.measure(ball.sample(generators(3000))) / 0.3) ** 2  # two samples are free, however many steps
+        share = (ball.measure(ball.sample(draws(3000))) / 0.3) ** 2  # two samples are free, however many steps
         assert (share.sort().values - torch.linspace(0, 1, 3000)).abs().max() < 0.035
-        x = ball.sample(generators(3000))[:, :, :steps]
+        x = ball.sample(draws(3000))[:, :, :steps]
         torch.testing.assert_close(x, x[:, :, :1].expand_as(x), rtol=0, atol=1e-7)
 
 
@@ -427,7 +427,7 @@ def test_a_shared_region_keeps_each_modality_s_frames():
         {n: make_ball(clean[n], b, (0.0, 1.0), time_axis=1) for n, b in (("audio", audio), ("video", video))}
     )
     found = region.project({name: x + torch.randn(x.shape) for name, x in clean.items()})
-    drawn = region.sample(lambda name: generators(2))
+    drawn = region.sample(lambda name: draws(2))
     for x in (found, drawn):
         assert torch.equal(x["audio"][..., 2:], clean["audio"][..., 2:])
         assert not any(ball.strays(x[name]).any() for name, ball in region.balls.items())

@@ -121,7 +121,7 @@ def test_the_step_of_rs_ends_where_the_paper_says(make, step_of):
     bound = Victim(problem.oracle, media=problem.media, task="single-label", seed=seed).bind(
         batch, ThreatModel.model_validate(threat)
     )
-    start = bound.region.sample(lambda name: bound.generators(f"start/{name}"))["audio"] - batch.inputs["audio"]
+    start = bound.sample("start")["audio"] - batch.inputs["audio"]
     weight = problem.oracle.weight("audio").float()
     uphill = (weight[1 - batch.targets] - weight[batch.targets]).sign().view_as(start)
     expected = (start + 1.25 * eps * uphill).clamp(-eps, eps)

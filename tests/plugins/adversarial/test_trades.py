@@ -6,7 +6,7 @@ from avrobust_adversarial.trades import divergence
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torch.nn import functional as F
 
-from avrobust_core import ThreatModel, Victim
+from avrobust_core import ClipDraws, ThreatModel, Victim
 from avrobust_core.training.learner import Learner
 
 BOTH = {"audio": {"eps": 0.1}, "video": {"norm": "l2", "eps": 0.5}}
@@ -93,7 +93,7 @@ def test_attacked_clips_lie_in_their_region_and_raise_the_divergence(make, step_
         assert (region.size({name: attacked[name] for name in BOTH}) <= 1 + 1e-6).all()
         assert (region.size({name: attacked[name] for name in BOTH}) > 0.99).all()
         clean = model(batch.inputs)
-        random = region.sample(lambda name: [torch.Generator().manual_seed(i) for i in range(10)])
+        random = region.sample(lambda name: ClipDraws(range(10)))
         reached = divergence(clean, model(attacked), "single-label")
         assert (reached > divergence(clean, model(random), "single-label")).all()
 
