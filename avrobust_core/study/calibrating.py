@@ -108,6 +108,7 @@ class Calibration:
         self.fabric.launch()
         self.fit = cache(self._fit)
         self.looking = cache(self._looking)
+        self._attacks: dict[tuple[str, str], AttackRate] = {}
         self._began = began
 
     @property
@@ -179,6 +180,12 @@ class Calibration:
         Raises:
             DataError: if the threat does not fit the clips.
         """
+        key = model, threat.model_dump_json()
+        if key not in self._attacks:
+            self._attacks[key] = self._attack(model, threat)
+        return self._attacks[key]
+
+    def _attack(self, model: str, threat: ThreatModel) -> AttackRate:
         batch, _ = self._batch
         victim = self._victim(self._model(model))
         with victim.frozen(), peak_memory(self.device) as peak:

@@ -15,7 +15,6 @@ from avrobust_core.spec.model import TrainingEntry
 from avrobust_core.study.building import Builder
 from avrobust_core.study.calibrating import AttackRate, Calibration, FitRate, LookRate
 from avrobust_core.study.plan import CLEAN, PlannedCell, PlannedEvaluation
-from avrobust_core.threats.budgets import ThreatModel
 
 Known = Literal["exactly", "at most", "about", "unknown"]
 """How far a number of passes is known: at most, where work on clips that are broken stops; about, where it was counted
@@ -127,7 +126,6 @@ class Costing:
         self.devices = devices
         section = self.spec.evaluation
         self.evaluated = sizes.evaluated or len(select(dataset, section.split, section.clips))
-        self._attacks: dict[tuple[str, str], AttackRate] = {}
 
     def cost(self, cell: PlannedCell) -> CellCost:
         """Of one cell; what cannot be calibrated is told, and nothing else of that cell."""
@@ -137,7 +135,7 @@ class Costing:
             if self.spec.training[cell.training].epochs:
                 rate = self.calibration.fit(cell.model, cell.training)
             rates = {
-                evaluation.folder: self._attack(cell.model, evaluation.applied)
+                evaluation.folder: self.calibration.attack(cell.model, evaluation.applied)
                 for evaluation in cell.evaluations
                 if evaluation.applied is not None
             }
@@ -189,12 +187,6 @@ class Costing:
             kept = round(self.sizes.learned * regime.validation)
             return self.sizes.learned - kept, kept
         return self.sizes.learned, kept
-
-    def _attack(self, model: str, threat: ThreatModel) -> AttackRate:
-        key = model, str(threat.model_dump(mode="json"))
-        if key not in self._attacks:
-            self._attacks[key] = self.calibration.attack(model, threat)
-        return self._attacks[key]
 
     def _evaluation(self, evaluation: PlannedEvaluation, look: LookRate, rate: AttackRate | None) -> Part:
         clips, samples = self.evaluated, self.spec.evaluation.samples
