@@ -13,6 +13,8 @@ from avrobust_core.attacks.gradients import joint_gradient as joint_gradient
 from avrobust_core.attacks.gradients import leaves_of as leaves_of
 from avrobust_core.attacks.gradients import not_finite as not_finite
 from avrobust_core.attacks.gradients import refuse_not_finite as refuse_not_finite
+from avrobust_core.attacks.passes import Occasion as Occasion
+from avrobust_core.attacks.passes import Passes as Passes
 from avrobust_core.attacks.running import Attacked as Attacked
 from avrobust_core.attacks.running import AttackRun as AttackRun
 from avrobust_core.attacks.running import attack_batch as attack_batch

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from avrobust_core.attacks.bound import BoundVictim
+from avrobust_core.attacks.passes import NO_PASSES, Occasion, Passes
 from avrobust_core.errors import AvrobustError
 
 
@@ -36,10 +37,12 @@ class Preparation:
     Attributes:
         split: a split of the data set; None for the one that is attacked.
         batch_size: clips per batch; the results may depend on it, so that it is the attack's and not the engine's.
+        passes: of each of these clips through the model.
     """
 
     split: str | None = None
     batch_size: int = 32
+    passes: Passes = NO_PASSES
 
 
 class Attack(ABC):
@@ -70,6 +73,17 @@ class Attack(ABC):
         raise AvrobustError(
             f"{type(self).__name__} has a preparation, but does not override `prepare`: a plugin's fault"
         )
+
+    def passes(self, occasion: Occasion) -> Passes | None:
+        """The passes that one call takes of each clip, the core's own looks before and after it not among them.
+
+        Calls of the victim, and of its `confirm`, count as forwards. The conformance checks compare them with what is
+        counted. None, as here, where it cannot be told beforehand: `avrobust plan --cost` then leaves the attack out.
+
+        Args:
+            occasion: what it depends on, beside the attack's own configuration.
+        """
+        return None
 
     @abstractmethod
     def __call__(self, victim: BoundVictim) -> AttackResult:

@@ -12,6 +12,7 @@ from avrobust_core.cli.options import UsageError
 from avrobust_core.cli.output import NAME as OUTPUT
 from avrobust_core.cli.output import give_up_output, named_output
 from avrobust_core.cli.stopping import Stopped, stoppable
+from avrobust_core.cli.threads import settle_threads
 from avrobust_core.errors import AvrobustError
 
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lasts
     if sys.stdout is None:
         return _failed("standard output is closed: redirect it to a file, or to /dev/null")
+    settle_threads()
     parser = command_parser()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)

@@ -19,6 +19,7 @@ from avrobust_core._version import __version__
 from avrobust_core.cli.layout import say
 from avrobust_core.cli.options import installed
 from avrobust_core.cli.output import print_json
+from avrobust_core.cli.threads import affinity, quota, waiting
 
 if TYPE_CHECKING:
     from avrobust_core.registry.registry import PluginRecord, Registry
@@ -88,6 +89,7 @@ def findings(registry: Registry) -> Iterator[Finding]:
         yield _plugin(plugin)
     yield from _disks()
     yield _decoding()
+    yield _processors()
     yield from _devices()
 
 
@@ -209,6 +211,14 @@ def _decoding() -> Finding:
     if missing:
         return Finding("FFmpeg", "note", f"PyAV {av.__version__} cannot decode {', '.join(missing)}; {libraries}")
     return Finding("FFmpeg", "ok", f"PyAV {av.__version__}, {libraries}")
+
+
+def _processors() -> Finding:
+    """The processors that threads may run on, and how these wait for one another."""
+    given, there = quota(), affinity()
+    limit = "" if given is None else f", with a quota of {given:g} of them (control groups)"
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return Finding("processors", "ok", f"{there} to run on{limit}{load}; {waiting()}")
 
 
 def _devices() -> Iterator[Finding]:

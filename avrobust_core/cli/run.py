@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from avrobust_core.cli import cost
 from avrobust_core.cli.layout import complain, say
 from avrobust_core.cli.options import add_spec_arguments, loaded_spec
 from avrobust_core.cli.output import is_first_process, print_json
@@ -27,6 +28,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     plan = commands.add_parser("plan", help="show the cells, what is done, and why the rest is not")
     _add_study_arguments(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as one JSON object")
+    cost.add_arguments(plan)
     plan.set_defaults(run=_plan)
 
 
@@ -119,6 +121,7 @@ def _some_clips(clips: Mapping[str, str]) -> str:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    cost.refuse_numbers(options)
     loaded, registry = loaded_spec(options)
     from avrobust_core.notes import collected
     from avrobust_core.study.building import Builder
@@ -127,7 +130,9 @@ def _plan(options: argparse.Namespace) -> int:
     builder = Builder(loaded.spec, registry)
     root = options.out if options.out is not None else Path("runs") / loaded.spec.name
     with collected(lambda note: complain(f"note: {note}")):
-        cells = plan(builder, builder.dataset(), root)
+        dataset = builder.dataset()
+        cells = plan(builder, dataset, root)
+        costs = {"cost": cost.foretold(options, builder, dataset, cells)} if options.cost else {}
     rows = [
         {
             "id": cell.id,
@@ -141,7 +146,9 @@ def _plan(options: argparse.Namespace) -> int:
         for cell in cells
     ]
     if options.json:
-        print_json({"run": str(root), "cells": rows})
+        print_json({"run": str(root), "cells": rows} | costs)
+        return 0
+    if options.cost:
         return 0
     for cell, row in zip(cells, rows, strict=True):
         why = "" if row["why"] is None else f": {row['why']}"

@@ -88,6 +88,18 @@ class Metric(ABC):
     probes: bool = False
     layers: Sequence[str] = ()
 
+    def seconds(self, clips: Mapping[str, int], widths: Mapping[str, int], evaluated: str) -> float | None:
+        """The seconds that measuring one subject is expected to take on this machine; passes are not among them.
+
+        None, as here, where it cannot be told beforehand: `avrobust plan --cost` then leaves it out.
+
+        Args:
+            clips: of each split whose latents it asks for.
+            widths: of each layer that the model has, by its name in `Latents.layers`: numbers per clip and position.
+            evaluated: the split that is evaluated.
+        """
+        return None
+
     @abstractmethod
     def measure(self, subject: Subject) -> Measurement:
         """Measure one subject."""

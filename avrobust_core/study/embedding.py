@@ -47,6 +47,11 @@ def embed_batch(model: AVModel, batch: Batch, kinds: Collection[LayerKind]) -> d
     return found
 
 
+def layers_in(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The layers among what `embed_batch` gave, by their names in `Latents.layers`."""
+    return {name.removeprefix(_LAYER): x for name, x in found.items() if name.startswith(_LAYER)}
+
+
 def parts_folder(folder: Path, kinds: Collection[LayerKind]) -> Path:
     """The folder of these kinds' shards before they are collected: an interrupted run may have asked for others."""
     return folder / "-".join(["parts", *sorted(kinds)])

@@ -16,6 +16,9 @@ from avrobust_core.study.building import Builder
 from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.threats.pareto import directions, tilted
 
+CLEAN = "clean"
+"""The label of clean predictions."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedEvaluation:
@@ -46,7 +49,7 @@ class PlannedEvaluation:
     def label(self) -> str:
         """For messages: "clean", "pgd/both", "fmn/both at audio 0.71, video 0.71"."""
         if self.attack is None:
-            return "clean"
+            return CLEAN
         shares = ", ".join(f"{name} {share:.3g}" for name, share in (self.direction or {}).items())
         return f"{self.attack}/{self.threat}{f' at {shares}' if shares else ''}"
 

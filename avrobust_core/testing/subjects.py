@@ -15,6 +15,7 @@ from avrobust_core.attacks.attack import Attack, AttackResult
 from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.attacks.goals import Goal
 from avrobust_core.attacks.model import AttackPrecision
+from avrobust_core.attacks.passes import Occasion
 from avrobust_core.attacks.verification import Verdict, verify
 from avrobust_core.attacks.victim import Victim
 from avrobust_core.data.batches import Batch
@@ -194,7 +195,8 @@ class AttackSubject(Renewable[Attack]):
             attack: one that is prepared already.
 
         Raises:
-            CheckFailed: if the attack raised, or what it returned is not within the threat, or not what it claims.
+            CheckFailed: if the attack raised, or what it returned is not within the threat, or not what it claims, or
+                it took other passes than it states.
             NotApplicable: if it refuses the case: any `AvrobustError` of its own.
         """
         pristine = {name: x.clone() for name, x in case.batch.inputs.items()}
@@ -202,7 +204,48 @@ class AttackSubject(Renewable[Attack]):
             result = attack(bound)
             if not isinstance(result, AttackResult):
                 raise CheckFailed(f"it returned {type(result).__name__}, not an avrobust_core.AttackResult")
-            return Trial(result, bound, verify(self.name, case.batch, pristine, bound, result, bounded=attack.bounded))
+            verdict = verify(self.name, case.batch, pristine, bound, result, bounded=attack.bounded)
+        refuse_other_passes(attack, bound, case, classes=verdict.logits.shape[1])
+        return Trial(result, bound, verdict)
+
+
+def refuse_other_passes(attack: Attack, bound: BoundVictim, case: Case, classes: int) -> None:
+    """Refuse an attack that took more passes than it states, or others where it states how many exactly.
+
+    Args:
+        attack: as it was called.
+        bound: the victim that it was called with, once.
+        case: that it was set.
+        classes: K.
+
+    Raises:
+        CheckFailed: says how many, of which clip.
+    """
+    stated = attack.passes(
+        Occasion(
+            classes=classes,
+            task=case.task,
+            norms=frozenset(bound.region.norms),
+            targeted=case.goal.targeted,
+            started=bound.start is not None,
+            repeatable=bound.repeatable,
+            exact=bound.exact,
+        )
+    )
+    if stated is None:
+        return
+    for what, most, counted in (
+        ("forward", stated.forwards, bound.queries),
+        ("backward", stated.backwards, bound.gradients.passes),
+    ):
+        most *= case.samples
+        wrong = (counted != most) if stated.exact else (counted > most)
+        if wrong.any():
+            clip = int(wrong.nonzero()[0])
+            raise CheckFailed(
+                f"it took {int(counted[clip])} {what} passes of clip {bound.ids[clip]!r}, and its `passes` states "
+                f"{'exactly' if stated.exact else 'at most'} {most}: what a study is foretold to cost would be wrong"
+            )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from avrobust_core import Attack, AttackResult, Preparation, Region
+from avrobust_core import Attack, AttackResult, Passes, Preparation, Region
 from avrobust_core.testing import ATTACK_CHECKS, AttackSubject, CheckFailed, parametrize_with_checks
 
 CHECKS = {check.name: check for check in ATTACK_CHECKS}
@@ -514,6 +514,16 @@ class TooShortToCross(Climb):
         return victim.start or victim.sample("start")
 
 
+class StatesTooFewPasses(Climb):
+    def passes(self, occasion):
+        return Passes(self.steps, self.steps, exact=False)
+
+
+class StatesABoundAsExact(Climb):
+    def passes(self, occasion):
+        return Passes(5 * self.steps, 5 * self.steps)
+
+
 class ReachesIntoPadding(Climb):
     def move(self, victim, x, gradients):
         balls = victim.balls.items()
@@ -574,6 +584,8 @@ TABLE = (
     Planted(None, "one_step", TooShortToCross, Climb),
     Planted(None, "warm_start", StartIsTheCenter, Climb),
     Planted(None, "padding", ReachesIntoPadding, Climb),
+    Planted(None, "easy_clips_fall", StatesTooFewPasses, Climb),
+    Planted(None, "easy_clips_fall", StatesABoundAsExact, Climb),
 )
 
 

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from avrobust_attacks.blackbox.configs import DropConfig
 from avrobust_attacks.keepers import one_look
-from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, Inputs, Preparation, derive_seed
+from avrobust_core import (
+    Attack,
+    AttackResult,
+    AvrobustError,
+    BoundVictim,
+    Inputs,
+    Occasion,
+    Passes,
+    Preparation,
+    derive_seed,
+)
 
 StandIn = Callable[[BoundVictim], Inputs]
 """From a victim to what replaces the attacked modalities: by modality, to broadcast to (B, ...)."""
@@ -33,6 +43,10 @@ class Drop(Attack):
 
     def __init__(self, stand_in: StandIn) -> None:
         self.stand_in = stand_in
+
+    def passes(self, occasion: Occasion) -> Passes:
+        """One look."""
+        return Passes(1)
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:

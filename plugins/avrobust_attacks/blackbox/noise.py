@@ -8,7 +8,8 @@ from torch import Tensor
 from avrobust_attacks.blackbox.configs import NoiseConfig
 from avrobust_attacks.keepers import BestPoint
 from avrobust_attacks.losses import LOSSES
-from avrobust_core import Attack, AttackResult, BoundVictim
+from avrobust_attacks.passes import passes_of_search
+from avrobust_core import Attack, AttackResult, BoundVictim, Occasion, Passes
 
 
 class UniformNoise(Attack):
@@ -26,6 +27,10 @@ class UniformNoise(Attack):
 
     def __init__(self, config: NoiseConfig) -> None:
         self.config = config
+
+    def passes(self, occasion: Occasion) -> Passes:
+        """The clean clip, and each draw."""
+        return passes_of_search(occasion, 1 + self.config.draws)
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:

@@ -9,7 +9,8 @@ from avrobust_attacks.blackbox.configs import SquareConfig
 from avrobust_attacks.blackbox.proposals import Others, proposals_for, relative
 from avrobust_attacks.keepers import BestPoint
 from avrobust_attacks.losses import LOSSES
-from avrobust_core import Attack, AttackResult, BoundVictim, Inputs
+from avrobust_attacks.passes import passes_of_search
+from avrobust_core import Attack, AttackResult, BoundVictim, Inputs, Occasion, Passes
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these of `SCHEDULED` steps the share of the samples that a block covers is halved."""
@@ -44,6 +45,10 @@ class Square(Attack):
 
     def __init__(self, config: SquareConfig) -> None:
         self.config = config
+
+    def passes(self, occasion: Occasion) -> Passes:
+        """The queries of each restart."""
+        return passes_of_search(occasion, self.config.restarts * self.config.queries)
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:

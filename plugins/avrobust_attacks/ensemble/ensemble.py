@@ -1,6 +1,7 @@
 """Several attacks as one: each attacks the clips that the earlier ones have left."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import torch
 
@@ -8,7 +9,16 @@ from avrobust_attacks.ensemble.configs import EnsembleConfig
 from avrobust_attacks.held import put
 from avrobust_attacks.keepers import better
 from avrobust_attacks.losses import LOSSES, Loss
-from avrobust_core import Attack, AttackResult, AvrobustError, BoundVictim, select_inputs, where_clips
+from avrobust_core import (
+    Attack,
+    AttackResult,
+    AvrobustError,
+    BoundVictim,
+    Occasion,
+    Passes,
+    select_inputs,
+    where_clips,
+)
 
 READINGS = 4
 """Looks at each member's result by which the strongest is chosen, of a model with randomness of its own."""
@@ -48,6 +58,20 @@ class Ensemble(Attack):
         # The members decide, and a configuration chooses them.
         self.norms = frozenset().union(*(attack.norms for _, attack in members))  # type: ignore[misc]
 
+    def passes(self, occasion: Occasion) -> Passes | None:
+        """Those of all members that can attack in these norms, and the looks by which their results are compared."""
+        members = [attack.passes(occasion) for attack in self._able(occasion.norms)]
+        known = [passes for passes in members if passes is not None]
+        if len(known) < len(members):
+            return None
+        readings = 1 if occasion.repeatable else READINGS
+        looks = len(members) if occasion.settles else (1 + len(members)) * readings
+        return sum(known, Passes(looks, exact=not occasion.settles))
+
+    def _able(self, norms: AbstractSet[str]) -> list[Attack]:
+        """The members that can attack in all of these norms."""
+        return [attack for _, attack in self.members if norms <= attack.norms]
+
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:
         """Attack the clips of `victim`; see the class.
@@ -56,7 +80,7 @@ class Ensemble(Attack):
             AvrobustError: if no member can attack in all norms of the threat.
         """
         asked = victim.region.norms
-        able = [attack for _, attack in self.members if asked <= attack.norms]
+        able = self._able(asked)
         if not able:
             names = ", ".join(name for name, _ in self.members)
             raise AvrobustError(f"no member of the ensemble ({names}) attacks in {', '.join(sorted(asked))} at once")

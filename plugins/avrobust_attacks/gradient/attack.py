@@ -11,7 +11,8 @@ from avrobust_attacks.gradient.climbing import Stepper, climb
 from avrobust_attacks.gradient.configs import ClimbedLossName
 from avrobust_attacks.keepers import Keeper, keeper_for
 from avrobust_attacks.losses import LOSSES, Loss, TowardsClass, difference_of_logits_ratio
-from avrobust_core import Attack, AttackResult, BatchGoal, BoundVictim, Config
+from avrobust_attacks.passes import passes_of_climbs
+from avrobust_core import Attack, AttackResult, BatchGoal, BoundVictim, Config, Occasion, Passes
 
 
 @dataclass(eq=False, kw_only=True)
@@ -70,6 +71,18 @@ class GradientAttack(Attack):
         """As the configuration says, but for the fields that only steppers read; `others` are those that it lacks."""
         return cls(stepper=stepper, **config.model_dump(exclude={"step_size", "decay"}), **others)
 
+    def passes(self, occasion: Occasion) -> Passes:
+        """Of each climb one forward pass more than steps, and a backward pass for each step."""
+        towards = self.loss == "targeted" and not occasion.targeted
+        climbs = self.restarts * (min(self.targets, occasion.classes - 1) if towards else 1)
+        looked = not self._at_clean(occasion.started) or self.loss == "targeted"
+        ahead = occasion.repeatable and not self.stepper().leaps
+        return passes_of_climbs(occasion, climbs * (self.steps + 1) + looked + ahead, climbs, climbs * self.steps)
+
+    def _at_clean(self, started: bool) -> bool:
+        """Tell if the first climb begins at the clean clip."""
+        return not started and (self.clean_first or not self.random_start)
+
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:
         """Attack the clips of `victim`; see the class.
@@ -80,8 +93,8 @@ class GradientAttack(Attack):
         loss = LOSSES.get(self.loss, difference_of_logits_ratio)
         keeper = keeper_for(victim, loss, self.steps + 1, by=loss if self.loss == "targeted" else None)
         likely = None
-        at_clean = victim.start is None and (self.clean_first or not self.random_start)
-        if not at_clean or self.loss == "targeted":  # otherwise the first iterate is the clean one
+        # If the first climb begins at the clean clip, that is the first point scored.
+        if not self._at_clean(victim.start is not None) or self.loss == "targeted":
             logits = victim(victim.clean)
             keeper.score_logits(victim.clean, logits)
             keeper.settle()

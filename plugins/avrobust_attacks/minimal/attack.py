@@ -7,9 +7,9 @@ import torch
 
 from avrobust_attacks.minimal.boundary import Boundary, nearest_boundary
 from avrobust_attacks.minimal.configs import MinimalConfig
-from avrobust_attacks.minimal.results import smallest_result, sure_result, trim, try_edge
+from avrobust_attacks.minimal.results import passes_at_the_end, smallest_result, sure_result, trim, try_edge
 from avrobust_attacks.minimal.search import SmallestSuccess
-from avrobust_core import Attack, AttackResult, BoundVictim
+from avrobust_core import Attack, AttackResult, BoundVictim, Occasion, Passes
 
 Settings = TypeVar("Settings", bound=MinimalConfig)
 
@@ -28,6 +28,18 @@ class MinimalAttack(Attack, Generic[Settings]):
     def __init__(self, config: Settings) -> None:
         self.config = config
 
+    def passes(self, occasion: Occasion) -> Passes:
+        """The clean clip twice, with a backward pass for each class at its boundary; the search's points; the end.
+
+        A bound: clips of which no success is known have no end, and those that stop early have fewer points.
+        """
+        classes = 1 if occasion.targeted else min(self.config.classes, occasion.classes - 1)
+        points, others, gradients = self.looked()
+        again = 1 if occasion.repeatable and occasion.exact else 2
+        return Passes(2 + others + again * points, classes + gradients, exact=False) + passes_at_the_end(
+            occasion, self.config.trim
+        )
+
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:
         """Attack the clips of `victim`; see the class.
@@ -44,6 +56,10 @@ class MinimalAttack(Attack, Generic[Settings]):
                 try_edge(search, everyone, boundary.gradients)
                 trim(search, self.config.trim)
         return smallest_result(search) if victim.repeatable else sure_result(search, everyone)
+
+    @abstractmethod
+    def looked(self) -> tuple[int, int, int]:
+        """What `look` takes of each clip at most: points scored, other forward passes, and backward passes."""
 
     @abstractmethod
     def look(self, search: SmallestSuccess, boundary: Boundary) -> None:

@@ -43,6 +43,11 @@ class CW(MinimalAttack[CwConfig]):
 
     norms: ClassVar[frozenset[str]] = frozenset({"l2", "linf"})
 
+    def looked(self) -> tuple[int, int, int]:
+        config = self.config
+        points, others, gradients = FMN(FmnConfig(steps=config.lead)).looked() if config.lead else (0, 0, 0)
+        return points + config.searches * (config.steps + 1), others, gradients + config.searches * config.steps
+
     def look(self, search: SmallestSuccess, boundary: Boundary) -> None:
         config = self.config
         everyone = search.positions

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from avrobust_attacks.minimal.looks import surely
+from avrobust_attacks.minimal.looks import LOOKS, surely
 from avrobust_attacks.minimal.search import SLACK, SmallestSuccess
 from avrobust_attacks.minimal.steps import TINY, averaged, cosine, onto
-from avrobust_core import AttackResult, BoundVictim, Inputs, select_inputs, where_clips
+from avrobust_core import AttackResult, BoundVictim, Inputs, Occasion, Passes, select_inputs, where_clips
 
 STEPS_BACK = (1.0, 1.02, 1.1, 1.25, 1.5)
 """Factors by which a success is made longer, one after the other, where a last look finds it none."""
@@ -116,6 +116,19 @@ def sure_result(search: SmallestSuccess, attacked: Tensor) -> AttackResult:
         chosen = search.whole.select(left)
         sure[left] = chosen.fooled(chosen.confirm(end))
     return AttackResult(inputs=last, success=sure, last=last)
+
+
+def passes_at_the_end(occasion: Occasion, rounds: int) -> Passes:
+    """What the end of a search takes of each clip at most, and at its beginning the looks that tell what is done.
+
+    Args:
+        occasion: what else decides it.
+        rounds: of the trim.
+    """
+    if occasion.repeatable:
+        edge = 1 if occasion.exact else 2
+        return Passes(edge + (rounds + 2 if rounds else 0) + len(STEPS_BACK), exact=False)
+    return Passes(LOOKS + len(LONGER) * LOOKS + 2 * EDGE_STEPS + 1, EDGE_STEPS, exact=False)
 
 
 def _lengthened(

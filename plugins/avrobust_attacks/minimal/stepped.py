@@ -37,6 +37,10 @@ class SteppedSizes(MinimalAttack[SteppedConfig]):
     is often one that never comes out on top.
     """
 
+    def looked(self) -> tuple[int, int, int]:
+        steps, bold = self.config.steps, self.config.steps >= 2
+        return steps + 1 + bold, int(bold), steps + bold  # the last point of each search; the gradient it begins with
+
     def look(self, search: SmallestSuccess, boundary: Boundary) -> None:
         config = self.config
         second = config.steps // 2

@@ -13,6 +13,8 @@ from avrobust_core import (
     BoundVictim,
     Grid,
     Inputs,
+    Occasion,
+    Passes,
     Region,
     grid_of,
     where_clips,
@@ -52,6 +54,11 @@ class Rounded(Attack):
             raise AvrobustError(
                 f"rounded searches in linf and l2, and this attack in {', '.join(sorted(attack.norms))}: name another"
             )
+
+    def passes(self, occasion: Occasion) -> Passes | None:
+        """The attack's own, and two looks at what it found."""
+        found = self.attack.passes(occasion)
+        return None if found is None else found + Passes(2)
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:

@@ -15,6 +15,8 @@ from avrobust_core import (
     AvrobustError,
     BoundVictim,
     Inputs,
+    Occasion,
+    Passes,
     Preparation,
     Region,
     joint_gradient,
@@ -55,8 +57,12 @@ class Universal(Attack):
 
     def __init__(self, config: UniversalConfig) -> None:
         self.config = config
-        self.preparation = Preparation(config.split, config.batch_size)
+        self.preparation = Preparation(config.split, config.batch_size, Passes(config.epochs, config.epochs))
         self.bounded = config.projected
+
+    def passes(self, occasion: Occasion) -> Passes:
+        """One look at each clip once the perturbation is there."""
+        return Passes(1)
 
     @torch.no_grad()
     def prepare(self, victims: Victims) -> Attack:
@@ -119,6 +125,10 @@ class UniversalPerturbation(Attack):
     def __init__(self, delta: Inputs, *, projected: bool) -> None:
         self.delta = dict(delta)
         self.bounded = projected
+
+    def passes(self, occasion: Occasion) -> Passes:
+        """One look."""
+        return Passes(1)
 
     @torch.no_grad()
     def __call__(self, victim: BoundVictim) -> AttackResult:

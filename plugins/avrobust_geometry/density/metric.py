@@ -1,11 +1,12 @@
 """Density as a metric of a study: each modality before fusion, and what the head reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast, get_args
 
 from avrobust_core import AvrobustError, LatentRequest, Latents, LayerKind, Measurement, Metric, Subject
 from avrobust_geometry.configs import DensityConfig
 from avrobust_geometry.density.choices import Choices
+from avrobust_geometry.density.expected import search_seconds
 from avrobust_geometry.density.space import Space
 from avrobust_geometry.density.summaries import Findings, labels_of
 from avrobust_geometry.inputs import averaged, own_rows
@@ -29,6 +30,14 @@ class Density(Metric):
         self.latents = [LatentRequest(None, kinds)]
         if config.reference is not None:
             self.latents.append(LatentRequest(config.reference, kinds))
+
+    def seconds(self, clips: Mapping[str, int], widths: Mapping[str, int], evaluated: str) -> float:
+        """Searches in the reference: of the clips, of the clips by class, and of the reference in itself."""
+        points = clips[evaluated]
+        reference = points if self.config.reference is None else clips[self.config.reference]
+        layers = self.config.layers or [name for name in widths if name.split("/")[0] != "tokens"]
+        searches = (search_seconds(points, reference, widths[name], self.config) for name in layers if name in widths)
+        return sum(searches)
 
     def measure(self, subject: Subject) -> Measurement:
         """Measure one subject.

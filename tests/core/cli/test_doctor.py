@@ -26,7 +26,14 @@ def test_a_sound_installation_has_nothing_amiss(capsys) -> None:
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     assert "nothing is amiss" in text
-    for check in ("requirements of avrobust", "plugin avrobust:attacks", "disk, here", "libavcodec", "torch"):
+    for check in (
+        "requirements of avrobust",
+        "plugin avrobust:attacks",
+        "disk, here",
+        "libavcodec",
+        "processors",
+        "torch",
+    ):
         assert check in text
 
 
