@@ -72,6 +72,26 @@ document.querySelectorAll("table[data-tools]").forEach((table, number) => {
   addSorting(table);
   addFilter(table, number);
 });
-addEventListener("beforeprint", () => {
-  document.querySelectorAll("details.note").forEach((note) => note.setAttribute("open", ""));
+
+// On paper nothing can be opened: what is noted in a table's cells stands below the table, once and numbered.
+function printNotes(table) {
+  const texts = [];
+  table.querySelectorAll("details.note").forEach((note) => {
+    const text = note.querySelector("span").textContent;
+    if (!texts.includes(text)) texts.push(text);
+    note.removeAttribute("open");
+    note.querySelector("summary").dataset.number = texts.indexOf(text) + 1;
+  });
+  const list = document.createElement("ol");
+  list.className = "printed";
+  texts.forEach((text) => {
+    list.append(document.createElement("li"));
+    list.lastChild.textContent = text;
+  });
+  if (texts.length) table.parentElement.after(list);
+}
+addEventListener("beforeprint", () => document.querySelectorAll("table").forEach(printNotes));
+addEventListener("afterprint", () => {
+  document.querySelectorAll("ol.printed").forEach((list) => list.remove());
+  document.querySelectorAll("summary[data-number]").forEach((summary) => delete summary.dataset.number);
 });
