@@ -1,6 +1,7 @@
 """What other programs on the same processors cost a study, with the command's own settings of threads and without them.
 
-    python benchmarks/loaded.py [--spec SPEC] [--set PATH=VALUE] [--rounds N] [--busy N] [--settings NAME ...]
+    python benchmarks/loaded.py [--spec SPEC] [--set PATH=VALUE] [--rounds N] [--busy N] [--limit SECONDS]
+                               [--settings NAME ...]
 
 Each round runs the study once alone and once beside busy loops, with each of the settings, all in turn, each in a
 process and a folder of its own. Settings: `libraries`, what OpenMP does by itself (AVROBUST_LEAVE_THREADS=1); `ours`,
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from avrobust_core.cli.threads import LEFT_ALONE, NUMBER, WAITING, affinity
@@ -35,15 +36,18 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="as `avrobust run` takes it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--busy", type=int, default=2, help="loops that run beside it")
+    parser.add_argument(
+        "--limit", type=float, default=900, help="seconds after which a run is ended, and counts as so long"
+    )
     parser.add_argument("--settings", nargs="+", default=["libraries", "ours"])
     options = parser.parse_args()
     alone: dict[str, list[float]] = {name: [] for name in options.settings}
     beside: dict[str, list[float]] = {name: [] for name in options.settings}
     for number in range(options.rounds):
         for name in options.settings:
-            alone[name].append(seconds_of(options.spec, options.set, environment_of(name)))
+            alone[name].append(seconds_of(options, environment_of(name)))
             with busy(options.busy):
-                beside[name].append(seconds_of(options.spec, options.set, environment_of(name)))
+                beside[name].append(seconds_of(options, environment_of(name)))
             print(f"round {number + 1}, {name}: {alone[name][-1]:.1f} s, beside {beside[name][-1]:.1f} s", flush=True)
     first = options.settings[0]
     report = {
@@ -69,20 +73,25 @@ def environment_of(setting: str) -> dict[str, str]:
     return kept | {LEFT_ALONE: "1"} | dict(each.split("=", 1) for each in setting.split(","))
 
 
-def seconds_of(spec: Path, overrides: Sequence[str], environment: Mapping[str, str]) -> float:
-    """The seconds that a study takes from the command to its end, in a new folder."""
-    asked = [part for override in overrides for part in ("--set", override)]
+def seconds_of(options: argparse.Namespace, environment: Mapping[str, str]) -> float:
+    """The seconds that a study takes from the command to its end, in a new folder; at most the limit."""
+    asked = [part for override in options.set for part in ("--set", override)]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "avrobust_core", "run", str(spec), "--out", f"{folder}/run", "--quiet", *asked]
+        command = [sys.executable, "-m", "avrobust_core", "run", str(options.spec), "--out", f"{folder}/run", *asked]
+        command += ["--no-report", "--quiet"]
         began = time.perf_counter()
-        subprocess.run(command, env=dict(environment), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                command, env=dict(environment), cwd=ROOT, check=True, timeout=options.limit, stdout=subprocess.DEVNULL
+            )
         return time.perf_counter() - began
 
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
     """So many processes that never wait for anything, while the block runs."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    program = f"import os\nwhile os.getppid() == {os.getpid()}:\n    for _ in range(10**6): pass"  # and no longer
+    loops = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(count)]
     try:
         yield
     finally:

@@ -3,21 +3,26 @@
 The libraries that compute read the environment once, when they are loaded, so that all of this must stand there before
 torch is imported; the processes that a run starts inherit it.
 
-By default a thread of OpenMP that has done its part of an operation spins, for a millisecond or so, until the others
-have done theirs. On an idle machine that is the fastest way to wait. Where other programs want the same processors, a
-thread that waits takes the time that the thread it waits for would need, operation after operation.
+By default a thread of OpenMP that has done its part of an operation spins, for some milliseconds, until the others have
+done theirs. On an idle machine that is the fastest way to wait. Where other programs want the same processors, a thread
+that waits takes the time that the thread it waits for would need, operation after operation.
 """
 
 import os
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
+from types import MappingProxyType
 
 LEFT_ALONE = "AVROBUST_LEAVE_THREADS"
 """Set to 1, this variable leaves number and waiting of threads as the libraries have them."""
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """The variables by which users say how threads of OpenMP wait: of the standard, of GNU's library and of Intel's."""
+
+SETTLED: Mapping[str, str] = MappingProxyType({"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"})
+"""How they wait where users say nothing: asleep; with GNU's library after 1000 turns (its own default is 300,000), some
+ten microseconds, in which most of the waits of an idle machine are over, so that it need not ask the kernel."""
 
 NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """The variables by which users, torchrun and schedulers say how many threads there are to be."""
@@ -27,7 +32,7 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def settle_threads(environment: MutableMapping[str, str] | None = None) -> None:
-    """Let threads sleep while they wait, and have no more of them than a container's quota gives processors.
+    """Let threads sleep where they wait, and have no more of them than a container's quota gives processors.
 
     What the user has said stays. Where torch is loaded already it is too late, and nothing is done.
 
@@ -38,7 +43,7 @@ def settle_threads(environment: MutableMapping[str, str] | None = None) -> None:
     if environment.get(LEFT_ALONE) == "1" or "torch" in sys.modules:
         return
     if not any(name in environment for name in WAITING):
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+        environment.update(SETTLED)
     given = quota()
     if given is not None and given < affinity() and not any(name in environment for name in NUMBER):
         environment["OMP_NUM_THREADS"] = str(max(1, int(given)))
@@ -67,12 +72,11 @@ def quota(root: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> float | None:
 def waiting(environment: MutableMapping[str, str] | None = None) -> str:
     """How threads of OpenMP wait, in words, with the variable that says so."""
     environment = os.environ if environment is None else environment
-    said = [f"{name}={environment[name]}" for name in WAITING if name in environment]
+    said = {name: environment[name] for name in WAITING if name in environment}
+    told = ", ".join(f"{name}={value}" for name, value in said.items())
     if not said:
-        return "threads wait as OpenMP's own default has it: they spin for a while"
-    if said == ["OMP_WAIT_POLICY=PASSIVE"]:
-        return "threads sleep while they wait (OMP_WAIT_POLICY=PASSIVE)"
-    return f"threads wait as {', '.join(said)} says"
+        return "threads that wait spin for a while, as OpenMP's own default has it"
+    return f"threads that wait soon sleep ({told})" if said == SETTLED else f"threads wait as {told} says"
 
 
 def _quotas(root: Path, own: Path) -> Iterator[float]:
