@@ -67,6 +67,11 @@ class Batch:
         padded = tuple(self.padded[i] for i in index.tolist()) if self.padded else ()
         return Batch(select_inputs(self.inputs, index), self.targets.index_select(0, index), ids, padded)
 
+    def between(self, start: int, stop: int) -> "Batch":
+        """The clips from one position up to another, which share this batch's memory."""
+        inputs = {name: x[start:stop] for name, x in self.inputs.items()}
+        return Batch(inputs, self.targets[start:stop], self.ids[start:stop], self.padded[start:stop])
+
     def join(self, other: "Batch") -> "Batch":
         """The clips of both, in order."""
         return Batch(

@@ -113,6 +113,13 @@ class Selection:
         """One process's clips of `world` processes: every clip in exactly one share, none twice."""
         return self.where(i % world == rank for i in range(len(self)))
 
+    def some(self, clips: int) -> "Selection":
+        """So many of the clips, chosen by a hash of their ids, in the same order; all where there are no more."""
+        if clips >= len(self):
+            return self
+        chosen = set(sorted(range(len(self)), key=lambda i: derive_seed("evaluation", self.ids[i]))[:clips])
+        return self.where(i in chosen for i in range(len(self)))
+
     def chunks(self, size: int) -> list[list[int]]:
         """The positions in consecutive batches of at most `size`."""
         return [list(self.indices[start : start + size]) for start in range(0, len(self), size)]
@@ -162,10 +169,7 @@ def select(dataset: Dataset, split: str, clips: int | None = None) -> Selection:
     if not ids:
         raise DatasetFailure(f"split {split!r} of the data set is empty")
     whole = Selection(split, tuple(range(len(ids))), ids)
-    if clips is None or clips >= len(ids):
-        return whole
-    chosen = set(sorted(range(len(ids)), key=lambda i: derive_seed("evaluation", ids[i]))[:clips])
-    return whole.where(i in chosen for i in range(len(ids)))
+    return whole if clips is None else whole.some(clips)
 
 
 def split_for_training(dataset: Dataset, held_out: float) -> tuple[Selection, Selection | None]:

@@ -146,6 +146,16 @@ class AVModel(nn.Module):
         return self.classify(encoded if between is None else between(encoded))
 
 
+def compiled(model: AVModel) -> AVModel:
+    """The same model, changed in place: each encoder is compiled by torch when it is first called, and keeps its keys.
+
+    Fusion, head and what training does between them stay as they are: next to encoders they cost little.
+    """
+    for encoder in model.encoders.values():
+        encoder.compile()
+    return model
+
+
 def channels_last(model: nn.Module) -> nn.Module:
     """The same model, changed in place: weights of its convolutions, and so its activations, in channels-last order."""
     for module in model.modules():

@@ -51,6 +51,7 @@ def cross_references(root: MapNode) -> list[Problem]:
         _threats(root),
         _attacks(root),
         _correlations(root),
+        _selections(root),
         _comparisons(root),
         iter(_size(root) or _patterns(root)),
     )
@@ -119,6 +120,19 @@ def _correlations(root: MapNode) -> Iterator[Problem]:
     runs = dict.fromkeys(f"{plan.attack}/{plan.threat}" for plan in _plans(root))
     label, otherwise = "the attacks under their threats are", "add `attacks` and `threats`"
     yield from _listed(root, ("correlate",), runs, "no attack runs as '{}'", label, otherwise)
+
+
+def _selections(root: MapNode) -> Iterator[Problem]:
+    """Attacks under threats by which epochs are to be selected, and that there are not."""
+    if _malformed(root, "attacks") or _malformed(root, "threats"):
+        return
+    runs = dict.fromkeys(f"{plan.attack}/{plan.threat}" for plan in _plans(root))
+    for regime, entry in _section(root, "training").items():
+        against = written(entry, "against")
+        name = text_of(against)
+        if against is not None and name is not None and name not in runs:
+            hint = suggestion(name, runs, "the attacks under their threats are") or "add `attacks` and `threats`"
+            yield Problem(against.place, f"training.{regime}.against: no attack runs as '{name}'", hint)
 
 
 def _comparisons(root: MapNode) -> Iterator[Problem]:

@@ -202,6 +202,9 @@ class EngineSection(Section):
     channels_last: bool = False
     """Keep convolutions in channels-last order: faster for some networks and devices, slower for others (figures are in
     docs/encoders.md); results differ by rounding alone."""
+    compile: bool = False
+    """Compile encoders with torch.compile while they are trained: the first steps take seconds to minutes longer, later
+    ones may be faster; results differ by rounding alone. Evaluation and attacks use them as they are."""
 
 
 class Pattern(Section):

@@ -192,13 +192,32 @@ class Builder:
             },
             "encoders": {modality: part.identity() for modality, part in encoders.items()},
             "fusion": fusion.identity() if fusion is not None else None,
-            "training": regime.model_dump(mode="json", exclude={"augment"})
+            "training": regime.identity()
+            | self._selection_identity(chosen, regime)
             | {"augment": [self.component(reference).identity() for reference in regime.augment]},
             "precision": self.spec.engine.precision,
         }
         if chosen.windows is not None:
             identity["windows"] = chosen.windows.model_dump(mode="json")
         return identity | ({"weights": weights, "classes": list(map(self._told, said))} if weights else {})
+
+    def _selection_identity(self, chosen: ModelEntry, regime: TrainingEntry) -> dict[str, Any]:
+        """What decides by which attack an epoch is selected: not the names of attack and threat."""
+        if regime.against is None:
+            return {}
+        attack, threat = regime.against.split("/")
+        modalities = [modality_of(self.spec, name) for name in chosen.encoders]
+        applied, entry = self.spec.threats[threat].restricted(modalities), self.spec.attacks[attack]
+        if applied is None:  # it touches nothing that the model reads
+            return {"against": None}
+        return {
+            "against": {
+                "attack": self.component(entry).identity(),
+                "threat": applied.model_dump(mode="json"),
+                "goal": [entry.goal, entry.target],
+                "samples": self.spec.evaluation.samples,
+            }
+        }
 
 
 def refuse_modalities(name: str, read: Iterable[str], dataset: Dataset) -> None:

@@ -19,6 +19,7 @@ from avrobust_core.study.completing import Completing, Seeded
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.correlating import correlate
 from avrobust_core.study.devices import fabric_of
+from avrobust_core.study.fitting import refuse_selection
 from avrobust_core.study.measuring import Measuring
 from avrobust_core.study.overturning import overturned
 from avrobust_core.study.plan import PlannedCell, plan
@@ -151,6 +152,7 @@ class _Run:
                 refuse_norms(evaluation.attack, attack, str(evaluation.threat), evaluation.applied)
         for name, entry in self.spec.attacks.items():
             refuse_front(name, entry, process.attacks[name])
+        refuse_selection(process, cells)
         measuring.refuse()
 
     def _lock(self, locked: Mapping[str, Any], cells: Sequence[PlannedCell]) -> None:

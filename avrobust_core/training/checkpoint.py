@@ -14,7 +14,7 @@ from avrobust_core.files import write_atomically
 from avrobust_core.models.checkpoints import torch_load
 from avrobust_core.models.module_state import plain_state, take_state
 from avrobust_core.plain_text import plain_text
-from avrobust_core.training.learner import Learner
+from avrobust_core.training.steps import Steps
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Progress:
         between: those of them that augmentations have taken before its first step and after its last.
         forwards: of clips through the model, of the whole fit.
         backwards: the same.
-        best: accuracy and minus the loss of the best epoch on the validation clips.
+        best: what the best epoch reached on the validation clips, and minus its loss on them.
         best_epoch: its number, from 1.
         history: the rows of history.jsonl.
         clip_notes: of the clips that could not be read, or are odd; see `Skipped.to_json`.
@@ -59,27 +59,28 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A fit on disk: weights, optimiser, augmentations and progress.
+    """A fit on disk: weights and their average, optimiser, scale of the loss, augmentations and progress.
 
     Attributes:
         path: of the file.
         model: its weights are saved and restored, as are those of what follows.
-        optimizer: of the model.
-        learner: of which the augmentations have a state.
+        steps: with the optimiser, the scale of the loss (in float16), the average and the augmentations.
     """
 
     path: Path
     model: nn.Module
-    optimizer: torch.optim.Optimizer
-    learner: Learner
+    steps: Steps
 
     def save(self, progress: Progress) -> None:
         """Write the file, whole or not at all."""
+        steps = self.steps
         content = {
             "model": plain_state(self.model),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": steps.optimizer.state_dict(),
+            "scale": steps.fabric.strategy.precision.state_dict(),
+            "average": None if steps.average is None else steps.average.state_dict(),
             "progress": asdict(progress),
-            "augmentations": self.learner.state_dict(),
+            "augmentations": steps.learner.state_dict(),
         }
         write_atomically(self.path, lambda file: torch.save(content, file))
 
@@ -96,9 +97,13 @@ class Checkpoint:
                 damaged = archive.testzip()  # torch.load does not look at the checksums
             content = torch_load(self.path, device)
             take_state(self.model, content["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
+            steps = self.steps
+            steps.optimizer.load_state_dict(content["optimizer"])
+            steps.fabric.strategy.precision.load_state_dict(content["scale"])
+            if steps.average is not None:
+                steps.average.load_state_dict(content["average"])
             progress = Progress(**content["progress"])
-            self.learner.load_state_dict(content["augmentations"])
+            steps.learner.load_state_dict(content["augmentations"])
         except Exception as error:  # a damaged file may hold anything
             raise RunError(
                 f"{self.path}: cannot be read ({plain_text(error, 300)}); delete it to fit from the start"

@@ -5,7 +5,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,24 +16,24 @@ from torch import Tensor, nn
 
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.loader import Loader
-from avrobust_core.data.loading import Selection, Skipped, epoch_order, in_batches, select, split_for_training
+from avrobust_core.data.loading import Skipped, epoch_order, in_batches, select, split_for_training
 from avrobust_core.deadline import limited
 from avrobust_core.errors import AvrobustError, DataError
 from avrobust_core.files import read_record, write_record, write_text
-from avrobust_core.models.answers import ask, refuse_non_finite
 from avrobust_core.models.module_state import plain_state
-from avrobust_core.models.objectives import classification_loss, correct
+from avrobust_core.models.objectives import correct
 from avrobust_core.models.saving import save_weights
 from avrobust_core.naming import clips_named
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.training.augmentations import Augmentation, ForwardPass, TrainingStep
 from avrobust_core.training.checkpoint import Checkpoint, Progress
 from avrobust_core.training.costs import Cost
-from avrobust_core.training.learner import Learned, Learner
+from avrobust_core.training.learner import Learned
 from avrobust_core.training.mixing import hard_targets
-from avrobust_core.training.optimization import parameter_groups, schedule
-from avrobust_core.training.processes import gathered, share_of, summed
+from avrobust_core.training.processes import gathered, in_parts, share_of, summed
 from avrobust_core.training.settings import Regime
+from avrobust_core.training.steps import Steps
+from avrobust_core.training.validation import AttackClips, Validation
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -72,7 +71,9 @@ class Fit:
         folder: the cell's; receives model.safetensors, last.safetensors, history.jsonl and, last of all, fit.json.
         report: told of progress.
         batch_size: clips per forward pass on the validation clips.
-        batch_timeout: seconds that a step may take; None for no limit.
+        batch_timeout: seconds that a part of a step may take; None for no limit.
+        attack: attacks validation clips, for a regime that selects by robust accuracy; None where the threat touches
+            nothing that the model reads.
         made_with: gives the versions for the record, asked when the fit has ended and all it needs is imported.
         each_epoch: told of each epoch's row of the history; of a fit that goes on, of those before it first.
     """
@@ -88,30 +89,38 @@ class Fit:
     report: Report
     batch_size: int = 32
     batch_timeout: float | None = None
+    attack: AttackClips | None = None
     made_with: Callable[[], Mapping[str, Any]] = dict
     each_epoch: Callable[[Row], object] = lambda row: None
 
     def __post_init__(self) -> None:
         fabric, regime = self.fabric, self.regime
         self.dataset = self.loader.dataset
-        if regime.batch_size % fabric.world_size:
+        if regime.batch_size < fabric.world_size:
             raise AvrobustError(
-                f"training batch_size {regime.batch_size} cannot be shared evenly by {fabric.world_size} processes"
+                f"training batch_size {regime.batch_size} leaves some of {fabric.world_size} processes without a clip"
             )
-        self.train, self.validation = (
-            split_for_training(self.dataset, regime.validation)
-            if regime.select == "best"
-            else (select(self.dataset, "train"), None)
+        self.train, held_out = (
+            (select(self.dataset, "train"), None)
+            if regime.select == "last"
+            else split_for_training(self.dataset, regime.validation)
         )
+        if held_out is None and regime.select in ("robust", "map"):
+            raise DataError(
+                f"select: {regime.select} needs clips to select by, and none are held out of the training split: raise "
+                '`validation`, or give the data set a split "val"'
+            )
         if len(self.train) < fabric.world_size:
             raise DataError(f"{len(self.train)} training clips cannot be shared by {fabric.world_size} processes")
         self.skipped = Skipped(self.dataset)
         self.progress = Progress()
         self._rows: dict[str, int] | None = None  # of the training clips, made when an augmentation asks for labels
-        optimizer = torch.optim.AdamW(parameter_groups(self.module, regime.weight_decay), lr=regime.learning_rate)
-        self.model, self.optimizer = fabric.setup(self.module, optimizer)
-        self.learner = Learner(self.model, self.augmentations)
-        self.checkpoint = Checkpoint(self.folder / "checkpoint.pt", self.module, self.optimizer, self.learner)
+        self.steps = Steps(fabric, self.module, regime, self.augmentations, self.batch_timeout)
+        self.learner = self.steps.learner
+        self.checkpoint = Checkpoint(self.folder / "checkpoint.pt", self.module, self.steps)
+        self.validation: Validation | None = None
+        if held_out is not None:
+            self.validation = Validation(fabric, self.module, self.dataset, held_out, regime, self.attack)
         self.batches_per_epoch = len(in_batches(self.train.indices, regime.batch_size))
         self.total = regime.epochs * self.batches_per_epoch * self.learner.replays
 
@@ -140,29 +149,33 @@ class Fit:
         began = saved = time.monotonic()
         cost = Cost()
         where = self._where(epoch, cost)
-        mine = [share_of(batch, rank, world) for batch in self._batches(where)[state.step :]]
+        batches = self._batches(where)[state.step :]
+        mine = [share_of(batch, rank, world) for batch in batches]
         earlier = state.seconds
         loss_sum = torch.tensor(state.loss_sum, device=self.fabric.device, dtype=torch.float64)
         hits = torch.tensor(state.hits, device=self.fabric.device, dtype=torch.float64)
-        self.model.train()
-        for asked, batch in self._read("train", mine, derive_seed(self.seed, "read", where.epoch)):
+        self.steps.model.train()
+        reading = self._read("train", mine, derive_seed(self.seed, "read", where.epoch))
+        for whole, (asked, batch) in zip(batches, reading, strict=True):
             state.step += 1
-            if not self._enough(asked, batch) or batch is None:
+            clips = self._clips(whole, asked, batch)
+            if not clips or batch is None:
                 continue
-            batch = batch.to(self.fabric.device)
-            learned: Learned | None = None
+            parts = in_parts(batch.to(self.fabric.device), self.regime.accumulate, len(asked))
+            passes: list[Learned | None] = [None] * len(parts)  # of the replay before
             for replay in range(self.learner.replays):
                 done = (epoch * self.batches_per_epoch + state.step - 1) * self.learner.replays + replay
                 # Seeded step by step, so that a resumed fit draws the same dropout masks without saving any state.
-                self._seed(derive_seed(self.seed, "step", done, rank))
-                step = replace(where, replay=replay)
-                with self._limited(epoch, batch):
-                    learned = self.learner.learn(batch, step, earlier=learned)
-                self.fabric.backward(learned.losses.mean())
-                learned.after_backward()
-                self._update(done)
-                loss_sum += learned.losses.detach().sum().double()
-                hits += self._hits(learned.forward)
+                self.steps.seed(derive_seed(self.seed, "step", done, rank))
+                step, again = replace(where, replay=replay), replay + 1 < self.learner.replays
+                for i, part in enumerate(parts):
+                    last = i + 1 == len(parts)
+                    learned = self.steps.learn(part, step, self._now(), clips, earlier=passes[i], last=last)
+                    loss_sum += learned.losses.detach().sum().double()
+                    hits += self._hits(learned.forward)
+                    passes[i] = learned if again else None
+                    del learned  # or its encodings would lie in memory during the next pass
+                self.steps.update(done, self.total)
                 state.seen += len(batch)
                 state.forwards += len(batch) + cost.forwards
                 state.backwards += len(batch) + cost.backwards
@@ -180,26 +193,24 @@ class Fit:
                 f"the training loss of epoch {epoch + 1} is not finite: lower learning_rate, or look for bad clips"
             )
 
-    def _enough(self, asked: Sequence[int], batch: Batch | None) -> bool:
-        """Tell if a step is taken: every process has two clips of its share, or one if it asked for no more.
+    def _clips(self, whole: Sequence[int], asked: Sequence[int], batch: Batch | None) -> int:
+        """The clips that all processes together learn from in a step; 0 where none is taken.
 
-        Batch normalisation, and whatever else takes statistics over a batch, cannot learn from a single clip that the
-        unreadable ones of its batch have left. Processes step together, so that all of them pass over such a batch.
+        A step needs two clips in every process's share, or one if it asked for no more. Batch normalisation, and
+        whatever else takes statistics over a batch, cannot learn from a single clip that the unreadable ones of its
+        batch have left. Processes step together, so that all of them pass over such a batch.
         """
-        enough = batch is not None and len(batch) >= min(2, len(asked))
-        if self.fabric.world_size == 1 or not self.dataset.max_unreadable:  # none unreadable: all have what they asked
-            return enough
-        return summed(self.fabric, enough)[0] == self.fabric.world_size
+        mine = 0 if batch is None else len(batch)
+        enough = mine >= min(2, len(asked))
+        if self.fabric.world_size == 1:
+            return mine if enough else 0
+        if not self.dataset.max_unreadable:  # all processes have what they asked for
+            return len(whole)
+        ready, clips = summed(self.fabric, enough, mine)
+        return int(clips) if ready == self.fabric.world_size else 0
 
-    def _limited(self, epoch: int, batch: Batch) -> AbstractContextManager[None]:
-        where = f"fitting: epoch {epoch + 1}, step {self.progress.step}"
-        return limited(self.batch_timeout, lambda: f"{where} ({clips_named(batch.ids)})", last_resort=False)
-
-    def _seed(self, seed: int) -> None:
-        if self.fabric.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every kind of device: 0.8 ms
-        else:
-            torch.manual_seed(seed)
+    def _now(self) -> str:
+        return f"epoch {self.progress.epoch + 1}, step {self.progress.step}"
 
     def _hits(self, forward: ForwardPass) -> Tensor:
         task = self.dataset.task
@@ -237,21 +248,6 @@ class Fit:
         self.progress.between += time.monotonic() - began
         return in_batches(order, self.regime.batch_size)
 
-    def _update(self, done: int) -> None:
-        """One optimiser step, the gradient clipped, at the learning rate of this step."""
-        rate = self.regime.learning_rate * schedule(done, self.total, self.regime.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if self.regime.gradient_clip is not None:
-            self.fabric.clip_gradients(
-                self.model,
-                self.optimizer,
-                max_norm=self.regime.gradient_clip,
-                error_if_nonfinite=False,  # it would wait for the device at every step; the epoch's loss tells
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
     def _read(
         self, split: str, batches: Sequence[Sequence[int]], draw: int | None = None
     ) -> Iterator[tuple[Sequence[int], Batch | None]]:
@@ -267,12 +263,9 @@ class Fit:
         return f"fitting: reading ({clips_named([ids[index] for index in asked])})"
 
     def _close_epoch(self, epoch: int) -> None:
-        state, began = self.progress, time.monotonic()
-        cost = Cost()
+        state, began, cost = self.progress, time.monotonic(), Cost()
         self.learner.end_epoch(self._where(epoch, cost), partial(gathered, self.fabric))
         state.between += time.monotonic() - began
-        state.forwards += cost.forwards
-        state.backwards += cost.backwards
         loss_sum, hits, seen = summed(self.fabric, state.loss_sum, state.hits, state.seen)
         if not seen:
             raise DataError(
@@ -283,16 +276,19 @@ class Fit:
             "epoch": epoch + 1,
             "loss": loss_sum / seen,
             "accuracy": hits / seen,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.steps.optimizer.param_groups[0]["lr"],
             "clips": int(seen),
         }
         if self.validation is not None:
-            loss, accuracy = self._validate(self.validation)
-            row |= {"validation_loss": loss, "validation_accuracy": accuracy}
-            score = (accuracy, -loss)
-            if state.best is None or score > tuple(state.best):
-                state.best, state.best_epoch = score, epoch + 1
-                self._write_weights(WEIGHTS)
+            with self.steps.averaged():
+                limit = partial(self.steps.limited, f"epoch {epoch + 1}, attacking validation clips")
+                found = self.validation.measure(self._read, self.batch_size, cost, limit)
+                row |= found.row
+                if state.best is None or found.score > tuple(state.best):
+                    state.best, state.best_epoch = found.score, epoch + 1
+                    self._write_weights(WEIGHTS)
+        state.forwards += cost.forwards
+        state.backwards += cost.backwards
         row |= {
             "seconds": round(state.seconds + time.monotonic() - began, 3),
             "between_epochs_seconds": round(state.between, 3),
@@ -303,31 +299,12 @@ class Fit:
         self._save()
         self.each_epoch(row)
 
-    @torch.no_grad()
-    def _validate(self, selection: Selection) -> tuple[float, float]:
-        mine = selection.share(self.fabric.global_rank, self.fabric.world_size)
-        loss_sum = hits = 0.0
-        seen = 0
-        self.model.eval()
-        for _, batch in self._read(selection.split, mine.chunks(self.batch_size)):
-            if batch is None:
-                continue
-            batch = batch.to(self.fabric.device)
-            classes = len(self.dataset.classes)
-            logits = ask(self.module, partial(self.module, batch.inputs), batch.inputs, classes).float()
-            refuse_non_finite(self.module, logits, batch.ids, batch.inputs)
-            loss_sum += float(classification_loss(logits, batch.targets, self.dataset.task).double().sum())
-            hits += float(correct(logits, batch.targets, self.dataset.task).sum())
-            seen += len(batch)
-            self.progress.forwards += len(batch)
-        loss_sum, hits, total = summed(self.fabric, loss_sum, hits, seen)
-        return loss_sum / max(total, 1), hits / max(total, 1)
-
     def _finish(self) -> dict[str, Any]:
         state = self.progress
-        if state.best is None:
-            self._write_weights(WEIGHTS)
-        self._write_weights("last.safetensors")
+        with self.steps.averaged():
+            if state.best is None:
+                self._write_weights(WEIGHTS)
+            self._write_weights("last.safetensors")
         self._write_history()
         forwards, backwards = summed(self.fabric, state.forwards, state.backwards)
         for found in gathered(self.fabric, self.skipped.to_json()):
@@ -336,7 +313,7 @@ class Fit:
             "epochs": self.regime.epochs,
             "best_epoch": state.best_epoch,
             "train_clips": len(self.train),
-            "validation_clips": len(self.validation) if self.validation is not None else 0,
+            "validation_clips": len(self.validation.clips) if self.validation is not None else 0,
             "parameters": sum(parameter.numel() for parameter in self.module.parameters()),
             "clip_forwards": int(forwards),
             "clip_backwards": int(backwards),

@@ -3,7 +3,19 @@
 import math
 from typing import Any
 
+import torch
 from torch import nn
+
+from avrobust_core.training.settings import Regime
+
+
+def make_optimizer(model: nn.Module, regime: Regime) -> torch.optim.Optimizer:
+    """The optimiser that a regime names, over a model's parameters."""
+    groups = parameter_groups(model, regime.weight_decay)
+    if regime.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=regime.learning_rate)
+    momentum = 0.9 if regime.momentum is None else regime.momentum
+    return torch.optim.SGD(groups, lr=regime.learning_rate, momentum=momentum, nesterov=regime.nesterov)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

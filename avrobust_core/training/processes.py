@@ -1,16 +1,38 @@
-"""The processes of a fit: each one's clips of a batch, and sums and objects over all of them."""
+"""The parts of a batch, by process and one after another; and sums and objects over all processes."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from avrobust_core.data.batches import Batch
+
 
 def share_of(batch: Sequence[int], rank: int, world: int) -> Sequence[int]:
     """One process's clips of a batch: neighbours, which may belong together."""
     return batch[rank * len(batch) // world : (rank + 1) * len(batch) // world]
+
+
+def in_parts(batch: Batch, parts: int, asked: int) -> list[Batch]:
+    """A process's clips of a batch in parts of neighbours, as equal as can be, which share the batch's memory.
+
+    There may be fewer parts: none has a single clip, from which batch normalisation cannot learn, unless there were to
+    be as many parts as clips.
+
+    Args:
+        batch: one clip at least.
+        parts: that were asked for.
+        asked: clips that were to be read.
+    """
+    least = 1 if asked <= parts else 2
+    number = max(1, min(parts, len(batch) // least))
+    if number == 1:
+        return [batch]
+    edges = [len(batch) * i // number for i in range(number + 1)]
+    return [batch.between(*ends) for ends in pairwise(edges)]
 
 
 def summed(fabric: Fabric, *values: float) -> tuple[float, ...]:

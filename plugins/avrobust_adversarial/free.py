@@ -89,22 +89,22 @@ class FreeTraining(Augmentation):
             mix: gives the points that are learned from; by default the vertices themselves.
         """
         inputs, vertices = dict(batch.inputs), dict(batch.inputs)
-        regions: list[tuple[Region, Tensor]] = []
+        parts: list[Part] = []
         seed = derive_seed(step.seed, self.threats.purpose, step.epoch)
         victim = Victim(step.model, media=step.media, task=step.task, seed=seed)
         for threat, index in self.threats.assigned(batch, step):
-            part = to_attack(part_of(batch, index), step.task)
+            chosen = to_attack(part_of(batch, index), step.task)
             # The other modalities are left out, or binding would encode them.
-            clean = replace(part, inputs={name: part.inputs[name] for name in threat.modalities})
+            clean = replace(chosen, inputs={name: chosen.inputs[name] for name in threat.modalities})
             bound = victim.bind(clean, threat)
             found = start(bound, threat, index)
             vertices = put(vertices, index, found)
             inputs = put(inputs, index, mix(bound, found, index))
-            regions.append((bound.region, index))
-        attacked = sorted({name for region, _ in regions for name in region.balls})
+            parts.append(Part(bound.region, index, bound.ids))
+        attacked = sorted({name for part in parts for name in part.region.balls})
         leaves = {name: inputs[name].detach().requires_grad_() for name in attacked}
         vertices = {name: vertices[name].detach() for name in attacked}
-        return Perturbed(replace(batch, inputs=inputs | leaves), self, step, leaves, vertices, regions)
+        return Perturbed(replace(batch, inputs=inputs | leaves), self, step, leaves, vertices, parts)
 
     def end_epoch(self, step: TrainingStep, gather: Gather) -> None:
         """Take over what other processes keep of the clips that they have learned from."""
@@ -135,9 +135,24 @@ class FreeTraining(Augmentation):
         start = drawn(bound)
         for name, (delta, places) in kept.items():
             clean = bound.clean[name]
-            index = torch.tensor(places, dtype=torch.int64, device=clean.device)
+            index = torch.tensor(places, dtype=torch.int64).to(clean.device, non_blocking=True)
             start[name] = start[name].index_copy(0, index, clean.index_select(0, index) + delta)
         return within(start, bound.region)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The clips of a batch that fall under one threat.
+
+    Attributes:
+        region: in which they are perturbed.
+        index: (n,) int64 positions in the batch.
+        ids: of these clips.
+    """
+
+    region: Region
+    index: Tensor
+    ids: tuple[str, ...]
 
 
 @dataclass(eq=False)
@@ -147,7 +162,7 @@ class Perturbed(AugmentedStep):
     Attributes:
         leaves: the inputs that are learned from, by attacked modality.
         vertices: the perturbed inputs, which the gradient of `leaves` moves.
-        regions: each with the positions of its clips.
+        parts: the clips under each threat.
         delta: the perturbation that the pass leaves for the next replay, by attacked modality; empty without one.
     """
 
@@ -155,7 +170,7 @@ class Perturbed(AugmentedStep):
     step: TrainingStep
     leaves: dict[str, Tensor]
     vertices: dict[str, Tensor]
-    regions: list[tuple[Region, Tensor]]
+    parts: list[Part]
     delta: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     @torch.no_grad()
@@ -169,16 +184,16 @@ class Perturbed(AugmentedStep):
         memory, again = self.free.memory, self.free.replays > 1
         if again:
             self.delta = {name: torch.zeros_like(leaf) for name, leaf in self.leaves.items()}
-        for region, index in self.regions:
+        for part in self.parts:
+            region, index = part.region, part.index
             x = {name: rows(self.vertices[name], index) for name in region.balls}
             step = region.step(x, {name: rows(gradients[name], index) for name in x}, self.free.step_size)
             moved = {name: each.sub_(region.clean[name]) for name, each in within(step, region).items()}
             if again:
                 self.delta = put(self.delta, index, moved)
             if memory is not None:
-                ids = [self.batch.ids[i] for i in index.tolist()]
                 for name, each in moved.items():
-                    memory.write(name, ids, each, self.step.epoch)
+                    memory.write(name, part.ids, each, self.step.epoch)
 
     def again(self, batch: Batch, step: TrainingStep) -> AugmentedStep:
         def moved(bound: BoundVictim, threat: ThreatModel, index: Tensor) -> Mapping[str, Tensor]:

@@ -1,7 +1,9 @@
 """The perturbations of all training clips, kept from one epoch to the next: in files where a fit has a folder."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,36 @@ Bytes = NDArray[np.uint8]
 HEAD = 8
 """Bytes before each perturbation: its epoch, counted from 1, as int32 (0 where there is none), and its scale."""
 
+BEHIND = 4
+"""Batches, by modality, that may be on their way from a device to the memory: those of two steps of two modalities."""
+
+
+@dataclass(frozen=True, slots=True)
+class _OnTheWay:
+    """Perturbations of a batch that have been packed on a device, and are not in their slots yet.
+
+    Attributes:
+        name: of the modality.
+        ids: n clips.
+        epoch: that leaves them.
+        code: that packed them.
+        arrived: waits for rows and scales, as `Code.pack` gives them, to be on the host.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    epoch: int
+    code: Code
+    arrived: Callable[[], tuple[Tensor, Tensor]]
+
 
 class Memory:
     """Two perturbations of each clip and modality, the last and the one before.
 
     An epoch reads what earlier epochs wrote, never its own, and overwrites the older of the two. So what a clip starts
     from depends neither on the order of the epoch nor on whether a part of it has been learned from before, by a
-    process that was killed.
+    process that was killed. And so nothing waits for what a step has just written: it is fetched from the device while
+    the next steps run.
 
     In the folder of a fit that says which clips there are, there is one sparse memory-mapped file per modality, which
     all processes share; the state is then empty. Elsewhere everything lies in memory and belongs to the state.
@@ -40,6 +65,7 @@ class Memory:
         self._rows: dict[str, int] = {}
         self._slots: dict[str, Bytes] = {}
         self._resumed = False
+        self._waiting: deque[_OnTheWay] = deque()
 
     @property
     def shrinks(self) -> bool:
@@ -53,6 +79,7 @@ class Memory:
             clips: of the epoch, which may have but some of those of the step: the same in every process.
             step: where training stands.
         """
+        self._settle()
         # A place in a file must be the same in every process, and after a resume.
         self._folder = step.scratch if step.clips else None
         if not self._rows or not step.clips:
@@ -68,6 +95,8 @@ class Memory:
             clean: (B, ...), for shape, dtype and device.
             epoch: the one that reads.
         """
+        if self._waiting and self._waiting[0].epoch < epoch:
+            self._settle()
         code = Code(self.bits, tuple(clean.shape[1:]))
         rows = [self._rows.get(clip_id, -1) for clip_id in ids]
         places = [place for place, row in enumerate(rows) if row >= 0]
@@ -81,7 +110,7 @@ class Memory:
         found, slot = found[there], slot[there]
         scale = torch.from_numpy(slots[found, slot, 4:HEAD].view(np.float32)[:, 0])
         held = torch.from_numpy(slots[found, slot, HEAD:])
-        delta = code.unpack(held.to(clean.device), scale.to(clean.device))
+        delta = code.unpack(held.to(clean.device, non_blocking=True), scale.to(clean.device, non_blocking=True))
         return delta.to(clean.dtype), [place for place, known in zip(places, there, strict=True) if known]
 
     def write(self, name: str, ids: Sequence[str], delta: Tensor, epoch: int) -> None:
@@ -89,20 +118,12 @@ class Memory:
         code = Code(self.bits, tuple(delta.shape[1:]))
         for clip_id in ids:
             self._rows.setdefault(clip_id, len(self._rows))
-        slots = self._of(name, code)
-        rows = np.array([self._rows[clip_id] for clip_id in ids])
-        kept, there = _latest(slots, rows, epoch)
-        packed, scale = code.pack(delta)
-        head = np.empty((len(rows), 2), dtype=np.float32)
-        head[:, 0] = np.array(epoch + 1, dtype=np.int32).view(np.float32)
-        head[:, 1] = scale.cpu().numpy()
-        slot = np.where(there, 1 - kept, 0)
-        _reserve(slots, rows[~there])  # with its first perturbation a clip has room for both
-        slots[rows, slot, HEAD:] = packed.cpu().numpy()
-        slots[rows, slot, :HEAD] = head.view(np.uint8)
+        self._waiting.append(_OnTheWay(name, tuple(ids), epoch, code, _sent(*code.pack(delta))))
+        self._settle(BEHIND)
 
     def end_epoch(self, gather: Gather) -> None:
         """See to it that every process can read what the others have kept."""
+        self._settle()
         if self._folder is not None:
             self._flush()
             gather(None)
@@ -112,6 +133,7 @@ class Memory:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is kept; where it lies in files, that it does."""
+        self._settle()
         if self._folder is None:
             return self._contents()
         self._flush()
@@ -119,10 +141,27 @@ class Memory:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave."""
+        self._waiting.clear()
         self._resumed = bool(state.get("in_files"))
         if not self._resumed:
             self._rows, self._slots = {}, {}
             self._merge(state)
+
+    def _settle(self, most: int = 0) -> None:
+        """Put what is on its way into its slots, the first first, until no more than `most` batches are left."""
+        while len(self._waiting) > most:
+            found = self._waiting.popleft()
+            packed, scale = found.arrived()
+            slots = self._of(found.name, found.code)
+            rows = np.array([self._rows[clip_id] for clip_id in found.ids])
+            kept, there = _latest(slots, rows, found.epoch)
+            slot = np.where(there, 1 - kept, 0)
+            _reserve(slots, rows[~there])  # with its first perturbation a clip has room for both
+            head = np.empty((len(rows), 2), dtype=np.float32)
+            head[:, 0] = np.array(found.epoch + 1, dtype=np.int32).view(np.float32)
+            head[:, 1] = scale.numpy()
+            slots[rows, slot, HEAD:] = packed.numpy()
+            slots[rows, slot, :HEAD] = head.view(np.uint8)
 
     def _of(self, name: str, code: Code) -> Bytes:
         """The slots of a modality, (N, 2, HEAD + size), at least one for each clip known."""
@@ -174,6 +213,23 @@ class Memory:
                 self._slots[name] = mine = self._grown(mine, (len(self._rows), *theirs.shape[1:]))
             later = _epochs(theirs).max(axis=1) > _epochs(mine[rows]).max(axis=1)
             mine[rows[later]] = theirs[later]
+
+
+def _sent(rows: Tensor, scale: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Begin to copy two tensors to the host; what is returned waits until they are there, and gives them."""
+    if rows.device.type in ("cpu", "mps"):  # the latter cannot tell when a copy has arrived
+        return lambda: (rows.cpu(), scale.cpu())
+    here = rows.to("cpu", non_blocking=True), scale.to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event() if rows.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    if arrived is not None:
+        arrived.record()
+
+    def wait() -> tuple[Tensor, Tensor]:
+        if arrived is not None:
+            arrived.synchronize()
+        return here
+
+    return wait
 
 
 def _reserve(slots: Bytes, rows: NDArray[Any]) -> None:

@@ -56,7 +56,7 @@ class Threats:
                 positions[choice].append(i)
         device = batch.targets.device
         return [
-            (threat, torch.tensor(found, dtype=torch.int64, device=device))
+            (threat, torch.tensor(found, dtype=torch.int64).to(device, non_blocking=True))
             for threat, found in zip(threats, positions, strict=True)
             if found
         ]

@@ -66,8 +66,8 @@ class VertexMixup(FreeTraining):
 
         mixed = self.perturb(batch, step, start, mix)
         share = torch.zeros(len(batch), device=batch.targets.device)
-        for region, index in mixed.regions:
-            share[index] = torch.stack([ratios[name][index] for name in region.balls]).mean(dim=0)
+        for part in mixed.parts:
+            share[part.index] = torch.stack([ratios[name][part.index] for name in part.region.balls]).mean(dim=0)
         targets = softened(soft_targets(batch.targets, step.classes), self.config.softening * share)
         mixed.batch = replace(mixed.batch, targets=targets)
         return mixed
@@ -78,7 +78,8 @@ class VertexMixup(FreeTraining):
 
         def drawn(purpose: str) -> Tensor:
             shares = [derive_seed(step.seed, clip_id, purpose) / ALL_SEEDS for clip_id in batch.ids]
-            return (low + (high - low) * torch.tensor(shares)).to(batch.targets.device)
+            ratios = low + (high - low) * torch.tensor(shares)
+            return ratios.to(batch.targets.device, non_blocking=True)
 
         purpose = f"vertex-mixup/{step.epoch}"
         if self.config.together:

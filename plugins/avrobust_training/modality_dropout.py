@@ -38,8 +38,14 @@ class ModalityDropout(Augmentation):
         inputs = dict(batch.inputs)
         for name, chosen in dropped.items():
             x = inputs[name]
-            filling = x.index_select(0, partner.to(x.device)) if self.fill == "clip" else torch.zeros_like(x)
-            inputs[name] = torch.where(per_clip(chosen.to(x.device), x), step.clipped(name, filling), x)
+            filling = (
+                x.index_select(0, partner.to(x.device, non_blocking=True))
+                if self.fill == "clip"
+                else torch.zeros_like(x)
+            )
+            inputs[name] = torch.where(
+                per_clip(chosen.to(x.device, non_blocking=True), x), step.clipped(name, filling), x
+            )
         padded = batch.padded
         if self.fill == "clip":
             padded = mixed_padding(padded, {name: Mixture((~d).float(), partner) for name, d in dropped.items()})

@@ -36,7 +36,8 @@ class NoisyFeatureMixup(ManifoldMixup):
         mixed = super().blend(x, mixture, what, ids, step)
         purpose = f"{self.purpose}/{what}/{step.epoch}"
         drawn = generators(ids, step.seed, f"{purpose}/strength")
-        strengths = torch.tensor([(d.beta(2, 5), d.beta(2, 5)) for d in drawn], dtype=torch.float32).to(mixed.device)
+        strengths = torch.tensor([(d.beta(2, 5), d.beta(2, 5)) for d in drawn], dtype=torch.float32)
+        strengths = strengths.to(mixed.device, non_blocking=True)
         if self.multiplicative > 0:
             u = noise_like(mixed, ids, step.seed, f"{purpose}/multiplicative", "uniform")
             mixed = mixed * (1 + per_clip((self.multiplicative * strengths[:, 0]).to(mixed.dtype), mixed) * u)

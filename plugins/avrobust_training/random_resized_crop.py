@@ -77,7 +77,7 @@ def cropped(x: Tensor, boxes: Tensor) -> Tensor:
             is left of the left one.
     """
     clips, channels, frames, height, width = x.shape
-    left, top, right, bottom = boxes.to(x.device, x.dtype).T
+    left, top, right, bottom = boxes.to(x.device, x.dtype, non_blocking=True).T
     place = torch.zeros(clips, 2, 3, device=x.device, dtype=x.dtype)
     place[:, 0, 0], place[:, 0, 2] = right - left, right + left - 1
     place[:, 1, 1], place[:, 1, 2] = bottom - top, bottom + top - 1

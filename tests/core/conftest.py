@@ -109,6 +109,7 @@ def new_fit(fabric: Fabric):
         model=None,
         launched: Fabric | None = None,
         loader: Loader | None = None,
+        attack=None,
         **regime,
     ) -> Fit:
         settings = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01} | regime
@@ -121,6 +122,7 @@ def new_fit(fabric: Fabric):
             seed=5,
             folder=folder,
             report=report or (lambda done, total: None),
+            attack=attack,
         )
 
     return make

@@ -42,9 +42,11 @@ def test_two_processes_train_together_and_print_one_table(tiny: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_batch_size_that_processes_cannot_share_is_refused(tiny: Path, tmp_path: Path, run_command) -> None:
-    ran = run_command(
-        "run", tiny, "--out", tmp_path / "out", *REDUCED, *TWO, "--set", "training.standard.batch_size=15"
-    )
-    assert ran.returncode == 1
-    assert "batch_size 15 cannot be shared evenly by 2 processes" in ran.stderr
+def test_a_batch_that_processes_cannot_share_evenly_is_learned_from_whole(
+    tiny: Path, tmp_path: Path, run_command, last_json
+) -> None:
+    settings = ("--set", "training.standard.batch_size=15", "--set", "training.standard.accumulate=3")
+    ran = run_command("run", tiny, "--out", tmp_path / "out", "--json", *REDUCED, *TWO, *settings)
+    assert ran.returncode == 0, ran.stderr
+    fit = last_json(ran.stdout)["cells"][0]["fit"]
+    assert fit["clip_backwards"] == 2 * 45

@@ -63,4 +63,4 @@ class Guided(Augmentation):
 
 def weights_of(ids: Sequence[str], weights: Mapping[str, float], losses: Tensor) -> Tensor:
     """The weights of B clips, like their losses (B,); 1 for clips of which nothing is known."""
-    return torch.tensor([weights.get(clip_id, 1.0) for clip_id in ids]).to(losses)
+    return torch.tensor([weights.get(clip_id, 1.0) for clip_id in ids]).to(losses, non_blocking=True)

@@ -95,7 +95,7 @@ class GuidedMixup(Guided):
             return _Noted(batch, self, step)
         drawn = self._draw(batch.ids, step)
         device = batch.targets.device
-        mixture = Mixture(drawn.ratio.to(device), drawn.partner.to(device))
+        mixture = Mixture(drawn.ratio.to(device, non_blocking=True), drawn.partner.to(device, non_blocking=True))
         hard = hard_targets(batch.targets, step.task)
         if self.config.level == "input":
             batch = Batch(
@@ -191,7 +191,8 @@ class _Mixed(_Noted):
         if len(clear):
             heavier = torch.where(ratio >= 0.5, torch.arange(len(ratio)), partner)[clear]
             ids = [self.batch.ids[i] for i in heavier.tolist()]
-            clear, heavier = clear.to(targets.device), heavier.to(targets.device)
+            clear = clear.to(targets.device, non_blocking=True)
+            heavier = heavier.to(targets.device, non_blocking=True)
             pooled = self.guided.embeddings(encoded, self.step)
             here = {name: x.index_select(0, clear) for name, x in pooled.items()}
             self.guided.fresh.add(ids, here, self.hard.index_select(0, heavier))

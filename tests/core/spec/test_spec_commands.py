@@ -196,7 +196,7 @@ def test_explain_says_what_a_value_is_and_where_it_comes_from(command: Run) -> N
         ("encoders.ear.modality", ['= "ear"', "default: the entry's own name"]),
         ("attacks.push.threats", ["default: all of threats", "choices  e, both"]),
         ("threats.e.eye.eps", ["= 0.0156862745", "study.yaml:11:18", "a fraction like 8/255, or {snr_db: 30}"]),
-        ("training.standard.select", ['= "best"', "from     default", "choices  best, last"]),
+        ("training.standard.select", ['= "best"', "from     default", "choices  best, robust, map, last"]),
         ("engine.devices", ['= "auto"', "takes    a whole number at least 1 and at most 1024, 'auto' or a list"]),
         ("models.both.encoders[1]", ['= "eye"', "study.yaml:7:26", "choices  ear, eye"]),
         ("metrics.0", ["acme:fake-score: The fake-score.", "study.yaml:14:11"]),

@@ -288,7 +288,7 @@ def test_validation_logits_that_are_not_finite_are_refused_by_clip(tmp_path: Pat
     fit = new_fit(tmp_path, dataset=blobs())
     assert fit.validation is not None
     fit.module.head.register_forward_hook(lambda module, args, out: out if module.training else out / 0)
-    with pytest.raises(ModelError, match=rf"AVModel returns logits .* for clips {fit.validation.ids[0]}, "):
+    with pytest.raises(ModelError, match=rf"AVModel returns logits .* for clips {fit.validation.clips.ids[0]}, "):
         fit.run()
 
 

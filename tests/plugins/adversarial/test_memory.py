@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from avrobust_adversarial import memory as memory_module
 from avrobust_adversarial.codes import Code
-from avrobust_adversarial.memory import Memory
+from avrobust_adversarial.memory import BEHIND, Memory
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,9 +125,31 @@ def test_two_processes_write_into_one_file(tmp_path, step_of, network):
     both[1].write("audio", IDS[1::2], deltas(1)[1::2], 0)
     for one in both:
         one.end_epoch(lambda mine: [mine])
+    for one in both:
         found, places = one.read("audio", IDS, deltas(0), 1)
         assert places == list(range(6))
         torch.testing.assert_close(found, deltas(1), atol=1e-5, rtol=0)
+
+
+def test_what_a_step_leaves_is_fetched_behind_it_and_in_order(memory, monkeypatch):
+    """With balanced sampling a clip may come twice in an epoch: the last perturbation is kept, as late as it comes."""
+    fetched: list[float] = []
+    sent = memory_module._sent
+
+    def slow(rows, scale):
+        arrived = sent(rows, scale)
+        return lambda: (fetched.append(float(scale[0])), arrived())[1]
+
+    monkeypatch.setattr(memory_module, "_sent", slow)
+    one, clean = memory(), deltas(0)[:1]
+    written = [torch.full_like(clean, 1.0 + i) for i in range(BEHIND + 2)]
+    for i, delta in enumerate(written):
+        one.write("audio", IDS[:1], delta, 0)
+        assert one.read("audio", IDS[:1], clean, 0)[1] == []
+        assert len(fetched) == max(0, i + 1 - BEHIND), "the steps before are not waited for"
+    one.end_epoch(lambda mine: [mine])
+    assert fetched == [1.0 + i for i in range(BEHIND + 2)]
+    torch.testing.assert_close(one.read("audio", IDS[:1], clean, 1)[0], written[-1])
 
 
 def test_epochs_that_draw_their_clips_keep_one_place_for_each(make, tmp_path, step_of, network, clips):
