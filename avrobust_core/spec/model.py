@@ -17,6 +17,7 @@ from avrobust_core.registry.choices import (
     MetricChoice,
     TrackerChoice,
 )
+from avrobust_core.spec.jobs import JobsSection
 from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.training.settings import Regime
 
@@ -202,6 +203,9 @@ class EngineSection(Section):
     channels_last: bool = False
     """Keep convolutions in channels-last order: faster for some networks and devices, slower for others (figures are in
     docs/encoders.md); results differ by rounding alone."""
+    cells: JobsSection | None = None
+    """Send each cell to a job of its own: `local` or `slurm`, or a map with settings; null to carry out one after the
+    other here. Results are the same."""
 
 
 class Pattern(Section):
