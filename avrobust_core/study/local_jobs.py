@@ -18,7 +18,7 @@ SENDER = "AVROBUST_SENDER"
 
 GPUS = "CUDA_VISIBLE_DEVICES"
 
-THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """The environment variables that say how many threads libraries use: by default as many as there are cores."""
 
 _GRACE = 10.0
@@ -40,15 +40,15 @@ class LocalQueue:
 
     def __init__(self, engine: EngineSection) -> None:
         asked = engine.cells
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = torch.get_num_threads()  # those that one process would use here
         gpus = [] if engine.accelerator in ("cpu", "mps") else _gpus()
         each = engine.devices if isinstance(engine.devices, int) else 1
         if asked is not None and asked.gpus is not None:
             each = asked.gpus
-        by_default = max(1, len(gpus) // max(each, 1)) if gpus else max(2, cores // 2)
+        by_default = max(1, len(gpus) // max(each, 1)) if gpus else max(2, threads // 2)
         self.at_once: int | None = (None if asked is None else asked.at_once) or by_default
         self._shares = shares(gpus, each, self.at_once)
-        self._threads = max(1, cores // self.at_once)
+        self._threads = max(1, threads // self.at_once)
         self._processes: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
 
     def send(self, name: str, command: Sequence[str], folder: Path) -> Job:
@@ -103,9 +103,10 @@ def shares(gpus: Sequence[str], each: int, at_once: int) -> list[Sequence[str] |
 
 
 def environment(given: Mapping[str, str], threads: int, gpus: Sequence[str] | None) -> dict[str, str]:
-    """The environment of a job: so many threads, unless the user has said how many, and these GPUs alone."""
-    limited = {} if THREADS[0] in given else {name: str(threads) for name in THREADS}
-    made = limited | dict(given) | {SENDER: str(os.getpid())}
+    """The environment of a job: so many threads, or fewer if the user allows no more, and these GPUs alone."""
+    allowed = {name: int(given[name]) for name in THREADS if given.get(name, "").isdigit()}
+    limited = {name: str(min(threads, allowed.get(name, threads))) for name in THREADS}
+    made = {**given, **limited, SENDER: str(os.getpid())}
     return made if gpus is None else made | {GPUS: ",".join(gpus)}
 
 

@@ -232,7 +232,7 @@ class _Run:
         if engine.cells is None:
             yield self.completing.complete
             return
-        if not self.process.alone:
+        if self.process.fabric.world_size > 1:
             raise RunError("engine.cells sends cells to jobs: start this command once, not in several processes")
         dispatching = Dispatching(self.completing, self.root, queue_of(engine))
 

@@ -117,8 +117,11 @@ def parameters(engine: EngineSection) -> dict[str, Any]:
         "wckey": None,
         "stderr_to_stdout": True,
         "additional_parameters": {name.replace("_", "-"): value for name, value in asked.sbatch.items()},
-        # Cores that SLURM gives are not always the only ones that a process sees.
-        "setup": [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-$(((SLURM_CPUS_ON_NODE + {tasks} - 1) / {tasks}))}}"],
+        # What is said of threads here is of this machine; and a process may see cores that are not its own.
+        "setup": [
+            f"export OMP_NUM_THREADS=$(((SLURM_CPUS_ON_NODE + {tasks} - 1) / {tasks}))",
+            "export MKL_NUM_THREADS=$OMP_NUM_THREADS NUMBA_NUM_THREADS=$OMP_NUM_THREADS",
+        ],
     }
     if asked.cpus is not None:  # since SLURM 22.05, srun does not take it over from sbatch
         found["srun_args"] = [f"--cpus-per-task={asked.cpus}"]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from avrobust_core.errors import RunError
 from avrobust_core.registry.registry import Registry
@@ -21,18 +22,16 @@ from avrobust_core.study.local_jobs import SENDER, LocalQueue, end_with_sender, 
 from avrobust_core.study.slurm_jobs import SlurmQueue, parameters
 
 
-def test_processes_share_the_cores_unless_the_user_has_said_how_many_threads_there_are() -> None:
-    made = environment({"PATH": "x"}, 3, None)
-    assert (made["OMP_NUM_THREADS"], made["NUMBA_NUM_THREADS"], made["PATH"]) == ("3", "3", "x")
-    said = environment({"OMP_NUM_THREADS": "5"}, 3, None)
-    assert said["OMP_NUM_THREADS"] == "5"
-    assert "NUMBA_NUM_THREADS" not in said
+def test_a_process_has_its_share_of_the_threads_or_as_many_as_the_user_allows() -> None:
+    made = environment({"PATH": "x", "OMP_NUM_THREADS": "8", "MKL_NUM_THREADS": "2"}, 3, None)
+    expected = {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "3", "PATH": "x"}
+    assert {name: made[name] for name in expected} == expected
     assert "CUDA_VISIBLE_DEVICES" not in made
     assert made[SENDER] == str(os.getpid())
 
 
 def test_n_processes_on_c_cores_have_c_nths_threads_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 12)
     cpu = {"accelerator": "cpu"}
     asked = LocalQueue(EngineSection(cells=JobsSection(where="local", at_once=4), **cpu))
     assert (asked.at_once, asked._threads) == (4, 3)
