@@ -10,7 +10,7 @@ from typing import Any
 
 from avrobust_core.errors import AvrobustWarning, RunError
 from avrobust_core.evaluation.failures import Unfinished
-from avrobust_core.files import file_hash, read_json, write_json
+from avrobust_core.files import digest, read_json, write_json
 from avrobust_core.spec.model import EngineSection
 from avrobust_core.study.completing import Completing
 from avrobust_core.study.jobs import ANSWER, SENT, Job, Queue, State, command_of, place_of
@@ -64,18 +64,20 @@ class Dispatching:
         completing: takes in what is there; its process computes nothing itself.
         root: the run's folder.
         queue: where to send jobs.
+        spec: the study's, resolved: by it a later command knows whether a job does what it asks.
 
     Attributes:
         machine: `device` and `processes` of the jobs' own run, from the last answer.
     """
 
-    def __init__(self, completing: Completing, root: Path, queue: Queue) -> None:
+    def __init__(self, completing: Completing, root: Path, queue: Queue, spec: Mapping[str, Any]) -> None:
         self.completing = completing
         self.process = completing.process
         self.root = root
         self.queue = queue
         self.machine: dict[str, Any] = {}
-        self._spec = file_hash(root / "resolved.yaml")
+        engine = {name: value for name, value in spec["engine"].items() if name != "cells"}
+        self._spec = digest({**spec, "engine": engine, "track": None})
         self._there: dict[tuple[str, str, int], dict[str, Any]] = {}
         self._waiting: dict[str, tuple[PlannedCell, str]] = {}
         self._sent: dict[str, _Sent] = {}

@@ -234,7 +234,7 @@ class _Run:
             return
         if self.process.fabric.world_size > 1:
             raise RunError("engine.cells sends cells to jobs: start this command once, not in several processes")
-        dispatching = Dispatching(self.completing, self.root, queue_of(engine))
+        dispatching = Dispatching(self.completing, self.root, queue_of(engine), self.loaded.resolved())
 
         def complete(cell: PlannedCell, label: str) -> dict[str, Any]:
             result = dispatching.complete(cell, label)

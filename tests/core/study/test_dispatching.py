@@ -17,6 +17,7 @@ from avrobust_core.study.jobs import ANSWER, SENT, Job, State, place_of
 from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.tracking import Tracking
 
+SPEC = {"name": "study", "engine": {"batch_size": 8, "cells": {"where": "slurm"}}, "track": []}
 ENDED = State(lives=False, words="ended as FAILED on node1")
 
 
@@ -113,7 +114,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def finish(root: Path, queue: FakeQueue, completing: FakeCompleting, names: str) -> list[dict[str, Any]]:
-    dispatching = Dispatching(completing, root, queue)  # type: ignore[arg-type]
+    dispatching = Dispatching(completing, root, queue, SPEC)  # type: ignore[arg-type]
     cells = [(planned(root, name), f"[{name}]") for name in names]
     with dispatching.begun(cells):
         for cell, _ in cells:
@@ -211,7 +212,8 @@ def test_jobs_of_a_killed_command_go_on_if_they_carry_out_the_same_spec_and_are_
         FakeQueue({name: [State(), State(), ENDED] for name in ("71", "72", "73")}),
         FakeCompleting(root),
     )
-    spec = Dispatching(completing, root, queue)._spec  # type: ignore[arg-type]
+    otherwise_sent = {**SPEC, "engine": {"batch_size": 8, "cells": {"where": "slurm", "at_once": 3}}}
+    spec = Dispatching(completing, root, queue, otherwise_sent)._spec  # type: ignore[arg-type]
     left_behind(root, "a", "71", spec)
     left_behind(root, "b", "72", "of another spec")
     left_behind(root, "elsewhere", "73", spec)
@@ -227,7 +229,7 @@ def test_jobs_of_a_killed_command_go_on_if_they_carry_out_the_same_spec_and_are_
 
 def test_a_command_that_ends_early_cancels_its_jobs_and_no_later_one_waits_for_them(root: Path) -> None:
     queue, completing = FakeQueue({"1": [State()], "2": [State()]}), FakeCompleting(root)
-    dispatching = Dispatching(completing, root, queue)  # type: ignore[arg-type]
+    dispatching = Dispatching(completing, root, queue, SPEC)  # type: ignore[arg-type]
     cells = [(planned(root, name), name) for name in "ab"]
     sent = []
 
