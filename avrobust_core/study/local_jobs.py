@@ -48,7 +48,8 @@ class LocalQueue:
         by_default = max(1, len(gpus) // max(each, 1)) if gpus else max(2, threads // 2)
         self.at_once: int | None = (None if asked is None else asked.at_once) or by_default
         self._shares = shares(gpus, each, self.at_once)
-        self._threads = max(1, threads // self.at_once)
+        processes = engine.devices if isinstance(engine.devices, int) else 1
+        self._threads = max(1, threads // (self.at_once * processes))
         self._processes: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
 
     def send(self, name: str, command: Sequence[str], folder: Path) -> Job:

@@ -19,10 +19,10 @@ from avrobust_core.study.jobs import Job, State
 NEEDED = ("sbatch", "srun", "squeue", "scancel")
 
 _ENDED = frozenset(
-    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "COMPLETING", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"}
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"}
     | {"PREEMPTED", "REVOKED", "TIMEOUT"}
 )
-"""The states of a job that is over, or about to be (squeue(1), job state codes)."""
+"""The states of a job that is over (squeue(1), job state codes); one that is COMPLETING may yet be put back."""
 
 _WARNING = 120
 """Seconds before its time is up at which a job is told to stop: time for one step, and for a checkpoint."""
@@ -41,7 +41,7 @@ class SlurmQueue:
     where = "slurm"
     called = "SLURM job"
     pause = 5.0
-    patience = 30.0
+    patience = 15.0
     outlives = True
 
     def __init__(self, engine: EngineSection) -> None:

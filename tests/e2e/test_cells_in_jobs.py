@@ -14,6 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import torch
+
+from avrobust_core.cli import main
 
 pytestmark = pytest.mark.usefixtures("ordinary_signals")
 
@@ -117,22 +120,31 @@ def _alive(pid: int) -> bool:
         return False
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_cells_in_jobs_of_their_own_give_the_results_of_one_process(
-    tiny: Path, tmp_path: Path, run_command, last_json, comparable
+    tiny: Path, tmp_path: Path, capsys, last_json, comparable, one_thread
 ) -> None:
     one, out = tmp_path / "one", tmp_path / "out"
-    alone = run_command("run", tiny, "--out", one, *SHORT, "--no-report")
-    assert alone.returncode == 0, alone.stderr
+    few = ("--set", "data.with.train=16", "--set", "data.with.test=8", "--set", "evaluation.resamples=100")
+    assert main(["run", str(tiny), "--out", str(one), *SHORT, *few, "--no-report"]) == 0
     there, lacking = (cell["id"] for cell in results(one)["cells"])
     shutil.copytree(one, out)
     shutil.rmtree(out / "cells" / lacking)
-    done = run_command("run", tiny, "--out", out, *SHORT, *LOCAL, "--no-report", "--json")
-    assert done.returncode == 0, done.stderr
-    result = last_json(done.stdout)
-    assert done.stdout.count("\n") == 1
+    capsys.readouterr()
+    assert main(["run", str(tiny), "--out", str(out), *SHORT, *few, *LOCAL, "--no-report", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1, "nothing but the JSON"
+    result = last_json(printed.out)
     assert not (out / "cells" / there / "job").exists(), "of what is there no job is needed"
     assert [cell["reused"] for cell in result["cells"]] == [True, False]
-    assert "[2/2] concat/standard: fitting (" in done.stderr, "what a job says is shown here"
+    assert "[2/2] concat/standard: fitting (" in printed.err, "what a job says is shown here"
     assert comparable(result) == comparable(results(one))
     for name in ("model.safetensors", "samples.parquet"):
         assert (out / "cells" / lacking / name).read_bytes() == (one / "cells" / lacking / name).read_bytes()
@@ -221,9 +233,8 @@ class Cluster:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
-        host = socket.gethostname().partition(".")[0]
         text = CONFIGURATION.format(
-            host=host, folder=self.folder, controller=_free_port(), node=_free_port(), cores=os.cpu_count()
+            host=_host(), folder=self.folder, controller=_free_port(), node=_free_port(), cores=os.cpu_count()
         )
         (self.folder / "slurm.conf").write_text(text)
         (self.folder / "cgroup.conf").touch()
@@ -237,6 +248,7 @@ class Cluster:
     def start_node(self) -> None:
         """Start the node's daemon, and wait until it takes jobs."""
         self._begin("slurmd", "-D", "-f", str(self.folder / "slurm.conf"))
+        self.node_is("RESUME")
         self._until(lambda: self.ask("sinfo", "--noheader", "--format=%t").strip() in ("idle", "mix", "alloc"))
 
     def kill_node(self, spared: int) -> None:
@@ -253,6 +265,10 @@ class Cluster:
         """What one of SLURM's commands prints; nothing if it fails."""
         given = os.environ | self.variables
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=given).stdout
+
+    def node_is(self, state: str) -> None:
+        """What SLURM does by itself when a node has not answered for SlurmdTimeout, and when it comes back."""
+        self.ask("scontrol", "update", f"NodeName={_host()}", f"State={state}", "Reason=crash")
 
     def stop(self) -> None:
         """End all of it."""
@@ -293,6 +309,10 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         yield made
     finally:
         made.stop()
+
+
+def _host() -> str:
+    return socket.gethostname().partition(".")[0]
 
 
 def _free_port() -> int:
@@ -346,12 +366,13 @@ def test_jobs_of_slurm_lose_nothing_when_command_job_and_node_are_killed(
 
     third = Started(tmp_path, *arguments, env=slurm.variables)
     third.until(lambda: killed in pids(out))
-    assert list(sent()) == list(jobs)
+    assert sent().keys() == jobs.keys()
     (job,) = set(sent().values()) - set(jobs.values())
     slurm.kill_node(third.process.pid)
     third.until(lambda: not pids(out))
-    slurm.start_node()
+    slurm.node_is("DOWN")
     third.until(lambda: "is PENDING" in third.said.partition("is RUNNING")[2])  # SLURM itself tries it again
+    slurm.start_node()
     slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # it would wait for two minutes
     assert third.end() == 0, third.said
     assert comparable(results(out)) == comparable(results(alone))

@@ -150,7 +150,7 @@ def test_states_are_read_from_squeue_which_may_not_answer_and_forgets_jobs(comma
     assert [(state.lives, state.words, state.why) for state in states.values()] == [
         (True, "is RUNNING on node7", ""),
         (True, "is PENDING", "Priority"),
-        (False, "ended as COMPLETING on node7", ""),
+        (True, "is COMPLETING on node7", ""),
         (False, "ended as TIMEOUT on node7", ""),
         (False, "is no longer in the queue", ""),
     ]
