@@ -202,8 +202,7 @@ class Dispatching:
             if line.startswith("["):
                 self._say(line)
         if state != sent.state:
-            why = f" ({state.why})" if state.why else ""
-            self._say(f"{sent.label}: {self.queue.called} {sent.job.id} {state.words}{why}")
+            self._say(f"{sent.label}: {self.queue.called} {sent.job.id} {state.words}")
         sent.state = state
 
     def _end(self, cell_id: str, sent: _Sent, state: State) -> None:

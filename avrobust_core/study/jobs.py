@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,12 +23,10 @@ class State:
     Attributes:
         lives: False once it has ended.
         words: more of it, for a message: "is RUNNING on node7", "ended with exit status 1".
-        why: it is so, which may change from look to look.
     """
 
     lives: bool = True
     words: str = "runs"
-    why: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

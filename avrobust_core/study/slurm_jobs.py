@@ -24,6 +24,9 @@ _ENDED = frozenset(
 )
 """The states of a job that is over (squeue(1), job state codes); one that is COMPLETING may yet be put back."""
 
+_USUAL = frozenset({"", "None", "Priority", "Resources", "BeginTime"})
+"""The reasons for which jobs wait where nothing is wrong."""
+
 _WARNING = 120
 """Seconds before its time is up at which a job is told to stop: time for one step, and for a checkpoint."""
 
@@ -142,4 +145,4 @@ def _told(line: str) -> tuple[str, State]:
         return job, State(lives=False, words=f"ended as {state}" + (f" on {nodes}" if nodes else ""))
     if nodes:
         return job, State(words=f"is {state} on {nodes}")
-    return job, State(words=f"is {state}", why="" if reason == "None" else reason)
+    return job, State(words=f"is {state}" + ("" if reason in _USUAL else f" ({reason})"))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -254,12 +254,7 @@ class Cluster:
     def kill_node(self, spared: int) -> None:
         """The node crashes: its daemon, and all that works for this cluster but its controller and one process."""
         self._running.pop("slurmd").kill()
-        others = {spared, *(process.pid for process in self._running.values())}
-        mark = f"SLURM_CONF={self.folder}/".encode()
-        for each in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if int(each.name) not in others and mark in (each / "environ").read_bytes():
-                    os.kill(int(each.name), signal.SIGKILL)
+        self._kill_all_but({spared, *(process.pid for process in self._running.values())})
 
     def ask(self, *command: str) -> str:
         """What one of SLURM's commands prints; nothing if it fails."""
@@ -278,6 +273,14 @@ class Cluster:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+        self._kill_all_but(set())
+
+    def _kill_all_but(self, spared: Collection[int]) -> None:
+        mark = f"SLURM_CONF={self.folder}/".encode()
+        for each in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if int(each.name) not in spared and mark in (each / "environ").read_bytes():
+                    os.kill(int(each.name), signal.SIGKILL)
 
     def _begin(self, program: str, *arguments: str) -> None:
         with (self.folder / f"{program}.log").open("ab") as log:

@@ -165,7 +165,7 @@ def test_a_job_that_found_failures_is_named_with_its_log(root: Path) -> None:
 
 
 def test_a_job_that_slurm_puts_back_into_its_queue_has_not_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    running, back = State(words="is RUNNING on node1"), State(words="is PENDING", why="BeginTime")
+    running, back = State(words="is RUNNING on node1"), State(words="is PENDING")
     failed = State(lives=False, words="ended as NODE_FAIL on node1")
     queue, completing = FakeQueue({"1": [running, failed, back, back, running, ENDED]}), FakeCompleting(root)
     queue.patience = 3600.0
@@ -180,7 +180,7 @@ def test_a_job_that_slurm_puts_back_into_its_queue_has_not_ended(root: Path, mon
     (result,) = finish(root, queue, completing, "a")
     assert "error" not in result
     assert queue.sent == ["a"]
-    assert "[a]: SLURM job 1 is PENDING (BeginTime)" in completing.said
+    assert "[a]: SLURM job 1 is PENDING" in completing.said
 
 
 def test_while_slurm_does_not_answer_nothing_is_taken_to_have_ended(root: Path) -> None:

@@ -143,16 +143,23 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_states_are_read_from_squeue_which_may_not_answer_and_forgets_jobs(commands: Path) -> None:
     queue = SlurmQueue(EngineSection(cells=JobsSection(where="slurm")))
     assert queue.states(["1"]) is None
-    lines = ["1|RUNNING|node7|None", "2|PENDING||Priority", "3|COMPLETING|node7|None", "4|TIMEOUT|node7|TimeLimit"]
+    lines = [
+        "1|RUNNING|node7|None",
+        "2|PENDING||Priority",
+        "6|PENDING||BadConstraints",
+        "3|COMPLETING|node7|None",
+        "4|TIMEOUT|node7|TimeLimit",
+    ]
     (commands / "jobs").write_text("\n".join(lines) + "\n")
-    states = queue.states(["1", "2", "3", "4", "5"])
+    states = queue.states(["1", "2", "3", "4", "5", "6"])
     assert states is not None
-    assert [(state.lives, state.words, state.why) for state in states.values()] == [
-        (True, "is RUNNING on node7", ""),
-        (True, "is PENDING", "Priority"),
-        (True, "is COMPLETING on node7", ""),
-        (False, "ended as TIMEOUT on node7", ""),
-        (False, "is no longer in the queue", ""),
+    assert [(state.lives, state.words) for state in states.values()] == [
+        (True, "is RUNNING on node7"),
+        (True, "is PENDING"),
+        (True, "is COMPLETING on node7"),
+        (False, "ended as TIMEOUT on node7"),
+        (False, "is no longer in the queue"),
+        (True, "is PENDING (BadConstraints)"),
     ]
     queue.cancel(["1", "2"])
     assert (commands / "called").read_text().splitlines()[-1].endswith("scancel 1 2")
