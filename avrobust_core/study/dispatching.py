@@ -10,10 +10,10 @@ from typing import Any
 
 from avrobust_core.errors import AvrobustWarning, RunError
 from avrobust_core.evaluation.failures import Unfinished
-from avrobust_core.files import digest, read_json, write_json
+from avrobust_core.files import digest, read_json, remove_leftovers, write_json
 from avrobust_core.spec.model import EngineSection
 from avrobust_core.study.completing import Completing
-from avrobust_core.study.jobs import ANSWER, SENT, Job, Queue, State, command_of, place_of
+from avrobust_core.study.jobs import ANSWER, JOBS, SENT, Job, Queue, State, command_of, folder_of
 from avrobust_core.study.local_jobs import LocalQueue
 from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.slurm_jobs import SlurmQueue
@@ -103,17 +103,16 @@ class Dispatching:
                     self._look()
             yield
         finally:
-            self._cancel([(sent.job.id, place_of(sent.cell.folder)) for sent in self._sent.values()])
+            self._cancel([(sent.job.id, cell_id) for cell_id, sent in self._sent.items()])
 
     def complete(self, cell: PlannedCell, label: str) -> dict[str, Any]:
         """A cell's result, as `Completing.complete` gives it: waits for its job."""
-        if cell.id not in self._ended and self._is_sent(cell):
+        result = self._there.get(_key(cell))
+        if result is None:
             with self.process.monitor.task("jobs that have ended"):
                 while cell.id not in self._ended:
                     time.sleep(self.queue.pause)
                     self._look()
-        result = self._there.get(_key(cell))
-        if result is None:
             result = self._taken_in(cell, label)
         if (cell.folder / HISTORY).exists():
             self.process.tracking.history(cell.folder)
@@ -142,22 +141,21 @@ class Dispatching:
         if not self.queue.outlives:
             return
         left: dict[str, Mapping[str, Any]] = {}
-        for cell_folder in sorted(self.root.glob("cells/*")):
-            place = place_of(cell_folder)
-            with suppress(RunError, LookupError, TypeError):  # damaged, or none: whatever was sent waits for its turn
-                sent = read_json(place / SENT)
+        for path in sorted(self.root.glob(f"{JOBS}/*/{SENT}")):
+            with suppress(RunError, LookupError, TypeError):  # damaged: whatever was sent waits for its turn
+                sent = read_json(path)
                 if sent["where"] == self.queue.where:
-                    left[str(sent["id"])] = {**sent, "cell": cell_folder.name, "log": place / sent["log"]}
+                    left[str(sent["id"])] = {**sent, "cell": path.parent.name, "log": path.parent / sent["log"]}
         states = self.queue.states(left) if left else {}
         if states is None:
             raise RunError(f"{self.root} may have jobs that are still at work, and SLURM does not say: try again later")
         planned = {cell.id: (cell, label) for cell, label in reversed(cells)}
-        others: list[tuple[str, Path]] = []
+        others: list[tuple[str, str]] = []
         for job, sent in left.items():
             if not states[job].lives:
                 continue
             if sent["spec"] != self._spec or sent["cell"] not in planned:
-                others.append((job, sent["log"].parent))
+                others.append((job, sent["cell"]))
                 self._say(f"{self.queue.called} {job} of an earlier command was sent for another spec")
                 continue
             cell, label = planned[sent["cell"]]
@@ -179,22 +177,20 @@ class Dispatching:
             self._tell(sent, states[sent.job.id])
             self._end(cell_id, sent, states[sent.job.id])
         while self._waiting and (self.queue.at_once is None or len(self._sent) < self.queue.at_once):
-            cell_id = next(iter(self._waiting))
-            self._sent[cell_id] = self._send(*self._waiting.pop(cell_id))
+            self._send(*self._waiting.pop(next(iter(self._waiting))))
         self.process.monitor.update(len(self._ended), len(self._ended) + len(self._sent) + len(self._waiting))
 
-    def _send(self, cell: PlannedCell, label: str) -> _Sent:
-        place = place_of(cell.folder)
+    def _send(self, cell: PlannedCell, label: str) -> None:
+        place = folder_of(self.root, cell.id)
         place.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(place)
         (place / ANSWER).unlink(missing_ok=True)
         command = command_of(self.process.builder.registry, self.root, cell.id)
         job = self.queue.send(f"{self.process.spec.name}-{cell.id}", command, place)
-        sent = _Sent(cell, label, job)
-        self._sent[cell.id] = sent  # so that it is ended if the next line fails
+        self._sent[cell.id] = _Sent(cell, label, job)  # so that it is ended if the next line fails
         told = {"where": self.queue.where, "id": job.id, "log": job.log.name, "spec": self._spec}
         write_json(place / SENT, told)
         self._say(f"{label}: {self.queue.called} {job.id}, log {job.log}")
-        return sent
 
     def _tell(self, sent: _Sent, state: State) -> None:
         """Pass on what a job says of its steps, and say how it is if that has changed."""
@@ -212,7 +208,7 @@ class Dispatching:
             return
         sent.ended = sent.ended or time.monotonic()
         answer = None
-        path = place_of(sent.cell.folder) / ANSWER
+        path = folder_of(self.root, cell_id) / ANSWER
         if path.exists():
             with suppress(RunError):
                 answer = read_json(path)
@@ -238,12 +234,12 @@ class Dispatching:
             warnings.warn(note, AvrobustWarning, stacklevel=2)
         return self.completing.take_in(cell, label, found)
 
-    def _cancel(self, jobs: Sequence[tuple[str, Path]]) -> None:
-        """End jobs, each with the folder of what is kept of it: no later command is to wait for them."""
+    def _cancel(self, jobs: Sequence[tuple[str, str]]) -> None:
+        """End jobs, each with its cell's id: no later command is to wait for them."""
         if jobs:
             self._say(f"cancels {self.queue.called} {', '.join(job for job, _ in jobs)}")
-            for _, place in jobs:
-                (place / SENT).unlink(missing_ok=True)
+            for _, cell_id in jobs:
+                (folder_of(self.root, cell_id) / SENT).unlink(missing_ok=True)
             self.queue.cancel([job for job, _ in jobs])
 
     def _say(self, text: str) -> None:

@@ -9,6 +9,9 @@ from typing import Protocol
 
 from avrobust_core.registry.registry import Registry
 
+JOBS = "jobs"
+"""The folder in a run's that has one for each cell that was sent."""
+
 ANSWER = "answer.json"
 """The file in which a job leaves what it has found."""
 
@@ -83,9 +86,9 @@ class Queue(Protocol):
         ...
 
 
-def place_of(cell_folder: Path) -> Path:
-    """The folder of a cell's jobs."""
-    return cell_folder / "job"
+def folder_of(root: Path, cell_id: str) -> Path:
+    """The folder of a cell's jobs in a run's folder: not the cell's own, which who works on it clears of leftovers."""
+    return root / JOBS / cell_id
 
 
 def command_of(registry: Registry, root: Path, cell_id: str) -> list[str]:

@@ -23,7 +23,7 @@ from avrobust_core.study.console import Monitor
 from avrobust_core.study.correlating import correlate
 from avrobust_core.study.devices import fabric_of
 from avrobust_core.study.dispatching import Dispatching, queue_of
-from avrobust_core.study.jobs import ANSWER, place_of
+from avrobust_core.study.jobs import ANSWER, folder_of
 from avrobust_core.study.local_jobs import end_with_sender
 from avrobust_core.study.measuring import Measuring
 from avrobust_core.study.overturning import overturned
@@ -220,7 +220,7 @@ class _Run:
             "processes": fabric.world_size,
         }
         if process.first:
-            write_json(place_of(mine[0][0].folder) / ANSWER, outcome)
+            write_json(folder_of(self.root, cell_id) / ANSWER, outcome)
         return outcome
 
     @contextmanager

@@ -104,7 +104,7 @@ def results(out: Path) -> dict:
 
 
 def logs(out: Path) -> str:
-    return "\n".join(path.read_text() for path in sorted(out.glob("cells/*/job/*log*")))
+    return "\n".join(path.read_text() for path in sorted(out.glob("jobs/*/*log*")))
 
 
 def pids(out: Path) -> dict[str, int]:
@@ -142,7 +142,7 @@ def test_cells_in_jobs_of_their_own_give_the_results_of_one_process(
     printed = capsys.readouterr()
     assert printed.out.count("\n") == 1, "nothing but the JSON"
     result = last_json(printed.out)
-    assert not (out / "cells" / there / "job").exists(), "of what is there no job is needed"
+    assert not (out / "jobs" / there).exists(), "of what is there no job is needed"
     assert [cell["reused"] for cell in result["cells"]] == [True, False]
     assert "[2/2] concat/standard: fitting (" in printed.err, "what a job says is shown here"
     assert comparable(result) == comparable(results(one))
@@ -345,8 +345,8 @@ def test_jobs_of_slurm_lose_nothing_when_command_job_and_node_are_killed(
     arguments = ["run", str(tiny), "--out", str(out), *LONG, *SLURM, "--no-report"]
 
     def sent() -> dict[str, str]:
-        found = out.glob("cells/*/job/sent.json")
-        return {path.parents[1].name: json.loads(path.read_text())["id"] for path in found}
+        found = out.glob("jobs/*/sent.json")
+        return {path.parent.name: json.loads(path.read_text())["id"] for path in found}
 
     first = Started(tmp_path, *arguments, env=slurm.variables)
     first.until(lambda: len(pids(out)) == 2)
@@ -357,7 +357,7 @@ def test_jobs_of_slurm_lose_nothing_when_command_job_and_node_are_killed(
     second.until(lambda: second.said.count("of an earlier command goes on") == 2)
     assert sent() == jobs
     second.until(lambda: logs(out).count("pgd/both") >= 1)
-    killed = next(cell for cell in jobs if "pgd/both" in (out / f"cells/{cell}/job/{jobs[cell]}_0_log.out").read_text())
+    killed = next(cell for cell in jobs if "pgd/both" in (out / f"jobs/{cell}/{jobs[cell]}_0_log.out").read_text())
     fit = out / "cells" / killed / "fit.json"
     fitted = fit.stat().st_mtime_ns
     os.kill(pids(out)[killed], signal.SIGKILL)  # a job

@@ -13,7 +13,7 @@ from avrobust_core.evaluation.failures import Unfinished, recorded
 from avrobust_core.files import read_json, write_json
 from avrobust_core.registry.registry import Registry
 from avrobust_core.study.dispatching import Dispatching
-from avrobust_core.study.jobs import ANSWER, SENT, Job, State, place_of
+from avrobust_core.study.jobs import ANSWER, SENT, Job, State, folder_of
 from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.tracking import Tracking
 
@@ -104,7 +104,7 @@ def answer(cell: PlannedCell, **more: Any) -> None:
     """Leave what the job of a cell would leave."""
     result = cell.names | {"reused": False, "failures": []} | more
     found = {"cells": [result], "problems": [], "notes": [], "device": "cuda:0", "processes": 2}
-    write_json(place_of(cell.folder) / ANSWER, found)
+    write_json(folder_of(cell.folder.parents[1], cell.id) / ANSWER, found)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_job_without_an_answer_is_its_cells_error_with_job_and_log_and_is_not_
     queue, completing = FakeQueue(), FakeCompleting(root)
     queue.answers = {"b": {}}
     failed, done = finish(root, queue, completing, "ab")
-    log = root / "cells" / "a" / "job" / "log"
+    log = root / "jobs" / "a" / "log"
     assert failed["error"]["message"] == f"SLURM job 1 ended as FAILED on node1 before it had a result; its log: {log}"
     assert "[1/1] a: fitting" in failed["error"]["traceback"]
     assert "error" not in done
@@ -160,7 +160,7 @@ def test_a_job_that_found_failures_is_named_with_its_log(root: Path) -> None:
     queue, completing = FakeQueue(), FakeCompleting(root)
     queue.answers = {"a": {"failures": [{"message": "x"}]}}
     finish(root, queue, completing, "a")
-    log = root / "cells" / "a" / "job" / "log"
+    log = root / "jobs" / "a" / "log"
     assert f"[a]: what failed stands in the log of SLURM job 1: {log}" in completing.said
 
 
@@ -202,7 +202,7 @@ def test_no_more_jobs_than_asked_for_are_at_work(root: Path) -> None:
 
 
 def left_behind(root: Path, name: str, job: str, spec: str) -> None:
-    place = place_of(planned(root, name).folder)
+    place = folder_of(root, name)
     write_json(place / SENT, {"where": "slurm", "id": job, "log": "log", "spec": spec})
     (place / "log").write_text("[1/1] old: fitting\n")
 
@@ -235,7 +235,7 @@ def test_a_command_that_ends_early_cancels_its_jobs_and_no_later_one_waits_for_t
 
     def stopped() -> None:
         with dispatching.begun(cells):
-            sent.extend(read_json(place_of(cell.folder) / SENT)["id"] for cell, _ in cells)
+            sent.extend(read_json(folder_of(root, cell.id) / SENT)["id"] for cell, _ in cells)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
