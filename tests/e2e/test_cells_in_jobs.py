@@ -4,14 +4,12 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -20,59 +18,88 @@ from avrobust_core.cli import main
 
 pytestmark = pytest.mark.usefixtures("ordinary_signals")
 
-SHORT = (
-    *("--set", "training.standard.epochs=1", "--set", "attacks={fgsm: {use: fgsm, threats: [both]}}"),
-    *("--set", "metrics=[accuracy]", "--set", "audit=off", "--set", "compare=[{models: [concat, audio-only]}]"),
-    *("--set", "correlate=[fgsm/both]"),
-)
-LONG = (*SHORT, "--set", "attacks={pgd: {use: pgd, with: {steps: 40, restarts: 2}, threats: [both]}}")
-LONG = tuple("correlate=[pgd/both]" if each.startswith("correlate") else each for each in LONG)
 LOCAL = ("--set", "engine.cells={where: local, at_once: 2}")
 SLURM = ("--set", "engine.cells={where: slurm, hours: 1, cpus: 1}")
 
+REDUCED = (
+    *(
+        "--set",
+        "training.standard.epochs=1",
+        "--set",
+        "attacks={fgsm: {use: fgsm, threats: [both]}}",
+        "--set",
+        "audit=off",
+    ),
+    *("--set", "compare=[{models: [concat, audio-only]}]", "--set", "correlate=[fgsm/both]"),
+    *("--set", "data.with.train=16", "--set", "data.with.test=8", "--set", "evaluation.resamples=100", "--no-report"),
+)
+RECORDS = 4
+"""Evaluations of its two cells: clean, and attacked."""
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
+HELD = '''\
+import os
+import time
 
-CONFIGURATION = """\
-ClusterName=loopback
-SlurmctldHost={host}(127.0.0.1)
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-CredType=cred/munge
-SlurmctldPort={controller}
-SlurmdPort={node}
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-MpiDefault=none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-SchedulerParameters=sched_min_interval=0
-ReturnToService=2
-KillWait=5
-AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
-"""
+from avrobust_core import Component, Config, Measurement, Metric, hookimpl
+
+
+class Settings(Config):
+    """None."""
+
+
+class Held(Metric):
+    """Waits as long as a file is there."""
+
+    under_attack = False
+
+    def measure(self, subject):
+        while os.path.exists(os.environ["HELD"]):
+            time.sleep(0.05)
+        return Measurement({})
+
+
+@hookimpl
+def avrobust_metrics():
+    yield Component(name="held", summary="Waits.", config=Settings, build=lambda config: Held())
+'''
+
+
+class Study:
+    """The tiny study, whose cells hold still once they are fitted and attacked, as long as `hold` is there.
+
+    Args:
+        folder: for what belongs to it.
+        spec: its file.
+    """
+
+    def __init__(self, folder: Path, spec: Path) -> None:
+        self.folder = folder
+        self.spec = spec
+        self.hold = folder / "hold"
+        info = folder / "held-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: held\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[avrobust_v1]\nheld = held_plugin\n")
+        (folder / "held_plugin.py").write_text(HELD)
+        paths = (str(folder), *filter(None, [os.environ.get("PYTHONPATH")]))
+        self.variables = {"PYTHONPATH": os.pathsep.join(paths), "HELD": str(self.hold), "OMP_NUM_THREADS": "1"}
+
+    def command(self, out: Path, *more: str) -> list[str]:
+        return ["run", str(self.spec), "--out", str(out), *REDUCED, "--set", "metrics=[accuracy, held]", *more]
 
 
 class Started:
     """The command in a process of its own, whose standard error is read while it works."""
 
-    def __init__(self, tmp_path: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
-        self.errors = tmp_path / f"errors-{len(list(tmp_path.glob('errors-*')))}"
+    def __init__(self, study: Study, out: Path, *more: str, env: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.out = out
+        self.errors = out.parent / f"errors-{len(list(out.parent.glob('errors-*')))}"
         with self.errors.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "avrobust_core", *arguments],
+                [sys.executable, "-m", "avrobust_core", *study.command(out, *more)],
                 stdout=subprocess.DEVNULL,
                 stderr=file,
-                env=os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}),
+                env=os.environ | study.variables | dict(env),
             )
 
     @property
@@ -86,15 +113,26 @@ class Started:
             assert time.monotonic() < deadline, self.said
             time.sleep(0.1)
 
+    def until_held(self) -> dict[str, int]:
+        """Wait until all cells hold still; their processes, by the cell's id."""
+        self.until(lambda: len(list(self.out.glob("cells/*/evaluations/*/record.json"))) == RECORDS)
+        self.until(lambda: len(pids(self.out)) == RECORDS // 2)
+        return pids(self.out)
+
     def end(self) -> int:
         return self.process.wait(240)
 
 
 @pytest.fixture(scope="module")
-def alone(tiny: Path, tmp_path_factory: pytest.TempPathFactory, run_command) -> Path:
-    """The run of LONG in one process, to compare with."""
+def study(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return Study(tmp_path_factory.mktemp("study"), tiny)
+
+
+@pytest.fixture(scope="module")
+def alone(study: Study, tmp_path_factory: pytest.TempPathFactory, run_command) -> Path:
+    """The study's run in one process, to compare with."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    done = run_command("run", tiny, "--out", out, *LONG)
+    done = run_command(*study.command(out), env=study.variables)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -132,13 +170,13 @@ def test_cells_in_jobs_of_their_own_give_the_results_of_one_process(
     tiny: Path, tmp_path: Path, capsys, last_json, comparable, one_thread
 ) -> None:
     one, out = tmp_path / "one", tmp_path / "out"
-    few = ("--set", "data.with.train=16", "--set", "data.with.test=8", "--set", "evaluation.resamples=100")
-    assert main(["run", str(tiny), "--out", str(one), *SHORT, *few, "--no-report"]) == 0
+    command = ["run", str(tiny), *REDUCED, "--set", "metrics=[accuracy]", "--out"]
+    assert main([*command, str(one)]) == 0
     there, lacking = (cell["id"] for cell in results(one)["cells"])
     shutil.copytree(one, out)
     shutil.rmtree(out / "cells" / lacking)
     capsys.readouterr()
-    assert main(["run", str(tiny), "--out", str(out), *SHORT, *few, *LOCAL, "--no-report", "--json"]) == 0
+    assert main([*command, str(out), *LOCAL, "--json"]) == 0
     printed = capsys.readouterr()
     assert printed.out.count("\n") == 1, "nothing but the JSON"
     result = last_json(printed.out)
@@ -152,32 +190,31 @@ def test_cells_in_jobs_of_their_own_give_the_results_of_one_process(
 
 @pytest.mark.slow
 def test_a_killed_process_is_its_cells_failure_and_a_killed_command_ends_its_processes(
-    tiny: Path, tmp_path: Path, alone: Path, run_command, comparable
+    study: Study, tmp_path: Path, alone: Path, run_command, comparable
 ) -> None:
     out = tmp_path / "out"
-    arguments = ["run", str(tiny), "--out", str(out), *LONG, *LOCAL, "--no-report"]
-    first = Started(tmp_path, *arguments)
-    first.until(lambda: logs(out).count("pgd/both") == 2)  # both are fitted
+    study.hold.touch()
+    first = Started(study, out, *LOCAL)
+    (killed, process), (_, other) = first.until_held().items()
     fits = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/fit.json")}
-    killed, other = sorted(pids(out).items())
-    os.kill(killed[1], signal.SIGKILL)
+    os.kill(process, signal.SIGKILL)
     first.until(lambda: "was killed by SIGKILL" in first.said)
     first.process.kill()
     first.process.wait()
     deadline = time.monotonic() + 60
-    while _alive(other[1]):
+    while _alive(other):
         assert time.monotonic() < deadline, "a process outlives the command that sent it"
         time.sleep(0.1)
     assert not (out / "result.json").exists()
 
-    second = Started(tmp_path, *arguments)
-    second.until(lambda: killed[0] in pids(out))
-    os.kill(pids(out)[killed[0]], signal.SIGKILL)
+    second = Started(study, out, *LOCAL)
+    os.kill(second.until_held()[killed], signal.SIGKILL)
+    study.hold.unlink()
     assert second.end() == 1, second.said
     (failed,) = [cell for cell in results(out)["cells"] if "error" in cell]
-    assert failed["id"] == killed[0]
+    assert failed["id"] == killed
     assert "was killed by SIGKILL before it had a result; its log: " in failed["error"]["message"]
-    third = run_command(*arguments)
+    third = run_command(*study.command(out, *LOCAL), env=study.variables)
     assert third.returncode == 0, third.stderr
     assert comparable(results(out)) == comparable(results(alone))
     assert {path: path.stat().st_mtime_ns for path in fits} == fits, "what was fitted is not fitted again"
@@ -185,191 +222,47 @@ def test_a_killed_process_is_its_cells_failure_and_a_killed_command_ends_its_pro
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_command_that_is_asked_to_end_ends_its_processes_and_says_how_to_go_on(
-    tiny: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_command_that_is_interrupted_ends_its_processes_and_says_how_to_go_on(study: Study, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    started = Started(tmp_path, "run", str(tiny), "--out", str(out), *LONG, *LOCAL)
-    started.until(lambda: len(pids(out)) == 2)
-    jobs = list(pids(out).values())
-    started.process.send_signal(number)
-    assert started.end() == 128 + number, started.said
+    study.hold.touch()
+    started = Started(study, out, *LOCAL)
+    jobs = list(started.until_held().values())
+    started.process.send_signal(signal.SIGINT)
+    assert started.end() == 130, started.said
     assert not any(map(_alive, jobs))
-    assert f"stopped by {number.name}; the same command goes on where it stopped: avrobust run" in started.said
+    assert "stopped by SIGINT; the same command goes on where it stopped: avrobust run" in started.said
     assert "Traceback" not in started.said
-
-
-class Unavailable(Exception):
-    """SLURM cannot be started here; says why."""
-
-
-class Cluster:
-    """A cluster of one node.
-
-    Args:
-        folder: for all its files; short, since a socket's path must be.
-
-    Attributes:
-        variables: of the environment of whoever speaks to it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.variables = {"SLURM_CONF": str(folder / "slurm.conf")}
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self) -> None:
-        """Start all of it.
-
-        Raises:
-            Unavailable: if something is missing, or the node does not come up.
-        """
-        missing = [name for name in PROGRAMS if shutil.which(name) is None]
-        if missing or os.geteuid() != 0:
-            raise Unavailable(f"SLURM's programs are missing: {', '.join(missing)}" if missing else "not root")
-        for name in ("state", "spool"):
-            (self.folder / name).mkdir()
-        key = self.folder / "munge.key"
-        key.write_bytes(os.urandom(128))
-        key.chmod(0o400)
-        text = CONFIGURATION.format(
-            host=_host(), folder=self.folder, controller=_free_port(), node=_free_port(), cores=os.cpu_count()
-        )
-        (self.folder / "slurm.conf").write_text(text)
-        (self.folder / "cgroup.conf").touch()
-        places = {name: self.folder / f"munge.{name}" for name in ("key-file", "pid-file", "log-file", "seed-file")}
-        places |= {"key-file": key, "socket": self.folder / "munge.socket"}
-        self._begin("munged", "--foreground", "--force", *(f"--{name}={place}" for name, place in places.items()))
-        self._until(places["socket"].exists)
-        self._begin("slurmctld", "-D", "-f", str(self.folder / "slurm.conf"))
-        self.start_node()
-
-    def start_node(self) -> None:
-        """Start the node's daemon, and wait until it takes jobs."""
-        self._begin("slurmd", "-D", "-f", str(self.folder / "slurm.conf"))
-        self.node_is("RESUME")
-        self._until(lambda: self.ask("sinfo", "--noheader", "--format=%t").strip() in ("idle", "mix", "alloc"))
-
-    def kill_node(self, spared: int) -> None:
-        """The node crashes: its daemon, and all that works for this cluster but its controller and one process."""
-        self._running.pop("slurmd").kill()
-        self._kill_all_but({spared, *(process.pid for process in self._running.values())})
-
-    def ask(self, *command: str) -> str:
-        """What one of SLURM's commands prints; nothing if it fails."""
-        given = os.environ | self.variables
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=given).stdout
-
-    def node_is(self, state: str) -> None:
-        """What SLURM does by itself when a node has not answered for SlurmdTimeout, and when it comes back."""
-        self.ask("scontrol", "update", f"NodeName={_host()}", f"State={state}", "Reason=crash")
-
-    def stop(self) -> None:
-        """End all of it."""
-        for process in reversed(self._running.values()):
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        self._kill_all_but(set())
-
-    def _kill_all_but(self, spared: Collection[int]) -> None:
-        mark = f"SLURM_CONF={self.folder}/".encode()
-        for each in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if int(each.name) not in spared and mark in (each / "environ").read_bytes():
-                    os.kill(int(each.name), signal.SIGKILL)
-
-    def _begin(self, program: str, *arguments: str) -> None:
-        with (self.folder / f"{program}.log").open("ab") as log:
-            given = os.environ | self.variables
-            self._running[program] = subprocess.Popen([program, *arguments], stdout=log, stderr=log, env=given)
-
-    def _until(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 30
-        while not true():
-            ended = [name for name, process in self._running.items() if process.poll() is not None]
-            if ended or time.monotonic() > deadline:
-                logs = "; ".join(
-                    f"{path.stem}: {path.read_text(errors='replace')[-500:]}" for path in self.folder.glob("*.log")
-                )
-                raise Unavailable(f"SLURM does not come up: {logs}")
-            time.sleep(0.1)
-
-
-@contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """A cluster that is up.
-
-    Raises:
-        Unavailable: if it cannot be started.
-    """
-    made = Cluster(folder)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.stop()
-
-
-def _host() -> str:
-    return socket.gethostname().partition(".")[0]
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def slurm() -> Iterator[Cluster]:
-    folder = Path(tempfile.mkdtemp(prefix="slurm"))
-    folder.chmod(0o755)
-    try:
-        with cluster(folder) as made:
-            yield made
-    except Unavailable as why:
-        pytest.skip(f"SLURM cannot be started here: {why}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
 def test_jobs_of_slurm_lose_nothing_when_command_job_and_node_are_killed(
-    tiny: Path, tmp_path: Path, alone: Path, slurm: Cluster, comparable, monkeypatch
+    study: Study, tmp_path: Path, alone: Path, slurm, comparable
 ) -> None:
     out = tmp_path / "out"
-    arguments = ["run", str(tiny), "--out", str(out), *LONG, *SLURM, "--no-report"]
 
     def sent() -> dict[str, str]:
-        found = out.glob("jobs/*/sent.json")
-        return {path.parent.name: json.loads(path.read_text())["id"] for path in found}
+        return {path.parent.name: json.loads(path.read_text())["id"] for path in out.glob("jobs/*/sent.json")}
 
-    first = Started(tmp_path, *arguments, env=slurm.variables)
-    first.until(lambda: len(pids(out)) == 2)
+    study.hold.touch()
+    first = Started(study, out, *SLURM, env=slurm.variables)
+    held = first.until_held()
+    jobs, fits = sent(), {path: path.stat().st_mtime_ns for path in out.glob("cells/*/fit.json")}
     first.process.kill()  # the command: its jobs go on, and the next command finds them
     first.process.wait()
-    jobs = sent()
-    second = Started(tmp_path, *arguments, env=slurm.variables)
+    second = Started(study, out, *SLURM, env=slurm.variables)
     second.until(lambda: second.said.count("of an earlier command goes on") == 2)
-    assert sent() == jobs
-    second.until(lambda: logs(out).count("pgd/both") >= 1)
-    killed = next(cell for cell in jobs if "pgd/both" in (out / f"jobs/{cell}/{jobs[cell]}_0_log.out").read_text())
-    fit = out / "cells" / killed / "fit.json"
-    fitted = fit.stat().st_mtime_ns
-    os.kill(pids(out)[killed], signal.SIGKILL)  # a job
+    assert (pids(out), sent()) == (held, jobs)
+    killed, process = next(iter(held.items()))
+    os.kill(process, signal.SIGKILL)  # a job
+    study.hold.unlink()
     assert second.end() == 1, second.said
     (failed,) = [cell for cell in results(out)["cells"] if "error" in cell]
     assert failed["id"] == killed
     assert failed["error"]["message"].startswith(f"SLURM job {jobs[killed]} ended as FAILED")
-    assert logs(out).count("fitting") == 2
 
-    third = Started(tmp_path, *arguments, env=slurm.variables)
-    third.until(lambda: killed in pids(out))
-    assert sent().keys() == jobs.keys()
+    study.hold.touch()
+    third = Started(study, out, *SLURM, env=slurm.variables)
+    third.until(lambda: pids(out).get(killed, third.process.pid) != third.process.pid)  # it has a look itself, first
     (job,) = set(sent().values()) - set(jobs.values())
     slurm.kill_node(third.process.pid)
     third.until(lambda: not pids(out))
@@ -377,19 +270,18 @@ def test_jobs_of_slurm_lose_nothing_when_command_job_and_node_are_killed(
     third.until(lambda: "is PENDING" in third.said.partition("is RUNNING")[2])  # SLURM itself tries it again
     slurm.start_node()
     slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # it would wait for two minutes
+    study.hold.unlink()
     assert third.end() == 0, third.said
     assert comparable(results(out)) == comparable(results(alone))
-    assert fit.stat().st_mtime_ns == fitted
+    assert {path: path.stat().st_mtime_ns for path in fits} == fits, "what was fitted is not fitted again"
 
 
 @pytest.mark.slow
-def test_jobs_of_slurm_are_cancelled_when_the_command_is_asked_to_end(
-    tiny: Path, tmp_path: Path, slurm: Cluster
-) -> None:
+def test_jobs_of_slurm_are_cancelled_when_the_command_is_asked_to_end(study: Study, tmp_path: Path, slurm) -> None:
     out = tmp_path / "out"
-    started = Started(tmp_path, "run", str(tiny), "--out", str(out), *LONG, *SLURM, "--quiet", env=slurm.variables)
-    started.until(lambda: len(pids(out)) == 2)
-    jobs = list(pids(out).values())
+    study.hold.touch()
+    started = Started(study, out, *SLURM, "--quiet", env=slurm.variables)
+    jobs = list(started.until_held().values())
     started.process.terminate()
     assert started.end() == 143, started.said
     assert "the same command goes on where it stopped: avrobust run" in started.said
