@@ -7,10 +7,11 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from avrobust_core.blame import sentence
 from avrobust_core.errors import RunError
@@ -19,7 +20,10 @@ TEMPORARY = ".avrobust-unfinished."
 """The prefix of a file's name while it is written: no other program gives such a name."""
 
 HOLDER = ".avrobust-run"
-"""The file that makes a folder a run's own, and that names the process which works in it."""
+"""The file that makes a folder a run's own, and that names the process which works in it; also in each cell's."""
+
+_PAUSE = 0.2
+"""Seconds between looks at whether a folder is free."""
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -242,11 +246,22 @@ def refuse_changed(run: Path) -> None:
 def remove_leftovers(run: Path) -> None:
     """Remove the unfinished files that a killed process left behind in the places where a run writes, no other.
 
-    Those places are the run's folder itself and all below its `cells`; a link is not followed.
+    Those places are the run's folder itself and all below its `cells`; a link is not followed, and a cell that another
+    process works on is left alone.
     """
+    _remove_unfinished(run.glob(f"{TEMPORARY}*"))
     cells = run / "cells"
-    below = () if cells.is_symlink() else cells.rglob(f"{TEMPORARY}*")
-    for path in (*run.glob(f"{TEMPORARY}*"), *below):
+    if cells.is_symlink():
+        return
+    _remove_unfinished(cells.glob(f"{TEMPORARY}*"))
+    for cell in sorted(path for path in cells.glob("*") if path.is_dir() and not path.is_symlink()):
+        if any(cell.rglob(f"{TEMPORARY}*")):
+            with suppress(InUse), in_turn(cell):  # which removes them
+                pass
+
+
+def _remove_unfinished(paths: Iterable[Path]) -> None:
+    for path in paths:
         if path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
 
@@ -271,6 +286,17 @@ def refuse_foreign(folder: Path) -> None:
         )
 
 
+def made_runs_own(folder: Path) -> None:
+    """Make a folder a run's own, without holding it.
+
+    Raises:
+        RunError: if it is not empty and no run's.
+    """
+    refuse_foreign(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / HOLDER).touch()
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold a run's folder: a second process that asks for it gets an error, and a killed one lets go of it.
@@ -278,17 +304,47 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         RunError: if another process holds it, or the folder is not empty and no run's.
     """
-    import fcntl
-
     refuse_foreign(folder)
+    with ExitStack() as held:
+        try:
+            held.enter_context(_holding(folder, None))
+        except InUse as error:
+            raise RunError(f"{error}; wait for it, or choose another --out") from None
+        yield
+
+
+class InUse(RunError):
+    """Another process holds a folder."""
+
+
+@contextmanager
+def in_turn(folder: Path, waiting: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Hold the folder of a cell, one process after the other; what a killed one left unfinished in it is removed.
+
+    Args:
+        folder: is made.
+        waiting: told once of the process that holds it, if there is one, in words; None not to wait for it.
+
+    Raises:
+        InUse: if another process holds it, and this one is not to wait.
+    """
+    with _holding(folder, waiting):
+        _remove_unfinished(folder.rglob(f"{TEMPORARY}*"))
+        yield
+
+
+@contextmanager
+def _holding(folder: Path, waiting: Callable[[str], object] | None) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / HOLDER).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise RunError(f"{folder} is in use by {holder}; wait for it, or choose another --out") from None
+            if waiting is None:
+                raise InUse(f"{folder} is in use by {holder}")
+            waiting(holder)
+            while not _locked(file):
+                time.sleep(_PAUSE)
         try:
             file.seek(0)
             file.truncate()
@@ -297,3 +353,16 @@ def exclusive(folder: Path) -> Iterator[None]:
         except OSError as error:  # a full disk does not say where
             raise OSError(error.errno, error.strerror, str(folder / HOLDER)) from error
         yield
+
+
+def _locked(file: TextIO) -> bool:
+    """Lock a file, unless another process has; the lock ends with the process."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the second on some file systems of a network
+        return False
+    except OSError as error:  # a file system without locks
+        raise OSError(error.errno, error.strerror, file.name) from error
+    return True

@@ -52,7 +52,7 @@ def loaded_spec(options: argparse.Namespace) -> tuple[LoadedSpec, Registry]:
 def loaded_run(options: argparse.Namespace, *more: str) -> tuple[LoadedSpec, Registry]:
     """The spec of the run in `options.folder` as it was carried out, with `--set` and more overrides; as `loaded_spec`.
 
-    Without its trackers, since nothing of a run is tracked again: they need not be installed.
+    Without its trackers and jobs, since nothing of a run is tracked or sent again: what they need need not be there.
 
     Raises:
         RunError: if the folder is no run's, or its resolved.yaml is not what the run wrote.
@@ -67,4 +67,4 @@ def loaded_run(options: argparse.Namespace, *more: str) -> tuple[LoadedSpec, Reg
         raise RunError(f"{options.folder} is no run: it holds no resolved.yaml; `avrobust run` makes one")
     refuse_changed(options.folder)
     registry = installed(options)
-    return load_spec(file, registry, ["track=[]", *options.set, *more]), registry
+    return load_spec(file, registry, ["track=[]", "engine.cells=null", *options.set, *more]), registry

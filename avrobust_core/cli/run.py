@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avrobust_core.cli import cost
 from avrobust_core.cli.layout import complain, say
@@ -12,6 +12,10 @@ from avrobust_core.cli.output import is_first_process, print_json
 from avrobust_core.cli.report import REPORT, report_of_ended
 from avrobust_core.naming import SHOWN, first_of
 from avrobust_core.plain_text import plain_text
+
+if TYPE_CHECKING:
+    from avrobust_core.registry.registry import Registry
+    from avrobust_core.spec.loading import LoadedSpec
 
 CONTRADICTED = 3
 """The exit status of a run whose audit contradicts a robust accuracy by more than its interval."""
@@ -23,6 +27,11 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     _add_study_arguments(run)
     run.add_argument("--json", action="store_true", help="print one JSON object, and the tables to standard error")
     run.add_argument("--no-report", action="store_true", help=f"do not write {REPORT} into the run's folder")
+    run.add_argument(
+        "--cell",
+        metavar="ID",
+        help="carry out this cell alone, beside others that do so: for jobs that you send yourself",
+    )
     run.add_argument("--quiet", action="store_true", help="show no progress; with --json, no tables")
     run.set_defaults(run=_run, resumes=True)
     plan = commands.add_parser("plan", help="show the cells, what is done, and why the rest is not")
@@ -39,6 +48,8 @@ def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     loaded, registry = loaded_spec(options)
+    if options.cell is not None:
+        return _run_cell(options, loaded, registry)
     from avrobust_core.report.tables import print_tables
     from avrobust_core.study.runner import carry_out
 
@@ -54,9 +65,30 @@ def _run(options: argparse.Namespace) -> int:
         unreported = report is None and not options.no_report
         if options.json:
             print_json(result | {"report": None if report is None else str(report)})
-    if result["failed"] or result["problems"] or unreported:
+    return _status(result, failed=unreported)
+
+
+def _status(result: Mapping[str, Any], *, failed: bool = False) -> int:
+    if result["failed"] or result["problems"] or failed:
         return 1
     return CONTRADICTED if result["contradicted"] else 0
+
+
+def _run_cell(options: argparse.Namespace, loaded: "LoadedSpec", registry: "Registry") -> int:
+    from avrobust_core.study.runner import carry_out_cell
+
+    result = carry_out_cell(loaded, registry, options.cell, out=options.out, silent=options.quiet)
+    if is_first_process():
+        if not (options.json and options.quiet):
+            how = "failed" if result["failed"] else "was there already" if result["reused"] else "is done"
+            say(
+                plain_text(
+                    f"cell {options.cell} {how} in {result['run']}; without --cell the command puts all together"
+                )
+            )
+        if options.json:
+            print_json(result)
+    return _status(result)
 
 
 def _as_published(cell: dict[str, Any]) -> str | None:
@@ -145,8 +177,10 @@ def _plan(options: argparse.Namespace) -> int:
         }
         for cell in cells
     ]
+    jobs = loaded.spec.engine.cells
     if options.json:
-        print_json({"run": str(root), "cells": rows} | costs)
+        where = None if jobs is None else jobs.where
+        print_json({"run": str(root), "where": where, "cells": rows} | costs)
         return 0
     if options.cost:
         return 0
@@ -156,4 +190,7 @@ def _plan(options: argparse.Namespace) -> int:
         to_do = f"; to do: {', '.join(e.label for e in cell.pending)}" if cell.pending else ""
         say(f"    {len(cell.evaluations) - len(cell.pending)} of {len(cell.evaluations)} evaluations done{to_do}")
     say(f"{sum(cell.done for cell in cells)} of {len(cells)} cells done in {root}")
+    if jobs is not None:
+        at_once = "" if jobs.at_once is None else f", at most {jobs.at_once} at one time"
+        say(f"cells of which something is to do go to jobs ({jobs.where}), one each{at_once}")
     return 0

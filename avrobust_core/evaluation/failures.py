@@ -15,6 +15,10 @@ Keep = Callable[[Failure], None]
 """Told of a failure."""
 
 
+class Unfinished(Exception):
+    """Something would have to be computed, where only what is there is to be taken up."""
+
+
 @contextmanager
 def recorded(keep: Keep, *, alone: bool = True, label: str = "") -> Iterator[None]:
     """Go on after whatever fails inside, sys.exit of a plugin too.
@@ -26,13 +30,14 @@ def recorded(keep: Keep, *, alone: bool = True, label: str = "") -> Iterator[Non
 
     Raises:
         DatasetFailure: as it is: nothing else can do better.
+        Unfinished: as it is: nothing failed.
         KeyboardInterrupt: as it is, or the one during which another error was raised: torch.save, interrupted, raises
             a RuntimeError.
         RunError: if other processes wait for this one: only ending all of them is safe.
     """
     try:
         yield
-    except (DatasetFailure, KeyboardInterrupt):
+    except (DatasetFailure, Unfinished, KeyboardInterrupt):
         raise
     except BaseException as error:
         interrupt = interruption(error)

@@ -192,7 +192,8 @@ class _Teller:
         node, kind, location = follow(self._root, item.path), item.error["type"], item.error["loc"]
         if isinstance(item.missing, str):
             slot = self._slot((*item.path, item.missing)) or slot_at(self._model, location)
-            hint = f"{item.missing}: {slot.description}" if slot is not None and slot.description else ""
+            said = "" if slot is None else " ".join(slot.description.split())
+            hint = f"{item.missing}: {said}" if said else ""
             holder = max(item.path, self._base, key=len)  # the map that would hold the field need not be written
             return Problem(node.place, f"'{item.missing}' is missing{_of(holder)}", hint)
         key = key_place(self._root, item.path)

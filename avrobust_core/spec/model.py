@@ -17,6 +17,7 @@ from avrobust_core.registry.choices import (
     MetricChoice,
     TrackerChoice,
 )
+from avrobust_core.spec.jobs import JobsSection
 from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.training.settings import Regime
 
@@ -205,6 +206,9 @@ class EngineSection(Section):
     compile: bool = False
     """Compile encoders with torch.compile while they are trained: the first steps take seconds to minutes longer, later
     ones may be faster; results differ by rounding alone. Evaluation and attacks use them as they are."""
+    cells: JobsSection | None = None
+    """Send each cell to a job of its own: `local` or `slurm`, or a map with settings; null to carry out one after the
+    other here. Results are the same."""
 
 
 class Pattern(Section):

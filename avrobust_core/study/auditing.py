@@ -58,6 +58,7 @@ def audited(
     process.fabric.barrier()  # every process has seen the same files before the first one writes
     if kept is not None:
         return without_upkeep(kept)
+    process.begin()
 
     def read(ids: Sequence[str]) -> Iterator[Batch]:
         chosen = set(ids)

@@ -1,5 +1,7 @@
 """The devices that a run computes on: those that a spec asks for, or an error that says what there is."""
 
+import warnings
+
 from lightning_fabric import Fabric
 from lightning_fabric.accelerators.cuda import CUDAAccelerator
 from lightning_fabric.accelerators.mps import MPSAccelerator
@@ -27,7 +29,10 @@ def fabric_of(engine: EngineSection) -> Fabric:
     else:
         _refuse_missing(accelerator, devices)
     try:
-        return Fabric(accelerator=accelerator, devices=devices, precision=engine.precision)
+        with warnings.catch_warnings():
+            # Where jobs are sent from, srun is there, and not what one process needs.
+            warnings.filterwarnings("ignore", message="The `srun` command is available", category=UserWarning)
+            return Fabric(accelerator=accelerator, devices=devices, precision=engine.precision)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         raise RunError(
             f"engine: Lightning Fabric cannot use accelerator {accelerator}, devices {devices} and precision "

@@ -43,6 +43,7 @@ def fitted(process: Process, cell: PlannedCell, builder: Builder, root: Path, la
         record = fit_record(cell)
         process.tracking.history(cell.folder)
     else:
+        process.begin()
         process.fresh = True
         process.monitor.say(f"{label}: fitting ({why_stale(cell, root)})")
         regime, engine = process.spec.training[cell.training], process.spec.engine

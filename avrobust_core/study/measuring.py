@@ -145,6 +145,8 @@ class Measuring:
         tasks = {task.path: task for task in asked if data in task.metric.tasks}
         found = {path: record for path, task in tasks.items() if (record := self._kept(task, label)) is not None}
         open_ = [task for path, task in tasks.items() if path not in found]
+        if open_:
+            self.process.begin()
         self.process.fabric.barrier()  # every process has seen the same files before the first one writes
         latents, broken = self._latents(cell, open_, weights, label)
         failed: dict[Path, Failure] = {}

@@ -69,6 +69,7 @@ class Predicting:
         process.fabric.barrier()  # every process has seen the same files before the first one writes
         if kept is not None:
             return kept
+        process.begin()
         process.fresh = True
         process.monitor.say(where)
         with process.monitor.task(where):
@@ -77,6 +78,14 @@ class Predicting:
         found = self._keep(evaluation, weights) if process.first else None
         process.fabric.barrier()
         return self._read(evaluation, read_record(evaluation.folder / RECORD, check=()), found)
+
+    def made(self, evaluation: PlannedEvaluation) -> Predictions:
+        """The predictions of an evaluation that is done.
+
+        Raises:
+            RunError: if its record is damaged.
+        """
+        return self._read(evaluation, read_record(evaluation.folder / RECORD))
 
     def _read(
         self, evaluation: PlannedEvaluation, record: dict[str, Any], predictions: Predictions | None = None

@@ -1,5 +1,6 @@
 """Failures outside of the cells' own results: each is noted once, and the run goes on."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ class Problems:
                 self.found.append({"step": step, **failure})
 
         return recorded(keep)
+
+    def take_in(self, found: Iterable[dict[str, Any]]) -> None:
+        """Take in what another process has found and shown."""
+        known = [problem["message"] for problem in self.found]
+        self.found += [problem for problem in found if problem["message"] not in known]
 
     def write(self, path: Path, data: object) -> None:
         """Write JSON; a failure is noted, since the run still prints what it has found at its end."""

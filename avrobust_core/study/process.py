@@ -21,6 +21,7 @@ from avrobust_core.data.readings import FirstReading
 from avrobust_core.deadline import limited
 from avrobust_core.errors import RunError
 from avrobust_core.evaluation import shards
+from avrobust_core.evaluation.failures import Unfinished
 from avrobust_core.files import read_record
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.saving import load_weights
@@ -52,6 +53,7 @@ class Process:
         attacks: built, by the names that the spec gives them.
         skipped: the clips that could not be read, so far.
         fresh: True once something of the present cell has been computed, not reused.
+        only_reads: True while only what earlier commands have left is taken up.
     """
 
     def __init__(self, fabric: Fabric, builder: Builder, monitor: Monitor, tracking: Tracking | None = None) -> None:
@@ -66,6 +68,7 @@ class Process:
         self.attacks = {name: builder.attack(name) for name in self.spec.attacks}
         self.skipped = Skipped(self.dataset)
         self.fresh = False
+        self.only_reads = False
         self._models: dict[str, AVModel] = {}
 
     @property
@@ -122,6 +125,15 @@ class Process:
     def made_with(self, made_by: Iterable[Configured]) -> dict[str, Any]:
         """For a record: what it is made with now, as JSON data under `made_with`."""
         return {"made_with": made_with(self.device.type, made_by)}
+
+    def begin(self) -> None:
+        """Something of the present cell is to be computed.
+
+        Raises:
+            Unfinished: if this process only reads.
+        """
+        if self.only_reads:
+            raise Unfinished
 
     def forget_models(self) -> None:
         """Free the memory that models take."""

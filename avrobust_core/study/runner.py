@@ -1,13 +1,16 @@
 """Carrying out a spec: its checks, its cells, what they show together; and the run's own files."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from lightning_fabric import Fabric
 
 from avrobust_core.attacks.running import refuse_norms
+from avrobust_core.errors import RunError
 from avrobust_core.evaluation.outcomes import Intervals, groups_by_clip
-from avrobust_core.files import exclusive, file_hash, remove_leftovers, write_text
+from avrobust_core.files import exclusive, file_hash, made_runs_own, remove_leftovers, write_json, write_text
 from avrobust_core.notes import collected
 from avrobust_core.randomness import derive_seed
 from avrobust_core.registry.registry import Registry
@@ -19,19 +22,28 @@ from avrobust_core.study.completing import Completing, Seeded
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.correlating import correlate
 from avrobust_core.study.devices import fabric_of
+from avrobust_core.study.dispatching import Dispatching, queue_of
 from avrobust_core.study.fitting import refuse_selection
+from avrobust_core.study.jobs import ANSWER, folder_of
+from avrobust_core.study.local_jobs import end_with_sender
 from avrobust_core.study.measuring import Measuring
 from avrobust_core.study.overturning import overturned
 from avrobust_core.study.plan import PlannedCell, plan
-from avrobust_core.study.pooling import pool
+from avrobust_core.study.pooling import CellKey, pool
 from avrobust_core.study.problems import Problems
 from avrobust_core.study.process import Process, end_others
 from avrobust_core.study.provenance import data_used, lock, records_of
+from avrobust_core.study.slurm_jobs import stop_in_time
 from avrobust_core.study.tracking import Tracking
 from avrobust_core.tracking.tracker import TrackedRun
 
 RESULT_FORMAT = 1
 """The version of result.json."""
+
+T = TypeVar("T")
+
+_SENDER = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
+"""The engine of a process that sends cells to jobs, and computes nothing itself."""
 
 
 def carry_out(
@@ -57,12 +69,12 @@ def carry_out(
         RunError: if the folder is in use, or, with several processes, if a step fails.
         OSError: if the folder cannot be written to.
     """
-    fabric = fabric_of(loaded.spec.engine)
-    root = out if out is not None else Path("runs") / loaded.spec.name
-    try:
-        fabric.launch()
+    engine = loaded.spec.engine
+    root = root_of(loaded, out)
+    if engine.cells is not None:
+        engine = engine.model_copy(update=_SENDER)
+    with _launched(fabric_of(engine), silent=silent) as (fabric, monitor):
         first = fabric.is_global_zero
-        monitor = Monitor(silent=silent or not first)
         with exclusive(root) if first else nullcontext():
             if first:
                 remove_leftovers(root)
@@ -73,6 +85,54 @@ def carry_out(
                     process = Process(fabric, Builder(loaded.spec, registry), monitor, tracking)
                     with process.loader:
                         return _Run(process, loaded, root, notes).carry_out()
+
+
+def carry_out_cell(
+    loaded: LoadedSpec, registry: Registry, cell: str, *, out: Path | None = None, silent: bool = False
+) -> dict[str, Any]:
+    """Carry out one cell of a study in the study's folder, beside others that do so with other cells: a job's work.
+
+    Whoever works on the same cell comes first, or waits. What concerns several cells, and the run's own files, are left
+    to `carry_out`. What was found is also left in the cell's folder, for the command that has sent the job.
+
+    Args:
+        loaded: a valid spec; its `engine.cells` is passed over.
+        registry: of the components that are installed.
+        cell: its id, which `avrobust plan` shows.
+        out: the run's folder; by default runs/<name>.
+        silent: show no progress.
+
+    Returns:
+        Of what `carry_out` returns: `run`, `name`, `cells` (names of the spec that mean the same share an id),
+        `reused`, `failed`, `contradicted`, `skipped`, `constant`, `padded`, `problems`, `notes`; and the `device` and
+        the number of `processes`.
+
+    Raises:
+        RunError: if the study has no such cell, or, with several processes, if a step fails; else as `carry_out`.
+    """
+    end_with_sender()
+    stop_in_time()
+    root = root_of(loaded, out)
+    with _launched(fabric_of(loaded.spec.engine), silent=silent) as (fabric, monitor):
+        if fabric.is_global_zero:
+            made_runs_own(root)
+        with collected(lambda note: monitor.say(f"note: {note}")) as notes:
+            process = Process(fabric, Builder(loaded.spec, registry), monitor)
+            with process.loader:
+                return _Run(process, loaded, root, notes).carry_out_cell(cell)
+
+
+def root_of(loaded: LoadedSpec, out: Path | None) -> Path:
+    """A run's folder: what is asked for, or runs/<name>."""
+    return out if out is not None else Path("runs") / loaded.spec.name
+
+
+@contextmanager
+def _launched(fabric: Fabric, *, silent: bool) -> Iterator[tuple[Fabric, Monitor]]:
+    """Fabric at work, and what shows progress; if this process fails, the others end, too."""
+    try:
+        fabric.launch()
+        yield fabric, Monitor(silent=silent or not fabric.is_global_zero)
     except BaseException:
         end_others(fabric)
         raise
@@ -114,12 +174,13 @@ class _Run:
         if process.first:
             locked["resolved"] = file_hash(self.root / "resolved.yaml")
         self._lock(locked, cells)
-        results = []
-        for number, cell in enumerate(cells, start=1):
-            process.tracking.cell(cell)
-            results.append(self.completing.complete(cell, f"[{number}/{len(cells)}] {cell.label}"))
-            process.tracking.result(results[-1])
-            self._lock(locked, cells)
+        results: list[dict[str, Any]] = []
+        with self._completer(cells, locked) as complete:
+            for cell, label in _labelled(cells):
+                process.tracking.cell(cell)
+                results.append(complete(cell, label))
+                process.tracking.result(results[-1])
+                self._lock(locked, cells)
         outcome = {
             "format": RESULT_FORMAT,
             "run": str(self.root),
@@ -129,9 +190,7 @@ class _Run:
             "confidence": self.spec.evaluation.confidence,
             "cells": results,
             **(self._across_cells(results) if process.first else {}),
-            "reused": sum(result["reused"] for result in results),
-            "failed": sum("error" in result or bool(result["failures"]) for result in results),
-            "contradicted": sum(bool(result.get("audit", {}).get("contradictions")) for result in results),
+            **_counts(results),
             "problems": self.problems.found,
             **process.skipped.to_json(),
             "data": data_used(process.dataset, process.skipped.by_split) if process.first else {},
@@ -140,6 +199,51 @@ class _Run:
         if process.first:
             self.problems.write(self.root / "result.json", outcome)
         return outcome
+
+    def carry_out_cell(self, cell_id: str) -> dict[str, Any]:
+        process, fabric = self.process, self.process.fabric
+        cells = plan(process.builder, process.dataset, self.root)
+        mine = [(cell, label) for cell, label in _labelled(cells) if cell.id == cell_id]
+        if not mine:
+            raise RunError(f"the study has no cell {cell_id!r}: `avrobust plan` shows the ids of its cells")
+        self._refuse([cell for cell, _ in mine])
+        fabric.barrier()  # every process has seen the same files before the first one writes
+        results = [self.completing.complete(cell, label) for cell, label in mine]
+        outcome = {
+            "run": str(self.root),
+            "name": self.spec.name,
+            "cells": results,
+            **_counts(results),
+            "problems": self.problems.found,
+            **process.skipped.to_json(),
+            "notes": self.notes,
+            "device": str(fabric.device),
+            "processes": fabric.world_size,
+        }
+        if process.first:
+            write_json(folder_of(self.root, cell_id) / ANSWER, outcome)
+        return outcome
+
+    @contextmanager
+    def _completer(
+        self, cells: Sequence[PlannedCell], locked: dict[str, Any]
+    ) -> Iterator[Callable[[PlannedCell, str], dict[str, Any]]]:
+        """Completes cells: one after the other here, or by jobs, whose device then stands in the lock."""
+        engine = self.spec.engine
+        if engine.cells is None:
+            yield self.completing.complete
+            return
+        if self.process.fabric.world_size > 1:
+            raise RunError("engine.cells sends cells to jobs: start this command once, not in several processes")
+        dispatching = Dispatching(self.completing, self.root, queue_of(engine), self.loaded.resolved())
+
+        def complete(cell: PlannedCell, label: str) -> dict[str, Any]:
+            result = dispatching.complete(cell, label)
+            locked.update(dispatching.machine)
+            return result
+
+        with dispatching.begun(_labelled(cells)):
+            yield complete
 
     def _refuse(self, cells: Sequence[PlannedCell]) -> None:
         """Refuse what cannot work before anything is fitted."""
@@ -168,7 +272,9 @@ class _Run:
 
     def _across_cells(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Results over several cells; if one of these steps fails, the cells' own results stand."""
-        intervals, outcomes = self.seeds[self.spec.seed].intervals, self.completing.outcomes
+        intervals = self.seeds[self.spec.seed].intervals
+        outcomes = _in_order(results, self.completing.outcomes)
+        evidence = list(_in_order(results, self.completing.evidence).values())
         found: dict[str, list[dict[str, Any]]] = {"pooled": [], "comparisons": [], "overturned": [], "correlations": []}
         if len(self.spec.seeds) > 1:
             with self.problems.noted("pooled"):
@@ -178,5 +284,24 @@ class _Run:
         with self.problems.noted("overturned"):
             found["overturned"] = overturned(self.spec, outcomes, intervals)
         with self.problems.noted("correlations"):
-            found["correlations"] = correlate(self.completing.evidence, intervals)
+            found["correlations"] = correlate(evidence, intervals)
         return found
+
+
+def _labelled(cells: Sequence[PlannedCell]) -> list[tuple[PlannedCell, str]]:
+    """Cells with their labels for messages: "[2/3] concat/standard"."""
+    return [(cell, f"[{number}/{len(cells)}] {cell.label}") for number, cell in enumerate(cells, start=1)]
+
+
+def _counts(results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {
+        "reused": sum(result["reused"] for result in results),
+        "failed": sum("error" in result or bool(result["failures"]) for result in results),
+        "contradicted": sum(bool(result.get("audit", {}).get("contradictions")) for result in results),
+    }
+
+
+def _in_order(results: Sequence[Mapping[str, Any]], kept: Mapping[CellKey, T]) -> dict[CellKey, T]:
+    """What is kept of cells, in the order of their results."""
+    keys = [(result["model"], result["training"], result["seed"]) for result in results]
+    return {key: kept[key] for key in keys if key in kept}

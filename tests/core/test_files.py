@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from avrobust_core.errors import RunError
 from avrobust_core.files import (
     HOLDER,
     TEMPORARY,
+    InUse,
     digest,
     exclusive,
+    in_turn,
+    made_runs_own,
     read_json,
     remove_leftovers,
     write_atomically,
@@ -149,3 +153,36 @@ def test_a_run_of_an_earlier_version_is_taken_again(tmp_path: Path) -> None:
         (tmp_path / name).write_text("{}")
     with exclusive(tmp_path):
         pass
+
+
+def test_a_cell_that_somebody_works_on_keeps_its_unfinished_files_and_is_waited_for_by_name(tmp_path: Path) -> None:
+    cell, told = tmp_path / "cells" / "a", []
+    with in_turn(cell):
+        unfinished = cell / "evaluations" / f"{TEMPORARY}x.abcd"
+        unfinished.parent.mkdir()
+        unfinished.write_text("x")
+        remove_leftovers(tmp_path)
+        assert unfinished.exists()
+        with pytest.raises(InUse, match=f"in use by process {os.getpid()} on "), in_turn(cell):
+            pass
+
+    def let_go(holder: str) -> None:
+        told.append(holder)
+        held.close()
+
+    held = ExitStack()
+    held.enter_context(in_turn(cell))
+    unfinished.write_text("x")
+    with in_turn(cell, let_go):
+        assert not unfinished.exists(), "what a killed one left is removed by who comes next"
+    assert told == [f"process {os.getpid()} on {os.uname().nodename}"]
+
+
+def test_the_folder_of_a_run_can_be_made_without_holding_it(tmp_path: Path) -> None:
+    made_runs_own(tmp_path / "run")
+    with exclusive(tmp_path / "run"):
+        made_runs_own(tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "x").write_text("x")
+    with pytest.raises(RunError, match="no run of avrobust"):
+        made_runs_own(tmp_path / "mine")
