@@ -9,7 +9,8 @@ what the command settles; or variables of the environment (`GOMP_SPINCOUNT=1000,
 
 The last line is one JSON object: by setting, the `seconds` alone and beside the busy loops (medians over rounds), the
 `slowdown`, the median over rounds of the latter over the former, and `idle`, the median over rounds of its seconds
-alone over those of the first setting. `share` is the slowdown that an equal share of the processors' time comes to.
+alone over those of the first setting. `ended` counts the runs that the limit has ended: they would have taken longer,
+and what is worked out from them says little. `share` is the slowdown that an equal share of the processors' time comes to.
 """
 
 import argparse
@@ -55,6 +56,7 @@ def main() -> None:
             "seconds": [round(statistics.median(times[name]), 2) for times in (alone, beside)],
             "slowdown": median_ratio(beside[name], alone[name]),
             "idle": median_ratio(alone[name], alone[first]),
+            "ended": sum(seconds >= options.limit for seconds in alone[name] + beside[name]),
         }
         for name in options.settings
     }

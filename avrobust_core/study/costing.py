@@ -14,7 +14,10 @@ from avrobust_core.errors import AvrobustError
 from avrobust_core.spec.model import TrainingEntry
 from avrobust_core.study.building import Builder
 from avrobust_core.study.calibrating import AttackRate, Calibration, FitRate, LookRate
+from avrobust_core.study.fitting import selected_against
 from avrobust_core.study.plan import CLEAN, PlannedCell, PlannedEvaluation
+from avrobust_core.threats.budgets import ThreatModel
+from avrobust_core.training.validation import MOST_ATTACKED
 
 Known = Literal["exactly", "at most", "about", "unknown"]
 """How far a number of passes is known: at most, where work on clips that are broken stops; about, where it was counted
@@ -164,16 +167,34 @@ class Costing:
         train, validation = self._learned(regime)
         clips = sum(map(len, in_batches(range(train), regime.batch_size)))
         whole = rate.forwards.is_integer() and rate.backwards.is_integer()
-        each = clips * (rate.seconds + rate.between) + validation * (look.reading + look.forward)
+        attacked, seconds = self._selection(cell, validation)
+        each = clips * (rate.seconds + rate.between) + validation * (look.reading + look.forward) + seconds
+        known: Known = "about" if attacked is None or not whole else "exactly" if attacked.exact else "at most"
         return Part(
             "fit",
             clips,
-            forwards=round(regime.epochs * (clips * rate.forwards + validation)),
-            backwards=round(regime.epochs * clips * rate.backwards),
-            known="exactly" if whole else "about",
+            forwards=round(regime.epochs * (clips * rate.forwards + validation + (attacked or NO_PASSES).forwards)),
+            backwards=round(regime.epochs * (clips * rate.backwards + (attacked or NO_PASSES).backwards)),
+            known=known,
             seconds=regime.epochs * each / self.devices,
             done=cell.fitted,
         )
+
+    def _selection(self, cell: PlannedCell, validation: int) -> tuple[Passes | None, float]:
+        """What attacks on the validation clips take after each epoch, all together: passes, None if unknown; seconds.
+
+        Only clips that are classified correctly are attacked, so that it is a bound.
+        """
+        found = selected_against(self.spec, cell)
+        if found is None:
+            return NO_PASSES, 0.0
+        (name, _), threat = found
+        passes = attack_passes(self.builder, self.dataset, name, threat)
+        if passes is None:
+            return None, 0.0
+        rate, clips = self.calibration.attack(cell.model, threat), min(validation, MOST_ATTACKED)
+        total = replace(passes.times(clips * self.spec.evaluation.samples), exact=False)
+        return total, clips * (rate.binding + _seconds(passes, rate))
 
     def _learned(self, regime: TrainingEntry) -> tuple[int, int]:
         """The clips that a regime learns from, and those that it selects by."""
@@ -194,10 +215,14 @@ class Costing:
         if rate is None or evaluation.attack is None:
             seconds = clips * (look.reading + look.forward) / self.devices
             return part(forwards=clips * samples, backwards=0, known="exactly", seconds=seconds)
-        passes = attack_passes(self.builder, self.dataset, evaluation)
+        entry = self.spec.attacks[evaluation.attack]
+        passes = None
+        if evaluation.applied is not None:
+            exact, factors = self.spec.engine.attack_precision == "32-true", len(entry.factors)
+            name, threat = evaluation.attack, evaluation.applied
+            passes = attack_passes(self.builder, self.dataset, name, threat, factors=factors, exact=exact)
         if passes is None:
             return part(forwards=0, backwards=0, known="unknown", seconds=None)
-        entry = self.spec.attacks[evaluation.attack]
         looks = len(entry.factors) + (entry.goal != "untargeted")
         each = look.reading + rate.binding + looks * look.forward + _seconds(passes, rate)
         seconds = clips * each + self._preparation(evaluation.attack, look, rate)
@@ -273,32 +298,39 @@ class Costing:
         return 2 * look.weights + layers + rows
 
 
-def attack_passes(builder: Builder, dataset: Dataset, evaluation: PlannedEvaluation) -> Passes | None:
+def attack_passes(
+    builder: Builder, dataset: Dataset, name: str, threat: ThreatModel, *, factors: int = 1, exact: bool = True
+) -> Passes | None:
     """The passes of each clip under an attack, as its results count them; of one sample of the model.
 
     A curve runs the attack once for each factor, from where the smaller one ended, on the clips that are not broken
     yet; an attack that looks for the smallest perturbation runs once.
 
+    Args:
+        builder: of the study.
+        dataset: of the study.
+        name: the attack's in the spec.
+        threat: what it may change of the model's modalities.
+        factors: of the curve.
+        exact: whether it computes in float32.
+
     Returns:
-        None if the attack does not state it; none for clean predictions and threats that touch nothing of the model.
+        None if the attack does not state it.
     """
-    if evaluation.attack is None or evaluation.applied is None:
-        return NO_PASSES
-    spec = builder.spec
-    entry, attack = spec.attacks[evaluation.attack], builder.attack(evaluation.attack)
+    spec, attack = builder.spec, builder.attack(name)
     occasion = Occasion(
         classes=len(dataset.classes),
         task=dataset.task,
-        norms=frozenset(budget.norm for _, budget in evaluation.applied.items()),
-        targeted=entry.goal != "untargeted",
+        norms=frozenset(budget.norm for _, budget in threat.items()),
+        targeted=spec.attacks[name].goal != "untargeted",
         repeatable=spec.evaluation.samples == 1,
-        exact=spec.engine.attack_precision == "32-true",
+        exact=exact,
     )
     first = attack.passes(occasion)
-    if first is None or attack.minimal or len(entry.factors) == 1:
+    if first is None or attack.minimal or factors == 1:
         return first
     later = attack.passes(occasion.begun())
-    return None if later is None else first + later.times(len(entry.factors) - 1)
+    return None if later is None else first + later.times(factors - 1)
 
 
 def _seconds(passes: Passes, rate: AttackRate) -> float:

@@ -14,6 +14,7 @@ from avrobust_core.evaluation.predictions import evaluate_batch
 from avrobust_core.evaluation.shards import MicroBatches
 from avrobust_core.files import read_record
 from avrobust_core.models.model import AVModel, compiled
+from avrobust_core.spec.model import Spec
 from avrobust_core.study.building import Builder
 from avrobust_core.study.plan import PlannedCell, why_stale
 from avrobust_core.study.process import Process
@@ -88,7 +89,7 @@ def refuse_selection(process: Process, cells: Sequence[PlannedCell]) -> None:
         ComponentError: names attack and training regime.
     """
     for cell in cells:
-        found = None if cell.fitted else _against(process, cell)
+        found = None if cell.fitted else selected_against(process.spec, cell)
         if found is None:
             continue
         (attack, threat), applied = found
@@ -100,22 +101,22 @@ def refuse_selection(process: Process, cells: Sequence[PlannedCell]) -> None:
             )
 
 
-def _against(process: Process, cell: PlannedCell) -> tuple[tuple[str, str], ThreatModel] | None:
+def selected_against(spec: Spec, cell: PlannedCell) -> tuple[tuple[str, str], ThreatModel] | None:
     """The names of attack and threat by which epochs are selected, and the part of the threat that touches the model.
 
     None where epochs are selected otherwise, or it touches nothing that the model reads.
     """
-    against = process.spec.training[cell.training].against
+    against = spec.training[cell.training].against
     if against is None:
         return None
     attack, threat = against.split("/")
-    applied = process.spec.threats[threat].restricted(cell.modalities)
+    applied = spec.threats[threat].restricted(cell.modalities)
     return None if applied is None else ((attack, threat), applied)
 
 
 def _attack_by(process: Process, cell: PlannedCell, model: AVModel) -> AttackClips | None:
     """The attack by which epochs are selected, on the model that is trained, in float32."""
-    found = _against(process, cell)
+    found = selected_against(process.spec, cell)
     if found is None:
         return None
     (name, _), applied = found
