@@ -10,7 +10,8 @@ what the command settles; or variables of the environment (`GOMP_SPINCOUNT=1000,
 The last line is one JSON object: by setting, the `seconds` alone and beside the busy loops (medians over rounds), the
 `slowdown`, the median over rounds of the latter over the former, and `idle`, the median over rounds of its seconds
 alone over those of the first setting. `ended` counts the runs that the limit has ended: they would have taken longer,
-and what is worked out from them says little. `share` is the slowdown that an equal share of the processors' time comes to.
+so that what is worked out from them says little. `share` is the slowdown that an equal share of the processors' time
+comes to.
 """
 
 import argparse
