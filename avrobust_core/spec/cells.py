@@ -54,6 +54,22 @@ def attacked_modalities(spec: Spec, cell: Cell, threat_name: str) -> ThreatModel
     return spec.threats[threat_name].restricted(modalities)
 
 
+def selecting(spec: Spec, model: str, training: str) -> tuple[AttackPlan, ThreatModel] | None:
+    """The attack by which a regime selects an epoch of a model, and the part of its threat that touches the model.
+
+    None where it selects otherwise, or the threat touches nothing that the model reads.
+
+    Raises:
+        KeyError: if the spec has no such model, regime or threat.
+    """
+    against = spec.training[training].against
+    if against is None:
+        return None
+    plan = AttackPlan(*against.split("/"))
+    applied = attacked_modalities(spec, Cell(model, training, ()), plan.threat)
+    return None if applied is None else (plan, applied)
+
+
 def modality_of(spec: Spec, encoder_name: str) -> str:
     """The modality that an encoder reads: as stated, or its own name.
 

@@ -25,7 +25,7 @@ from avrobust_core.models.windows import Windows, make_windows
 from avrobust_core.randomness import derive_seed, seeded
 from avrobust_core.registry.choices import ComponentChoice, Configured
 from avrobust_core.registry.registry import Registry
-from avrobust_core.spec.cells import expand, modality_of
+from avrobust_core.spec.cells import expand, modality_of, selecting
 from avrobust_core.spec.entries import entry_goal
 from avrobust_core.spec.model import ModelEntry, Spec, TrainingEntry
 from avrobust_core.training.augmentations import Augmentation
@@ -193,7 +193,7 @@ class Builder:
             "encoders": {modality: part.identity() for modality, part in encoders.items()},
             "fusion": fusion.identity() if fusion is not None else None,
             "training": regime.identity()
-            | self._selection_identity(chosen, regime)
+            | self._selection_identity(model, training)
             | {"augment": [self.component(reference).identity() for reference in regime.augment]},
             "precision": self.spec.engine.precision,
         }
@@ -201,15 +201,15 @@ class Builder:
             identity["windows"] = chosen.windows.model_dump(mode="json")
         return identity | ({"weights": weights, "classes": list(map(self._told, said))} if weights else {})
 
-    def _selection_identity(self, chosen: ModelEntry, regime: TrainingEntry) -> dict[str, Any]:
+    def _selection_identity(self, model: str, training: str) -> dict[str, Any]:
         """What decides by which attack an epoch is selected: not the names of attack and threat."""
-        if regime.against is None:
+        if self.spec.training[training].against is None:
             return {}
-        attack, threat = regime.against.split("/")
-        modalities = [modality_of(self.spec, name) for name in chosen.encoders]
-        applied, entry = self.spec.threats[threat].restricted(modalities), self.spec.attacks[attack]
-        if applied is None:  # it touches nothing that the model reads
+        found = selecting(self.spec, model, training)
+        if found is None:
             return {"against": None}
+        plan, applied = found
+        entry = self.spec.attacks[plan.attack]
         return {
             "against": {
                 "attack": self.component(entry).identity(),

@@ -18,7 +18,7 @@ from avrobust_core.data.loader import Loader
 from avrobust_core.data.loading import Skipped, in_batches, select
 from avrobust_core.errors import DataError
 from avrobust_core.metrics.latents import LayerKind
-from avrobust_core.models.model import AVModel
+from avrobust_core.models.model import AVModel, compiled
 from avrobust_core.study import embedding
 from avrobust_core.study.building import Builder
 from avrobust_core.study.devices import fabric_of
@@ -130,6 +130,7 @@ class Calibration:
         spec = self.builder.spec
         entry = spec.training[training]
         few = FewClips(self.dataset, BATCHES * entry.batch_size)
+        built = self.builder.model(model, few)
         learned = sum(map(len, in_batches(range(len(select(few, "train"))), entry.batch_size)))
         with (
             tempfile.TemporaryDirectory(prefix="avrobust-plan-") as folder,
@@ -138,7 +139,7 @@ class Calibration:
         ):
             fit = Fit(
                 self.fabric,
-                self.builder.model(model, few),
+                compiled(built) if spec.engine.compile else built,
                 loader,
                 entry.model_copy(update={"epochs": EPOCHS, "select": "last"}),
                 self.builder.augmentations(entry),

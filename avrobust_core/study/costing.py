@@ -11,10 +11,13 @@ from avrobust_core.attacks.passes import NO_PASSES, Occasion, Passes
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.loading import in_batches, select, split_for_training
 from avrobust_core.errors import AvrobustError
+from avrobust_core.spec.cells import selecting
 from avrobust_core.spec.model import TrainingEntry
 from avrobust_core.study.building import Builder
 from avrobust_core.study.calibrating import AttackRate, Calibration, FitRate, LookRate
 from avrobust_core.study.plan import CLEAN, PlannedCell, PlannedEvaluation
+from avrobust_core.threats.budgets import ThreatModel
+from avrobust_core.training.validation import MOST_ATTACKED
 
 Known = Literal["exactly", "at most", "about", "unknown"]
 """How far a number of passes is known: at most, where work on clips that are broken stops; about, where it was counted
@@ -165,13 +168,26 @@ class Costing:
         clips = sum(map(len, in_batches(range(train), regime.batch_size)))
         whole = rate.forwards.is_integer() and rate.backwards.is_integer()
         each = clips * (rate.seconds + rate.between) + validation * (look.reading + look.forward)
+        forwards, backwards = clips * rate.forwards + validation, clips * rate.backwards
+        known: Known = "exactly" if whole else "about"
+        found = selecting(self.spec, cell.model, cell.training)
+        if found is not None:  # validation clips are attacked after each epoch
+            plan, applied = found
+            attacked = min(validation, MOST_ATTACKED)
+            passes = self.builder.attack(plan.attack).passes(occasion(self.builder, self.dataset, plan.attack, applied))
+            known = "unknown" if passes is None else "at most" if known == "exactly" else known
+            if passes is not None:
+                samples, attack = self.spec.evaluation.samples, self.calibration.attack(cell.model, applied)
+                forwards += attacked * samples * passes.forwards
+                backwards += attacked * samples * passes.backwards
+                each += attacked * (attack.binding + look.forward + _seconds(passes, attack))
         return Part(
             "fit",
             clips,
-            forwards=round(regime.epochs * (clips * rate.forwards + validation)),
-            backwards=round(regime.epochs * clips * rate.backwards),
-            known="exactly" if whole else "about",
-            seconds=regime.epochs * each / self.devices,
+            forwards=round(regime.epochs * forwards),
+            backwards=round(regime.epochs * backwards),
+            known=known,
+            seconds=None if known == "unknown" else regime.epochs * each / self.devices,
             done=cell.fitted,
         )
 
@@ -284,21 +300,33 @@ def attack_passes(builder: Builder, dataset: Dataset, evaluation: PlannedEvaluat
     """
     if evaluation.attack is None or evaluation.applied is None:
         return NO_PASSES
-    spec = builder.spec
-    entry, attack = spec.attacks[evaluation.attack], builder.attack(evaluation.attack)
-    occasion = Occasion(
-        classes=len(dataset.classes),
-        task=dataset.task,
-        norms=frozenset(budget.norm for _, budget in evaluation.applied.items()),
-        targeted=entry.goal != "untargeted",
-        repeatable=spec.evaluation.samples == 1,
-        exact=spec.engine.attack_precision == "32-true",
-    )
-    first = attack.passes(occasion)
+    entry, attack = builder.spec.attacks[evaluation.attack], builder.attack(evaluation.attack)
+    exact = builder.spec.engine.attack_precision == "32-true"
+    first_time = replace(occasion(builder, dataset, evaluation.attack, evaluation.applied), exact=exact)
+    first = attack.passes(first_time)
     if first is None or attack.minimal or len(entry.factors) == 1:
         return first
-    later = attack.passes(occasion.begun())
+    later = attack.passes(first_time.begun())
     return None if later is None else first + later.times(len(entry.factors) - 1)
+
+
+def occasion(builder: Builder, dataset: Dataset, attack: str, threat: ThreatModel) -> Occasion:
+    """What decides how many passes an attack of the spec takes, in float32.
+
+    Args:
+        builder: of the study.
+        dataset: of the study.
+        attack: its name in the spec.
+        threat: what it may change.
+    """
+    return Occasion(
+        classes=len(dataset.classes),
+        task=dataset.task,
+        norms=frozenset(budget.norm for _, budget in threat.items()),
+        targeted=builder.spec.attacks[attack].goal != "untargeted",
+        repeatable=builder.spec.evaluation.samples == 1,
+        exact=True,
+    )
 
 
 def _seconds(passes: Passes, rate: AttackRate) -> float:

@@ -14,11 +14,11 @@ from avrobust_core.evaluation.predictions import evaluate_batch
 from avrobust_core.evaluation.shards import MicroBatches
 from avrobust_core.files import read_record
 from avrobust_core.models.model import AVModel, compiled
+from avrobust_core.spec.cells import selecting
 from avrobust_core.study.building import Builder
 from avrobust_core.study.plan import PlannedCell, why_stale
 from avrobust_core.study.process import Process
 from avrobust_core.study.provenance import made_with
-from avrobust_core.threats.budgets import ThreatModel
 from avrobust_core.training.fit import WEIGHTS, Fit
 from avrobust_core.training.validation import AttackClips
 
@@ -88,38 +88,26 @@ def refuse_selection(process: Process, cells: Sequence[PlannedCell]) -> None:
         ComponentError: names attack and training regime.
     """
     for cell in cells:
-        found = None if cell.fitted else _against(process, cell)
+        found = None if cell.fitted else selecting(process.spec, cell.model, cell.training)
         if found is None:
             continue
-        (attack, threat), applied = found
-        refuse_norms(attack, process.attacks[attack], threat, applied)
-        if process.attacks[attack].preparation is not None:
+        plan, applied = found
+        attack = process.attacks[plan.attack]
+        refuse_norms(plan.attack, attack, plan.threat, applied)
+        if attack.preparation is not None:
             raise ComponentError(
-                f"training {cell.training!r} cannot be selected by attack {attack!r}: it must see a whole set of clips "
-                "first, and the model is another after each epoch; name one such as pgd in `against`"
+                f"training {cell.training!r} cannot be selected by attack {plan.attack!r}: it must see a whole set of "
+                "clips first, and the model is another after each epoch; name one such as pgd in `against`"
             )
-
-
-def _against(process: Process, cell: PlannedCell) -> tuple[tuple[str, str], ThreatModel] | None:
-    """The names of attack and threat by which epochs are selected, and the part of the threat that touches the model.
-
-    None where epochs are selected otherwise, or it touches nothing that the model reads.
-    """
-    against = process.spec.training[cell.training].against
-    if against is None:
-        return None
-    attack, threat = against.split("/")
-    applied = process.spec.threats[threat].restricted(cell.modalities)
-    return None if applied is None else ((attack, threat), applied)
 
 
 def _attack_by(process: Process, cell: PlannedCell, model: AVModel) -> AttackClips | None:
     """The attack by which epochs are selected, on the model that is trained, in float32."""
-    found = _against(process, cell)
+    found = selecting(process.spec, cell.model, cell.training)
     if found is None:
         return None
-    (name, _), applied = found
-    run = AttackRun(name, process.attacks[name], applied, process.goal(name))
+    plan, applied = found
+    run = AttackRun(plan.attack, process.attacks[plan.attack], applied, process.goal(plan.attack))
     victim = Victim(
         model,
         media=process.dataset.media,

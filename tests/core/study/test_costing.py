@@ -29,6 +29,7 @@ models: {heard: {encoders: [audio]}}
 training:
   standard: {epochs: 2, batch_size: 8}
   fast: {epochs: 1, batch_size: 8, augment: [{use: fast-at, with: {threats: [{audio: {eps: 0.01}}]}}]}
+  withstanding: {epochs: 2, batch_size: 8, accumulate: 2, ema: 0.9, select: robust, against: mim/audio}
 threats: {audio: {audio: {eps: 0.01}}}
 attacks:
   pgd: {use: pgd, with: {steps: 3, restarts: 2}, curve: [0.5]}
@@ -37,7 +38,7 @@ attacks:
   square: {use: square, with: {queries: 6}}
   universal: {use: universal, with: {epochs: 2}}
   fmn: {use: fmn, with: {steps: 4, trim: 2}}
-exclude: [{training: fast, attack: "[a-oq-z]*"}]
+exclude: [{training: fast, attack: "[a-oq-z]*"}, {training: withstanding, attack: "*"}]
 metrics: [accuracy, density]
 audit: off
 evaluation: {resamples: 100}
@@ -80,8 +81,17 @@ def test_foretold_passes_are_those_counted_or_bound_them_and_say_so(carried_out)
     for cell, found in zip(planned.cells, costs, strict=True):
         parts = {part.name: part for part in found.parts}
         fit = json.loads((cell.folder / "fit.json").read_text())
-        assert parts["fit"].known == "exactly"
-        assert (parts["fit"].forwards, parts["fit"].backwards) == (fit["clip_forwards"], fit["clip_backwards"])
+        foretold, counted = (
+            (parts["fit"].forwards, parts["fit"].backwards),
+            (fit["clip_forwards"], fit["clip_backwards"]),
+        )
+        if cell.training == "withstanding":  # clips that are wrong already are not attacked after an epoch
+            assert parts["fit"].known == "at most"
+            assert all(most >= found for most, found in zip(foretold, counted, strict=True))
+            assert foretold[1] > 2 * 24
+        else:
+            assert parts["fit"].known == "exactly"
+            assert foretold == counted
         for evaluation in cell.evaluations[1:]:
             part = parts[evaluation.label]
             table = pq.read_table(evaluation.folder / "predictions.parquet").to_pydict()
@@ -122,7 +132,7 @@ def test_the_command_tells_each_cell_and_all_of_them(carried_out, capsys, monkey
     arguments = ["plan", str(planned.root.parent / "spec.yaml"), "--out", str(planned.root), "--cost"]
     assert main([*arguments, "--clips", "2000000", "--devices", "8", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["cost"]
-    assert [cell["model"] for cell in told["cells"]] == ["heard", "heard"]
+    assert [cell["model"] for cell in told["cells"]] == ["heard"] * 3
     assert told["devices"] == 8
     assert told["seconds"] == pytest.approx(sum(cell["seconds"] for cell in told["cells"]), abs=0.01)
     assert told["disk"] > 2_000_000 * 4
