@@ -112,7 +112,7 @@ def test_a_fit_goes_on_with_any_number_of_processes_to_the_same_weights(
 
     fit(tmp_path / "whole", 1)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
-    for processes, stop in ((2, 4), (4, 8), (2, 12)):
+    for processes, stop in ((2, 4), (3, 8), (5, 12)):
         with pytest.raises(ProcessRaisedException, match="_Stopped"):
             fit(tmp_path / "parts", processes, stop)
     fit(tmp_path / "parts", 1)
