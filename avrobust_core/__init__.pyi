@@ -49,6 +49,7 @@ from avrobust_core.metrics.metric import Measurement as Measurement
 from avrobust_core.metrics.metric import Metric as Metric
 from avrobust_core.metrics.metric import Subject as Subject
 from avrobust_core.metrics.probe import Probe as Probe
+from avrobust_core.metrics.shares import Shares as Shares
 from avrobust_core.models.answers import logits_of as logits_of
 from avrobust_core.models.base_classes import EncodedDims as EncodedDims
 from avrobust_core.models.base_classes import Encoder as Encoder

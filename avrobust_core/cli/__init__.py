@@ -14,6 +14,7 @@ from avrobust_core.cli.output import give_up_output, named_output
 from avrobust_core.cli.stopping import Stopped, stoppable
 from avrobust_core.cli.threads import settle_threads
 from avrobust_core.errors import AvrobustError
+from avrobust_core.ranks import ranks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done; 1 something failed (a cell, an attack, a metric, the system, a broken plugin that was
         asked for); 2 the spec or the command line is wrong; 3 all was done, but the audit contradicts a robust accuracy
-        by more than its interval; 128 + n stopped by signal n: 129 SIGHUP, 130 SIGINT, 143 SIGTERM.
+        by more than its interval; 4 one of several processes died; 128 + n stopped by signal n: 129 SIGHUP, 130 SIGINT,
+        143 SIGTERM.
     """
     if sys.stderr is None:  # closed by the caller: what print is told to write there would go to standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lasts
@@ -33,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
     try:
+        if ranks().rank and not getattr(options, "several", False):
+            return 0  # the first of several processes does it for all
         with named_output(json_alone=getattr(options, "json", False)), stoppable():
             status: int = options.run(options)
     except UsageError as error:

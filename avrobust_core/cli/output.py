@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from avrobust_core.ranks import ranks
+
 NAME = "standard output"
 """The file name in its errors."""
 
@@ -80,7 +82,7 @@ def give_up_output() -> None:
 
 def is_first_process() -> bool:
     """True in the one process of a run that speaks for all."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+    return ranks().rank == 0
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="carry out this cell alone, beside others that do so: for jobs that you send yourself",
     )
     run.add_argument("--quiet", action="store_true", help="show no progress; with --json, no tables")
-    run.set_defaults(run=_run, resumes=True)
+    run.set_defaults(run=_run, resumes=True, several=True)
     plan = commands.add_parser("plan", help="show the cells, what is done, and why the rest is not")
     _add_study_arguments(plan)
     plan.add_argument("--json", action="store_true", help="print the plan as one JSON object")

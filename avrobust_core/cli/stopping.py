@@ -101,7 +101,8 @@ class _Stopping:
             sys.unraisablehook = _silent(sys.unraisablehook)
             threading.Thread(target=self._watch, daemon=True).start()
         elif not self._again:
-            _write(f"avrobust: stopped at once by {signal.Signals(number).name}")
+            if is_first_process():
+                _write(f"avrobust: stopped at once by {signal.Signals(number).name}")
             os._exit(128 + number)
         self._again = False
         raise self._stopped(self.asked)

@@ -20,12 +20,13 @@ class Unfinished(Exception):
 
 
 @contextmanager
-def recorded(keep: Keep, *, alone: bool = True, label: str = "") -> Iterator[None]:
+def recorded(keep: Keep, *, settle: Callable[[], None] | None = None, label: str = "") -> Iterator[None]:
     """Go on after whatever fails inside, sys.exit of a plugin too.
 
     Args:
         keep: told of what went wrong.
-        alone: False if other processes wait for this one.
+        settle: None if no other process waits for this one; else called first, and returns only if what failed is not
+            that another has died.
         label: of the step, for the error that ends all processes.
 
     Raises:
@@ -43,11 +44,13 @@ def recorded(keep: Keep, *, alone: bool = True, label: str = "") -> Iterator[Non
         interrupt = interruption(error)
         if interrupt is not None:
             raise interrupt from None
+        if settle is not None:
+            settle()
         keep(told(error))
-        if not alone:
+        if settle is not None:
             raise RunError(
                 f"{label} failed: {sentence(error)}. The other processes wait for this one, so all of them end; with "
-                "engine.devices=1 what fails is recorded, and the rest goes on"
+                "one process alone what fails is recorded, and the rest goes on"
             ) from error
 
 

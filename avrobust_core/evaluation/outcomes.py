@@ -19,6 +19,7 @@ from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.metrics.latents import Latents
 from avrobust_core.metrics.metric import Measurement, Subject
 from avrobust_core.metrics.probe import Probe
+from avrobust_core.metrics.shares import Shares
 from avrobust_core.models.answers import probability_caveats
 from avrobust_core.naming import first_of
 from avrobust_core.statistics.intervals import Estimate, bootstrap, paired_difference, share, weighted_median
@@ -264,6 +265,7 @@ def subject_of(
     split: str = "test",
     latents: Mapping[str, Latents] | None = None,
     probe: Probe | None = None,
+    shares: Shares | None = None,
 ) -> Subject:
     """The subject of a metric: one evaluation."""
     return Subject(
@@ -279,6 +281,7 @@ def subject_of(
         split=split,
         latents=latents or {},
         probe=probe,
+        shares=shares or Shares(),
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from avrobust_core.data.media import Task
 from avrobust_core.metrics.latents import LatentRequest, Latents
 from avrobust_core.metrics.probe import Probe
+from avrobust_core.metrics.shares import Shares
 from avrobust_core.statistics.intervals import Estimate
 
 
@@ -34,6 +35,7 @@ class Subject:
         latents: by split, what the metric asked for (`Metric.latents`), of the clean clips; those of `split` are in the
             order of `ids`.
         probe: the model; None where the metric did not ask for it, or where there are only embeddings.
+        shares: the processes that compute the metric together, where it is `shared`; else one alone.
     """
 
     ids: tuple[str, ...]
@@ -48,6 +50,7 @@ class Subject:
     split: str = "test"
     latents: Mapping[str, Latents] = field(default_factory=dict)
     probe: Probe | None = None
+    shares: Shares = field(default_factory=Shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Metric(ABC):
 
     Attributes:
         under_attack: measured again on the predictions under each attack, not only on the clean ones.
+        shared: whether every process of a run computes it, each a share of what takes long (`Subject.shares`), and all
+            come to the same; otherwise the first one does, while the others wait.
         tasks: the tasks it is defined for; on others it is left out, and the result says so.
         predictions: whether it reads the logits; a metric that does not can be had for bare embeddings.
         latents: the embeddings that it asks for; the core computes them once for all metrics.
@@ -82,6 +87,7 @@ class Metric(ABC):
     """
 
     under_attack: ClassVar[bool] = False
+    shared: ClassVar[bool] = False
     tasks: ClassVar[frozenset[Task]] = frozenset({"single-label", "multi-label"})
     predictions: bool = True
     latents: Sequence[LatentRequest] = ()

@@ -76,7 +76,7 @@ class Completing:
 
         result: dict[str, Any] = {}
         try:
-            with recorded(fail, alone=process.alone, label=label), self._in_turn(cell, label):
+            with recorded(fail, settle=process.settle, label=label), self._in_turn(cell, label):
                 result = _names(cell) | self._result(cell, label)
                 if process.first:
                     self.problems.write(cell.folder / "result.json", result)

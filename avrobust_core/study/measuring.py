@@ -26,6 +26,7 @@ from avrobust_core.metrics.latents import Latents, LayerKind
 from avrobust_core.metrics.metric import Metric
 from avrobust_core.metrics.named_layers import find_layer
 from avrobust_core.metrics.probe import Probe
+from avrobust_core.metrics.shares import Shares
 from avrobust_core.models.model import AVModel
 from avrobust_core.registry.choices import Configured
 from avrobust_core.study import embedding
@@ -150,13 +151,19 @@ class Measuring:
         self.process.fabric.barrier()  # every process has seen the same files before the first one writes
         latents, broken = self._latents(cell, open_, weights, label)
         failed: dict[Path, Failure] = {}
-        for to_do in open_ if self.process.first else ():
+        for to_do in open_:
+            if not (self.process.first or to_do.metric.shared):
+                continue
             lacking = [broken[split] for split in self._splits(to_do) if split in broken]
             if lacking:
                 failed[to_do.path] = lacking[0]
                 continue
+            shares = self.process.shares if to_do.metric.shared else Shares()
+            work = partial(self._carry_out, cell, to_do, predictions[to_do.evaluation.folder], latents, label, shares)
             with recorded(partial(failed.__setitem__, to_do.path)):
-                found[to_do.path] = self._carry_out(cell, to_do, predictions[to_do.evaluation.folder], latents, label)
+                record = shares.together(work)
+                if record is not None:
+                    found[to_do.path] = record
         self.process.fabric.barrier()
         entries = []
         for task in asked:
@@ -228,7 +235,7 @@ class Measuring:
         broken: dict[str, Failure] = {}
         for split, kinds in sorted(wanted.items()):
             where = f"{label}: embeddings of {split}"
-            with recorded(partial(broken.__setitem__, split), alone=self.process.alone, label=where):
+            with recorded(partial(broken.__setitem__, split), settle=self.process.settle, label=where):
                 found[split] = self._embedded(cell, split, frozenset(kinds), weights, where)
         return found, broken
 
@@ -263,8 +270,15 @@ class Measuring:
         return embedding.load(folder)
 
     def _carry_out(
-        self, cell: PlannedCell, task: _Task, predictions: Predictions, latents: Mapping[str, Latents], label: str
-    ) -> dict[str, Any]:
+        self,
+        cell: PlannedCell,
+        task: _Task,
+        predictions: Predictions,
+        latents: Mapping[str, Latents],
+        label: str,
+        shares: Shares,
+    ) -> dict[str, Any] | None:
+        """The record of a metric's finding; in processes other than the first, which only help, None."""
         process = self.process
         asked, split = self._splits(task), process.selection.split
         if split in asked:
@@ -291,9 +305,12 @@ class Measuring:
             split=split,
             latents={name: latents[name] for name in asked},
             probe=probe,
+            shares=shares,
         )
         with torch.no_grad():
             measurement = task.metric.measure(subject)
+        if not process.first:
+            return None
         found = measurement_to_json(measurement) | {"metric": task.name, "of": task.predictions}
         found |= process.made_with([task.component])
         files = []

@@ -51,7 +51,7 @@ class Predicting:
         for evaluation in cell.evaluations[1:]:
             folder, where = evaluation.folder, f"{label}: {evaluation.label}"
             if folder not in found and folder not in failed:
-                with recorded(partial(failed.__setitem__, folder), alone=self.process.alone, label=where):
+                with recorded(partial(failed.__setitem__, folder), settle=self.process.settle, label=where):
                     predictions = self._evaluate(cell, evaluation, weights, label, first)
                     same_clips(clean, predictions, evaluation.label)  # what an earlier run has left, too
                     found[folder] = predictions

@@ -1,8 +1,6 @@
 """One process of a run: its share of the clips, the models it holds, and what it shows."""
 
-import subprocess
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from avrobust_core.errors import RunError
 from avrobust_core.evaluation import shards
 from avrobust_core.evaluation.failures import Unfinished
 from avrobust_core.files import read_record
+from avrobust_core.metrics.shares import Shares
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.saving import load_weights
 from avrobust_core.naming import clips_named
@@ -34,7 +33,9 @@ from avrobust_core.study.console import Monitor
 from avrobust_core.study.plan import PlannedCell
 from avrobust_core.study.provenance import made_with
 from avrobust_core.study.tracking import Tracking
+from avrobust_core.study.watch import Watch
 from avrobust_core.training.fit import WEIGHTS
+from avrobust_core.training.processes import gathered
 
 
 class Process:
@@ -45,6 +46,7 @@ class Process:
         builder: of the spec's components.
         monitor: shows progress.
         tracking: tells the trackers; None where nothing is tracked.
+        watch: over the other processes of the run; None where there are none.
 
     Attributes:
         dataset: the data set.
@@ -56,11 +58,19 @@ class Process:
         only_reads: True while only what earlier commands have left is taken up.
     """
 
-    def __init__(self, fabric: Fabric, builder: Builder, monitor: Monitor, tracking: Tracking | None = None) -> None:
+    def __init__(
+        self,
+        fabric: Fabric,
+        builder: Builder,
+        monitor: Monitor,
+        tracking: Tracking | None = None,
+        watch: Watch | None = None,
+    ) -> None:
         self.fabric = fabric
         self.builder = builder
         self.monitor = monitor
         self.tracking = tracking or Tracking()
+        self.watch = watch
         self.dataset = builder.dataset()
         pin = fabric.device.type == "cuda"
         self.loader = Loader(self.dataset, workers=builder.spec.engine.workers, pin=pin)
@@ -87,9 +97,14 @@ class Process:
         return self.fabric.device
 
     @property
-    def alone(self) -> bool:
-        """True if there is no other process."""
-        return self.fabric.world_size == 1
+    def settle(self) -> Callable[[], None] | None:
+        """What to call when something fails, before that is taken for this process's own; None if it is alone."""
+        return None if self.watch is None else self.watch.settle
+
+    @property
+    def shares(self) -> Shares:
+        """This process among those that compute a metric together."""
+        return Shares(self.fabric.global_rank, self.fabric.world_size, partial(gathered, self.fabric))
 
     def goal(self, attack: str) -> Goal:
         """The goal of an attack, by the name that the spec gives it."""
@@ -176,18 +191,3 @@ class Process:
     def read(self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped) -> Iterator[Batch | None]:
         """Batches of clips by their positions; None where no clip of a batch can be read."""
         return self.loader.batches(split, batches, skipped)
-
-
-def end_others(fabric: Fabric) -> None:
-    """End the processes that this one has launched: they would wait for it for ever."""
-    launched: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
-    others = list(launched)
-    launched.clear()  # else Fabric's observer kills this process, too, before it has said why it ends
-    for process in others:
-        process.terminate()
-    deadline = time.monotonic() + 3
-    for process in others:
-        try:
-            process.wait(max(deadline - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:  # in a collective, where no signal reaches Python
-            process.kill()

@@ -5,8 +5,6 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightning_fabric import Fabric
-
 from avrobust_core.attacks.running import refuse_norms
 from avrobust_core.errors import RunError
 from avrobust_core.evaluation.outcomes import Intervals, groups_by_clip
@@ -17,11 +15,11 @@ from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.entries import refuse_front
 from avrobust_core.spec.loading import LoadedSpec
 from avrobust_core.study.building import Builder
+from avrobust_core.study.company import together
 from avrobust_core.study.comparing import compare
 from avrobust_core.study.completing import Completing, Seeded
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.correlating import correlate
-from avrobust_core.study.devices import fabric_of
 from avrobust_core.study.dispatching import Dispatching, queue_of
 from avrobust_core.study.fitting import refuse_selection
 from avrobust_core.study.jobs import ANSWER, folder_of
@@ -31,7 +29,7 @@ from avrobust_core.study.overturning import overturned
 from avrobust_core.study.plan import PlannedCell, plan
 from avrobust_core.study.pooling import CellKey, pool
 from avrobust_core.study.problems import Problems
-from avrobust_core.study.process import Process, end_others
+from avrobust_core.study.process import Process
 from avrobust_core.study.provenance import data_used, lock, records_of
 from avrobust_core.study.slurm_jobs import stop_in_time
 from avrobust_core.study.tracking import Tracking
@@ -73,8 +71,9 @@ def carry_out(
     root = root_of(loaded, out)
     if engine.cells is not None:
         engine = engine.model_copy(update=_SENDER)
-    with _launched(fabric_of(engine), silent=silent) as (fabric, monitor):
-        first = fabric.is_global_zero
+    with together(engine) as company:
+        first = company.fabric.is_global_zero
+        monitor = Monitor(silent=silent or not first)
         with exclusive(root) if first else nullcontext():
             if first:
                 remove_leftovers(root)
@@ -82,7 +81,7 @@ def carry_out(
                 asked = loaded.spec.track if first else ()
                 told = TrackedRun(loaded.spec.name, root, loaded.resolved())
                 with closing(Tracking(told, (choice.configured(registry) for choice in asked))) as tracking:
-                    process = Process(fabric, Builder(loaded.spec, registry), monitor, tracking)
+                    process = Process(company.fabric, Builder(loaded.spec, registry), monitor, tracking, company.watch)
                     with process.loader:
                         return _Run(process, loaded, root, notes).carry_out()
 
@@ -113,11 +112,13 @@ def carry_out_cell(
     end_with_sender()
     stop_in_time()
     root = root_of(loaded, out)
-    with _launched(fabric_of(loaded.spec.engine), silent=silent) as (fabric, monitor):
-        if fabric.is_global_zero:
+    with together(loaded.spec.engine) as company:
+        first = company.fabric.is_global_zero
+        monitor = Monitor(silent=silent or not first)
+        if first:
             made_runs_own(root)
         with collected(lambda note: monitor.say(f"note: {note}")) as notes:
-            process = Process(fabric, Builder(loaded.spec, registry), monitor)
+            process = Process(company.fabric, Builder(loaded.spec, registry), monitor, watch=company.watch)
             with process.loader:
                 return _Run(process, loaded, root, notes).carry_out_cell(cell)
 
@@ -125,17 +126,6 @@ def carry_out_cell(
 def root_of(loaded: LoadedSpec, out: Path | None) -> Path:
     """A run's folder: what is asked for, or runs/<name>."""
     return out if out is not None else Path("runs") / loaded.spec.name
-
-
-@contextmanager
-def _launched(fabric: Fabric, *, silent: bool) -> Iterator[tuple[Fabric, Monitor]]:
-    """Fabric at work, and what shows progress; if this process fails, the others end, too."""
-    try:
-        fabric.launch()
-        yield fabric, Monitor(silent=silent or not fabric.is_global_zero)
-    except BaseException:
-        end_others(fabric)
-        raise
 
 
 class _Run:

@@ -30,6 +30,7 @@ from avrobust_core.training.checkpoint import Checkpoint, Progress
 from avrobust_core.training.costs import Cost
 from avrobust_core.training.learner import Learned
 from avrobust_core.training.mixing import hard_targets
+from avrobust_core.training.pauses import Pauses
 from avrobust_core.training.processes import gathered, in_parts, share_of, summed
 from avrobust_core.training.settings import Regime
 from avrobust_core.training.steps import Steps
@@ -146,7 +147,8 @@ class Fit:
 
     def _train_epoch(self, epoch: int) -> None:
         state, rank, world = self.progress, self.fabric.global_rank, self.fabric.world_size
-        began = saved = time.monotonic()
+        began = time.monotonic()
+        pauses = Pauses(self.fabric, CHECKPOINT_SECONDS)
         cost = Cost()
         where = self._where(epoch, cost)
         batches = self._batches(where)[state.step :]
@@ -181,12 +183,14 @@ class Fit:
                 state.backwards += len(batch) + cost.backwards
                 cost.forwards = cost.backwards = 0
                 self.report(done + 1, self.total)
-            now = time.monotonic()
             # Of several processes only the first would save what its augmentations have seen since the epoch began.
-            if now - saved > CHECKPOINT_SECONDS and (world == 1 or not self.learner.stateful):
-                state.loss_sum, state.hits, state.seconds = float(loss_sum), float(hits), earlier + now - began
+            if (world == 1 or not self.learner.stateful) and pauses.due():
+                state.loss_sum, state.hits, state.seconds = (
+                    float(loss_sum),
+                    float(hits),
+                    earlier + time.monotonic() - began,
+                )
                 self._save()
-                saved = now
         state.loss_sum, state.hits, state.seconds = float(loss_sum), float(hits), earlier + time.monotonic() - began
         if not math.isfinite(state.loss_sum):
             raise AvrobustError(
@@ -343,9 +347,18 @@ class Fit:
             save_weights(self.module, self.folder / name, self.dataset.classes)
 
     def _save(self) -> None:
+        """Save what all processes have done so far, from which any number of them can go on; all must call it."""
+        state = self.progress
+        loss_sum, hits, *counts = summed(
+            self.fabric, state.loss_sum, state.hits, state.seen, state.forwards, state.backwards
+        )
+        seen, forwards, backwards = map(int, counts)
+        notes = Skipped(self.dataset)
+        for found in gathered(self.fabric, self.skipped.to_json()):
+            notes.merge(found)
         if self.fabric.is_global_zero:
-            self.progress.clip_notes = self.skipped.to_json()
-            self.checkpoint.save(self.progress)
+            of_all = replace(state, loss_sum=loss_sum, hits=hits, seen=seen, forwards=forwards, backwards=backwards)
+            self.checkpoint.save(replace(of_all, clip_notes=notes.to_json()))
 
     def _resume(self) -> None:
         if self.fabric.is_global_zero and not self.checkpoint.path.exists():
@@ -358,4 +371,4 @@ class Fit:
         # Sums over processes are kept by the first alone; the others start from nothing.
         if not self.fabric.is_global_zero:
             self.progress.loss_sum = self.progress.hits = 0.0
-            self.progress.seen = 0
+            self.progress.seen = self.progress.forwards = self.progress.backwards = 0

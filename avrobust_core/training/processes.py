@@ -12,8 +12,14 @@ from avrobust_core.data.batches import Batch
 
 
 def share_of(batch: Sequence[int], rank: int, world: int) -> Sequence[int]:
-    """One process's clips of a batch: neighbours, which may belong together."""
-    return batch[rank * len(batch) // world : (rank + 1) * len(batch) // world]
+    """One process's clips of a batch: neighbours, as many as each other process has, or nearly so.
+
+    The first and the second clip of a batch may belong together, the third and the fourth, and so on: such pairs stay
+    whole where there is one for each process.
+    """
+    unit = 2 if len(batch) % 2 == 0 and len(batch) >= 2 * world else 1
+    first, end = (unit * (edge * (len(batch) // unit) // world) for edge in (rank, rank + 1))
+    return batch[first:end]
 
 
 def in_parts(batch: Batch, parts: int, asked: int) -> list[Batch]:

@@ -2,7 +2,8 @@
 
     python kill_at.py MODULE:FUNCTION N ARGUMENTS...
 
-With N = 0 it is not killed, and the number of calls is printed as the last line.
+With N = 0 it is not killed, and the number of calls is printed as the last line. Of several processes, the one that
+KILLED_RANK in the environment names is killed.
 """
 
 import importlib
@@ -41,7 +42,7 @@ def kill_at(place: str, nth: int) -> Callable[[], int]:
 
 def main() -> int:
     target, nth, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-    calls = kill_at(target, nth)
+    calls = kill_at(target, nth if os.environ.get("RANK", "0") == os.environ.get("KILLED_RANK", "0") else 0)
 
     from avrobust_core.cli import main as command
     from avrobust_core.evaluation import shards

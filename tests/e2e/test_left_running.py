@@ -99,7 +99,7 @@ def test_several_processes_end_together_and_say_which_step_failed(
     assert ran.returncode not in (0, None)
     assert "concat/standard: bad/" in ran.stderr
     assert "failed: ValueError: out of luck" in ran.stderr
-    assert "with engine.devices=1 what fails is recorded" in ran.stderr
+    assert "with one process alone what fails is recorded" in ran.stderr
     (error,) = out.glob("cells/*/error.json")
     assert "out of luck" in json.loads(error.read_text())["error"]["message"]
 

@@ -1,12 +1,13 @@
 """The choices that all searches and estimators of one layer share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
 import torch
 
+from avrobust_core import Shares
 from avrobust_geometry.configs import Exact
 
 
@@ -23,6 +24,7 @@ class Choices:
     seed: int
     groups: Sequence[str] | None = None
     device: str | torch.device = "cpu"
+    shares: Shares = field(default_factory=Shares)
 
     @property
     def affordable(self) -> float:

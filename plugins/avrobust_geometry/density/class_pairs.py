@@ -39,7 +39,9 @@ def class_pairs(
         own: (N,) the row of the reference that is the clip itself, -1 for none; None for none at all, or where the
             points are the reference.
     """
-    search = partial(nearest_by_class, most=choices.affordable, seed=choices.seed, device=choices.device)
+    search = partial(
+        nearest_by_class, most=choices.affordable, seed=choices.seed, device=choices.device, shares=choices.shares
+    )
     found = search(points, labels, k, reference=reference, reference_labels=reference_labels, exclude=own)
     held = np.minimum(np.minimum(found.n_same, found.n_other), k)
     found.same[held == 0] = found.other[held == 0] = np.nan

@@ -23,6 +23,8 @@ class Density(Metric):
         config: what to compute, of which layers, among which clips.
     """
 
+    shared = True  # the search for neighbours is
+
     def __init__(self, config: DensityConfig) -> None:
         self.config = config
         self.predictions = False
@@ -71,6 +73,7 @@ class Density(Metric):
             resamples=subject.resamples,
             seed=subject.seed,
             groups=subject.groups,
+            shares=subject.shares,
         )
         for layer in layers:
             found = Space(

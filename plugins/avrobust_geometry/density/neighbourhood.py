@@ -90,7 +90,9 @@ class Neighbourhood:
     @property
     def _search(self) -> Callable[..., Nearest]:
         wanted = min(max(self.choices.k, DIMENSION_NEIGHBOURS), self.rows - 1)
-        return partial(nearest, k=wanted, seed=self.choices.seed, device=self.choices.device)
+        return partial(
+            nearest, k=wanted, seed=self.choices.seed, device=self.choices.device, shares=self.choices.shares
+        )
 
 
 def search_report(report: Mapping[str, Any]) -> dict[str, Any]:

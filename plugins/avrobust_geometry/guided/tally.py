@@ -18,6 +18,9 @@ BINS = 5
 class Tally:
     """Counts of misjudged mixtures: by class of the heavier end, and by its ratio.
 
+    What a tally was made from (`of`) it keeps apart: processes that go on from one state hold that in common, and their
+    sum has it once.
+
     A mixture of two clips of one class fails where the model does not say that class: a failure of convexity. One of
     two classes fails where the model says neither. With several labels per clip, it fails where the model denies (logit
     below 0) a label that both ends have; where they share none it is not counted.
@@ -30,6 +33,7 @@ class Tally:
     def __init__(self, classes: int) -> None:
         self.by_class = torch.zeros(classes, 2, dtype=torch.int64)
         self.by_ratio = torch.zeros(BINS, 2, dtype=torch.int64)
+        self._before = self.state_dict()
 
     def add(self, logits: Tensor, ratio: Tensor, first: Tensor, second: Tensor) -> None:
         """Count a batch of mixtures, on their device.
@@ -57,9 +61,12 @@ class Tally:
 
     def merge(self, others: Iterable["Tally"]) -> None:
         """The sum of all; this one included only if it is among them."""
-        together = [other.state_dict() for other in others]
-        self.by_class = torch.stack([other["by_class"] for other in together]).sum(dim=0)
-        self.by_ratio = torch.stack([other["by_ratio"] for other in together]).sum(dim=0)
+        states = [(other.state_dict(), other._before) for other in others]
+        self._before = {name: counts.clone() for name, counts in states[0][1].items()}
+        self.by_class, self.by_ratio = (
+            held + torch.stack([state[name] - before[name] for state, before in states]).sum(dim=0)
+            for name, held in self._before.items()
+        )
 
     def class_budget(self) -> Floats:
         """(1 + fails) / (2 + tries) of each class: (K,)."""
@@ -74,15 +81,16 @@ class Tally:
         return {"by_class": self.by_class.cpu().clone(), "by_ratio": self.by_ratio.cpu().clone()}
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> "Tally":
-        """From a state."""
+    def of(cls, state: Mapping[str, Tensor], before: Mapping[str, Tensor] | None = None) -> "Tally":
+        """From a state, of which other processes hold `before` as well: by default all of it."""
         tally = cls(len(state["by_class"]))
         tally.by_class, tally.by_ratio = state["by_class"].clone(), state["by_ratio"].clone()
+        tally._before = {name: counts.clone() for name, counts in (before or state).items()}
         return tally
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Without a device, on its way to another process."""
-        return Tally.of, (self.state_dict(),)
+        return Tally.of, (self.state_dict(), self._before)
 
 
 def bin_of(heavier: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avrobust_core import Shares
 from avrobust_geometry.inputs import Array, Floats, Ints, Labels
 from avrobust_geometry.knn.exact import Question
 from avrobust_geometry.knn.membership import MultiLabel, SingleLabel
@@ -110,6 +111,7 @@ def nearest_by_class(
     most: float = inf,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    shares: Shares | None = None,
 ) -> NearestByClass:
     """The distance to the k-th neighbour inside and outside each of the classes that a point has.
 
@@ -127,6 +129,7 @@ def nearest_by_class(
         most: how many distances, N times M, are affordable.
         seed: of the subsample.
         device: where products are computed.
+        shares: the processes that search together, each of which must call this with the same; None for this one alone.
 
     Returns:
         the distances. The report has `k`, `points`, `reference`: rows that were looked at; `subsampled`: those of
@@ -144,7 +147,9 @@ def nearest_by_class(
         among, known, own = _sampled(asked, among, known, own, max(1, int(most) // asked.n), seed)
     with full_precision(None) as jobs:
         # No set holds more than all rows: a larger k finds the same nothing, and candidates for each would fill memory.
-        question = _arranged(asked, labels, among, known, own, min(k, among.n + 1), torch.device(device))
+        question = _arranged(
+            asked, labels, among, known, own, min(k, among.n + 1), torch.device(device), shares or Shares()
+        )
         answers, again, apart = question.search(2, slice(-1, None))
         counts = question.counts()
     clip, cls = question.order[question.owner].numpy(), question.cls.numpy()
@@ -186,17 +191,24 @@ def _places(rows: Tensor, whole: int) -> Tensor:
 
 
 def _arranged(
-    points: Rows, has: Labels, reference: Rows, known: Labels, own: Tensor | None, k: int, device: torch.device
+    points: Rows,
+    has: Labels,
+    reference: Rows,
+    known: Labels,
+    own: Tensor | None,
+    k: int,
+    device: torch.device,
+    shares: Shares,
 ) -> _ByClass:
     """Everything in the order of the search: with one label per row, by label."""
     if has.ndim == 2:
         owner, cls = (torch.from_numpy(np.ascontiguousarray(part)) for part in np.nonzero(has))
         several = MultiLabel(torch.from_numpy(known), device)
-        return _ByClass(points, reference, own, owner, k, device, cls, several, torch.arange(points.n))
+        return _ByClass(points, reference, own, owner, k, device, shares, cls, several, torch.arange(points.n))
     ahead, behind = (torch.from_numpy(np.argsort(labels, kind="stable")) for labels in (has, known))
     ordered = points.taken(ahead)
     among = ordered if points is reference else reference.taken(behind)
     own = None if own is None else _places(behind, reference.n)[own[ahead]]
     single = SingleLabel(torch.from_numpy(known[behind.numpy()]), device)
     cls = torch.from_numpy(has[ahead.numpy()])  # a copy: what a run reads back is not writable
-    return _ByClass(ordered, among, own, torch.arange(points.n), k, device, cls, single, ahead)
+    return _ByClass(ordered, among, own, torch.arange(points.n), k, device, shares, cls, single, ahead)

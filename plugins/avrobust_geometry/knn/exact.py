@@ -6,9 +6,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from avrobust_core import Shares
 from avrobust_geometry.inputs import Floats, Ints
 from avrobust_geometry.knn.rows import Rows
 from avrobust_geometry.knn.selection import Best
@@ -42,6 +44,7 @@ class Question:
         owner: (P,) the point's row, ascending.
         k: neighbours.
         device: where products are computed.
+        shares: the processes that search together: each scores a part of the tiles and ranks a part of the lines.
     """
 
     points: Rows
@@ -50,6 +53,7 @@ class Question:
     owner: Tensor
     k: int
     device: torch.device
+    shares: Shares
 
     def offer(self, bests: Sequence[Best]) -> Offer:
         """Take in the tiles of a scan: for all lines alike."""
@@ -78,16 +82,12 @@ class Question:
         for dtype in (torch.float32, torch.float64, None):
             keep = min(candidates_for(self.k), self.reference.n)
             bests = [Best(len(lines), keep, self.device, dtype or torch.float64) for _ in range(answers)]
-            far = scan(asked.points, asked.reference, self.device, dtype, asked.offer(bests), asked.own)
+            part = self.shares.rank, self.shares.world
+            far = scan(asked.points, asked.reference, self.device, dtype, asked.offer(bests), asked.own, part)
             doubt = np.zeros(len(lines), dtype=bool)
             for place, best in enumerate(bests):
-                scores, columns = best.take()
-                columns = F.pad(columns, (0, max(0, self.k - keep)), value=-1)
-                rows, distances = rerank(asked.points, asked.reference, columns, self.k, asked.owner)
-                if dtype is not None:
-                    doubt |= doubtful(
-                        asked.points, asked.reference.frame, distances[:, -1], scores[:, -1], asked.owner, far=far
-                    )
+                rows, distances, doubts = asked.ranked(best.take(), far=far, certain=dtype is None)
+                doubt |= doubts
                 if asked is self:
                     found.append((rows[:, kept].copy(), distances[:, kept].copy()))
                 else:
@@ -99,8 +99,44 @@ class Question:
             asked = self.alone(torch.from_numpy(lines))
         return found, again[0], sum(again[1:])
 
+    def ranked(
+        self, candidates: tuple[Tensor, Tensor], *, far: bool, certain: bool
+    ) -> tuple[Ints, Floats, NDArray[np.bool_]]:
+        """Rank the candidates that all processes have found by their true distances.
 
-def exact_neighbours(points: Rows, reference: Rows, k: int, own: Tensor | None, device: torch.device) -> Nearest:
+        Args:
+            candidates: that this one has found, as `Best.take` gives them.
+            far: whether it has left rows unscored that lie too far away.
+            certain: whether no better candidate can have been missed.
+
+        Returns:
+            the rows (P, k) and distances (P, k) of the neighbours, and which lines (P,) are not certain.
+        """
+        shares = self.shares
+        mine = shares.slice_of(len(self.owner))
+        if shares.world > 1:
+            found = shares.gather((candidates[0].cpu(), candidates[1].int().cpu(), far))
+            keep = candidates[0].shape[1]
+            scores, places = torch.cat([theirs[mine] for theirs, _, _ in found], dim=1).topk(keep, dim=1)
+            columns = torch.cat([theirs[mine] for _, theirs, _ in found], dim=1).gather(1, places).long()
+            far = any(theirs for _, _, theirs in found)
+        else:
+            scores, columns = candidates
+        owner = self.owner[mine]
+        columns = F.pad(columns, (0, max(0, self.k - columns.shape[1])), value=-1)
+        rows, distances = rerank(self.points, self.reference, columns, self.k, owner)
+        doubt = np.zeros(len(owner), dtype=bool)
+        if not certain:
+            doubt = doubtful(self.points, self.reference.frame, distances[:, -1], scores[:, -1], owner, far=far)
+        if shares.world == 1:
+            return rows, distances, doubt
+        rows, distances, doubt = map(np.concatenate, zip(*shares.gather((rows, distances, doubt)), strict=True))
+        return rows, distances, doubt
+
+
+def exact_neighbours(
+    points: Rows, reference: Rows, k: int, own: Tensor | None, device: torch.device, shares: Shares | None = None
+) -> Nearest:
     """The k nearest reference rows of each point; the report has `searched_again` and `by_differences`.
 
     Args:
@@ -109,7 +145,8 @@ def exact_neighbours(points: Rows, reference: Rows, k: int, own: Tensor | None, 
         k: at most as many as there are for every point.
         own: (N,) int64 row of the reference that is the point itself, -1 for none; None if there are none at all.
         device: where products are computed.
+        shares: the processes that search together; None for this one alone.
     """
-    question = Question(points, reference, own, torch.arange(points.n), k, device)
+    question = Question(points, reference, own, torch.arange(points.n), k, device, shares or Shares())
     [(indices, distances)], again, apart = question.search()
     return Nearest(indices, distances, {"searched_again": again, "by_differences": apart})

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from avrobust_core import AvrobustError
+from avrobust_core import AvrobustError, Shares
 from avrobust_geometry.configs import Exact
 from avrobust_geometry.inputs import Array, Ints
 from avrobust_geometry.knn.approximate import LEAST, approximate_neighbours, compiled, neighbours_asked
@@ -36,6 +36,7 @@ def nearest(
     seed: int = 0,
     device: str | torch.device = "cpu",
     threads: int | None = None,
+    shares: Shares | None = None,
 ) -> Nearest:
     """The k nearest neighbours of each point, by Euclidean distance.
 
@@ -56,6 +57,8 @@ def nearest(
         seed: of pynndescent and of the audit. A graph also depends on `threads`.
         device: where exact products are computed.
         threads: of the processor; by default torch's number.
+        shares: the processes that search together, each of which must call this with the same; None for this one alone.
+            Exact search is shared. A graph is made by the first, and given to the others.
 
     Returns:
         the neighbours. The report has `method` and `reason`; `asked` and `k`; `seconds`: `exact` and `approximate` as
@@ -70,7 +73,7 @@ def nearest(
         AvrobustError: if pynndescent is demanded outside the main thread.
     """
     began = time.perf_counter()
-    where = torch.device(device)
+    where, shares = torch.device(device), shares or Shares()
     asked, among, own = read_sets(points, reference, exclude)
     itself = asked is among
     wanted = min(k, among.n - (1 if itself or own is not None else 0))
@@ -78,13 +81,16 @@ def nearest(
     tried: list[dict[str, Any]] = []
     with full_precision(threads) as jobs:
         whole = exact_seconds(asked.n, among.n, asked.width, wanted, itself=itself, device=where, threads=jobs)
+        whole /= shares.world
         barred = _barred(asked, itself, where, exact)
         graph = None if barred else _graph_seconds(asked, neighbours_asked(wanted, asked.n), jobs)
         reason = "asked for" if exact is True else barred or ("estimated to be faster" if exact else "asked for")
-        if graph is not None and (exact is False or (exact == "auto" and graph < whole)):
-            found, tried, reason = _attempts(asked, wanted, exact, whole, seed, jobs, reason)
+        approximate = graph is not None and (exact is False or (exact == "auto" and graph < whole))
+        if shares.gather(approximate)[0]:
+            attempts = _attempts(asked, wanted, exact, whole, seed, jobs, reason) if shares.rank == 0 else None
+            found, tried, reason = shares.gather(attempts)[0]
         if found is None:
-            found = exact_neighbours(asked, among, wanted, own, where)
+            found = exact_neighbours(asked, among, wanted, own, where, shares)
     report = {
         "asked": k,
         "k": wanted,

@@ -20,6 +20,7 @@ from avrobust_core import files as store
 from avrobust_core.blame import sentence
 from avrobust_core.cli import command_parser, main
 from avrobust_core.evaluation.failures import recorded
+from avrobust_core.ranks import Ranks
 
 ROOT = Path(__file__).parents[3]
 
@@ -327,3 +328,9 @@ def test_an_exception_that_cannot_say_what_it_is_is_named_by_its_type() -> None:
     assert sentence(Broken()) == "Broken: (its message cannot be shown)"
     with contextlib.suppress(ValueError):
         assert sentence(ValueError("a\n\x1b[1mb")) == "ValueError: a b"
+
+
+def test_of_several_processes_the_first_alone_carries_out_what_is_no_run(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("avrobust_core.cli.ranks", lambda: Ranks(rank=1, world=2, local=1, local_world=2))
+    assert main(["plugins"]) == 0
+    assert capsys.readouterr() == ("", "")

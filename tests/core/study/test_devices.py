@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from avrobust_core.errors import RunError
+from avrobust_core.ranks import Ranks
 from avrobust_core.spec.model import EngineSection
 from avrobust_core.study import devices as module
 from avrobust_core.study.devices import fabric_of
@@ -54,3 +55,47 @@ def test_what_fabric_itself_refuses_is_told_in_one_sentence(gpus: Any, monkeypat
     monkeypatch.setattr(module, "Fabric", refuse)
     with pytest.raises(RunError, match="cannot use accelerator cpu, devices 1 and precision 32-true together: no such"):
         fabric_of(EngineSection())
+
+
+@pytest.mark.parametrize(
+    ("count", "engine", "launcher", "device"),
+    [
+        (0, {}, "torchrun", "cpu"),
+        (0, {"accelerator": "cpu", "devices": 3}, "torchrun", "cpu"),
+        (4, {}, "torchrun", "cuda:2"),
+        (4, {"devices": [3, 1, 0]}, "torchrun", "cuda:0"),
+        (1, {}, "srun", "cuda:0"),  # each task is shown its own GPU
+    ],
+)
+def test_a_process_that_a_launcher_started_takes_its_own_device(
+    count: int, engine: Any, launcher: str, device: str, gpus: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(count)
+    taken: list[Any] = []
+    monkeypatch.setattr(module, "Fabric", lambda **told: taken.append(told["strategy"]))
+    ranks = Ranks(rank=4, world=7, local=2, local_world=3, node=1, address="node1", port=1, launcher=launcher)
+    fabric_of(EngineSection.model_validate(engine), ranks)
+    (strategy,) = taken
+    assert str(strategy.root_device) == device
+    assert (strategy.global_rank, strategy.world_size) == (4, 7), "also where machines hold different numbers of them"
+
+
+@pytest.mark.parametrize(
+    ("count", "engine", "message"),
+    [
+        (
+            0,
+            {"devices": 2},
+            "engine.devices asks for 2 on each machine, but torchrun has started 3 processes on this one",
+        ),
+        (4, {"devices": [0, 1]}, "engine.devices asks for 2 on each machine, but torchrun has started 3"),
+        (2, {}, "torchrun has started 3 processes on this machine, but there are 2 (cuda)"),
+        (1, {}, "torchrun has started 3 processes on this machine, but there are 1 (cuda)"),
+    ],
+)
+def test_more_or_fewer_processes_than_devices_are_refused(count: int, engine: Any, message: str, gpus: Any) -> None:
+    gpus(count)
+    ranks = Ranks(rank=4, world=7, local=2, local_world=3, node=1, address="node1", port=1, launcher="torchrun")
+    with pytest.raises(RunError) as raised:
+        fabric_of(EngineSection.model_validate(engine), ranks)
+    assert str(raised.value).startswith(message)

@@ -162,3 +162,20 @@ def test_embeddings_that_are_not_finite_are_refused_by_their_clip() -> None:
     notes.add(["a", "b"], {"audio": torch.tensor([[1.0, 2.0], [float("nan"), 0.0]])}, torch.tensor([0, 1]))
     with pytest.raises(AvrobustError, match="1 of 2 clips, the first of which is 'b'"):
         notes.embeddings()
+
+
+def test_processes_that_go_on_from_one_state_count_it_once() -> None:
+    def more(tally: Tally, target: int) -> None:
+        tally.add(torch.eye(2)[[0]], torch.tensor([0.9]), torch.tensor([target]), torch.tensor([target]))
+
+    alone = Tally(2)
+    more(alone, 0)
+    state = alone.state_dict()
+    more(alone, 1)
+    more(alone, 0)
+    both = [Tally.of(state), Tally.of(state)]
+    more(both[0], 1)
+    more(both[1], 0)
+    both[0].merge([pickle.loads(pickle.dumps(tally)) for tally in both])
+    assert torch.equal(both[0].by_class, alone.by_class)
+    assert torch.equal(both[0].by_ratio, alone.by_ratio)
