@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+import torch
+from torch import distributed, nn
 
 from avrobust_core.errors import RunError
 from avrobust_core.ranks import Ranks
@@ -99,3 +101,31 @@ def test_more_or_fewer_processes_than_devices_are_refused(count: int, engine: An
     with pytest.raises(RunError) as raised:
         fabric_of(EngineSection.model_validate(engine), ranks)
     assert str(raised.value).startswith(message)
+
+
+class _Partly(nn.Module):
+    """As a fusion of tokens: it leaves what would pool them unused."""
+
+    def __init__(self, *, all_of_it: bool) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(2, 1), nn.Identity() if all_of_it else nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.used(x)
+
+
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_several_processes_train_models_that_leave_parameters_unused(all_of_it: bool, gpus: Any, capfd: Any) -> None:
+    gpus(0)
+    ranks = Ranks(rank=0, world=2, local=0, local_world=2, address="127.0.0.1", port=1, launcher="torchrun")
+    strategy: Any = fabric_of(EngineSection(), ranks).strategy
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        module = _Partly(all_of_it=all_of_it)
+        joint = strategy.setup_module(module)
+        for _ in range(3):
+            joint(torch.ones(4, 2)).sum().backward()
+    finally:
+        distributed.destroy_process_group()
+    assert module.used.bias.grad.item() == 12
+    assert "find_unused_parameters" not in capfd.readouterr().err, "no word of torch in each process"
