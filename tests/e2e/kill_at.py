@@ -42,7 +42,8 @@ def kill_at(place: str, nth: int) -> Callable[[], int]:
 
 def main() -> int:
     target, nth, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-    calls = kill_at(target, nth if os.environ.get("RANK", "0") == os.environ.get("KILLED_RANK", "0") else 0)
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    calls = kill_at(target, nth if rank == os.environ.get("KILLED_RANK", rank) else 0)
 
     from avrobust_core.cli import main as command
     from avrobust_core.evaluation import shards

@@ -102,6 +102,19 @@ def test_a_run_whose_processes_are_killed_goes_on_with_any_number_of_them(
     assert comparable(_result(out)) == comparable(_result(whole))
 
 
+@pytest.mark.skipif(shutil.which("srun") is None, reason="needs SLURM")
+def test_srun_starts_the_processes_and_one_that_dies_is_named(tiny: Path, tmp_path: Path, slurm) -> None:
+    srun = ("srun", "--ntasks=2", "--overcommit", "--kill-on-bad-exit=1", sys.executable, KILL)
+    place = "avrobust_core.evaluation.predictions:evaluate_batch"
+    run = ("run", tiny, "--out", tmp_path / "out", *REDUCED, "--set", "training.standard.epochs=0")
+    status, said = _end(_start(*srun, place, "2", *run, env=slurm.variables | {"KILLED_RANK": "1"}))
+    assert status not in (0, None)
+    (sentence,) = [line for line in said.splitlines() if line.startswith("avrobust: error: ")]
+    assert "process 2 of 2 (rank 1, pid " in sentence
+    assert "(srun's own message says by what)" in sentence
+    assert "clean" in said, "they had joined, and worked"
+
+
 def _alive(out: Path) -> list[str]:
     """The processes that still work for a run, once they have had time to end."""
     found: list[str] = []
