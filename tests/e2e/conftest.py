@@ -1,4 +1,4 @@
-"""A study small enough to run in seconds, a way to run the command in a process of its own, and SLURM on this machine."""
+"""A study small enough to run in seconds, a way to run the command in its own process, and SLURM on this machine."""
 
 import json
 import os
