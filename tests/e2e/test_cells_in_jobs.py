@@ -116,8 +116,9 @@ class Started:
     def until_held(self) -> dict[str, int]:
         """Wait until all cells hold still; their processes, by the cell's id."""
         self.until(lambda: len(list(self.out.glob("cells/*/evaluations/*/record.json"))) == RECORDS)
-        self.until(lambda: len(pids(self.out)) == RECORDS // 2)
-        return pids(self.out)
+        mine = self.process.pid
+        self.until(lambda: len(pids(self.out, but=mine)) == RECORDS // 2)
+        return pids(self.out, but=mine)
 
     def end(self) -> int:
         return self.process.wait(240)
@@ -145,10 +146,11 @@ def logs(out: Path) -> str:
     return "\n".join(path.read_text() for path in sorted(out.glob("jobs/*/*log*")))
 
 
-def pids(out: Path) -> dict[str, int]:
-    """The processes that hold cells, by the cell's id."""
+def pids(out: Path, *, but: int = 0) -> dict[str, int]:
+    """The living processes that held cells last, by the cell's id, without one."""
     found = {path.parent.name: path.read_text().split() for path in out.glob("cells/*/.avrobust-run")}
-    return {cell: int(words[1]) for cell, words in found.items() if words and _alive(int(words[1]))}
+    last = {cell: int(words[1]) for cell, words in found.items() if words}
+    return {cell: pid for cell, pid in last.items() if pid != but and _alive(pid)}
 
 
 def _alive(pid: int) -> bool:
@@ -262,10 +264,10 @@ def test_jobs_of_slurm_lose_nothing_when_command_job_and_node_are_killed(
 
     study.hold.touch()
     third = Started(study, out, *SLURM, env=slurm.variables)
-    third.until(lambda: pids(out).get(killed, third.process.pid) != third.process.pid)  # it has a look itself, first
+    third.until(lambda: killed in pids(out, but=third.process.pid))  # which has a look itself, first
     (job,) = set(sent().values()) - set(jobs.values())
     slurm.kill_node(third.process.pid)
-    third.until(lambda: not pids(out))
+    third.until(lambda: not pids(out, but=third.process.pid))
     slurm.node_is("DOWN")
     third.until(lambda: "is PENDING" in third.said.partition("is RUNNING")[2])  # SLURM itself tries it again
     slurm.start_node()
