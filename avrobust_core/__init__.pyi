@@ -96,6 +96,7 @@ from avrobust_core.threats.balls import Ball as Ball
 from avrobust_core.threats.budgets import Budget as Budget
 from avrobust_core.threats.budgets import ThreatModel as ThreatModel
 from avrobust_core.threats.clips import Inputs as Inputs
+from avrobust_core.threats.clips import on_the_way as on_the_way
 from avrobust_core.threats.clips import per_clip as per_clip
 from avrobust_core.threats.clips import where_clips as where_clips
 from avrobust_core.threats.regions import Region as Region

@@ -173,11 +173,15 @@ class BoundVictim:
         return self.region.sample(lambda name: self.draws(f"{purpose}/{name}"))
 
     def select(self, index: Tensor) -> Self:
-        """The same victim bound to the clips at `index` (int64 positions); nothing is encoded again."""
+        """The same victim bound to the clips at `index` (int64 positions); nothing is encoded again.
+
+        With positions on the CPU no device is waited for.
+        """
         found = copy(self)
+        found.ids = tuple(self.ids[i] for i in index.tolist())
+        index = index.to(self.device, non_blocking=True)
         found.region = self.region.select(index)
         found.goal = self.goal.select(index)
-        found.ids = tuple(self.ids[i] for i in index.tolist())
         found.start = None if self.start is None else select_inputs(self.start, index)
         found._hidden = self._hidden.select(index)
         found._positions = self._positions[index]
