@@ -127,7 +127,7 @@ def card(bench: Bench) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if cuda else "processor",
         "memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1) if cuda else None,
         "torch": torch.__version__,
-        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,  # type: ignore[no-untyped-call]
         "tflop_per_second": rates,
         "copy_tb_per_second": round(8 * source.numel() / seconds / 1e12, 3),
     }

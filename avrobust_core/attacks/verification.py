@@ -119,10 +119,11 @@ class _Check:
         Raises:
             AttackViolation: or whatever a cure raises.
         """
-        *flags, last = torch.stack([*self._flags, *others]).cpu()
-        for found, cure in zip([*flags, last], self._cures, strict=False):
+        here = torch.stack([*self._flags, *others]).cpu()
+        for found, cure in zip(here, self._cures, strict=False):
             if found.any():
                 cure(found)
+        last: Tensor = here[-1]
         return last
 
 

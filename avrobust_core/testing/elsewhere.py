@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import linecache
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 ELSEWHERE: Final = torch.device("meta")
 """The device that code under test sees. Torch knows one beside the CPU that needs no hardware; its tensors hold
@@ -47,22 +48,19 @@ class _Tensor(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> _Tensor:
-        found: _Tensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        found: _Tensor = Tensor._make_wrapper_subclass(
             cls, held.size(), strides=held.stride(), storage_offset=0, dtype=held.dtype, device=ELSEWHERE
         )
         found.held = held
         return found
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         return _carried_out(func, args, kwargs or {}, None)
-
-    def __repr__(self, *, tensor_contents: object = None) -> str:
-        return f"elsewhere({self.held!r})"
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -117,80 +115,86 @@ def elsewhere() -> Iterator[list[str]]:
 
 def _carried_out(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], waits: list[str] | None) -> Any:
     name = func._schema.name
-    given = _tensors([args, kwargs])
-    there = [x for x in given if isinstance(x, _Tensor)]
+    here: list[Tensor] = []
+    there: list[_Tensor] = []
+    plain, named = _held(args, here, there), _held(kwargs, here, there)
     device = kwargs.get("device")
     target = bool(there) if device is None else torch.device(device) == ELSEWHERE
     if not there and not target:
         return func(*args, **kwargs)
-    here = [x for x in given if not isinstance(x, _Tensor)]
-    if name in ("aten::copy_",) and here:
+    if name == "aten::copy_":
         target = isinstance(args[0], _Tensor)
-    elif name not in _ACROSS and any(x.dim() for x in here):
+    elif here and name not in _ACROSS and any(x.dim() for x in here):
         raise RuntimeError(f"{name} is given tensors of the CPU and of another device")
-    if waits is not None and _waits(name, args, kwargs, here, there, target):
+    if waits is not None and _waits(name, args, kwargs, target):
         waits.append(_place())
-    plain = tree_map(lambda x: x.held if isinstance(x, _Tensor) else x, [args, dict(kwargs)])
     if device is not None:
-        plain[1]["device"] = torch.device("cpu")
-    if plain[1].get("pin_memory"):
-        plain[1]["pin_memory"] = False
-    found = func(*plain[0], **plain[1])
-    if name == "aten::_to_copy" and there and not target and found is there[0].held:
+        named["device"] = torch.device("cpu")
+    if named.get("pin_memory"):
+        named["pin_memory"] = False
+    found = func(*plain, **named)
+    if not target and there and found is there[0].held:
         found = found.clone()
-    return _returned(func, args, kwargs, found, target)
+    written = {id(x.held): x for x in _written(func, args, kwargs) if isinstance(x, _Tensor)}
+    return _wrapped(found, written, target)
 
 
-def _returned(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], found: Any, target: bool) -> Any:
-    """The results as tensors of their device; what was written into is returned itself."""
-    written = [
-        kwargs[a.name] if a.kwarg_only else args[i]
-        for i, a in enumerate(func._schema.arguments)
-        if a.alias_info is not None and a.alias_info.is_write and (a.name in kwargs if a.kwarg_only else i < len(args))
-    ]
-    by_held = {id(x.held): x for x in written if isinstance(x, _Tensor)}
-
-    def back(x: Any) -> Any:
-        if not isinstance(x, Tensor) or isinstance(x, _Tensor):
-            return x
-        if id(x) in by_held:
-            return by_held[id(x)]
-        return _Tensor(x) if target else x
-
-    return tree_map(back, found)
+def _held(tree: Any, here: list[Tensor], there: list[_Tensor]) -> Any:
+    """Arguments with what tensors of the device hold in their places; both kinds of tensors are listed."""
+    if isinstance(tree, _Tensor):
+        there.append(tree)
+        return tree.held
+    if isinstance(tree, Tensor):
+        here.append(tree)
+    elif isinstance(tree, (list, tuple)):
+        return type(tree)(_held(x, here, there) for x in tree)
+    elif isinstance(tree, Mapping):
+        return {key: _held(x, here, there) for key, x in tree.items()}
+    return tree
 
 
-def _waits(
-    name: str,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    here: Sequence[Tensor],
-    there: Sequence[Tensor],
-    target: bool,
-) -> bool:
+def _wrapped(tree: Any, written: Mapping[int, _Tensor], target: bool) -> Any:
+    """Results as tensors of their device; what was written into is returned itself."""
+    if isinstance(tree, Tensor) and not isinstance(tree, _Tensor):
+        return written[id(tree)] if id(tree) in written else _Tensor(tree) if target else tree
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_wrapped(x, written, target) for x in tree)
+    return tree
+
+
+@cache
+def _writes(func: Any) -> tuple[tuple[int, str], ...]:
+    """The arguments that an operation writes into: their places and names."""
+    arguments = enumerate(func._schema.arguments)
+    return tuple((i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write)
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    for place, name in _writes(func):
+        if name in kwargs:
+            yield kwargs[name]
+        elif place < len(args):
+            yield args[place]
+
+
+def _waits(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], target: bool) -> bool:
     if name in _ASK:
         return name != "aten::repeat_interleave" or kwargs.get("output_size") is None
     if name in ("aten::index", "aten::index_put_", "aten::_index_put_impl_"):
         return any(isinstance(i, Tensor) and (i.dtype == torch.bool or not isinstance(i, _Tensor)) for i in args[1])
     if name == "aten::_to_copy":
-        across = isinstance(args[0], _Tensor) != target
-        return across and not kwargs.get("non_blocking", False)
-    if name == "aten::copy_" and here and there:
+        return isinstance(args[0], _Tensor) != target and not kwargs.get("non_blocking", False)
+    if name == "aten::copy_":
         blocking = not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
-        return blocking and args[1].dim() > 0
+        return blocking and isinstance(args[1], _Tensor) != target and args[1].dim() > 0
     return False
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    tree_map(lambda x: found.append(x) if isinstance(x, Tensor) else None, tree)
-    return found
 
 
 def _place() -> str:
     """The innermost line of avrobust that is running, of a plugin or of the core but for this kit."""
-    for frame in reversed(traceback.extract_stack()):
-        path = Path(frame.filename)
+    for frame, line in traceback.walk_stack(None):
+        path = Path(frame.f_code.co_filename)
         if any(part.startswith("avrobust") for part in path.parts[:-1]) and path.parent != _OWN / "testing":
-            return f"{path.parent.name}/{path.name}:{frame.lineno} {frame.line}"
+            code = linecache.getline(frame.f_code.co_filename, line).strip()
+            return f"{path.parent.name}/{path.name}:{line} {code}"
     return "elsewhere"

@@ -149,7 +149,8 @@ class Keeper(ABC):
             return None
         device = self.positions.device
         left = (~done).nonzero().squeeze(1)
-        out, kept = (index.to(device, non_blocking=True) for index in (done.nonzero().squeeze(1), left))
+        out: Tensor = done.nonzero().squeeze(1).to(device, non_blocking=True)
+        kept: Tensor = left.to(device, non_blocking=True)
         settled = self.positions[out]
         for name, found in self.found.items():
             found.index_copy_(0, settled, self._at[name].detach().index_select(0, out))

@@ -15,13 +15,9 @@ BOTH = ("audio", "video")
 SEARCHES = {"searches": 1, "lead": 0}
 ATTACKS = [
     ("pgd", "linf", {}),
-    ("pgd", "l2", {}),
-    ("pgd", "l1", {}),
-    ("apgd", "linf", {}),
+    ("apgd", "l2", {}),
     ("mim", "linf", {}),
     ("cw", "l2", SEARCHES),
-    ("cw", "linf", SEARCHES),
-    ("ddn", "l2", {}),
     ("fmn", "linf", {}),
 ]
 
@@ -50,7 +46,7 @@ def run(registry: Registry, name: str, norm: str, *, steps: int, share: float | 
 
 @pytest.mark.parametrize(("name", "norm", "fields"), ATTACKS)
 def test_no_step_waits_for_the_device(registry: Registry, name: str, norm: str, fields: dict[str, object]) -> None:
-    few, many = (run(registry, name, norm, steps=steps, share=None, device=ELSEWHERE, **fields)[2] for steps in (6, 16))
+    few, many = (run(registry, name, norm, steps=steps, share=None, device=ELSEWHERE, **fields)[2] for steps in (4, 14))
     # The searches of cw ask every fifth step which clips are done.
     allowed = 2 if name == "cw" else 0
     assert len(many) - len(few) <= allowed, sorted(set(many))
@@ -62,7 +58,7 @@ def test_an_attack_is_bound_and_verified_with_four_waits(registry: Registry) -> 
     assert len(waits) == 4, waits
 
 
-@pytest.mark.parametrize(("name", "norm"), [("pgd", "linf"), ("apgd", "l2"), ("fmn", "l2")])
+@pytest.mark.parametrize(("name", "norm"), [("pgd", "linf"), ("fmn", "l2")])
 def test_a_device_finds_what_the_cpu_finds(registry: Registry, name: str, norm: str) -> None:
     here, there = (
         run(registry, name, norm, steps=8, share=0.6, device=device) for device in (torch.device("cpu"), ELSEWHERE)
