@@ -56,6 +56,7 @@ from avrobust_core.models.base_classes import Encoder as Encoder
 from avrobust_core.models.base_classes import Fusion as Fusion
 from avrobust_core.models.class_names import audioset_classes as audioset_classes
 from avrobust_core.models.class_names import kinetics_classes as kinetics_classes
+from avrobust_core.models.constant import made_once as made_once
 from avrobust_core.models.frontends import KaldiFbank as KaldiFbank
 from avrobust_core.models.frontends import PixelNormalisation as PixelNormalisation
 from avrobust_core.models.layers import AttentionPooling as AttentionPooling

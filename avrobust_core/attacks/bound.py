@@ -1,7 +1,6 @@
 """A victim bound to a batch under a threat: what an attack is given, and asks."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
@@ -138,7 +137,7 @@ class BoundVictim:
     def __call__(self, perturbed: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, K) float32 of the batch with the attacked modalities replaced; differentiable in `perturbed`."""
         watched = self.gradients.watch(perturbed, self._positions)
-        with self._precision(next(iter(perturbed.values())).device.type):
+        with self.victim.lowered(self.device):
             logits = self._forward(watched).float()
         self.gradients.expect(logits, self._positions, self.victim.samples)
         return logits
@@ -204,9 +203,6 @@ class BoundVictim:
         found = copy(self)
         found._change = change
         return found
-
-    def _precision(self, device: str) -> AbstractContextManager[object]:
-        return nullcontext() if self.exact else torch.autocast(device, dtype=torch.bfloat16)
 
     def _forward(self, perturbed: Mapping[str, Tensor]) -> Tensor:
         self.queries[self._positions] += self.victim.samples

@@ -13,6 +13,7 @@ from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import DataError
 from avrobust_core.models.answers import ask, refuse_non_finite, refuse_written, rounding
+from avrobust_core.models.constant import StandIns, constant_weights
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.recurrence import differentiable_recurrence
 from avrobust_core.models.trial import refuse_unsteady
@@ -49,6 +50,7 @@ class AttackedModel:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
         self._answered: set[torch.dtype] = set()
         self._tried = False
+        self._stand_ins: StandIns | None = None
 
     @contextmanager
     def frozen(self) -> "Iterator[None]":
@@ -62,13 +64,25 @@ class AttackedModel:
         try:
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
-            with differentiable_recurrence(self.model):
+            with differentiable_recurrence(self.model), constant_weights():
                 yield
         finally:
+            self._stand_ins = None
             for module, mode in modes:
                 module.training = mode
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+    @contextmanager
+    def lowered(self, device: torch.device) -> "Iterator[None]":
+        """The precision of the attacks' own passes inside: bfloat16 with weights that were cast once, or nothing."""
+        if self.precision == "32-true":
+            yield
+            return
+        if self._stand_ins is None or not self._stand_ins.fits():
+            self._stand_ins = StandIns(self.model, torch.bfloat16)
+        with torch.autocast(device.type, dtype=torch.bfloat16), self._stand_ins.in_place():
+            yield
 
     @torch.no_grad()
     def logits(self, inputs: Mapping[str, Tensor], features: Collection[str] = ()) -> Tensor:
