@@ -218,6 +218,7 @@ class BoundVictim:
                 return model.classify({**hidden.encoded, **model.encode(perturbed, hidden.features)})
             return model(dict(given))
 
-        logits = self.victim.mean_of(once, given)
+        with self.victim.within_memory(perturbed, once):
+            logits = self.victim.mean_of(once, given)
         self.unanswered[self._positions] |= ~logits.detach().isfinite().all(dim=1)  # waits for no device
         return logits

@@ -138,7 +138,9 @@ class Predicting:
             return evaluating.evaluate_batch(victim, batch, run)
 
         with victim.frozen():
-            self.process.in_shards(evaluation.folder, self.process.selection, work, evaluation.label, first)
+            self.process.in_shards(
+                evaluation.folder, self.process.selection, work, evaluation.label, first, victim.spare
+            )
 
     def runs(self, cell: PlannedCell) -> dict[tuple[str, str], AttackRun]:
         """The attacks on a cell, by attack and threat, without the points of fronts and threats that touch nothing."""

@@ -161,8 +161,17 @@ class Process:
         work: shards.Work,
         label: str,
         first_reading: FirstReading | None = None,
+        spare: Callable[[], bool] = lambda: False,
     ) -> None:
         """This process's share of some work on clips; what earlier runs left is not done again.
+
+        Args:
+            folder: of the work.
+            selection: the clips, all processes' together.
+            work: on each batch.
+            label: of the work, for errors.
+            first_reading: what was read before, to be compared.
+            spare: makes the work take less memory, where one clip does not fit; see `shards.MicroBatches`.
 
         Raises:
             DataError: if a batch is not what it was at the first reading; then nothing has been done with it.
@@ -186,6 +195,7 @@ class Process:
             report=self.monitor.update,
             limit=limit,
             compare=None if first_reading is None else partial(first_reading.compare, label=label),
+            spare=spare,
         )
 
     def read(self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped) -> Iterator[Batch | None]:
