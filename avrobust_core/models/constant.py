@@ -48,7 +48,7 @@ def made_once(weights: Sequence[Tensor], make: Callable[[], Made]) -> Made:
         return make()
     device = weights[0].device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    key = (low, *((id(weight), weight._version) for weight in weights))
+    key = (low, *((id(weight), *_state(weight)) for weight in weights))
     if key not in kept:
         stand_ins = _stand_ins.get()
         # Not a tensor of inference mode, which could not be kept for a backward pass.
@@ -111,5 +111,10 @@ class StandIns:
         for held, name, weight, cast in self._places:
             held[name] = cast if low else weight
 
-    def _seen(self) -> list[int]:
-        return [weight._version for _, _, weight, _ in self._places]
+    def _seen(self) -> list[tuple[int, ...]]:
+        return [_state(weight) for _, _, weight, _ in self._places]
+
+
+def _state(weight: Tensor) -> tuple[int, ...]:
+    """What changes when a weight is written into, or laid out otherwise in memory."""
+    return weight._version, *weight.stride()

@@ -56,6 +56,8 @@ class Process:
         skipped: the clips that could not be read, so far.
         fresh: True once something of the present cell has been computed, not reused.
         only_reads: True while only what earlier commands have left is taken up.
+        layouts: by cell, what `choose_layouts` measured of the model that is held, where `engine.channels_last` is
+            auto.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Process:
         self.skipped = Skipped(self.dataset)
         self.fresh = False
         self.only_reads = False
+        self.layouts: dict[str, dict[str, float]] = {}
         self._models: dict[str, AVModel] = {}
 
     @property
@@ -153,6 +156,7 @@ class Process:
     def forget_models(self) -> None:
         """Free the memory that models take."""
         self._models.clear()
+        self.layouts.clear()
 
     def in_shards(
         self,
