@@ -1,8 +1,9 @@
 """What benchmarks/gpu.py measures on: a network of real size, clips that it is sure of, and a rehearsal's sizes."""
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -87,6 +88,7 @@ class Held(Dataset):
     task = "single-label"
 
     def __init__(self, size: Size, *, short: bool) -> None:
+        self.short = short
         sound, pictures = (size.short_sound, size.short_pictures) if short else (size.sound, size.pictures)
         self.classes = tuple(f"class {i}" for i in range(size.classes))
         self.media = {
@@ -134,6 +136,8 @@ class Bench:
     registry: Registry
     until: float
     found: dict[str, Any] = field(default_factory=dict)
+    _models: dict[bool, AVModel] = field(default_factory=dict)
+    _subject: Subject | None = None
 
     @property
     def left(self) -> float:
@@ -161,8 +165,13 @@ class Bench:
         """A component of the registry, configured."""
         return configure(self.registry, kind, name, config)
 
-    def model(self, dataset: Dataset) -> AVModel:
-        """A network with random weights, on the device, in evaluation mode; the same each time."""
+    def model(self, dataset: Held) -> AVModel:
+        """A network with random weights, on the device, in evaluation mode; a copy of the same each time."""
+        if dataset.short not in self._models:
+            self._models[dataset.short] = self._made(dataset)
+        return copy.deepcopy(self._models[dataset.short])
+
+    def _made(self, dataset: Held) -> AVModel:
         size = self.size
         torch.manual_seed(0)
         encoders = {
@@ -177,7 +186,12 @@ class Bench:
         return model.to(self.device).eval()
 
     def subject(self) -> Subject:
-        """The network that is attacked, and a batch of those clips that it is surest of; their labels are its own."""
+        """A network that is attacked, and a batch of those clips that it is surest of; their labels are its own."""
+        if self._subject is None:
+            self._subject = self._attacked()
+        return replace(self._subject, model=copy.deepcopy(self._subject.model))
+
+    def _attacked(self) -> Subject:
         dataset = Held(self.size, short=False)
         model = self.model(dataset)
         clips = Batch.stack([dataset.read("test", i) for i in range(len(dataset.ids("test")))])
