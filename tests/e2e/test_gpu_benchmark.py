@@ -1,6 +1,7 @@
 """`benchmarks/gpu.py`: a part that fails takes no other along, and all of it is rehearsed with small sizes."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -41,7 +42,11 @@ def test_a_part_does_not_begin_when_time_is_over(bench: Bench) -> None:
 @pytest.mark.slow
 def test_all_of_it_is_rehearsed(tmp_path: Path, run_command, last_json) -> None:
     command = ("--small", "--device", "cpu", "--out", tmp_path / "found.json")
-    done = run_command(*command, script=ROOT / "benchmarks" / "gpu.py", env={"PYTHONPATH": str(ROOT)})
+    done = run_command(
+        *command,
+        script=ROOT / "benchmarks" / "gpu.py",
+        env={"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])},
+    )
     assert done.returncode == 0, done.stderr
     found = last_json(done.stdout)
     assert set(found["missing"]) == {"waits"}  # of which torch knows on a GPU only
