@@ -29,7 +29,7 @@ class View(nn.Module):
         batch: the clean clips.
         media: the bounds of each modality.
         attacked: modalities that are part of the picture.
-        half: whether the model runs under bfloat16 autocast; logits are float32 all the same.
+        lowered: whether the model runs under bfloat16 autocast; logits are float32 all the same.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class View(nn.Module):
         media: Mapping[str, MediaSpec],
         attacked: tuple[str, ...],
         *,
-        half: bool = False,
+        lowered: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        self.half = half
+        self.lowered = lowered
         self.attacked = attacked
         self.limits = {name: _bounds(name, media[name]) for name in attacked}
         self.shapes = {name: batch.inputs[name].shape[1:] for name in attacked}
@@ -90,7 +90,7 @@ class View(nn.Module):
             carried = x.detach().flatten(1)[:, start : start + len(self.digits)] > 0.5
             numbers = (carried * self.digits).sum(dim=1)
             inputs |= {name: fixed.index_select(0, numbers) for name, fixed in self.fixed.items()}
-        with torch.autocast(x.device.type, dtype=torch.bfloat16) if self.half else nullcontext():
+        with torch.autocast(x.device.type, dtype=torch.bfloat16) if self.lowered else nullcontext():
             logits = cast(Tensor, self.model(inputs))
         return logits.float()
 

@@ -77,7 +77,7 @@ class Rivals:
     def __init__(self, bench: Bench, subject: Subject, attacked: tuple[str, ...], precision: str, eps: float) -> None:
         self.bench, self.subject, self.precision, self.eps = bench, subject, precision, eps
         media = subject.dataset.media
-        self.view = View(subject.model, subject.batch, media, attacked, half=precision == "bf16")
+        self.view = View(subject.model, subject.batch, media, attacked, lowered=precision == "bf16")
         self.threat = our_threat(self.view, "linf", eps)
         self.steps = bench.size.steps
 

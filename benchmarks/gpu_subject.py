@@ -195,7 +195,9 @@ class Bench:
         dataset = Held(self.size, short=False)
         model = self.model(dataset)
         clips = Batch.stack([dataset.read("test", i) for i in range(len(dataset.ids("test")))])
-        parts = [clips.select(chosen).to(self.device) for chosen in torch.arange(len(clips)).split(self.size.batch)]
+        parts = [
+            clips.select(chosen).to(self.device) for chosen in torch.split(torch.arange(len(clips)), self.size.batch)
+        ]
         _take_statistics(model, parts[0].inputs)
         with torch.no_grad():
             logits = torch.cat([model(part.inputs).float() for part in parts]).cpu()

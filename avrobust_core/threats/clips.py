@@ -78,7 +78,7 @@ def on_the_way(x: Tensor) -> Callable[[], Tensor]:
     if x.device.type in ("cpu", "mps"):  # the latter has no way to tell when a copy has arrived
         return x.cpu
     here = x.to("cpu", non_blocking=True)
-    arrived = torch.cuda.Event() if x.device.type == "cuda" else None
+    arrived = torch.cuda.Event() if x.device.type == "cuda" else None  # type: ignore[no-untyped-call]
     if arrived is not None:
         arrived.record()
 
