@@ -12,8 +12,8 @@ Parts, in this order: `card` (peak of matrix products and copies), `joint-tf32`,
 the card's peak), `robust-tf32`, `robust-bf16` (joint PGD at a radius that leaves about half of the clips: rates at what
 robust accuracy), `starts`, `waits` (of the host for the device, by attack), `neighbours` and `queries` (over bare
 products and top-k), `standard`, `fast-at`, `free-at`, `adversarial` (training steps over bare loops), `guided` (what
-comes between epochs), `density`, `convexity`, `variants` (channels-last and cudnn's search for algorithms), `kernels`
-(the operations that take longest) and `compiled` (torch.compile).
+comes between epochs), `density`, `convexity`, `convolutions` (each in three forms), `variants` (channels-last and
+cudnn's search for algorithms), `kernels` (the operations that take longest) and `compiled` (torch.compile).
 
 The last line is one JSON object: `missing` (the parts without a result, and why), `answers` (the figures that a reader
 looks for first), and `parts`, all of them. `--out` has it after each part, for a run that is killed.
@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from avrobust_core import Registry
-from benchmarks import gpu_attacks, gpu_geometry, gpu_training
+from benchmarks import gpu_attacks, gpu_convolutions, gpu_geometry, gpu_training
 from benchmarks.attack_measures import one_line
 from benchmarks.attacks import quieten
 from benchmarks.gpu_subject import REAL, SMALL, Bench
@@ -64,6 +64,7 @@ def parts() -> dict[str, Part]:
         "guided": gpu_training.guided,
         "density": gpu_geometry.density_of_classes,
         "convexity": gpu_geometry.convexity_of_classes,
+        "convolutions": gpu_convolutions.convolutions,
         "variants": gpu_attacks.variants,
         "kernels": gpu_attacks.kernels,
         "compiled": gpu_attacks.compiled,
