@@ -53,9 +53,6 @@ class Keeper(ABC):
     scored = "the loss or its gradient"
     """The name that errors give to a loss that is not finite."""
 
-    between_waits = 5
-    """Elsewhere than on CPU a wait costs the work that could have been queued meanwhile: steps for each of them."""
-
     def __init__(self, victim: BoundVictim, loss: Loss, rows: int | None = None, by: Loss | None = None) -> None:
         self.victim = victim
         self.loss = loss
@@ -95,11 +92,6 @@ class Keeper(ABC):
     @abstractmethod
     def _keep(self, x: Inputs, logits: Tensor, height: Tensor) -> None:
         """Note what a point of this loss, (b,), has reached."""
-
-    @property
-    def every(self) -> int:
-        """In how many steps `settle`, for which the host waits for the device, is to be called once."""
-        return 1 if self.victim.device.type == "cpu" else self.between_waits
 
     @property
     def _done(self) -> Tensor:
@@ -246,7 +238,6 @@ class BestPoint(Keeper):
     """
 
     scored = "the loss"
-    between_waits = 10
 
     def __init__(self, victim: BoundVictim, loss: Loss) -> None:
         super().__init__(victim, loss)

@@ -19,7 +19,10 @@ ATTACKS = [
     ("mim", "linf", {}),
     ("cw", "l2", SEARCHES),
     ("fmn", "linf", {}),
+    ("square", "linf", {}),
+    ("noise", "linf", {}),
 ]
+LENGTH = {"square": "queries", "noise": "draws"}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def run(registry: Registry, name: str, norm: str, *, steps: int, share: float | 
     problem = make_problem(SHAPES, seed=73, clips=6)
     threat = problem.unbreakable(norm) if share is None else problem.threat(BOTH, norm, share=share)
     case = Case.of(problem, threat)
-    attack = configure(registry, "attack", name, {"steps": steps, **fields}).build()
+    attack = configure(registry, "attack", name, {LENGTH.get(name, "steps"): steps, **fields}).build()
     with elsewhere() as waits:
         victim = case.victim()
         victim.model.to(device)
@@ -58,10 +61,13 @@ def test_an_attack_is_bound_and_verified_with_four_waits(registry: Registry) -> 
     assert len(waits) == 4, waits
 
 
-@pytest.mark.parametrize(("name", "norm"), [("pgd", "linf"), ("fmn", "l2")])
-def test_a_device_finds_what_the_cpu_finds(registry: Registry, name: str, norm: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "norm", "steps", "share"), [("pgd", "linf", 8, 0.6), ("fmn", "l2", 8, 0.6), ("square", "linf", 40, 0.8)]
+)
+def test_a_device_finds_what_the_cpu_finds(registry: Registry, name: str, norm: str, steps: int, share: float) -> None:
     here, there = (
-        run(registry, name, norm, steps=8, share=0.6, device=device) for device in (torch.device("cpu"), ELSEWHERE)
+        run(registry, name, norm, steps=steps, share=share, device=device)
+        for device in (torch.device("cpu"), ELSEWHERE)
     )
     assert not here[2]
     assert 0 < int(here[1].sum()) < len(here[1])
