@@ -55,6 +55,23 @@ def test_no_step_waits_for_the_device(registry: Registry, name: str, norm: str, 
     assert len(many) - len(few) <= allowed, sorted(set(many))
 
 
+def test_no_batch_of_what_universal_prepares_from_is_waited_for(registry: Registry) -> None:
+    problem = make_problem(SHAPES, seed=73, clips=6)
+    counts = []
+    for epochs in (2, 6):
+        attack = configure(registry, "attack", "universal", {"epochs": epochs}).build()
+        case = Case.of(problem, problem.unbreakable("linf"))
+        with elsewhere() as waits:
+            victim = case.victim()
+            victim.model.to(ELSEWHERE)
+            with victim.frozen():
+                bound = victim.bind(case.batch.to(ELSEWHERE), case.threat)
+                waits.clear()
+                attack.prepare(lambda bound=bound: iter([bound, bound]))
+            counts.append(len(waits))
+    assert counts[0] == counts[1]
+
+
 def test_an_attack_is_bound_and_verified_with_four_waits(registry: Registry) -> None:
     waits = run(registry, "pgd", "linf", steps=3, share=None, device=ELSEWHERE, random_start=False)[2]
     # For the bounds of the clean clips, the end of the climb, the check, and whether the model answered.
