@@ -56,6 +56,7 @@ from avrobust_core.models.base_classes import Encoder as Encoder
 from avrobust_core.models.base_classes import Fusion as Fusion
 from avrobust_core.models.class_names import audioset_classes as audioset_classes
 from avrobust_core.models.class_names import kinetics_classes as kinetics_classes
+from avrobust_core.models.constant import made_once as made_once
 from avrobust_core.models.frontends import KaldiFbank as KaldiFbank
 from avrobust_core.models.frontends import PixelNormalisation as PixelNormalisation
 from avrobust_core.models.layers import AttentionPooling as AttentionPooling
@@ -96,6 +97,7 @@ from avrobust_core.threats.balls import Ball as Ball
 from avrobust_core.threats.budgets import Budget as Budget
 from avrobust_core.threats.budgets import ThreatModel as ThreatModel
 from avrobust_core.threats.clips import Inputs as Inputs
+from avrobust_core.threats.clips import on_the_way as on_the_way
 from avrobust_core.threats.clips import per_clip as per_clip
 from avrobust_core.threats.clips import where_clips as where_clips
 from avrobust_core.threats.regions import Region as Region

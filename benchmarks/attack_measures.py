@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from avrobust_core import AttackRun, Batch, ThreatModel, Victim, attack_batch
+from avrobust_core.attacks.model import AttackPrecision
 from avrobust_core.registry.choices import configure
 from benchmarks.attack_peers import Attacker, Settings
 from benchmarks.attack_subject import Costs, Subject, counted
@@ -193,11 +194,16 @@ def quiet() -> Iterator[None]:
 
 
 def run_ours(
-    subject: Subject, batch: Batch, name: str, config: Mapping[str, object], threat: ThreatModel
+    subject: Subject,
+    batch: Batch,
+    name: str,
+    config: Mapping[str, object],
+    threat: ThreatModel,
+    precision: AttackPrecision = "32-true",
 ) -> Mapping[str, Tensor]:
     """Our attack by its name in the registry, its result verified as in every evaluation."""
     run = AttackRun(name, configure(subject.registry, "attack", name, config).build(), threat)
-    victim = Victim(subject.model, media=subject.dataset.media, task=subject.dataset.task)
+    victim = Victim(subject.model, media=subject.dataset.media, task=subject.dataset.task, precision=precision)
     with victim.frozen():
         found = attack_batch(victim, batch, run)
     return {**batch.inputs, **found.inputs}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -28,16 +29,27 @@ class View(nn.Module):
         batch: the clean clips.
         media: the bounds of each modality.
         attacked: modalities that are part of the picture.
+        lowered: whether the model runs under bfloat16 autocast; logits are float32 all the same.
     """
 
-    def __init__(self, model: AVModel, batch: Batch, media: Mapping[str, MediaSpec], attacked: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        model: AVModel,
+        batch: Batch,
+        media: Mapping[str, MediaSpec],
+        attacked: tuple[str, ...],
+        *,
+        lowered: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.lowered = lowered
         self.attacked = attacked
         self.limits = {name: _bounds(name, media[name]) for name in attacked}
         self.shapes = {name: batch.inputs[name].shape[1:] for name in attacked}
         self.fixed = {name: x for name, x in batch.inputs.items() if name not in attacked}
-        self.digits = 2 ** torch.arange((len(batch) - 1).bit_length() if self.fixed else 0)
+        bits = (len(batch) - 1).bit_length() if self.fixed else 0
+        self.digits = 2 ** torch.arange(bits, device=batch.targets.device)
         self.sizes = [shape.numel() for shape in self.shapes.values()]
         self.side = math.isqrt(sum(self.sizes) + len(self.digits) - 1) + 1
         self.eval()  # the view itself, too: peers go by it, and some bring the model into training mode afterwards
@@ -55,7 +67,7 @@ class View(nn.Module):
     def pack(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The picture of the whole batch."""
         parts = [self.scaled(name, inputs[name]) for name in self.attacked]
-        numbers = torch.arange(len(parts[0])).unsqueeze(1)
+        numbers = torch.arange(len(parts[0]), device=self.digits.device).unsqueeze(1)
         parts.append((numbers.bitwise_and(self.digits) > 0).to(parts[0].dtype))
         flat = torch.cat(parts, dim=1)
         padded = nn.functional.pad(flat, (0, self.side**2 - flat.shape[1]), value=PADDING)
@@ -78,7 +90,9 @@ class View(nn.Module):
             carried = x.detach().flatten(1)[:, start : start + len(self.digits)] > 0.5
             numbers = (carried * self.digits).sum(dim=1)
             inputs |= {name: fixed.index_select(0, numbers) for name, fixed in self.fixed.items()}
-        return cast(Tensor, self.model(inputs))
+        with torch.autocast(x.device.type, dtype=torch.bfloat16) if self.lowered else nullcontext():
+            logits = cast(Tensor, self.model(inputs))
+        return logits.float()
 
 
 class NativeView(nn.Module):

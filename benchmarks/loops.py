@@ -11,7 +11,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -149,32 +149,54 @@ def attack_overhead(builder: Builder, dataset: Dataset, pairs: int) -> float:
 
 
 def bare_pgd(model: AVModel, batch: Batch, dataset: Dataset) -> Tensor:
-    """PGD in linf with a random start, as one would write it by hand; returns the final predictions."""
+    """PGD in linf on all modalities, as one would write it by hand; returns the final predictions."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with torch.no_grad():
         model(batch.inputs).argmax(dim=1)
     clean = {name: batch.inputs[name] for name in EPS}
     limits = {name: dataset.media[name].bounds or (-torch.inf, torch.inf) for name in EPS}
-
-    def inside(name: str, x: Tensor) -> Tensor:
-        delta = (x - clean[name]).clamp(-EPS[name], EPS[name])
-        return (clean[name] + delta).clamp(*limits[name])
-
-    x = {name: inside(name, c + torch.empty_like(c).uniform_(-EPS[name], EPS[name])) for name, c in clean.items()}
-    for _ in range(ATTACK_STEPS):
-        for tensor in x.values():
-            tensor.requires_grad_(True)
-        loss = F.cross_entropy(model(x), batch.targets, reduction="sum")
-        gradients = torch.autograd.grad(loss, list(x.values()))
-        with torch.no_grad():
-            x = {
-                name: inside(name, tensor + 2.5 / ATTACK_STEPS * EPS[name] * gradient.sign())
-                for (name, tensor), gradient in zip(x.items(), gradients, strict=True)
-            }
+    x = bare_ascent(model, clean, batch.targets, EPS, limits, ATTACK_STEPS)
     with torch.no_grad():
         predictions: Tensor = model(x).argmax(dim=1)
     return predictions
+
+
+def bare_ascent(
+    forward: Callable[[Mapping[str, Tensor]], Tensor],
+    clean: Mapping[str, Tensor],
+    targets: Tensor,
+    eps: Mapping[str, float],
+    limits: Mapping[str, tuple[float, float]],
+    steps: int,
+) -> dict[str, Tensor]:
+    """The last iterate of PGD in linf with a random start and steps of 2.5 eps / steps.
+
+    Args:
+        forward: from perturbed modalities to logits.
+        clean: those that are attacked, (B, ...).
+        targets: (B,).
+        eps: of each.
+        limits: of each.
+        steps: of the ascent.
+    """
+
+    def inside(name: str, x: Tensor) -> Tensor:
+        delta = (x - clean[name]).clamp(-eps[name], eps[name])
+        return (clean[name] + delta).clamp(*limits[name])
+
+    x = {name: inside(name, c + torch.empty_like(c).uniform_(-eps[name], eps[name])) for name, c in clean.items()}
+    for _ in range(steps):
+        for tensor in x.values():
+            tensor.requires_grad_(True)
+        loss = F.cross_entropy(forward(x), targets, reduction="sum")
+        gradients = torch.autograd.grad(loss, list(x.values()))
+        with torch.no_grad():
+            x = {
+                name: inside(name, tensor + 2.5 / steps * eps[name] * gradient.sign())
+                for (name, tensor), gradient in zip(x.items(), gradients, strict=True)
+            }
+    return x
 
 
 if __name__ == "__main__":

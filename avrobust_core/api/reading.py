@@ -75,7 +75,7 @@ class Reader:
 
     def predictions(self, victim: Victim, run: AttackRun | None) -> Predictions:
         """Predictions for every clip, clean or attacked, in the order of the first reading."""
-        evaluate_part = MicroBatches(lambda batch: evaluate_batch(victim, batch, run))
+        evaluate_part = MicroBatches(lambda batch: evaluate_batch(victim, batch, run), victim.spare)
         tables = [to_table(batch, evaluate_part(batch)) for batch in self.batches()]
         table = pa.concat_tables(tables).combine_chunks()
         place = {clip: i for i, clip in enumerate(table["id"].to_pylist())}

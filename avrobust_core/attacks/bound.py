@@ -1,7 +1,6 @@
 """A victim bound to a batch under a threat: what an attack is given, and asks."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
@@ -138,7 +137,7 @@ class BoundVictim:
     def __call__(self, perturbed: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, K) float32 of the batch with the attacked modalities replaced; differentiable in `perturbed`."""
         watched = self.gradients.watch(perturbed, self._positions)
-        with self._precision(next(iter(perturbed.values())).device.type):
+        with self.victim.lowered(self.device):
             logits = self._forward(watched).float()
         self.gradients.expect(logits, self._positions, self.victim.samples)
         return logits
@@ -173,11 +172,15 @@ class BoundVictim:
         return self.region.sample(lambda name: self.draws(f"{purpose}/{name}"))
 
     def select(self, index: Tensor) -> Self:
-        """The same victim bound to the clips at `index` (int64 positions); nothing is encoded again."""
+        """The same victim bound to the clips at `index` (int64 positions); nothing is encoded again.
+
+        With positions on the CPU no device is waited for.
+        """
         found = copy(self)
+        found.ids = tuple(self.ids[i] for i in index.tolist())
+        index = index.to(self.device, non_blocking=True)
         found.region = self.region.select(index)
         found.goal = self.goal.select(index)
-        found.ids = tuple(self.ids[i] for i in index.tolist())
         found.start = None if self.start is None else select_inputs(self.start, index)
         found._hidden = self._hidden.select(index)
         found._positions = self._positions[index]
@@ -201,9 +204,6 @@ class BoundVictim:
         found._change = change
         return found
 
-    def _precision(self, device: str) -> AbstractContextManager[object]:
-        return nullcontext() if self.exact else torch.autocast(device, dtype=torch.bfloat16)
-
     def _forward(self, perturbed: Mapping[str, Tensor]) -> Tensor:
         self.queries[self._positions] += self.victim.samples
         if self._change is not None:
@@ -218,6 +218,7 @@ class BoundVictim:
                 return model.classify({**hidden.encoded, **model.encode(perturbed, hidden.features)})
             return model(dict(given))
 
-        logits = self.victim.mean_of(once, given)
+        with self.victim.within_memory(perturbed, once):
+            logits = self.victim.mean_of(once, given)
         self.unanswered[self._positions] |= ~logits.detach().isfinite().all(dim=1)  # waits for no device
         return logits

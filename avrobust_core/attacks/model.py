@@ -1,5 +1,6 @@
 """A model under attack: frozen, asked for logits as the border lets them in, tried once."""
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.data.readings import same_bits
-from avrobust_core.errors import DataError
-from avrobust_core.models.answers import ask, refuse_non_finite, refuse_written, rounding
+from avrobust_core.errors import AvrobustWarning, DataError
+from avrobust_core.models.answers import ask, name_of, refuse_non_finite, refuse_written, rounding
+from avrobust_core.models.constant import StandIns, constant_weights
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.recurrence import differentiable_recurrence
+from avrobust_core.models.sparing import Sparing
 from avrobust_core.models.trial import refuse_unsteady
 
 AttackPrecision = Literal["32-true", "bf16-mixed"]
@@ -49,6 +52,9 @@ class AttackedModel:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
         self._answered: set[torch.dtype] = set()
         self._tried = False
+        self._stand_ins: StandIns | None = None
+        self._spares = False
+        self._sparing: Sparing | None = None
 
     @contextmanager
     def frozen(self) -> "Iterator[None]":
@@ -62,13 +68,59 @@ class AttackedModel:
         try:
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
-            with differentiable_recurrence(self.model):
+            with differentiable_recurrence(self.model), constant_weights():
                 yield
         finally:
+            self._stand_ins = None
             for module, mode in modes:
                 module.training = mode
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+    @contextmanager
+    def lowered(self, device: torch.device) -> "Iterator[None]":
+        """The precision of the attacks' own passes inside: bfloat16 with weights that were cast once, or nothing."""
+        if self.precision == "32-true":
+            yield
+            return
+        if self._stand_ins is None or not self._stand_ins.fits():
+            self._stand_ins = StandIns(self.model, torch.bfloat16)
+        with torch.autocast(device.type, dtype=torch.bfloat16), self._stand_ins.in_place():
+            yield
+
+    def spare(self) -> bool:
+        """From now on take as little memory as can be: a gradient then costs up to two forward passes more.
+
+        Returns:
+            False if that is so already, or cannot be: a model with randomness of its own would draw other numbers when
+            it computes again what it did not keep.
+        """
+        if self._spares or self.samples > 1:
+            return False
+        self._spares = True
+        warnings.warn(
+            f"the device's memory does not hold {name_of(self.model)} and one clip: attacks keep the ends of its "
+            "stages only, and compute the rest again for each gradient, which takes longer",
+            AvrobustWarning,
+            stacklevel=2,
+        )
+        return True
+
+    @contextmanager
+    def within_memory(self, inputs: Mapping[str, Tensor], forward: Callable[[], Any]) -> "Iterator[None]":
+        """Passes that keep little, once `spare` was called; others as they are.
+
+        Args:
+            inputs: what goes into the pass.
+            forward: the pass.
+        """
+        if not (self._spares and torch.is_grad_enabled() and any(x.requires_grad for x in inputs.values())):
+            yield
+            return
+        if self._sparing is None:
+            self._sparing = Sparing(self.model, forward)
+        with self._sparing.in_place():
+            yield
 
     @torch.no_grad()
     def logits(self, inputs: Mapping[str, Tensor], features: Collection[str] = ()) -> Tensor:

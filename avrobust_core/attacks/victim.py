@@ -1,6 +1,6 @@
 """The victim: a model under attack that can be bound to a batch under a threat."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -37,6 +37,7 @@ class Victim(AttackedModel):
         """
         features = frozenset(name for name, budget in threat.items() if budget.space == "features")
         balls = {name: self._ball(batch, threat, name) for name in threat.modalities}
+        _check_bounds(balls, batch.ids)
         fixed = {name: x for name, x in batch.inputs.items() if name not in balls}
         encoded: dict[str, Encoded] = {}
         if isinstance(self.model, AVModel):
@@ -75,9 +76,7 @@ class Victim(AttackedModel):
                 elif padded:
                     others = model.features(name, _own_replaced(raw, batch_axis(raw, raw_axis), padded))
                     padded = _padded_features(clean, others, time_axis, padded)
-        ball = make_ball(clean, budget, bounds, time_axis, padded)
-        _check_bounds(name, ball, batch.ids)
-        return ball
+        return make_ball(clean, budget, bounds, time_axis, padded)
 
 
 def _own_replaced(raw: Tensor, axis: int, padded: Sequence[float]) -> Tensor:
@@ -104,20 +103,26 @@ def _padded_features(features: Tensor, others: Tensor, axis: int, padded: Sequen
     return tuple(1 - end / steps if share else 0.0 for end, share in zip(ends, padded, strict=True))
 
 
-def _check_bounds(modality: str, ball: Ball, ids: tuple[str, ...]) -> None:
-    low, high = ball.limits
-    flat = ball.center.flatten(1)
-    lowest, highest = flat.amin(dim=1), flat.amax(dim=1)
-    outside = ~((lowest >= low) & (highest <= high) & lowest.isfinite() & highest.isfinite())  # true of NaN, too
-    if not outside.any():
+def _check_bounds(balls: Mapping[str, Ball], ids: tuple[str, ...]) -> None:
+    outside, infinite = {}, {}
+    for modality, ball in balls.items():
+        low, high = ball.limits
+        flat = ball.center.flatten(1)
+        lowest, highest = flat.amin(dim=1), flat.amax(dim=1)
+        infinite[modality] = ~(lowest.isfinite() & highest.isfinite())
+        outside[modality] = ~((lowest >= low) & (highest <= high)) | infinite[modality]  # true of NaN, too
+    if not torch.stack(list(outside.values())).any():  # one wait for the device, whatever is attacked
         return
-    infinite = ~(lowest.isfinite() & highest.isfinite())
-    if infinite.any():
-        raise DataError(
-            f"the threat attacks {modality}, but its values are NaN or infinite: {first_flagged(ids, infinite)}; leave "
-            "these clips out, or give them values: NaN may stand for what a clip lacks only where no threat attacks it"
-        )
-    raise DataError(
-        f"{modality}: clean clips outside the bounds [{low}, {high}]: {first_flagged(ids, outside)}; "
-        "mend the data set, or state the bounds it really has"
-    )
+    for modality, flags in outside.items():
+        if infinite[modality].any():
+            raise DataError(
+                f"the threat attacks {modality}, but its values are NaN or infinite: "
+                f"{first_flagged(ids, infinite[modality])}; leave these clips out, or give them values: NaN may stand "
+                "for what a clip lacks only where no threat attacks it"
+            )
+        if flags.any():
+            low, high = balls[modality].limits
+            raise DataError(
+                f"{modality}: clean clips outside the bounds [{low}, {high}]: {first_flagged(ids, flags)}; "
+                "mend the data set, or state the bounds it really has"
+            )

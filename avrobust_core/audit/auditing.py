@@ -80,9 +80,9 @@ def guarded(section: AuditSection | None, case: Callable[[], Case]) -> dict[str,
             try:
                 return audit(found, section.clips, section.share)
             except torch.OutOfMemoryError:  # halve the batches until the device's memory holds them
-                if found.batch_size == 1:
+                if found.batch_size == 1 and not found.victim.spare():
                     raise
-            found = replace(found, batch_size=found.batch_size // 2)
+            found = replace(found, batch_size=max(1, found.batch_size // 2))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is: the results must not be lost with it
         return {"verdict": "not done", "reason": sentence(error)}
 

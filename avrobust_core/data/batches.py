@@ -62,9 +62,11 @@ class Batch:
         return len(self.ids)
 
     def select(self, index: Tensor) -> "Batch":
-        """The clips at `index` (int64 positions)."""
-        ids = tuple(self.ids[i] for i in index.tolist())
-        padded = tuple(self.padded[i] for i in index.tolist()) if self.padded else ()
+        """The clips at `index` (int64 positions); with positions on the CPU no device is waited for."""
+        chosen = index.tolist()
+        ids = tuple(self.ids[i] for i in chosen)
+        padded = tuple(self.padded[i] for i in chosen) if self.padded else ()
+        index = index.to(self.targets.device, non_blocking=True)
         return Batch(select_inputs(self.inputs, index), self.targets.index_select(0, index), ids, padded)
 
     def between(self, start: int, stop: int) -> "Batch":

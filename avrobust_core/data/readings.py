@@ -31,6 +31,15 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and (torch.equal(a, b) or torch.equal(_bytes(a), _bytes(b)))
 
 
+def altered(a: Tensor, b: Tensor) -> Tensor:
+    """Whether two tensors of one device are not the `same_bits`: a flag of no dimension there; waits for no device."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return torch.ones((), dtype=torch.bool, device=a.device)
+    if a.device.type == "cpu":
+        return torch.tensor(not same_bits(a, b))
+    return (_bytes(a) != _bytes(b)).any()
+
+
 class FirstReading:
     """The clips of a data set as read for the clean predictions: each must be the same when it is read again.
 

@@ -53,10 +53,12 @@ class MicroBatches:
 
     Args:
         work: on a batch of any size.
+        spare: makes the work take less memory and tells whether it does now; asked where one clip does not fit.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, spare: Callable[[], bool] = lambda: False) -> None:
         self.work = work
+        self.spare = spare
         self.largest: int | None = None
         """Clips in a piece, halved each time that memory runs out; None until it has."""
 
@@ -73,9 +75,9 @@ class MicroBatches:
             try:
                 found.append(self.work(batch if len(piece) == len(batch) else batch.select(piece)))
             except torch.OutOfMemoryError:
-                if len(piece) == 1:
+                if len(piece) == 1 and not self.spare():
                     raise
-                self.largest = len(piece) // 2
+                self.largest = max(1, len(piece) // 2)
             else:
                 positions = positions[len(piece) :]
                 continue
@@ -97,6 +99,7 @@ def carry_out(
     report: Report,
     limit: Limit = lambda step, ids: nullcontext(),
     compare: Compare | None = None,
+    spare: Callable[[], bool] = lambda: False,
 ) -> None:
     """Do the work for the clips that no shard in `folder` holds yet, writing shards of whole batches as time goes by.
 
@@ -112,6 +115,7 @@ def carry_out(
         report: told of progress.
         limit: on the time that a batch may take.
         compare: looks at what was read before anything is done with it.
+        spare: see `MicroBatches`.
     """
     _remove_damaged(folder)
     earlier = {clip_id for path in paths(folder) for clip_id in (*ids_in(path), *_notes_in(path, "skipped"))}
@@ -121,7 +125,7 @@ def carry_out(
     chunks = left.chunks(batch_size)
     tables: list[pa.Table] = []
     saved = time.monotonic()
-    work_on = MicroBatches(work)
+    work_on = MicroBatches(work, spare)
     batches = read(selection.split, chunks)
     for number, chunk in enumerate(chunks, start=1):
         ids = left.ids[(number - 1) * batch_size :][: len(chunk)]

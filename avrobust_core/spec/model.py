@@ -200,9 +200,10 @@ class EngineSection(Section):
     batch_timeout: float | None = Field(default=14400, gt=0, le=1e8, allow_inf_nan=False)
     """Seconds that reading, attacking, embedding or learning from one batch may take before it is taken for hanging: it
     is interrupted and recorded as failed, and the run goes on; null for no limit."""
-    channels_last: bool = False
+    channels_last: bool | Literal["auto"] = False
     """Keep convolutions in channels-last order: faster for some networks and devices, slower for others (figures are in
-    docs/encoders.md); results differ by rounding alone."""
+    docs/encoders.md); auto measures at the first batch of a fitted model, encoder by encoder, and says what it chose.
+    Results differ by rounding alone."""
     compile: bool = False
     """Compile encoders with torch.compile while they are trained: the first steps take seconds to minutes longer, later
     ones may be faster; results differ by rounding alone. Evaluation and attacks use them as they are."""

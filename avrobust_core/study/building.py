@@ -114,7 +114,7 @@ class Builder:
                 model.reached = reached
         if entry.weights is not None:
             self._load_whole(name, model, entry.weights, entry.classes, classes)
-        if self.spec.engine.channels_last:
+        if self.spec.engine.channels_last is True:
             channels_last(model)
         return model
 

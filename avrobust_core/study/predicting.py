@@ -20,6 +20,7 @@ from avrobust_core.evaluation.failures import Failure, recorded
 from avrobust_core.evaluation.outcomes import same_clips
 from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.files import read_record, write_record
+from avrobust_core.models.tuning import LEAST_GAIN, choose_layouts
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation
 from avrobust_core.study.process import Process
 
@@ -75,7 +76,7 @@ class Predicting:
         with process.monitor.task(where):
             self._predict(cell, evaluation, first)
         process.fabric.barrier()
-        found = self._keep(evaluation, weights) if process.first else None
+        found = self._keep(cell, evaluation, weights) if process.first else None
         process.fabric.barrier()
         return self._read(evaluation, read_record(evaluation.folder / RECORD, check=()), found)
 
@@ -96,7 +97,7 @@ class Predicting:
         self.process.skipped.merge(record)
         return predictions
 
-    def _keep(self, evaluation: PlannedEvaluation, weights: str) -> Predictions:
+    def _keep(self, cell: PlannedCell, evaluation: PlannedEvaluation, weights: str) -> Predictions:
         """Put together what all processes have found, and write it with its record."""
         folder, selection = evaluation.folder, self.process.selection
         predictions = evaluating.collect(folder, selection)
@@ -109,6 +110,11 @@ class Predicting:
             "seconds": round(predictions.seconds, 3),
             **shards.notes_of(folder, selection),
         }
+        if cell.id in self.process.layouts:
+            found["channels_last"] = {
+                name: {"taken": ratio <= 1 - LEAST_GAIN, "time_ratio": round(ratio, 3)}
+                for name, ratio in self.process.layouts[cell.id].items()
+            }
         made_with = self.process.made_with(map(self.process.builder.component, attack))
         write_record(folder / RECORD, found | made_with, [folder / evaluating.PREDICTIONS])
         shards.remove(folder)
@@ -135,10 +141,23 @@ class Predicting:
             run = self.ready(victim, run, first)
 
         def work(batch: Batch) -> shards.Columns:
+            self._choose_layouts(cell, victim, batch)
             return evaluating.evaluate_batch(victim, batch, run)
 
         with victim.frozen():
-            self.process.in_shards(evaluation.folder, self.process.selection, work, evaluation.label, first)
+            self.process.in_shards(
+                evaluation.folder, self.process.selection, work, evaluation.label, first, victim.spare
+            )
+
+    def _choose_layouts(self, cell: PlannedCell, victim: Victim, batch: Batch) -> None:
+        """Where `engine.channels_last` is auto, measure and choose at the first batch of a model, and say it."""
+        process = self.process
+        if process.spec.engine.channels_last != "auto" or cell.id in process.layouts:
+            return
+        process.layouts[cell.id] = found = choose_layouts(process.model(cell), batch.inputs, victim.lowered)
+        for name, ratio in found.items():
+            taken = "in channels-last order" if ratio <= 1 - LEAST_GAIN else "as they were"
+            process.monitor.say(f"convolutions of {name}: {taken}; channels-last takes {ratio:.2f} of the time")
 
     def runs(self, cell: PlannedCell) -> dict[tuple[str, str], AttackRun]:
         """The attacks on a cell, by attack and threat, without the points of fronts and threats that touch nothing."""

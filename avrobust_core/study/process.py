@@ -56,6 +56,8 @@ class Process:
         skipped: the clips that could not be read, so far.
         fresh: True once something of the present cell has been computed, not reused.
         only_reads: True while only what earlier commands have left is taken up.
+        layouts: by cell, what `choose_layouts` measured of the model that is held, where `engine.channels_last` is
+            auto.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Process:
         self.skipped = Skipped(self.dataset)
         self.fresh = False
         self.only_reads = False
+        self.layouts: dict[str, dict[str, float]] = {}
         self._models: dict[str, AVModel] = {}
 
     @property
@@ -153,6 +156,7 @@ class Process:
     def forget_models(self) -> None:
         """Free the memory that models take."""
         self._models.clear()
+        self.layouts.clear()
 
     def in_shards(
         self,
@@ -161,8 +165,17 @@ class Process:
         work: shards.Work,
         label: str,
         first_reading: FirstReading | None = None,
+        spare: Callable[[], bool] = lambda: False,
     ) -> None:
         """This process's share of some work on clips; what earlier runs left is not done again.
+
+        Args:
+            folder: of the work.
+            selection: the clips, all processes' together.
+            work: on each batch.
+            label: of the work, for errors.
+            first_reading: what was read before, to be compared.
+            spare: makes the work take less memory, where one clip does not fit; see `shards.MicroBatches`.
 
         Raises:
             DataError: if a batch is not what it was at the first reading; then nothing has been done with it.
@@ -186,6 +199,7 @@ class Process:
             report=self.monitor.update,
             limit=limit,
             compare=None if first_reading is None else partial(first_reading.compare, label=label),
+            spare=spare,
         )
 
     def read(self, split: str, batches: Sequence[Sequence[int]], skipped: Skipped) -> Iterator[Batch | None]:

@@ -1,6 +1,6 @@
 """Tensors with one number or flag per clip, and what is told of each clip of a batch by itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -68,6 +68,26 @@ def pieces(clips: int, samples: int, device: torch.device) -> list[slice]:
     """
     step = max(1, PIECE // max(1, samples)) if device.type == "cpu" else max(1, clips)
     return [slice(first, first + step) for first in range(0, clips, step)]
+
+
+def on_the_way(x: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a small tensor to the host; what is returned waits for the copy, and gives it.
+
+    What the device is asked for meanwhile is not waited for, so that it never stands idle.
+    """
+    if x.device.type in ("cpu", "mps"):  # the latter has no way to tell when a copy has arrived
+        return x.cpu
+    here = x.to("cpu", non_blocking=True)
+    arrived = torch.cuda.Event() if x.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    if arrived is not None:
+        arrived.record()
+
+    def wait() -> Tensor:
+        if arrived is not None:
+            arrived.synchronize()
+        return here
+
+    return wait
 
 
 def settled(flags: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """Keepers: what an attack keeps of the points that it has scored, and which clips it still works on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from avrobust_core import (
     BoundVictim,
     Inputs,
     not_finite,
+    on_the_way,
     per_clip,
     refuse_not_finite,
     select_inputs,
@@ -52,9 +53,6 @@ class Keeper(ABC):
     scored = "the loss or its gradient"
     """The name that errors give to a loss that is not finite."""
 
-    between_waits = 5
-    """Elsewhere than on CPU a wait costs the work that could have been queued meanwhile: steps for each of them."""
-
     def __init__(self, victim: BoundVictim, loss: Loss, rows: int | None = None, by: Loss | None = None) -> None:
         self.victim = victim
         self.loss = loss
@@ -69,6 +67,7 @@ class Keeper(ABC):
         self._highest = torch.full((len(victim),), -torch.inf, device=device)
         self._reached = torch.zeros_like(self.success)  # of the b clips, as all that follow
         self._broken = torch.zeros_like(self.success)
+        self._flags: Callable[[], Tensor] | None = None  # those that were on the way at the last call of `settle`
         self._at: Inputs = victim.clean
 
     def score(self, x: Inputs, row: int | None = None) -> Tensor:
@@ -95,11 +94,6 @@ class Keeper(ABC):
         """Note what a point of this loss, (b,), has reached."""
 
     @property
-    def every(self) -> int:
-        """In how many steps `settle`, for which the host waits for the device, is to be called once."""
-        return 1 if self.victim.device.type == "cpu" else self.between_waits
-
-    @property
     def _done(self) -> Tensor:
         """(b,) bool: the clips to stop work on."""
         return self._reached if self.stops else torch.zeros_like(self._reached)
@@ -112,8 +106,17 @@ class Keeper(ABC):
         """Note where a gradient is not finite, to be reported by `settle`."""
         self._broken |= not_finite(gradients) & ~self._done
 
-    def settle(self) -> Tensor | None:
+    @property
+    def lags(self) -> bool:
+        """True if `settle` may be a step behind: until it has caught up, clips that are done must be held (`hold`)."""
+        return self.victim.device.type != "cpu"
+
+    def settle(self, *, later: bool = False) -> Tensor | None:
         """Stop working on clips that are done.
+
+        Args:
+            later: where that `lags`, go by what was known at the last call, which has reached the host meanwhile, and
+                send for what is known now: so nobody waits for the device.
 
         Returns:
             int64 positions, among the clips worked on until now, of those that go on; None if all do.
@@ -121,19 +124,30 @@ class Keeper(ABC):
         Raises:
             AvrobustError: if a loss or a gradient was not finite; it names the clips.
         """
-        done, broken = torch.stack((self._done, self._broken)).cpu()  # the only wait for the device
+        before, self._flags = self._flags, None
+        if not (later and self.lags):
+            kept = self._settle(torch.stack((self._done, self._broken)).cpu())
+        else:
+            kept = None if before is None else self._settle(before())
+            self._flags = on_the_way(torch.stack((self._done, self._broken)))
+        return kept
+
+    def _settle(self, flags: Tensor) -> Tensor | None:
+        done, broken = flags
         refuse_not_finite(self.victim.ids, broken, self.scored)
         if not self.victim.exact and done.any():
             done = self._confirm(done)
         if not done.any():
             return None
         device = self.positions.device
-        out: Tensor = done.nonzero().squeeze(1).to(device)
-        kept: Tensor = (~done).nonzero().squeeze(1).to(device)
+        left = (~done).nonzero().squeeze(1)
+        out: Tensor = done.nonzero().squeeze(1).to(device, non_blocking=True)
+        kept: Tensor = left.to(device, non_blocking=True)
         settled = self.positions[out]
         for name, found in self.found.items():
             found.index_copy_(0, settled, self._at[name].detach().index_select(0, out))
         self.success.index_fill_(0, settled, True)
+        self.victim = self.victim.select(left)
         self._select(kept)
         return kept
 
@@ -146,7 +160,6 @@ class Keeper(ABC):
         return self._reached.cpu()
 
     def _select(self, kept: Tensor) -> None:
-        self.victim = self.victim.select(kept)
         self.positions = self.positions[kept]
         self._reached, self._broken = self._reached[kept], self._broken[kept]
         if isinstance(self.loss, TowardsClass):
@@ -225,7 +238,6 @@ class BestPoint(Keeper):
     """
 
     scored = "the loss"
-    between_waits = 10
 
     def __init__(self, victim: BoundVictim, loss: Loss) -> None:
         super().__init__(victim, loss)

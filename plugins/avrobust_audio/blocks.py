@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import scale_and_shift
+from avrobust_core import made_once, scale_and_shift
 
 
 class ConvBlock(nn.Module):
@@ -49,10 +49,15 @@ def conv_norm_relu(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     learns = torch.is_grad_enabled() and any(p.requires_grad for p in (*conv.parameters(), *norm.parameters()))
     if norm.training or learns:
         return F.relu(norm(conv(x)), inplace=True)
-    scale, shift = scale_and_shift(norm)
     # Into the kernels where they are smaller than a map; by the clip's size alone, so that batch mates decide nothing.
     if x.shape[2] * x.shape[3] > conv.weight[0].numel():
-        weight = conv.weight * scale.view(-1, 1, 1, 1)
+
+        def folded() -> tuple[Tensor, Tensor]:
+            scale, shift = scale_and_shift(norm)
+            return conv.weight * scale.view(-1, 1, 1, 1), shift
+
+        weight, shift = made_once((conv.weight, *norm.parameters(), *norm.buffers()), folded)
         return F.conv2d(x, weight, shift, padding=cast(tuple[int, int], conv.padding)).relu_()
+    scale, shift = scale_and_shift(norm)
     y: Tensor = conv(x)
     return y.mul_(scale.view(-1, 1, 1)).add_(shift.view(-1, 1, 1)).relu_()

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avrobust_core import scale_and_shift
+from avrobust_core import made_once, scale_and_shift
 from avrobust_video.halving import STRIDE, halved
 
 
@@ -26,8 +26,9 @@ def normalised(conv: nn.Conv3d, norm: nn.BatchNorm3d, x: Tensor) -> Tensor:
 
     In evaluation the normalisation is a fixed scale and shift per channel, which goes into the convolution's weights.
     That saves a pass over the activations and, where a gradient is wanted, keeping them; the result is the same to
-    rounding. It is done anew in each pass, so that the weights may change between passes and have gradients. Hooks on
-    either module do not run then, nor at any time on a convolution that halves pictures, whose gradient is our own.
+    rounding. It is done anew in each pass, so that the weights may change between passes and have gradients, but where
+    they are known to be constant (`made_once`). Hooks on either module do not run then, nor at any time on a
+    convolution that halves pictures, whose gradient is our own.
 
     Args:
         conv: without bias.
@@ -37,8 +38,12 @@ def normalised(conv: nn.Conv3d, norm: nn.BatchNorm3d, x: Tensor) -> Tensor:
     halves = conv.stride == STRIDE and conv.groups == 1
     if norm.training:
         return checked(norm(halved(x, conv.weight, None, _padding(conv)) if halves else conv(x)))
-    scale, shift = scale_and_shift(norm)
-    weight = conv.weight * scale.view(-1, 1, 1, 1, 1)
+
+    def folded() -> tuple[Tensor, Tensor]:
+        scale, shift = scale_and_shift(norm)
+        return conv.weight * scale.view(-1, 1, 1, 1, 1), shift
+
+    weight, shift = made_once((conv.weight, *norm.parameters(), *norm.buffers()), folded)
     if halves:
         return halved(x, weight, shift, _padding(conv))
     return F.conv3d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)

@@ -1,6 +1,7 @@
 """On a GPU: the same models say the same, every attack is verified there, and every regime trains there and resumes."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from avrobust_core import Registry, evaluate
+from avrobust_core import AttackRun, Registry, attack_batch, evaluate
 from avrobust_core.data.loader import Loader
 from avrobust_core.data.loading import Skipped
+from avrobust_core.registry.choices import configure
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study.runner import carry_out
+from avrobust_core.testing.oracles import make_problem
+from avrobust_core.testing.subjects import Case
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -130,6 +134,36 @@ def test_half_precision_trains_and_attacks(tmp_path: Path, precision: str, spec)
     )
     (cell,) = result["cells"]
     assert "error" not in cell, json.dumps(cell)
+
+
+def test_channels_last_is_chosen_by_measuring(tmp_path: Path, spec) -> None:
+    text = spec({"standard": "[]"}, ATTACKS)
+    chosen = ("engine.accelerator=cuda", "engine.channels_last=auto", "engine.attack_precision=bf16-mixed")
+    result, out = run(tmp_path, text, "layouts", *chosen, "metrics=[accuracy]")
+    assert "error" not in result["cells"][0], json.dumps(result["cells"][0])
+    records = [json.loads(path.read_text()) for path in out.glob("cells/*/evaluations/*/record.json")]
+    assert all(set(record["channels_last"]) == {"audio", "video"} for record in records)
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "mim", "fmn"])
+def test_no_step_of_an_attack_waits_for_a_gpu(name: str) -> None:
+    registry = Registry.discover()
+    problem = make_problem(seed=73, clips=6)
+    case = Case.of(problem, problem.unbreakable("linf"))
+    victim = case.victim()
+    victim.model.cuda()
+    batch = case.batch.to("cuda")
+    found = []
+    for steps in (4, 4, 14):  # the first loads libraries
+        attack = configure(registry, "attack", name, {"steps": steps}).build()
+        with victim.frozen(), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            attack_batch(victim, batch, AttackRun(name, attack, case.threat))
+            torch.cuda.set_sync_debug_mode("default")
+        found.append(sum("synchroniz" in str(warning.message) for warning in caught))
+    assert found[1] == found[2]
+    assert found[1] > 0  # of the check, or nothing was counted
 
 
 class Recurrent(torch.nn.Module):

@@ -42,7 +42,7 @@ class UniformNoise(Attack):
             if not len(keeper.victim):
                 break
             keeper.score(self.draw(keeper.victim, draw))
-            keeper.settle()
+            keeper.settle(later=True)
         return keeper.result()
 
     def draw(self, victim: BoundVictim, number: int) -> dict[str, Tensor]:

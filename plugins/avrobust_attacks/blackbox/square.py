@@ -96,8 +96,7 @@ class _Search:
                 self._drawn = self._draws.uniform(min(DRAWN_AT_ONCE, steps - step), sum(numbers))
             uniform = dict(zip(self._proposals, torch.split(self._drawn[:, row], numbers, dim=1), strict=True))
             keeper.score(self._next(step, share_at(p_init, step, steps), uniform))
-            if (step + 1) % keeper.every == 0 or step + 1 == steps:
-                self._settle()
+            self._settle(later=step + 1 < steps)
 
     def _starts(self) -> list[dict[str, Tensor]]:
         victim = self._keeper.victim
@@ -129,8 +128,8 @@ class _Search:
         changed = self._proposals[name].change(x[name], victim.balls[name], share, uniform[name], others)
         return victim.region.replaced(x, name, changed)
 
-    def _settle(self) -> None:
-        kept = self._keeper.settle()
+    def _settle(self, *, later: bool = False) -> None:
+        kept = self._keeper.settle(later=later)
         if kept is not None:
             self._draws = self._draws.select(kept)
             self._drawn = self._drawn[kept]

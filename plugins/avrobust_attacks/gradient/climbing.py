@@ -68,13 +68,12 @@ def climb(
     stepper.repeatable = keeper.victim.repeatable
     climber = _Climber(keeper, stepper, dict(start), spare)
     for step in range(steps):
-        waits = (step + 1) % keeper.every == 0
-        climber.score(step if traced else None, waits=waits)
+        climber.score(step if traced else None)
         if len(keeper.victim) and step == 0 and look_ahead and not stepper.leaps:
             climber.look_ahead()
         if not len(keeper.victim):
             return
-        climber.move(hold=not waits)
+        climber.move()
     climber.end(steps if traced else None)
 
 
@@ -90,13 +89,13 @@ class _Climber:
         self.gradients: dict[str, Tensor] = {}
         self._spare = spare
 
-    def score(self, row: int | None, *, waits: bool) -> None:
-        """Score the point, with gradients; clips that are done are dropped if it `waits` for the device."""
+    def score(self, row: int | None) -> None:
+        """Score the point, with gradients; clips that are known to be done are dropped."""
         keeper = self._keeper
         leaves = leaves_of(self.x)
         with torch.enable_grad():
             loss = keeper.score(leaves, row)
-        kept = keeper.settle() if waits else None
+        kept = keeper.settle(later=True)
         if not len(keeper.victim):
             return
         self.gradients = joint_gradient(loss, leaves)
@@ -109,8 +108,8 @@ class _Climber:
         self._keeper.score(self._keeper.hold(self.x, leap(self._keeper.victim.region, self.gradients)))
         self._select(self._keeper.settle())
 
-    def move(self, *, hold: bool) -> None:
-        """Go to the next point; `hold` clips that may be done where they are."""
+    def move(self) -> None:
+        """Go to the next point; clips that may be done are held where they are."""
         region = self._keeper.victim.region
         spare, self._spare = self._spare, None  # for the first move only
         idle = {} if spare is None else {name: (g == 0).flatten(1).all(dim=1) for name, g in self.gradients.items()}
@@ -118,7 +117,7 @@ class _Climber:
         if spare is not None:
             mixed = {name: torch.where(per_clip(idle[name], x), spare[name], x) for name, x in moved.items()}
             moved = region.project(mixed)
-        self.x = self._keeper.hold(self.x, moved) if hold else moved
+        self.x = self._keeper.hold(self.x, moved) if self._keeper.lags else moved
 
     def end(self, row: int | None) -> None:
         """Score the last point, and let the keeper know where the climb ended."""

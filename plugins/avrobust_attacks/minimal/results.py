@@ -135,6 +135,7 @@ def _lengthened(
     search: SmallestSuccess, factors: Sequence[float], confirms: Confirm
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The smallest successes, each made longer by one factor after the other until it `confirms`: (B,) bool."""
+    search.examine()
     victim = search.whole
     last = victim.region.project(search.best)
     success = torch.zeros_like(search.size, dtype=torch.bool)

@@ -74,8 +74,8 @@ class SmallestSuccess:
         if not victim.repeatable:  # a clip that only some looks find misclassified is worth an attack
             done = surely(victim, victim.clean, done)
         distance = victim.goal.distance(logits)
-        refuse_not_finite(victim.ids, distance.isnan())
-        self.size[done] = 0
+        self._broken = distance.isnan()  # of all clips
+        self.size.masked_fill_(done, 0)
         self.clean_distance = distance
         self._spread = (logits.amax(dim=1) - logits.mean(dim=1)).clamp(min=TINY)
         self.keep(~done & (distance < torch.inf))
@@ -132,11 +132,22 @@ class SmallestSuccess:
             more: whether the graph is needed again.
 
         Raises:
-            AvrobustError: if it is not finite, naming the clips; or if none reaches the attacked modalities.
+            AvrobustError: if none reaches the attacked modalities. One that is not finite is refused here on CPU, and
+                elsewhere, where to ask is to wait, by `keep` or `examine`.
         """
         found = joint_gradient(loss, x, more=more)
-        refuse_not_finite(self.victim.ids, not_finite(found.values()) | ~loss.detach().isfinite())
+        self._broken[self.positions] |= not_finite(found.values()) | ~loss.detach().isfinite()
+        if self._broken.device.type == "cpu":
+            self.examine()
         return found
+
+    def examine(self) -> None:
+        """Look whether all losses and gradients were finite.
+
+        Raises:
+            AvrobustError: if one was not; names the clips.
+        """
+        refuse_not_finite(self.whole.ids, self._broken)
 
     def climb(self, x: Inputs, share: float, *, confined: bool = False) -> tuple[Scored, dict[str, Tensor]]:
         """Score an iterate as `score` does, and the gradient of its loss by modality.
@@ -152,11 +163,18 @@ class SmallestSuccess:
         return scored, self.uphill(scored.loss, leaves)
 
     def keep(self, flags: Tensor) -> Tensor | None:
-        """Go on with the clips whose flag is true: their int64 places among those of until now; None if all go on."""
-        if bool(flags.all()):
+        """Go on with the clips whose flag is true: their int64 places among those of until now; None if all go on.
+
+        Raises:
+            AvrobustError: if a loss or a gradient of these clips was not finite; names the clips.
+        """
+        going, broken = torch.stack((flags, self._broken[self.positions])).cpu()  # the only wait for the device
+        refuse_not_finite(self.victim.ids, broken)
+        if bool(going.all()):
             return None
-        kept = flags.nonzero().squeeze(1)
-        self.victim = self.victim.select(kept)
+        left = going.nonzero().squeeze(1)
+        self.victim = self.victim.select(left)
+        kept: Tensor = left.to(self.positions.device, non_blocking=True)
         self.positions = self.positions[kept]
         return kept
 

@@ -1,6 +1,6 @@
 """One perturbation of each attacked modality for a whole set of clips."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -22,6 +22,7 @@ from avrobust_core import (
     joint_gradient,
     leaves_of,
     not_finite,
+    on_the_way,
     refuse_not_finite,
 )
 
@@ -77,11 +78,19 @@ class Universal(Attack):
         epochs, length = self.config.epochs, self.config.step_size
         if self.bounded:
             length = max(length, 1 / (epochs * batches))
+        # Each batch's flags are read when the next one is under way, so that nobody waits for the device.
+        looked_at: tuple[Sequence[str], Callable[[], Tensor]] | None = None
         for _ in range(epochs):
             for victim in victims():
-                delta = region.step(delta, self._gradient(victim, delta), length)
+                gradient, broken = self._gradient(victim, delta)
+                delta = region.step(delta, gradient, length)
                 if self.bounded:
                     delta = region.project(delta)
+                if looked_at is not None:
+                    refuse_not_finite(looked_at[0], looked_at[1]())
+                looked_at = victim.ids, on_the_way(broken)
+        if looked_at is not None:
+            refuse_not_finite(looked_at[0], looked_at[1]())
         return UniversalPerturbation(delta, projected=self.bounded)
 
     def __call__(self, victim: BoundVictim) -> AttackResult:
@@ -92,13 +101,12 @@ class Universal(Attack):
         """
         raise AvrobustError("universal: the perturbation must be prepared on a set of clips before it is applied")
 
-    def _gradient(self, victim: BoundVictim, delta: Inputs) -> dict[str, Tensor]:
-        """The gradient of the summed loss in the perturbation: by modality, (1, ...)."""
+    def _gradient(self, victim: BoundVictim, delta: Inputs) -> tuple[dict[str, Tensor], Tensor]:
+        """The summed loss's gradient in the perturbation, by modality, (1, ...); for which clips it is not finite."""
         x = leaves_of(apply(victim, delta, self.bounded))
         with torch.enable_grad():
             loss = LOSSES[self.config.loss](victim(x), victim.goal)
         found = joint_gradient(loss, x)
-        refuse_not_finite(victim.ids, not_finite(found.values()))
         sums = {}
         for name, gradient in found.items():
             leaf = x[name]
@@ -106,7 +114,7 @@ class Universal(Attack):
             beyond = (leaf <= low) & (gradient < 0) | (leaf >= high) & (gradient > 0)
             counted = victim.balls[name].unpadded(gradient.masked_fill(beyond, 0))
             sums[name] = counted.sum(dim=0, keepdim=True)
-        return sums
+        return sums, not_finite(found.values())
 
 
 class UniversalPerturbation(Attack):

@@ -52,7 +52,7 @@ class Balls:
         own: Ints | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        self._points, self._reference, own_rows = read_sets(points, reference, own)
+        self._points, self._reference, own_rows = read_sets(points, reference, own, torch.device(device))
         self.counts = np.zeros(self._points.n, dtype=np.int64)
         self.inside = np.full((self._reference.n, KEPT), -1, dtype=np.int64)
         self._filled = np.zeros(self._reference.n, dtype=np.int64)

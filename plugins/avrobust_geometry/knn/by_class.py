@@ -141,7 +141,7 @@ def nearest_by_class(
         ValueError: for points or a reference of wrong shapes, widths or types, and values that are not finite.
     """
     began = time.perf_counter()
-    asked, among, own = read_sets(points, reference, exclude)
+    asked, among, own = read_sets(points, reference, exclude, torch.device(device))
     known, whole = labels if reference_labels is None else reference_labels, among.n
     if most < asked.n * whole:
         among, known, own = _sampled(asked, among, known, own, max(1, int(most) // asked.n), seed)

@@ -54,8 +54,9 @@ class Frame:
         return bool((self.centre.float().double() == self.centre).all())
 
     def norms(self, block: Tensor) -> Tensor:
-        """The distances of rows from the centre, (B,) float64 on the processor, in units of the spread."""
-        found: Tensor = torch.linalg.vector_norm((block.cpu().double() - self.centre) * self.scale, dim=1)
+        """The distances of rows from the centre, (B,) float64 on their device, in units of the spread."""
+        moved = (block.double() - self.centre.to(block.device, non_blocking=True)) * self.scale
+        found: Tensor = torch.linalg.vector_norm(moved, dim=1)
         return found
 
 
@@ -96,6 +97,11 @@ class Rows:
     def mapped(self) -> bool:
         """True if the data lie in a file."""
         return self._map is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Where blocks and gathered rows lie."""
+        return self._values.device if isinstance(self._values, Tensor) else torch.device("cpu")
 
     @property
     def double(self) -> bool:
@@ -207,25 +213,41 @@ class Rows:
         return total / self.n
 
 
-def read_sets(points: Array, reference: Array | None, exclude: Ints | None) -> tuple[Rows, Rows, Tensor | None]:
+def read_sets(
+    points: Array, reference: Array | None, exclude: Ints | None, device: torch.device
+) -> tuple[Rows, Rows, Tensor | None]:
     """The points, the reference (the same object if there is none), and each point's own row of it.
 
     Args:
         points: (N, D).
         reference: (M, D); None for the points.
         exclude: (N,) the row of the reference that is the point itself, -1 for none; None without a reference.
+        device: where products are computed: sets that it holds are copied there once, not block by block.
 
     Raises:
         ValueError: as for `Rows`; if the sets differ in width, or points lie too far from the reference to be squared.
     """
-    asked = Rows(points, "points")
-    among = asked if reference is None else Rows(reference, "reference")
+    asked = Rows(_held(points, device), "points")
+    among = asked if reference is None else Rows(_held(reference, device), "reference")
     if asked.width != among.width:
         raise ValueError(f"points have {asked.width} features, the reference {among.width}: give both from one layer")
     if asked.double and asked is not among:
         asked.refuse_too_far(among.frame, "points")
     own = None if exclude is None else torch.as_tensor(exclude)
     return asked, among, own if own is not None and bool((own >= 0).any()) else None
+
+
+def _held(data: Array, device: torch.device) -> Array:
+    """The same data on a GPU, if that is where products are computed, and they lie in memory and are few enough."""
+    if device.type != "cuda":
+        return data
+    if isinstance(data, Tensor):
+        return data.detach().to(device) if data.numel() * data.element_size() <= HELD_BYTES else data
+    values = np.asarray(data)
+    plain = values.dtype.kind == "f" and values.dtype.itemsize <= 8
+    if not plain or values.nbytes > HELD_BYTES or _memory_map(values) is not None:
+        return data
+    return torch.from_numpy(np.array(values, dtype=values.dtype.newbyteorder("="))).to(device)
 
 
 class Prepared:

@@ -74,7 +74,7 @@ def nearest(
     """
     began = time.perf_counter()
     where, shares = torch.device(device), shares or Shares()
-    asked, among, own = read_sets(points, reference, exclude)
+    asked, among, own = read_sets(points, reference, exclude, where)
     itself = asked is among
     wanted = min(k, among.n - (1 if itself or own is not None else 0))
     found: Nearest | None = None

@@ -13,6 +13,9 @@ from avrobust_geometry.knn.rows import FAR, Frame, Rows
 CHUNK = 1 << 18
 """Coordinates of candidates whose differences are computed at once: 2 MiB of float64, which stay in cache."""
 
+ACCELERATED_CHUNK = 1 << 28
+"""The same on an accelerator, 2 GiB: it is asked for so few chunks that nobody waits for it in between."""
+
 SPREAD = 6.0
 """Standard deviations that rounding errors of a product are trusted to stay within: they grow with the root of the
 number of terms (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis", theorem 3.1)."""
@@ -43,29 +46,34 @@ def rerank(points: Rows, reference: Rows, candidates: Tensor, k: int, owners: Te
         (P, k) rows of the reference, -1 for none, and (P, k) distances, infinite for none; ascending, and of equal
         distances the lower row first.
     """
-    lines = len(candidates)
+    lines, device = len(candidates), reference.device
     # Of float32, float64 holds all squares. The scale is a power of two, and changes nothing else.
     scale = reference.frame.scale if points.double or reference.double else 1.0
-    candidates = candidates.cpu().sort(dim=1).values
-    indices = np.empty((lines, k), dtype=np.int64)
-    distances = np.empty((lines, k), dtype=np.float64)
-    size = max(1, CHUNK // (candidates.shape[1] * reference.width))
+    candidates = candidates.to(device).sort(dim=1).values
+    owners = owners.to(points.device)
+    indices = torch.empty(lines, k, dtype=torch.int64, device=device)
+    distances = torch.empty(lines, k, dtype=torch.float64, device=device)
+    size = max(1, min(lines, _chunk(device) // (candidates.shape[1] * reference.width)))
     between: Tensor | None = None  # one for all chunks: to get new memory takes as long as the differences
     for start in range(0, lines, size):
         chosen = candidates[start : start + size]
         ends = reference.gather(chosen.clamp(min=0).flatten()).view(*chosen.shape, -1)
         if between is None:
-            between = torch.empty(size, *ends.shape[1:], dtype=torch.float64, device=ends.device)
-        asked = points.gather(owners[start : start + size]).to(ends.device)
+            between = torch.empty(size, *ends.shape[1:], dtype=torch.float64, device=device)
+        asked = points.gather(owners[start : start + size]).to(device)
         part = between[: len(chosen)].copy_(ends).sub_(asked[:, None])
         if scale != 1:
             part.mul_(scale)
-        squares = part.square_().sum(dim=2).cpu()
+        squares = part.square_().sum(dim=2)
         squares = squares.masked_fill(chosen < 0, torch.inf)
         squares, order = squares.sort(dim=1, stable=True)
-        indices[start : start + size] = chosen.gather(1, order[:, :k]).numpy()
-        distances[start : start + size] = squares[:, :k].sqrt().div_(scale).numpy()
-    return indices, distances
+        indices[start : start + size] = chosen.gather(1, order[:, :k])
+        distances[start : start + size] = squares[:, :k].sqrt().div_(scale)
+    return indices.cpu().numpy(), distances.cpu().numpy()
+
+
+def _chunk(device: torch.device) -> int:
+    return CHUNK if device.type == "cpu" else ACCELERATED_CHUNK
 
 
 def doubtful(
@@ -87,10 +95,12 @@ def doubtful(
         far: whether some rows were not scored, since they lie too far away; points near those are not certain.
     """
     lines = len(distances)
-    norms = np.empty(lines)
-    size = max(1, CHUNK // points.width)
+    owners = owners.to(points.device)
+    found = torch.empty(lines, dtype=torch.float64, device=points.device)
+    size = max(1, _chunk(points.device) // points.width)
     for start in range(0, lines, size):
-        norms[start : start + size] = frame.norms(points.gather(owners[start : start + size])).numpy()
+        found[start : start + size] = frame.norms(points.gather(owners[start : start + size]))
+    norms = found.cpu().numpy()
     unit, least = HALF_UNITS[scores.dtype], LEAST[scores.dtype]
     last = scores.cpu().double().numpy()
     radius = distances * frame.scale
