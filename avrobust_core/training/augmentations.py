@@ -127,6 +127,15 @@ class Augmentation:
 
     replays: int = 1
 
+    @property
+    def divided(self) -> bool:
+        """Whether each process has a part of the state amid an epoch, so that no single one could save it then.
+
+        By default of whatever has a state. Where it is not, a fit by several processes may be saved amid an epoch:
+        after every process has called `state_dict`, whose result in the first one is kept.
+        """
+        return type(self).state_dict is not Augmentation.state_dict
+
     def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
         """The clips of an epoch: (n,) positions within `clips`, read in this order; a clip may come more than once.
 

@@ -184,12 +184,14 @@ class Fit:
                 cost.forwards = cost.backwards = 0
                 self.report(done + 1, self.total)
             # Of several processes only the first would save what its augmentations have seen since the epoch began.
-            if (world == 1 or not self.learner.stateful) and pauses.due():
+            if (world == 1 or not self.learner.divided) and pauses.due():
                 state.loss_sum, state.hits, state.seconds = (
                     float(loss_sum),
                     float(hits),
                     earlier + time.monotonic() - began,
                 )
+                if world > 1:
+                    self.learner.state_dict()  # what each process has on its way is then in the files of all
                 self._save()
         state.loss_sum, state.hits, state.seconds = float(loss_sum), float(hits), earlier + time.monotonic() - began
         if not math.isfinite(state.loss_sum):

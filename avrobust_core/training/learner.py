@@ -47,7 +47,11 @@ class Learner:
         self.model = model
         self.augmentations = augmentations
         self.replays = prod(augment.replays for augment in augmentations)
-        self.stateful = any(type(augment).state_dict is not Augmentation.state_dict for augment in augmentations)
+
+    @property
+    def divided(self) -> bool:
+        """Whether, amid an epoch, no single process has the state of all augmentations."""
+        return any(augment.divided for augment in self.augmentations)
 
     def order(self, positions: Sequence[int], ids: Sequence[str], step: TrainingStep) -> list[int]:
         """The clips of an epoch in the order in which the augmentations want them.

@@ -63,6 +63,11 @@ class FreeTraining(Augmentation):
         self.step_size = config.step_size
         self.memory = Memory(config.bits or 8) if config.memory else None
 
+    @property
+    def divided(self) -> bool:
+        """Not where perturbations lie in files, which all processes share, or none are kept."""
+        return self.memory is not None and not self.memory.in_files
+
     def order(self, clips: Sequence[str], step: TrainingStep) -> NDArray[np.int64] | None:
         """The order as it is; the memory gets a place for each clip."""
         if self.memory is not None:

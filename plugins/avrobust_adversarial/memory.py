@@ -72,6 +72,11 @@ class Memory:
         """Tell if what is read is nowhere larger than what was written."""
         return Code(self.bits, ()).shrinks
 
+    @property
+    def in_files(self) -> bool:
+        """Tell if everything lies in files."""
+        return self._folder is not None
+
     def begin_epoch(self, clips: Sequence[str], step: TrainingStep) -> None:
         """Learn of all clips that there are, before the first of them is read.
 
