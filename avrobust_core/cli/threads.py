@@ -20,9 +20,9 @@ LEFT_ALONE = "AVROBUST_LEAVE_THREADS"
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """The variables by which users say how threads of OpenMP wait: of the standard, of GNU's library and of Intel's."""
 
-SETTLED: Mapping[str, str] = MappingProxyType({"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"})
-"""How they wait where users say nothing: asleep; with GNU's library after 1000 turns (its own default is 300,000), some
-ten microseconds, in which most of the waits of an idle machine are over, so that it need not ask the kernel."""
+SETTLED: Mapping[str, str] = MappingProxyType({"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "4000"})
+"""How they wait where users say nothing: asleep; with GNU's library after 4,000 turns (its own default is 300,000), in
+which most of the waits of an idle machine are over: with 1,000 a study that was alone took 15 % longer, with 4,000 5 %."""
 
 NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """The variables by which users, torchrun and schedulers say how many threads there are to be."""

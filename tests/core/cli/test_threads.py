@@ -31,7 +31,7 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_how_they_wait(before
     monkeypatch.setattr(threads, "quota", lambda: None)
     environment: dict[str, str] = {}
     settle_threads(environment)
-    assert environment == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+    assert environment == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "4000"}
     assert "sleep" in waiting(environment)
     for said in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "0"}):
         environment = dict(said)
@@ -97,5 +97,5 @@ def test_the_library_whose_threads_compute_has_been_told():
     said = subprocess.run([sys.executable, "-c", program], check=True, **asked).stderr
     shown = dict(re.findall(r"(\w+) = '(\d+|\w+)'", said))
     assert shown["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert shown["GOMP_SPINCOUNT"] == "1000"
+    assert shown["GOMP_SPINCOUNT"] == "4000"
     assert 1 <= int(shown["OMP_NUM_THREADS"]) <= threads.affinity()
