@@ -22,7 +22,7 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 SETTLED: Mapping[str, str] = MappingProxyType({"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "4000"})
 """How they wait where users say nothing: asleep; with GNU's library after 4,000 turns (its own default is 300,000), in
-which most of the waits of an idle machine are over: with 1,000 a study that was alone took 15 % longer, with 4,000 5 %."""
+which most of the waits of an idle machine are over: alone, a study took 15 % longer with 1,000, and 5 % with 4,000."""
 
 NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """The variables by which users, torchrun and schedulers say how many threads there are to be."""
