@@ -77,7 +77,9 @@ def test_the_same_holds_for_neighbours_inside_and_outside_classes(several: bool,
 @pytest.mark.parametrize("within", [True, False])
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_each_tile_is_one_processs(world: int, within: bool, points: Any) -> None:
-    asked, among, own = read_sets(points if within else points[:150], None if within else points, None)
+    asked, among, own = read_sets(
+        points if within else points[:150], None if within else points, None, torch.device("cpu")
+    )
     for dtype in (torch.float32, None):
         if dtype is None:
             own = torch.arange(asked.n)
