@@ -218,9 +218,16 @@ class Cluster:
 
     def start_node(self) -> None:
         """Start the node's daemon, and wait until it takes jobs."""
+        before = self._node_began()
         self._begin("slurmd", "-D", "-f", str(self.folder / "slurm.conf"))
+        # When a node that came back tells which jobs it has, the controller takes all others on it for lost.
+        self._until(lambda: self._node_began() not in ("", "None", before))
         self.node_is("RESUME")
         self._until(lambda: self.ask("sinfo", "--noheader", "--format=%t").strip() in ("idle", "mix", "alloc"))
+
+    def _node_began(self) -> str:
+        """Since when the daemon runs that the controller has heard of last; empty where it does not answer."""
+        return self.ask("scontrol", "show", "node").partition("SlurmdStartTime=")[2].partition(" ")[0].strip()
 
     def kill_node(self, spared: int) -> None:
         """The node crashes: its daemon, and all that works for this cluster but its controller and one process."""
