@@ -273,7 +273,10 @@ def test_jobs_of_slurm_lose_nothing_when_command_job_and_node_are_killed(
     slurm.start_node()
     slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # it would wait for two minutes
     study.hold.unlink()
-    assert third.end() == 0, third.said
+    if third.end():  # SLURM may give up a job that it put on the node before the node was ready: its cell has failed
+        assert f"SLURM job {job} ended as" in third.said
+        fourth = Started(study, out, *SLURM, env=slurm.variables)
+        assert fourth.end() == 0, fourth.said
     assert comparable(results(out)) == comparable(results(alone))
     assert {path: path.stat().st_mtime_ns for path in fits} == fits, "what was fitted is not fitted again"
 
