@@ -88,7 +88,7 @@ def test_the_quickstart_validates_outside_of_the_checkout(installed: Path, tmp_p
 
 
 def test_a_third_party_plugin_is_found_like_a_bundled_one(installed: Path, tmp_path: Path) -> None:
-    source = ROOT / "examples" / "avrobust-depth"
+    source = ROOT / "examples" / "plugins" / "avrobust-depth"
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "w"), str(source)],
         check=True,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "avrobust-depth"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plugins" / "avrobust-depth"
 
 
 @pytest.mark.slow

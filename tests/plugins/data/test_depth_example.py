@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-EXAMPLE = ROOT / "examples" / "avrobust-depth"
+EXAMPLE = ROOT / "examples" / "plugins" / "avrobust-depth"
 
 
 def test_the_examples_own_tests_pass() -> None:
