@@ -1,9 +1,11 @@
 """The perturbations of all training clips, kept from one epoch to the next: in files where a fit has a folder."""
 
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,7 @@ class Memory:
         self._folder: Path | None = None
         self._rows: dict[str, int] = {}
         self._slots: dict[str, Bytes] = {}
+        self._files: dict[str, FileIO] = {}
         self._resumed = False
         self._waiting: deque[_OnTheWay] = deque()
 
@@ -161,12 +164,15 @@ class Memory:
             rows = np.array([self._rows[clip_id] for clip_id in found.ids])
             kept, there = _latest(slots, rows, found.epoch)
             slot = np.where(there, 1 - kept, 0)
-            _reserve(slots, rows[~there])  # with its first perturbation a clip has room for both
             head = np.empty((len(rows), 2), dtype=np.float32)
             head[:, 0] = np.array(found.epoch + 1, dtype=np.int32).view(np.float32)
             head[:, 1] = scale.numpy()
-            slots[rows, slot, HEAD:] = packed.numpy()
-            slots[rows, slot, :HEAD] = head.view(np.uint8)
+            if self._folder is None:
+                slots[rows, slot, HEAD:] = packed.numpy()
+                slots[rows, slot, :HEAD] = head.view(np.uint8)
+            else:
+                records = np.concatenate([head.view(np.uint8), packed.numpy()], axis=1)
+                _write(self._files[found.name], records, (2 * rows + slot) * records.shape[1])
 
     def _of(self, name: str, code: Code) -> Bytes:
         """The slots of a modality, (N, 2, HEAD + size), at least one for each clip known."""
@@ -195,12 +201,15 @@ class Memory:
         self._folder.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:  # one process makes it, and the others find it made
             file.truncate(size)
-        return np.memmap(path, dtype=np.uint8, mode="r+", shape=form)
+        # What is written through the map costs a fault a page after each flush, and ends the process on a full disk.
+        if name not in self._files:
+            self._files[name] = path.open("rb+", buffering=0)
+            weakref.finalize(self, self._files[name].close)
+        return np.memmap(path, dtype=np.uint8, mode="r", shape=form)
 
     def _flush(self) -> None:
-        for slots in self._slots.values():
-            if isinstance(slots, np.memmap):
-                slots.flush()
+        for file in self._files.values():
+            os.fsync(file.fileno())
 
     def _contents(self) -> dict[str, Any]:
         held = {name: torch.from_numpy(slots[: len(self._rows)]) for name, slots in self._slots.items()}
@@ -237,21 +246,19 @@ def _sent(rows: Tensor, scale: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
     return wait
 
 
-def _reserve(slots: Bytes, rows: NDArray[Any]) -> None:
-    """Have the disk set aside these rows of slots in a file: on a full disk, writing into its map ends the process.
+def _write(file: FileIO, records: Bytes, places: NDArray[Any]) -> None:
+    """Write each of the records (n, size) to its place, in bytes.
 
     Raises:
         OSError: if there is no room on the disk; names the file.
     """
-    if not isinstance(slots, np.memmap) or not hasattr(os, "posix_fallocate"):
-        return
-    size, path = slots.strides[0], str(slots.filename)
     try:
-        with open(path, "rb+") as file:
-            for row in rows.tolist():
-                os.posix_fallocate(file.fileno(), row * size, size)
+        for record, place in zip(records, places.tolist(), strict=True):
+            written = 0
+            while written < len(record):
+                written += os.pwrite(file.fileno(), record[written:], place + written)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
+        raise OSError(error.errno, error.strerror, str(file.name)) from error
 
 
 def _epochs(slots: Bytes) -> NDArray[np.int32]:

@@ -269,7 +269,7 @@ def test_jobs_of_slurm_lose_nothing_when_command_job_and_node_are_killed(
     slurm.kill_node(third.process.pid)
     third.until(lambda: not pids(out, but=third.process.pid))
     slurm.node_is("DOWN")
-    third.until(lambda: "is PENDING" in third.said.partition("is RUNNING")[2])  # SLURM itself tries it again
+    third.until(lambda: "JobState=PENDING" in slurm.ask("scontrol", "show", "job", job))  # SLURM itself tries it again
     slurm.start_node()
     slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # it would wait for two minutes
     study.hold.unlink()
