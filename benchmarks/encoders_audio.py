@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,14 @@ class PlainPanns(nn.Module):
         self.fc1 = nn.Linear(widths[-1], widths[-1])
         self.fc_audioset = nn.Linear(widths[-1], classes)
 
+    def double(self) -> Self:
+        """In float64, its Fourier transform too: its matrix in float32 is so far off that some ReLUs turn."""
+        super().double()
+        stft = self.spectrogram_extractor.stft
+        waves = torch.from_numpy(stft.W[:, : stft.n_fft // 2 + 1].T) * torch.hann_window(stft.n_fft).double()
+        stft.conv_real.weight.data, stft.conv_imag.weight.data = waves.real[:, None], waves.imag[:, None]
+        return self
+
     def embed(self, waveforms: Tensor) -> Tensor:
         """From waveforms (B, T) to the published embedding (B, D)."""
         x = self.logmel_extractor(self.spectrogram_extractor(waveforms))
@@ -144,6 +152,8 @@ def make_pair(name: str, clips: Tensor, rate: int = RATE, classes: int = CLASSES
     settle(plain, clips)
     ours = our_panns(name, clips.shape[1], rate, classes)
     ours.load(plain.state_dict())
+    (filters,) = (each for name, each in ours.named_buffers() if name.endswith("filters"))
+    plain.logmel_extractor.melW.data = filters.clone()  # the same but for the last bit, which turns some ReLUs
     return ours.eval().requires_grad_(False), plain.eval().requires_grad_(False)
 
 

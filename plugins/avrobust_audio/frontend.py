@@ -5,9 +5,9 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from avrobust_audio.configs import LogMelConfig
+from avrobust_audio.frames import windowed_frames
 from avrobust_core import AvrobustError, DataError, MediaSpec, power_spectrum
 
 POWER_FLOOR: Final = 1e-10
@@ -99,13 +99,12 @@ class LogMel(nn.Module):
                 "use longer clips, or a shorter window"
             )
         with torch.autocast(x.device.type, enabled=False):
-            mono = (x if x.dtype == torch.float64 else x.float()).mean(dim=1)
-            reach, length = self.n_fft // 2, len(self.window)
-            reflected = F.pad(mono.unsqueeze(1), (reach, reach), mode="reflect").squeeze(1)
+            x = x if x.dtype == torch.float64 else x.float()
+            mono = x[:, 0] if x.shape[1] == 1 else x.mean(dim=1)
             # The window is centred in the frame; where in it the samples stand is all the same to the power.
-            aside = (self.n_fft - length) // 2
-            frames = reflected[:, aside : aside + mono.shape[1] + length].unfold(1, length, self.hop)
-            mel = power_spectrum(frames * self.window, self.n_fft) @ self.filters
+            before = self.n_fft // 2 - (self.n_fft - len(self.window)) // 2
+            frames = windowed_frames(mono, self.window.to(mono.dtype), self.hop, before)
+            mel = power_spectrum(frames, self.n_fft) @ self.filters
             floored = mel.clamp(min=POWER_FLOOR) if self.floor == "clamped" else mel + POWER_FLOOR
             return 10 * torch.log10(floored).unsqueeze(1)
 
