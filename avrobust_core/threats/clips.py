@@ -71,7 +71,7 @@ def pieces(clips: int, samples: int, device: torch.device) -> list[slice]:
 
 
 def on_the_way(x: Tensor) -> Callable[[], Tensor]:
-    """Begin to copy a small tensor to the host; what is returned waits for the copy, and gives it.
+    """Begin to copy a tensor to the host; what is returned waits for the copy, and gives it.
 
     What the device is asked for meanwhile is not waited for, so that it never stands idle.
     """

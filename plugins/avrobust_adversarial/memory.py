@@ -16,7 +16,7 @@ from torch import Tensor
 
 from avrobust_adversarial.codes import Code
 from avrobust_adversarial.configs import Bits
-from avrobust_core import AvrobustError, Gather, TrainingStep
+from avrobust_core import AvrobustError, Gather, TrainingStep, on_the_way
 
 Bytes = NDArray[np.uint8]
 
@@ -36,14 +36,16 @@ class _OnTheWay:
         ids: n clips.
         epoch: that leaves them.
         code: that packed them.
-        arrived: waits for rows and scales, as `Code.pack` gives them, to be on the host.
+        packed: waits for the rows, as `Code.pack` gives them, to be on the host.
+        scale: waits for their scales.
     """
 
     name: str
     ids: tuple[str, ...]
     epoch: int
     code: Code
-    arrived: Callable[[], tuple[Tensor, Tensor]]
+    packed: Callable[[], Tensor]
+    scale: Callable[[], Tensor]
 
 
 class Memory:
@@ -126,7 +128,7 @@ class Memory:
         code = Code(self.bits, tuple(delta.shape[1:]))
         for clip_id in ids:
             self._rows.setdefault(clip_id, len(self._rows))
-        self._waiting.append(_OnTheWay(name, tuple(ids), epoch, code, _sent(*code.pack(delta))))
+        self._waiting.append(_OnTheWay(name, tuple(ids), epoch, code, *map(on_the_way, code.pack(delta))))
         self._settle(BEHIND)
 
     def end_epoch(self, gather: Gather) -> None:
@@ -159,7 +161,7 @@ class Memory:
         """Put what is on its way into its slots, the first first, until no more than `most` batches are left."""
         while len(self._waiting) > most:
             found = self._waiting.popleft()
-            packed, scale = found.arrived()
+            packed, scale = found.packed(), found.scale()
             slots = self._of(found.name, found.code)
             rows = np.array([self._rows[clip_id] for clip_id in found.ids])
             kept, there = _latest(slots, rows, found.epoch)
@@ -227,23 +229,6 @@ class Memory:
                 self._slots[name] = mine = self._grown(mine, (len(self._rows), *theirs.shape[1:]))
             later = _epochs(theirs).max(axis=1) > _epochs(mine[rows]).max(axis=1)
             mine[rows[later]] = theirs[later]
-
-
-def _sent(rows: Tensor, scale: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
-    """Begin to copy two tensors to the host; what is returned waits until they are there, and gives them."""
-    if rows.device.type in ("cpu", "mps"):  # the latter cannot tell when a copy has arrived
-        return lambda: (rows.cpu(), scale.cpu())
-    here = rows.to("cpu", non_blocking=True), scale.to("cpu", non_blocking=True)
-    arrived = torch.cuda.Event() if rows.device.type == "cuda" else None  # type: ignore[no-untyped-call]
-    if arrived is not None:
-        arrived.record()
-
-    def wait() -> tuple[Tensor, Tensor]:
-        if arrived is not None:
-            arrived.synchronize()
-        return here
-
-    return wait
 
 
 def _write(file: FileIO, records: Bytes, places: NDArray[Any]) -> None:

@@ -134,13 +134,16 @@ def test_two_processes_write_into_one_file(tmp_path, step_of, network):
 def test_what_a_step_leaves_is_fetched_behind_it_and_in_order(memory, monkeypatch):
     """With balanced sampling a clip may come twice in an epoch: the last perturbation is kept, as late as it comes."""
     fetched: list[float] = []
-    sent = memory_module._sent
 
-    def slow(rows, scale):
-        arrived = sent(rows, scale)
-        return lambda: (fetched.append(float(scale[0])), arrived())[1]
+    def slow(sent):
+        def arrived():
+            if sent.ndim == 1:  # the scales
+                fetched.append(float(sent[0]))
+            return sent
 
-    monkeypatch.setattr(memory_module, "_sent", slow)
+        return arrived
+
+    monkeypatch.setattr(memory_module, "on_the_way", slow)
     one, clean = memory(), deltas(0)[:1]
     written = [torch.full_like(clean, 1.0 + i) for i in range(BEHIND + 2)]
     for i, delta in enumerate(written):
