@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command_parser() -> argparse.ArgumentParser:
     """The parser of the command line; what it gives holds, as `run`, the function that carries the command out."""
     from avrobust_core.cli import (
+        bench,
         check,
         cite,
         compare,
@@ -98,6 +99,7 @@ def command_parser() -> argparse.ArgumentParser:
         spec,
         compare,
         transfer,
+        bench,
         export,
         cite,
         plugins,
