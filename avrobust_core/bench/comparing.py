@@ -31,6 +31,7 @@ class Side:
 
     Attributes:
         title: the preset's full name.
+        headline: what the number is that stands for a model.
         columns: headings of the numbers.
         rows: the highest headline first; those without one last.
         differences: between the files, in sentences: what keeps their numbers from being compared as they stand.
@@ -38,6 +39,7 @@ class Side:
     """
 
     title: str
+    headline: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     differences: tuple[str, ...]
@@ -89,6 +91,7 @@ def side_by_side(results: Sequence[tuple[str, BenchResult]]) -> Side:
     )
     return Side(
         title=f"{first.name}-v{first.version}",
+        headline=f"{first.headline_attack or 'the worst of all attacks'} on {first.headline_threat}",
         columns=("clean", *(f"{a} on {t}" for a, t in pairs), *(f"worst on {t}" for t in threats)),
         rows=tuple(rows),
         differences=tuple(_differences(results)),
@@ -109,6 +112,8 @@ def _differences(results: Sequence[tuple[str, BenchResult]]) -> Iterator[str]:
             yield f"{pair} are of different clips of {one.data.component}, or of clips read otherwise"
         if other.data.clips != one.data.clips:
             yield f"{pair} are over {other.data.clips} and {one.data.clips} clips"
+        if other.data.confidence != one.data.confidence:
+            yield f"{pair} have intervals of {other.data.confidence:g} and {one.data.confidence:g} confidence"
         if other.made_with.avrobust != one.made_with.avrobust:
             yield f"{pair} were made by avrobust {other.made_with.avrobust} and {one.made_with.avrobust}"
     for source, result in results:

@@ -49,6 +49,7 @@ class DataInfo(_Part):
     clips: int = Field(ge=1)
     whole: bool = Field(description="Whether all clips of the split were asked for.")
     unreadable: int = Field(ge=0)
+    confidence: float = Field(gt=0, lt=1, description="Of the intervals.")
 
 
 class ModelResult(_Part):
@@ -132,6 +133,7 @@ def bench_result(preset: Preset, run: Path, resolved: Mapping[str, Any], *, whol
             clips=max(cell["clips"] for cell in result["cells"]),
             whole=whole,
             unreadable=test.get("unreadable", 0),
+            confidence=result["confidence"],
         ),
         made_with=MadeWith(
             avrobust=lock["avrobust"],

@@ -60,8 +60,11 @@ def test_the_wheel_ships_every_package_typed_and_nothing_else(wheel: Path) -> No
         in_checkout = next(ROOT.glob(f"{package}")) if package == "avrobust_core" else ROOT / "plugins" / package
         modules = {path.relative_to(in_checkout.parent).as_posix() for path in in_checkout.rglob("*.py")}
         assert modules <= set(names)
-    templates = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("avrobust_core/report/html/templates/*")}
-    assert len(templates) >= 4
+    folders = ("report/html/templates", "bench/templates", "bench/presets")
+    templates = {
+        path.relative_to(ROOT).as_posix() for folder in folders for path in ROOT.glob(f"avrobust_core/{folder}/*")
+    }
+    assert len(templates) >= 9
     assert templates <= set(names)
 
 
