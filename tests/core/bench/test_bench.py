@@ -164,7 +164,7 @@ def test_what_cannot_be_compared_is_refused(result: Path, tmp_path: Path, capsys
     assert "several benches, which cannot be compared: crmt-2024-v1, crmt-2024-v2" in capsys.readouterr().err
     wrong = changed(result, tmp_path / "wrong.json", lambda data: data["models"][0]["clean"].update(value=2))
     assert main(["bench", "--compare", str(wrong)]) == 1
-    assert "models.0.clean.value" in capsys.readouterr().err
+    assert "models[0].clean.value" in capsys.readouterr().err
     assert main(["bench"]) == 2
 
 
