@@ -16,7 +16,7 @@ ENCODERS: Final = {"mp3": "libmp3lame", "aac": "aac", "opus": "libopus", "jpeg":
 """FFmpeg's name of what writes each."""
 
 
-class CodecFault(Exception):  # noqa: N818
+class CodecFault(Exception):
     """FFmpeg refuses to write or read a clip, or gives another back than it was given."""
 
 

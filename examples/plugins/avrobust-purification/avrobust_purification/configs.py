@@ -76,7 +76,7 @@ class PurifiedConfig(Config):
     encoder: EncoderChoice
     """The encoder behind the purification."""
     steps: tuple[str, ...] = Field(min_length=1)
-    """What sound or pictures pass through, in order. Sound: mu-law:BITS, pcm:BITS, mp3:RATE, aac:RATE, opus:RATE (RATE in
+    """What sound or pictures pass through, in order. Sound: mu-law:BITS, pcm:BITS, mp3:RATE, aac:RATE, opus:RATE (in
     bits per second, such as 16k), room:SECONDS (a random room with at most so much reverberation, another in every
     pass). Pictures: jpeg:Q (FFmpeg's quantiser, 2 to 31), h264:CRF (0 to 51)."""
     backward: Literal["identity", "exact"] = "identity"

@@ -31,18 +31,18 @@ class Levels(PurifyingStep):
 
     def __init__(self, bits: int, *, mu_law: bool) -> None:
         super().__init__()
-        self.half = 2 ** (bits - 1) - 1
+        self.above_zero = 2 ** (bits - 1) - 1
         self.mu_law = mu_law
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.mu_law:
-            return (x * self.half).round() / self.half
+            return (x * self.above_zero).round() / self.above_zero
         code = torch.sign(x) * torch.log1p(MU * x.abs()) / math.log1p(MU)
-        level = (code * self.half).round() / self.half
+        level = (code * self.above_zero).round() / self.above_zero
         return torch.sign(level) * torch.expm1(level.abs() * math.log1p(MU)) / MU
 
     def extra_repr(self) -> str:
-        return f"levels={2 * self.half + 1}, mu_law={self.mu_law}"
+        return f"levels={2 * self.above_zero + 1}, mu_law={self.mu_law}"
 
 
 class Coded(PurifyingStep):
@@ -68,8 +68,8 @@ class Room(PurifyingStep):
     """Sound as it is heard in a random room, another for each clip in every pass: smooth, and random.
 
     An impulse response is the direct sound and normal noise that dies away exponentially (Moorer, "About this
-    reverberation business", 1979), scaled so that a clip keeps its loudness if it is white. Its time of reverberation is
-    uniform between a tenth of the longest and the longest. Random numbers are torch's global ones, as those of dropout:
+    reverberation business", 1979), scaled so that white noise keeps its loudness. Its time of reverberation is uniform
+    between a tenth of the longest and the longest. Random numbers are torch's global ones, as those of dropout:
     a model with a room answers otherwise each time, and must be attacked in expectation (`samples` above 1).
 
     Args:
@@ -94,7 +94,8 @@ class Room(PurifyingStep):
         response = response / (1 + 1 / DIRECT_TO_ROOM) ** 0.5
         length = steps + response.shape[1]
         heard = torch.fft.irfft(torch.fft.rfft(x, n=length) * torch.fft.rfft(response, n=length)[:, None], n=length)
-        return heard[..., :steps].clamp(-1, 1)
+        kept: Tensor = heard[..., :steps].clamp(-1, 1)
+        return kept
 
     def extra_repr(self) -> str:
         return f"seconds={self.seconds}"
