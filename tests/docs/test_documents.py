@@ -14,6 +14,7 @@ How a block is checked depends on its language alone:
 import ast
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -25,6 +26,7 @@ import pytest
 from avrobust_core import Component, Config
 from avrobust_core.cli import command_parser
 from avrobust_core.registry.discovery import PluginRecord, RegistryEntry
+from avrobust_core.registry.kinds import KINDS
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import load_spec
 
@@ -107,7 +109,30 @@ def test_yaml_is_a_spec_or_part_of_one(block: Block, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(base.text, encoding="utf-8")
     text = block.text if whole or "extends:" in block.text else f"extends: base.yaml\n{block.text}"
     (tmp_path / "block.yaml").write_text(text, encoding="utf-8")
-    load_spec(tmp_path / "block.yaml", with_the_readers_own())
+    load_spec(tmp_path / "block.yaml", with_its_own(block.document, with_the_readers_own()))
+
+
+def with_its_own(document: Path, registry: Registry) -> Registry:
+    """A registry, and what the distribution offers whose README this is; the same registry for any other document."""
+    declared = document.parent / "pyproject.toml"
+    if document.parent == ROOT or not declared.exists():
+        return registry
+    project = tomllib.loads(declared.read_text(encoding="utf-8"))["project"]
+    if any(plugin.distribution == project["name"] for plugin in registry.plugins):
+        return registry  # installed
+    sys.path.append(str(document.parent))
+    found = list(registry.plugins)
+    for name, module in project["entry-points"]["avrobust_v1"].items():
+        hooks = vars(import_module(module))
+        of_it = {"distribution": project["name"], "distribution_version": project["version"]}
+        entries = tuple(
+            RegistryEntry(kind=kind, component=component, plugin=name, **of_it)
+            for kind in KINDS
+            for component in hooks.get(f"avrobust_{kind}s", tuple)()
+        )
+        of_plugin = {"module": module, "group": "avrobust_v1", "status": "ok", "error": None, "milliseconds": 0.0}
+        found.append(PluginRecord(name=name, entries=entries, **of_it, **of_plugin))
+    return Registry(found)
 
 
 def with_the_readers_own() -> Registry:
@@ -160,6 +185,8 @@ def understood(words: list[str]) -> None:
         case ["python", "-m", "avrobust_core", *arguments]:
             understood(["avrobust", *(arguments or ["plugins"])])
             files = []
+        case ["python", "-m", module, *arguments]:
+            files = [f"examples/plugins/{module.replace('_', '-')}/{module}/__main__.py"]
         case ["python", script, *arguments]:
             options = [word for word in arguments if word.startswith("--")]
             text = (ROOT / script).read_text(encoding="utf-8")

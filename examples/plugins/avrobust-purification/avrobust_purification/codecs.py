@@ -66,7 +66,7 @@ class SoundCodec:
                 container.mux(stream.encode(piece))
             container.mux(stream.encode(None))
         content.seek(0)
-        with av.open(content) as container:
+        with av.open(content, "r") as container:
             back = av.AudioResampler(format="fltp", layout="mono", rate=self.rate)
             found = [piece.to_ndarray()[0] for piece in self._pieces(container, back)]
         whole = np.concatenate(found) if found else np.zeros(0, np.float32)
@@ -111,7 +111,7 @@ class PictureCodec:
             raise CodecFault(str(error)) from error
         if found.shape != frames.shape:
             raise CodecFault(f"{frames.shape} went in, and {found.shape} came out")
-        return (found.astype(np.float32) / 255).transpose(3, 0, 1, 2)
+        return (found.astype(np.float32) / np.float32(255)).transpose(3, 0, 1, 2)
 
     def _frames(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         content = io.BytesIO()
@@ -128,5 +128,6 @@ class PictureCodec:
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         content.seek(0)
-        with av.open(content) as container:
-            return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        with av.open(content, "r") as container:
+            pictures: list[Any] = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        return np.stack(pictures)

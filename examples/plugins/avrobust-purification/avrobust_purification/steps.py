@@ -36,10 +36,12 @@ class Levels(PurifyingStep):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.mu_law:
-            return (x * self.above_zero).round() / self.above_zero
+            even: Tensor = (x * self.above_zero).round() / self.above_zero
+            return even
         code = torch.sign(x) * torch.log1p(MU * x.abs()) / math.log1p(MU)
         level = (code * self.above_zero).round() / self.above_zero
-        return torch.sign(level) * torch.expm1(level.abs() * math.log1p(MU)) / MU
+        wide: Tensor = torch.sign(level) * torch.expm1(level.abs() * math.log1p(MU)) / MU
+        return wide
 
     def extra_repr(self) -> str:
         return f"levels={2 * self.above_zero + 1}, mu_law={self.mu_law}"

@@ -18,7 +18,9 @@ from avrobust_core import (
     Evaluation,
     MediaSpec,
     ModelError,
+    Raw,
     Registry,
+    WholeModel,
     evaluate,
 )
 from avrobust_core.testing import check_component
@@ -81,10 +83,11 @@ def attacked(steps: list[str], media: MediaSpec = SOUND, *, exact: bool = False,
     return evaluate(
         model,
         data(media),
-        attacks={"pgd": {"use": "pgd", "with": {"steps": 10}}},
+        attacks={"pgd": {"use": "pgd", "with": {"steps": 5}}},
         threats={"one": {media.kind: {"norm": "linf", "eps": 0.15}}},
         media={media.kind: media},
         samples=samples,
+        audit={"clips": 8},
     )
 
 
@@ -144,3 +147,16 @@ def test_other_media_are_refused() -> None:
     wide = MediaSpec(kind="audio", shape=(1, 8000), rate=8000, bounds=(-2, 2))
     with pytest.raises(DataError, match=r"within \(-2, 2\)"):
         component.make(component.config.model_validate({"encoder": "avrobust:cnn", "steps": ["pcm:8"]}), wide)
+
+
+def test_a_whole_network_is_purified_before_raw() -> None:
+    class Power(nn.Module):
+        def forward(self, clips: dict[str, Tensor]) -> Tensor:
+            power = clips["audio"].square().flatten(1).mean(dim=1)
+            return torch.stack((power, -power), dim=1)
+
+    raw = Purified(Raw(SOUND), [Step.of("pcm:3")], SOUND)
+    fusion = WholeModel(Power(), {"audio": raw.dims}, classes=2)
+    x = torch.full((1, *SOUND.shape), 0.4)  # the nearest of seven levels is 1/3
+    logits = AVModel({"audio": raw}, fusion, 2)({"audio": x})
+    assert torch.allclose(logits, torch.tensor([[1 / 9, -1 / 9]]))
