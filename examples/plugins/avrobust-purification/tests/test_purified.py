@@ -132,9 +132,10 @@ def test_a_room_is_refused_without_eot_and_falls_with_it() -> None:
 
 def test_weights_and_layouts_are_those_of_the_inner_encoder() -> None:
     inner = Two(SOUND)
+    inner.frontend = nn.PReLU()
     inner.layouts = (CheckpointLayout(name="theirs", marks=("w",), convert=lambda s: {"templates.weight": s["w"]}),)
     found = Purified(inner, [Step.of("mu-law:8")], SOUND)
-    assert set(found.state_dict()) == {"inner.templates.weight"}
+    assert set(found.state_dict()) == {"inner.frontend.weight", "inner.templates.weight"}  # each once
     weight = torch.ones(2, SAMPLES)
     assert set(found.layouts[0].convert({"w": weight})) == {"inner.templates.weight"}
     assert not list(found.frontend.parameters())

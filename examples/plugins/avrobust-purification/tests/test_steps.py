@@ -77,6 +77,7 @@ def test_a_room_is_another_each_time_and_keeps_the_loudness_of_noise() -> None:
     assert bool(heard[:100].abs().max() < 1e-5)  # nothing is heard before it sounds
     energy = [float(heard[a:b].square().sum()) for a, b in ((101, 700), (700, 1300), (1300, 1900))]
     assert energy == sorted(energy, reverse=True)
+    assert 0.3 < float((heard[101:700] > 0).float().mean()) < 0.7  # reflections of either sign
 
 
 @pytest.mark.parametrize(("exact", "passed"), [(False, 1.0), (True, 0.0)])
