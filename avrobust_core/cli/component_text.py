@@ -63,6 +63,8 @@ def described(entry: RegistryEntry, use: str, width: int) -> list[str]:
     if component.extras:
         extras = ",".join(component.extras)
         lines.append(f"  needs         pip install '{entry.distribution}[{extras}]'")
+    if lacking := entry.lacking():
+        lines.extend(wrapped(f"{lacking}", width, indent=16, first="  missing       "))
     if component.references:
         lines.append("  references")
         lines.extend(line for reference in component.references for line in wrapped(reference, width, indent=4))

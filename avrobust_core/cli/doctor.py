@@ -87,6 +87,13 @@ def findings(registry: Registry) -> Iterator[Finding]:
         yield from requirements(distribution, extras)
     for plugin in registry.plugins:
         yield _plugin(plugin)
+        if plugin.slowness is not None:
+            yield Finding(f"plugin {plugin.full_name}", "note", plugin.slowness)
+        for entry in plugin.entries:
+            if lacking := entry.lacking():
+                yield Finding(f"{entry.kind} {entry.full_name}", "note", lacking)
+    for name in sorted({entry.component.name for entry in registry.entries()}):
+        yield from (Finding(f"name {name}", "note", sentence) for sentence in registry.rivalries(name))
     yield from _disks()
     yield _decoding()
     yield _processors()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,21 +33,21 @@ def installed(options: argparse.Namespace) -> Registry:
         ComponentError: if `--no-plugin` names what there is not.
     """
     with redirect_stdout(sys.stderr):  # what a plugin prints on import must not mix with our JSON
+        from avrobust_core.cli.layout import complain
+        from avrobust_core.notes import collected
         from avrobust_core.registry.registry import Registry
 
-        return Registry.discover(disabled=options.no_plugin or ())
+        with collected(lambda note: complain(f"note: {note}")):
+            return Registry.discover(disabled=options.no_plugin or ())
 
 
 def loaded_spec(options: argparse.Namespace) -> tuple[LoadedSpec, Registry]:
-    """The spec that the command line names, and the registry that it was checked with.
+    """The spec that the command line names, and the registry that it was checked with, which knows its `prefer`.
 
     Raises:
         SpecError: with every mistake found.
     """
-    from avrobust_core.spec.loading import load_spec
-
-    registry = installed(options)
-    return load_spec(options.spec, registry, options.set), registry
+    return _loaded(options.spec, options, options.set)
 
 
 def loaded_run(options: argparse.Namespace, *more: str) -> tuple[LoadedSpec, Registry]:
@@ -60,11 +61,20 @@ def loaded_run(options: argparse.Namespace, *more: str) -> tuple[LoadedSpec, Reg
     """
     from avrobust_core.errors import RunError
     from avrobust_core.files import refuse_changed
-    from avrobust_core.spec.loading import load_spec
 
     file: Path = options.folder / "resolved.yaml"
     if not file.is_file():
         raise RunError(f"{options.folder} is no run: it holds no resolved.yaml; `avrobust run` makes one")
     refuse_changed(options.folder)
+    return _loaded(file, options, ["track=[]", "engine.cells=null", *options.set, *more])
+
+
+def _loaded(file: str | Path, options: argparse.Namespace, overrides: Sequence[str]) -> tuple[LoadedSpec, Registry]:
+    from avrobust_core.cli.layout import complain
+    from avrobust_core.notes import collected
+    from avrobust_core.spec.loading import load_spec
+
     registry = installed(options)
-    return load_spec(file, registry, ["track=[]", "engine.cells=null", *options.set, *more]), registry
+    with collected(lambda note: complain(f"note: {note}")):
+        loaded = load_spec(file, registry, overrides)
+    return loaded, registry.preferring(loaded.spec.prefer)

@@ -90,7 +90,8 @@ def run_show(args: argparse.Namespace) -> int:
         print_json({"components": [component_text.as_object(entry) for entry in entries]}, indent=2, default=str)
     else:
         blocks = [component_text.described(entry, registry.short_name(entry), terminal_width()) for entry in entries]
-        say("\n\n\n".join("\n".join(block) for block in blocks))
+        said = [wrapped(sentence, terminal_width(), indent=0) for sentence in registry.rivalries(args.name)]
+        say("\n\n\n".join("\n".join(block) for block in (*said, *blocks)))
     return 0
 
 
@@ -156,6 +157,11 @@ def _plugins_text(
         yield line
         if plugin.error is not None:
             yield from wrapped(plugin.error, width, indent=4)
+        if plugin.slowness is not None:
+            yield from wrapped(plugin.slowness, width, indent=4)
+    for name in sorted({entry.component.name for entry in entries}):
+        for sentence in registry.rivalries(name):
+            yield from ("", *wrapped(sentence, width, indent=0))
     several = len({plugin.distribution for plugin in plugins}) > 1
     for kind, of_kind in groupby(entries, key=lambda entry: entry.kind):
         yield from ("", kind)

@@ -92,7 +92,7 @@ class ComponentChoice(Config):
     also_takes: ClassVar[str] = "a component's name"
 
     use: str = Field(min_length=1)
-    """The component's name: bare (pgd) if only one distribution offers it, else qualified (avrobust:pgd)."""
+    """The component's name: bare (pgd), or qualified (avrobust:pgd) where several distributions offer it."""
     settings: Mapping[str, Any] = Field(default_factory=dict, alias="with")
     """The component's configuration."""
     _registry: Registry | None = PrivateAttr(default=None)
@@ -122,6 +122,11 @@ class ComponentChoice(Config):
             where = registry or self._registry or Registry.discover()
             self._configured = configure(where, self.kind, self.use, self.settings)
         return self._configured
+
+    def look_in(self, registry: Registry) -> None:
+        """Be looked up there, as the component around it was, where nothing else was said: a default's is not."""
+        if self._registry is None:
+            self._registry = registry
 
     def settle(self, configured: Configured) -> None:
         """Take what was looked up and validated already."""
@@ -224,6 +229,8 @@ def configure(registry: Registry, kind: str, name: str, given: Mapping[str, obje
     from avrobust_core.config.fields import silent_conversions  # not for listing
 
     entry = registry.resolve(kind, name)
+    if lacking := entry.lacking():
+        raise ComponentError(f"{entry.described} {lacking}")
     config: type[Config] = entry.component.config
     try:
         made = config.model_validate(dict(given), context={"registry": registry})
@@ -242,7 +249,7 @@ def configure(registry: Registry, kind: str, name: str, given: Mapping[str, obje
     ]
     for location, choice in choices_in(made):
         try:
-            choice.configured()
+            choice.configured(registry)
         except ComponentError as error:
             faults.append((location, str(error)))
     if faults:

@@ -55,7 +55,9 @@ class Component:
         build: makes the component: "package.module:Class", or a function that imports heavy modules inside.
         references: DOI, arXiv number or URL of each source.
         example: a minimal valid configuration.
-        extras: the pip extras that it needs, for the error's hint.
+        extras: the pip extras of its distribution that it needs, for the error's hint.
+        requires: the top-level modules that it cannot be built without and that not everybody has, mostly those of
+            `extras`: ("timm",). A spec that names it where one is missing is refused before anything runs.
         version: raised when its results change; part of every cached result's identity.
 
     Raises:
@@ -69,6 +71,7 @@ class Component:
     references: tuple[str, ...] = ()
     example: Mapping[str, object] = field(default_factory=dict)
     extras: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -80,10 +83,13 @@ class Component:
             raise TypeError(f"component {self.name!r}: config must be a subclass of avrobust_core.Config")
         if not (isinstance(self.build, str) or callable(self.build)):
             raise TypeError(f"component {self.name!r}: build must be 'package.module:Class', or callable")
-        for name in ("references", "extras"):
+        for name in ("references", "extras", "requires"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
                 raise TypeError(f"component {self.name!r}: {name} must be a tuple of strings, not {shown(value)}")
+        for module in self.requires:
+            if not module.isidentifier():  # to look for a module inside a package would import the package
+                raise ValueError(f"component {self.name!r}: requires names top-level modules, not {module!r}")
         example: object = self.example  # what the annotations promise, a plugin's author may not have checked
         if not isinstance(example, Mapping):
             raise TypeError(f"component {self.name!r}: example must be a mapping, not {shown(example)}")

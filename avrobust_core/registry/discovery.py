@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from typing import Any, Literal
+from importlib.util import find_spec
+from typing import Any, Final, Literal
 
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry.components import Component
@@ -17,6 +18,12 @@ from avrobust_core.registry.hookspecs import ENTRY_POINT_GROUP
 Status = Literal["ok", "broken", "disabled", "other-api"]
 
 _GROUP_PREFIX = "avrobust_v"
+
+SLOW: Final = 500.0
+"""Milliseconds that loading a plugin may take before it is named: every command that looks plugins up waits for it."""
+
+HEAVY: Final = ("torch", "torchaudio", "torchvision", "transformers", "timm", "scipy", "pandas", "jax", "tensorflow")
+"""Libraries that take long to import, which a plugin imports when a component is built."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +63,18 @@ class RegistryEntry:
             name: getattr(self.component, name) for name in of_the_component
         }
 
+    def lacking(self) -> str | None:
+        """The modules that it needs and that are not installed, and what installs them; None if all are there.
+
+        Nothing is imported.
+        """
+        missing = [module for module in self.component.requires if not is_installed(module)]
+        if not missing:
+            return None
+        extras = ",".join(self.component.extras)
+        cure = f"pip install '{self.distribution}[{extras}]'" if extras else f"install it beside {self.distribution}"
+        return f"needs {', '.join(missing)}, which is not installed: {cure}"
+
     def builder(self) -> Callable[..., Any]:
         """The class or function that makes the component.
 
@@ -88,6 +107,7 @@ class PluginRecord:
         milliseconds: what importing it and calling its hooks took. Modules that several plugins share are
             counted for the first that imports them.
         entries: its components; empty unless "ok".
+        heavy: of `HEAVY`, what it imported, and nothing had imported before.
     """
 
     name: str
@@ -99,11 +119,24 @@ class PluginRecord:
     error: str | None
     milliseconds: float = 0.0
     entries: tuple[RegistryEntry, ...] = ()
+    heavy: tuple[str, ...] = ()
 
     @property
     def full_name(self) -> str:
         """`dist:entry-point`, with the distribution's name normalised."""
         return f"{normalised(self.distribution)}:{self.name}"
+
+    @property
+    def slowness(self) -> str | None:
+        """That it took longer to import than `SLOW`, what of it is heavy, and the cure; None if it was fast enough."""
+        if self.milliseconds <= SLOW:
+            return None
+        heavy = f" ({', '.join(self.heavy)} among it)" if self.heavy else ""
+        return (
+            f"importing {self.module} took {self.milliseconds:.0f} ms{heavy}, and every command waits for it: import what "
+            "is heavy where a component is built, not with the plugin's module; or leave it out with "
+            f"--no-plugin {self.full_name}"
+        )
 
     def is_of(self, distribution: str) -> bool:
         """True if this is the distribution of the plugin, however it is spelled."""
@@ -115,6 +148,14 @@ class PluginRecord:
         if distribution:
             return entry_point == self.name and self.is_of(distribution)
         return name == self.name or self.is_of(name)
+
+
+def is_installed(module: str) -> bool:
+    """True if there is a module of this top-level name; it is not imported."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError, AttributeError):  # an entry of sys.modules that is no module
+        return False
 
 
 def normalised(distribution: str) -> str:
@@ -179,7 +220,10 @@ def _declared_by(distribution: metadata.Distribution, name: str) -> Iterator[Plu
         fault = None
         if point.group != ENTRY_POINT_GROUP:
             status = "other-api"
-            fault = f"written for {point.group}, but this version of avrobust has {ENTRY_POINT_GROUP}: not imported"
+            fault = (
+                f"written for {point.group}, but this version of avrobust has {ENTRY_POINT_GROUP}: not imported; install "
+                f"a version of {name} that offers {ENTRY_POINT_GROUP}, or an avrobust that has {point.group}"
+            )
         elif not name:
             status, fault = "broken", "its distribution has no METADATA file with a Name: reinstall it"
         yield record(name=point.name, module=point.value, group=point.group, status=status, error=fault)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib import metadata
@@ -12,15 +14,18 @@ from typing import Any
 
 import pluggy
 
+from avrobust_core._version import __version__
 from avrobust_core.config.suggest import did_you_mean
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry import hookspecs
 from avrobust_core.registry.components import Component, shown
-from avrobust_core.registry.discovery import PluginRecord, RegistryEntry
+from avrobust_core.registry.discovery import HEAVY, PluginRecord, RegistryEntry
 from avrobust_core.registry.kinds import KINDS, Kind
 
 # More components than any plugin offers: a hook that yields without end is broken, and must not hang the command.
 _MOST_COMPONENTS = 10_000
+
+_OF_THE_CORE = re.compile(r"avrobust\s*($|[^\w.\s-])", re.IGNORECASE)  # not avrobust-depth
 
 # The packages whose frames in a traceback are not the plugin's.
 _MACHINERY = frozenset({"importlib", "_frozen_importlib", "_frozen_importlib_external", "pluggy", "avrobust_core"})
@@ -42,6 +47,7 @@ def load(plugin: PluginRecord, earlier: Iterable[PluginRecord], *, strict: bool)
     Returns:
         The record, "ok" with the entries or "broken" with the error, and the time that it took.
     """
+    heavy = [name for name in HEAVY if name not in sys.modules]
     started = perf_counter()
     try:
         loaded = replace(plugin, entries=tuple(_collect(plugin, earlier)))
@@ -58,8 +64,32 @@ def load(plugin: PluginRecord, earlier: Iterable[PluginRecord], *, strict: bool)
                 raise
             # A plugin's sys.exit(0) must not end a strict run as a success.
             raise PluginFault(f"{where}: {one_line(error)}") from error
-        loaded = replace(plugin, status="broken", error=one_line(error))
-    return replace(loaded, milliseconds=(perf_counter() - started) * 1e3)
+        misfit = core_wanted(plugin.distribution)
+        loaded = replace(plugin, status="broken", error=one_line(error) + (f"; {misfit}" if misfit else ""))
+    milliseconds = (perf_counter() - started) * 1e3
+    return replace(loaded, milliseconds=milliseconds, heavy=tuple(name for name in heavy if name in sys.modules))
+
+
+def core_wanted(distribution: str) -> str | None:
+    """What a distribution requires of avrobust, where this version does not fit; None if it does, or says nothing."""
+    try:
+        texts = [text for text in metadata.requires(distribution) or () if _OF_THE_CORE.match(text)]
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
+    for text in texts:
+        from packaging.requirements import InvalidRequirement, Requirement  # not for listing plugins
+
+        try:
+            wanted = Requirement(text)
+        except InvalidRequirement:
+            continue  # doctor tells of it
+        counts = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+        if counts and not wanted.specifier.contains(__version__, prereleases=True):
+            return (
+                f"{distribution} requires avrobust{wanted.specifier}, but this is {__version__}: install that avrobust, "
+                f"or a version of {distribution} for this one"
+            )
+    return None
 
 
 def _collect(plugin: PluginRecord, earlier: Iterable[PluginRecord]) -> Iterator[RegistryEntry]:

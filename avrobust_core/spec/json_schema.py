@@ -30,8 +30,8 @@ _EXTENDING: Final = {
 def spec_schema(registry: Registry) -> Schema:
     """The schema (draft 2020-12) of a spec that uses what `registry` offers.
 
-    A component stands as its bare name, where that is unique and no configuration is required, or as {use, with} with
-    `with` checked against that component's configuration. A file with `extends` may leave out whatever is required:
+    A component stands as its bare or full name, where no configuration is required, or as {use, with} with `with`
+    checked against that component's configuration; that of any of them where several distributions offer the name. A file with `extends` may leave out whatever is required:
     the files that it extends may have it.
     """
     study = Spec.model_json_schema(by_alias=True)
@@ -65,12 +65,12 @@ def _reference(kind: str, extra: Schema, registry: Registry, definitions: dict[s
         key = f"{kind}:{entry.full_name}"
         if key not in definitions:
             definitions[key] = _configuration(entry, key, definitions)
-        names = list(dict.fromkeys((registry.short_name(entry), entry.full_name)))
+        names = [entry.component.name, entry.full_name]  # which one a bare name means, `prefer` may say
         summary = entry.component.summary
         required = ["use", "with"] if definitions[key].get("required") else ["use"]
         if required == ["use"]:
             arms += [{"const": name, "description": summary} for name in names]
-        uses: Schema = {"const": names[0]} if len(names) == 1 else {"anyOf": [{"const": name} for name in names]}
+        uses: Schema = {"anyOf": [{"const": name} for name in names]}
         arms.append(
             {
                 "type": "object",

@@ -15,7 +15,7 @@ from avrobust_core.spec.messages import validated
 from avrobust_core.spec.model import Spec
 from avrobust_core.spec.nodes import MapNode, Path
 from avrobust_core.spec.problems import SpecError, in_order
-from avrobust_core.spec.references import repeated, resolve_references, settle
+from avrobust_core.spec.references import preferences, repeated, resolve_references, settle
 from avrobust_core.spec.sweeps import expand_sweeps
 from avrobust_core.spec.tree import apply_override, override_source, read_tree
 from avrobust_core.spec.values import unusable_values
@@ -91,6 +91,8 @@ def load_spec(path: str | FilePath, registry: Registry, overrides: Sequence[str]
         unusable = unusable_values(root)
         problems += unusable
         if not unusable:  # else validators would meet numbers and text that nobody wrote them for
+            registry, found = preferences(root, registry)
+            problems += found
             spec, found = validated(root, Spec, context={"registry": registry})
             problems += found
             components, found = resolve_references(root, registry)

@@ -283,6 +283,9 @@ class Spec(Section):
     seed_: Seed | Seeds = Field(default=0, alias="seed")
     """Seed of initial weights, training order and attacks; or a list of seeds, each of which gives every model and
     training regime a cell of its own, on the same clips."""
+    prefer: list[Word] = Field(default_factory=list)
+    """Distributions, the first before the others: where several offer a component of a name, a bare name means theirs.
+    Without it, that of avrobust itself, with a warning."""
     data: DatasetChoice
     """The data set."""
     encoders: dict[Name, EncoderEntry] = Field(min_length=1)

@@ -10,10 +10,11 @@ from pydantic import BaseModel
 from avrobust_core.config.fields import arms, slot_at
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry.choices import ComponentChoice, Configured, choices_in
+from avrobust_core.registry.discovery import normalised
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.messages import validated
 from avrobust_core.spec.model import Spec
-from avrobust_core.spec.nodes import MapNode, Node, Path, ScalarNode, dotted, find, key_place, nodes, text_of
+from avrobust_core.spec.nodes import MapNode, Node, Path, ScalarNode, dotted, find, items_of, key_place, nodes, text_of
 from avrobust_core.spec.problems import Problem
 
 
@@ -32,6 +33,26 @@ def _places(model: type[BaseModel], given: Node | None, base: Path) -> Iterator[
         kind = kind_at(below, model)
         if kind is not None and not (isinstance(node, ScalarNode) and node.value is None):  # null: no component
             yield (*base, *below), kind, node
+
+
+def preferences(root: Node, registry: Registry) -> tuple[Registry, list[Problem]]:
+    """The registry in which a bare name means what the spec prefers; and the problems of `prefer`, but its form's."""
+    names: list[str] = []
+    problems: list[Problem] = []
+    for item in items_of(find(root, "prefer")):
+        name = text_of(item)
+        if name is None:
+            continue
+        try:
+            registry.refuse_stranger(name)
+        except ComponentError as error:
+            message, _, hint = str(error).partition("; ")
+            problems.append(Problem(item.place, f"prefer: {message}", hint))
+            continue
+        if normalised(name) in map(normalised, names):
+            problems.append(Problem(item.place, f"prefer: '{name}' is listed twice"))
+        names.append(name)
+    return registry.preferring(names) if names else registry, problems
 
 
 def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Configured], list[Problem]]:
@@ -57,6 +78,9 @@ def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Confi
             message, _, hint = str(error).partition("; ")
             problems.append(Problem(named.place, f"{dotted(path)}: {message}", hint))
             continue
+        if lacking := entry.lacking():
+            message, _, hint = lacking.partition(": ")
+            problems.append(Problem(named.place, f"{dotted(path)}: {entry.full_name} {message}", hint))
         if given is not None and not isinstance(given, MapNode):
             continue
         waiting += _places(entry.component.config, given, inside)
@@ -68,6 +92,8 @@ def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Confi
             continue
         problems += found
         if config is not None and not found:
+            for _, choice in choices_in(config):
+                choice.look_in(registry)
             resolved[path] = Configured(entry, config)
     return resolved, problems
 

@@ -16,6 +16,7 @@ def avrobust_trackers() -> Iterator[Component]:
         build="avrobust_tracking.event_files:Tensorboard",
         references=("https://www.tensorflow.org/tensorboard",),
         extras=("tensorboard",),
+        requires=("tensorboard",),
     )
     yield Component(
         name="mlflow",
@@ -24,4 +25,5 @@ def avrobust_trackers() -> Iterator[Component]:
         build="avrobust_tracking.mlflow_runs:Mlflow",
         references=("https://mlflow.org",),
         extras=("mlflow",),
+        requires=("mlflow",),
     )

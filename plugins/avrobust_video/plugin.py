@@ -54,6 +54,7 @@ def avrobust_encoders() -> Iterator[Component]:
         references=("https://github.com/huggingface/pytorch-image-models",),
         example={"model": "resnet18"},
         extras=("timm",),
+        requires=("timm",),
     )
     yield Component(
         name="video-patches",
