@@ -34,6 +34,7 @@ from avrobust_core.errors import DataError, ModelError
 from avrobust_core.evaluation.outcomes import Intervals, Outcome, measurement_to_json, subject_of, summarise
 from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.evaluation.wording import drawn, figures, percent
+from avrobust_core.metrics.findings import checked_measurement
 from avrobust_core.metrics.metric import Metric
 from avrobust_core.models.answers import name_of
 from avrobust_core.registry.registry import Registry
@@ -284,5 +285,8 @@ def _measured(
     runs += [(outcome.attack, outcome.threat, outcome.predictions) for outcome in outcomes]
     for name, metric in metrics:
         for attack, threat, predictions in runs if metric.under_attack else runs[:1]:
-            found = measurement_to_json(metric.measure(subject_of(predictions, classes, task, intervals)))
+            subject = subject_of(predictions, classes, task, intervals)
+            found = measurement_to_json(
+                checked_measurement(metric.measure(subject), f"metric {name!r}", len(subject.ids))
+            )
             yield {"metric": name, "attack": attack, "threat": threat} | found

@@ -169,7 +169,13 @@ def _check_claims(check: _Check, batch: Batch, claimed: Tensor, logits: Tensor) 
     false = claimed & (bound.goal.distance(logits) > tolerance)
     # If any is, it may be the model, whose first batch did not give it away.
     check.add(false, lambda flags: bound.victim.refuse_unsteady(batch))
-    check.refuse(false, "claims success where an independent forward pass finds that the goal is not reached")
+    claims = "claims success where an independent forward pass finds that the goal is not reached"
+    if not bound.exact:
+        claims += (
+            f" (its own passes are {bound.victim.precision}, this one is in float32: unless `victim.exact`, look at what "
+            "succeeded again with `victim.confirm`, and claim what that finds)"
+        )
+    check.refuse(false, claims)
 
 
 def _check_modality(check: _Check, modality: str, x: Tensor, *, bounded: bool) -> Tensor:

@@ -96,8 +96,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _measured(name: str, metric: "Metric", subject: "Subject") -> "Measurement":
+    from avrobust_core.metrics.findings import checked_measurement
+
     try:
-        return metric.measure(subject)
+        return checked_measurement(metric.measure(subject), f"metric {name!r}", len(subject.ids))
     except ValueError as error:  # what a function on arrays says of its arguments
         _refuse(f"metric {name!r} cannot be measured: {plain_text(error)}")
 

@@ -30,12 +30,14 @@ class Encoder(nn.Module, ABC):
         time_axis: which axis of one clip's features is time; None if it is not known. Budgets with `space: features`
             that speak of time need it.
         layouts: published layouts of weights that it can read beside its own.
+        origin: the component, plugin and distribution that it was built by, for errors; whoever builds it says so.
     """
 
     dims: EncodedDims
     frontend: nn.Module
     time_axis: int | None = None
     layouts: Sequence[CheckpointLayout] = ()
+    origin: str = ""
 
     @abstractmethod
     def encode(self, features: Tensor) -> Encoded:
@@ -60,10 +62,12 @@ class Fusion(nn.Module, ABC):
         dim: the width F of the fused embedding.
         layouts: published layouts of the weights of whole models with this fusion; they convert to the model's own
             keys: "encoders.<modality>....", "fusion....", "head....".
+        origin: the component, plugin and distribution that it was built by, for errors; whoever builds it says so.
     """
 
     dim: int
     layouts: Sequence[CheckpointLayout] = ()
+    origin: str = ""
 
     @abstractmethod
     def forward(self, encoded: Mapping[str, Encoded]) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from avrobust_core.data.batches import Encoded
 from avrobust_core.models.answers import check_logits, logits_of
 from avrobust_core.models.base_classes import EncodedDims, Encoder, Fusion
+from avrobust_core.models.declared import check_encoded, check_encoder, check_fused, check_fusion
 from avrobust_core.models.layouts import Reached
 from avrobust_core.models.windows import Windows
 
@@ -46,6 +47,9 @@ class AVModel(nn.Module):
 
     Attributes:
         reached: what these weights reached where they were published; None of others.
+
+    Raises:
+        ModelError: if an encoder or the fusion does not say its widths.
     """
 
     def __init__(
@@ -54,6 +58,10 @@ class AVModel(nn.Module):
         super().__init__()
         if not encoders:
             raise ValueError("a model needs at least one encoder")
+        for name, each in encoders.items():
+            check_encoder(each, name)
+        if fusion is not None:
+            check_fusion(fusion)
         head: nn.Module | None = None
         if fusion is None:
             if len(encoders) > 1:
@@ -88,12 +96,17 @@ class AVModel(nn.Module):
 
         Returns:
             By modality tokens (B, T, D) and pooled (B, E); of N windows (B, N T, D) and (B, N E), side by side.
+
+        Raises:
+            ModelError: if an encoder returns anything else than it declares.
         """
         found, windows = {}, self.windows
         for name, encoder in self.encoders.items():
             if name in inputs:
                 whole, x = cast(Encoder, encoder), inputs[name]
-                encoded = whole.encode(windows.unfold(x)) if name in features else whole(windows.cut(name, x))
+                rows = windows.unfold(x) if name in features else windows.cut(name, x)
+                encoded = whole.encode(rows) if name in features else whole(rows)
+                encoded = check_encoded(whole, name, encoded, len(rows))
                 found[name] = Encoded(windows.fold(encoded.tokens), windows.fold(encoded.pooled))
         return found
 
@@ -106,10 +119,14 @@ class AVModel(nn.Module):
         return self.score(self.fuse(encoded))
 
     def fuse(self, encoded: Mapping[str, Encoded]) -> Tensor:
-        """The fused embedding of all encodings: (B, F), or (B, L, F) where the head pools it; N F or N L of windows."""
+        """The fused embedding of all encodings: (B, F), or (B, L, F) where the head pools it; N F or N L of windows.
+
+        Raises:
+            ModelError: if the fusion returns anything else than it declares.
+        """
         unfold = self.windows.unfold
         rows = {name: Encoded(unfold(each.tokens), unfold(each.pooled)) for name, each in encoded.items()}
-        return self.windows.fold(self.fusion(rows))
+        return self.windows.fold(check_fused(self.fusion, self.fusion(rows), rows))
 
     def score(self, fused: Tensor) -> Tensor:
         """Logits (B, K) from the fused embedding.

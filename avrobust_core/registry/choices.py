@@ -72,6 +72,8 @@ class Configured:
             raise ComponentError(f"{who} built a {type(made).__name__}, which is not an avrobust_core.{kind.base_name}")
         if fault := kind.outdated(type(made)):
             raise ComponentError(f"{who}: {fault}")
+        if hasattr(type(made), "origin"):  # encoders and fusions, whose faults show long after they were built
+            made.origin = self.entry.described
         return made
 
 

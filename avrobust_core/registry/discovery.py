@@ -133,8 +133,8 @@ class PluginRecord:
             return None
         heavy = f" ({', '.join(self.heavy)} among it)" if self.heavy else ""
         return (
-            f"importing {self.module} took {self.milliseconds:.0f} ms{heavy}, and every command waits for it: import what "
-            "is heavy where a component is built, not with the plugin's module; or leave it out with "
+            f"importing {self.module} took {self.milliseconds:.0f} ms{heavy}, and every command waits for it: import "
+            "what is heavy where a component is built, not with the plugin's module; or leave it out with "
             f"--no-plugin {self.full_name}"
         )
 
@@ -221,8 +221,8 @@ def _declared_by(distribution: metadata.Distribution, name: str) -> Iterator[Plu
         if point.group != ENTRY_POINT_GROUP:
             status = "other-api"
             fault = (
-                f"written for {point.group}, but this version of avrobust has {ENTRY_POINT_GROUP}: not imported; install "
-                f"a version of {name} that offers {ENTRY_POINT_GROUP}, or an avrobust that has {point.group}"
+                f"written for {point.group}, but this version of avrobust has {ENTRY_POINT_GROUP}: not imported; "
+                f"install a version of {name} that offers {ENTRY_POINT_GROUP}, or an avrobust that has {point.group}"
             )
         elif not name:
             status, fault = "broken", "its distribution has no METADATA file with a Name: reinstall it"

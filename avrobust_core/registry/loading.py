@@ -86,8 +86,8 @@ def core_wanted(distribution: str) -> str | None:
         counts = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
         if counts and not wanted.specifier.contains(__version__, prereleases=True):
             return (
-                f"{distribution} requires avrobust{wanted.specifier}, but this is {__version__}: install that avrobust, "
-                f"or a version of {distribution} for this one"
+                f"{distribution} requires avrobust{wanted.specifier}, but this is {__version__}: install that "
+                f"avrobust, or a version of {distribution} for this one"
             )
     return None
 

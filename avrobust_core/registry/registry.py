@@ -176,8 +176,8 @@ class Registry:
                 why = "" if meant is None or normalised(meant.distribution) in self.prefer else ", with a warning"
                 full = " or ".join(repr(entry.full_name) for entry in entries)
                 found.append(
-                    f"The bare name {entries[0].component.name!r} of kind {kind} means {what}{why}: write {full}, or say "
-                    "`prefer: [DISTRIBUTION]` in the spec."
+                    f"The bare name {entries[0].component.name!r} of kind {kind} means {what}{why}: write {full}, or "
+                    "say `prefer: [DISTRIBUTION]` in the spec."
                 )
         return found
 
@@ -228,9 +228,7 @@ class Registry:
             broken = [plugin.full_name for plugin in out if plugin.status == "broken"]
             if broken:
                 plural = "plugin is" if len(broken) == 1 else "plugins are"
-                sentences.append(
-                    f"{len(broken)} {plural} broken: {', '.join(broken)} (see avrobust plugins --broken)"
-                )
+                sentences.append(f"{len(broken)} {plural} broken: {', '.join(broken)} (see avrobust plugins --broken)")
             sentences += [
                 f"It may be of plugin {plugin.full_name}, {plugin.error}"
                 for plugin in out

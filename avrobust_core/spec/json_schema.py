@@ -31,8 +31,8 @@ def spec_schema(registry: Registry) -> Schema:
     """The schema (draft 2020-12) of a spec that uses what `registry` offers.
 
     A component stands as its bare or full name, where no configuration is required, or as {use, with} with `with`
-    checked against that component's configuration; that of any of them where several distributions offer the name. A file with `extends` may leave out whatever is required:
-    the files that it extends may have it.
+    checked against that component's configuration; where several distributions offer the bare name, against that of any
+    of them. A file with `extends` may leave out whatever is required: the files that it extends may have it.
     """
     study = Spec.model_json_schema(by_alias=True)
     definitions: dict[str, Schema] = study.pop("$defs")

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from avrobust_core.blame import sentence
+from avrobust_core.errors import AvrobustError, ComponentError
 from avrobust_core.statistics.draws import Draws, student
 
 CHUNK_ELEMENTS = 8_000_000
@@ -144,6 +146,9 @@ def bootstrap(
         seed: of the resampling.
         groups: of the clips.
         recentred: the percentiles are moved by the bootstrap's own estimate of its bias, and kept within [0, 1].
+
+    Raises:
+        ComponentError: if the statistic fails on such weights, or returns no such values; what it was given is said.
     """
     from scipy.special import ndtr
 
@@ -151,8 +156,8 @@ def bootstrap(
     if n == 0:
         return Estimate(nan, nan, nan, 0, "none", draws.label)
     if value is None:
-        value = float(statistic(np.ones((1, n)))[0])
-    samples = np.concatenate([statistic(weights) for weights in _resampled(draws, resamples, seed)])
+        value = float(_of_weights(statistic, np.ones((1, n)))[0])
+    samples = np.concatenate([_of_weights(statistic, weights) for weights in _resampled(draws, resamples, seed)])
     if np.isnan(samples).all() or draws.effective <= 1:
         return Estimate(value, nan, nan, n, "none", draws.label)
     degrees = draws.effective - 1
@@ -164,6 +169,30 @@ def bootstrap(
         bias = float(np.nanmean(samples)) - value
         low, high = max(0.0, low - bias), min(1.0, high - bias)
     return Estimate(value, float(low), float(high), n, "bootstrap", draws.label)
+
+
+def _of_weights(
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The statistic's values (R,) at weights (R, n), looked at."""
+    rows, n = weights.shape
+    given = (
+        f"it is given weights, float64 of shape ({rows}, {n}), one row per resample and one column per clip, not the "
+        f"clips' values, and returns one number per row: shape ({rows},), such as "
+        "weights @ values / weights.sum(axis=1)"
+    )
+    name = getattr(statistic, "__qualname__", type(statistic).__name__)
+    try:
+        found = statistic(weights)
+    except (AvrobustError, MemoryError):
+        raise
+    except Exception as error:
+        raise ComponentError(f"bootstrap: the statistic {name} failed with {sentence(error)}; {given}") from error
+    values = np.asarray(found)
+    if values.shape != (rows,) or values.dtype.kind not in "fiub":
+        seen = f"{type(found).__name__}, {values.dtype} of shape {values.shape}"
+        raise ComponentError(f"bootstrap: the statistic {name} returned {seen}; {given}")
+    return values
 
 
 def paired_difference(differences: ArrayLike, *, confidence: float = 0.95, groups: Groups = None) -> Estimate:

@@ -22,6 +22,7 @@ from avrobust_core.evaluation.failures import Failure, Keep, recorded
 from avrobust_core.evaluation.outcomes import Intervals, measurement_to_json, subject_of
 from avrobust_core.evaluation.predictions import PREDICTIONS, Predictions
 from avrobust_core.files import digest, read_record, without_upkeep, write_atomically, write_record
+from avrobust_core.metrics.findings import checked_measurement
 from avrobust_core.metrics.latents import Latents, LayerKind
 from avrobust_core.metrics.metric import Metric
 from avrobust_core.metrics.named_layers import find_layer
@@ -308,7 +309,9 @@ class Measuring:
             shares=shares,
         )
         with torch.no_grad():
-            measurement = task.metric.measure(subject)
+            measurement = checked_measurement(
+                task.metric.measure(subject), task.component.entry.described, len(subject.ids)
+            )
         if not process.first:
             return None
         found = measurement_to_json(measurement) | {"metric": task.name, "of": task.predictions}

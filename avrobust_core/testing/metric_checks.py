@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from avrobust_core.data.media import Task
+from avrobust_core.metrics.findings import checked_measurement
 from avrobust_core.metrics.latents import Latents
 from avrobust_core.metrics.metric import Measurement, Metric, Subject
 from avrobust_core.metrics.probe import Probe, layers_of
@@ -82,7 +83,7 @@ def check_measurement(subject: ComponentSubject) -> None:
     for task in sorted(metric.tasks):
         world = _World(task)
         given = world.subject(metric)
-        first, second = metric.measure(given), metric.measure(given)
+        first, second = (checked_measurement(metric.measure(given), "it", CLIPS) for _ in range(2))
         if not first.values or first.values != second.values:
             raise CheckFailed(f"measuring the same {task} clips twice gave {first.values} and {second.values}")
         _well_formed(first, given)
