@@ -172,8 +172,8 @@ def _check_claims(check: _Check, batch: Batch, claimed: Tensor, logits: Tensor) 
     claims = "claims success where an independent forward pass finds that the goal is not reached"
     if not bound.exact:
         claims += (
-            f" (its own passes are {bound.victim.precision}, this one is in float32: unless `victim.exact`, look at what "
-            "succeeded again with `victim.confirm`, and claim what that finds)"
+            f" (its own passes are {bound.victim.precision}, this one is in float32: unless `victim.exact`, look at "
+            "what succeeded again with `victim.confirm`, and claim what that finds)"
         )
     check.refuse(false, claims)
 

@@ -83,7 +83,7 @@ def check_measurement(subject: ComponentSubject) -> None:
     for task in sorted(metric.tasks):
         world = _World(task)
         given = world.subject(metric)
-        first, second = (checked_measurement(metric.measure(given), "it", CLIPS) for _ in range(2))
+        first, second = (checked_measurement(metric.measure(given), subject.entry.described, CLIPS) for _ in range(2))
         if not first.values or first.values != second.values:
             raise CheckFailed(f"measuring the same {task} clips twice gave {first.values} and {second.values}")
         _well_formed(first, given)

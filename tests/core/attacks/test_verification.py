@@ -108,6 +108,18 @@ def test_a_lying_success_is_caught():
         Case().fool().verify(success=torch.tensor([True, True, True]))
 
 
+def test_a_lying_success_of_low_precision_is_told_how_to_look_again(monkeypatch):
+    case = Case().fool()
+    monkeypatch.setattr(case.bound.victim, "precision", "bf16-mixed")
+    with pytest.raises(AttackViolation) as caught:
+        case.verify(success=torch.tensor([True, True, True]))
+    for part in ("passes are bf16-mixed", "unless `victim.exact`", "again with `victim.confirm`", ": c0"):
+        assert part in str(caught.value)
+    with pytest.raises(AttackViolation) as caught:
+        Case().fool().verify(success=torch.tensor([True, True, True]))
+    assert "confirm" not in str(caught.value)
+
+
 def test_a_success_on_the_last_bits_is_no_lie_but_does_not_count():
     case = Case().fool()
     case.audio[1] = (5 - 1e-5 - case.video[1].sum()) / 8

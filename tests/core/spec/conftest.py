@@ -196,7 +196,7 @@ def registry() -> Registry:
         offer("attack", "fgsm", Empty),
         offer("attack", "pgd", PgdConfig),
         offer("attack", "faulty", FaultyConfig),
-        offer("attack", "twice", Empty),
+        offer("attack", "twice", Empty, "other"),
         offer("attack", "twice", Empty, "acme"),
         offer("attack", "group", GroupConfig),
         offer("metric", "accuracy", Empty),

@@ -76,7 +76,6 @@ def test_a_good_spec_and_its_resolution_are_accepted(
         ("{channels: [8, 16]}", "{shape: {width: 0}}", False),
         ("fusion: concat", "fusion: null", True),
         ("fusion: concat", "fusion: cnn", False),
-        ("fast: fgsm", "fast: twice", False),
         ("fast: fgsm", "fast: acme:twice", True),
         ("fast: fgsm", "fast: {use: acme:twice, threats: [a]}", True),
         ("fast: fgsm", "fast: {use: fgsm, with: {steps: 2}}", False),

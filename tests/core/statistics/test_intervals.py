@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binom, t
 
+from avrobust_core.errors import ComponentError, DataError
 from avrobust_core.statistics import intervals as statistics
 from avrobust_core.statistics.draws import Draws
 from avrobust_core.statistics.intervals import Estimate, bootstrap, share
@@ -298,3 +299,27 @@ def test_recentred_percentiles_are_moved_by_the_bias_and_stay_in_the_unit_interv
     assert plain.high < 0.8
     assert moved.low - plain.low == pytest.approx(1 - (1 - (1 - 1 / 50) ** 50), abs=0.01)
     assert np.isnan(bootstrap(drawn, 50, groups=["a"] * 50, recentred=True).high)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "seen"),
+    [
+        (lambda weights: float(weights.mean()), "returned float, float64 of shape ()"),
+        (lambda weights: weights.mean(axis=0), "returned ndarray, float64 of shape (5,)"),
+        (lambda weights: [None] * len(weights), "returned list, object of shape (1,)"),
+        (lambda weights: weights @ np.ones(7), "failed with ValueError: matmul"),
+    ],
+)
+def test_a_statistic_that_does_not_fit_is_told_what_it_gets_and_what_it_returns(statistic, seen):
+    with pytest.raises(ComponentError) as caught:
+        bootstrap(statistic, 5)
+    for part in (seen, "it is given weights, float64 of shape (1, 5)", "not the clips' values", "shape (1,)"):
+        assert part in str(caught.value)
+
+
+def test_errors_of_a_statistic_that_are_written_for_users_pass_as_they_are():
+    def statistic(weights):
+        raise DataError("no such clip")
+
+    with pytest.raises(DataError, match=r"^no such clip$"):
+        bootstrap(statistic, 5)
