@@ -72,6 +72,11 @@ class Configured:
             raise ComponentError(f"{who} built a {type(made).__name__}, which is not an avrobust_core.{kind.base_name}")
         if fault := kind.outdated(type(made)):
             raise ComponentError(f"{who}: {fault}")
+        if self.entry.kind == "attack" and not hasattr(made, "norms"):
+            raise ComponentError(
+                f"{who} built a {type(made).__name__} without `norms`: set those that it supports in the class, like "
+                'norms = frozenset({"linf", "l2"})'
+            )
         if hasattr(type(made), "origin"):  # encoders and fusions, whose faults show long after they were built
             made.origin = self.entry.described
         return made

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import yaml
@@ -56,6 +57,8 @@ HEAVY = """
 
     class Nothing(Attack):
         "Returns the clean clips."
+
+        norms = frozenset({"linf"})
 
         def __init__(self, config):
             pass
@@ -193,6 +196,13 @@ def test_what_was_made_with_one_is_not_reused_for_the_other(command: Run) -> Non
     evaluations = sorted(str(path) for path in Path("run").rglob("evaluations/*"))
     assert cell("--set", "prefer=[avrobust]")["robust_accuracy"] == bundled["robust_accuracy"]
     assert sorted(str(path) for path in Path("run").rglob("evaluations/*")) == evaluations
+
+
+def test_an_attack_that_forgot_its_norms_is_told_so(acme: Path) -> None:
+    (acme / "acme_heavy.py").write_text(dedent(HEAVY).replace("norms =", "ways ="), encoding="utf-8")
+    configured = configure(Registry.discover(), "attack", "acme:pgd", {})
+    with pytest.raises(ComponentError, match=r"attack acme:pgd \(plugin 'push'\) built a Nothing without `norms`: set"):
+        configured.build()
 
 
 # ------------------------------------------------------------------------------------------ what is not there
