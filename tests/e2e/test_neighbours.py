@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -134,6 +135,27 @@ def test_prefer_decides_without_a_note_inside_defaults_too(command: Run, prefer:
     Path("again.yaml").write_text(loaded.resolved_yaml())
     again = load_spec("again.yaml", registry)
     assert again.spec.attacks["push"].identity() == around.identity()
+
+
+@pytest.mark.usefixtures("acme")
+def test_the_choices_of_explain_follow_prefer(command: Run) -> None:
+    def choices(*more: str) -> list[str]:
+        out = command("explain", "study.yaml", "attacks.push.use", *more)[1]
+        [line] = [line for line in out.splitlines() if line.strip().startswith("choices")]
+        return line.replace("choices", "").replace(" ", "").split(",")
+
+    assert {"pgd", "avrobust:pgd"} <= set(choices("--set", "prefer=[acme]"))
+    assert {"acme:pgd", "avrobust:pgd"} <= set(choices())
+
+
+@pytest.mark.usefixtures("acme")
+def test_the_note_is_given_once_for_each_name() -> None:
+    registry = Registry.discover()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            assert registry.resolve("attack", "pgd").full_name == "avrobust:pgd"
+    assert len(caught) == 1
 
 
 @pytest.mark.usefixtures("acme")
