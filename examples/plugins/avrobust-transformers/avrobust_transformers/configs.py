@@ -66,8 +66,16 @@ class VideoConfig(ModelConfig):
     reads that (timesformer, vivit), else mean."""
 
 
-class ClassifierConfig(ModelConfig):
+class ClassifierConfig(Config):
     """Configuration of `transformers-classifier`."""
+
+    models: Mapping[str, ModelConfig] = Field(min_length=1)
+    """By modality a classifier of sound or of video, like {video: {model: checkpoints/videomae}}; of several the logits
+    are the mean. The sample rate of sound is not known here: give a data set that has the model's."""
+
+    def identity(self) -> dict[str, Any]:
+        """Each model by its own identity."""
+        return {"models": {name: source.identity() for name, source in self.models.items()}}
 
 
 def content_of(folder: Path) -> str:

@@ -61,10 +61,8 @@ def load(config: ModelConfig, kinds: Collection[Kind], *, classifies: bool) -> L
     except ImportError as error:
         raise AvrobustError("models of transformers need it: pip install 'avrobust-transformers'") from error
     if config.architecture is not None:
-        fields = {**config.architecture}
-        settings = _settings(
-            kinds, fields.pop("model_type"), lambda kind: transformers.AutoConfig.for_model(kind, **fields)
-        )
+        fields, made = {**config.architecture}, transformers.AutoConfig.for_model
+        settings = _settings(kinds, fields.pop("model_type"), lambda kind: made(kind, **fields))
         preparation: Mapping[str, Any] = {}
     else:
         folder = folder_of(config)
@@ -92,8 +90,8 @@ def load(config: ModelConfig, kinds: Collection[Kind], *, classifies: bool) -> L
     missing = [key for key in sorted(about["missing_keys"]) if not key.endswith(NOT_NEEDED)]
     if missing:
         raise WeightsError(
-            f"{config.model}: the checkpoint lacks weights of {type(model).__name__}: {first_of(missing)}; they would be "
-            "random. Choose a checkpoint that was saved from such a model"
+            f"{config.model}: the checkpoint lacks weights of {type(model).__name__}: {first_of(missing)}; they would "
+            "be random. Choose a checkpoint that was saved from such a model"
         )
     return Loaded(model, settings, preparation, kind)
 
@@ -109,8 +107,8 @@ def folder_of(config: ModelConfig) -> Path:
         folder = Path(name).expanduser()
         if not (folder / "config.json").is_file():
             raise AvrobustError(
-                f"model: {name!r} is no folder with a config.json; give the folder that `save_pretrained` wrote, or set "
-                "`download: true` if it is a name on the Hugging Face hub: nothing is downloaded otherwise"
+                f"model: {name!r} is no folder with a config.json; give the folder that `save_pretrained` wrote, or "
+                "set `download: true` if it is a name on the Hugging Face hub: nothing is downloaded otherwise"
             )
         return folder
     from huggingface_hub import snapshot_download

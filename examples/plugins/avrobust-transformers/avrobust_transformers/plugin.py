@@ -50,7 +50,7 @@ def avrobust_encoders() -> Iterator[Component]:
     )
     yield Component(
         name="transformers-video",
-        summary="VideoMAE, TimeSformer or ViViT of transformers on clips of pictures; from a folder, or by an architecture.",
+        summary="VideoMAE, TimeSformer or ViViT of transformers on pictures; from a folder, or by an architecture.",
         config=VideoConfig,
         build="avrobust_transformers.video:make_video",
         references=(VIDEOMAE, TIMESFORMER, VIVIT),
@@ -63,9 +63,14 @@ def avrobust_fusions() -> Iterator[Component]:
     """Offer `transformers-classifier`."""
     yield Component(
         name="transformers-classifier",
-        summary="A classifier of sound or of video of transformers with its own head; for one encoder `raw`.",
+        summary="Classifiers of transformers with their own heads, one for each modality; for encoders `raw`.",
         config=ClassifierConfig,
         build="avrobust_transformers.classifier:make_classifier",
         references=(WAV2VEC2, VIDEOMAE),
-        example={"architecture": {**TINY_VIDEO, "num_labels": 3}},
+        example={
+            "models": {
+                "audio": {"architecture": {**TINY_AUDIO, "num_labels": 4}},
+                "video": {"architecture": {**TINY_VIDEO, "num_labels": 4}},
+            }
+        },
     )

@@ -86,7 +86,7 @@ class Pictures(nn.Module):
             sized = self._cut(self._resized(flat))
             mean, std = (sized.new_tensor(each).view(1, 3, 1, 1) for each in (self.mean, self.std))
             ready = (sized * self.scale - self.offset - mean) / std
-            return ready.unflatten(0, (len(x), self.frames))
+            return ready.reshape(len(x), self.frames, *ready.shape[1:])
 
     def _resized(self, x: Tensor) -> Tensor:
         if self.size is None:
@@ -109,8 +109,8 @@ class Pictures(nn.Module):
         height, width = self.crop
         if x.shape[2] < height or x.shape[3] < width:
             raise DataError(
-                f"pictures of {x.shape[2]}x{x.shape[3]} are smaller than the {height}x{width} that are cut out of them; "
-                "use larger ones, or a preprocessor_config.json that resizes"
+                f"pictures of {x.shape[2]}x{x.shape[3]} are smaller than the {height}x{width} that are cut out of "
+                "them; use larger ones, or a preprocessor_config.json that resizes"
             )
         top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
         return x[:, :, top : top + height, left : left + width]
