@@ -40,7 +40,7 @@ def avrobust_metrics() -> Iterator[Component]:
         build="avrobust_perceptual.metric:PerceptualSize",
         references=REFERENCES,
         example={
-            "attack": {"use": "pgd", "with": {"steps": 5}},
+            "attack": "fgsm",
             "threat": {"audio": {"norm": "linf", "eps": 0.3}},
             "rate": 16000,
         },

@@ -10,7 +10,30 @@ from avrobust_transformers.loading import load
 from avrobust_transformers.preparing import Waveform, waveform_of
 
 
-def make_audio(config: AudioConfig, media: MediaSpec) -> "TransformersAudio":
+class TransformersAudio(Encoder):
+    """The last hidden states as tokens, and their mean as the embedding.
+
+    Args:
+        model: of transformers, from waveforms (B, T).
+        frontend: from waveforms (B, C, T) to those.
+    """
+
+    time_axis = 0
+
+    def __init__(self, model: Any, frontend: Waveform) -> None:
+        super().__init__()
+        width = int(model.config.hidden_size)
+        self.dims = EncodedDims(token=width, embed=width)
+        self.frontend = frontend
+        self.model = model
+
+    def encode(self, features: Tensor) -> Encoded:
+        """From waveforms (B, T) to tokens (B, L, D) and pooled (B, D)."""
+        tokens = self.model(features).last_hidden_state
+        return Encoded(tokens=tokens, pooled=tokens.mean(dim=1))
+
+
+def make_audio(config: AudioConfig, media: MediaSpec) -> TransformersAudio:
     """Make the encoder for sound.
 
     Raises:
@@ -37,26 +60,3 @@ def refuse_short(model: Any, samples: int) -> None:
         needed = (needed - 1) * stride + kernel
     if samples < needed:
         raise DataError(f"clips of {samples} samples are too short for the model: at least {needed} are needed")
-
-
-class TransformersAudio(Encoder):
-    """The last hidden states as tokens, and their mean as the embedding.
-
-    Args:
-        model: of transformers, from waveforms (B, T).
-        frontend: from waveforms (B, C, T) to those.
-    """
-
-    time_axis = 0
-
-    def __init__(self, model: Any, frontend: Waveform) -> None:
-        super().__init__()
-        width = int(model.config.hidden_size)
-        self.dims = EncodedDims(token=width, embed=width)
-        self.frontend = frontend
-        self.model = model
-
-    def encode(self, features: Tensor) -> Encoded:
-        """From waveforms (B, T) to tokens (B, L, D) and pooled (B, D)."""
-        tokens = self.model(features).last_hidden_state
-        return Encoded(tokens=tokens, pooled=tokens.mean(dim=1))

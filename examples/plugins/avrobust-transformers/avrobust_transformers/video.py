@@ -13,20 +13,6 @@ FIRST = ("timesformer", "vivit")
 """Models whose own classifiers read the first token."""
 
 
-def make_video(config: VideoConfig, media: MediaSpec) -> "TransformersVideo":
-    """Make the encoder for clips of pictures.
-
-    Raises:
-        AvrobustError: if there is no such model; see `load`.
-        DataError: if the modality is no clip of pictures.
-    """
-    media.require("pictures", "video", (3, "frames", "height", "width"))
-    loaded = load(config, ["video"], classifies=False)
-    pooling = config.pooling or ("first" if loaded.settings.model_type in FIRST else "mean")
-    frontend = Pictures(int(loaded.settings.num_frames), loaded.preparation, side_of(loaded.settings))
-    return TransformersVideo(loaded.model, frontend, first=pooling == "first")
-
-
 class TransformersVideo(Encoder):
     """The last hidden states as tokens; the first of them, or their mean, as the embedding.
 
@@ -50,3 +36,17 @@ class TransformersVideo(Encoder):
         """From pictures (B, F, 3, h, w) to tokens (B, L, D) and pooled (B, D)."""
         tokens = self.model(pixel_values=features).last_hidden_state
         return Encoded(tokens=tokens, pooled=tokens[:, 0] if self.first else tokens.mean(dim=1))
+
+
+def make_video(config: VideoConfig, media: MediaSpec) -> TransformersVideo:
+    """Make the encoder for clips of pictures.
+
+    Raises:
+        AvrobustError: if there is no such model; see `load`.
+        DataError: if the modality is no clip of pictures.
+    """
+    media.require("pictures", "video", (3, "frames", "height", "width"))
+    loaded = load(config, ["video"], classifies=False)
+    pooling = config.pooling or ("first" if loaded.settings.model_type in FIRST else "mean")
+    frontend = Pictures(int(loaded.settings.num_frames), loaded.preparation, side_of(loaded.settings))
+    return TransformersVideo(loaded.model, frontend, first=pooling == "first")
