@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,12 @@ def test_nothing_is_downloaded_unless_that_was_asked_for(monkeypatch: pytest.Mon
     with pytest.raises(AvrobustError, match="could not be had from the Hugging Face hub: no network here"):
         make_audio(AudioConfig(model="facebook/wav2vec2-base", download=True), AUDIO)
     assert asked == ["facebook/wav2vec2-base"]
+
+
+def test_without_transformers_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(AvrobustError, match="pip install 'avrobust-transformers'"):
+        make_audio(AudioConfig(architecture={"model_type": "wav2vec2", **SOUND}), AUDIO)
 
 
 def test_a_head_that_was_never_trained_is_refused(tmp_path: Path) -> None:
