@@ -16,6 +16,7 @@ from avrobust_transformers.audio import make_audio
 from avrobust_transformers.classifier import make_classifier
 from avrobust_transformers.configs import AudioConfig, ClassifierConfig, VideoConfig
 from avrobust_transformers.plugin import avrobust_encoders, avrobust_fusions
+from avrobust_transformers.preparing import Pictures, Waveform
 from avrobust_transformers.video import make_video
 from pydantic import ValidationError
 
@@ -208,6 +209,18 @@ def test_gradients_reach_the_raw_clip_and_an_attack_keeps_to_raw_units(tmp_path:
     assert leaf.grad is not None
     assert leaf.grad.flatten(1).norm(dim=1).min() > 0
     assert (bound.region.project({"audio": x + 1})["audio"] - x).abs().max() <= 0.01 + 1e-6
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_the_gradient_of_a_prepared_waveform_is_its_slope(normalise: bool) -> None:
+    x = clip(MediaSpec(kind="audio", shape=(2, 9))).double().requires_grad_(True)
+    assert torch.autograd.gradcheck(Waveform(normalise=normalise), (x,))
+
+
+def test_the_gradient_of_prepared_pictures_is_their_slope() -> None:
+    frontend = Pictures(2, {"size": {"shortest_edge": 5}, "crop_size": {"height": 4, "width": 4}}, side=4)
+    x = clip(MediaSpec(kind="video", shape=(3, 3, 7, 8)), count=1).double().requires_grad_(True)
+    assert torch.autograd.gradcheck(frontend, (x,))
 
 
 def test_silence_and_two_channels(tmp_path: Path) -> None:
