@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from avrobust_core.data.batches import Encoded
+from avrobust_core.data.media import MediaSpec
 from avrobust_core.errors import AvrobustError
 from avrobust_core.metrics.latents import LayerKind
 from avrobust_core.metrics.named_layers import find_layer, outputs_of, replaced
@@ -22,6 +23,7 @@ class Probe:
         read: from a split and positions in its `Latents.ids` to raw inputs by modality, (B, ...) float32.
         device: where the model is; inputs of any device are moved there, and what is returned lies there.
         batch_size: clips per forward pass that memory is known to hold.
+        media: what the data set says of each modality; empty where there is no data set to say it.
     """
 
     def __init__(
@@ -31,8 +33,10 @@ class Probe:
         *,
         device: torch.device | str = "cpu",
         batch_size: int = 32,
+        media: Mapping[str, MediaSpec] | None = None,
     ) -> None:
         self.model = model
+        self.media: Mapping[str, MediaSpec] = media or {}
         self.device = torch.device(device)
         self.batch_size = batch_size
         self._read = read

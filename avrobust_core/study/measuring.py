@@ -297,7 +297,8 @@ class Measuring:
         if task.metric.probes:
             ids = {name: found.ids for name, found in latents.items()} | {split: predictions.ids}
             read, size = ClipReader(process.dataset, ids), process.spec.engine.batch_size
-            probe = Probe(process.model(cell), read, device=process.device, batch_size=size)
+            media = process.dataset.media
+            probe = Probe(process.model(cell), read, device=process.device, batch_size=size, media=media)
         subject = subject_of(
             predictions,
             process.dataset.classes,

@@ -32,6 +32,8 @@ def build(config):
             inputs = subject.probe.read(subject.split, [0, 3])
             again = subject.probe.forward(inputs).cpu().numpy()
             assert np.allclose(again, subject.logits[[0, 3]], atol=1e-4)
+            assert subject.probe.media["audio"].bounds == (-1, 1)
+            assert subject.probe.media["audio"].shape == inputs["audio"].shape[1:]
             return Measurement(
                 {"near": share(near, groups=subject.groups)},
                 {"near": {name: float(near[subject.targets == c].mean()) for c, name in enumerate(subject.classes)}},
