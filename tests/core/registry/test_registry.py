@@ -242,6 +242,8 @@ from avrobust_core import Attack, AttackResult, Augmentation
 
 
 class Stay(Attack):
+    norms = frozenset({"linf"})
+
     def __init__(self, config):
         self.config = config
 
