@@ -77,9 +77,7 @@ def relinked(text: str, source: str, page: str) -> str:
         return f"]({found}{'#' + anchor if anchor else ''})"
 
     parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
-    return "".join(
-        part if part.startswith("```") else re.sub(r"\]\(([^)\s]+)\)", renewed, part) for part in parts
-    )
+    return "".join(part if part.startswith("```") else re.sub(r"\]\(([^)\s]+)\)", renewed, part) for part in parts)
 
 
 def bundled(kind: str) -> list[RegistryEntry]:
@@ -101,7 +99,10 @@ def kind_page(kind: Kind) -> str:
             "",
             "| name | what it is |",
             "|---|---|",
-            *(f"| [`{entry.component.name}`](#{entry.component.name}) | {cell(entry.component.summary)} |" for entry in entries),
+            *(
+                f"| [`{entry.component.name}`](#{entry.component.name}) | {cell(entry.component.summary)} |"
+                for entry in entries
+            ),
             "",
             *(line for entry in entries for line in component_part(entry)),
         ]
@@ -136,8 +137,8 @@ def commands_page() -> str:
     lines = [
         "# Commands",
         "",
-        "What `avrobust COMMAND --help` prints. [Specs and runs](../spec.md#commands) says which does what, and what exit "
-        "statuses mean.",
+        "What `avrobust COMMAND --help` prints. [Specs and runs](../spec.md#commands) says which does what, and "
+        "what exit statuses mean.",
         "",
     ]
     with wide(HELP_WIDTH):
@@ -175,7 +176,9 @@ def python_pages() -> dict[str, str]:
     for name, module in public_names().items():
         room = module.split(".")[1]
         rooms.setdefault(room if (ROOT / "avrobust_core" / room).is_dir() else "ground", []).append(name)
-    found = {room: python_page(f"avrobust_core: {room}", said(room), "avrobust_core", rooms[room]) for room in sorted(rooms)}
+    found = {
+        room: python_page(f"avrobust_core: {room}", said(room), "avrobust_core", rooms[room]) for room in sorted(rooms)
+    }
     testing = sorted(avrobust_core.testing.__all__)
     found["testing"] = python_page("avrobust_core.testing", said("testing"), "avrobust_core.testing", testing)
     return found

@@ -1,4 +1,4 @@
-"""What mkdocs is told beyond mkdocs.yml: generated pages, pages from outside of docs/, and links between all of them."""
+"""What mkdocs is told beyond mkdocs.yml: generated pages, pages from outside of docs/, links between all of them."""
 
 from pathlib import PurePosixPath
 from typing import Any

@@ -1,4 +1,4 @@
-"""Every component that this distribution offers is run by the conformance kit: attacks and augmentations next door, the rest here."""
+"""Every bundled component passes the conformance kit: attacks and augmentations next door, other kinds here."""
 
 import pytest
 

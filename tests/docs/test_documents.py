@@ -322,6 +322,6 @@ def as_here(command: str, site: Path) -> list[str]:
 
 def carried_out(command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

@@ -1,4 +1,4 @@
-"""The documentation site shows all there is: every page, hook, component, command and public name; and they are documented."""
+"""The site shows all there is: every page, hook, component, command and public name; and they are documented."""
 
 import importlib.util
 import re
@@ -197,7 +197,9 @@ def test_lists_and_tables_stand_apart_so_that_markdown_sees_them() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not importlib.util.find_spec("mkdocs"), reason="extra `docs` is not installed; CI builds the site itself")
+@pytest.mark.skipif(
+    not importlib.util.find_spec("mkdocs"), reason="extra `docs` is not installed; CI builds the site itself"
+)
 def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(SITE / "mkdocs.yml"), "-d", str(tmp_path)],
