@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
@@ -69,7 +69,7 @@ def described(entry: RegistryEntry, use: str, width: int) -> list[str]:
         lines.append("  references")
         lines.extend(line for reference in component.references for line in wrapped(reference, width, indent=4))
     lines += ["", "  configuration"]
-    lines.extend(_fields_text(component.config, width, 4, ()) or ["    (no fields)"])
+    lines.extend(_fields_text(component.config, width) or ["    (no fields)"])
     lines += ["", "  in a spec"]
     lines.extend("    " + line for line in snippet(entry, use))
     return lines
@@ -90,21 +90,50 @@ def yaml_value(value: object) -> str:
     return write_yaml([to_jsonable_python(value)], flow=True).strip()[1:-1]
 
 
-def _fields_text(model: type[BaseModel], width: int, indent: int, above: tuple[type[BaseModel], ...]) -> list[str]:
-    """The fields of a model, and below each the fields of the models it holds, once."""
-    lines: list[str] = []
+class FieldText(NamedTuple):
+    """What a reader is told of one field of a configuration.
+
+    Attributes:
+        path: its name, below those of the fields that hold it.
+        kind: its type and limits in words.
+        default: its default as YAML, with `default` before it, or `required`.
+        description: its docstring, or nothing.
+    """
+
+    path: tuple[str, ...]
+    kind: str
+    default: str
+    description: str
+
+
+def fields_of(model: type[BaseModel]) -> Iterator[FieldText]:
+    """The fields of a configuration, each followed by the fields of the configurations that it holds, once."""
+    yield from _fields_below(model, (), ())
+
+
+def _fields_below(
+    model: type[BaseModel], path: tuple[str, ...], above: tuple[type[BaseModel], ...]
+) -> Iterator[FieldText]:
     model.model_rebuild()  # a deferred schema has no descriptions yet
     for name, field in model.model_fields.items():
         bounds = limits(field.metadata, _BOUNDS)
         kind = type_text(field.annotation) + (f" ({', '.join(bounds)})" if bounds else "")
         default = "required" if field.is_required() else f"default {_default_text(field)}"
-        head = f"{field.alias or name}: {kind}, {default}"
-        lines.extend(wrapped(head, width, indent=indent))
-        if field.description:
-            lines.extend(wrapped(field.description, width, indent=indent + 4))
+        here = (*path, field.alias or name)
+        yield FieldText(here, kind, default, field.description or "")
         for nested in dict.fromkeys(nested_models(field.annotation)):
             if nested not in (*above, model):
-                lines.extend(_fields_text(nested, width, indent + 8, (*above, model)))
+                yield from _fields_below(nested, here, (*above, model))
+
+
+def _fields_text(model: type[BaseModel], width: int) -> list[str]:
+    """The fields of a configuration as lines, those of a field's own further in."""
+    lines: list[str] = []
+    for field in fields_of(model):
+        indent = 4 + 8 * (len(field.path) - 1)
+        lines.extend(wrapped(f"{field.path[-1]}: {field.kind}, {field.default}", width, indent=indent))
+        if field.description:
+            lines.extend(wrapped(field.description, width, indent=indent + 4))
     return lines
 
 

@@ -171,9 +171,9 @@ def test_an_attack_that_must_see_the_clips_is_shown_all_of_them(model, data):
     assert run(model, pairs(data), attacks={"counting": Counting()}).outcomes[0].predictions.ids[-1] == "29"
 
 
-def test_the_readme_shows_what_works(model, data, capsys):
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    example = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)[0]
+def test_the_tutorial_shows_what_works(model, data, capsys):
+    page = (Path(__file__).parents[3] / "docs" / "tutorial" / "your_model.md").read_text(encoding="utf-8")
+    example = next(block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "evaluate(" in block)
     exec(example, {"model": model, "loader": pairs(data)})
     shown = capsys.readouterr().out
     assert "pgd on both" in shown
