@@ -12,6 +12,7 @@ from avrobust_core.testing import (
     fusion_checks,
     honesty_checks,
     independence_checks,
+    interval_checks,
     metric_checks,
     strength_checks,
     tracker_checks,
@@ -33,7 +34,7 @@ AUGMENTATION_CHECKS: tuple[Check[AugmentationSubject], ...] = checks_in(augmenta
 DATASET_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(data_checks)
 ENCODER_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(encoder_checks)
 FUSION_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(fusion_checks)
-METRIC_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(metric_checks)
+METRIC_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(metric_checks, interval_checks)
 TRACKER_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(tracker_checks)
 """Beside those of every component; `COMPONENT_CHECKS` has both."""
 
