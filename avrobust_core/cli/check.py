@@ -128,7 +128,8 @@ def _configuration(
     for argument in args.settings:
         root, problems = apply_override(root, argument)
         if problems:
-            raise UsageError(f"--with {argument}: {'; '.join(problem.message for problem in problems)}")
+            said = "; ".join(problem.message for problem in problems).replace("path=value", "field=value")
+            raise UsageError(f"--with {argument}: {said}")
     (entry,) = entries
     given: dict[str, object] = {**entry.component.example, **plain(root)}
     configure(registry, entry.kind, entry.full_name, given)

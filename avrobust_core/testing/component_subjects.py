@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from avrobust_core.data.media import MediaSpec
 from avrobust_core.errors import AvrobustError, ComponentError
 from avrobust_core.models.base_classes import EncodedDims
@@ -90,7 +92,9 @@ class ComponentSubject:
         refusals: list[str] = []
         for arguments in choices:
             try:
-                made = build(self.config(), *arguments)
+                with torch.random.fork_rng(devices=[]):
+                    torch.default_generator.manual_seed(0)  # the same weights each time it is checked
+                    made = build(self.config(), *arguments)
             except AvrobustError as error:
                 refusals.append(str(error))
                 continue

@@ -79,7 +79,8 @@ def check_unreadable_clips(subject: ComponentSubject) -> None:
         except Exception as error:
             raise CheckFailed(
                 f"read({split!r}, {index}) raised {one_line(error)}, which ends the run: raise ClipError(id, reason) "
-                "for a clip that cannot be read, so that it is skipped, counted and named; DatasetFailure where none can"
+                "for a clip that cannot be read, so that it is skipped, counted and named; DatasetFailure where none "
+                "can"
             ) from error
 
 
@@ -160,8 +161,8 @@ def _same(first: _Contents, again: Clip | None, place: _Place, how: str) -> None
     now = _contents(again)
     if differs := sorted(name for name in {*first, *now} if first.get(name) != now.get(name)):
         raise CheckFailed(
-            f"clip {again.id!r} read {how} is not the same ({' and '.join(differs)}), though a clip read twice must be: "
-            "draw from clip_generator(seed, id, ...), and let nothing depend on what was read before"
+            f"clip {again.id!r} read {how} is not the same ({' and '.join(differs)}), though a clip read twice must "
+            "be: draw from clip_generator(seed, id, ...), and let nothing depend on what was read before"
         )
 
 

@@ -52,7 +52,10 @@ def check_confidence(subject: ComponentSubject) -> None:
     seen = False
     for given, _ in _measured(subject, measure=False):
         metric: Metric = subject.build()
-        narrow, wide = (metric.measure(replace(given, confidence=c)) for c in CONFIDENCES)
+        narrow, wide = (
+            metric.measure(replace(World(given.task).subject(metric), confidence=confidence))
+            for confidence in CONFIDENCES
+        )
         for name, estimate in wide.values.items():
             other = narrow.values[name]
             if _differ(estimate.value, other.value):
@@ -77,7 +80,7 @@ def check_seed(subject: ComponentSubject) -> None:
             unmoved: set[str] = set()
             for number, value in enumerate(values):
                 metric: Metric = subject.build()
-                found = metric.measure(_with(given, field, value))
+                found = metric.measure(_with(World(given.task).subject(metric), field, value))
                 ends = {
                     name: (estimate.low, estimate.high)
                     for name, estimate in found.values.items()
@@ -110,7 +113,7 @@ def _measured(subject: ComponentSubject, *, measure: bool = True) -> Iterator[tu
 
 
 def _has_interval(estimate: Estimate) -> bool:
-    return estimate.method != "none" and estimate.low < estimate.high
+    return estimate.method != "none" and estimate.low < estimate.high and math.isfinite(estimate.high - estimate.low)
 
 
 def _require(seen: bool) -> None:

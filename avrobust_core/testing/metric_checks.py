@@ -98,8 +98,8 @@ def check_groups(subject: ComponentSubject) -> None:
     """Its intervals are over groups, and are marked so, if clips were drawn in groups; its numbers stay as they are."""
     metric: Metric = subject.build()
     for task in sorted(metric.tasks):
+        plain = metric.measure(World(task).subject(metric))
         given = World(task).subject(metric)
-        plain = metric.measure(given)
         grouped = metric.measure(replace(given, groups=tuple(f"group {i % 12}" for i in range(CLIPS))))
         for name, estimate in grouped.values.items():
             value = plain.values[name].value
