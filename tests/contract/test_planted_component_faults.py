@@ -337,7 +337,7 @@ class ScalesInPlace(ByName):
         return super().forward(encoded)
 
 
-class DropsModalitiesAlways(ByName):
+class DropsAlways(ByName):
     def forward(self, encoded):
         return nn.functional.dropout(super().forward(encoded), 0.3)
 
@@ -577,7 +577,7 @@ TABLE = (
     Planted("fusion", "modality_order", LayersByPosition),
     Planted("fusion", "fused_again", ScalesInPlace, ("modality_order", "fusion_batch_mates")),
     Planted(
-        "fusion", "fused_again", DropsModalitiesAlways, ("modality_order", "fusion_batch_mates", "fusion_gradient")
+        "fusion", "fused_again", DropsAlways, ("modality_order", "fusion_batch_mates", "fusion_gradient")
     ),
     Planted("fusion", "fused_again", TakesOut, ("modality_order", "fusion_batch_mates", "fusion_gradient")),
     Planted("metric", "subject_unchanged", WritesIntoLogits),
