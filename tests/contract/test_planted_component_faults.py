@@ -576,9 +576,7 @@ TABLE = (
     Planted("fusion", "modality_order", WeighsTheFirstMore),
     Planted("fusion", "modality_order", LayersByPosition),
     Planted("fusion", "fused_again", ScalesInPlace, ("modality_order", "fusion_batch_mates")),
-    Planted(
-        "fusion", "fused_again", DropsAlways, ("modality_order", "fusion_batch_mates", "fusion_gradient")
-    ),
+    Planted("fusion", "fused_again", DropsAlways, ("modality_order", "fusion_batch_mates", "fusion_gradient")),
     Planted("fusion", "fused_again", TakesOut, ("modality_order", "fusion_batch_mates", "fusion_gradient")),
     Planted("metric", "subject_unchanged", WritesIntoLogits),
     Planted("metric", "subject_unchanged", WritesIntoTargets),
