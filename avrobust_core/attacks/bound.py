@@ -61,7 +61,6 @@ class BoundVictim:
         ids: the clips' ids.
         start: a point of the region to begin from, where an attack under a smaller budget has been before; None if
             there was none. An attack is free to take no notice of it.
-        queries: (B,) int64: how many forward passes each clip has cost, counted here; shared with selections.
         gradients: which clips a gradient was asked for, and reached in which modality; shared with selections.
         unanswered: (B,) bool: for which clips the model once returned what is not finite; shared with selections. No
             comparison with NaN holds, so that an attack may take such a point for one that does not reach its goal.
@@ -79,10 +78,18 @@ class BoundVictim:
         self._hidden = hidden
         self._change: Change | None = None
         device = goal.labels.device
-        self.queries = torch.zeros(len(ids), dtype=torch.int64, device=device)
+        self._queries = torch.zeros(len(ids), dtype=torch.int64, device=device)
         self.gradients = GradientRecord(region.balls, len(ids), device)
-        self.unanswered = torch.zeros_like(self.queries, dtype=torch.bool)
+        self.unanswered = torch.zeros_like(self._queries, dtype=torch.bool)
         self._positions = torch.arange(len(ids), device=device)
+
+    @property
+    def queries(self) -> Tensor:
+        """How many forward passes each clip has cost, (B,) int64: counted here, together with selections.
+
+        To be read only: a copy, which no attack can set back. Nor can it assign another one.
+        """
+        return self._queries.clone()
 
     @property
     def task(self) -> Task:
@@ -205,7 +212,7 @@ class BoundVictim:
         return found
 
     def _forward(self, perturbed: Mapping[str, Tensor]) -> Tensor:
-        self.queries[self._positions] += self.victim.samples
+        self._queries[self._positions] += self.victim.samples
         if self._change is not None:
             seen = self._change(self.region, {name: x.detach() for name, x in perturbed.items()})
             # The difference is exactly 0, and has the gradient.

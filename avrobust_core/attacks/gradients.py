@@ -68,13 +68,20 @@ class GradientRecord:
     rounded, detached or ignored, no attack by gradients has attacked it, whatever it says.
 
     Attributes:
-        passes: (B,) int64: how many backward passes went through the clip's logits, each sample of the model counted.
         reached: by attacked modality, (B,) bool: the gradient was not zero in at least one of these passes.
     """
 
     def __init__(self, modalities: Collection[str], clips: int, device: torch.device) -> None:
-        self.passes = torch.zeros(clips, dtype=torch.int64, device=device)
+        self._passes = torch.zeros(clips, dtype=torch.int64, device=device)
         self.reached = {name: torch.zeros(clips, dtype=torch.bool, device=device) for name in modalities}
+
+    @property
+    def passes(self) -> Tensor:
+        """How many backward passes went through the clip's logits, (B,) int64, each sample of the model counted.
+
+        To be read only: a copy.
+        """
+        return self._passes.clone()
 
     def watch(self, perturbed: Mapping[str, Tensor], positions: Tensor) -> dict[str, Tensor]:
         """The same inputs, those that need a gradient as views that tell what reaches them."""
@@ -96,12 +103,12 @@ class GradientRecord:
         if logits.requires_grad:
 
             def note(_: Tensor) -> None:
-                self.passes[positions] += samples
+                self._passes[positions] += samples
 
             logits.register_hook(note)  # type: ignore[no-untyped-call]
 
     @property
     def missing(self) -> dict[str, Tensor]:
         """Flags of clips whose gradients were asked for and were all zero: by attacked modality, (B,) bool."""
-        asked = self.passes > 0
+        asked = self._passes > 0
         return {name: asked & ~reached for name, reached in self.reached.items()}

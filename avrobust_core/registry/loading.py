@@ -201,6 +201,20 @@ def _misbuilt(kind: Kind, build: Callable[..., Any]) -> str | None:
     return None
 
 
+def kind_built(component: Component) -> str | None:
+    """The kind of a component, by the class that it builds or what its function is annotated to return; else None.
+
+    Raises:
+        ComponentError: if its `build` names nothing that can be imported and called.
+    """
+    build = component.builder()
+    try:
+        annotation = inspect.signature(build).return_annotation
+    except (TypeError, ValueError, NameError):  # written in C, or annotated with names that are not there
+        annotation = None
+    return _returned_kind(build, annotation)
+
+
 def _returned_kind(build: Callable[..., object], annotation: object) -> str | None:
     """The kind that `build` says it returns; None if it does not say."""
     if isinstance(build, type):

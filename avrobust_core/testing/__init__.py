@@ -1,15 +1,14 @@
-"""The conformance kit: checks that attacks and other components must pass, and the models that they need.
+"""The conformance kit: checks that components of every kind must pass, and the models that they need.
 
 One list of plain functions drives pytest (`parametrize_with_checks`), the command `avrobust check-plugin`, and
 avrobust's own tests. On linear models (`LinearOracle`) the best attack is known exactly.
 """
 
 from avrobust_core.testing.augmentation_subjects import AugmentationSubject
+from avrobust_core.testing.cases import parametrize_with_checks
 from avrobust_core.testing.checklists import (
     ATTACK_CHECKS,
     AUGMENTATION_CHECKS,
-    parametrize_augmentations_with_checks,
-    parametrize_with_checks,
     run_augmentation_checks,
     run_checks,
 )
@@ -17,7 +16,7 @@ from avrobust_core.testing.component_checks import COMPONENT_CHECKS, PLUGIN_CHEC
 from avrobust_core.testing.component_subjects import ComponentSubject
 from avrobust_core.testing.models import Noisy, Rescored, Witness, stateful_model, watched
 from avrobust_core.testing.oracles import LinearOracle, LinearProblem, make_problem, make_threat
-from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, NotApplicable, check
+from avrobust_core.testing.running import Check, CheckFailed, CheckOutcome, NotApplicable, NotChecked, check
 from avrobust_core.testing.subjects import AttackSubject, Case, Trial
 
 __all__ = [
@@ -36,6 +35,7 @@ __all__ = [
     "LinearProblem",
     "Noisy",
     "NotApplicable",
+    "NotChecked",
     "Rescored",
     "Trial",
     "Witness",
@@ -43,7 +43,6 @@ __all__ = [
     "check_component",
     "make_problem",
     "make_threat",
-    "parametrize_augmentations_with_checks",
     "parametrize_with_checks",
     "run_augmentation_checks",
     "run_checks",

@@ -1,11 +1,9 @@
-"""The checks of each kind of component: the lists, and what runs them one after the other or as tests of pytest."""
+"""The checks of each kind of component: the lists, and what runs them one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from avrobust_core.attacks.attack import Attack
 from avrobust_core.testing import (
     augmentation_checks,
     augmentation_upkeep_checks,
@@ -14,6 +12,7 @@ from avrobust_core.testing import (
     fusion_checks,
     honesty_checks,
     independence_checks,
+    interval_checks,
     metric_checks,
     strength_checks,
     tracker_checks,
@@ -21,12 +20,8 @@ from avrobust_core.testing import (
 )
 from avrobust_core.testing.augmentation_subjects import AugmentationSubject
 from avrobust_core.testing.component_subjects import ComponentSubject
-from avrobust_core.testing.running import Check, CheckOutcome, Renewable, checks_in, run_check
+from avrobust_core.testing.running import Check, CheckOutcome, checks_in, run_check
 from avrobust_core.testing.subjects import AttackSubject
-from avrobust_core.training.augmentations import Augmentation
-
-if TYPE_CHECKING:
-    import pytest
 
 ATTACK_CHECKS: tuple[Check[AttackSubject], ...] = checks_in(
     strength_checks, honesty_checks, independence_checks, upkeep_checks
@@ -39,7 +34,7 @@ AUGMENTATION_CHECKS: tuple[Check[AugmentationSubject], ...] = checks_in(augmenta
 DATASET_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(data_checks)
 ENCODER_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(encoder_checks)
 FUSION_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(fusion_checks)
-METRIC_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(metric_checks)
+METRIC_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(metric_checks, interval_checks)
 TRACKER_CHECKS: tuple[Check[ComponentSubject], ...] = checks_in(tracker_checks)
 """Beside those of every component; `COMPONENT_CHECKS` has both."""
 
@@ -54,43 +49,3 @@ def run_augmentation_checks(
 ) -> list[CheckOutcome]:
     """Run checks of an augmentation, all of them by default; none keeps the others from running."""
     return [run_check(subject, check) for check in checks]
-
-
-def parametrize_with_checks(
-    attacks: Iterable[Attack | AttackSubject], checks: Sequence[Check[AttackSubject]] = ATTACK_CHECKS
-) -> pytest.MarkDecorator:
-    """Parametrise a test over attacks and checks, as scikit-learn's decorator of this name does over estimators.
-
-    The test takes `subject` and `check` and calls one with the other; a check that is not applicable skips it:
-
-        @parametrize_with_checks([MyAttack(steps=10)])
-        def test_my_attack_conforms(subject, check):
-            check(subject)
-
-    Args:
-        attacks: attacks, or subjects: `AttackSubject.of_component` makes one of what a plugin offers.
-        checks: all of them by default.
-    """
-    return _parametrized([AttackSubject.of(attack) for attack in attacks], checks)
-
-
-def parametrize_augmentations_with_checks(
-    augmentations: Iterable[Augmentation | AugmentationSubject],
-    checks: Sequence[Check[AugmentationSubject]] = AUGMENTATION_CHECKS,
-) -> pytest.MarkDecorator:
-    """Parametrise a test over augmentations and checks, as `parametrize_with_checks` does over attacks.
-
-    Args:
-        augmentations: augmentations, or subjects: `AugmentationSubject.of_component` makes one of what a plugin offers.
-        checks: all of them by default.
-    """
-    return _parametrized([AugmentationSubject.of(augmentation) for augmentation in augmentations], checks)
-
-
-def _parametrized(subjects: Sequence[Renewable[Any]], checks: Sequence[Check[Any]]) -> pytest.MarkDecorator:
-    import pytest  # here only: nothing else of avrobust needs it
-
-    return pytest.mark.parametrize(
-        ("subject", "check"),
-        [pytest.param(subject, check, id=f"{subject.name}-{check.name}") for subject in subjects for check in checks],
-    )

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from avrobust_core.data.media import MediaSpec
 from avrobust_core.errors import AvrobustError, ComponentError
 from avrobust_core.models.base_classes import EncodedDims
@@ -46,17 +48,29 @@ class ComponentSubject:
     Attributes:
         entry: the component, and who offers it.
         media: tried in this order with encoders and whole models; the first that one accepts is used.
+        given: its configuration, as under `with` in a spec; None for its example.
     """
 
     entry: RegistryEntry
     media: tuple[MediaSpec, ...] = MEDIA
+    given: Mapping[str, object] | None = None
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """The configuration, not validated yet: what was given, or else the component's example."""
+        return self.entry.component.example if self.given is None else self.given
+
+    @property
+    def source(self) -> str:
+        """For messages: where the configuration comes from."""
+        return "its example" if self.given is None else "the configuration given"
 
     def config(self) -> Config:
-        """The configuration of the component's example."""
-        return self.entry.component.config.model_validate(dict(self.entry.component.example))
+        """The configuration that is checked."""
+        return self.entry.component.config.model_validate(dict(self.settings))
 
     def build(self) -> Any:
-        """The component, made from its example."""
+        """The component, made from its configuration."""
         return self.build_with_arguments()[0]
 
     def build_with_arguments(self) -> tuple[Any, tuple[Any, ...]]:
@@ -64,7 +78,7 @@ class ComponentSubject:
 
         Raises:
             CheckFailed: if building raised, or gave something else than its kind should be.
-            NotApplicable: if it refuses: its example needs files, or media, that are not here.
+            NotApplicable: if it refuses: its configuration needs files, or media, that are not here.
         """
         kind = self.entry.kind
         choices: tuple[tuple[Any, ...], ...] = {
@@ -78,17 +92,19 @@ class ComponentSubject:
         refusals: list[str] = []
         for arguments in choices:
             try:
-                made = build(self.config(), *arguments)
-            except (AvrobustError, OSError) as error:
+                with torch.random.fork_rng(devices=[]):
+                    torch.default_generator.manual_seed(0)  # the same weights each time it is checked
+                    made = build(self.config(), *arguments)
+            except AvrobustError as error:
                 refusals.append(str(error))
                 continue
             except Exception as error:
                 raise CheckFailed(
-                    f"building its example raised {one_line(error)}: refuse what cannot be built with an AvrobustError "
-                    "that says why"
+                    f"building {self.source} raised {one_line(error)}: refuse what cannot be built with an "
+                    "AvrobustError that says why (DataError for files that are not there)"
                 ) from error
             base = KINDS[kind].base_class()
             if not isinstance(made, base):
                 raise CheckFailed(f"build returned a {type(made).__name__}, not an avrobust_core.{base.__name__}")
             return made, arguments
-        raise NotApplicable(f"it cannot be built from its example here: {'; '.join(dict.fromkeys(refusals))}")
+        raise NotApplicable(f"it cannot be built from {self.source} here: {'; '.join(dict.fromkeys(refusals))}")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+
 import torch
 
 from avrobust_core.data.batches import Encoded
 from avrobust_core.models.base_classes import Fusion
+from avrobust_core.registry.loading import one_line
 from avrobust_core.testing.component_subjects import ComponentSubject
 from avrobust_core.testing.encoder_checks import CLIPS, same_alone
 from avrobust_core.testing.running import CheckFailed
@@ -43,6 +47,51 @@ def check_fusion_batch_mates(subject: ComponentSubject) -> None:
         whole = fusion(encoded)
         parts = [{n: e.select(torch.tensor([i])) for n, e in encoded.items()} for i in range(CLIPS)]
         same_alone(whole, torch.cat([fusion(part) for part in parts]), "a fused embedding")
+
+
+def check_modality_order(subject: ComponentSubject) -> None:
+    """The order in which the modalities come in the mapping makes no difference."""
+    fusion, encoded = _fusion(subject)
+    with torch.no_grad():
+        fused = fusion(encoded)
+        for names in itertools.permutations(encoded):
+            try:
+                other = fusion({name: encoded[name] for name in names})
+            except Exception as error:
+                raise CheckFailed(
+                    f"given its modalities in the order {', '.join(names)} it raised {one_line(error)}: go through "
+                    "them in an order of its own, by name"
+                ) from error
+            if other.shape != fused.shape or not torch.allclose(other, fused, rtol=1e-4, atol=1e-5):
+                raise CheckFailed(
+                    f"given its modalities in the order {', '.join(names)} it fuses them otherwise: an attack replaces "
+                    "encodings and hands them on in another order. Go through them in an order of its own, by name, as "
+                    "in sorted(inputs)"
+                )
+
+
+def check_fused_again(subject: ComponentSubject) -> None:
+    """In evaluation mode clips are fused the same each time, and neither they nor the fusion change."""
+    fusion, encoded = _fusion(subject)
+    given = copy.deepcopy(encoded)
+    kept = {name: value.clone() for name, value in fusion.state_dict().items()}
+    with torch.no_grad():
+        first = fusion(encoded)
+        if any(
+            not torch.equal(getattr(encoded[name], part), getattr(each, part))
+            for name, each in given.items()
+            for part in ("tokens", "pooled")
+        ):
+            raise CheckFailed("it writes into the encodings that it is given: work on a copy")
+        if encoded.keys() != given.keys():
+            raise CheckFailed(
+                "it takes modalities out of the mapping that it is given, or puts some in: work on a copy"
+            )
+        second = fusion(encoded)
+    if any(not torch.equal(value, kept[name]) for name, value in fusion.state_dict().items()):
+        raise CheckFailed("in evaluation mode it changes its own parameters or buffers")
+    if not torch.allclose(first, second, rtol=1e-4, atol=1e-6):
+        raise CheckFailed("in evaluation mode it fuses the same clips otherwise each time: leave chance to training")
 
 
 def _fusion(subject: ComponentSubject) -> tuple[Fusion, dict[str, Encoded]]:

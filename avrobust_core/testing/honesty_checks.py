@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from avrobust_core.attacks.bound import BoundVictim
 from avrobust_core.attacks.verification import verify
 from avrobust_core.testing.models import Rescored, watched
 from avrobust_core.testing.oracles import LinearProblem, make_problem, make_threat
@@ -157,6 +158,53 @@ def check_lucky_looks(subject: AttackSubject) -> None:
             f"{float(odds.sum()):.0f} of what it returned broken: it stops at the first lucky look; unless "
             "victim.repeatable, go on to the end and return what is best in expectation"
         )
+
+
+def check_query_count(subject: AttackSubject) -> None:
+    """The count of its passes is the core's: it neither writes into it, nor asks the model past it."""
+    problem = make_problem(seed=51)
+    witness, case = watched(Case.of(problem, problem.threat(BOTH, subject.norm, share=0.6)))
+    attack = subject.prepared(case)
+    forwards, backwards = (torch.zeros(len(problem.batch), dtype=torch.int64) for _ in range(2))
+    with subject.engaged(case, attack) as (attack, bound):
+        told = Told(bound)
+        witness.looks.clear()
+        attack(told)
+        for look in witness.looks:
+            forwards[look.clips] += 1
+            backwards[look.clips] += look.gradient
+    if any(count._version for count in told.handed_out):
+        raise CheckFailed("it writes into victim.queries: what an attack costs is counted by the core, and read only")
+    for what, counted, seen in (
+        ("forward", told.queries, forwards),
+        ("backward", told.gradients.passes, backwards),
+    ):
+        lost = counted < seen
+        if lost.any():
+            clip = int(lost.nonzero()[0])
+            raise CheckFailed(
+                f"the model was asked for {int(seen[clip])} {what} passes of clip {told.ids[clip]!r}, and "
+                f"{int(counted[clip])} are on record: call the victim, not its model, and leave its records alone"
+            )
+
+
+class Told(BoundVictim):
+    """A bound victim that keeps the counts that it hands out; shared with selections.
+
+    Attributes:
+        handed_out: the tensors.
+    """
+
+    def __init__(self, bound: BoundVictim) -> None:
+        vars(self).update(vars(bound))
+        self.handed_out: list[Tensor] = []
+
+    @property
+    def queries(self) -> Tensor:
+        """As of `BoundVictim`."""
+        count = super().queries
+        self.handed_out.append(count)
+        return count
 
 
 def check_several_labels(subject: AttackSubject) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -101,11 +101,7 @@ def check_global_random_state(subject: AttackSubject) -> None:
         for _ in seeds:
             before = global_state()
             trials.append(subject.run(case))
-            if changed := [name for name, value in global_state().items() if value != before[name]]:
-                raise CheckFailed(
-                    f"it changed {', '.join(changed)}: whatever else is random in the study, training and the other "
-                    "attacks, changes with it. Draw from victim.draws(purpose), and restore what you must set"
-                )
+            refuse_moved(before, "draw from victim.draws(purpose)")
     if different := _different(trials[0], trials[1], torch.arange(len(problem.batch))):
         raise CheckFailed(
             f"clip {different} comes out differently when the global random state does: a run cannot be repeated or "
@@ -161,3 +157,20 @@ def global_state() -> dict[str, object]:
         "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
         "torch's number of threads": torch.get_num_threads(),
     }
+
+
+def refuse_moved(before: Mapping[str, object], cure: str) -> None:
+    """Refuse what moved global state.
+
+    Args:
+        before: the `global_state` that was.
+        cure: what to do instead, in half a sentence.
+
+    Raises:
+        CheckFailed: says which.
+    """
+    if changed := [name for name, value in global_state().items() if value != before[name]]:
+        raise CheckFailed(
+            f"it changed {', '.join(changed)}: whatever else in the study is random, or depends on it, changes with "
+            f"it: {cure}, and restore what you must set"
+        )

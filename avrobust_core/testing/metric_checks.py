@@ -2,91 +2,80 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
-from avrobust_core.data.media import Task
 from avrobust_core.metrics.findings import checked_measurement
-from avrobust_core.metrics.latents import Latents
 from avrobust_core.metrics.metric import Measurement, Metric, Subject
-from avrobust_core.metrics.probe import Probe, layers_of
 from avrobust_core.testing.component_subjects import ComponentSubject
-from avrobust_core.testing.oracles import SHAPES, LinearOracle
+from avrobust_core.testing.independence_checks import global_state, refuse_moved, seeded_globals
+from avrobust_core.testing.interval_checks import same_estimates
+from avrobust_core.testing.metric_world import CLIPS, World
 from avrobust_core.testing.running import CheckFailed, NotApplicable
-
-CLIPS = 60
-"""In each split."""
-CLASSES = ("a", "b", "c", "d")
-
-
-class _World:
-    """A linear model and the clips of one task, which it classifies mostly right."""
-
-    def __init__(self, task: Task) -> None:
-        self.task: Task = task
-        self.model = LinearOracle.random(classes=len(CLASSES)).eval()
-
-    def subject(self, metric: Metric, order: Sequence[int] = range(CLIPS)) -> Subject:
-        """The subject that the core would give this metric, the evaluated clips in some order."""
-        evaluated = self.latents("test", order)
-        asked = dict.fromkeys(wanted.split or "test" for wanted in metric.latents)
-        return Subject(
-            ids=evaluated.ids,
-            logits=evaluated.logits,
-            targets=evaluated.targets,
-            classes=CLASSES,
-            task=self.task,
-            resamples=100,
-            latents={split: evaluated if split == "test" else self.latents(split) for split in asked},
-            probe=Probe(self.model, partial(self._read, order), batch_size=16) if metric.probes else None,
-        )
-
-    def _read(self, order: Sequence[int], split: str, positions: Sequence[int]) -> dict[str, Tensor]:
-        rows = [order[i] for i in positions] if split == "test" else positions
-        generator = torch.Generator().manual_seed(len(split))
-        whole = {name: torch.rand(CLIPS, *shape, generator=generator) for name, shape in sorted(SHAPES.items())}
-        return {name: x[torch.as_tensor(rows)] for name, x in whole.items()}
-
-    @torch.no_grad()
-    def latents(self, split: str, order: Sequence[int] = range(CLIPS)) -> Latents:
-        encoded = self.model.encode(self._read(range(CLIPS), split, order))
-        fused = self.model.fusion(encoded)
-        logits = self.model.head(fused)
-        noise = torch.randn(CLIPS, len(CLASSES), generator=torch.Generator().manual_seed(7))[torch.as_tensor(order)]
-        scores = logits + 0.3 * logits.std() * noise
-        if self.task == "single-label":
-            targets = scores.argmax(dim=1)
-        else:
-            targets = ((scores > 0) | nn.functional.one_hot(scores.argmax(dim=1), len(CLASSES)).bool()).float()
-        layers = layers_of(self.model, encoded, fused, ("pooled", "tokens", "fused"))
-        arrays = {name: layer.numpy() for name, layer in layers.items()}
-        for array in arrays.values():
-            array.flags.writeable = False  # as memory-mapped ones are
-        return Latents(
-            ids=tuple(f"{split}-{row}" for row in order),
-            targets=targets.numpy(),
-            logits=logits.numpy(),
-            layers=arrays,
-        )
 
 
 def check_measurement(subject: ComponentSubject) -> None:
     """It measures each of its tasks, the same twice; what it returns has the shapes that it should have."""
     metric: Metric = subject.build()
     for task in sorted(metric.tasks):
-        world = _World(task)
+        world = World(task)
         given = world.subject(metric)
-        first, second = (checked_measurement(metric.measure(given), subject.entry.described, CLIPS) for _ in range(2))
-        if not first.values or first.values != second.values:
-            raise CheckFailed(f"measuring the same {task} clips twice gave {first.values} and {second.values}")
+        first = checked_measurement(metric.measure(given), subject.entry.described, CLIPS)
+        metric.measure(world.subject(metric, range(CLIPS // 2)))  # of which nothing may stay in it
+        for who, again in ((metric, "twice"), (subject.build(), "by two metrics of one configuration")):
+            second = who.measure(world.subject(who))
+            if not first.values or not same_estimates(first.values.items(), second.values.items()):
+                raise CheckFailed(f"measuring the same {task} clips {again} gave {first.values} and {second.values}")
         _well_formed(first, given)
+
+
+def check_subject_unchanged(subject: ComponentSubject) -> None:
+    """It leaves what it is given as it is: logits, targets, embeddings."""
+    metric: Metric = subject.build()
+    for task in sorted(metric.tasks):
+        given = World(task).subject(metric)
+        before = copy.deepcopy(dict(_arrays(given)))
+        metric.measure(given)
+        if changed := [name for name, array in _arrays(given) if array.tobytes() != before[name].tobytes()]:
+            raise CheckFailed(
+                f"it wrote into the {' and the '.join(changed)} of the {task} clips that it was given: every metric "
+                "after it measures something else; work on a copy"
+            )
+
+
+def check_metric_random_state(subject: ComponentSubject) -> None:
+    """Global random states and settings are left alone, and what it finds does not depend on them."""
+    metric: Metric = subject.build()
+    for task in sorted(metric.tasks):
+        found = []
+        with seeded_globals() as seeds:
+            for _ in seeds:
+                given = World(task).subject(metric)
+                before = global_state()
+                found.append(metric.measure(given))
+                refuse_moved(before, "draw from numpy.random.default_rng(subject.seed)")
+        if not same_estimates(*(each.values.items() for each in found)):
+            raise CheckFailed(
+                f"what it finds of the same {task} clips depends on the global random state: draw from "
+                "numpy.random.default_rng(subject.seed)"
+            )
+
+
+def _arrays(given: Subject) -> Iterator[tuple[str, NDArray[Any]]]:
+    yield "logits", given.logits
+    yield "targets", given.targets
+    for split, latents in given.latents.items():
+        yield f"targets of {split}", latents.targets
+        yield f"logits of {split}", latents.logits
+        yield from ((f"{layer} of {split}", np.asarray(array)) for layer, array in latents.layers.items())
 
 
 def check_clip_order(subject: ComponentSubject) -> None:
@@ -94,7 +83,7 @@ def check_clip_order(subject: ComponentSubject) -> None:
     metric: Metric = subject.build()
     order = torch.randperm(CLIPS, generator=torch.Generator().manual_seed(3)).tolist()
     for task in sorted(metric.tasks):
-        world = _World(task)
+        world = World(task)
         plain, moved = (metric.measure(world.subject(metric, rows)) for rows in (range(CLIPS), order))
         for name, estimate in plain.values.items():
             other = moved.values[name].value
@@ -109,8 +98,8 @@ def check_groups(subject: ComponentSubject) -> None:
     """Its intervals are over groups, and are marked so, if clips were drawn in groups; its numbers stay as they are."""
     metric: Metric = subject.build()
     for task in sorted(metric.tasks):
-        given = _World(task).subject(metric)
-        plain = metric.measure(given)
+        plain = metric.measure(World(task).subject(metric))
+        given = World(task).subject(metric)
         grouped = metric.measure(replace(given, groups=tuple(f"group {i % 12}" for i in range(CLIPS))))
         for name, estimate in grouped.values.items():
             value = plain.values[name].value
@@ -128,7 +117,7 @@ def check_model_unchanged(subject: ComponentSubject) -> None:
     metric: Metric = subject.build()
     if not metric.probes:
         raise NotApplicable("it does not probe the model")
-    world = _World(sorted(metric.tasks)[0])
+    world = World(sorted(metric.tasks)[0])
     before = {name: x.clone() for name, x in world.model.state_dict().items()}
     metric.measure(world.subject(metric))
     if any(not torch.equal(x, before[name]) for name, x in world.model.state_dict().items()):
@@ -143,8 +132,8 @@ def check_bare_embeddings(subject: ComponentSubject) -> None:
     if metric.predictions:
         raise NotApplicable("it reads predictions")
     for task in sorted(metric.tasks):
-        given = _World(task).subject(metric)
-        latents = _World(task).latents("test")
+        given = World(task).subject(metric)
+        latents = World(task).latents("test")
         bare = replace(
             latents, logits=np.zeros((CLIPS, 0), dtype=np.float32), layers={"embeddings": latents.layers["fused"]}
         )

@@ -15,11 +15,15 @@ from avrobust_core.registry.loading import one_line
 S = TypeVar("S")
 T = TypeVar("T")
 
-Status = Literal["passed", "failed", "not applicable"]
+Status = Literal["passed", "failed", "not applicable", "not checked"]
 
 
 class CheckFailed(AssertionError):
     """A check found a fault; the message says what was found, why it matters and what to do."""
+
+
+class NotChecked(CheckFailed):
+    """Nothing could be checked: no verdict on the subject, and so no success; the message says why."""
 
 
 class NotApplicable(unittest.SkipTest):  # which pytest, too, takes for a skipped test
@@ -112,7 +116,7 @@ class CheckOutcome:
         check: its name.
         summary: the fault that it looks for.
         faults: the numbers of the known faults that it catches.
-        status: passed, failed, or not applicable.
+        status: passed, failed, not applicable, or not checked: the subject could not be had, so that nothing is known.
         reason: why it failed and what to do, or why it does not apply; empty if it passed.
     """
 
@@ -131,6 +135,8 @@ def run_check(subject: S, check: Check[S]) -> CheckOutcome:
         check(subject)
     except NotApplicable as error:
         status, reason = "not applicable", str(error)
+    except NotChecked as error:
+        status, reason = "not checked", str(error)
     except CheckFailed as error:
         status, reason = "failed", str(error)
     except Exception as error:  # noqa: BLE001 - what the subject raises is its failure, not the command's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import tempfile
@@ -12,7 +13,7 @@ from avrobust_core.errors import AvrobustError
 from avrobust_core.registry.loading import one_line
 from avrobust_core.statistics.intervals import Estimate
 from avrobust_core.testing.component_subjects import ComponentSubject
-from avrobust_core.testing.independence_checks import global_state, seeded_globals
+from avrobust_core.testing.independence_checks import global_state, refuse_moved, seeded_globals
 from avrobust_core.testing.running import CheckFailed, NotApplicable
 from avrobust_core.tracking.tracker import TrackedCell, TrackedRun
 
@@ -56,15 +57,33 @@ def check_leaves_the_random_states(subject: ComponentSubject) -> None:
             before = global_state()
             with tempfile.TemporaryDirectory() as folder:
                 _told(subject, Path(folder))
-            moved = [name for name, state in global_state().items() if state != before[name]]
-            if moved:
-                raise CheckFailed(
-                    f"it moves {' and '.join(moved)}, and so whatever else depends on it: use a generator of its own, "
-                    "and restore what it must set"
-                )
+            refuse_moved(before, "use a generator of its own")
 
 
-def _told(subject: ComponentSubject, folder: Path, how: str = "") -> None:
+def check_leaves_what_it_is_told(subject: ComponentSubject) -> None:
+    """It leaves the settings, curves and results that it is told of as they are."""
+    with tempfile.TemporaryDirectory() as folder:
+        story = _Story(Path(folder))
+        before = repr(story)  # in which NaN is the same as NaN
+        _told(subject, Path(folder), story=story)
+    if repr(story) != before:
+        raise CheckFailed("it changed what it was told of, with which the run goes on: work on a copy")
+
+
+class _Story:
+    """All that a tracker is told of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = TrackedRun("study", folder, {"name": "study", "training": {"standard": {"epochs": 2}}})
+        self.cells = copy.deepcopy(_CELLS)
+        self.epoch = dict(_EPOCH)
+        self.result = dict(_RESULT)
+
+    def __repr__(self) -> str:
+        return repr(vars(self))
+
+
+def _told(subject: ComponentSubject, folder: Path, how: str = "", story: _Story | None = None) -> None:
     """Tell a tracker, made anew, of a run: of its second cell the result, too.
 
     Raises:
@@ -72,14 +91,15 @@ def _told(subject: ComponentSubject, folder: Path, how: str = "") -> None:
         NotApplicable: if it refuses: it needs a server that is not here.
     """
     tracker = subject.build()
+    story = story or _Story(folder)
     try:
-        tracker.begin(TrackedRun("study", folder, {"name": "study"}))
-        for number, cell in enumerate(_CELLS):
+        tracker.begin(story.run)
+        for number, cell in enumerate(story.cells):
             tracker.cell(cell)
             for epoch in (1, 2):
-                tracker.scalars(epoch, dict(_EPOCH))
+                tracker.scalars(epoch, story.epoch)
             if number:
-                tracker.result(dict(_RESULT))
+                tracker.result(story.result)
         tracker.close()
     except AvrobustError as error:
         raise NotApplicable(f"it refuses the run: {error}") from error

@@ -4,11 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from avrobust_core import Registry
-from avrobust_core.testing.augmentation_subjects import AugmentationSubject
-from avrobust_core.testing.checklists import AUGMENTATION_CHECKS
+from avrobust_core.testing import AugmentationSubject, parametrize_with_checks
 
 COMPONENTS = {
     offer.component.name: offer.component
@@ -53,7 +50,6 @@ def _documented() -> AugmentationSubject:
 SUBJECTS.append(_documented())
 
 
-@pytest.mark.parametrize("check", AUGMENTATION_CHECKS, ids=lambda check: check.name)
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+@parametrize_with_checks(SUBJECTS)
 def test_bundled_augmentations_conform(subject, check):
     check(subject)

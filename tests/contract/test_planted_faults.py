@@ -532,6 +532,37 @@ class ReachesIntoPadding(Climb):
         return region.project(region.step(x, gradients, self.length))
 
 
+class ClearsItsCount(Climb):
+    def result(self, victim, x):
+        victim.queries.zero_()
+        return super().result(victim, x)
+
+
+class ReachesForItsCount(Climb):
+    def result(self, victim, x):
+        victim._queries.zero_()
+        return super().result(victim, x)
+
+
+class AssignsItsCount(Climb):
+    def result(self, victim, x):
+        victim.queries = torch.zeros(len(victim), dtype=torch.int64)
+        return super().result(victim, x)
+
+
+class ForgetsItsGradients(Climb):
+    def result(self, victim, x):
+        victim.gradients._passes.zero_()
+        return super().result(victim, x)
+
+
+class AsksTheModelItself(Climb):
+    @torch.no_grad()
+    def end(self, victim, x):
+        victim.victim.model({**victim._hidden.fixed, **x})
+        super().end(victim, x)
+
+
 @dataclass(frozen=True)
 class Planted:
     """A fault, by its number in the list of known faults (None: not one of them), and the check that catches it."""
@@ -584,6 +615,11 @@ TABLE = (
     Planted(None, "one_step", TooShortToCross, Climb),
     Planted(None, "warm_start", StartIsTheCenter, Climb),
     Planted(None, "padding", ReachesIntoPadding, Climb),
+    Planted(None, "query_count", ClearsItsCount, Climb),
+    Planted(None, "query_count", ReachesForItsCount, Climb),
+    Planted(None, "query_count", AssignsItsCount, Climb),
+    Planted(None, "query_count", ForgetsItsGradients, Climb),
+    Planted(None, "query_count", AsksTheModelItself, Climb),
     Planted(None, "easy_clips_fall", StatesTooFewPasses, Climb),
     Planted(None, "easy_clips_fall", StatesABoundAsExact, Climb),
 )

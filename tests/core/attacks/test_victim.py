@@ -169,7 +169,7 @@ def test_queries_are_counted_per_clip_through_selections(plain):
     last(last.clean)
     last(last.clean)
     assert bound.queries.tolist() == [1, 2, 1, 4]
-    assert last.queries is bound.queries
+    assert torch.equal(last.queries, bound.queries)
 
 
 def test_clean_is_what_is_attacked_and_nothing_else(plain):

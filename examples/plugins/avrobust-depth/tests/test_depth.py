@@ -2,9 +2,16 @@
 
 import pytest
 import torch
-from avrobust_depth.plugin import avrobust_datasets, avrobust_encoders
+from avrobust_depth.plugin import avrobust_datasets, avrobust_encoders, avrobust_fusions
 
 from avrobust_core import DataError, MediaSpec
+from avrobust_core.testing import Check, ComponentSubject, parametrize_with_checks
+
+
+@parametrize_with_checks([*avrobust_datasets(), *avrobust_encoders(), *avrobust_fusions()])
+def test_what_it_offers_conforms(subject: ComponentSubject, check: Check[ComponentSubject]) -> None:
+    """Every check of the conformance kit."""
+    check(subject)
 
 
 def test_clips_fit_their_media_and_depend_on_their_index_alone() -> None:
