@@ -15,7 +15,7 @@ from avrobust_core.registry.registry import Registry
 PREFIX = "avrobust-"
 """Left out of the component's name, which a spec writes where all belongs to avrobust."""
 
-LONGEST = 40
+LONGEST = 32
 """Characters of a name: with more the lines of the templates would be too long."""
 
 _TAKEN_INSIDE = frozenset({"tests"})
@@ -63,7 +63,7 @@ class Names:
                 "another name"
             )
         if keyword.iskeyword(names.package) or keyword.issoftkeyword(names.package):
-            raise NameRefused(f"{name!r} is a keyword of Python, and cannot be imported: take another, or '{PREFIX}{name}'")
+            raise NameRefused(f"{name!r} is a keyword of Python, no package: take another name, like '{PREFIX}{name}'")
         if names.package in _TAKEN_INSIDE:
             raise NameRefused(f"{name!r} is the name of the folder with the plugin's tests: take another")
         return names
