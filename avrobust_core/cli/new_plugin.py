@@ -49,9 +49,8 @@ def run_new_plugin(args: argparse.Namespace) -> int:
     from avrobust_core.scaffold.writing import rendered, spec_of, write_plugin
 
     if args.kind not in KINDS:
-        raise UsageError(
-            f"no kind of component is named {args.kind!r}{did_you_mean(args.kind, KINDS)} (there are: {', '.join(KINDS)})"
-        )
+        hint = did_you_mean(args.kind, KINDS)
+        raise UsageError(f"no kind of component is named {args.kind!r}{hint} (there are: {', '.join(KINDS)})")
     try:
         names = Names.of(args.dist)
         names.refuse_taken(installed(args))

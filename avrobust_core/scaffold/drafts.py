@@ -43,13 +43,13 @@ DRAFTS: Mapping[str, Draft] = MappingProxyType(
         ),
         "attack": Draft(
             summary="Steepest ascent whose step halves, clip by clip, where it gains nothing.",
-            about="It climbs the loss, and halves a clip's step where one gains nothing. It attacks in linf, l2 and l1.",
+            about="It climbs the loss, and halves a clip's step where one gains nothing; in linf, l2 and l1.",
             references=("https://doi.org/10.2140/pjm.1966.16.1",),
             example='{"steps": 10}',
         ),
         "metric": Draft(
             summary="Expected calibration error: how far confidence and accuracy lie apart.",
-            about="It measures how far a model's confidence and its accuracy lie apart, on clean and on attacked clips.",
+            about="It measures how far a model's confidence and accuracy lie apart, on clean and on attacked clips.",
             references=("https://arxiv.org/abs/1706.04599",),
             example='{"bins": 10}',
         ),

@@ -42,7 +42,7 @@ def rendered(names: Names, kind: str) -> dict[str, str]:
         trim_blocks=True,
         keep_trailing_newline=True,
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701  no page is made of it
+        autoescape=False,  # no page is made of it
     )
     draft = DRAFTS[kind]
     words = {

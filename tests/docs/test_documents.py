@@ -54,6 +54,12 @@ class Block(NamedTuple):
     def __str__(self) -> str:
         return f"{self.document.relative_to(ROOT)}:{self.line}"
 
+    @property
+    def file(self) -> str | None:
+        """The file that it is, if its first line says so."""
+        found = re.match(r"# ([\w./-]+\.(?:py|yaml|toml))\n", self.text)
+        return found and found[1]
+
 
 def split(document: Path) -> tuple[list[Block], str]:
     """The fenced blocks of a document, and its other lines (those of blocks are empty)."""
@@ -74,6 +80,11 @@ def split(document: Path) -> tuple[list[Block], str]:
 
 PARTS = {document: split(document) for document in DOCUMENTS}
 BLOCKS = [block for blocks, _ in PARTS.values() for block in blocks]
+
+
+def written(document: Path) -> set[str]:
+    """The files that a document tells its reader to write."""
+    return {block.file for block in PARTS[document][0] if block.file}
 
 
 def of(*languages: str) -> Any:
@@ -149,11 +160,12 @@ def with_the_readers_own() -> Registry:
 @of("python")
 def test_python_compiles_and_what_it_imports_is_there(block: Block) -> None:
     tree = ast.parse(block.text)
+    own = {PLACEHOLDER} | {file.partition("/")[0].removesuffix(".py") for file in written(block.document)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for name in node.names:
                 import_module(name.name)
-        elif isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] != PLACEHOLDER:
+        elif isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] not in own:
             module = import_module(str(node.module))
             assert [name.name for name in node.names if not hasattr(module, name.name)] == []
 
