@@ -99,7 +99,8 @@ def _completion(options: argparse.Namespace) -> int:
         say(_SCRIPTS[options.shell].rstrip())
         return 0
     before = options.before.split("\n") if options.before else []
-    files, found = completed(command_parser(), before, options.word, lambda argument: _names(options, argument))
+    word = "--" if options.word == [] else options.word  # argparse of Python 3.11 takes the value out of --word=--
+    files, found = completed(command_parser(), before, word, lambda argument: _names(options, argument))
     lines = [FILES if files else WORDS, *(f"{word}\t{told}" if told else word for word, told in found)]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
