@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ from avrobust_core.registry import hookspecs
 from avrobust_core.registry.discovery import RegistryEntry
 from avrobust_core.registry.kinds import KINDS
 from avrobust_core.spec.loading import load_spec
+from avrobust_core.spec.problems import SpecError
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs" / "site"
@@ -98,7 +100,9 @@ def test_every_bundled_components_example_is_valid_in_a_spec(offer: RegistryEntr
     shown = yaml.safe_load(snippet)
     assert offer.component.name in re.findall(r"[\w-]+", snippet)
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(around(offer, shown), sort_keys=False), encoding="utf-8")
-    load_spec(tmp_path / "spec.yaml", Registry.discover())
+    missing = [name for name in offer.component.requires if importlib.util.find_spec(name) is None]
+    with pytest.raises(SpecError, match="pip install 'avrobust") if missing else nullcontext():
+        load_spec(tmp_path / "spec.yaml", Registry.discover())
 
 
 def around(offer: RegistryEntry, shown: dict[str, object]) -> dict[str, object]:
