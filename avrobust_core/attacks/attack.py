@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from avrobust_core.attacks.bound import BoundVictim
+from avrobust_core.attacks.bound import Access, BoundVictim
 from avrobust_core.attacks.passes import NO_PASSES, Occasion, Passes
 from avrobust_core.errors import AvrobustError
 
@@ -54,6 +54,8 @@ class Attack(ABC):
             `victim.region.size`, and takes the region only as the limit of the search; one run gives the whole curve.
         bounded: False for a corruption (a modality that is removed, say) that takes no notice of the radius: the core
             then reports how far it went, instead of refusing it. Media bounds hold all the same.
+        access: what it is told of the points that it asks about: "logits", and gradients if it takes them, or "labels"
+            alone, as from a model behind an interface. The core then hands it a victim that answers nothing else.
         preparation: what it must see before it attacks; None for nothing.
         members: the attacks that it is made of, each with its name: clip by clip it must be at least as strong as each.
     """
@@ -61,6 +63,7 @@ class Attack(ABC):
     norms: ClassVar[frozenset[str]]
     minimal: bool = False
     bounded: bool = True
+    access: Access = "logits"
     preparation: Preparation | None = None
     members: "Sequence[tuple[str, Attack]]" = ()
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from avrobust_core.attacks.model import AttackedModel
 from avrobust_core.clip_draws import ClipDraws
 from avrobust_core.data.batches import Encoded, select_inputs
 from avrobust_core.data.media import Task
+from avrobust_core.errors import AttackViolation
 from avrobust_core.models.model import AVModel
 from avrobust_core.threats.balls import Ball
 from avrobust_core.threats.clips import Inputs
@@ -21,6 +22,9 @@ from avrobust_core.threats.regions import Region
 
 Change = Callable[[Region, Inputs], Inputs]
 """From the region of some clips and points, by attacked modality, (b, ...) to those that the model is to see."""
+
+Access = Literal["logits", "labels"]
+"""What an attack is told of a point: logits, with gradients if it wants them; or only the class that comes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ class BoundVictim:
     def __init__(
         self, victim: AttackedModel, *, region: Region, goal: BatchGoal, ids: tuple[str, ...], hidden: Hidden
     ) -> None:
-        self.victim = victim
+        self._victim = victim
+        self._access: Access = "logits"
         self.region = region
         self.factor = 1.0
         self.goal = goal
@@ -90,11 +95,19 @@ class BoundVictim:
         To be read only: a copy, which no attack can set back. Nor can it assign another one.
         """
         return self._queries.clone()
+    def victim(self) -> AttackedModel:
+        """The model under attack.
+
+        Raises:
+            AttackViolation: if only labels may be asked for.
+        """
+        self._refuse_labels_only("the model itself")
+        return self._victim
 
     @property
     def task(self) -> Task:
         """One label per clip, or several."""
-        return self.victim.task
+        return self._victim.task
 
     @property
     def settles(self) -> bool:
@@ -127,7 +140,7 @@ class BoundVictim:
     @property
     def exact(self) -> bool:
         """True if calls are in float32; if not, successes must be looked at again with `confirm`."""
-        return self.victim.precision == "32-true"
+        return self._victim.precision == "32-true"
 
     @property
     def repeatable(self) -> bool:
@@ -136,17 +149,22 @@ class BoundVictim:
         Of a model with randomness of its own, the best of many looks is the luckiest: what an attack keeps must be told
         by looks that chose nothing, and it returns what it has found of every clip, for the core to look at afresh.
         """
-        return self.victim.samples == 1
+        return self._victim.samples == 1
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __call__(self, perturbed: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, K) float32 of the batch with the attacked modalities replaced; differentiable in `perturbed`."""
+        """Logits (B, K) float32 of the batch with the attacked modalities replaced; differentiable in `perturbed`.
+
+        Raises:
+            AttackViolation: if only labels may be asked for.
+        """
+        self._refuse_labels_only("logits")
         watched = self.gradients.watch(perturbed, self._positions)
-        with self.victim.lowered(self.device):
+        with self._victim.lowered(self.device):
             logits = self._forward(watched).float()
-        self.gradients.expect(logits, self._positions, self.victim.samples)
+        self.gradients.expect(logits, self._positions, self._victim.samples)
         return logits
 
     @torch.no_grad()
@@ -157,22 +175,43 @@ class BoundVictim:
             perturbed: by attacked modality, (B, ...).
             readings: passes of which the mean is taken, each of them of `samples`: for models with randomness of their
                 own.
+
+        Raises:
+            AttackViolation: if only labels may be asked for.
         """
+        self._refuse_labels_only("logits")
         if readings == 1:
             return self._forward(perturbed)
         return torch.stack([self._forward(perturbed) for _ in range(readings)]).mean(dim=0)
+
+    @torch.no_grad()
+    def labels(self, perturbed: Mapping[str, Tensor]) -> Tensor:
+        """The class that comes first, and nothing else: what a model behind an interface tells.
+
+        One query of each clip, in float32 whatever the precision of the attack. Of a model with randomness of its own
+        it is the first class of the mean over `samples`.
+
+        Args:
+            perturbed: by attacked modality, (B, ...).
+
+        Returns:
+            (B, K) float32: 1 at the class of the highest logit, or at each of several that tie, and 0 elsewhere.
+            `fooled` takes it for logits, and then says of every goal and task what it says of the logits themselves.
+        """
+        logits = self._forward(perturbed)
+        return (logits >= logits.amax(dim=1, keepdim=True)).float()
 
     def loss(self, logits: Tensor) -> Tensor:
         """The classification loss per clip, (B,), that an attack raises."""
         return self.goal.loss(logits)
 
     def fooled(self, logits: Tensor) -> Tensor:
-        """Flag the clips that are where the attack's goal wants them: (B,) bool."""
+        """Flag the clips that are where the attack's goal wants them: (B,) bool, by their logits or `labels`."""
         return self.goal.reached(logits)
 
     def draws(self, purpose: str) -> ClipDraws:
         """Random numbers of each clip, from (seed, clip id, purpose), on the clips' device."""
-        return ClipDraws.of(self.victim.seed, self.ids, purpose, self.device)
+        return ClipDraws.of(self._victim.seed, self.ids, purpose, self.device)
 
     def sample(self, purpose: str) -> dict[str, Tensor]:
         """A random point of the region for each clip, from (seed, clip id, purpose and modality)."""
@@ -181,7 +220,8 @@ class BoundVictim:
     def select(self, index: Tensor) -> Self:
         """The same victim bound to the clips at `index` (int64 positions); nothing is encoded again.
 
-        With positions on the CPU no device is waited for.
+        With positions on the CPU no device is waited for. A clip that is named several times is bound as often, so that
+        several points of it can be asked about in one pass; each costs it a query.
         """
         found = copy(self)
         found.ids = tuple(self.ids[i] for i in index.tolist())
@@ -201,6 +241,18 @@ class BoundVictim:
         found.start = start
         return found
 
+    def limited_to(self, access: Access) -> Self:
+        """The same victim, of which an attack with this `access` can ask no more than that allows it.
+
+        With "labels" there are `labels` alone: a call, `confirm` and `victim` raise. The core hands every attack its
+        victim like this (`Attack.access`); one that runs others does so for its members.
+        """
+        if access == self._access or access == "logits":  # what was limited once stays so
+            return self
+        found = copy(self)
+        found._access = access
+        return found
+
     def seen_after(self, change: Change) -> Self:
         """The same victim, whose model sees every point after a change, such as rounding to what a file keeps.
 
@@ -212,12 +264,13 @@ class BoundVictim:
         return found
 
     def _forward(self, perturbed: Mapping[str, Tensor]) -> Tensor:
-        self._queries[self._positions] += self.victim.samples
+        # Added one by one: a clip may stand at several positions.
+        self._queries.index_add_(0, self._positions, torch.full_like(self._positions, self._victim.samples))
         if self._change is not None:
             seen = self._change(self.region, {name: x.detach() for name, x in perturbed.items()})
             # The difference is exactly 0, and has the gradient.
             perturbed = {name: seen[name] + (x - x.detach()) for name, x in perturbed.items()}
-        model, hidden = self.victim.model, self._hidden
+        model, hidden = self._victim.model, self._hidden
         given = {**hidden.fixed, **perturbed, **hidden.encodings}
 
         def once() -> Any:
@@ -225,7 +278,15 @@ class BoundVictim:
                 return model.classify({**hidden.encoded, **model.encode(perturbed, hidden.features)})
             return model(dict(given))
 
-        with self.victim.within_memory(perturbed, once):
-            logits = self.victim.mean_of(once, given)
-        self.unanswered[self._positions] |= ~logits.detach().isfinite().all(dim=1)  # waits for no device
+        with self._victim.within_memory(perturbed, once):
+            logits = self._victim.mean_of(once, given)
+        broken = ~logits.detach().isfinite().all(dim=1)  # waits for no device
+        self.unanswered |= torch.zeros_like(self._queries).index_add_(0, self._positions, broken.long()) > 0
         return logits
+
+    def _refuse_labels_only(self, what: str) -> None:
+        if self._access == "labels":
+            raise AttackViolation(
+                f"an attack that states `access = \"labels\"` asked for {what}: ask `victim.labels(x)`, which "
+                "`victim.fooled` takes; or state `access = \"logits\"`, if it needs more than labels"
+            )

@@ -96,7 +96,7 @@ def moved_by(victim: Victim, batch: Batch, run: AttackRun) -> dict[str, Tensor]:
     """
     pristine, batch = batch.inputs, batch.copied(batch.targets.device)
     bound = victim.bind(batch, run.threat, run.goal)
-    result = run.attack(bound)
+    result = run.attack(bound.limited_to(run.attack.access))
     inputs = dict(result.inputs)
     if result.last is not None:
         inputs = where_clips(result.success, inputs, result.last)
@@ -107,7 +107,7 @@ def moved_by(victim: Victim, batch: Batch, run: AttackRun) -> dict[str, Tensor]:
 def _search(batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run: AttackRun) -> Attacked:
     limit = run.factors[-1]
     widest = bound if limit == 1 else bound.scaled(limit)
-    result = run.attack(widest)
+    result = run.attack(widest.limited_to(run.attack.access))
     verdict = verify(run.name, batch, pristine, widest, result, bounded=run.attack.bounded)
     size = bound.region.size(result.inputs)
     found = _State(bound, len(batch), verdict.logits)
@@ -136,7 +136,7 @@ def _sweep(batch: Batch, pristine: Mapping[str, Tensor], bound: BoundVictim, run
             part = part.select(alive)
             part_batch = batch.select(alive)
             part_pristine = select_inputs(pristine, alive)
-        result = run.attack(part)
+        result = run.attack(part.limited_to(run.attack.access))
         verdict = verify(run.name, part_batch, part_pristine, part, result, bounded=run.attack.bounded)
         if state is None:
             state = _State(bound, len(batch), verdict.logits)
@@ -195,7 +195,10 @@ def prepared(victim: Victim, run: AttackRun, batches: Callable[[], Iterable[Batc
     if run.attack.preparation is None:
         return run
     return replace(
-        run, attack=run.attack.prepare(lambda: (victim.bind(batch, run.threat, run.goal) for batch in batches()))
+        run,
+        attack=run.attack.prepare(
+            lambda: (victim.bind(batch, run.threat, run.goal).limited_to(run.attack.access) for batch in batches())
+        ),
     )
 
 

@@ -63,7 +63,7 @@ def _watched(look: Look, outcome: Outcome) -> str | None:
     run = look.case.runs[outcome.attack, outcome.threat]
     batch = look.case.read(look.case.ids(look.survivors[:WATCHED_CLIPS]))
     bound = _Watched(look.case.victim.bind(batch, run.threat, run.goal))
-    result = run.attack(bound)
+    result = run.attack(bound.limited_to(run.attack.access))
     look.meter.count(bound)
     if not bound.moved.any():
         return "it asks the model about the clean clips alone"
@@ -88,10 +88,21 @@ class _Watched(BoundVictim):
     def __call__(self, perturbed: Mapping[str, Tensor]) -> Tensor:
         """As of `BoundVictim`."""
         logits = super().__call__(perturbed)
-        apart = _apart(perturbed, self.clean)
-        self.moved[self._positions] |= apart
-        self.won[self._positions] |= apart & self.fooled(logits.detach())
+        self._note(perturbed, logits)
         return logits
+
+    def labels(self, perturbed: Mapping[str, Tensor]) -> Tensor:
+        """As of `BoundVictim`."""
+        labels = super().labels(perturbed)
+        self._note(perturbed, labels)
+        return labels
+
+    def _note(self, perturbed: Mapping[str, Tensor], logits: Tensor) -> None:
+        apart = _apart(perturbed, self.clean)
+        won = apart & self.fooled(logits.detach())
+        # By position, not by flag: a clip may stand at several of them.
+        self.moved[self._positions[apart]] = True
+        self.won[self._positions[won]] = True
 
 
 def _apart(x: Mapping[str, Tensor], clean: Mapping[str, Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from avrobust_core.testing import (
+    access_checks,
     augmentation_checks,
     augmentation_upkeep_checks,
     data_checks,
@@ -24,7 +25,7 @@ from avrobust_core.testing.running import Check, CheckOutcome, checks_in, run_ch
 from avrobust_core.testing.subjects import AttackSubject
 
 ATTACK_CHECKS: tuple[Check[AttackSubject], ...] = checks_in(
-    strength_checks, honesty_checks, independence_checks, upkeep_checks
+    strength_checks, honesty_checks, independence_checks, upkeep_checks, access_checks
 )
 """All of them; a table of which catches which fault is in tests/contract/test_planted_faults.py."""
 

@@ -27,7 +27,7 @@ def check_success_on_the_way(subject: AttackSubject) -> None:
     witness, case = watched(Case.of(problem, threat), _passing(problem, problem.smallest_margin(threat)))
     with subject.engaged(case) as (attack, bound):
         witness.looks.clear()
-        result = attack(bound)
+        result = attack(bound.limited_to(attack.access))
         seen = witness.reached(bound)
     trial = subject.run(case)
     lost = seen & ~trial.success
@@ -48,7 +48,7 @@ def check_last_step(subject: AttackSubject) -> None:
     witness, case = watched(Case.of(problem, threat))
     with subject.engaged(case) as (attack, bound):
         witness.looks.clear()
-        result = attack(bound)
+        result = attack(bound.limited_to(attack.access))
         unseen = witness.ends_in_gradient(len(problem.batch)) & ~result.success
     if unseen.any():
         raise CheckFailed(
@@ -230,7 +230,7 @@ def check_warm_start(subject: AttackSubject) -> None:
     cold.require_some()
     with subject.engaged(case) as (attack, bound):
         bound.start = bound.sample("kit")
-        verdict = verify(subject.name, case.batch, case.batch.inputs, bound, attack(bound))
+        verdict = verify(subject.name, case.batch, case.batch.inputs, bound, attack(bound.limited_to(attack.access)))
     broken = int(verdict.success.sum())
     if broken < 0.7 * cold.broken - 1:
         raise CheckFailed(

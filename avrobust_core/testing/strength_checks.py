@@ -299,7 +299,7 @@ def _gradients(subject: AttackSubject, problem: LinearProblem) -> int:
     """The fewest gradients that the attack takes of a clip when nothing succeeds, its preparation left aside."""
     smallest = 1.0 if subject.norm == "l0" else 1e-4
     with subject.engaged(Case.of(problem, make_threat(BOTH, subject.norm, smallest))) as (attack, bound):
-        attack(bound)
+        attack(bound.limited_to(attack.access))
     return int(bound.gradients.passes.min())
 
 

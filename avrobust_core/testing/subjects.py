@@ -170,7 +170,7 @@ class AttackSubject(Renewable[Attack]):
 
         def victims() -> Iterator[BoundVictim]:
             for index in torch.split(torch.arange(len(case.batch)), size):
-                yield victim.bind(case.batch.select(index), case.threat, case.goal)
+                yield victim.bind(case.batch.select(index), case.threat, case.goal).limited_to(attack.access)
 
         with victim.frozen(), _explained():
             return attack.prepare(victims)
@@ -201,7 +201,7 @@ class AttackSubject(Renewable[Attack]):
         """
         pristine = {name: x.clone() for name, x in case.batch.inputs.items()}
         with self.engaged(case, attack) as (attack, bound):
-            result = attack(bound)
+            result = attack(bound.limited_to(attack.access))
             if not isinstance(result, AttackResult):
                 raise CheckFailed(f"it returned {type(result).__name__}, not an avrobust_core.AttackResult")
             verdict = verify(self.name, case.batch, pristine, bound, result, bounded=attack.bounded)

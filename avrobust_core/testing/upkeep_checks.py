@@ -55,7 +55,7 @@ def check_parameter_gradients(subject: AttackSubject) -> None:
         parameter.register_hook(partial(_note, computed, name))  # type: ignore[no-untyped-call]
     with subject.engaged(case, attack) as (attack, bound):
         model.requires_grad_(True)  # as an attack finds it that is called without the core
-        attack(bound)
+        attack(bound.limited_to(attack.access))
     touched = [
         name
         for name, p in model.named_parameters()
@@ -82,7 +82,7 @@ def check_flags_and_buffers(subject: AttackSubject) -> None:
     outside = _flags(model)
     with subject.engaged(case, attack) as (attack, bound):
         inside = _flags(model)
-        attack(bound)
+        attack(bound.limited_to(attack.access))
         left = _flags(model)
     changed = [name for name, flag in left.items() if flag != inside[name]]
     changed += [name for name, flag in _flags(model).items() if flag != outside[name]]
@@ -133,10 +133,10 @@ def check_cost_per_batch(subject: AttackSubject) -> None:
     for number in range(BATCHES):
         with subject.engaged(case, attack) as (_, bound):
             if number not in (1, BATCHES - 1):  # the first makes what is made once
-                attack(bound)
+                attack(bound.limited_to(attack.access))
                 continue
             with counted(1 << 30, calls=True) as work:
-                attack(bound)
+                attack(bound.limited_to(attack.access))
         work["forward passes"] = int(bound.queries.sum())
         gc.collect()
         work["tensors kept"] = sum(1 for kept in gc.get_objects() if type(kept) is Tensor)
@@ -179,5 +179,5 @@ def _measured(subject: AttackSubject, clips: int) -> tuple[Counter[str], int, Co
             bound.region.project(x)
             bound.region.size(x)
         with counted(large) as work:
-            attack(bound)
+            attack(bound.limited_to(attack.access))
     return work, max(len(passes), 1), allowed

@@ -45,7 +45,7 @@ class LearnFromAttacked(Augmentation):
         with crafting(step, self.threats.purpose, self.mode) as victim:
             for threat, index in assigned:
                 bound = victim.bind(to_attack(part_of(batch, index), step.task), threat)
-                result = self.attack(bound)
+                result = self.attack(bound.limited_to(self.attack.access))
                 found = {name: x.detach() for name, x in result.inputs.items()}
                 if result.last is not None:
                     for name, x in found.items():

@@ -101,7 +101,7 @@ def _first_to_succeed(victim: BoundVictim, members: Sequence[Attack]) -> AttackR
     alive = torch.arange(len(victim), device=victim.device)
     part = victim
     for member in members:
-        result = member(part)
+        result = member(part.limited_to(member.access))
         put(inputs, alive, result.inputs, result.success)
         success[alive] = result.success
         going_on = (~result.success).nonzero().squeeze(1)
@@ -126,7 +126,7 @@ def _strongest(victim: BoundVictim, members: Sequence[Attack], loss: Loss) -> At
     logits = victim.confirm(inputs, readings)
     success, highest = victim.fooled(logits), loss(logits, victim.goal)
     for member in members:
-        found = member(victim).inputs
+        found = member(victim.limited_to(member.access)).inputs
         logits = victim.confirm(found, readings)
         reached, height = victim.fooled(logits), loss(logits, victim.goal)
         stronger = better(reached, height, success, highest)

@@ -72,7 +72,8 @@ class Rounded(Attack):
         if any(ball.time is not None and ball.time.invariant for ball in victim.balls.values()):
             raise AvrobustError("rounded: a time_invariant change is no longer the same at all times once rounded")
         grids = {name: grid for name in victim.balls if (grid := _grid_of(victim, name)) is not None}
-        found = self.attack(victim.seen_after(lambda region, x: _on_grid(grids, region, x)))
+        seen = victim.seen_after(lambda region, x: _on_grid(grids, region, x))
+        found = self.attack(seen.limited_to(self.attack.access))
         inputs = _inside(grids, victim.region, found.inputs)
         saved = {name: grids[name].nearest(x) if name in grids else x for name, x in inputs.items()}
         success = victim.fooled(victim.confirm(inputs)) & victim.fooled(victim.confirm(saved))
