@@ -1,0 +1,1 @@
+"""A plugin of avrobust: attacks that are told nothing but the label."""
