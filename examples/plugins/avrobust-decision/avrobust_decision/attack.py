@@ -22,11 +22,11 @@ from avrobust_core import (
 from avrobust_decision.configs import HopSkipJumpConfig
 from avrobust_decision.search import Search
 
-STARTS = 24
-"""Random points that are tried of each clip until one reaches the goal."""
+START_SIZES = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
+"""How far out the random points lie that a search begins with, in radii of the threat: each is tried `TRIES` times, then
+all are once more, one by one."""
 
-STARTS_PER_SIZE, GROWTH = 4, 4.0
-"""So many of a size, the first of the threat's own; then so many times larger: up to 1024 times."""
+TRIES = 4
 
 HALVINGS = 8
 """Lengths of a step that are tried, each half the one before."""
@@ -36,6 +36,14 @@ FIRST_LOOKS = 10
 
 LONGER = (1.0, 1.001, 1.01, 1.05)
 """Factors by which a result is made longer where rounding has cost it the goal."""
+
+
+MEMORY = 0.5
+"""Share of the last round's normal that the next one adds to its own: the boundary turns little between two rounds, and
+in linf, where every sample's sign counts, errors at one point are made up for at the next."""
+
+TINY = 1e-30
+"""Below this a variance is taken to be 0."""
 
 
 class HopSkipJump(Attack):
@@ -48,7 +56,7 @@ class HopSkipJump(Attack):
 
     Differences from the paper: the points around the boundary are `probe` of the perturbation away, whatever the
     number of samples, since float32 does not tell apart what a video's would be; they stay within the media's bounds;
-    the smallest point ever asked about is kept.
+    the smallest point ever asked about is kept; each round's normal keeps a share of the one before (`MEMORY`).
 
     It asks for labels alone, at most `queries` of each clip, and takes no notice of a warm start.
 
@@ -87,8 +95,9 @@ class HopSkipJump(Attack):
         clips = search.known
         if len(clips):
             search.bisect(clips, select_inputs(search.best, clips.to(victim.device)), looks + FIRST_LOOKS)
+            normal: dict[str, Tensor] = {}
             for number, probes in enumerate(self._rounds(victim, looks), start=1):
-                search.bisect(clips, self._hop(search, clips, number, probes), looks)
+                search.bisect(clips, self._hop(search, clips, normal, number, probes), looks)
         inputs, success = search.within_reach(LONGER)
         last = victim.region.project(search.best)
         return AttackResult(inputs, success, last=where_clips(success, inputs, last))
@@ -98,9 +107,14 @@ class HopSkipJump(Attack):
         samples = sum(x[0].numel() for x in victim.clean.values())
         return math.ceil(math.log2(2 * math.sqrt(samples) / self.config.probe))
 
+    @property
+    def _starts(self) -> int:
+        """Random points that may be tried of each clip: half the queries at most."""
+        return min(self.config.starts, self.config.queries // 2)
+
     def _rounds(self, victim: BoundVictim, looks: int) -> Iterator[int]:
         """Probes of each round, as many rounds as the queries are enough for."""
-        left = self.config.queries - (1 + STARTS + looks + FIRST_LOOKS + len(LONGER))
+        left = self.config.queries - (1 + self._starts + looks + FIRST_LOOKS + len(LONGER))
         number = 1
         while True:
             probes = min(int(self.config.first_probes * math.sqrt(number)), left - HALVINGS - looks)
@@ -112,12 +126,13 @@ class HopSkipJump(Attack):
 
     def _start(self, search: Search) -> None:
         """Random points, further and further from the clip, until one of them reaches the goal."""
-        for number in range(STARTS):
+        sizes = [size for size in START_SIZES for _ in range(TRIES)]
+        for number in range(self._starts):
             clips = (~search.size.isfinite()).nonzero().squeeze(1).cpu()
             if not len(clips):
                 return
             part = search.victim.select(clips)
-            size = GROWTH ** (number // STARTS_PER_SIZE)
+            size = sizes[number] if number < len(sizes) else START_SIZES[number % len(START_SIZES)]
             far = {
                 name: x + (size * (noise - x))
                 for (name, x), noise in zip(part.clean.items(), _filled(part, f"start/{number}"), strict=True)
@@ -125,8 +140,15 @@ class HopSkipJump(Attack):
             reach = torch.full((len(clips),), size, dtype=torch.float64, device=part.device)
             search.ask(clips, part, part.region.within(far, reach))
 
-    def _hop(self, search: Search, clips: Tensor, number: int, probes: int) -> dict[str, Tensor]:
+    def _hop(self, search: Search, clips: Tensor, kept: dict[str, Tensor], number: int, probes: int) -> dict[str, Tensor]:
         """One round: from the best points a step along the normal of the boundary, as long as the label allows.
+
+        Args:
+            search: keeps the best points.
+            clips: (b,) int64 on the CPU.
+            kept: the normal of earlier rounds, by modality; this one's is written into it.
+            number: of the round, from 1.
+            probes: points by which the normal is estimated.
 
         Returns:
             By attacked modality, (b, ...): where it leads, further out than it began; the best points where it fails.
@@ -134,7 +156,9 @@ class HopSkipJump(Attack):
         there = clips.to(search.size.device)
         part = search.victim.select(clips)
         at, size = select_inputs(search.best, there), search.size[there]
-        normal = self._normal(search, clips, part, at, number, probes)
+        fresh = self._normal(search, clips, part, at, number, probes)
+        for name, each in fresh.items():
+            kept[name] = each + MEMORY * kept[name] if name in kept else each
         length = size / math.sqrt(number)
         found = {name: x.clone() for name, x in at.items()}
         left = torch.arange(len(clips))
@@ -143,7 +167,7 @@ class HopSkipJump(Attack):
                 break
             some = left.to(there.device)
             walking = part.select(left)
-            x = walking.region.step(select_inputs(at, some), select_inputs(normal, some), length[some])
+            x = walking.region.step(select_inputs(at, some), select_inputs(kept, some), length[some])
             x = walking.region.within(x, size[some] + length[some])
             reached = search.ask(clips[left], walking, x)
             for name, into in found.items():
@@ -190,8 +214,9 @@ class HopSkipJump(Attack):
         for name, x in at.items():
             variance = squares[name].flatten(1).sum(dim=1) / (squares[name] != 0).flatten(1).sum(dim=1).clamp(min=1)
             offset = signed[name] - per_clip(mean.to(x.dtype), x) * totals[name]
-            tiny = torch.finfo(x.dtype).tiny
-            found[name] = offset / per_clip(variance.clamp(min=tiny), x) * per_clip(variance > 0, x)
+            # Times the points' distance, so that rounds far out and near count alike.
+            scale = torch.where(variance > 0, self.config.probe * size / variance.clamp(min=TINY), 0)
+            found[name] = offset * per_clip(scale.to(x.dtype), x)
         return found
 
 
