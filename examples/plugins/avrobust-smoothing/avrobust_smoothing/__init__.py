@@ -1,0 +1,1 @@
+"""A plugin of avrobust: randomised smoothing over several modalities, which certifies robustness."""
