@@ -95,6 +95,8 @@ class BoundVictim:
         To be read only: a copy, which no attack can set back. Nor can it assign another one.
         """
         return self._queries.clone()
+
+    @property
     def victim(self) -> AttackedModel:
         """The model under attack.
 

@@ -103,7 +103,7 @@ class GradientRecord:
         if logits.requires_grad:
 
             def note(_: Tensor) -> None:
-                self._passes[positions] += samples
+                self._passes.index_add_(0, positions, torch.full_like(positions, samples))
 
             logits.register_hook(note)  # type: ignore[no-untyped-call]
 
