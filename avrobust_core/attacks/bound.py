@@ -289,6 +289,6 @@ class BoundVictim:
     def _refuse_labels_only(self, what: str) -> None:
         if self._access == "labels":
             raise AttackViolation(
-                f"an attack that states `access = \"labels\"` asked for {what}: ask `victim.labels(x)`, which "
-                "`victim.fooled` takes; or state `access = \"logits\"`, if it needs more than labels"
+                f'an attack that states `access = "labels"` asked for {what}: ask `victim.labels(x)`, which '
+                '`victim.fooled` takes; or state `access = "logits"`, if it needs more than labels'
             )

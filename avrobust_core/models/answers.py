@@ -235,9 +235,19 @@ def probabilities(logits: NDArray[Any] | Tensor, task: Task) -> bool:
 
 
 def probability_caveats(logits: NDArray[Any] | Tensor, task: Task) -> list[Caveat]:
-    """A caveat if these clean "logits" (N, K) are `probabilities`; none otherwise."""
+    """A caveat if these clean "logits" (N, K) are `probabilities`, or labels; none otherwise."""
     if not probabilities(logits, task):
         return []
+    if task == "single-label" and _labels(logits):
+        return [
+            Caveat(
+                check="labels",
+                message="what the model returns are labels (1 for one class, 0 for all others), or probabilities that "
+                "saturate: attacks by logits or gradients have nothing to climb, and what they leave robust says "
+                'nothing; only attacks by labels alone (`access` is "labels") tell something, and that is what can be '
+                "broken within their queries",
+            )
+        ]
     seen, undo = ("sum to 1", "softmax") if task == "single-label" else ("look like a sigmoid's", "sigmoid")
     return [
         Caveat(
@@ -247,6 +257,12 @@ def probability_caveats(logits: NDArray[Any] | Tensor, task: Task) -> list[Cavea
             f"return what goes into the {undo}",
         )
     ]
+
+
+def _labels(logits: NDArray[Any] | Tensor) -> bool:
+    """True if all of these probabilities are 0 or 1."""
+    values = np.asarray(logits.detach().cpu().float() if isinstance(logits, Tensor) else logits)
+    return bool(np.isin(values, (0, 1)).all())
 
 
 def _may_be_logits(x: object, classes: int | None) -> bool:

@@ -246,3 +246,12 @@ def test_probabilities_are_marked_wherever_the_numbers_are_printed(net, attack):
     assert "return what goes into the softmax" in caveat["message"]
     assert "% ?" in str(found)
     assert not attack().summary["caveats"]
+
+
+def test_a_model_that_returns_labels_is_marked_as_one(net, attack):
+    """Not as one whose softmax could be left out: it has none."""
+    found = attack(net(lambda z, x: torch.nn.functional.one_hot(z.argmax(1), z.shape[1]) + 0 * z))
+    (caveat,) = [caveat for caveat in found.summary["caveats"] if caveat["attack"] is None]
+    assert caveat["check"] == "labels"
+    assert "attacks by logits or gradients have nothing to climb" in caveat["message"]
+    assert "% ?" in str(found)

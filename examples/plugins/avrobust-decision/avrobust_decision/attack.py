@@ -140,7 +140,9 @@ class HopSkipJump(Attack):
             reach = torch.full((len(clips),), size, dtype=torch.float64, device=part.device)
             search.ask(clips, part, part.region.within(far, reach))
 
-    def _hop(self, search: Search, clips: Tensor, kept: dict[str, Tensor], number: int, probes: int) -> dict[str, Tensor]:
+    def _hop(
+        self, search: Search, clips: Tensor, kept: dict[str, Tensor], number: int, probes: int
+    ) -> dict[str, Tensor]:
         """One round: from the best points a step along the normal of the boundary, as long as the label allows.
 
         Args:

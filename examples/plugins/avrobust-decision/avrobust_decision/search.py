@@ -43,7 +43,9 @@ class Search:
         places = torch.arange(len(size), device=size.device)
         is_best = reached & (size == least[clips]) & (size < self.size[clips])
         # Of equals the first, so that nothing depends on how a device orders writes.
-        first = clips.new_full((len(self.size),), len(size)).scatter_reduce(0, clips, torch.where(is_best, places, len(size)), "amin")
+        first = clips.new_full((len(self.size),), len(size)).scatter_reduce(
+            0, clips, torch.where(is_best, places, len(size)), "amin"
+        )
         found = (first < len(size)).nonzero().squeeze(1)
         chosen = first[found]
         for name, best in self.best.items():

@@ -8,7 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avrobust_core import AvrobustError, Estimate, Measurement, Metric, Probe, Subject, Task, bootstrap, make_ball, share
+from avrobust_core import (
+    AvrobustError,
+    Estimate,
+    Measurement,
+    Metric,
+    Probe,
+    Subject,
+    Task,
+    bootstrap,
+    make_ball,
+    share,
+)
 from avrobust_smoothing.certificates import radius
 from avrobust_smoothing.configs import CertifiedAccuracyConfig
 from avrobust_smoothing.smoothing import Smoothed
