@@ -1,3 +1,4 @@
+# ruff: noqa: T201
 """The attack beside others at equal queries, on a small net that is trained here: prints the README's tables.
 
     python examples/plugins/avrobust-decision/compare.py
@@ -63,7 +64,8 @@ def trained(names: tuple[str, ...]) -> Net:
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
     for _ in range(150):
         optimiser.zero_grad()
-        nn.functional.cross_entropy(net(batch.inputs), batch.targets).backward()
+        loss = nn.functional.cross_entropy(net(batch.inputs), batch.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return net.eval()
 
@@ -108,9 +110,8 @@ def beside_bundled(registry: Registry) -> None:
             )
         pgd = attacked(net, batch, threat, made(registry, "pgd", steps=100))
         smallest = attacked(net, batch, threat, made(registry, "fmn", steps=200), (1.0, 16.0))
-        print(
-            f"  gradients: pgd (100 steps) {int(pgd.success.sum()):2}; fmn, median {float(smallest.factor.median()):.3f}"
-        )
+        median = float(smallest.factor.median())
+        print(f"  gradients: pgd (100 steps) {int(pgd.success.sum()):2}; fmn, median {median:.3f}")
 
 
 def made(registry: Registry, name: str, **settings: Any) -> Any:
@@ -135,7 +136,8 @@ class Counted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, CLASSES)."""
         self.asked += len(x)
-        return self.net({self.name: x})
+        found: Tensor = self.net({self.name: x})
+        return found
 
 
 def beside_foolbox() -> None:

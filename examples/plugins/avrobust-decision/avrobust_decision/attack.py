@@ -23,8 +23,8 @@ from avrobust_decision.configs import HopSkipJumpConfig
 from avrobust_decision.search import Search
 
 START_SIZES = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
-"""How far out the random points lie that a search begins with, in radii of the threat: each is tried `TRIES` times, then
-all are once more, one by one."""
+"""How far out the random points lie that a search begins with, in radii of the threat: each is tried `TRIES` times,
+then all are once more, one by one."""
 
 TRIES = 4
 

@@ -13,8 +13,8 @@ class HopSkipJumpConfig(Config):
     queries: int = Field(default=5000, ge=100)
     """Labels that may be asked for of each clip, all told."""
     starts: int = Field(default=100, ge=1)
-    """Random points, further and further out, that are tried of each clip until one reaches the goal; half the queries at
-    most. A clip for which none does counts as robust: try more where that may be the reason."""
+    """Random points, further and further out, that are tried of each clip until one reaches the goal; half the queries
+    at most. A clip for which none does counts as robust: try more where that may be the reason."""
     first_probes: int = Field(default=100, ge=2)
     """Points around the boundary by which the first direction is estimated; the t-th takes sqrt(t) times as many."""
     probe: float = Field(default=0.1, gt=0, le=1)

@@ -23,5 +23,5 @@ def test_conforms(subject: AttackSubject, check: Callable[[AttackSubject], None]
     [HopSkipJump(HopSkipJumpConfig(queries=2500, starts=500, first_probes=50, together=200))], NEAREST
 )
 def test_comes_near_the_smallest_change(subject: AttackSubject, check: Callable[[AttackSubject], None]) -> None:
-    """Within 5 % of the closed form, in linf and l2, on one modality and on two, in separate balls and in a shared one."""
+    """Within 5 % of the closed form, in linf and l2, on one modality and on two, in separate balls and a shared one."""
     check(subject)

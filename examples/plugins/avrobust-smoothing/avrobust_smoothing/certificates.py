@@ -25,7 +25,7 @@ def lower_bound(hits: NDArray[np.int64], draws: int, alpha: float) -> NDArray[np
 
 
 def radius(hits: NDArray[np.int64], draws: int, alpha: float) -> NDArray[np.float64]:
-    """The certified radius of each clip, (N,), in standard deviations of the noise; NaN where there is none: abstention.
+    """The certified radius of each clip, (N,), in standard deviations of the noise; NaN for an abstention.
 
     With pA the lower bound of the chosen class's probability and all others together at 1 - pA at most, it is
     Phi^-1(pA) (theorem 1, with the bound that Certify of the paper takes), wherever pA is above 1/2.

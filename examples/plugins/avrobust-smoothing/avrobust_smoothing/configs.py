@@ -38,9 +38,7 @@ class CertifiedAccuracyConfig(Config):
     def _certifiable(self) -> Self:
         for name, budget in self.threat.items() if self.threat is not None else ():
             if name not in self.sigma:
-                raise ValueError(
-                    f"threat: no noise is put on {name}, so that nothing is certified of it: give it a sigma"
-                )
+                raise ValueError(f"threat: no noise is put on {name}, so nothing is certified of it: give it a sigma")
             if budget.space != "input":
                 raise ValueError(f"threat: {name}: the noise is put on raw inputs; leave out `space`")
             if budget.norm == "l0":

@@ -108,8 +108,8 @@ class CertifiedAccuracy(Metric):
         sigma = {name: value for name, value in self.config.sigma.items() if name in read}
         if not sigma:
             raise AvrobustError(
-                f"metric 'certified-accuracy': `sigma` is of {', '.join(sorted(self.config.sigma))}, but the model reads: "
-                f"{', '.join(sorted(read))}"
+                f"metric 'certified-accuracy': `sigma` is of {', '.join(sorted(self.config.sigma))}, but the model "
+                f"reads: {', '.join(sorted(read))}"
             )
         smoothed = Smoothed(probe.forward, sigma, seed=subject.seed, batch_size=probe.batch_size)
         clip_id = subject.ids[row]

@@ -20,8 +20,8 @@ class Smoothed:
 
     Args:
         forward: the base classifier.
-        sigma: standard deviation of the noise by modality, in its units. Noisy inputs are not cut at the media's bounds:
-            a model that does so by itself is certified with it.
+        sigma: standard deviation of the noise by modality, in its units. Noisy inputs are not cut at the media's
+            bounds: a model that does so by itself is certified with it.
         seed: of the noise.
         batch_size: noisy clips in one pass.
     """

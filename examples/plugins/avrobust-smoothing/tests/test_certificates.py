@@ -48,7 +48,7 @@ class Curved(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(5)
             self.net = nn.Sequential(nn.Linear(28, 32), nn.Tanh(), nn.Linear(32, 3))
-            self.net[0].weight.data *= 4
+            next(self.net.parameters()).data.mul_(4)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """(B, 3)."""
@@ -57,15 +57,18 @@ class Curved(nn.Module):
 
 
 def clips(count: int, scale: float = 1.0) -> dict[str, Tensor]:
+    """Normal clips."""
     generator = torch.Generator().manual_seed(2)
     return {name: scale * torch.randn(count, *shape, generator=generator) for name, shape in SHAPES.items()}
 
 
 def one(inputs: Mapping[str, Tensor], row: int) -> dict[str, Tensor]:
+    """One of them, (1, ...)."""
     return {name: x[row : row + 1] for name, x in inputs.items()}
 
 
 def subject(model: nn.Module, inputs: Mapping[str, Tensor], targets: Tensor, **more: object) -> Subject:
+    """As the core would give it to a metric."""
     ids = tuple(f"clip-{i}" for i in range(len(targets)))
     fields = {"probe": Probe(model.eval(), lambda split, rows: {n: x[list(rows)] for n, x in inputs.items()})}
     with torch.no_grad():
@@ -89,6 +92,7 @@ def test_the_lower_bound_is_clopper_and_pearsons() -> None:
 
 
 def test_no_radius_where_the_bound_is_not_above_a_half() -> None:
+    """And the largest of all draws is the paper's."""
     found = radius(np.array([0, 50, 60, 1000]), 1000, 0.001)
     assert np.isnan(found[:3]).all()
     assert found[3] == pytest.approx(NormalDist().inv_cdf(0.001 ** (1 / 1000)))
@@ -96,6 +100,7 @@ def test_no_radius_where_the_bound_is_not_above_a_half() -> None:
 
 
 def test_the_noise_is_normal_and_depends_on_clip_and_number_alone() -> None:
+    """Whatever the size of the passes."""
     drawn = gaussian(ClipDraws(range(20)), (5, 1001)).flatten()
     assert kstest(drawn.numpy(), "norm").pvalue > 0.001
     assert drawn.abs().max() > 4
@@ -207,13 +212,19 @@ def test_the_metric_counts_what_is_right_and_certified() -> None:
 
 
 def test_processes_together_find_what_one_finds_alone() -> None:
+    """Each does its share."""
     model, inputs = Linear().eval(), clips(5, scale=0.25)
     labels = model(inputs).argmax(dim=1)
     metric = CertifiedAccuracy(CertifiedAccuracyConfig(sigma=SIGMA, first=20, draws=100))
     alone = metric.measure(subject(model, inputs, labels))
     told: list[object] = []
-    for rank in range(2):  # each hears of itself alone first, to learn what it tells the other
-        metric.measure(subject(model, inputs, labels, shares=Shares(rank, 2, lambda mine: told.append(mine) or [mine])))
+
+    def overhear(mine: object) -> list[object]:
+        told.append(mine)
+        return [mine]
+
+    for rank in range(2):  # each hears of itself alone first, so that what it tells the other is known
+        metric.measure(subject(model, inputs, labels, shares=Shares(rank, 2, overhear)))
     parts = [one for one in told if one is not None]
 
     def exchange(mine: object) -> list[object]:
@@ -225,6 +236,7 @@ def test_processes_together_find_what_one_finds_alone() -> None:
 
 
 def test_what_cannot_be_certified_is_refused() -> None:
+    """By the configuration where it can tell, else by the metric."""
     with pytest.raises(ValueError, match="no noise is put on video"):
         CertifiedAccuracyConfig.model_validate({"sigma": {"audio": 1}, "threat": {"video": {"eps": 0.1}}})
     with pytest.raises(ValueError, match="l0"):
