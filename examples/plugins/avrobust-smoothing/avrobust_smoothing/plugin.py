@@ -15,5 +15,5 @@ def avrobust_metrics() -> Iterator[Component]:
         config=CertifiedAccuracyConfig,
         build="avrobust_smoothing.metric:CertifiedAccuracy",
         references=("https://arxiv.org/abs/1902.02918",),
-        example={"sigma": {"audio": 0.1, "video": 0.1}, "first": 20, "draws": 100},
+        example={"sigma": {"audio": 0.1, "video": 0.1}, "first": 10, "draws": 50},
     )
