@@ -207,6 +207,21 @@ def test_the_metric_counts_what_is_right_and_certified() -> None:
     assert found.values["mean-radius"].value == pytest.approx(radii.mean())
     assert found.values["smoothed-accuracy"].value == (radii > 0).mean()
     assert "notes" not in found.details
+    # Of a threat whose ellipsoid is as large as the median radius, half the clips are certified: n samples of linf
+    # count sqrt(n) times, and a shared ball is as large as the larger of its two.
+    middle = float(np.median(radii[radii > 0]))
+    linf = {"audio": {"norm": "linf", "eps": 0.999 * middle * 0.5 / math.sqrt(10)}}
+    shared = {
+        "kind": "shared",
+        "audio": {"norm": "l2", "eps": 0.999 * middle * 0.5},
+        "video": {"norm": "l2", "eps": 0.9 * middle * 0.2},
+    }
+    certified = (radii > 0.999 * middle).mean()
+    assert (radii > 1.3 * middle).mean() < certified < (radii > 0.999 * middle / 3).mean()
+    for asked in (linf, shared):
+        config = CertifiedAccuracyConfig.model_validate({"sigma": SIGMA, "first": 50, "draws": 500, "threat": asked})
+        again = CertifiedAccuracy(config).measure(subject(model, inputs, labels))
+        assert again.values["certified/threat"].value == certified
     few = CertifiedAccuracy(config.model_copy(update={"draws": 20})).measure(subject(model, inputs, labels))
     assert "20 draws certify no radius above" in few.details["notes"][0]
 
