@@ -90,8 +90,8 @@ class Search:
             part, there = self.victim.select(left), left.to(device)
             x = part.region.stretched(select_inputs(self.best, there), self.size[there] * factor)
             x = part.region.project(x)
-            # Further than the edge: no longer the point that was found, but it may still do.
-            reached = part.fooled(part.labels(x)) & (part.region.size(x) <= 1)
+            # Of a point beyond the edge it is not the point that was found, but it may still do.
+            reached = part.fooled(part.labels(x))
             kept = where_clips(reached, x, part.clean)
             for name, into in found.items():
                 into.index_copy_(0, there, kept[name])

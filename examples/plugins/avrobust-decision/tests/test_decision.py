@@ -9,7 +9,7 @@ from avrobust_decision.configs import HopSkipJumpConfig
 from torch import Tensor, nn
 
 from avrobust_core import evaluate
-from avrobust_core.testing import AttackSubject, Case, NotApplicable, Noisy, make_problem
+from avrobust_core.testing import AttackSubject, Case, Noisy, NotApplicable, make_problem
 from avrobust_core.testing.subjects import Trial
 
 BOTH = ("audio", "video")
@@ -17,7 +17,7 @@ BOTH = ("audio", "video")
 
 def run(slack: float = 2.0, **settings: int) -> Trial:
     """The attack on a linear model, at so many times the radius that breaks its clips."""
-    problem = make_problem(seed=5, clips=6)
+    problem = make_problem({"audio": (1, 13), "video": (3, 5)}, seed=5, clips=6)
     subject = AttackSubject.of(HopSkipJump(HopSkipJumpConfig(**settings)))
     return subject.run(Case.of(problem, problem.threat(BOTH, "l2", slack=slack)))
 
