@@ -15,5 +15,5 @@ def avrobust_attacks() -> Iterator[Component]:
         config=HopSkipJumpConfig,
         build="avrobust_decision.attack:HopSkipJump",
         references=("https://arxiv.org/abs/1904.02144",),
-        example={"queries": 2000, "together": 50},
+        example={"queries": 2500, "starts": 500, "first_probes": 50, "together": 50},
     )
