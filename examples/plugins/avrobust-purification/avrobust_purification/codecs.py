@@ -121,7 +121,7 @@ class PictureCodec:
             stream: Any = container.add_stream(ENCODERS[self.name], rate=25, options=options)
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuvj444p" if jpeg else "yuv444p"
-            stream.codec_context.thread_count = 1  # the same clip gives the same bytes
+            stream.codec_context.thread_count = 1  # with more, one clip would give other bytes
             for number, picture in enumerate(frames):
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame.pts, frame.time_base = number, Fraction(1, 25)
