@@ -3,7 +3,7 @@
 How a block is checked depends on its language alone:
 
 - `yaml` with a `version` is loaded as a spec; without one it is part of a spec, and loaded on top of docs/spec.md's.
-- `python` is compiled, and whatever it imports from this project is looked up.
+- `python` is compiled, and whatever it imports from this project is looked up; test_python_blocks.py runs it (slow).
 - `sh`, and commands inside a sentence: `avrobust` is parsed by the command's own parser, with what is in brackets and
   without; `python FILE` must name a file that knows the options, `pip install` extras and folders that exist, `bash` a
   script; other tools come with the extras `test` and `docs`.
