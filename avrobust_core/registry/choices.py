@@ -236,7 +236,7 @@ def configure(registry: Registry, kind: str, name: str, given: Mapping[str, obje
     from avrobust_core.config.fields import silent_conversions  # not for listing
 
     entry = registry.resolve(kind, name)
-    if lacking := entry.lacking():
+    if lacking := entry.lacking():  # else it might not even be validated
         raise ComponentError(f"{entry.described} {lacking}")
     config: type[Config] = entry.component.config
     try:
@@ -261,6 +261,8 @@ def configure(registry: Registry, kind: str, name: str, given: Mapping[str, obje
             faults.append((location, str(error)))
     if faults:
         raise _misconfigured(entry, faults)
+    if lacking := entry.lacking(made):
+        raise ComponentError(f"{entry.described} {lacking}")
     return Configured(entry, made)
 
 

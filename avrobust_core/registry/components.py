@@ -26,6 +26,10 @@ class Config(Described):
         """
         return self.model_dump(mode="json", context=FOR_IDENTITY)
 
+    def modules_needed(self) -> tuple[str, ...]:
+        """The top-level modules that this configuration needs beside those that its component always needs."""
+        return ()
+
 
 FOR_IDENTITY: Mapping[str, bool] = MappingProxyType({"identity": True})
 """Tells what is written to write its identity."""

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any, Final, Literal
 
 from avrobust_core.errors import ComponentError
-from avrobust_core.registry.components import Component
+from avrobust_core.registry.components import Component, Config
 from avrobust_core.registry.hookspecs import ENTRY_POINT_GROUP
 
 Status = Literal["ok", "broken", "disabled", "other-api"]
@@ -63,12 +63,16 @@ class RegistryEntry:
             name: getattr(self.component, name) for name in of_the_component
         }
 
-    def lacking(self) -> str | None:
+    def lacking(self, config: Config | None = None) -> str | None:
         """The modules that it needs and that are not installed, and what installs them; None if all are there.
 
         Nothing is imported.
+
+        Args:
+            config: what it is built with; None for what it needs in any case.
         """
-        missing = [module for module in self.component.requires if not is_installed(module)]
+        needed = (*self.component.requires, *(() if config is None else config.modules_needed()))
+        missing = [module for module in needed if not is_installed(module)]
         if not missing:
             return None
         extras = ",".join(self.component.extras)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from avrobust_core.config.fields import arms, slot_at
 from avrobust_core.errors import ComponentError
 from avrobust_core.registry.choices import ComponentChoice, Configured, choices_in
-from avrobust_core.registry.discovery import normalised
+from avrobust_core.registry.discovery import RegistryEntry, normalised
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.messages import validated
 from avrobust_core.spec.model import Spec
@@ -78,9 +78,9 @@ def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Confi
             message, _, hint = str(error).partition("; ")
             problems.append(Problem(named.place, f"{dotted(path)}: {message}", hint))
             continue
-        if lacking := entry.lacking():
-            message, _, hint = lacking.partition(": ")
-            problems.append(Problem(named.place, f"{dotted(path)}: {entry.full_name} {message}", hint))
+        lacking = entry.lacking()
+        if lacking:
+            problems.append(_lacking(named, path, entry, lacking))
         if given is not None and not isinstance(given, MapNode):
             continue
         waiting += _places(entry.component.config, given, inside)
@@ -91,11 +91,18 @@ def resolve_references(root: Node, registry: Registry) -> tuple[dict[Path, Confi
             problems.append(Problem(key_place(root, path), message, "this is a fault of the plugin"))
             continue
         problems += found
+        if config is not None and not found and not lacking and (lacking := entry.lacking(config)):
+            problems.append(_lacking(named, path, entry, lacking))
         if config is not None and not found:
             for _, choice in choices_in(config):
                 choice.look_in(registry)
             resolved[path] = Configured(entry, config)
     return resolved, problems
+
+
+def _lacking(named: Node, path: Path, entry: RegistryEntry, lacking: str) -> Problem:
+    message, _, hint = lacking.partition(": ")
+    return Problem(named.place, f"{dotted(path)}: {entry.full_name} {message}", hint)
 
 
 def settle(holder: BaseModel, components: Mapping[Path, Configured], base: Path = ()) -> None:

@@ -255,6 +255,17 @@ def test_bundled_components_name_the_extra_that_they_need(
     assert entry.lacking() == f"needs {module}, which is not installed: pip install 'avrobust[{module}]'"
 
 
+def test_what_a_configuration_alone_needs_is_told_too(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    status, _, err = command("validate", "study.yaml", "--set", "data={use: features, with: {path: some.h5}}")
+    assert status == 2
+    assert "data: avrobust:features needs h5py, which is not installed" in err
+    assert "pip install 'avrobust[features]'" in err
+    assert "h5py" not in command("validate", "study.yaml", "--set", "data={use: features, with: {path: some.npz}}")[2]
+    with pytest.raises(ComponentError, match=r"needs h5py, which is not installed"):
+        configure(Registry.discover(), "dataset", "features", {"path": "some.HDF5"})
+
+
 def test_a_slow_import_is_named_with_its_time_and_what_is_heavy(
     command: Run, fake_distribution: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,10 @@ class FeaturesConfig(Config):
         """The kind that encoders are told."""
         return self.modalities[modality].kind or modality
 
+    def modules_needed(self) -> tuple[str, ...]:
+        """h5py for a file that is named as HDF5 is; of others, reading them tells."""
+        return ("h5py",) if Path(self.path).suffix.lower() in (".h5", ".hdf5") else ()
+
     def identity(self) -> dict[str, Any]:
         """Kinds and bounds; the fingerprint covers what the files hold."""
         found = {name: {"kind": self.kind(name), "bounds": f.bounds} for name, f in self.modalities.items()}
