@@ -641,7 +641,8 @@ def test_every_known_fault_is_planted_and_each_check_says_which_faults_it_catche
 
 
 def test_no_check_is_one_that_cannot_fail():
-    assert {planted.check for planted in TABLE} == set(CHECKS)
+    elsewhere = {"labels_alone"}  # test_label_access.py
+    assert {planted.check for planted in TABLE} == set(CHECKS) - elsewhere
 
 
 @parametrize_with_checks([Climb(), TanhClimb(), Bisect(), Both(), Universal()])

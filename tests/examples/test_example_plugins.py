@@ -11,7 +11,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,12 @@ def imports(path: Path) -> Iterator[tuple[str, set[str], int]]:
             yield str(node.module), {name.name for name in node.names}, node.lineno
 
 
+@cache
+def providers() -> Mapping[str, list[str]]:
+    """The distributions that bring each top-level module; looking through all that is installed takes a while."""
+    return packages_distributions()
+
+
 def faults_of_import(folder: Path, module: str, names: set[str]) -> str | None:
     """What is wrong with an import; None if nothing is."""
     top = module.partition(".")[0]
@@ -73,7 +80,7 @@ def faults_of_import(folder: Path, module: str, names: set[str]) -> str | None:
         return f"{module} has no public name {', '.join(sorted(private))}" if private else None
     if top == package_of(folder) or top in sys.stdlib_module_names or (folder / "tests" / f"{top}.py").exists():
         return None
-    brought_by = {normalised(name) for name in packages_distributions().get(top, [])} | {normalised(top)}
+    brought_by = {normalised(name) for name in providers().get(top, [])} | {normalised(top)}
     return (
         None if brought_by & allowed(folder) else f"{module} is of {brought_by}, which pyproject.toml does not declare"
     )

@@ -151,5 +151,5 @@ def test_attacks_and_threats_that_no_file_can_hold_are_refused():
 
 
 def test_a_search_is_named_as_in_a_spec():
-    assert RoundedConfig.model_validate({}).attack.use == "pgd"
+    assert RoundedConfig.model_validate({}).attack.use == "avrobust:pgd"
     assert RoundedConfig.model_validate({"attack": {"use": "fgsm"}}).attack.build().norms

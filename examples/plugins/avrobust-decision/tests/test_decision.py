@@ -9,8 +9,7 @@ from avrobust_decision.configs import HopSkipJumpConfig
 from torch import Tensor, nn
 
 from avrobust_core import evaluate
-from avrobust_core.testing import AttackSubject, Case, Noisy, NotApplicable, make_problem
-from avrobust_core.testing.subjects import Trial
+from avrobust_core.testing import AttackSubject, Case, Noisy, NotApplicable, Trial, make_problem
 
 BOTH = ("audio", "video")
 
