@@ -56,9 +56,7 @@ def _result(out: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_run_whose_processes_are_killed_goes_on_with_any_number_of_them(
-    tiny: Path, tmp_path: Path, comparable
-) -> None:
+def test_a_run_whose_processes_are_killed_goes_on_with_any_number_of_them(tiny: Path, tmp_path: Path, alike) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     plain = [sys.executable, "-m", "avrobust_core"]
     status, said = _end(_start(*plain, "run", tiny, "--out", whole, *REDUCED, *TWO))
@@ -92,14 +90,14 @@ def test_a_run_whose_processes_are_killed_goes_on_with_any_number_of_them(
     assert [status for status, _ in ended] == [0, 0], ended
     assert sum(said.count("1 of 1 cells reused") for _, said in ended) == 1, "one process of all machines prints"
     assert json.loads((out / "lock.json").read_text())["processes"] == 2
-    assert comparable(_result(out)) == comparable(_result(whole))
+    assert alike(_result(out), _result(whole))
 
     (folder,) = (out / "cells").iterdir()
     for part in ("evaluations", "embeddings", "measurements"):
         shutil.rmtree(folder / part)
     status, said = _end(_start(*plain, *run))
     assert status == 0, said
-    assert comparable(_result(out)) == comparable(_result(whole))
+    assert alike(_result(out), _result(whole))
 
 
 @pytest.mark.skipif(shutil.which("srun") is None, reason="needs SLURM")
