@@ -41,7 +41,7 @@ from benchmarks.epoch_times import epoch_seconds, ratio
 from benchmarks.sets import sets_of
 
 TIMED = {
-    "vertex_mixup": ("standard", "mixup", "guided-vertex-mixup"),
+    "vertex_mixup": ("standard", "mixup", "vertex-mixup", "guided-vertex-mixup"),
     "mixup_ablation": ("standard", "mixup", "guided-mixup"),
 }
 """By study the regimes whose epochs are timed, standard training first."""

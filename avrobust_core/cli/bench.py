@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from avrobust_core.cli.layout import say, table
 from avrobust_core.cli.options import UsageError, installed
 from avrobust_core.cli.output import is_first_process, print_json
+from avrobust_core.cli.run import CONTRADICTED
 from avrobust_core.plain_text import plain_text
 
 if TYPE_CHECKING:
     from avrobust_core.bench.presets import Preset
-
-CONTRADICTED = 3
 
 
 def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -107,10 +106,11 @@ def _measure(preset: "Preset", options: argparse.Namespace) -> int:
     out: Path = options.out if options.out is not None else Path("runs") / f"{preset.full_name}-{stem}"
     file = out.with_name(f"{out.name}.yaml")
     first = is_first_process()
-    if first:
-        compose(preset, models, options.cell, file, clips=options.clips)
-        if models.run is not None:
-            take_fits(models.run, out)
+    compose(
+        preset, models, options.cell, file, clips=options.clips
+    )  # each process reads it, and none waits for another
+    if first and models.run is not None:
+        take_fits(models.run, out)
     registry = installed(options)
     loaded = load_spec(file, registry, options.set)
     if first and models.run is not None:

@@ -1,7 +1,6 @@
 """Stop a command on SIGINT, SIGTERM or SIGHUP: tidily, and with a word on how to go on."""
 
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -39,6 +38,8 @@ class Stopped(KeyboardInterrupt):
             The exit status, 128 + the signal's number.
         """
         how = "the same command goes on where it stopped" if resumes else "nothing of it is kept"
+        import shlex  # only for a command that was stopped
+
         command = plain_text(shlex.join(["avrobust", *arguments]))
         if is_first_process():
             _write(f"avrobust: stopped by {signal.Signals(self.number).name}; {how}: {command}")
