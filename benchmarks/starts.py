@@ -23,7 +23,7 @@ from avrobust_core import Ball, Budget, ClipDraws, clip_generator, make_ball
 from avrobust_core.threats.clips import clip_norm, per_clip
 
 CLIPS = 32
-SHAPES = {"16k": (1, 16_000), "video": (3, 32, 112, 112)}
+SHAPES = {"16k": (1, 16_000), "320k": (1, 320_000), "video": (3, 32, 112, 112)}
 NORMS: dict[Literal["linf", "l2"], float] = {"linf": 0.01, "l2": 3.0}
 IDS = [f"clip-{number}" for number in range(CLIPS)]
 
