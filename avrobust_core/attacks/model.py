@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from avrobust_core.data.media import MediaSpec, Task
 from avrobust_core.data.readings import same_bits
 from avrobust_core.errors import AvrobustWarning, DataError
 from avrobust_core.models.answers import ask, name_of, refuse_non_finite, refuse_written, rounding
+from avrobust_core.models.compiling import CompiledEncoders
 from avrobust_core.models.constant import StandIns, constant_weights
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.recurrence import differentiable_recurrence
@@ -36,6 +37,7 @@ class AttackedModel:
             own, so that gradients are in expectation over it (EoT, Athalye et al. 2018).
         precision: of the attacks' own forward and backward passes; what they find is confirmed in float32.
         classes: how many logits it must return; None for as many as it returns first.
+        compiled: of its encoders, those that are compiled for the attacks' own passes; None for none.
     """
 
     model: nn.Module
@@ -46,6 +48,7 @@ class AttackedModel:
     samples: int = 1
     precision: AttackPrecision = "32-true"
     classes: int | None = None
+    compiled: CompiledEncoders | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -79,13 +82,16 @@ class AttackedModel:
 
     @contextmanager
     def lowered(self, device: torch.device) -> "Iterator[None]":
-        """The precision of the attacks' own passes inside: bfloat16 with weights that were cast once, or nothing."""
+        """The attacks' own passes inside: in bfloat16 with weights that were cast once, and by compiled encoders."""
+        # Where memory is spared, what is computed again are parts of encoders: these are as they are.
+        compiled = nullcontext() if self.compiled is None or self._spares else self.compiled.in_place()
         if self.precision == "32-true":
-            yield
+            with compiled:
+                yield
             return
         if self._stand_ins is None or not self._stand_ins.fits():
             self._stand_ins = StandIns(self.model, torch.bfloat16)
-        with torch.autocast(device.type, dtype=torch.bfloat16), self._stand_ins.in_place():
+        with torch.autocast(device.type, dtype=torch.bfloat16), self._stand_ins.in_place(), compiled:
             yield
 
     def spare(self) -> bool:

@@ -40,13 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with named_output(json_alone=getattr(options, "json", False)), stoppable():
             status: int = options.run(options)
     except UsageError as error:
-        _failed(str(error))
+        if _speaks():
+            _failed(str(error))
         return 2
     except AvrobustError as error:
         from avrobust_core.spec.problems import SpecError  # not for a command that succeeds
 
         if isinstance(error, SpecError):
-            complain(error)
+            if _speaks():
+                complain(error)
             return 2
         return _failed(str(error))
     except Stopped as stopped:
@@ -113,6 +115,11 @@ def command_parser() -> argparse.ArgumentParser:
     ):
         module.add_parsers(commands)
     return parser
+
+
+def _speaks() -> bool:
+    """True in the first process of each machine: what all of them read there wrong, one says."""
+    return ranks().local == 0
 
 
 def _failed(message: str) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from avrobust_core.cli.layout import complain, say, table
 from avrobust_core.cli.options import UsageError
+from avrobust_core.naming import bytes_named
 
 if TYPE_CHECKING:
     from avrobust_core.data.dataset import Dataset
@@ -55,7 +56,7 @@ def foretold(
         most = "at most " if total["bounded"] else ""
         say(
             f"all that is left: {most}{duration(total['seconds'])} on {devices} x {total['calibrated_on']}, and "
-            f"{size(total['disk'])} on disk; calibrated in {duration(total['calibration_seconds'])}"
+            f"{bytes_named(total['disk'])} on disk; calibrated in {duration(total['calibration_seconds'])}"
         )
         for each in found:
             if each.problem is not None:
@@ -85,14 +86,6 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
-def size(count: int) -> str:
-    """Bytes in the largest binary unit of which there is one at least: "1.2 GiB"."""
-    for power, name in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if count >= 2**power:
-            return f"{count / 2**power:.3g} {name}"
-    return f"{count} bytes"
-
-
 def _show(cost: "CellCost") -> None:
     say(f"{cost.cell.id}  {cost.cell.label}")
     if cost.problem is not None:
@@ -100,9 +93,9 @@ def _show(cost: "CellCost") -> None:
     head = ("", "clips", "forward passes", "backward passes", "takes")
     for line in table([head, *map(_row, cost.parts)], right=(1, 2, 3, 4)):
         say(f"    {line}")
-    held = size(cost.host) + (f", {size(cost.device)} on the device" if cost.device else "")
+    held = bytes_named(cost.host) + (f", {bytes_named(cost.device)} on the device" if cost.device else "")
     most = "at most " if cost.bounded else ""
-    say(f"    left: {most}{duration(cost.seconds)}; memory {held}; {size(cost.disk)} on disk")
+    say(f"    left: {most}{duration(cost.seconds)}; memory {held}; {bytes_named(cost.disk)} on disk")
 
 
 def _row(part: "Part") -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from types import MappingProxyType
 
+from avrobust_core.cgroups import MOUNTED, OWN, groups
+
 LEFT_ALONE = "AVROBUST_LEAVE_THREADS"
 """Set to 1, this variable leaves number and waiting of threads as the libraries have them."""
 
@@ -26,9 +28,6 @@ which most of the waits of an idle machine are over: alone, a study took 15 % lo
 
 NUMBER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """The variables by which users, torchrun and schedulers say how many threads there are to be."""
-
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def settle_threads(environment: MutableMapping[str, str] | None = None) -> None:
@@ -56,7 +55,7 @@ def affinity() -> int:
     return os.cpu_count() or 1
 
 
-def quota(root: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> float | None:
+def quota(root: Path = MOUNTED, own: Path = OWN) -> float | None:
     """The processors' worth of time that Linux control groups give this process; None where nothing limits it.
 
     Libraries that start threads look at the affinity alone: in a container with a quota of 2 processors on a machine of
@@ -66,7 +65,7 @@ def quota(root: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> float | None:
         root: where control groups are mounted.
         own: the file that names this process's groups.
     """
-    return min(_quotas(root, own), default=None)
+    return min((found for folder in groups("cpu", root, own) for found in _quota_of(folder)), default=None)
 
 
 def waiting(environment: MutableMapping[str, str] | None = None) -> str:
@@ -77,24 +76,6 @@ def waiting(environment: MutableMapping[str, str] | None = None) -> str:
     if not said:
         return "threads that wait spin for a while, as OpenMP's own default has it"
     return f"threads that wait soon sleep ({told})" if said == SETTLED else f"threads wait as {told} says"
-
-
-def _quotas(root: Path, own: Path) -> Iterator[float]:
-    """The quotas of this process's groups and of those around them, in both versions of control groups."""
-    try:
-        lines = own.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mounted = root / controllers if controllers else root
-        inner = mounted / path.lstrip("/")
-        for folder in (inner, *inner.parents):
-            yield from _quota_of(folder)
-            if folder == mounted:
-                break
 
 
 def _quota_of(folder: Path) -> Iterator[float]:

@@ -37,14 +37,19 @@ def made_once(weights: Sequence[Tensor], make: Callable[[], Made]) -> Made:
     """What a layer works out of its weights in each pass, the same in all of them while they are constant.
 
     Inside `constant_weights` it is made once, in float32, and under autocast cast once, too. It is made anew where a
-    weight has a gradient, was written into since, or is another tensor.
+    weight has a gradient, was written into since, or is another tensor; and in each pass that torch compiles, as a part
+    of it.
 
     Args:
         weights: all that it depends on.
         make: it, from the layer's present weights.
     """
     kept = _kept.get()
-    if kept is None or (torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)):
+    if (
+        kept is None
+        or torch.compiler.is_compiling()
+        or (torch.is_grad_enabled() and any(weight.requires_grad for weight in weights))
+    ):
         return make()
     device = weights[0].device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

@@ -54,7 +54,7 @@ def jobs_of(process: Process, asked: Asked, root: Path) -> list[Job]:
     Raises:
         RunError: if there is no such cell, attack or clip, or the run has not come so far.
     """
-    predicting, spec = Predicting(process), process.spec
+    predicting = Predicting(process)
     cells = plan(process.builder, process.dataset, root)
     chosen = cells if asked.cells is None else _named(cells, asked.cells)
     labels = {label for cell in chosen for each in cell.evaluations[1:] for label in (str(each.attack), each.label)}
@@ -84,7 +84,7 @@ def jobs_of(process: Process, asked: Asked, root: Path) -> list[Job]:
                 success = None if kept is None else dict(zip(kept.ids, kept.success.tolist(), strict=True))
                 rate = rates.get(names[0], {}).get(names[1])
                 attacks.append(JobAttack(*names, _at_full_radius(runs[names]), success, rate))
-        victim, selection = process.victim(cell, spec.engine.attack_precision), _selection(process, cell, clean, asked)
+        victim, selection = process.attacked(cell), _selection(process, cell, clean, asked)
         right = dict(zip(clean.ids, clean.correct.tolist(), strict=True))
         first = FirstReading(clean.ids, clean.checksums)
         jobs.append(
@@ -111,7 +111,7 @@ def _batches(process: Process, selection: Selection, first: FirstReading, label:
         DataError: if one is another by now.
         RunError: if one can no longer be read.
     """
-    size = process.spec.engine.batch_size
+    size = process.spec.engine.stated_batch_size
     read = process.read(selection.split, selection.chunks(size), Skipped(process.dataset))
     for start, batch in zip(range(0, len(selection), size), read, strict=True):
         ids = selection.ids[start : start + size]

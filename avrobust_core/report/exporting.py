@@ -83,7 +83,7 @@ def _origin(process: Process) -> Origin:
         intervals=Intervals(section.confidence, section.resamples, process.spec.seed, grouping),
         registry=process.builder.registry,
         device=process.device,
-        batch_size=process.spec.engine.batch_size,
+        batch_size=process.spec.engine.stated_batch_size,
         monitor=process.monitor,
     )
 

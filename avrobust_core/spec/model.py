@@ -25,6 +25,9 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 MAX_NAME = 100
 """Most characters of a name."""
 
+DEFAULT_BATCH_SIZE = 32
+"""Clips per forward pass, where a spec does not say how many."""
+
 
 def _name(value: str) -> str:
     if not NAME_PATTERN.fullmatch(value):
@@ -191,9 +194,10 @@ class EngineSection(Section):
     """Precision of training; evaluation always runs in float32."""
     attack_precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Precision of the attacks' own passes; what they find is confirmed, and verified, in float32."""
-    batch_size: int = Field(default=32, ge=1, le=1_000_000)
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = DEFAULT_BATCH_SIZE
     """Clips per forward pass in evaluation and attacks; changes speed and memory, not results. Halved by itself where
-    the device's memory does not hold it."""
+    the device's memory does not hold it; auto finds for each fitted model how many the free memory holds, and says
+    it."""
     workers: int = Field(default=0, ge=0, le=1024)
     """Processes that read clips, for the whole of a run. Each clip is always read by the same one, and each keeps in
     memory what a data set keeps per process. 0 reads in the main process."""
@@ -206,10 +210,22 @@ class EngineSection(Section):
     Results differ by rounding alone."""
     compile: bool = False
     """Compile encoders with torch.compile while they are trained: the first steps take seconds to minutes longer, later
-    ones may be faster; results differ by rounding alone. Evaluation and attacks use them as they are."""
+    ones may be faster; results differ by rounding alone. For attacks see `attack_compile`."""
+    attack_compile: bool | Literal["auto"] = False
+    """Compile encoders with torch.compile for the attacks' own passes, which takes seconds to minutes for each model;
+    auto measures at the first batch, encoder by encoder, and says what it chose. Predictions, and the check of what
+    attacks find, use encoders as they are; results differ by rounding alone."""
+    cudnn_benchmark: bool | Literal["auto"] = False
+    """On a GPU, let cuDNN search for the fastest algorithm of each convolution, anew for each size of a batch; auto
+    measures at the first batch of a fitted model, and says what it chose. Results differ by rounding alone."""
     cells: JobsSection | None = None
     """Send each cell to a job of its own: `local` or `slurm`, or a map with settings; null to carry out one after the
     other here. Results are the same."""
+
+    @property
+    def stated_batch_size(self) -> int:
+        """`batch_size`, and its default where it is auto: for few clips, and for what is foretold."""
+        return DEFAULT_BATCH_SIZE if self.batch_size == "auto" else self.batch_size
 
 
 class Pattern(Section):

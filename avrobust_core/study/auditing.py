@@ -63,12 +63,12 @@ def audited(
     def read(ids: Sequence[str]) -> Iterator[Batch]:
         chosen = set(ids)
         selection = process.selection.where(clip_id in chosen for clip_id in process.selection.ids)
-        chunks = selection.chunks(process.spec.engine.batch_size)
+        chunks = selection.chunks(process.batch_size(cell))
         return filter(None, process.read(selection.split, chunks, Skipped(process.dataset)))
 
     def case() -> Case:
         clips = Clips(read, process.device)
-        return Case(process.victim(cell), clean, outcomes, runs, intervals, clips, process.spec.engine.batch_size)
+        return Case(process.victim(cell), clean, outcomes, runs, intervals, clips, process.batch_size(cell))
 
     found: dict[str, Any] = {"verdict": "not done", "reason": "the first process says why"}
     if process.first:

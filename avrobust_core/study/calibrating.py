@@ -224,7 +224,7 @@ class Calibration:
     def _batch(self) -> tuple[Batch, float]:
         """A batch of the clips that are evaluated, on the device; and the seconds that reading takes for each."""
         section, engine = self.builder.spec.evaluation, self.builder.spec.engine
-        chosen = select(self.dataset, section.split, section.clips).chunks(engine.batch_size)[0]
+        chosen = select(self.dataset, section.split, section.clips).chunks(engine.stated_batch_size)[0]
         with Loader(self.dataset) as loader:
             skipped = Skipped(self.dataset)
             began = time.perf_counter()

@@ -60,7 +60,7 @@ def fitted(process: Process, cell: PlannedCell, builder: Builder, root: Path, la
                 seed=cell.seed,
                 folder=cell.folder,
                 report=process.monitor.update,
-                batch_size=engine.batch_size,
+                batch_size=regime.batch_size if engine.batch_size == "auto" else engine.batch_size,
                 batch_timeout=engine.batch_timeout,
                 attack=_attack_by(process, cell, model),
                 made_with=lambda: made_with(process.device.type, used),

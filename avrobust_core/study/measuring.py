@@ -259,6 +259,7 @@ class Measuring:
                     chosen,
                     lambda batch: embedding.embed_batch(model, batch, missing),
                     label,
+                    process.batch_size(cell),
                 )
             process.fabric.barrier()
             if process.first:
@@ -296,7 +297,7 @@ class Measuring:
         probe = None
         if task.metric.probes:
             ids = {name: found.ids for name, found in latents.items()} | {split: predictions.ids}
-            read, size = ClipReader(process.dataset, ids), process.spec.engine.batch_size
+            read, size = ClipReader(process.dataset, ids), process.batch_size(cell)
             media = process.dataset.media
             probe = Probe(process.model(cell), read, device=process.device, batch_size=size, media=media)
         subject = subject_of(

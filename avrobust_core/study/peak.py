@@ -1,5 +1,6 @@
 """The most memory that was in use while something was done."""
 
+import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     """
     found = Peak()
     on_cuda = device.type == "cuda"
+    _give_back()
     with suppress(OSError):
         _RESET.write_text("5", encoding="ascii")  # the high-water mark falls to what is held now
     if on_cuda:
@@ -38,6 +40,12 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     finally:
         found.host = _high_water()
         found.device = torch.cuda.max_memory_allocated(device) if on_cuda else 0
+
+
+def _give_back() -> None:
+    """Hand memory that was freed back to the system, or what the block takes of it would not show."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library than GNU's
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _high_water() -> int:

@@ -1,6 +1,6 @@
 """Predictions of a study's cells, clean and under each attack: made, kept, checked when they are used again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from avrobust_core.evaluation.failures import Failure, recorded
 from avrobust_core.evaluation.outcomes import same_clips
 from avrobust_core.evaluation.predictions import Predictions
 from avrobust_core.files import read_record, write_record
-from avrobust_core.models.tuning import LEAST_GAIN, choose_layouts
+from avrobust_core.models.tuning import Setting, tune
 from avrobust_core.study.plan import PlannedCell, PlannedEvaluation
 from avrobust_core.study.process import Process
 
@@ -110,11 +110,13 @@ class Predicting:
             "seconds": round(predictions.seconds, 3),
             **shards.notes_of(folder, selection),
         }
-        if cell.id in self.process.layouts:
-            found["channels_last"] = {
-                name: {"taken": ratio <= 1 - LEAST_GAIN, "time_ratio": round(ratio, 3)}
-                for name, ratio in self.process.layouts[cell.id].items()
+        if cell.id in self.process.tuned:
+            found["tuned"] = {
+                setting: {name: tried.to_json() for name, tried in by_name.items()}
+                for setting, by_name in self.process.tuned[cell.id].items()
             }
+        if self.process.spec.engine.batch_size == "auto":
+            found["batch_size"] = self.process.batch_size(cell)
         made_with = self.process.made_with(map(self.process.builder.component, attack))
         write_record(folder / RECORD, found | made_with, [folder / evaluating.PREDICTIONS])
         shards.remove(folder)
@@ -135,29 +137,37 @@ class Predicting:
             return None
 
     def _predict(self, cell: PlannedCell, evaluation: PlannedEvaluation, first: FirstReading | None) -> None:
-        victim = self.process.victim(cell, self.process.spec.engine.attack_precision)
+        victim = self.process.attacked(cell)
         run = self._run(evaluation)
         if run is not None:
             run = self.ready(victim, run, first)
 
         def work(batch: Batch) -> shards.Columns:
-            self._choose_layouts(cell, victim, batch)
+            self._tune(cell, victim, batch)
             return evaluating.evaluate_batch(victim, batch, run)
 
+        size = self.process.batch_size(cell)
         with victim.frozen():
             self.process.in_shards(
-                evaluation.folder, self.process.selection, work, evaluation.label, first, victim.spare
+                evaluation.folder, self.process.selection, work, evaluation.label, size, first, victim.spare
             )
 
-    def _choose_layouts(self, cell: PlannedCell, victim: Victim, batch: Batch) -> None:
-        """Where `engine.channels_last` is auto, measure and choose at the first batch of a model, and say it."""
-        process = self.process
-        if process.spec.engine.channels_last != "auto" or cell.id in process.layouts:
+    def _tune(self, cell: PlannedCell, victim: Victim, batch: Batch) -> None:
+        """At the first batch of a model, measure and choose what the engine leaves to measuring, and say it."""
+        process, engine = self.process, self.process.spec.engine
+        asked: Mapping[Setting, object] = {
+            "channels_last": engine.channels_last,
+            "compile": engine.attack_compile,
+            "cudnn_benchmark": engine.cudnn_benchmark,
+        }
+        left = [setting for setting, value in asked.items() if value == "auto"]
+        if not left or cell.id in process.tuned:
             return
-        process.layouts[cell.id] = found = choose_layouts(process.model(cell), batch.inputs, victim.lowered)
-        for name, ratio in found.items():
-            taken = "in channels-last order" if ratio <= 1 - LEAST_GAIN else "as they were"
-            process.monitor.say(f"convolutions of {name}: {taken}; channels-last takes {ratio:.2f} of the time")
+        model, compiled = process.model(cell), process.compiled(cell)
+        process.tuned[cell.id] = tune(model, batch.inputs, left, victim.lowered, compiled)
+        for setting, by_name in process.tuned[cell.id].items():
+            for name, tried in by_name.items():
+                process.monitor.say(f"{setting} of {name}: {tried}")
 
     def runs(self, cell: PlannedCell) -> dict[tuple[str, str], AttackRun]:
         """The attacks on a cell, by attack and threat, without the points of fronts and threats that touch nothing."""

@@ -1,7 +1,8 @@
 """One process of a run: its share of the clips, the models it holds, and what it shows."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,27 @@ import torch
 from lightning_fabric import Fabric
 
 from avrobust_core.attacks.goals import Goal
-from avrobust_core.attacks.model import AttackPrecision
 from avrobust_core.attacks.victim import Victim
 from avrobust_core.data.batches import Batch
 from avrobust_core.data.loader import Loader
 from avrobust_core.data.loading import Selection, Skipped, select
 from avrobust_core.data.readings import FirstReading
 from avrobust_core.deadline import limited
-from avrobust_core.errors import RunError
+from avrobust_core.errors import DatasetFailure, RunError
 from avrobust_core.evaluation import shards
 from avrobust_core.evaluation.failures import Unfinished
 from avrobust_core.files import read_record
 from avrobust_core.metrics.shares import Shares
+from avrobust_core.models.compiling import CompiledEncoders
 from avrobust_core.models.model import AVModel
 from avrobust_core.models.saving import load_weights
-from avrobust_core.naming import clips_named
+from avrobust_core.models.tuning import Setting, Tried
+from avrobust_core.naming import bytes_named, clips_named
+from avrobust_core.ranks import ranks
 from avrobust_core.registry.choices import Configured
 from avrobust_core.spec.entries import entry_goal
 from avrobust_core.spec.model import Spec
+from avrobust_core.study.batch_sizes import MEASURED, BatchSize, fitting_batch_size
 from avrobust_core.study.building import Builder
 from avrobust_core.study.console import Monitor
 from avrobust_core.study.plan import PlannedCell
@@ -56,8 +60,7 @@ class Process:
         skipped: the clips that could not be read, so far.
         fresh: True once something of the present cell has been computed, not reused.
         only_reads: True while only what earlier commands have left is taken up.
-        layouts: by cell, what `choose_layouts` measured of the model that is held, where `engine.channels_last` is
-            auto.
+        tuned: by cell, what `tune` measured of the model that is held, where the engine leaves something to it.
     """
 
     def __init__(
@@ -81,8 +84,12 @@ class Process:
         self.skipped = Skipped(self.dataset)
         self.fresh = False
         self.only_reads = False
-        self.layouts: dict[str, dict[str, float]] = {}
+        self.tuned: dict[str, Mapping[Setting, Mapping[str, Tried]]] = {}
+        self._compiled: dict[str, CompiledEncoders] = {}
+        if self.spec.engine.cudnn_benchmark is True:
+            torch.backends.cudnn.benchmark = True
         self._models: dict[str, AVModel] = {}
+        self._sizes: dict[str, BatchSize] = {}
 
     @property
     def spec(self) -> Spec:
@@ -129,16 +136,47 @@ class Process:
             self._models[cell.id] = model.to(self.device).eval()
         return self._models[cell.id]
 
-    def victim(self, cell: PlannedCell, precision: AttackPrecision = "32-true") -> Victim:
-        """A cell's fitted model, to be attacked."""
+    def compiled(self, cell: PlannedCell) -> CompiledEncoders:
+        """Those encoders of a cell's model that are compiled for attacks."""
+        if cell.id not in self._compiled:
+            model = self.model(cell)
+            names = model.modalities if self.spec.engine.attack_compile is True else ()
+            self._compiled[cell.id] = CompiledEncoders(model, names)
+        return self._compiled[cell.id]
+
+    def attacked(self, cell: PlannedCell) -> Victim:
+        """A cell's fitted model, to be attacked as the engine says: its precision, its compiled encoders."""
+        return replace(self.victim(cell), precision=self.spec.engine.attack_precision, compiled=self.compiled(cell))
+
+    def victim(self, cell: PlannedCell) -> Victim:
+        """A cell's fitted model, to be attacked in float32 as it is."""
         return Victim(
             self.model(cell),
             media=self.dataset.media,
             task=self.dataset.task,
             seed=cell.seed,
             samples=self.spec.evaluation.samples,
-            precision=precision,
         )
+
+    def batch_size(self, *cells: PlannedCell) -> int:
+        """Clips at a time where these cells' models are asked: `engine.batch_size`, or what it finds and says."""
+        size = self.spec.engine.batch_size
+        return size if size != "auto" else min(self.found_batch_size(cell).clips for cell in cells)
+
+    def found_batch_size(self, cell: PlannedCell) -> BatchSize:
+        """How many clips memory holds while a cell's model, which is held, is attacked; measured once."""
+        if cell.id not in self._sizes:
+            batch = next(self.read(self.selection.split, self.selection.chunks(MEASURED)[:1], Skipped(self.dataset)))
+            if batch is None:
+                raise DatasetFailure(
+                    f"engine.batch_size is auto, but none of the first clips of split {self.selection.split!r} can be "
+                    "read: give a number"
+                )
+            found = fitting_batch_size(self.attacked(cell), batch.to(self.device), self.device, ranks().local_world)
+            self._sizes[cell.id] = found
+            of = "" if found.free is None else f" of {bytes_named(found.free)} that are free"
+            self.monitor.say(f"{cell.label}: {found.clips} clips at a time; each takes {bytes_named(found.each)}{of}")
+        return self._sizes[cell.id]
 
     def made_with(self, made_by: Iterable[Configured]) -> dict[str, Any]:
         """For a record: what it is made with now, as JSON data under `made_with`."""
@@ -156,7 +194,11 @@ class Process:
     def forget_models(self) -> None:
         """Free the memory that models take."""
         self._models.clear()
-        self.layouts.clear()
+        self._sizes.clear()
+        self.tuned.clear()
+        self._compiled.clear()
+        if self.spec.engine.cudnn_benchmark == "auto":
+            torch.backends.cudnn.benchmark = False
 
     def in_shards(
         self,
@@ -164,6 +206,7 @@ class Process:
         selection: Selection,
         work: shards.Work,
         label: str,
+        batch_size: int,
         first_reading: FirstReading | None = None,
         spare: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -174,6 +217,7 @@ class Process:
             selection: the clips, all processes' together.
             work: on each batch.
             label: of the work, for errors.
+            batch_size: clips per call of `work`.
             first_reading: what was read before, to be compared.
             spare: makes the work take less memory, where one clip does not fit; see `shards.MicroBatches`.
 
@@ -191,7 +235,7 @@ class Process:
             folder,
             mine,
             work,
-            batch_size=self.spec.engine.batch_size,
+            batch_size=batch_size,
             read=partial(self.read, skipped=skipped),
             skipped=skipped,
             device=self.device,

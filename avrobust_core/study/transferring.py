@@ -180,8 +180,7 @@ class _Transfer:
         self.left_out = [cell.label for cell in planned if not cell.fitted]
         self.weights = {cell.id: str(fit_record(cell)["files"][WEIGHTS]) for cell in self.cells}
         self.root = root
-        precision = process.spec.engine.attack_precision
-        self.victims = {cell.label: process.victim(cell, precision) for cell in self.cells}
+        self.victims = {cell.label: process.attacked(cell) for cell in self.cells}
         self.predicting = Predicting(process)
         self.made_with: dict[str, Mapping[str, Any]] = {}  # by source, of what an earlier call had done
 
@@ -281,7 +280,7 @@ class _Transfer:
             return {_RIGHT + name: correct(each, batch.targets, task) for name, each in logits.items()}
 
         with TemporaryDirectory() as folder, process.monitor.task("clean"):
-            process.in_shards(Path(folder), process.selection, work, "clean")
+            process.in_shards(Path(folder), process.selection, work, "clean", process.batch_size(*self.cells))
             table = shards.collected(Path(folder), process.selection)
         right = _right(table)
         first = FirstReading(table["id"].to_pylist(), shards.columns_named(table, shards.CHECKSUM))
@@ -304,7 +303,7 @@ class _Transfer:
                 return {_RIGHT + name: correct(x, batch.targets, process.dataset.task) for name, x in logits.items()}
 
             with process.monitor.task(label), source.victim.frozen():
-                process.in_shards(folder, process.selection, work, label, first)
+                process.in_shards(folder, process.selection, work, label, process.batch_size(*self.cells), first)
 
         identity = {
             "sources": [[cell.id, self.weights[cell.id]] for cell in source.cells],

@@ -334,3 +334,17 @@ def test_of_several_processes_the_first_alone_carries_out_what_is_no_run(monkeyp
     monkeypatch.setattr("avrobust_core.cli.ranks", lambda: Ranks(rank=1, world=2, local=1, local_world=2))
     assert main(["plugins"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("wrong", ["a: [", "version: 1\nname: x\n", None])
+def test_of_several_processes_one_on_each_machine_says_what_is_wrong_with_a_spec(
+    tmp_path, monkeypatch, capsys, wrong
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    if wrong is not None:
+        spec.write_text(wrong)
+    for rank, local, speaks in ((0, 0, True), (1, 1, False), (2, 0, True), (3, 1, False)):
+        found = Ranks(rank=rank, world=4, local=local, local_world=2)
+        monkeypatch.setattr("avrobust_core.cli.ranks", lambda found=found: found)
+        assert main(["run", str(spec)]) == 2
+        assert bool(capsys.readouterr().err) == speaks

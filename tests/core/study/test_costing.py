@@ -8,6 +8,7 @@ import pytest
 
 from avrobust_core.attacks.passes import Passes
 from avrobust_core.cli import cost, main
+from avrobust_core.naming import bytes_named
 from avrobust_core.registry.registry import Registry
 from avrobust_core.spec.loading import load_spec
 from avrobust_core.study import calibrating
@@ -167,4 +168,4 @@ def test_durations_and_sizes_are_in_units_that_can_be_read():
         "2 h",
         "1.1 years",
     ]
-    assert [cost.size(count) for count in (12, 2048, 3 * 2**30)] == ["12 bytes", "2 KiB", "3 GiB"]
+    assert [bytes_named(count) for count in (12, 2048, 3 * 2**30)] == ["12 bytes", "2 KiB", "3 GiB"]
