@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from avrobust_core import Victim
 from avrobust_core.attacks.model import AttackPrecision
-from avrobust_core.models.tuning import choose_layouts
+from avrobust_core.models.compiling import CompiledEncoders
+from avrobust_core.models.tuning import WHOLE, tune
 from benchmarks.attack_measures import OURS, Comparison, compare, measured, one_line, our_threat, run_ours, run_peer
 from benchmarks.attack_peers import Settings, foolbox_pgd, torchattacks_pgd
 from benchmarks.attack_subject import Subject
@@ -24,7 +25,7 @@ ATTACKED = {"joint": ("audio", "video"), "audio": ("audio",), "video": ("video",
 PEERS = {"torchattacks": torchattacks_pgd, "foolbox": foolbox_pgd}
 PRECISIONS: Mapping[str, AttackPrecision] = {"tf32": "32-true", "bf16": "bf16-mixed"}
 
-TUNED = "avrobust, channels-last chosen"
+TUNED = "avrobust, settings measured"
 
 STILL = 1e-6
 """A radius that fools no clip: every party does every step on every clip."""
@@ -190,7 +191,7 @@ def still(bench: Bench, attacked: str, precision: str) -> dict[str, Any]:
 def robust(bench: Bench, precision: str) -> dict[str, Any]:
     """Joint PGD at a radius that leaves about half of the clips robust: who is done first, and who leaves more.
 
-    Ours also with each encoder's convolutions in the order that `engine.channels_last: auto` chooses.
+    Ours also with what `channels_last: auto` and `cudnn_benchmark: auto` choose; of `attack_compile` see `compiled`.
     """
     subject = bench.subject()
     eps = bench.found.setdefault("half", half_broken(bench, subject))
@@ -198,11 +199,22 @@ def robust(bench: Bench, precision: str) -> dict[str, Any]:
     tuned = bench.subject()
     media = tuned.dataset.media
     victim = Victim(tuned.model, media=media, task=tuned.dataset.task, precision=PRECISIONS[precision])
-    with victim.frozen():
-        layouts = choose_layouts(tuned.model, tuned.batch.inputs, victim.lowered)
+    with victim.frozen(), _cudnn(benchmark=False):
+        settings = tune(
+            tuned.model,
+            tuned.batch.inputs,
+            ["channels_last", "cudnn_benchmark"],
+            victim.lowered,
+            CompiledEncoders(tuned.model),
+        )
+    searched = WHOLE in settings.get("cudnn_benchmark", {}) and settings["cudnn_benchmark"][WHOLE].taken
     best = Rivals(bench, tuned, ATTACKED["joint"], precision, eps)
     found = rivals.run(
-        {OURS: rivals.ours, TUNED: best.ours, **{name: partial(rivals.peer, name) for name in PEERS}},
+        {
+            OURS: rivals.ours,
+            TUNED: partial(_searched, best, searched),
+            **{name: partial(rivals.peer, name) for name in PEERS},
+        },
         bench.size.turns,
         also=[best],
     )
@@ -211,12 +223,18 @@ def robust(bench: Bench, precision: str) -> dict[str, Any]:
     strongest = min((left[name] for name in PEERS if name in left), default=None)
     return {
         "eps": eps,
-        "channels_last_takes": {name: round(ratio, 3) for name, ratio in layouts.items()},
+        "settings": {name: {part: tried.to_json() for part, tried in by.items()} for name, by in settings.items()},
         **report,
         "gap_in_clips": {
             name: left[name] - strongest for name in (OURS, TUNED) if name in left and strongest is not None
         },
     }
+
+
+def _searched(rivals: Rivals, searched: bool) -> Mapping[str, Tensor]:
+    """Ours, with cuDNN's search for algorithms or without."""
+    with _cudnn(benchmark=searched):
+        return rivals.ours()
 
 
 def half_broken(bench: Bench, subject: Subject) -> float:

@@ -124,7 +124,7 @@ class Attacked:
     def _shards(self, folder: Path, selection: Selection) -> None:
         with self._victim.frozen():
             work = lambda batch: evaluating.evaluate_batch(self._victim, batch, self._run)  # noqa: E731
-            self.process.in_shards(folder, selection, work, "pgd")
+            self.process.in_shards(folder, selection, work, "pgd", BATCH_SIZE)
 
     def _alone(self, folder: Path) -> None:
         """All clips by this process, by the same code."""

@@ -136,13 +136,18 @@ def test_half_precision_trains_and_attacks(tmp_path: Path, precision: str, spec)
     assert "error" not in cell, json.dumps(cell)
 
 
-def test_channels_last_is_chosen_by_measuring(tmp_path: Path, spec) -> None:
+def test_settings_are_chosen_by_measuring(tmp_path: Path, spec) -> None:
     text = spec({"standard": "[]"}, ATTACKS)
-    chosen = ("engine.accelerator=cuda", "engine.channels_last=auto", "engine.attack_precision=bf16-mixed")
-    result, out = run(tmp_path, text, "layouts", *chosen, "metrics=[accuracy]")
+    auto = ("engine.channels_last=auto", "engine.attack_compile=auto", "engine.cudnn_benchmark=auto")
+    chosen = ("engine.accelerator=cuda", "engine.attack_precision=bf16-mixed", "engine.batch_size=auto", *auto)
+    result, out = run(tmp_path, text, "tuned", *chosen, "metrics=[accuracy]")
     assert "error" not in result["cells"][0], json.dumps(result["cells"][0])
     records = [json.loads(path.read_text()) for path in out.glob("cells/*/evaluations/*/record.json")]
-    assert all(set(record["channels_last"]) == {"audio", "video"} for record in records)
+    for record in records:
+        assert record["batch_size"] == 256, "clips that are so small fit by hundreds"
+        assert set(record["tuned"]) == {"channels_last", "compile", "cudnn_benchmark"}
+        assert set(record["tuned"]["compile"]) == set(record["tuned"]["channels_last"]) == {"audio", "video"}
+        assert not any("problem" in each for by_name in record["tuned"].values() for each in by_name.values())
 
 
 @pytest.mark.parametrize("name", ["pgd", "apgd", "mim", "fmn"])

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 @pytest.mark.parametrize("kernel", [5, 6, 7])
 @pytest.mark.parametrize("padding", [0, 1, 2, 3])
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (15, 18), (9, 8)])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (15, 18), (9, 8), (8, 11)])
 def test_has_the_gradients_of_the_plain_convolution(kernel: int, padding: int, height: int, width: int) -> None:
     x, weight, bias = _inputs((2, 3, 4, height, width), (5, 3, 3, kernel, kernel))
     pad = (1, padding, padding)
