@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from avrobust_core import Estimate, Measurement, Metric, Subject, bootstrap
+from avrobust_core import Estimate, Measurement, Metric, Subject, bootstrap, share
 from avrobust_metrics.configs import MapConfig
 from avrobust_metrics.predictions import own_classes
 from avrobust_metrics.ranking import ClassRanking
@@ -34,7 +34,12 @@ class MeanAveragePrecision(Metric):
     positives a class (10 classes of 200 clips; 40 classes of 1,000), plain percentiles covered that mean in 85 and 65 %
     of the runs, these in 90 and 94 %. The average precision of a far larger test set is lower than that of a small one,
     and neither covers it. A class that a resample leaves without positives or negatives is left out of that resample's
-    mean. A perfect ranking stays perfect in every resample, so its interval has no width.
+    mean.
+
+    A perfect ranking stays perfect in every resample: a bootstrap knows nothing worse. There the interval is that of a
+    share of clips that all agree (Clopper and Pearson), of as many as the mean's positives, or its negatives, are
+    worth, whichever are fewer, or the groups that have any. `benchmarks/perfect_rankings.py` simulates it: test sets
+    whose mean lies below that end were ranked perfectly in at most 1 % of the runs, where 2.5 are allowed.
     """
 
     under_attack: ClassVar[bool] = True
@@ -56,6 +61,7 @@ class MeanAveragePrecision(Metric):
             [ClassRanking(scores[:, c], own[:, c]) for c in measurable],
             ap[measurable],
             auc[measurable],
+            own[:, measurable],
         )
         return Measurement(
             values={"map": map_, "auc": auc_, "d-prime": _d_prime_estimate(auc_)},
@@ -67,7 +73,12 @@ class MeanAveragePrecision(Metric):
         )
 
     def _estimates(
-        self, subject: Subject, rankings: list[ClassRanking], ap: NDArray[np.float64], auc: NDArray[np.float64]
+        self,
+        subject: Subject,
+        rankings: list[ClassRanking],
+        ap: NDArray[np.float64],
+        auc: NDArray[np.float64],
+        own: NDArray[np.bool_],
     ) -> tuple[Estimate, Estimate]:
         n = len(subject.ids)
         if not rankings:
@@ -92,7 +103,46 @@ class MeanAveragePrecision(Metric):
             groups=subject.groups,
             recentred=True,
         )
-        return estimate(mean_ap, value=float(ap.mean())), estimate(lambda _: next(replay), value=float(auc.mean()))
+        found = estimate(mean_ap, value=float(ap.mean())), estimate(lambda _: next(replay), value=float(auc.mean()))
+        worth = np.ones(_outcomes(own, subject.groups))
+        edge = share(worth, confidence=subject.confidence).low
+        clips = share(np.ones(n), confidence=subject.confidence, groups=subject.groups).low
+        return _with_width(found[0], min(edge, clips)), _with_width(found[1], min(edge, clips))
+
+
+def _outcomes(own: NDArray[np.bool_], groups: Sequence[str] | None) -> int:
+    """As many independent clips of weight 1 as the positives, or the negatives, of a mean over classes are worth.
+
+    Each class has the same weight, and each of its positives the same share of it (Kish 1965, "Survey sampling").
+
+    Args:
+        own: (N, C) bool, each class with a positive and a negative.
+        groups: of the clips; then groups that have any are counted in their place.
+    """
+    worth = []
+    for has in (own, ~own):
+        if groups is not None:
+            names, of = np.unique(np.asarray(groups), return_inverse=True)
+            of_clips, has = has, np.zeros((len(names), own.shape[1]), dtype=np.bool_)
+            np.logical_or.at(has, of.reshape(-1), of_clips)
+        worth.append(own.shape[1] ** 2 / (1 / has.sum(axis=0)).sum())
+    return max(1, int(min(worth)))
+
+
+def _with_width(found: Estimate, edge: float) -> Estimate:
+    """The estimate; where a ranking is perfect, or perfectly the wrong way round, with an interval that has a width.
+
+    Args:
+        found: by the bootstrap.
+        edge: the lower end of the interval of a perfect one.
+    """
+    if found.method != "bootstrap" or not np.allclose([found.low, found.high], found.value, rtol=0, atol=1e-9):
+        return found
+    if found.value > 1 - 1e-9:
+        return replace(found, low=edge, high=1.0, method="clopper-pearson")
+    if found.value < 1e-9:
+        return replace(found, low=0.0, high=1 - edge, method="clopper-pearson")
+    return found
 
 
 def _measurable(classes: Sequence[str], own: NDArray[np.bool_]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def avrobust_metrics() -> Iterator[Component]:
         config=MapConfig,
         build="avrobust_metrics.mean_average_precision:MeanAveragePrecision",
         references=("https://arxiv.org/abs/1609.09430",),
-        version=2,
+        version=3,
     )
     yield Component(
         name="margin",

@@ -47,6 +47,10 @@ class Timed(Encoder):
         return Encoded(pooled.unsqueeze(1), pooled)
 
 
+def out_of_memory(x: Tensor) -> Tensor:
+    raise torch.OutOfMemoryError("none left")
+
+
 def timed_model(encoders: dict[str, Timed]) -> AVModel:
     torch.manual_seed(0)
     fusion = LinearFusion(torch.randn(3, 4 * len(encoders)), torch.zeros(3))
@@ -115,12 +119,36 @@ def test_encoders_are_compiled_where_that_is_faster_and_what_cannot_be_compiled_
     assert all("forward" not in vars(encoder) for encoder in encoders.values())
 
 
+def test_a_setting_is_tried_beside_those_that_were_taken_and_first_passes_do_not_count(monkeypatch) -> None:
+    clock = Clock()
+    encoder = Timed(clock, 4.0, 2.0)
+    called: list[bool] = []
+
+    def compile_(forward):
+        def form(x: Tensor) -> Encoded:
+            clock.time += 30.0 if not called else -0.5  # to compile takes long, once
+            called.append(True)
+            return forward(x)
+
+        return form
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    model = timed_model({"only": encoder})
+    compiled, settings = CompiledEncoders(model), ["channels_last", "compile"]
+    found = tune(model, {"only": torch.randn(2, 3, 6, 6)}, settings, lambda _: compiled.in_place(), compiled, clock)
+    assert found == {"channels_last": {"only": Tried(0.5)}, "compile": {"only": Tried(0.75)}}
+
+
 def test_a_mistake_of_the_encoders_own_is_not_taken_for_the_compilers(monkeypatch) -> None:
     encoder = Timed(Clock(), 1.0, 1.0)
     monkeypatch.setattr(torch, "compile", lambda forward: forward)
     model = timed_model({"only": encoder})
-    with CompiledEncoders(model, ["only"]).in_place(), pytest.raises(RuntimeError, match="channels"):
-        model({"only": torch.randn(2, 5, 6, 6)})
+    with CompiledEncoders(model, ["only"]).in_place():
+        with pytest.raises(RuntimeError, match="channels"):
+            model({"only": torch.randn(2, 5, 6, 6)})
+        monkeypatch.setattr(encoder.layer, "forward", out_of_memory)
+        with pytest.raises(torch.OutOfMemoryError, match="none left"):  # so that batches are halved
+            model({"only": torch.randn(2, 3, 6, 6)})
 
 
 def test_what_a_compiler_traces_works_its_weights_out_in_each_pass(monkeypatch) -> None:

@@ -95,6 +95,20 @@ def test_of_a_gpu_its_own_memory_counts_and_main_memory_for_reading(monkeypatch)
     assert fitting_batch_size(victim_of(Grown(1)), batch, GPU, processes=1).clips == 10, "3 MiB to read each, of 30"
 
 
+def test_of_a_processor_a_clip_counts_with_what_reading_it_takes(monkeypatch) -> None:
+    peaks = iter([Peak(GIB), Peak(GIB + 10 * MIB), Peak(GIB), Peak(GIB + 40 * MIB)])
+
+    @contextmanager
+    def peak_memory(_: torch.device) -> Iterator[Peak]:
+        yield next(peaks)
+
+    monkeypatch.setattr(batch_sizes, "peak_memory", peak_memory)
+    monkeypatch.setattr(batch_sizes, "free_on_host", lambda: 420 * MIB)
+    found = fitting_batch_size(victim_of(Grown(1)), clips(1), CPU, processes=1)
+    assert found.each == 10 * MIB + COPIES * MIB
+    assert found.clips == 10, "210 MiB, 18 for a clip and 3 for reading it"
+
+
 def group(folder: Path, limit: str, taken: int, cached: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "memory.max").write_text(f"{limit}\n")

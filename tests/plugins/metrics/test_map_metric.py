@@ -182,10 +182,40 @@ def test_a_perfect_ranking_has_a_d_prime_without_end():
     targets = np.repeat(np.arange(3), 10)
     found = MAP.measure(subject(np.eye(3)[targets] * 5, targets, "single-label"))
     assert found.values["map"].value == pytest.approx(1)
-    assert found.values["map"].high == pytest.approx(1)
-    assert found.values["map"].high <= 1
+    assert found.values["map"].high == 1
     assert found.values["d-prime"].value == float("inf")
     assert found.values["d-prime"].to_json()["value"] is None
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_interval_of_a_perfect_ranking_is_that_of_so_few_clips(sign):
+    own = np.zeros((40, 2), dtype=np.float32)
+    own[:4, 0] = own[4:9, 1] = 1
+    found = MAP.measure(subject(sign * own, own, "multi-label")).values
+    outcomes = int(4 / (1 / 4 + 1 / 5))  # the positives: 4 and 5, of equal weight by class
+    edge = 0.025 ** (1 / outcomes)
+    auc, dprime = found["auc"], found["d-prime"]
+    ends = (edge, 1.0) if sign > 0 else (0.0, 1 - edge)
+    assert (auc.low, auc.high) == pytest.approx(ends)
+    assert auc.method == "clopper-pearson"
+    assert np.isfinite(dprime.low if sign > 0 else dprime.high)
+    assert (found["map"].method == "clopper-pearson") == (sign > 0)
+    nearly = own.copy()
+    nearly[20, 0] = 1
+    assert MAP.measure(subject(nearly, own, "multi-label")).values["auc"].method == "bootstrap"
+
+
+def test_of_groups_those_count_that_have_any():
+    own = np.zeros((40, 1), dtype=np.float32)
+    own[:20] = 1
+    alone = MAP.measure(subject(own, own, "multi-label")).values["map"].low
+    assert alone == pytest.approx(0.025 ** (1 / 20))
+    groups = tuple(f"speaker-{i // 4}" for i in range(40))  # five of them have the positives
+    assert MAP.measure(subject(own, own, "multi-label", groups=groups)).values["map"].low <= 0.025 ** (1 / 5) + 1e-12
+    mostly = np.ones((40, 1), dtype=np.float32)
+    mostly[:3] = 0
+    found = MAP.measure(subject(mostly, mostly, "multi-label")).values["map"]
+    assert found.low == pytest.approx(0.025 ** (1 / 3)), "the fewer of positives and negatives count"
 
 
 def test_the_interval_is_the_same_whatever_the_chunks(monkeypatch):
