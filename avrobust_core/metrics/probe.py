@@ -24,6 +24,7 @@ class Probe:
         device: where the model is; inputs of any device are moved there, and what is returned lies there.
         batch_size: clips per forward pass that memory is known to hold.
         media: what the data set says of each modality; empty where there is no data set to say it.
+        padding: from the same as `read` to what `Batch.padded` has of these clips; None where none is padded.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class Probe:
         device: torch.device | str = "cpu",
         batch_size: int = 32,
         media: Mapping[str, MediaSpec] | None = None,
+        padding: Callable[[str, Sequence[int]], Sequence[Mapping[str, float]]] | None = None,
     ) -> None:
         self.model = model
         self.media: Mapping[str, MediaSpec] = media or {}
         self.device = torch.device(device)
         self.batch_size = batch_size
         self._read = read
+        self._padding = padding
 
     def read(self, split: str, positions: Sequence[int]) -> dict[str, Tensor]:
         """The raw inputs of clips, by modality, each (B, ...) float32, on the model's device.
@@ -52,6 +55,16 @@ class Probe:
             DataError: if a clip can no longer be read; names it.
         """
         return {name: x.to(self.device) for name, x in self._read(split, positions).items()}
+
+    def padding(self, split: str, positions: Sequence[int], modality: str) -> tuple[float, ...]:
+        """The share of each clip's time in a modality, at the end, that is padding: (B,); empty where none is padded.
+
+        No attack may change it, so that what a metric says of attacks must leave it out: see `make_ball`.
+        """
+        if self._padding is None:
+            return ()
+        shares = tuple(clip.get(modality, 0.0) for clip in self._padding(split, positions))
+        return shares if any(shares) else ()
 
     @torch.no_grad()
     def forward(self, inputs: Mapping[str, Tensor], layers: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avrobust_core.data.batches import Clip
 from avrobust_core.data.dataset import Dataset
 from avrobust_core.data.loader import read_clip
 from avrobust_core.data.loading import Selection, select
@@ -299,7 +300,14 @@ class Measuring:
             ids = {name: found.ids for name, found in latents.items()} | {split: predictions.ids}
             read, size = ClipReader(process.dataset, ids), process.batch_size(cell)
             media = process.dataset.media
-            probe = Probe(process.model(cell), read, device=process.device, batch_size=size, media=media)
+            probe = Probe(
+                process.model(cell),
+                read,
+                device=process.device,
+                batch_size=size,
+                media=media,
+                padding=read.padding,
+            )
         subject = subject_of(
             predictions,
             process.dataset.classes,
@@ -340,7 +348,7 @@ class ClipReader:
         self.dataset = dataset
         self.ids = ids
         self._places: dict[str, dict[str, int]] = {}
-        self._kept: dict[tuple[str, int], dict[str, Tensor]] = {}
+        self._kept: dict[tuple[str, int], Clip] = {}
         self._bytes = 0
 
     def __call__(self, split: str, positions: Sequence[int]) -> dict[str, Tensor]:
@@ -351,19 +359,23 @@ class ClipReader:
         """
         if split not in self.ids:
             raise DataError(f"the metric reads clips of split {split!r}, but asked for no latents of it")
-        if split not in self._places:
-            self._places[split] = {clip_id: i for i, clip_id in enumerate(self.dataset.ids(split))}
-        clips = [self._clip(split, int(position)) for position in positions]
+        clips = [self._clip(split, int(position)).inputs for position in positions]
         return {name: torch.stack([clip[name] for clip in clips]) for name in clips[0]}
 
-    def _clip(self, split: str, position: int) -> dict[str, Tensor]:
+    def padding(self, split: str, positions: Sequence[int]) -> tuple[Mapping[str, float], ...]:
+        """What `Batch.padded` has of these clips."""
+        return tuple(self._clip(split, int(position)).padded for position in positions)
+
+    def _clip(self, split: str, position: int) -> Clip:
         kept = self._kept.get((split, position))
         if kept is not None:
             return kept
-        inputs = read_clip(self.dataset, split, self._places[split][self.ids[split][position]]).inputs
+        if split not in self._places:
+            self._places[split] = {clip_id: i for i, clip_id in enumerate(self.dataset.ids(split))}
+        clip = read_clip(self.dataset, split, self._places[split][self.ids[split][position]])
         if self._bytes > CLIP_CACHE_BYTES:
             self._kept.clear()
             self._bytes = 0
-        self._kept[split, position] = inputs
-        self._bytes += sum(x.nbytes for x in inputs.values())
-        return inputs
+        self._kept[split, position] = clip
+        self._bytes += sum(x.nbytes for x in clip.inputs.values())
+        return clip

@@ -43,7 +43,7 @@ class Margin(Metric):
     and gradients would change its answer: the margin to a rival class over the most that it falls within one radius,
     the least of all rivals (Hein and Andriushchenko 2017; the step of DeepFool, Moosavi-Dezfooli et al. 2016). It is 0
     where the clip is misclassified already, and infinite where no gradient arrives, which is masking, not robustness.
-    Bounds of the media are left aside.
+    Bounds of the media are left aside; padding, which no attack may change, has no part in it.
 
     | value | what it is |
     |---|---|
@@ -116,7 +116,10 @@ class Margin(Metric):
                 f"metric 'margin': the threat is on {', '.join(self.config.threat.modalities)}, but the model reads: "
                 f"{', '.join(sorted(read))}"
             )
-        balls = {name: make_ball(inputs[name], budget, None) for name, budget in threat.items()}
+        balls = {
+            name: make_ball(inputs[name], budget, None, *_time(subject, probe, rows, name))
+            for name, budget in threat.items()
+        }
         leaves = leaves_of({name: inputs[name] for name in balls})
         targets = torch.as_tensor(subject.targets[rows], device=probe.device)
         own = torch.as_tensor(own_classes(subject)[rows], device=probe.device)
@@ -137,6 +140,12 @@ class Margin(Metric):
                 distance[name] = to_rival if name not in distance else torch.minimum(distance[name], to_rival)
         right = margin(logits.detach(), targets, subject.task) > 0
         return found | {f"distance/{name}": torch.where(right, each, 0.0) for name, each in distance.items()}
+
+
+def _time(subject: Subject, probe: Probe, rows: list[int], name: str) -> tuple[int | None, tuple[float, ...]]:
+    """The axis of a modality that is time, and how much of each clip's is padding."""
+    media = probe.media.get(name)
+    return None if media is None else media.time_axis, probe.padding(subject.split, rows, name)
 
 
 def _rises(

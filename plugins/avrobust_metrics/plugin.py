@@ -32,5 +32,5 @@ def avrobust_metrics() -> Iterator[Component]:
         build="avrobust_metrics.margin:Margin",
         references=("https://arxiv.org/abs/1705.08475", "https://arxiv.org/abs/1511.04599"),
         example={"threat": {"audio": {"eps": 0.01}, "video": {"eps": "4/255"}}},
-        version=2,
+        version=3,
     )

@@ -6,6 +6,7 @@ from torch import nn
 
 from avrobust_core import (
     AVModel,
+    AvrobustWarning,
     Batch,
     DataError,
     Encoded,
@@ -17,6 +18,7 @@ from avrobust_core import (
     ThreatModel,
     Victim,
 )
+from avrobust_core.models.compiling import CompiledEncoders
 
 SHAPES = {"audio": (1, 8), "depth": (2, 3), "video": (3, 2, 4, 4)}
 MEDIA = {name: MediaSpec(kind=name, shape=shape, bounds=(0.0, 1.0)) for name, shape in SHAPES.items()}
@@ -294,3 +296,32 @@ def test_features_can_be_attacked_where_there_are_some(model, plain):
     bound = victim_of(model).bind(make_batch(), features)
     assert bound.features == {"audio"}
     assert bound.balls["audio"].bounds is None
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_compiled_encoders_make_the_attacks_own_passes_until_memory_is_spared(model, monkeypatch, precision):
+    asked = []
+
+    def compile_(forward):
+        def form(x):
+            asked.append(forward.__self__)
+            return forward(x)
+
+        return form
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    compiled = CompiledEncoders(model, ["audio", "video"])
+    victim = Victim(model, media=MEDIA, task="single-label", precision=precision, compiled=compiled)
+    encoders = [model.encoders["audio"], model.encoders["video"]]
+    with victim.frozen():
+        victim.clean_logits(make_batch())
+        bound = victim.bind(make_batch(), threat("audio", "video", "depth"))
+        assert not asked
+        bound(bound.clean)
+        assert asked == encoders
+        bound.confirm(bound.clean)
+        assert asked == encoders
+        with pytest.warns(AvrobustWarning):
+            victim.spare()
+        bound(bound.clean)
+    assert asked == encoders

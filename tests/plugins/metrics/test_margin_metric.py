@@ -1,5 +1,7 @@
 """Margin: exact on linear models under every norm and kind of threat, by modality and jointly, several labels too."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +17,10 @@ from avrobust_core.testing import LinearProblem, make_problem
 CLASSES = tuple("abc")
 
 
-def measured(problem: LinearProblem, threat: ThreatModel, task="single-label", targets=None, model=None, **fields):
-    """What the metric finds for a problem's clips."""
+def measured(
+    problem: LinearProblem, threat: ThreatModel, task="single-label", targets=None, model=None, padded=None, **fields
+):
+    """What the metric finds for a problem's clips, of whose time in each modality the shares `padded` are padding."""
     inputs = problem.batch.inputs
     model = problem.oracle if model is None else model
     with torch.no_grad():
@@ -30,7 +34,13 @@ def measured(problem: LinearProblem, threat: ThreatModel, task="single-label", t
         classes=CLASSES,
         task=task,
         resamples=100,
-        probe=Probe(model, lambda split, rows: {name: x[rows] for name, x in inputs.items()}, batch_size=7),
+        probe=Probe(
+            model,
+            lambda split, rows: {name: x[rows] for name, x in inputs.items()},
+            batch_size=7,
+            media=None if padded is None else {name: replace(m, time_axis=1) for name, m in problem.media.items()},
+            padding=None if padded is None else lambda split, rows: [padded[row] for row in rows],
+        ),
     )
     with torch.no_grad():  # as a study measures
         return Margin(MarginConfig(threat=threat, **fields)).measure(subject)
@@ -145,3 +155,30 @@ def test_robust_accuracy_is_estimated_with_the_errors_of_models_that_were_attack
     assert "robust-estimate" not in measured(problem, threat.restricted(["audio"])).values
     several = np.eye(3, dtype=np.float32)[problem.batch.targets.numpy()]
     assert "robust-estimate" not in measured(problem, threat, "multi-label", several).values
+
+
+class _Deaf(nn.Module):
+    """A network that does not hear the end of some clips; else another's."""
+
+    def __init__(self, model: nn.Module, heard: torch.Tensor) -> None:
+        super().__init__()
+        self.model, self.heard = model, heard
+
+    def forward(self, inputs):
+        audio = inputs["audio"]
+        return self.model(inputs | {"audio": torch.where(self.heard, audio, audio.detach())})
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_padding_which_no_attack_may_change_has_no_part_in_it(norm):
+    problem = make_problem(bounds=None, clips=7)
+    threat = problem.threat(["audio", "video"], norm, share=0.5)
+    shares = [0.0, 0.5, 0.25, 0.0, 0.75, 1.0, 0.5]
+    heard = torch.arange(12) < 12 * (1 - torch.tensor(shares)).view(-1, 1, 1)
+    wanted = measured(problem, threat, model=_Deaf(problem.oracle, heard)).per_clip
+    found = measured(problem, threat, padded=[{"audio": share} if share else {} for share in shares]).per_clip
+    whole = measured(problem, threat).per_clip
+    assert found["distance/audio"][5] == np.inf
+    for name, each in found.items():
+        np.testing.assert_allclose(each, wanted[name], rtol=1e-5)
+        assert np.array_equal(each, whole[name]) == name.endswith("video")
