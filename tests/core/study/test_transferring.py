@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from avrobust_core.cli import main
 from avrobust_core.evaluation import shards
 from avrobust_core.files import write_record
-from avrobust_core.study import transferring
+from avrobust_core.study import process, transferring
+from avrobust_core.study.batch_sizes import BatchSize
 
 BATCHES = 3 * (3 + 3)
 """Of 12 clips by 4, on each of three networks and on three means of two."""
@@ -34,7 +35,13 @@ def moved(monkeypatch) -> list[tuple[str, ...]]:
 
 
 @pytest.fixture
-def ask(study, tmp_path: Path, capsys) -> Callable[..., dict[str, Any]]:
+def asked(request) -> str:
+    """The size of batches that the spec asks for."""
+    return getattr(request, "param", "4")
+
+
+@pytest.fixture
+def ask(study, tmp_path: Path, capsys, asked: str) -> Callable[..., dict[str, Any]]:
     """`transfer` on a run of three networks; what it prints, but for what tells calls apart."""
     study(
         "seed=[0, 1, 2]",
@@ -43,7 +50,7 @@ def ask(study, tmp_path: Path, capsys) -> Callable[..., dict[str, Any]]:
         "attacks={fgsm: fgsm}",
         "metrics=[]",
         "audit=off",
-        "engine.batch_size=4",
+        f"engine.batch_size={asked}",
     )
 
     def run(*arguments: str) -> dict[str, Any]:
@@ -53,6 +60,14 @@ def ask(study, tmp_path: Path, capsys) -> Callable[..., dict[str, Any]]:
         return found
 
     return run
+
+
+@pytest.mark.parametrize("asked", ["auto"], indirect=True)
+def test_where_the_size_of_batches_is_found_the_network_that_needs_most_decides(asked, ask, moved, monkeypatch) -> None:
+    sizes = iter([8, 3, 5])
+    monkeypatch.setattr(process, "fitting_batch_size", lambda *_: BatchSize(next(sizes), 0, None))
+    ask()
+    assert {len(batch) for batch in moved} == {3}, "all three are held at one time"
 
 
 def test_a_call_that_was_stopped_goes_on_to_the_same_figures(ask, moved, monkeypatch, tmp_path: Path) -> None:
