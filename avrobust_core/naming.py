@@ -22,5 +22,6 @@ def bytes_named(count: int) -> str:
     """Bytes in the largest binary unit of which there is one at least: "1.2 GiB"."""
     for power, name in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
         if count >= 2**power:
-            return f"{count / 2**power:.3g} {name}"
+            number = count / 2**power
+            return f"{number:.3g} {name}" if number < 999.5 else f"{number:.0f} {name}"
     return f"{count} bytes"

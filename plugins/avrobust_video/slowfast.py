@@ -131,15 +131,22 @@ def build_blocks(size: Size, alpha: int) -> nn.ModuleList:
     return nn.ModuleList(blocks)
 
 
-@lru_cache(maxsize=64)
 def slow_frames(frames: int, alpha: int, device: torch.device) -> Tensor:
     """Return the frames that the slow pathway sees: ceil(frames / alpha), evenly from the first to the last; int64.
 
     Where `alpha` divides `frames` these are the frames of PyTorchVideo's PackPathway. Kept, because making them anew
     would stop a GPU's queue at every pass.
     """
-    with torch.inference_mode(False):  # else the kept tensor could not be saved for a later backward pass
+    # A compiler makes them a constant of its graph, and warns of caches that it looks behind.
+    return (_slow_frames if torch.compiler.is_compiling() else _kept_slow_frames)(frames, alpha, device)
+
+
+def _slow_frames(frames: int, alpha: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # else a tensor that is kept could not be saved for a later backward pass
         return torch.linspace(0, frames - 1, -(-frames // alpha)).long().to(device)
+
+
+_kept_slow_frames = lru_cache(maxsize=64)(_slow_frames)
 
 
 class SlowFast(Encoder):

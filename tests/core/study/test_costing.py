@@ -168,4 +168,9 @@ def test_durations_and_sizes_are_in_units_that_can_be_read():
         "2 h",
         "1.1 years",
     ]
-    assert [bytes_named(count) for count in (12, 2048, 3 * 2**30)] == ["12 bytes", "2 KiB", "3 GiB"]
+    assert [bytes_named(count) for count in (12, 2048, 1023 * 2**10, 3 * 2**30)] == [
+        "12 bytes",
+        "2 KiB",
+        "1023 KiB",
+        "3 GiB",
+    ]
