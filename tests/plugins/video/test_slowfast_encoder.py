@@ -9,7 +9,7 @@ import torch
 from avrobust_video.configs import SlowFastConfig, SlowFastTinyConfig
 from avrobust_video.plugin import avrobust_encoders
 from avrobust_video.sizes import SIZES
-from avrobust_video.slowfast import SlowFast, slow_frames
+from avrobust_video.slowfast import SlowFast, _kept_slow_frames, slow_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -222,9 +222,9 @@ def test_gradient_reaches_every_frame_and_is_finite(value: float | None) -> None
 
 
 def test_a_clip_that_was_first_seen_in_inference_mode_can_be_learned_from() -> None:
-    slow_frames.cache_clear()
+    _kept_slow_frames.cache_clear()
     encoder = trained(build())
-    slow_frames.cache_clear()
+    _kept_slow_frames.cache_clear()
     with torch.inference_mode():
         encoder(clips())
     encoder(clips().requires_grad_()).pooled.sum().backward()
