@@ -166,12 +166,11 @@ class Process:
     def found_batch_size(self, cell: PlannedCell) -> BatchSize:
         """How many clips memory holds while a cell's model, which is held, is attacked; measured once."""
         if cell.id not in self._sizes:
-            batch = next(self.read(self.selection.split, self.selection.chunks(MEASURED)[:1], Skipped(self.dataset)))
+            split, skipped = self.selection.split, Skipped(self.dataset)
+            read = (next(self.read(split, [chunk], skipped)) for chunk in self.selection.chunks(MEASURED))
+            batch = next(filter(None, read), None)
             if batch is None:
-                raise DatasetFailure(
-                    f"engine.batch_size is auto, but none of the first clips of split {self.selection.split!r} can be "
-                    "read: give a number"
-                )
+                raise DatasetFailure(f"no clip of split {split!r} could be read")
             found = fitting_batch_size(self.attacked(cell), batch.to(self.device), self.device, ranks().local_world)
             self._sizes[cell.id] = found
             of = "" if found.free is None else f" of {bytes_named(found.free)} that are free"

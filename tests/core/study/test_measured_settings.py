@@ -80,3 +80,25 @@ def test_a_batch_holds_what_the_free_memory_does(
     assert [cell["robust_accuracy"] for cell in result["cells"]] == [cell["robust_accuracy"] for cell in whole["cells"]]
     records = [json.loads(path.read_text()) for path in tmp_path.glob("auto/cells/*/evaluations/*/record.json")]
     assert {record["batch_size"] for record in records} == {min(held, 32)}
+
+
+def test_the_size_of_a_batch_is_found_with_the_first_clips_that_can_be_read(study: Any, monkeypatch: Any) -> None:
+    seen: list[tuple[str, ...]] = []
+    read = process.Process.read
+
+    def without_the_first(self: Any, split: str, batches: Any, skipped: Any) -> Any:
+        found = list(read(self, split, batches, skipped))
+        if [len(each) for each in batches] == [4] and not seen:  # as if none of the first four could be read
+            seen.append(())
+            return iter([None])
+        return iter(found)
+
+    def found(victim: Any, batch: Any, device: Any, processes: int) -> process.BatchSize:
+        seen.append(batch.ids)
+        return process.BatchSize(8, 0, None)
+
+    monkeypatch.setattr(process.Process, "read", without_the_first)
+    monkeypatch.setattr(process, "fitting_batch_size", found)
+    study("engine.batch_size=auto", "attacks={}", "audit=off", "metrics=[]")
+    assert seen[0] == ()
+    assert len(seen[1]) == 4
