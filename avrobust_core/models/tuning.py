@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from avrobust_core.blame import sentence
 from avrobust_core.errors import ModelError
 from avrobust_core.models.compiling import CompiledEncoders
 from avrobust_core.models.model import AVModel, channels_last
@@ -104,8 +105,10 @@ def tune(
             compiled.add(name)
             try:
                 tried = Tried(seconds([name]) / before)
-            except ModelError as error:
-                tried = Tried(float("inf"), str(error))
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 - as it is the encoder has just worked
+                tried = Tried(float("inf"), str(error) if isinstance(error, ModelError) else sentence(error))
             found.setdefault("compile", {})[name] = tried
             if not tried.taken:
                 compiled.remove(name)

@@ -81,7 +81,7 @@ def test_each_encoder_is_left_in_the_order_that_is_faster() -> None:
 
 def test_encoders_are_compiled_where_that_is_faster_and_what_cannot_be_compiled_is_said(monkeypatch) -> None:
     clock = Clock()
-    encoders = {name: Timed(clock, 4.0, 4.0) for name in ("faster", "slower", "impossible")}
+    encoders = {name: Timed(clock, 4.0, 4.0) for name in ("faster", "slower", "impossible", "wrong")}
     seconds = {"faster": -2.0, "slower": 1.0}  # what a form adds to the pass itself
     asked: list[str] = []
 
@@ -90,6 +90,8 @@ def test_encoders_are_compiled_where_that_is_faster_and_what_cannot_be_compiled_
 
         def form(x: Tensor) -> Encoded:
             asked.append(name)
+            if name == "wrong":
+                raise RuntimeError("view size is not compatible")
             if name not in seconds:
                 raise torch._dynamo.exc.Unsupported("a loop over files")
             clock.time += seconds[name]
@@ -107,7 +109,13 @@ def test_encoders_are_compiled_where_that_is_faster_and_what_cannot_be_compiled_
             yield
 
     found = tune(model, inputs, ["compile"], lowered, compiled, clock)["compile"]
-    assert {name: tried.ratio for name, tried in found.items()} == {"faster": 0.5, "slower": 1.25, "impossible": inf}
+    assert {name: tried.ratio for name, tried in found.items()} == {
+        "faster": 0.5,
+        "slower": 1.25,
+        "impossible": inf,
+        "wrong": inf,
+    }
+    assert "view size" in str(found["wrong"])
     assert "a loop over files" in str(found["impossible"])
     assert "engine.attack_compile" in found["impossible"].to_json()["problem"]
     asked.clear()
