@@ -378,7 +378,7 @@ def compiled(bench: Bench) -> dict[str, Any]:
 
 def _compiled(bench: Bench, subject: Subject, name: str, precision: str) -> dict[str, float]:
     rivals = Rivals(bench, subject, ATTACKED[name], precision, STILL)
-    subject.model.encoders[name].compile(backend="inductor" if bench.device.type == "cuda" else "aot_eager")
+    subject.model.encoders[name].compile(backend="inductor" if bench.device.type == "cuda" else "eager")
     began = bench.now()
     with frozen(subject.model):
         gradient_step(rivals.forward(kept=True), {name: subject.batch.inputs[name]})
