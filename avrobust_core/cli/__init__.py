@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from avrobust_core._version import __version__
@@ -15,6 +16,9 @@ from avrobust_core.cli.stopping import Stopped, stoppable
 from avrobust_core.cli.threads import settle_threads
 from avrobust_core.errors import AvrobustError
 from avrobust_core.ranks import ranks
+
+PATIENCE = 10.0
+"""Seconds that a process waits at most for what another has to say; a launcher ends it before."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,16 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with named_output(json_alone=getattr(options, "json", False)), stoppable():
             status: int = options.run(options)
     except UsageError as error:
-        if _speaks():
-            _failed(str(error))
-        return 2
+        return _misasked(f"avrobust: error: {error}")
     except AvrobustError as error:
         from avrobust_core.spec.problems import SpecError  # not for a command that succeeds
 
         if isinstance(error, SpecError):
-            if _speaks():
-                complain(error)
-            return 2
+            return _misasked(error)
         return _failed(str(error))
     except Stopped as stopped:
         return stopped.told(given, resumes=getattr(options, "resumes", False))
@@ -117,9 +117,16 @@ def command_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _speaks() -> bool:
-    """True in the first process of each machine: what all of them read there wrong, one says."""
-    return ranks().local == 0
+def _misasked(what: object) -> int:
+    """The status of a wrong spec or command line, which all of several processes read: the first of a machine says it.
+
+    A launcher ends the others as soon as one has failed, so that these give it the time to.
+    """
+    if ranks().local == 0:
+        complain(what)
+    else:
+        time.sleep(PATIENCE)
+    return 2
 
 
 def _failed(message: str) -> int:

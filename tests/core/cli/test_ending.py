@@ -343,8 +343,12 @@ def test_of_several_processes_one_on_each_machine_says_what_is_wrong_with_a_spec
     spec = tmp_path / "spec.yaml"
     if wrong is not None:
         spec.write_text(wrong)
+    waited: list[float] = []
+    monkeypatch.setattr("avrobust_core.cli.time.sleep", waited.append)
     for rank, local, speaks in ((0, 0, True), (1, 1, False), (2, 0, True), (3, 1, False)):
         found = Ranks(rank=rank, world=4, local=local, local_world=2)
         monkeypatch.setattr("avrobust_core.cli.ranks", lambda found=found: found)
         assert main(["run", str(spec)]) == 2
         assert bool(capsys.readouterr().err) == speaks
+        assert bool(waited) != speaks, "a launcher ends all when one has failed: who says nothing is not the first to"
+        waited.clear()
