@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from avrobust_core.cli.layout import complain, say, table
 from avrobust_core.cli.options import UsageError
-from avrobust_core.naming import bytes_named
 
 if TYPE_CHECKING:
     from avrobust_core.data.dataset import Dataset
@@ -33,6 +32,7 @@ def foretold(
     options: argparse.Namespace, builder: "Builder", dataset: "Dataset", cells: Sequence["PlannedCell"]
 ) -> dict[str, Any]:
     """The costs of cells, printed unless JSON was asked for: as JSON data."""
+    from avrobust_core.naming import bytes_named
     from avrobust_core.study.calibrating import Calibration
     from avrobust_core.study.costing import Costing, Sizes
 
@@ -87,6 +87,8 @@ def duration(seconds: float) -> str:
 
 
 def _show(cost: "CellCost") -> None:
+    from avrobust_core.naming import bytes_named
+
     say(f"{cost.cell.id}  {cost.cell.label}")
     if cost.problem is not None:
         return

@@ -10,7 +10,6 @@ from avrobust_core.cli.layout import complain, say, table
 from avrobust_core.cli.options import UsageError, installed
 from avrobust_core.cli.output import print_json
 from avrobust_core.errors import DataError
-from avrobust_core.naming import first_of
 from avrobust_core.plain_text import plain_text
 
 if TYPE_CHECKING:
@@ -240,6 +239,8 @@ def _form(values: "NDArray[Any]") -> str:
 
 def _refuse_not_finite(values: "NDArray[Any]", path: Path, what: str) -> None:
     import numpy as np
+
+    from avrobust_core.naming import first_of
 
     if values.dtype.kind != "f":
         return

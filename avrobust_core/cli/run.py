@@ -10,7 +10,6 @@ from avrobust_core.cli.layout import complain, say
 from avrobust_core.cli.options import add_spec_arguments, loaded_spec
 from avrobust_core.cli.output import is_first_process, print_json
 from avrobust_core.cli.report import REPORT, report_of_ended
-from avrobust_core.naming import SHOWN, first_of
 from avrobust_core.plain_text import plain_text
 
 if TYPE_CHECKING:
@@ -110,6 +109,8 @@ def _as_published(cell: dict[str, Any]) -> str | None:
 
 
 def _closing_lines(result: dict[str, Any]) -> list[str]:
+    from avrobust_core.naming import first_of
+
     total = len(result["cells"])
     lines = [f"{result['reused']} of {total} cells reused; results in {result['run']}"]
     if "summary" in result["data"]:
@@ -148,6 +149,8 @@ def _closing_lines(result: dict[str, Any]) -> list[str]:
 
 
 def _some_clips(clips: Mapping[str, str]) -> str:
+    from avrobust_core.naming import SHOWN, first_of
+
     shown = first_of((f"{name} ({reason})" for name, reason in clips.items()), "; ")
     return shown + (", all named in result.json" if len(clips) > SHOWN else "")
 
