@@ -28,9 +28,12 @@ _PREFIXES: Final = ("", "Y", "v_", "video_", "audio_")
 _SEPARATORS: Final = {
     "_": r"_[0-9]+(\.[0-9]+)?$",
     "-": r"-[0-9]+(\.[0-9]+)?$",
-    "": r"[^_-][0-9]{6}$",
+    "": r"[0-9]{6}$",
 }
 """What may stand before times, and how names end that have it; where nothing does, times have six digits."""
+
+_NOTHING_BEFORE: Final = r"[^_-][0-9]{6}$"
+"""How names end that have nothing before times, but where a video's own name ends with "_" or "-"."""
 
 _SAMPLE: Final = 1000
 """Clips that tell which names are the commonest."""
@@ -194,10 +197,11 @@ def _several(folder: Folder, known: pa.StringArray, found: NDArray[np.int64], ag
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """A way to name files: from clips to names, and whether those state the clip's times."""
+    """A way to name files: from clips to names, whether those state the clip's times, and what stands before these."""
 
     names: Callable[[pa.Table], Column]
     timed: bool
+    separator: str = ""
 
 
 def _written(clips: pa.Table, template: str) -> pa.StringArray:
@@ -233,7 +237,7 @@ def _usual(clips: pa.Table, stems: pa.StringArray) -> list[_Way]:
     if clips["start"].null_count or not separators:
         return bare
     timed = [
-        _Way(partial(_with_times, ends=ends, written=written, prefix=prefix, separator=separator), True)
+        _Way(partial(_with_times, ends=ends, written=written, prefix=prefix, separator=separator), True, separator)
         for separator in separators
         for ends, written, prefix in product((("start", "stop"), ("start",)), _TIMES if separator else _SIX, prefixes)
     ]
@@ -241,7 +245,10 @@ def _usual(clips: pa.Table, stems: pa.StringArray) -> list[_Way]:
     names = [way.names(sample) for way in timed]
     there = stems.filter(pc.is_in(stems, pa.concat_arrays(names)))
     hits = [pc.sum(pc.is_in(each, there, skip_nulls=True)).as_py() or 0 for each in names]
-    return [timed[i] for i in sorted(range(len(timed)), key=lambda i: -hits[i])] + bare
+    # Names with "_" before six digits end like those with nothing there: without a hit, the latter are not worth a try.
+    bare_times = pc.any(pc.match_substring_regex(long, _NOTHING_BEFORE)).as_py()
+    worth = [i for i, way in enumerate(timed) if way.separator or bare_times or hits[i]]
+    return [timed[i] for i in sorted(worth, key=lambda i: -hits[i])] + bare
 
 
 def _with_times(

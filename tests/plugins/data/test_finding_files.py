@@ -78,6 +78,14 @@ def test_each_clip_has_its_own_file_in_every_way_of_naming(tmp_path_factory, vid
     assert find(scan(root, BOTH), clips(*rows)).paths.to_pylist() == expected
 
 
+@pytest.mark.parametrize("video", ["0000000000_", "000000000_-"])
+def test_a_video_whose_name_ends_like_a_separator_may_have_nothing_before_its_times(tmp_path, video) -> None:
+    touch(tmp_path, f"{video}000030.mp4")
+    found = find(scan(tmp_path, BOTH), clips(("00000000000", 30, 40), (video, 30, 40)))
+    assert found.paths.to_pylist() == [None, f"{video}000030.mp4"]
+    assert found.timed.tolist() == [False, True]
+
+
 def test_a_way_of_naming_that_few_files_have_is_found_too(tmp_path) -> None:
     rows = [(f"video_{i:05d}", 10.0, 20.0) for i in range(1500)]
     names = [f"video_{i:05d}_000010_000020.mp4" for i in range(1500)]
