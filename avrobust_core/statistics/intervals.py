@@ -35,10 +35,10 @@ class Estimate:
         value: the point estimate.
         low, high: the interval's ends; both NaN if there is nothing to measure, or one group only.
         n: the number of clips behind it.
-        method: "clopper-pearson" for shares of clips; "square-and-add" for paired differences of shares; "bootstrap"
-            (percentile, multinomial weights over clips or groups) for all else; "dyadic" where pairs of clips are
-            measured, which share clips; "prediction" where the interval is for what was not measured itself; "none"
-            where there is no interval.
+        method: "clopper-pearson" for shares of clips, and perfect rankings; "square-and-add" for paired differences of
+            shares; "bootstrap" (percentile, multinomial weights over clips or groups) for all else; "dyadic" where
+            pairs of clips are measured, which share clips; "prediction" where the interval is for what was not measured
+            itself; "none" where there is no interval.
         groups: the number of groups of clips that were resampled, or taken for the draws; None where clips stand for
             themselves.
     """

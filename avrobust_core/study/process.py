@@ -146,7 +146,9 @@ class Process:
 
     def attacked(self, cell: PlannedCell) -> Victim:
         """A cell's fitted model, to be attacked as the engine says: its precision, its compiled encoders."""
-        return replace(self.victim(cell), precision=self.spec.engine.attack_precision, compiled=self.compiled(cell))
+        engine = self.spec.engine
+        compiled = self.compiled(cell) if engine.attack_compile else None  # else no pass looks for some
+        return replace(self.victim(cell), precision=engine.attack_precision, compiled=compiled)
 
     def victim(self, cell: PlannedCell) -> Victim:
         """A cell's fitted model, to be attacked in float32 as it is."""
